@@ -1,0 +1,22 @@
+"""The two errors that a user is meant to see, and the exit codes they become.
+
+`UserError` (exit 2): the call or the config is wrong, and nothing was started.
+`RunError` (exit 1): the run failed on the way; the message says what is kept and how to go on.
+Everything else is a defect of ours and keeps its traceback.
+"""
+
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """The call or the config is wrong. One line: what, where, nearest valid name."""
+
+
+class RunError(RuntimeError):
+    """The run failed. One line: what failed, what is kept, how to resume."""
+
+
+def nearest(given: str, valid: list[str]) -> str:
+    """A half-sentence that helps a misspelling: `did you mean 'rank'?`, or the valid names."""
+    close = get_close_matches(given, valid, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(sorted(valid))}"

@@ -1,0 +1,71 @@
+"""Full fine-tuning of one student: all weights move, and the base comes back afterwards.
+
+For continued pretraining on a shard's rewrites, where an adapter is too small. Same packing, shares and loss as `training.py`.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+
+from configs.schema import Student
+from student.packing import choose_row_tokens
+from student.training import EPSILON, Course, Progress, Usage, batch_loss, learning_rate, split, step_pieces
+
+
+@contextmanager
+def train_full(
+    model: PreTrainedModel, course: Course, settings: Student, pad_id: int, max_tokens: int
+) -> Iterator[tuple[Progress, Usage]]:
+    """Trains all weights in place; inside the `with` the model is the student, after it the base, bit for bit.
+
+    A loss or gradient that is not finite stops the training and is the progress's `error`.
+    """
+    base = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+    progress, usage = Progress(), Usage()
+    try:
+        _train(model, course, settings, pad_id, max_tokens, progress, usage)
+        yield progress, usage
+    finally:
+        model.load_state_dict(base)
+        model.requires_grad_(False)
+
+
+def _train(
+    model: PreTrainedModel,
+    course: Course,
+    settings: Student,
+    pad_id: int,
+    max_tokens: int,
+    progress: Progress,
+    usage: Usage,
+) -> None:
+    if not course.steps:
+        return
+    model.requires_grad_(True)
+    parameters = list(model.parameters())
+    optimiser = torch.optim.AdamW(
+        parameters, lr=course.learning_rate, eps=EPSILON, weight_decay=settings.weight_decay
+    )
+    width = settings.row_tokens or choose_row_tokens([[len(text) for text in course.texts]], None)
+    limit = settings.max_grad_norm or math.inf
+    for step in range(course.steps):
+        loss_sum = 0.0
+        for batch in split(step_pieces(0, course, step), 1, pad_id, model.device, width, max_tokens):
+            loss, *_ = batch_loss(model, batch)
+            loss.backward()
+            loss_sum += loss.item()
+            usage.labels += len(batch.target_N)
+            usage.positions += batch.positions
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
+        progress.losses.append(loss_sum)
+        if not (math.isfinite(loss_sum) and math.isfinite(norm)):
+            progress.error = f"diverged at step {step + 1}: loss {loss_sum}, gradient norm {norm}"
+            return
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(course, step, settings)
+        optimiser.step()
+        optimiser.zero_grad()
+    optimiser.zero_grad(set_to_none=True)

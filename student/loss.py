@@ -1,0 +1,79 @@
+"""Cross-entropy at labelled positions only, in chunks: memory does not grow with vocabulary x positions.
+
+The output layer's gradient is taken in the forward pass, chunk by chunk, so that no chunk's logits are kept or computed
+twice (the idea of the fused linear cross-entropy of Liger Kernel, arXiv 2410.10989, in plain PyTorch).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from configs.errors import UserError
+
+CHUNK_ELEMENTS = 2**24
+"""Logits in flight: 64 MiB in float32."""
+
+
+def check_head(model: nn.Module) -> None:
+    """Raises UserError for models that change the logits after the output layer, which the fused loss would miss."""
+    config = model.config.get_text_config()  # type: ignore[operator,union-attr]
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(config, name, None) not in (None, 1, 1.0):
+            raise UserError(f"model {config.model_type} is not supported as a student: it sets {name}")
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_N: Tensor, share_N: Tensor):
+        chunk = max(1, CHUNK_ELEMENTS // weight_VD.shape[0])
+        nll_N = torch.empty(len(target_N), device=hidden_ND.device)
+        best_N = torch.empty_like(target_N)
+        grad_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
+        grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for start in range(0, len(target_N), chunk):
+            part = slice(start, start + chunk)
+            hidden, target = hidden_ND[part], target_N[part, None]
+            logits = nn.functional.linear(hidden, weight_VD, bias_V).float()
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            nll_N[part] = (normaliser - logits.gather(1, target)).squeeze(1)
+            best_N[part] = logits.argmax(-1)
+            if grad_ND is None and grad_VD is None:
+                continue
+            delta = logits.sub_(normaliser).exp_()
+            delta.scatter_add_(1, target, delta.new_full(target.shape, -1.0))
+            delta.mul_(share_N[part, None])
+            if grad_ND is not None:
+                grad_ND[part] = delta.to(weight_VD.dtype) @ weight_VD
+            if grad_VD is not None:
+                grad_VD += delta.t() @ hidden.float()
+        ctx.save_for_backward(grad_ND, grad_VD)
+        ctx.weight_dtype = weight_VD.dtype
+        ctx.mark_non_differentiable(nll_N, best_N)
+        return (nll_N * share_N).sum(), nll_N, best_N
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any):  # type: ignore[override]
+        grad_ND, grad_VD = ctx.saved_tensors
+        if grad_VD is not None:
+            grad_VD = (grad_VD * grad).to(ctx.weight_dtype)
+        return grad_ND * grad if grad_ND is not None else None, grad_VD, None, None, None
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor, head: nn.Linear, target_N: Tensor, share_N: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted cross-entropy of N positions through the output layer.
+
+    Args:
+        hidden_ND: last hidden states at labelled positions.
+        target_N: int64 token ids to be predicted there.
+        share_N: float32 weight of each position in the loss.
+
+    Returns:
+        The loss sum_n share_n nll_n (scalar, differentiable in the hidden states and in the head's weight), each position's
+        negative log-likelihood in nats (N, float32, no gradient), and the likeliest token id of each (N).
+    """
+    # Inside forward() grad mode is always off, so whether gradients are wanted is settled here.
+    weight_VD = head.weight if torch.is_grad_enabled() else head.weight.detach()
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, head.bias, target_N, share_N)  # type: ignore[return-value]

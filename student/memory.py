@@ -1,0 +1,60 @@
+"""How many students fit: planned from measured memory, corrected by what really happens."""
+
+import psutil
+import torch
+from transformers import PreTrainedModel
+
+from student.lora import AdapterStack
+from student.packing import Piece, pack
+from student.training import batch_loss
+
+STATE_BYTES = 4 * 6
+"""Per adapter parameter: weight, gradient, two AdamW moments and the update's two temporaries, in float32."""
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be allocated on the device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return psutil.virtual_memory().available
+
+
+def activation_bytes_per_token(model: PreTrainedModel, stack: AdapterStack, probe: list[Piece], pad_id: int) -> float:
+    """Bytes that one position keeps for the backward pass, measured on a real forward pass of the probe texts.
+
+    Counts what autograd saves, each storage once, weights left out; the same on every device. The stack is left empty.
+    """
+    stack.allocate([0])
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()} | {stack.params_KP.untyped_storage().data_ptr()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = pack(probe, 1, pad_id, stack.device)
+    with stack.using(batch.rows), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss, *_ = batch_loss(model, batch)
+        total = sum(saved.values())
+        del loss
+    stack.release()
+    return total / batch.positions
+
+
+def plan_slots(free: int, slot_parameters: int, step_tokens: int, token_bytes: float) -> int:
+    """Students that fit `free` bytes at once, when each has `step_tokens` in flight; at least one.
+
+    The factor 2 on activations covers gradients in flight and the allocator's rounding.
+    """
+    per_slot = slot_parameters * STATE_BYTES + 2 * step_tokens * token_bytes
+    return max(1, int(free // per_slot))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

@@ -1,0 +1,290 @@
+"""How much of a gain is the rewrite's doing, and how much is retraining noise.
+
+The model of a gain is `y[d, g, r] = document[d] + rewrite[d, g] + seed[d, r] + noise[d, g, r]`: rewrites are nested in
+documents, and runs ("repeats") in rewrites. `seed` is what all rewrites of a document share in repeat r when they
+are trained with common random numbers; it moves no ranking inside a group, so it is no noise of the reward. Variance
+components are Henderson's method 3 (Searle, Casella and McCulloch, "Variance Components", 1992, ch. 5), which on full
+tables is the classical analysis of variance; reliability is the intraclass correlation of Shrout and Fleiss (1979), with
+common seeds its consistency form ICC(C, 1) of McGraw and Wong (1996), and Spearman-Brown gives the mean of R runs.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Sums = np.ndarray
+"""(..., S): sufficient statistics that add up over documents."""
+
+FEW_CLUSTERS = 6
+"""Below this, resampling cannot show the spread: 4 normal clusters, nominal 95%: percentiles cover 80%, t covers 95%."""
+
+
+class Interval(NamedTuple):
+    """Bounds of a confidence interval; both nan where fewer than two clusters make one impossible."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reliability:
+    """Variance components of a gain, and what they say about a reward. `None`: the data cannot tell, see `reason`."""
+
+    documents: int
+    """Documents with at least two rewrites that ran."""
+    rewrites: int
+    """Rewrites that ran at least once."""
+    runs: int
+    """Student runs that gave a gain."""
+    failed: int
+    """Student runs that gave none (nan)."""
+    between_variance: float | None = None
+    """Of the true gain between rewrites of a document. Unbiased, hence below 0 now and then where there is no contrast."""
+    noise_variance: float | None = None
+    """Of one run of the same rewrite; without what common seeds cancel, where seeds are common."""
+    seed_variance: float | None = None
+    """Of what all rewrites of a document share in a repeat; None where seeds are not common."""
+    reliability: float | None = None
+    """Share of the variance of single runs between rewrites that is signal, 0 ... 1."""
+    low: float | None = None
+    high: float | None = None
+    """95% bootstrap interval of `reliability` over documents (or the clusters given)."""
+    reason: str = ""
+    """Why a figure is None; empty where none is."""
+
+    def at(self, repeats: float) -> float | None:
+        """Reliability of the mean of `repeats` runs (Spearman-Brown)."""
+        return spearman_brown(self.reliability, repeats)
+
+    def interval_at(self, repeats: float) -> tuple[float | None, float | None]:
+        """Interval of `at(repeats)`: Spearman-Brown is monotone, so the bounds go through it."""
+        return spearman_brown(self.low, repeats), spearman_brown(self.high, repeats)
+
+    def repeats_for(self, target: float = 0.8) -> int | None:
+        """Fewest repeats whose mean reaches `target`; None where there is no contrast to find."""
+        return repeats_for(self.reliability, target)
+
+
+def spearman_brown(reliability: float | None, repeats: float) -> float | None:
+    """Reliability of the mean of `repeats` runs from that of one; None stays None."""
+    if reliability is None:
+        return None
+    return repeats * reliability / (1 + (repeats - 1) * reliability)
+
+
+def repeats_for(reliability: float | None, target: float = 0.8) -> int | None:
+    """Fewest repeats whose mean reaches reliability `target`; None where the reliability is unknown or 0."""
+    assert 0 < target < 1
+    if not reliability:
+        return None
+    needed = target / (1 - target) * (1 - reliability) / reliability
+    return max(1, math.ceil(needed - 1e-9))
+
+
+def gains_table(gains: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Documents x rewrites x repeats as a float64 array (D, G, R): ragged nested lists are filled up, and None turned
+    into nan."""
+    if isinstance(gains, np.ndarray) and gains.dtype != object:
+        assert gains.ndim == 3, f"gains are documents x rewrites x repeats, not of {gains.ndim} axes"
+        return gains.astype(np.float64)
+    documents = [[list(runs) for runs in rewrites] for rewrites in gains]
+    G = max((len(rewrites) for rewrites in documents), default=0)
+    R = max((len(runs) for rewrites in documents for runs in rewrites), default=0)
+    table_DGR = np.full((len(documents), G, R), np.nan)
+    for d, rewrites in enumerate(documents):
+        for g, runs in enumerate(rewrites):
+            table_DGR[d, g, : len(runs)] = [np.nan if gain is None else gain for gain in runs]
+    table_DGR[~np.isfinite(table_DGR)] = np.nan
+    return table_DGR
+
+
+def reliability(
+    gains: Sequence[Any] | np.ndarray,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    common_seeds: bool = False,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Reliability:
+    """Variance components of `gains` (documents x rewrites x repeats, ragged or with nan for failed runs).
+
+    `clusters` names, for each document, what the bootstrap draws as a whole: the batch of documents that shared a
+    student. `common_seeds` says that repeat r of all rewrites of a document had the same seed.
+    """
+    table_DGR = gains_table(gains)
+    ran_DGR = np.isfinite(table_DGR)
+    counts = {
+        "documents": int((ran_DGR.any(-1).sum(-1) >= 2).sum()),
+        "rewrites": int(ran_DGR.any(-1).sum()),
+        "runs": int(ran_DGR.sum()),
+        "failed": _failed(gains, ran_DGR),
+    }
+    if not counts["documents"]:
+        return Reliability(**counts, reason="no document has two rewrites that ran")
+    sums_DS = np.array([_moments(runs_GR, common_seeds) for runs_GR in table_DGR])
+    totals_S = sums_DS.sum(0)
+    if totals_S[4] == 0:
+        return Reliability(**counts, reason="no rewrite ran twice, so retraining noise cannot be told from contrast")
+    between, noise, seeds = (float(component) for component in _components(totals_S))
+    if between + noise <= 1e-24 * max(1.0, float(np.nanmax(table_DGR**2))):
+        reason = "all gains of a document are equal: no contrast and no noise"
+        return Reliability(**counts, between_variance=0.0, noise_variance=0.0, reason=reason)
+    low, high = cluster_interval(sums_DS, _intraclass, clusters, level=level, resamples=resamples, seed=seed)
+    return Reliability(
+        **counts,
+        between_variance=between,
+        noise_variance=noise,
+        seed_variance=seeds if common_seeds else None,
+        reliability=_share(_intraclass(totals_S)),
+        low=_share(low),
+        high=_share(high),
+        reason="" if math.isfinite(low) else "an interval needs at least two documents (or student batches) with repeats",
+    )
+
+
+def bootstrap_interval(
+    values: Sequence[float | None] | np.ndarray,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Confidence interval of the mean of `values`; None and nan are left out.
+
+    `clusters` (aligned with `values`) names what is drawn as a whole: rewrites of one document, documents that
+    shared a student. Bounds are nan with fewer than two clusters.
+    """
+    values_N = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    kept_N = np.isfinite(values_N)
+    names = list(range(len(values_N))) if clusters is None else list(clusters)
+    assert len(names) == len(values_N), f"{len(names)} clusters for {len(values_N)} values"
+    sums_NS = np.stack([values_N[kept_N], np.ones(kept_N.sum())], axis=1)
+    kept_names = [name for name, kept in zip(names, kept_N, strict=True) if kept]
+    return cluster_interval(sums_NS, _mean, kept_names, level=level, resamples=resamples, seed=seed)
+
+
+def cluster_interval(
+    sums_NS: Sums,
+    statistic: Callable[[Sums], np.ndarray],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Confidence interval of `statistic` (from (..., S) to (...)) of summed rows, whole clusters drawn together.
+
+    Expanded percentile bootstrap (Hesterberg 2015, arXiv 1411.5279, section 5.3.2), which keeps its level from
+    6 clusters on where plain percentiles and BCa fall to 85%; below that Student's t with the jackknife's
+    standard error.
+    """
+    sums_CS = _by_cluster(sums_NS, clusters)
+    C = len(sums_CS)
+    if C < 2:
+        return Interval(math.nan, math.nan)
+    t = _t_quantile(0.5 + level / 2, C - 1)
+    if C < FEW_CLUSTERS:
+        left_out_C = statistic(sums_CS.sum(0) - sums_CS)
+        left_out_C = left_out_C[np.isfinite(left_out_C)]
+        if len(left_out_C) < 2:
+            return Interval(math.nan, math.nan)
+        error = math.sqrt((C - 1) * float(np.var(left_out_C)))
+        centre = float(statistic(sums_CS.sum(0)))
+        return Interval(centre - t * error, centre + t * error)
+    drawn_BC = np.random.default_rng(seed).multinomial(C, np.full(C, 1 / C), size=resamples)
+    replicates_B = statistic(drawn_BC @ sums_CS)
+    replicates_B = replicates_B[np.isfinite(replicates_B)]
+    if len(replicates_B) < 2:
+        return Interval(math.nan, math.nan)
+    tail = NormalDist().cdf(-t * math.sqrt(C / (C - 1)))
+    low, high = np.quantile(replicates_B, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def _failed(gains: Sequence[Any] | np.ndarray, ran_DGR: np.ndarray) -> int:
+    """Runs that were tried and gave no gain; the filling of a ragged table was never tried."""
+    if isinstance(gains, np.ndarray):
+        return int((~ran_DGR).sum())
+    return sum(len(runs) for rewrites in gains for runs in rewrites) - int(ran_DGR.sum())
+
+
+def _moments(runs_GR: np.ndarray, common_seeds: bool) -> list[float]:
+    """Sums of squares of one document with what they expect: rewrites, residual, repeats; see `_components`."""
+    rewrite_N, repeat_N = np.nonzero(np.isfinite(runs_GR))
+    y_N = runs_GR[rewrite_N, repeat_N]
+    if len(y_N) < 2:
+        return [0.0] * 8
+    ones = np.ones((len(y_N), 1))
+    rewrites = (rewrite_N[:, None] == np.unique(rewrite_N)).astype(float)
+    repeats = (repeat_N[:, None] == np.unique(repeat_N)).astype(float) if common_seeds else ones
+    between = _reduction(y_N, repeats, rewrites)
+    residual_N, rank = _residual(y_N, np.hstack([rewrites, repeats]))
+    seeds = _reduction(y_N, rewrites, repeats) if common_seeds else (0.0, 0.0, 0.0)
+    return [*between, float(residual_N @ residual_N), float(len(y_N) - rank), *seeds]
+
+
+def _reduction(y_N: np.ndarray, base: np.ndarray, added: np.ndarray) -> tuple[float, float, float]:
+    """Sum of squares that `added` explains beyond `base`, and the coefficients of its own variance and of the noise's
+    in its expectation (Henderson's method 3)."""
+    beyond, _ = _residual(added, base)
+    explained_N = y_N - _residual(y_N, beyond)[0]
+    return float(explained_N @ explained_N), float((beyond**2).sum()), float(np.linalg.matrix_rank(beyond, tol=1e-8))
+
+
+def _residual(target: np.ndarray, design: np.ndarray) -> tuple[np.ndarray, int]:
+    """`target` (N or N x M) without its projection on the columns of `design`, and the rank of `design`."""
+    u, singular, _ = np.linalg.svd(design, full_matrices=False)
+    basis = u[:, singular > 1e-8]
+    return target - basis @ (basis.T @ target), basis.shape[1]
+
+
+def _components(sums: Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Between-rewrite, noise and seed variance from `_moments` summed over documents."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        noise = sums[..., 3] / sums[..., 4]
+        between = (sums[..., 0] - sums[..., 2] * noise) / sums[..., 1]
+        seeds = (sums[..., 5] - sums[..., 7] * noise) / sums[..., 6]
+    return between, noise, seeds
+
+
+def _intraclass(sums: Sums) -> np.ndarray:
+    between, noise, _ = _components(sums)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return between / (between + noise)
+
+
+def _mean(sums: Sums) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sums[..., 0] / sums[..., 1]
+
+
+def _share(value: float | np.ndarray) -> float | None:
+    """An estimate of a share, brought into 0 ... 1; None where it does not exist."""
+    return float(np.clip(value, 0.0, 1.0)) if np.isfinite(value) else None
+
+
+def _by_cluster(sums_NS: Sums, clusters: Sequence[Hashable] | None) -> Sums:
+    """Rows summed within each cluster, in order of first appearance."""
+    if clusters is None:
+        return sums_NS
+    assert len(clusters) == len(sums_NS), f"{len(clusters)} clusters for {len(sums_NS)} rows"
+    index: dict[Hashable, int] = {}
+    cluster_N = [index.setdefault(name, len(index)) for name in clusters]
+    sums_CS = np.zeros((len(index), sums_NS.shape[1]))
+    np.add.at(sums_CS, cluster_N, sums_NS)
+    return sums_CS
+
+
+def _t_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t: with t = sqrt(df) tan(a) the density in a is proportional to cos(a)^(df - 1)."""
+    angle_N = np.linspace(-math.pi / 2, math.pi / 2, 200_001)
+    density_N = np.cos(angle_N) ** (degrees - 1)
+    cumulative_N = np.cumsum((density_N + np.roll(density_N, 1)) / 2)
+    angle = np.interp(probability, (cumulative_N - cumulative_N[0]) / (cumulative_N[-1] - cumulative_N[0]), angle_N)
+    return math.sqrt(degrees) * math.tan(angle)

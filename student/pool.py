@@ -1,0 +1,254 @@
+"""The student engine: jobs in, outcomes out, as many students at once as fit.
+
+    pool = InlinePool(config.student)
+    outcomes = pool.examine([Job(lesson=..., exam=...), ...])
+
+Jobs of like length share a batch. What a student becomes depends on its own job alone (up to rounding in the last bits
+where the batch's shape differs); the same jobs in the same order give the same bits on CPU.
+"""
+
+import gc
+import hashlib
+import json
+import logging
+import math
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from configs.schema import Student
+from student.exam import Examiner, Grade, Sitting
+from student.full import train_full
+from student.lora import AdapterStack
+from student.loss import check_head
+from student.memory import activation_bytes_per_token, free_bytes, is_out_of_memory, plan_slots
+from student.models import load_model
+from student.packing import Piece
+from student.records import Answer, Job, Outcome
+from student.training import Course, Progress, Usage, plan_course, train_slots
+
+log = logging.getLogger(__name__)
+
+ENGINE_VERSION = 1
+"""Part of the key of a cached outcome; raised whenever the same job would give another outcome."""
+
+MAX_SLOTS = 256
+"""Beyond this a batch only gets slower to plan: cost is linear in students long before."""
+
+CPU_BATCH_TOKENS = 4096
+"""Positions in flight on a CPU, where larger batches only leave the caches (measured with the lab's student)."""
+
+
+class InlinePool:
+    """Students in this process, on one device.
+
+    Raises (on construction):
+        UserError: the model cannot be loaded, or a target layer does not exist.
+    """
+
+    def __init__(
+        self,
+        settings: Student,
+        *,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ):
+        if model is None or tokenizer is None:
+            model, tokenizer = load_model(settings.model, device=settings.device, dtype=settings.dtype)
+        check_head(model)
+        self.settings, self.model, self.tokenizer = settings, model, tokenizer
+        self.stack = AdapterStack(model, settings.lora) if settings.mode == "lora" else None
+        self.examiner = Examiner(model, tokenizer, self.stack, settings)
+        self.usage = Usage()
+        self.students = 0
+        """Students trained so far."""
+        self.seconds = 0.0
+        """Time spent in `examine`."""
+        self._token_bytes: float | None = None
+        self._known_limit: int | None = None
+        self._fingerprint: str | None = None
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.enable_input_require_grads()
+            model.train()  # checkpointing is off in eval mode; these models have no dropout to switch on
+        if settings.compile:
+            for layer in model.get_decoder().layers:
+                layer.compile(dynamic=True)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names base weights, engine version and every student setting that an outcome depends on."""
+        if self._fingerprint is None:
+            irrelevant = {"model", "max_slots", "memory_fraction", "device", "row_tokens", "compile", "gradient_checkpointing"}
+            settings = self.settings.model_dump(mode="json", exclude=irrelevant)
+            digest = hashlib.sha256(json.dumps([ENGINE_VERSION, settings], sort_keys=True).encode())
+            for name, tensor in self.model.state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            self._fingerprint = digest.hexdigest()[:16]
+        return self._fingerprint
+
+    def examine(self, jobs: list[Job], on_done: Callable[[int], None] | None = None) -> list[Outcome]:
+        """Trains and examines one student a job.
+
+        Args:
+            jobs: any number; they are batched by length.
+            on_done: called with the number of jobs finished, batch by batch.
+
+        Returns:
+            Outcomes in the order of `jobs`. A student that fails is an outcome with `error`.
+        """
+        start = time.perf_counter()
+        courses = [plan_course(self.tokenizer, job.lesson, self.settings) for job in jobs]
+        outcomes: list[Outcome | None] = [None] * len(jobs)
+        waiting = sorted(range(len(jobs)), key=lambda i: (courses[i].steps, courses[i].tokens_per_step()), reverse=True)
+        while waiting:
+            members = waiting[: self._slots(courses[waiting[0]])]
+            try:
+                done = self._run([jobs[i] for i in members], [courses[i] for i in members])
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._after_out_of_memory(len(members))
+                if len(members) > 1:
+                    continue
+                done = [Outcome(gain=None, error="out of memory with a single student")]
+            for i, outcome in zip(members, done, strict=True):
+                outcomes[i] = outcome
+            waiting = waiting[len(members) :]
+            if on_done:
+                on_done(len(jobs) - len(waiting))
+        self.students += len(jobs)
+        self.seconds += time.perf_counter() - start
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _slots(self, longest: Course) -> int:
+        """Students in the next batch, whose largest is `longest`."""
+        if self.stack is None:
+            return 1
+        limit = min(self.settings.max_slots or MAX_SLOTS, self._known_limit or MAX_SLOTS)
+        if not longest.texts:
+            return limit
+        if self._token_bytes is None:
+            probe = [Piece(0, text, share=1.0) for text in longest.texts[:1]]
+            self._token_bytes = activation_bytes_per_token(self.model, self.stack, probe, self.tokenizer.pad_token_id)
+        free = int(free_bytes(self.model.device) * self.settings.memory_fraction)
+        # On a CPU a step is accumulated over micro-batches, so activations do not grow with the number of students.
+        tokens = longest.tokens_per_step() if self.model.device.type == "cuda" else 0
+        return min(limit, plan_slots(free, self.stack.size, tokens, self._token_bytes))
+
+    def _after_out_of_memory(self, students: int) -> None:
+        if self.stack is not None:
+            self.stack.release()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._known_limit = max(1, students // 2)
+        if students > 1:
+            log.warning("out of memory with %d students at once; going on with %d", students, self._known_limit)
+
+    def _batch_tokens(self) -> int:
+        """Positions in one forward pass."""
+        if self.model.device.type != "cuda":
+            return CPU_BATCH_TOKENS
+        free = free_bytes(self.model.device) * self.settings.memory_fraction
+        return max(2048, int(free / (2 * (self._token_bytes or 2**20))))
+
+    def _run(self, jobs: list[Job], courses: list[Course]) -> list[Outcome]:
+        """One batch of students, from fresh adapters to outcomes."""
+        exams = [job.exam for job in jobs]
+        max_tokens = self._batch_tokens()
+        if self.stack is None:
+            return self._run_full(jobs[0], courses[0], max_tokens)
+        before = [self.examiner.before(exam, max_tokens) for exam in exams]
+        self.stack.allocate([job.lesson.seed for job in jobs])
+        progress, usage = train_slots(
+            self.model, self.stack, courses, self.settings, pad_id=self.tokenizer.pad_token_id, max_tokens=max_tokens
+        )
+        self.usage.labels += usage.labels
+        self.usage.positions += usage.positions
+        after = self.examiner.after(exams, max_tokens)
+        self.stack.release()
+        return [outcome_of(*parts) for parts in zip(jobs, courses, progress, before, after, strict=True)]
+
+    def _run_full(self, job: Job, course: Course, max_tokens: int) -> list[Outcome]:
+        before = self.examiner.before(job.exam, max_tokens)
+        with train_full(self.model, course, self.settings, self.tokenizer.pad_token_id, max_tokens) as (progress, usage):
+            self.usage.labels += usage.labels
+            self.usage.positions += usage.positions
+            after = self.examiner.after([job.exam], max_tokens)
+        return [outcome_of(job, course, progress, before, after[0])]
+
+    def keep(self, job: Job, folder: Path) -> Outcome:
+        """Trains one student and saves it: a PEFT adapter folder, or (`mode: full`) a model folder."""
+        course = plan_course(self.tokenizer, job.lesson, self.settings)
+        max_tokens = self._batch_tokens()
+        before = self.examiner.before(job.exam, max_tokens)
+        if self.stack is None:
+            with train_full(self.model, course, self.settings, self.tokenizer.pad_token_id, max_tokens) as (progress, _):
+                after = self.examiner.after([job.exam], max_tokens)
+                self.model.save_pretrained(folder)
+        else:
+            self.stack.allocate([job.lesson.seed])
+            [progress], _ = train_slots(
+                self.model, self.stack, [course], self.settings,
+                pad_id=self.tokenizer.pad_token_id, max_tokens=max_tokens,
+            )  # fmt: skip
+            after = self.examiner.after([job.exam], max_tokens)
+            self.stack.export(0, folder, base_model=self.settings.model)
+            self.stack.release()
+        self.tokenizer.save_pretrained(folder)
+        return outcome_of(job, course, progress, before, after[0])
+
+
+def outcome_of(job: Job, course: Course, progress: Progress, before: Sitting, after: Sitting) -> Outcome:
+    """The paired result of one student; an outcome with `error` where training or the exam gave no finite numbers."""
+    if progress.error is not None:
+        return Outcome(gain=None, error=progress.error)
+    answers = tuple(_pair(b, a) for b, a in zip(before.grades, after.grades, strict=True))
+    if not all(math.isfinite(answer.loglik_after) for answer in answers):
+        return Outcome(gain=None, error="the exam gave a log-likelihood that is not finite")
+    metrics: dict[str, float] = {
+        "steps": course.steps,
+        "lesson_tokens": course.tokens(),
+        "cut_tokens": sum(text.cut for text in course.texts),
+    }
+    if progress.losses:
+        metrics |= {"train_loss_first": progress.losses[0], "train_loss_last": progress.losses[-1]}
+    if before.retention_loss is not None and after.retention_loss is not None:
+        metrics |= {"retention_before": before.retention_loss, "retention_after": after.retention_loss}
+    splits = [question.split for question in job.exam.questions]
+    reward = [a for a, split in zip(answers, splits, strict=True) if split == "reward"]
+    heldout = [a for a, split in zip(answers, splits, strict=True) if split == "heldout"]
+    if heldout:
+        metrics |= {
+            "heldout_gain": statistics.fmean(a.gain for a in heldout),
+            "heldout_accuracy_before": statistics.fmean(a.correct_before for a in heldout),
+            "heldout_accuracy_after": statistics.fmean(a.correct_after for a in heldout),
+        }
+    counted = reward or list(answers)
+    if not counted:
+        return Outcome(gain=0.0, metrics=metrics)
+    metrics |= {
+        "loglik_before": statistics.fmean(a.loglik_before for a in counted),
+        "loglik_after": statistics.fmean(a.loglik_after for a in counted),
+        "accuracy_before": statistics.fmean(a.correct_before for a in counted),
+        "accuracy_after": statistics.fmean(a.correct_after for a in counted),
+    }
+    return Outcome(gain=statistics.fmean(a.gain for a in counted), metrics=metrics, answers=answers)
+
+
+def _pair(before: Grade, after: Grade) -> Answer:
+    extra = {f"{name}_before": value for name, value in before.extra.items()}
+    extra |= {f"{name}_after": value for name, value in after.extra.items()}
+    return Answer(
+        loglik_before=before.loglik,
+        loglik_after=after.loglik,
+        correct_before=before.correct,
+        correct_after=after.correct,
+        extra=extra,
+    )

@@ -1,0 +1,125 @@
+"""The student's records: what one student is taught, what it is asked, and what came of it.
+
+All are frozen. A failed student is an `Outcome` with `error`, never an exception.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+Split = Literal["reward", "heldout"]
+
+
+class Document(Protocol):
+    """What we need of a document; datatrove's `Document` is one."""
+
+    text: str
+    id: str
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One benchmark item. `choices`, where given, hold `answer`; then multiple choice is scored too."""
+
+    prompt: str
+    """As the student reads it: templates are applied by the benchmark."""
+    answer: str
+    choices: tuple[str, ...] = ()
+    split: Split = "reward"
+    document_id: str = ""
+    """The document it asks about; empty for a question about none."""
+
+
+class Segment(NamedTuple):
+    """A stretch of a lesson text; `kind` is what `Lesson.loss_on` selects, e.g. `prompt`, `output`, `answer`."""
+
+    kind: str
+    text: str
+
+
+LessonText = str | tuple[Segment, ...]
+"""A plain string is one segment of kind `output`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What one student is trained on, and how. `None` takes the config's value."""
+
+    texts: tuple[LessonText, ...]
+    document_ids: tuple[str, ...] = ()
+    """The document each text teaches, aligned with `texts`; documents get equal shares of every update (empty: all
+    texts are one document's)."""
+    learning_rate: float | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    """Optimiser steps; overrides `epochs`."""
+    loss_on: str | None = None
+    seed: int = 0
+    """Adapter initialisation and data order. Equal seeds are common random numbers, whatever else is in the batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exam:
+    """What a student is asked before and after its lesson."""
+
+    questions: tuple[Question, ...] = ()
+    retention_texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One student run."""
+
+    lesson: Lesson
+    exam: Exam
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """How one question was answered before and after the lesson, by the same student."""
+
+    loglik_before: float
+    """Mean log-likelihood of a gold answer's token, in nats."""
+    loglik_after: float
+    correct_before: bool
+    """Greedy decoding would give the gold answer: each gold token is the likeliest after the gold ones before it."""
+    correct_after: bool
+    extra: dict[str, float] = field(default_factory=dict)
+    """Sums, bits per byte, multiple choice and decoded grades, as `NAME_before` and `NAME_after`."""
+
+    @property
+    def gain(self) -> float:
+        """Dense paired gain in nats a token."""
+        return self.loglik_after - self.loglik_before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one student gained. `answers` are aligned with the exam's questions, so that credit can be given by document."""
+
+    gain: float | None
+    """Mean gain over the exam's `reward` questions (over all, where none is marked so); None if the student failed."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """`loglik_before/after`, `accuracy_before/after`, `heldout_gain`, `retention_before/after` (nats a token), `steps`,
+    `train_loss_first/last`, `lesson_tokens`."""
+    answers: tuple[Answer, ...] = ()
+    error: str | None = None
+
+
+class StudentPool(Protocol):
+    """Where students run: in this process (`student.pool.InlinePool`), or on Ray actors."""
+
+    def examine(self, jobs: list[Job]) -> list[Outcome]:
+        """Trains and examines one student a job; outcomes in the order of `jobs`. Never raises for one student."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the base weights, engine version and student config: what an outcome depends on beside the job."""
+        ...
+
+
+class Benchmark(Protocol):
+    """Where exams come from."""
+
+    def exam(self, document: Document) -> Exam: ...

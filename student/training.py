@@ -1,0 +1,264 @@
+"""Fine-tuning K students at once: the loss is the sum of each student's own mean loss, the optimiser is K AdamWs.
+
+Beside K separate PEFT runs, losses and weights agree to about 1e-6 (tests/student/test_training.py): rows of different
+slots meet in no operation that mixes them, and only clipping, the learning rate and the number of steps need a slot axis.
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from configs.schema import Student
+from student.encoding import Encoded, encode_text
+from student.lora import AdapterStack
+from student.loss import linear_cross_entropy
+from student.packing import Batch, Piece, choose_row_tokens, pack
+from student.records import Lesson
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One slot's training, worked out before it starts."""
+
+    texts: list[Encoded]
+    owners: list[int]
+    """Number of the document each text belongs to."""
+    order: list[list[int]]
+    """Texts of each step."""
+    learning_rate: float
+
+    @property
+    def steps(self) -> int:
+        return len(self.order)
+
+    def tokens(self) -> int:
+        """Tokens met over all steps, repeats counted."""
+        return sum(len(self.texts[index]) for step in self.order for index in step)
+
+    def tokens_per_step(self) -> int:
+        """Tokens of the largest step."""
+        return max((sum(len(self.texts[i]) for i in step) for step in self.order), default=0)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What happened to one slot."""
+
+    losses: list[float] = field(default_factory=list)
+    """Its loss at each step, in nats, before the step's update."""
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """How well positions were used: `labels / positions` is the share that carried a label."""
+
+    labels: int = 0
+    positions: int = 0
+
+
+def plan_course(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: Student) -> Course:
+    """A lesson as tokens, with the texts of every step; a lesson without text has no steps."""
+    loss_on = lesson.loss_on or settings.loss_on
+    encoded = [encode_text(tokenizer, text, loss_on, settings.max_text_tokens) for text in lesson.texts]
+    ids = lesson.document_ids or ("",) * len(encoded)
+    assert len(ids) == len(encoded), "document_ids are aligned with texts"
+    kept = [index for index, text in enumerate(encoded) if len(text.labelled)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(ids))}
+    owners = [numbers[ids[index]] for index in kept]
+    order = step_order(
+        owners,
+        seed=lesson.seed,
+        # A lesson's own epochs win over the config's steps; its own steps win over both.
+        steps=lesson.steps or (None if lesson.epochs else settings.steps),
+        epochs=lesson.epochs or settings.epochs,
+        texts_per_step=settings.texts_per_step,
+    )
+    rate = settings.learning_rate if lesson.learning_rate is None else lesson.learning_rate
+    return Course([encoded[index] for index in kept], owners, order, rate)
+
+
+def step_order(
+    owners: list[int], *, seed: int, steps: int | None, epochs: int, texts_per_step: int | None
+) -> list[list[int]]:
+    """Which texts each step takes, so that every document is met equally often.
+
+    Each document deals its texts from its own endlessly reshuffled pile, and a step takes equally many from each document (or
+    from equally many documents, where there are more documents than texts in a step). With one document these are plain
+    shuffled epochs.
+    """
+    if not owners:
+        return []
+    generator = torch.Generator().manual_seed(seed)
+    texts_of: dict[int, list[int]] = defaultdict(list)
+    for index, owner in enumerate(owners):
+        texts_of[owner].append(index)
+    largest = max(map(len, texts_of.values()))
+    documents_a_step = min(len(texts_of), texts_per_step or len(texts_of))
+    texts_a_document = max(1, texts_per_step // documents_a_step) if texts_per_step else largest
+    if steps is None:
+        steps = epochs * math.ceil(len(texts_of) / documents_a_step) * math.ceil(largest / texts_a_document)
+    piles = {owner: _Pile(texts, generator) for owner, texts in texts_of.items()}
+    documents = _Pile(list(texts_of), generator)
+    return [
+        [text for owner in documents.deal(documents_a_step) for text in piles[owner].deal(texts_a_document)]
+        for _ in range(steps)
+    ]
+
+
+class _Pile:
+    """Deals its cards in random order, all of them before any comes again; none twice in one deal."""
+
+    def __init__(self, cards: list[int], generator: torch.Generator):
+        self.cards, self.generator, self.left = cards, generator, []  # type: ignore[var-annotated]
+
+    def deal(self, n: int) -> list[int]:
+        if not self.left:
+            self.left = [self.cards[i] for i in torch.randperm(len(self.cards), generator=self.generator).tolist()]
+        # A deal ends with the pile: a text is not met twice in a step, and an epoch is an epoch.
+        dealt, self.left = self.left[:n], self.left[n:]
+        return dealt
+
+
+def step_pieces(slot: int, course: Course, step: int) -> list[Piece]:
+    """One slot's texts of one step, weighted so that documents share the update equally and tokens share the document's."""
+    chosen = course.order[step]
+    labels: dict[int, int] = defaultdict(int)
+    for index in chosen:
+        labels[course.owners[index]] += len(course.texts[index].labelled)
+    return [
+        Piece(slot, course.texts[i], share=1.0 / (len(labels) * labels[course.owners[i]])) for i in chosen
+    ]
+
+
+def learning_rate(course: Course, step: int, settings: Student) -> float:
+    """Linear warm-up, then the configured schedule down to zero at the slot's own last step."""
+    warmup = settings.warmup_steps
+    if step < warmup:
+        return course.learning_rate * (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, course.steps - warmup)
+    match settings.schedule:
+        case "constant":
+            return course.learning_rate
+        case "linear":
+            return course.learning_rate * (1 - done)
+        case "cosine":
+            return course.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def batch_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Forward pass over a packed batch.
+
+    Returns:
+        Weighted loss (scalar), negative log-likelihood of each labelled token in nats (N, float32), and whether it was the
+        likeliest token at its place (N, bool).
+    """
+    hidden_RTD = model.get_decoder()(
+        input_ids=batch.ids_RT, position_ids=batch.position_ids_RT, use_cache=False
+    ).last_hidden_state
+    hidden_ND = hidden_RTD.flatten(0, 1).index_select(0, batch.index_N)
+    head = model.get_output_embeddings()
+    loss, nll_N, best_N = linear_cross_entropy(hidden_ND, head, batch.target_N, batch.share_N)  # type: ignore[arg-type]
+    return loss, nll_N, best_N == batch.target_N
+
+
+class StackedAdamW:
+    """AdamW (arXiv 1711.05101) on a (K, P) buffer with a learning rate, a clip and a step count per slot."""
+
+    def __init__(self, stack: AdapterStack, settings: Student):
+        self.params, self.grads, self.settings = stack.params_KP, stack.grads_KP, settings
+        self.mean = torch.zeros_like(self.params)
+        self.square = torch.zeros_like(self.params)
+
+    @torch.no_grad()
+    def step(self, number: int, rate_K: Tensor, active_K: Tensor) -> Tensor:
+        """One update of the active slots; returns each slot's gradient norm before clipping (K, float32).
+
+        A slot whose gradient is not finite is left as it is.
+        """
+        norm_K = self.grads.norm(dim=1)
+        active_K = active_K & norm_K.isfinite()
+        if not active_K.all():
+            # NaN times zero is NaN: silence such slots before anything is multiplied.
+            self.grads.masked_fill_(~active_K[:, None], 0.0)
+        limit = self.settings.max_grad_norm
+        if limit is not None:
+            self.grads.mul_((limit / (norm_K + 1e-6)).clamp(max=1.0).nan_to_num(1.0)[:, None])
+        rate_K1 = torch.where(active_K, rate_K, 0.0)[:, None]
+        if self.settings.weight_decay:
+            self.params.mul_(1 - rate_K1 * self.settings.weight_decay)
+        self.mean.lerp_(self.grads, 1 - BETA1)
+        self.square.mul_(BETA2).addcmul_(self.grads, self.grads, value=1 - BETA2)
+        # All slots start together, so one count serves: a slot that is done never moves again.
+        correction1, correction2 = 1 - BETA1**number, 1 - BETA2**number
+        denominator = (self.square.sqrt() / math.sqrt(correction2)).add_(EPSILON)
+        self.params.sub_(rate_K1 / correction1 * self.mean / denominator)
+        self.grads.zero_()
+        return norm_K
+
+
+def train_slots(
+    model: PreTrainedModel, stack: AdapterStack, courses: list[Course], settings: Student, *, pad_id: int, max_tokens: int
+) -> tuple[list[Progress], Usage]:
+    """Trains slot k on `courses[k]`, all slots in one batch a step; `stack` must have been allocated for them.
+
+    A slot whose loss or gradient stops being finite is stopped with an error; the others are not touched.
+
+    Args:
+        max_tokens: positions in one forward pass; a larger step is accumulated over several.
+    """
+    optimiser = StackedAdamW(stack, settings)
+    progress = [Progress() for _ in courses]
+    usage = Usage()
+    lengths = [[len(text) for text in course.texts] for course in courses if course.texts]
+    if not lengths:
+        return progress, usage
+    width = settings.row_tokens or choose_row_tokens(lengths, None)
+    packed: dict[tuple, list[Batch]] = {}
+    for step in range(max(course.steps for course in courses)):
+        active = [k for k, c in enumerate(courses) if step < c.steps and progress[k].error is None]
+        if not active:
+            break
+        key = tuple((k, *sorted(courses[k].order[step])) for k in active)
+        if key not in packed:
+            pieces = [piece for k in active for piece in step_pieces(k, courses[k], step)]
+            # Steps over all texts are all alike and are packed once; others are not worth keeping.
+            packed = {key: split(pieces, len(courses), pad_id, stack.device, width, max_tokens)}
+        losses = torch.zeros(len(courses), device=stack.device)
+        for batch in packed[key]:
+            with stack.using(batch.rows):
+                loss, nll_N, _ = batch_loss(model, batch)
+                loss.backward()
+            losses.index_add_(0, batch.slot_N, nll_N * batch.share_N)
+            usage.labels += len(batch.target_N)
+            usage.positions += batch.positions
+        rates = [learning_rate(c, step, settings) if step < c.steps else 0.0 for c in courses]
+        active_K = torch.zeros(len(courses), dtype=torch.bool, device=stack.device)
+        active_K[active] = True
+        norm_K = optimiser.step(step + 1, torch.tensor(rates, device=stack.device), active_K)
+        for k, loss_k, norm in zip(active, losses[active].tolist(), norm_K[active].tolist(), strict=True):
+            progress[k].losses.append(loss_k)
+            if not (math.isfinite(loss_k) and math.isfinite(norm)):
+                progress[k].error = f"diverged at step {step + 1}: loss {loss_k}, gradient norm {norm}"
+    return progress, usage
+
+
+def split(
+    pieces: list[Piece], n_slots: int, pad_id: int, device: torch.device, width: int | None, max_tokens: int
+) -> list[Batch]:
+    """Packs pieces into as few batches as hold at most `max_tokens` tokens each (a longer text makes a batch alone)."""
+    batches: list[list[Piece]] = []
+    room = 0
+    for piece in sorted(pieces, key=lambda p: p.slot):
+        if len(piece.text) > room:
+            batches.append([])
+            room = max_tokens
+        batches[-1].append(piece)
+        room -= len(piece.text)
+    return [pack(batch, n_slots, pad_id, device, width) for batch in batches]

@@ -1,0 +1,42 @@
+"""The teacher's records: a sampled rewrite, and the reward it earned with its parts kept."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from student.records import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewrite:
+    """One sampled lesson text of one document."""
+
+    document_id: str
+    strategy: str
+    """Name of the way of rewriting: the prompt's, or the tag that the policy wrote (`none` where it wrote no known tag)."""
+    text: str
+    """What the student reads: the completion without its tag."""
+    completion: str
+    """What the teacher wrote, to the letter; what the update learns from."""
+    prompt: str
+    rejected: str | None = None
+    """Name of the gate that refused it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """What the RL algorithm sees of a rewrite, with its parts."""
+
+    value: float
+    outcome: Outcome | None
+    """The last repeat's; None for a rejected rewrite."""
+    noise: float | None = None
+    """Standard deviation over repeats; None with one repeat."""
+    penalties: dict[str, float] = field(default_factory=dict)
+
+
+class Writer(Protocol):
+    """Whatever writes: local transformers (`teacher.writer.TransformersWriter`), a vLLM server."""
+
+    def write(self, prompts: list[str], n: int, seed: int) -> list[list[str]]:
+        """`n` completions a prompt, tags included, special tokens stripped."""
+        ...
