@@ -2,9 +2,9 @@
 
 The true gains of a document's rewrites are taken as normal around the document's mean (`prior_sd`), and a run as normal
 around the true gain (`noise_sd`). A candidate's value is the knowledge gradient, the expected rise of the best
-posterior mean (Frazier, Powell and Dayanik 2008, SIAM J. Control Optim. 47), taken a run over several runs ahead, since one
-noisy run alone is often worth nothing (the KG(*) of Frazier and Powell 2010, Decision Analysis 7). Being in the unit of
-the gain, it is comparable across documents. As K students run at once, slots are filled one after another with the
+posterior mean (Frazier, Powell and Dayanik 2008, SIAM J. Control Optim. 47), taken a run over several runs ahead, since
+one noisy run alone is often worth nothing (the KG(*) of Frazier and Powell 2010, Decision Analysis 7). Being in the unit
+of the gain, it is comparable across documents. As K students run at once, slots are filled one after another with the
 posterior narrowed as if the earlier ones had come back at their mean.
 """
 
@@ -28,6 +28,20 @@ class Slot(NamedTuple):
     repeat: int
 
 
+class Spread(NamedTuple):
+    """Standard deviations that beliefs rest on, in the unit of the gain."""
+
+    noise_sd: float
+    """Of one run around the true gain."""
+    prior_sd: float
+    """Of the true gains of a document's rewrites."""
+    seed_sd: float = 0.0
+    """Of what all rewrites of a document share in a repeat."""
+
+
+Gains = Sequence[Sequence[Sequence[float | None]]]
+"""Documents x rewrites x repeats, ragged; None for a failed run."""
+
 Measure = Callable[[list[Slot]], Sequence[float | None]]
 """Trains a student a slot and gives their gains, None for a failed one."""
 
@@ -47,19 +61,11 @@ def allocate(
     `budget` is shared by all groups; with `every_group` each group spends that many by itself, as when documents share
     students and each new student has one place for each document.
     """
-    assert budget >= 0 and noise_sd >= 0 and prior_sd >= 0
-    beliefs = [_Belief(m, c, noise_sd, prior_sd) for m, c in zip(means, counts, strict=True)]
-    if every_group:
-        for belief in beliefs:
-            for _ in range(budget if len(belief.extra_G) else 0):
-                belief.add(budget)
-        return [belief.extra_G for belief in beliefs]
-    for left in range(budget, 0, -1):
-        best = max(beliefs, key=lambda belief: belief.value(left), default=None)
-        if best is None or best.value(left) < 0:
-            break
-        best.add(left)
-    return [belief.extra_G for belief in beliefs]
+    beliefs = [
+        _Belief(*posterior(means_G, counts_G, noise_sd, prior_sd), counts_G, noise_sd)
+        for means_G, counts_G in zip(means, counts, strict=True)
+    ]
+    return _fill(beliefs, budget, every_group)
 
 
 def choose_best(
@@ -77,32 +83,40 @@ def choose_best(
 def posterior(
     means_G: Sequence[float] | np.ndarray, counts_G: Sequence[int] | np.ndarray, noise_sd: float, prior_sd: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior means and variances (G,) of a group's true gains; the prior's mean is the group's, by weighted least
-    squares."""
+    """Posterior means and variances (G,) of a group's true gains around the group's mean, itself unknown."""
     counts = np.asarray(counts_G, dtype=np.float64)
-    means = np.where(counts > 0, np.asarray(means_G, dtype=np.float64), 0.0)
+    totals_G = np.where(counts > 0, np.asarray(means_G, dtype=np.float64) * counts, 0.0)
     noise = max(noise_sd**2, 1e-18)
-    prior = max(prior_sd**2, 1e-18)
-    weights = np.where(counts > 0, 1 / (prior + noise / np.maximum(counts, 1)), 0.0)
-    centre = float((weights * means).sum() / weights.sum()) if weights.any() else 0.0
-    variances = 1 / (1 / prior + counts / noise)
-    return centre + variances * counts / noise * (means - centre), variances
+    return _solve(np.diag(counts / noise), totals_G / noise, prior_sd)
 
 
-def noise_and_prior(gains: Sequence[Sequence[Sequence[float | None]]], common_seeds: bool = False) -> tuple[float, float]:
-    """Pooled `(noise_sd, prior_sd)` of the gains so far (documents x rewrites x repeats).
+def posterior_of_runs(runs_GR: np.ndarray, spread: Spread) -> tuple[np.ndarray, np.ndarray]:
+    """`posterior` from single runs (nan where there is none), with what a repeat's common seed does to all of them
+    estimated away: best linear unbiased prediction (Robinson 1991, Statistical Science 6)."""
+    ran_GR = np.isfinite(runs_GR).astype(np.float64)
+    y_GR = np.where(ran_GR > 0, runs_GR, 0.0)
+    noise, seed = max(spread.noise_sd**2, 1e-18), spread.seed_sd**2
+    # Runs of one repeat have covariance noise * I + seed * 11'; its inverse is (I - shared_R * 11') / noise.
+    shared_R = seed / (noise + ran_GR.sum(0) * seed)
+    precision_GG = (np.diag(ran_GR.sum(1)) - (ran_GR * shared_R) @ ran_GR.T) / noise
+    return _solve(precision_GG, (y_GR.sum(1) - ran_GR @ (shared_R * y_GR.sum(0))) / noise, spread.prior_sd)
+
+
+def estimate_spread(gains: Gains, *, common_seeds: bool = False) -> Spread:
+    """Pooled standard deviations from the gains so far.
 
     Before anything ran twice, the spread inside groups is taken as half noise and half contrast.
     """
     found = reliability(gains, common_seeds=common_seeds, resamples=2)
     if found.noise_variance is None or found.between_variance is None:
         table_DGR = gains_table(gains)
-        table_DGR = table_DGR[(np.isfinite(table_DGR).sum((1, 2)) >= 2) if table_DGR.size else slice(0)]
-        spread = float(np.nanmean(np.nanvar(table_DGR, axis=(1, 2), ddof=1))) if len(table_DGR) else 1.0
-        return math.sqrt(spread / 2), math.sqrt(spread / 2)
+        variances = [float(np.nanvar(runs_GR, ddof=1)) for runs_GR in table_DGR if np.isfinite(runs_GR).sum() >= 2]
+        half = math.sqrt(sum(variances) / len(variances) / 2) if variances else 1.0
+        return Spread(half, half)
     total = max(0.0, found.between_variance) + found.noise_variance
     # An estimate of no contrast at all would end the search; a twentieth of the variance keeps it open.
-    return math.sqrt(found.noise_variance), math.sqrt(max(found.between_variance, 0.05 * total))
+    prior_sd = math.sqrt(max(found.between_variance, 0.05 * total))
+    return Spread(math.sqrt(found.noise_variance), prior_sd, math.sqrt(max(0.0, found.seed_variance or 0.0)))
 
 
 def repeat_adaptively(
@@ -112,19 +126,19 @@ def repeat_adaptively(
     batch: int,
     *,
     every_group: bool = False,
+    common_seeds: bool = False,
 ) -> list[list[list[float | None]]]:
-    """Runs students in rounds until `budget` runs are spent; returns gains, documents x rewrites x repeats, ragged.
+    """Runs students in rounds until `budget` slots are spent; returns gains, documents x rewrites x repeats, ragged.
 
     `batch` is how many slots go out at once (how many students fit). With `every_group` each round gives every
-    document one slot, whatever `batch` is. Noise and contrast are estimated anew from all gains before each round.
+    document one slot, whatever `batch` is. The spread is estimated anew from all gains before each round.
     """
     gains: list[list[list[float | None]]] = [[[] for _ in range(size)] for size in group_sizes]
     spent = 0
     while spent < budget:
-        noise_sd, prior_sd = noise_and_prior(gains)
         tried = [[len(runs) for runs in group] for group in gains]
-        extra = allocate(_means(gains), tried, noise_sd, prior_sd, 1 if every_group else min(batch, budget - spent),
-                         every_group=every_group)
+        places = 1 if every_group else min(batch, budget - spent)
+        extra = _fill(_beliefs(gains, common_seeds), places, every_group)
         slots = [
             Slot(d, g, tried[d][g] + more)
             for d, extra_G in enumerate(extra)
@@ -149,45 +163,27 @@ def repeat_uniformly(measure: Measure, group_sizes: Sequence[int], budget: int) 
     return gains
 
 
-def chosen(gains: Sequence[Sequence[Sequence[float | None]]]) -> list[int | None]:
-    """The rewrite that each document's gains speak for; see `choose_best`."""
-    noise_sd, prior_sd = noise_and_prior(gains)
-    return [
-        choose_best(means, counts, noise_sd, prior_sd)
-        for means, counts in zip(_means(gains), _counts(gains), strict=True)
-    ]
-
-
-def _means(gains: Sequence[Sequence[Sequence[float | None]]]) -> list[list[float]]:
-    return [[_mean(runs) for runs in group] for group in gains]
-
-
-def _counts(gains: Sequence[Sequence[Sequence[float | None]]]) -> list[list[int]]:
-    return [[len(_finite(runs)) for runs in group] for group in gains]
-
-
-def _mean(runs: Sequence[float | None]) -> float:
-    ran = _finite(runs)
-    return sum(ran) / len(ran) if ran else 0.0
-
-
-def _finite(runs: Sequence[float | None]) -> list[float]:
-    return [gain for gain in runs if gain is not None and math.isfinite(gain)]
+def chosen(gains: Gains, *, common_seeds: bool = False) -> list[int | None]:
+    """The rewrite that each document's gains speak for, by posterior mean; None where none of them ran."""
+    beliefs = _beliefs(gains, common_seeds)
+    return [int(np.argmax(belief.means_G)) if belief.ran else None for belief in beliefs]
 
 
 class _Belief:
     """What is believed of one group while slots are handed out."""
 
-    def __init__(self, means_G: Sequence[float] | np.ndarray, counts_G: Sequence[int] | np.ndarray, noise: float, prior: float):
-        self.means_G, self.variances_G = posterior(means_G, counts_G, noise, prior)
+    def __init__(
+        self, means_G: np.ndarray, variances_G: np.ndarray, counts_G: Sequence[int] | np.ndarray, noise_sd: float
+    ):
+        self.means_G, self.variances_G = means_G, variances_G
         self.counts_G = np.asarray(counts_G, dtype=np.int64)
-        self.noise_variance = max(noise**2, 1e-18)
+        self.noise_variance = max(noise_sd**2, 1e-18)
         self.extra_G = np.zeros(len(self.counts_G), dtype=np.int64)
-        self._values: np.ndarray | None = None
-        self._ahead = 0
+        self.ran = bool(self.counts_G.any())
+        self._values: tuple[int, np.ndarray] | None = None
 
     def value(self, left: int) -> float:
-        """Worth a run of the group's most valuable slot; infinite while a rewrite never ran, below 0 without rewrites."""
+        """Worth of the group's best slot a run: inf while a rewrite never ran, below 0 where there is none."""
         values_G = self._values_G(left)
         return float(values_G.max()) if len(values_G) else -1.0
 
@@ -200,12 +196,10 @@ class _Belief:
 
     def _values_G(self, left: int) -> np.ndarray:
         ahead = min(left, MAX_AHEAD)
-        if self._values is None or self._ahead != ahead:
-            self._ahead = ahead
-            self._values = self._knowledge_gradient(ahead)
+        if self._values is None or self._values[0] != ahead:
             never = self.counts_G + self.extra_G == 0
-            self._values = np.where(never, np.inf, self._values)
-        return self._values
+            self._values = ahead, np.where(never, np.inf, self._knowledge_gradient(ahead))
+        return self._values[1]
 
     def _knowledge_gradient(self, ahead: int) -> np.ndarray:
         """Expected rise of the best posterior mean a run, over the best number of runs up to `ahead`."""
@@ -219,6 +213,42 @@ class _Belief:
         shift_GA = np.sqrt(np.maximum(self.variances_G[:, None] - narrowed_GA, 1e-30))
         z_GA = -np.abs(self.means_G - rival_G)[:, None] / shift_GA
         return (shift_GA * _expected_excess(z_GA) / runs_A).max(axis=1)
+
+
+def _fill(beliefs: list[_Belief], budget: int, every_group: bool) -> list[np.ndarray]:
+    """Hands out `budget` slots, one after another to whoever values one most."""
+    for left in range(budget, 0, -1):
+        if every_group:
+            takers = [belief for belief in beliefs if len(belief.extra_G)]
+        else:
+            best = max(beliefs, key=lambda belief: belief.value(left), default=None)
+            takers = [best] if best is not None and best.value(left) >= 0 else []
+        for belief in takers:
+            belief.add(left)
+    return [belief.extra_G for belief in beliefs]
+
+
+def _beliefs(gains: Gains, common_seeds: bool) -> list[_Belief]:
+    spread = estimate_spread(gains, common_seeds=common_seeds)
+    beliefs = []
+    for group in gains:
+        (runs_GR,) = gains_table([group])
+        tried_G = [len(runs) for runs in group]
+        beliefs.append(_Belief(*posterior_of_runs(runs_GR[: len(group)], spread), tried_G, spread.noise_sd))
+    return beliefs
+
+
+def _solve(precision_GG: np.ndarray, evidence_G: np.ndarray, prior_sd: float) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior means and variances around the group's mean, which has a flat prior."""
+    G = len(evidence_G)
+    prior = 1 / max(prior_sd**2, 1e-18)
+    if G < 2:
+        return evidence_G / np.maximum(np.diag(precision_GG), 1e-12), np.full(G, 1 / prior)
+    centring_GG = np.eye(G) - 1 / G
+    # The last term lets a group that never ran have a mean, too: 0.
+    covariance_GG = np.linalg.inv(precision_GG + prior * (centring_GG + 1e-9 / G))
+    contrast_G = np.diag(centring_GG @ covariance_GG @ centring_GG) * G / (G - 1)
+    return covariance_GG @ evidence_G, contrast_G
 
 
 def _expected_excess(z: np.ndarray) -> np.ndarray:

@@ -14,9 +14,9 @@ from configs.schema import Student
 from student.encoding import encode_answer, encode_prompt, encode_text
 from student.grading import exact_match, recalled
 from student.lora import AdapterStack, Rows
-from student.packing import Piece
+from student.packing import Piece, pack
 from student.records import Exam, Question
-from student.training import batch_loss, split
+from student.training import batch_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +113,8 @@ class Examiner:
         n_slots = stack.n_slots if stack else 1
         device = self.model.device
         tokens, loglik, correct = (torch.zeros(len(pieces), device=device) for _ in range(3))
-        # The base's pieces are sorted by length, so that rows of one batch are of one size; slots stay in slot order.
-        tagged.sort(key=lambda p: (p.slot, len(p.text)))
-        for batch in split(tagged, n_slots, self.tokenizer.pad_token_id, device, self.settings.row_tokens, max_tokens):
+        pad_id, row_tokens = self.tokenizer.pad_token_id, self.settings.row_tokens
+        for batch in pack(tagged, n_slots, pad_id, device, max_tokens=max_tokens, row_tokens=row_tokens):
             if stack is None:
                 _, nll_N, best_N = batch_loss(self.model, batch)
             else:

@@ -11,8 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from configs.schema import Student
-from student.packing import choose_row_tokens
-from student.training import EPSILON, Course, Progress, Usage, batch_loss, learning_rate, split, step_pieces
+from student.packing import pack
+from student.training import EPSILON, Course, Progress, Usage, batch_loss, learning_rate, step_pieces
 
 
 @contextmanager
@@ -49,11 +49,11 @@ def _train(
     optimiser = torch.optim.AdamW(
         parameters, lr=course.learning_rate, eps=EPSILON, weight_decay=settings.weight_decay
     )
-    width = settings.row_tokens or choose_row_tokens([[len(text) for text in course.texts]], None)
     limit = settings.max_grad_norm or math.inf
     for step in range(course.steps):
         loss_sum = 0.0
-        for batch in split(step_pieces(0, course, step), 1, pad_id, model.device, width, max_tokens):
+        pieces = step_pieces(0, course, step)
+        for batch in pack(pieces, 1, pad_id, model.device, max_tokens=max_tokens, row_tokens=settings.row_tokens):
             loss, *_ = batch_loss(model, batch)
             loss.backward()
             loss_sum += loss.item()

@@ -28,17 +28,19 @@ warnings.filterwarnings("ignore", message="grad and param do not obey the gradie
 class Rows:
     """Which slot each row of a batch belongs to."""
 
-    slot_R: Tensor
-    """int64 (R,), non-decreasing."""
-    uniform: bool
-    """Every slot has the same number of rows, and all slots are there: adapters are used in place, without a gather."""
+    index_G: Tensor | None
+    """int64 (G,): the slots of G equally large blocks of consecutive rows; None where block k is slot k, for all slots."""
 
     @classmethod
     def of(cls, slots: list[int], n_slots: int, device: torch.device) -> "Rows":
+        """Rows in the order of their slots. Blocks are whole slots where all have equally many rows, else single rows."""
         assert slots == sorted(slots), "rows are ordered by slot"
-        per_slot = len(slots) // n_slots
-        uniform = slots == [k for k in range(n_slots) for _ in range(per_slot)]
-        return cls(torch.tensor(slots, device=device), uniform)
+        present = list(dict.fromkeys(slots))
+        if slots != [slot for slot in present for _ in range(len(slots) // len(present))]:
+            present = slots
+        if present == list(range(n_slots)):
+            return cls(None)  # adapters are used in place, without a gather
+        return cls(torch.tensor(present, device=device))
 
 
 class StackedLinear(nn.Module):
@@ -59,8 +61,8 @@ class StackedLinear(nn.Module):
             return y_RTO
         assert self.a_KrI is not None and self.b_KrO is not None
         a, b = self.a_KrI.to(x_RTI.dtype), self.b_KrO.to(x_RTI.dtype)
-        if not rows.uniform:
-            a, b = a.index_select(0, rows.slot_R), b.index_select(0, rows.slot_R)
+        if rows.index_G is not None:
+            a, b = a.index_select(0, rows.index_G), b.index_select(0, rows.index_G)
         x_KNI = x_RTI.reshape(a.shape[0], -1, x_RTI.shape[-1])
         h_KNr = torch.bmm(x_KNI, a.transpose(1, 2))
         y_KNO = torch.baddbmm(y_RTO.reshape(a.shape[0], -1, y_RTO.shape[-1]), h_KNr, b, alpha=self.stack.scale)

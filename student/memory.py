@@ -35,7 +35,7 @@ def activation_bytes_per_token(model: PreTrainedModel, stack: AdapterStack, prob
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    batch = pack(probe, 1, pad_id, stack.device)
+    [batch] = pack(probe, 1, pad_id, stack.device, max_tokens=2**20)
     with stack.using(batch.rows), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss, *_ = batch_loss(model, batch)
         total = sum(saved.values())

@@ -220,13 +220,24 @@ def _moments(runs_GR: np.ndarray, common_seeds: bool) -> list[float]:
     y_N = runs_GR[rewrite_N, repeat_N]
     if len(y_N) < 2:
         return [0.0] * 8
-    ones = np.ones((len(y_N), 1))
+    if not common_seeds:
+        return _nested_moments(y_N, rewrite_N)
     rewrites = (rewrite_N[:, None] == np.unique(rewrite_N)).astype(float)
-    repeats = (repeat_N[:, None] == np.unique(repeat_N)).astype(float) if common_seeds else ones
+    repeats = (repeat_N[:, None] == np.unique(repeat_N)).astype(float)
     between = _reduction(y_N, repeats, rewrites)
     residual_N, rank = _residual(y_N, np.hstack([rewrites, repeats]))
-    seeds = _reduction(y_N, rewrites, repeats) if common_seeds else (0.0, 0.0, 0.0)
+    seeds = _reduction(y_N, rewrites, repeats)
     return [*between, float(residual_N @ residual_N), float(len(y_N) - rank), *seeds]
+
+
+def _nested_moments(y_N: np.ndarray, rewrite_N: np.ndarray) -> list[float]:
+    """`_moments` without common seeds, in closed form (Searle et al., section 3.6)."""
+    _, index_N, runs_G = np.unique(rewrite_N, return_inverse=True, return_counts=True)
+    N, G = len(y_N), len(runs_G)
+    means_G = np.bincount(index_N, y_N) / runs_G
+    between = float((runs_G * (means_G - y_N.mean()) ** 2).sum())
+    within = float(((y_N - means_G[index_N]) ** 2).sum())
+    return [between, N - float((runs_G**2).sum()) / N, G - 1, within, N - G, 0.0, 0.0, 0.0]
 
 
 def _reduction(y_N: np.ndarray, base: np.ndarray, added: np.ndarray) -> tuple[float, float, float]:

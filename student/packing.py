@@ -1,9 +1,12 @@
 """Texts of many students packed into rows without waste.
 
-A row holds several texts of *one* student, each with positions from zero; the attention mask that transformers derives from
-restarting positions keeps them apart. Rows are ordered by slot.
+A row holds texts of *one* student, each with positions from zero; the attention mask that transformers derives from
+restarting positions keeps them apart. (Rows shared by students would pack fuller still, but a masked value of a student that
+diverged reaches the others: zero times NaN is NaN.) Rows of like length share a forward pass, so that short lessons beside
+long ones waste nothing.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +15,13 @@ from torch import Tensor
 
 from student.encoding import Encoded
 from student.lora import Rows
+
+
+ROW_TOKENS = 256
+"""Texts share a row up to this length: beyond it attention, quadratic in the row, costs more than a fuller row saves."""
+
+PASS_TOKENS_CPU, PASS_TOKENS_GPU = 256, 8192
+"""What a forward pass costs beside its positions, in positions: Python and kernel launches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,43 @@ class Batch:
         return self.ids_RT.numel()
 
 
+def pack(
+    pieces: Iterable[Piece],
+    n_slots: int,
+    pad_id: int,
+    device: torch.device,
+    *,
+    max_tokens: int,
+    row_tokens: int | None = None,
+) -> list[Batch]:
+    """Packs all pieces into batches of at most `max_tokens` positions (a longer text makes a batch alone).
+
+    Args:
+        pieces: the texts of one step or one exam, in any order.
+        n_slots: students allocated.
+        row_tokens: length up to which texts share a row; a longer text has its own. None: `ROW_TOKENS`.
+    """
+    by_slot: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        by_slot.setdefault(piece.slot, []).append(piece)
+    rows = []
+    for group in by_slot.values():
+        lengths = [len(piece.text) for piece in group]
+        capacity = max(row_tokens or ROW_TOKENS, *lengths)
+        rows += [[group[i] for i in members] for members in first_fit(lengths, capacity)]
+    pass_tokens = PASS_TOKENS_GPU if device.type == "cuda" else PASS_TOKENS_CPU
+    batches = []
+    for bucket in bucket_rows(rows, pass_tokens):
+        bucket.sort(key=lambda row: row[0].slot)
+        at_once = max(1, max_tokens // max(map(row_length, bucket)))
+        batches += [bucket[start : start + at_once] for start in range(0, len(bucket), at_once)]
+    return [_batch(rows, n_slots, pad_id, device) for rows in batches]
+
+
+def row_length(row: list[Piece]) -> int:
+    return sum(len(piece.text) for piece in row)
+
+
 def first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
     """Indices packed into rows of `capacity`, longest first (first-fit decreasing: at most 11/9 of the best + 1 rows)."""
     rows: list[list[int]] = []
@@ -61,60 +108,47 @@ def first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def choose_row_tokens(lengths_by_slot: list[list[int]], limit: int | None) -> int:
-    """The row length that wastes the fewest positions, between the longest text and 1,024 tokens (or `limit`).
+def bucket_rows(rows: list[list[Piece]], pass_tokens: int) -> list[list[list[Piece]]]:
+    """Rows grouped by length so that positions plus `pass_tokens` a forward pass are fewest (exact, up to steps of 8).
 
-    Among equals the shortest: attention is quadratic in it.
+    Dynamic programming over lengths: a bucket is a range of lengths, and its rows are as long as its longest.
     """
-    longest = max(max(lengths) for lengths in lengths_by_slot)
-    if limit is not None:
-        return max(limit, longest)
-    totals = [sum(lengths) for lengths in lengths_by_slot]
-    # Rows beyond the fullest slot's total would be empty at the end.
-    top = min(max(1024, longest), max(totals))
-    candidates = sorted({longest, top, *(min(top, int(longest * f)) for f in (1.25, 1.5, 2, 2.5, 3, 4, 6, 8)), *totals})
-    candidates = [c for c in candidates if longest <= c <= top]
-    step = max(1, len(candidates) // 24)
+    by_length: dict[int, list[list[Piece]]] = {}
+    for row in rows:
+        by_length.setdefault(-(-row_length(row) // 8), []).append(row)
+    lengths = sorted(by_length)
+    longest = [max(map(row_length, by_length[length])) for length in lengths]
+    counted = np.cumsum([0, *(len(by_length[length]) for length in lengths)])
+    best: list[tuple[int, int]] = [(0, 0)]
+    for end in range(1, len(lengths) + 1):
+        best.append(
+            min(
+                (best[start][0] + longest[end - 1] * int(counted[end] - counted[start]) + pass_tokens, start)
+                for start in range(end)
+            )
+        )
+    buckets, end = [], len(lengths)
+    while end:
+        start = best[end][1]
+        buckets.append([row for length in lengths[start:end] for row in by_length[length]])
+        end = start
+    return buckets
 
-    def positions(capacity: int) -> int:
-        return capacity * sum(len(first_fit(lengths, capacity)) for lengths in lengths_by_slot)
 
-    # 2% is what one more multiple of the attention matrix is worth.
-    best = min(map(positions, candidates[::step]))
-    return next(c for c in candidates[::step] if positions(c) <= 1.02 * best)
-
-
-def pack(
-    pieces: list[Piece], n_slots: int, pad_id: int, device: torch.device, row_tokens: int | None = None
-) -> Batch:
-    """Packs all pieces into one batch.
-
-    Args:
-        pieces: the step's texts, in any order.
-        n_slots: students allocated; needed to know whether every one of them has equally many rows.
-        row_tokens: fixed row length (a longer text lengthens it); None picks the fullest.
-    """
-    by_slot: dict[int, list[Piece]] = {}
-    for piece in sorted(pieces, key=lambda p: p.slot):
-        by_slot.setdefault(piece.slot, []).append(piece)
-    lengths_by_slot = [[len(p.text) for p in group] for group in by_slot.values()]
-    width = choose_row_tokens(lengths_by_slot, row_tokens)
-    rows = [
-        [group[m] for m in members]
-        for group, lengths in zip(by_slot.values(), lengths_by_slot, strict=True)
-        for members in first_fit(lengths, width)
-    ]
+def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.device) -> Batch:
+    """Rows, in the order of their slots, as tensors."""
+    width = max(map(row_length, rows))
     ids = np.full((len(rows), width), pad_id)
     # Each padding token keeps position zero, a text of its own: nothing attends to it, and it attends to nothing.
     position_ids = np.zeros((len(rows), width), dtype=np.int64)
     index, target, ordered = [], [], []
-    for row, members in enumerate(rows):
+    for number, row in enumerate(rows):
         start = 0
-        for piece in members:
+        for piece in row:
             text, end = piece.text, start + len(piece.text)
-            ids[row, start:end] = text.ids
-            position_ids[row, start:end] = np.arange(len(text))
-            index.append(text.labelled + (row * width + start - 1))
+            ids[number, start:end] = text.ids
+            position_ids[number, start:end] = np.arange(len(text))
+            index.append(text.labelled + (number * width + start - 1))
             target.append(text.ids[text.labelled])
             ordered.append(piece)
             start = end
@@ -131,5 +165,5 @@ def pack(
         share_N=per_label([p.share for p in ordered], np.float32),
         slot_N=per_label([p.slot for p in ordered], np.int64),
         tag_N=per_label([p.tag for p in ordered], np.int64),
-        rows=Rows.of([members[0].slot for members in rows], n_slots, device),
+        rows=Rows.of([row[0].slot for row in rows], n_slots, device),
     )

@@ -16,7 +16,7 @@ from configs.schema import Student
 from student.encoding import Encoded, encode_text
 from student.lora import AdapterStack
 from student.loss import linear_cross_entropy
-from student.packing import Batch, Piece, choose_row_tokens, pack
+from student.packing import Batch, Piece, pack
 from student.records import Lesson
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -216,20 +216,19 @@ def train_slots(
     optimiser = StackedAdamW(stack, settings)
     progress = [Progress() for _ in courses]
     usage = Usage()
-    lengths = [[len(text) for text in course.texts] for course in courses if course.texts]
-    if not lengths:
-        return progress, usage
-    width = settings.row_tokens or choose_row_tokens(lengths, None)
     packed: dict[tuple, list[Batch]] = {}
-    for step in range(max(course.steps for course in courses)):
+    for step in range(max((course.steps for course in courses), default=0)):
         active = [k for k, c in enumerate(courses) if step < c.steps and progress[k].error is None]
         if not active:
             break
         key = tuple((k, *sorted(courses[k].order[step])) for k in active)
         if key not in packed:
             pieces = [piece for k in active for piece in step_pieces(k, courses[k], step)]
+            batches = pack(
+                pieces, len(courses), pad_id, stack.device, max_tokens=max_tokens, row_tokens=settings.row_tokens
+            )
             # Steps over all texts are all alike and are packed once; others are not worth keeping.
-            packed = {key: split(pieces, len(courses), pad_id, stack.device, width, max_tokens)}
+            packed = {key: batches}
         losses = torch.zeros(len(courses), device=stack.device)
         for batch in packed[key]:
             with stack.using(batch.rows):
@@ -247,18 +246,3 @@ def train_slots(
             if not (math.isfinite(loss_k) and math.isfinite(norm)):
                 progress[k].error = f"diverged at step {step + 1}: loss {loss_k}, gradient norm {norm}"
     return progress, usage
-
-
-def split(
-    pieces: list[Piece], n_slots: int, pad_id: int, device: torch.device, width: int | None, max_tokens: int
-) -> list[Batch]:
-    """Packs pieces into as few batches as hold at most `max_tokens` tokens each (a longer text makes a batch alone)."""
-    batches: list[list[Piece]] = []
-    room = 0
-    for piece in sorted(pieces, key=lambda p: p.slot):
-        if len(piece.text) > room:
-            batches.append([])
-            room = max_tokens
-        batches[-1].append(piece)
-        room -= len(piece.text)
-    return [pack(batch, n_slots, pad_id, device, width) for batch in batches]

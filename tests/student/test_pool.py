@@ -1,0 +1,188 @@
+"""The engine as its callers see it: jobs in, outcomes out."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+import student.pool
+from configs.errors import UserError
+from configs.schema import Lora, Student
+from student.models import load_model
+from student.pool import InlinePool
+from student.records import Exam, Job, Lesson, Question
+from student.training import StackedAdamW
+from tests.student.conftest import build
+
+SETTINGS = Student(lora=Lora(rank=4, alpha=8), learning_rate=2e-2, steps=15, decode=True, max_answer_tokens=4)
+EXAM = Exam(
+    questions=(
+        Question(prompt="where did the cat sat ?", answer="mat", document_id="cat"),
+        Question(prompt="what is red ?", answer="the rug", choices=("the rug", "a sea"), document_id="rug"),
+        Question(prompt="what is blue ?", answer="the sea", split="heldout", document_id="rug"),
+    ),
+    retention_texts=("the bird flew over the sea .",),
+)
+HELPFUL = Lesson(texts=("where did the cat sat ? mat", "what is red ? the rug", "what is blue ? the sea"))
+FILLER = Lesson(texts=("it was it was it was",))
+
+
+def jobs(*lessons):
+    return [Job(lesson=lesson, exam=EXAM) for lesson in lessons]
+
+
+@pytest.fixture
+def pool(llama, tokenizer):
+    return InlinePool(SETTINGS, model=llama, tokenizer=tokenizer)
+
+
+def test_a_lesson_that_holds_the_answers_helps(pool):
+    helpful, filler = pool.examine(jobs(HELPFUL, FILLER))
+    assert helpful.gain > 1 > filler.gain
+    assert helpful.metrics["accuracy_after"] == 1.0
+    assert helpful.metrics["heldout_accuracy_after"] == 1.0
+    assert helpful.answers[1].extra["choice_after"] == 1.0
+    assert helpful.answers[1].extra["exact_match_after"] == 1.0
+    assert helpful.gain == pytest.approx((helpful.answers[0].gain + helpful.answers[1].gain) / 2)
+    assert helpful.metrics["retention_after"] != helpful.metrics["retention_before"]
+    assert pool.usage.labels / pool.usage.positions > 0.5
+
+
+def test_identical_lessons_give_identical_outcomes_in_every_slot(pool):
+    first, *others = pool.examine(jobs(*[HELPFUL] * 6))
+    for other in others:
+        assert other.gain == pytest.approx(first.gain, abs=1e-5)
+    repeat = pool.examine(jobs(dataclasses.replace(HELPFUL, seed=1)))
+    assert abs(repeat[0].gain - first.gain) > 1e-4
+
+
+def test_the_same_seed_gives_the_same_bits(tokenizer):
+    runs = [InlinePool(SETTINGS, model=build("llama"), tokenizer=tokenizer).examine(jobs(HELPFUL, FILLER)) for _ in "ab"]
+    assert runs[0] == runs[1]
+
+
+def test_outcomes_do_not_depend_on_company(pool):
+    lessons = [HELPFUL, FILLER, Lesson(texts=("the dog ran .",) * 7, steps=3), Lesson(texts=("the sea is blue .",), steps=9)]
+    together = pool.examine(jobs(*lessons))
+    alone = [pool.examine(jobs(lesson))[0] for lesson in lessons]
+    assert [o.gain for o in together] == pytest.approx([o.gain for o in alone], abs=1e-4)
+
+
+def test_an_empty_lesson_changes_nothing(pool):
+    [outcome] = pool.examine(jobs(Lesson(texts=())))
+    assert outcome.gain == 0.0
+    assert outcome.metrics["steps"] == 0
+
+
+def test_out_of_memory_halves_the_students_and_loses_nothing(llama, tokenizer, monkeypatch, pool):
+    lessons = [HELPFUL, FILLER, *[dataclasses.replace(HELPFUL, seed=s) for s in range(1, 7)]]
+    expected = pool.examine(jobs(*lessons))
+    real, sizes = student.pool.train_slots, []
+
+    def train_slots(model, stack, courses, *args, **kwargs):
+        sizes.append(len(courses))
+        if len(courses) > 2:
+            raise torch.OutOfMemoryError("injected")
+        return real(model, stack, courses, *args, **kwargs)
+
+    monkeypatch.setattr(student.pool, "train_slots", train_slots)
+    outcomes = pool.examine(jobs(*lessons))
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    assert [o.gain for o in outcomes] == pytest.approx([o.gain for o in expected], abs=1e-4)
+
+
+def test_out_of_memory_with_one_student_is_an_outcome(pool, monkeypatch):
+    def train_slots(*args, **kwargs):
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(student.pool, "train_slots", train_slots)
+    outcomes = pool.examine(jobs(HELPFUL, FILLER))
+    assert [o.gain for o in outcomes] == [None, None]
+    assert "out of memory" in outcomes[0].error
+
+
+def test_a_nan_touches_one_slot_only(pool, monkeypatch):
+    lessons = [dataclasses.replace(HELPFUL, seed=s) for s in range(4)]
+    expected = pool.examine(jobs(*lessons))
+    real = StackedAdamW.step
+
+    def step(self, number, *args):
+        if number == 3 and len(self.grads) == 4:
+            self.grads[2, 5] = float("nan")
+        return real(self, number, *args)
+
+    monkeypatch.setattr(StackedAdamW, "step", step)
+    outcomes = pool.examine(jobs(*lessons))
+    assert outcomes[2].gain is None
+    assert "diverged at step 3" in outcomes[2].error
+    for slot in (0, 1, 3):
+        assert outcomes[slot].gain == pytest.approx(expected[slot].gain, abs=1e-4)
+
+
+def test_a_student_that_diverges_is_an_outcome(pool):
+    good, bad = pool.examine(jobs(HELPFUL, Lesson(texts=("the cat sat .",), learning_rate=1e30)))
+    assert bad.gain is None
+    assert bad.error
+    assert good.gain > 1
+
+
+def test_an_exported_slot_is_a_peft_adapter(any_model, tokenizer, tmp_path):
+    any_model.save_pretrained(tmp_path / "base")
+    pool = InlinePool(SETTINGS, model=any_model, tokenizer=tokenizer)
+    outcome = pool.keep(jobs(HELPFUL)[0], tmp_path / "student")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32).eval()
+    exported = PeftModel.from_pretrained(base, tmp_path / "student").eval()
+    ids = torch.tensor([tokenizer("where did the cat sat ? mat")["input_ids"]])
+    with torch.no_grad():
+        logliks = exported(input_ids=ids).logits[0].log_softmax(-1)
+    assert logliks[-2, ids[0, -1]].item() == pytest.approx(outcome.answers[0].loglik_after, abs=1e-4)
+
+
+def test_full_fine_tuning_learns_and_gives_the_base_back(llama, tokenizer):
+    before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
+    settings = SETTINGS.model_copy(update={"mode": "full", "learning_rate": 5e-3})
+    pool = InlinePool(settings, model=llama, tokenizer=tokenizer)
+    helpful, filler = pool.examine(jobs(HELPFUL, FILLER))
+    assert helpful.gain > 1 > filler.gain
+    assert all(torch.equal(before[name], tensor) for name, tensor in llama.state_dict().items())
+
+
+def test_gradient_checkpointing_changes_nothing(llama, tokenizer, pool):
+    expected = pool.examine(jobs(HELPFUL))[0]
+    settings = SETTINGS.model_copy(update={"gradient_checkpointing": True})
+    checkpointed = InlinePool(settings, model=build("llama"), tokenizer=tokenizer).examine(jobs(HELPFUL))[0]
+    assert checkpointed.gain == pytest.approx(expected.gain, abs=1e-4)
+
+
+def test_the_fingerprint_names_what_outcomes_depend_on(tokenizer):
+    def fingerprint(model=None, **changes):
+        settings = SETTINGS.model_copy(update=changes)
+        return InlinePool(settings, model=model or build("llama"), tokenizer=tokenizer).fingerprint
+
+    other = build("llama")
+    with torch.no_grad():
+        next(iter(other.parameters()))[0, 0] += 1e-3
+    assert fingerprint() == fingerprint() == fingerprint(max_slots=3, memory_fraction=0.1)
+    assert len({fingerprint(), fingerprint(other), fingerprint(learning_rate=1e-3), fingerprint(steps=3)}) == 4
+
+
+@pytest.mark.parametrize("name", ["", "models/nothing-here", "no-such-model"])
+def test_a_path_that_is_no_model_is_one_line(name):
+    with pytest.raises(UserError) as caught:
+        load_model(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_model_is_one_line(tmp_path):
+    (tmp_path / "notes.json").write_text(json.dumps({}))
+    with pytest.raises(UserError, match="holds no config.json"):
+        load_model(str(tmp_path))
+
+
+def test_a_misspelt_target_layer_is_refused_with_the_nearest(llama, tokenizer):
+    settings = SETTINGS.model_copy(update={"lora": Lora(target=("q_prj",))})
+    with pytest.raises(UserError, match="did you mean 'q_proj'"):
+        InlinePool(settings, model=llama, tokenizer=tokenizer)

@@ -1,0 +1,163 @@
+"""Stacked students equal separate PEFT students, in losses and in weights."""
+
+import copy
+import math
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from configs.schema import Lora, Student
+from student.lora import AdapterStack
+from student.records import Lesson, Segment
+from student.training import plan_course, step_order, step_pieces, train_slots
+
+LORA = Lora(rank=4, alpha=8)
+LESSONS = [
+    Lesson(texts=("the cat sat on the mat .", "where did it sit ? the mat"), seed=1),
+    Lesson(texts=("the dog ran over the red rug . it was green .",), learning_rate=3e-2, steps=4, seed=2),
+    Lesson(texts=((Segment("prompt", "what is red ?"), Segment("answer", " the rug")),), loss_on="answer", seed=1),
+    Lesson(
+        texts=("the bird flew .", "a blue sea", "the sea is green . the sea is blue ."),
+        document_ids=("bird", "sea", "sea"),
+        seed=3,
+    ),
+]
+SETTINGS = Student(
+    lora=LORA, learning_rate=1e-2, steps=8, texts_per_step=2, schedule="cosine", warmup_steps=2,
+    weight_decay=0.01, max_grad_norm=0.5,
+)  # fmt: skip
+
+
+def train_with_peft(model, course, start, settings):
+    """One student as a careful user would train it: PEFT, torch's AdamW, one unpadded text after the other."""
+    config = LoraConfig(r=LORA.rank, lora_alpha=LORA.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    student = get_peft_model(copy.deepcopy(model), config)
+    parameters = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(start[name])
+    optimiser = torch.optim.AdamW(parameters.values(), lr=1.0, weight_decay=settings.weight_decay)
+    losses = []
+    for step in range(course.steps):
+        total = torch.zeros(())
+        for piece in step_pieces(0, course, step):
+            ids = torch.from_numpy(piece.text.ids)[None]
+            logits = student(input_ids=ids).logits[0]
+            target = ids[0, piece.text.labelled]
+            total = total + piece.share * torch.nn.functional.cross_entropy(
+                logits[piece.text.labelled - 1], target, reduction="sum"
+            )
+        losses.append(total.item())
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), settings.max_grad_norm)
+        warmup, rate = settings.warmup_steps, course.learning_rate
+        if step < warmup:
+            rate *= (step + 1) / (warmup + 1)
+        else:
+            rate *= 0.5 * (1 + math.cos(math.pi * (step - warmup) / (course.steps - warmup)))
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.step()
+        optimiser.zero_grad()
+    return losses, parameters
+
+
+def adapter(stack, slot):
+    """A slot's weights under PEFT's parameter names."""
+    weights = {}
+    for name, layer in stack.layers.items():
+        weights[f"base_model.model.{name}.lora_A.default.weight"] = layer.a_KrI[slot].detach().clone()
+        weights[f"base_model.model.{name}.lora_B.default.weight"] = layer.b_KrO[slot].detach().t().clone()
+    return weights
+
+
+def distance(left, right):
+    return math.sqrt(sum((left[name] - right[name]).pow(2).sum().item() for name in left))
+
+
+@pytest.mark.parametrize("row_tokens", [None, 24, 64])
+def test_stacked_equals_separate_peft(any_model, tokenizer, row_tokens):
+    """Ragged lengths, per-slot learning rate, steps and loss mask, equal shares a document, clipping active."""
+    settings = SETTINGS.model_copy(update={"row_tokens": row_tokens})
+    plain = copy.deepcopy(any_model)
+    courses = [plan_course(tokenizer, lesson, settings) for lesson in LESSONS]
+    stack = AdapterStack(any_model, LORA)
+    stack.allocate([lesson.seed for lesson in LESSONS])
+    starts = [adapter(stack, slot) for slot in range(len(LESSONS))]
+    progress, usage = train_slots(any_model, stack, courses, settings, pad_id=tokenizer.pad_token_id, max_tokens=4096)
+    assert usage.labels > 0
+    for slot, course in enumerate(courses):
+        losses, parameters = train_with_peft(plain, course, starts[slot], settings)
+        assert len(losses) == (4 if slot == 1 else 8)
+        assert progress[slot].losses == pytest.approx(losses, abs=1e-5)
+        assert losses[-1] < losses[0]
+        # Adam turns a gradient of rounding errors into a full step, so single weights cannot be compared: the whole can.
+        moved = distance(starts[slot], parameters)
+        assert distance(adapter(stack, slot), parameters) < 1e-3 * moved
+
+
+def test_clipping_is_active_in_the_comparison(llama, tokenizer):
+    """Guards the test above: with clipping off the students become others."""
+    courses = [plan_course(tokenizer, lesson, SETTINGS) for lesson in LESSONS]
+    losses = []
+    for limit in (0.5, None):
+        settings = SETTINGS.model_copy(update={"max_grad_norm": limit})
+        stack = AdapterStack(copy.deepcopy(llama), LORA)
+        stack.allocate([1] * 4)
+        progress, _ = train_slots(stack.model, stack, courses, settings, pad_id=tokenizer.pad_token_id, max_tokens=4096)
+        losses.append(progress[0].losses[-1])
+    assert abs(losses[0] - losses[1]) > 1e-4
+
+
+def test_equal_seeds_start_equal_whatever_the_number_of_slots(llama):
+    stack = AdapterStack(llama, LORA)
+    stack.allocate([7])
+    alone = stack.params_KP[0].clone()
+    stack.allocate([3, 7, 7, 5])
+    assert torch.equal(stack.params_KP[1], alone)
+    assert torch.equal(stack.params_KP[2], alone)
+    assert not torch.equal(stack.params_KP[0], alone)
+
+
+def test_accumulated_steps_equal_whole_ones(llama, tokenizer):
+    courses = [plan_course(tokenizer, lesson, SETTINGS) for lesson in LESSONS]
+    weights = []
+    for max_tokens in (4096, 16):
+        stack = AdapterStack(copy.deepcopy(llama), LORA)
+        stack.allocate([1, 2, 1, 3])
+        train_slots(stack.model, stack, courses, SETTINGS, pad_id=tokenizer.pad_token_id, max_tokens=max_tokens)
+        weights.append(stack.params_KP.clone())
+    assert torch.allclose(*weights, atol=2e-5)
+
+
+def test_rslora_scales_by_the_root_of_the_rank(llama):
+    assert AdapterStack(llama, Lora(rank=16, alpha=8, rslora=True)).scale == 2.0
+
+
+def test_step_order_meets_documents_equally():
+    """Three documents with 1, 2 and 5 texts share every step equally, and each text of a document comes in turn."""
+    owners = [0, 1, 1, 2, 2, 2, 2, 2]
+    order = step_order(owners, seed=0, steps=10, epochs=1, texts_per_step=3)
+    assert all(sorted(owners[i] for i in step) == [0, 1, 2] for step in order)
+    counts = [sum(step.count(i) for step in order) for i in range(8)]
+    assert counts == [10, 5, 5, 2, 2, 2, 2, 2]
+    assert order == step_order(owners, seed=0, steps=10, epochs=1, texts_per_step=3)
+    assert order != step_order(owners, seed=1, steps=10, epochs=1, texts_per_step=3)
+
+
+def test_one_document_is_plain_shuffled_epochs():
+    order = step_order([0] * 5, seed=0, steps=None, epochs=2, texts_per_step=2)
+    assert [len(step) for step in order] == [2, 2, 1, 2, 2, 1]
+    assert sorted(i for step in order[:3] for i in step) == list(range(5))
+
+
+def test_documents_share_the_update_equally(tokenizer):
+    """A document with one short text weighs as much as one with two long texts."""
+    course = plan_course(tokenizer, LESSONS[3], SETTINGS.model_copy(update={"texts_per_step": None}))
+    pieces = step_pieces(0, course, 0)
+    assert len(pieces) == 3
+    weight = {0: 0.0, 1: 0.0}
+    for piece in pieces:
+        owner = next(o for text, o in zip(course.texts, course.owners, strict=True) if text is piece.text)
+        weight[owner] += piece.share * len(piece.text.labelled)
+    assert weight == pytest.approx({0: 0.5, 1: 0.5})
