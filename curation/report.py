@@ -1,0 +1,287 @@
+"""One self-contained HTML page about a run: what was gained and how sure that is, before everything else.
+
+    notewright report runs/lab
+
+Reads the run directory alone (config.yaml, journal, the dataset's manifest) and fetches nothing.
+"""
+
+import difflib
+import importlib.metadata
+import json
+import math
+import platform
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup, escape
+
+from configs.errors import UserError
+from configs.load import load_config
+from configs.schema import Config
+from curation import plots
+from curation.dataset import write_whole
+from teacher.journal import Record, read_json_lines
+
+ARMS = ("raw", "untrained", "trained")
+
+
+class Verdict(NamedTuple):
+    """A claim in words, and whether the interval supports it."""
+
+    words: str
+    sure: bool
+
+
+class Section(NamedTuple):
+    """A heading, what to see there, and one or more plots."""
+
+    title: str
+    text: str
+    figures: list[Markup]
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes `run_dir/report.html` and returns its path; appears only complete.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        raise UserError(f"{run_dir} holds no run: no config.yaml")
+    config = load_config(run_dir / "config.yaml")
+    metrics = read_json_lines(run_dir / "journal" / "metrics.jsonl")
+    rewrites = read_json_lines(run_dir / "journal" / "rewrites.jsonl")
+    if not metrics:
+        raise UserError(f"{run_dir} has nothing to report yet: its journal is empty")
+    steps = sorted((line for line in metrics if line["kind"] == "step"), key=lambda line: line["step"])
+    heldout = {line["arm"]: line for line in metrics if line["kind"] == "heldout"}
+    page = _environment().get_template("report.html.j2").render(
+        run=run_dir.name,
+        verdicts=verdicts(metrics, heldout),
+        sections=[section for section in _sections(steps, heldout) if section.figures],
+        heldout=_arm_table(heldout),
+        examples=_examples(rewrites, config),
+        curation=_manifest(config),
+        cost=_cost(steps, metrics),
+        config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
+        versions=_versions(),
+    )  # fmt: skip
+    path = run_dir / "report.html"
+    write_whole(path, page.encode())
+    return path
+
+
+def _environment() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+
+
+def verdicts(metrics: list[Record], heldout: dict[str, Record]) -> list[Verdict]:
+    """What the held-out documents say, in words; an interval that holds zero is no difference."""
+    found = []
+    difference = next((line for line in metrics if line["kind"] == "difference"), {})
+    for other, name in (("untrained", "the untrained teacher's"), ("raw", "the raw documents")):
+        interval = _interval(difference, f"trained_minus_{other}")
+        if interval is None:
+            continue
+        mean, low, high = interval
+        figures = f"{mean:+.2f} nats a token, 95% interval [{low:+.2f}, {high:+.2f}]"
+        if low > 0:
+            found.append(Verdict(f"Students gain more from the trained teacher's lessons than from {name}: {figures}.", True))
+        elif high < 0:
+            found.append(Verdict(f"Students gain less from the trained teacher's lessons than from {name}: {figures}.", True))
+        else:
+            found.append(Verdict(f"No detectable difference between the trained teacher's lessons and {name}: {figures}.", False))
+    if found:
+        n = heldout.get("trained", {}).get("documents", "?")
+        found.append(Verdict(f"Measured on {n} held-out documents and questions that were never rewarded.", False))
+    else:
+        found.append(Verdict("Nothing was compared on held-out documents: set data.heldout.", False))
+    return found
+
+
+def _interval(line: Record, name: str) -> plots.Interval | None:
+    values = tuple(line.get(f"{name}/{part}") for part in ("mean", "low", "high"))
+    if any(value is None or not math.isfinite(value) for value in values):
+        return None
+    return values  # type: ignore[return-value]
+
+
+def _sections(steps: list[Record], heldout: dict[str, Record]) -> list[Section]:
+    gains = {arm: i for arm in ARMS if (i := _interval(heldout.get(arm, {}), "gain"))}
+    right = {arm: i for arm in ARMS if (i := _interval(heldout.get(arm, {}), "accuracy"))}
+    figures = [plots.bars_with_interval(gains, xlabel="gain on held-out questions (nats a token)")] if gains else []
+    figures += [plots.bars_with_interval(right, xlabel="share of held-out questions answered right")] if right else []
+    sections = [
+        Section(
+            "What students gain, on documents the teacher never learnt on",
+            "Means with 95% intervals over documents. Raw: the student reads the document itself.",
+            [Markup(figure) for figure in figures],
+        )
+    ]
+    if steps:
+        sections += _step_sections(steps)
+    return sections
+
+
+def _step_sections(steps: list[Record]) -> list[Section]:
+    x = [line["step"] for line in steps]
+    rewards = [interval for line in steps if (interval := _interval(line, "reward"))]
+    shares = _series(steps, "strategy/")
+    gains = _series(steps, "gain_by_strategy/")
+    noise = {
+        name: (x, [line.get(key) for line in steps])
+        for key, name in (("reward/reliability", "reliability"),)
+        if any(line.get(key) is not None for line in steps)
+    }
+    variety = {
+        name: (x, [line.get(key) for line in steps])
+        for key, name in (
+            ("diversity/compression_ratio", "compression ratio of a group"),
+            ("diversity/distinct_strategies", "distinct strategies in a group"),
+        )
+    }
+    gates: Counter[str] = Counter()
+    for line in steps:
+        gates.update({k.removeprefix("gates/"): v for k, v in line.items() if k.startswith("gates/") and v})
+
+    def drawn(*figures: str) -> list[Markup]:
+        return [Markup(figure) for figure in figures if figure]
+
+    return [
+        Section(
+            "Reward, step by step",
+            "Mean reward of the sampled rewrites; the band is the 95% interval over the step's documents.",
+            drawn(plots.curve_with_interval(x, rewards, xlabel="step", ylabel="reward") if len(rewards) == len(x) else ""),
+        ),
+        Section(
+            "What the teacher writes",
+            "Share of the samples by strategy, and what students gained from each.",
+            drawn(
+                plots.lines(shares, xlabel="step", ylabel="share of samples", ylim=(-0.02, 1.02)) if shares else "",
+                plots.lines(gains, xlabel="step", ylabel="gain (nats a token)") if gains else "",
+            ),
+        ),
+        Section(
+            "How much of the reward is signal",
+            "Reliability: the share of the variance between a document's rewrites that is not retraining noise.",
+            drawn(plots.lines(noise, xlabel="step", ylabel="reliability", ylim=(-0.02, 1.02)) if noise else ""),
+        ),
+        Section(
+            "Diversity",
+            "A compression ratio that climbs, or strategies that vanish, mean that the samples of a group grow alike.",
+            drawn(plots.lines(variety, xlabel="step", ylabel="diversity")),
+        ),
+        Section(
+            "What the gates refused",
+            "Rewrites that no student saw, by reason, over all steps.",
+            drawn(plots.bars(dict(gates.most_common()), xlabel="rewrites refused") if gates else ""),
+        ),
+    ]
+
+
+def _series(steps: list[Record], prefix: str) -> dict[str, plots.Line]:
+    """A curve for each key with the prefix, the one with the largest values first."""
+    names = {key for line in steps for key in line if key.startswith(prefix)}
+    absent = 0.0 if prefix == "strategy/" else None
+    curves = {name: [line.get(name, absent) for line in steps] for name in names}
+    order = sorted(names, key=lambda name: -sum(value or 0 for value in curves[name]))
+    x = [line["step"] for line in steps]
+    return {name.removeprefix(prefix): (x, curves[name]) for name in order}  # type: ignore[misc]
+
+
+def _arm_table(heldout: dict[str, Record]) -> list[dict[str, Any]]:
+    return [
+        {
+            "arm": arm,
+            "gain": _interval(heldout[arm], "gain"),
+            "accuracy": _interval(heldout[arm], "accuracy"),
+            "strategies": sorted(
+                ((k.removeprefix("strategy/"), v) for k, v in heldout[arm].items() if k.startswith("strategy/")),
+                key=lambda item: -item[1],
+            ),
+            "documents": heldout[arm].get("documents"),
+        }
+        for arm in ARMS
+        if arm in heldout
+    ]
+
+
+def _examples(rewrites: list[Record], config: Config) -> list[dict[str, Any]]:
+    """Held-out documents before and after training, and the best and the worst lesson of the last step."""
+    found = []
+    before, after = (
+        {line["document_id"]: line for line in rewrites if line["arm"] == arm} for arm in ("untrained", "trained")
+    )
+    for name in [name for name in before if name in after][:2]:
+        old, new = _marked(before[name]["text"], after[name]["text"])
+        found.append(
+            {
+                "title": f"Held-out document {name}",
+                "left": f"untrained teacher ({before[name]['strategy']})",
+                "right": f"trained teacher ({after[name]['strategy']})",
+                "left_text": old,
+                "right_text": new,
+            }
+        )
+    scored = [line for line in rewrites if line["arm"] == "train" and line.get("gain") is not None]
+    if scored:
+        last = [line for line in scored if line["step"] == max(line["step"] for line in scored)]
+        best, worst = max(last, key=lambda line: line["gain"]), min(last, key=lambda line: line["gain"])
+        found.append(
+            {
+                "title": "Highest and lowest gain of the last step",
+                "left": f"{best['gain']:+.2f} nats a token ({best['strategy']}, {best['document_id']})",
+                "right": f"{worst['gain']:+.2f} nats a token ({worst['strategy']}, {worst['document_id']})",
+                "left_text": Markup(escape(best["text"])),
+                "right_text": Markup(escape(worst["text"])),
+            }
+        )
+    return found
+
+
+def _marked(before: str, after: str) -> tuple[Markup, Markup]:
+    """Both texts with the words that only one of them has marked."""
+    old, new = before.split(" "), after.split(" ")
+    left, right = [], []
+    for kind, a, b, c, d in difflib.SequenceMatcher(a=old, b=new, autojunk=False).get_opcodes():
+        for words, side, tag in ((old[a:b], left, "del"), (new[c:d], right, "ins")):
+            text = escape(" ".join(words))
+            if words:
+                side.append(text if kind == "equal" else Markup(f"<{tag}>{text}</{tag}>"))
+    return Markup(" ").join(left), Markup(" ").join(right)
+
+
+def _manifest(config: Config) -> dict[str, Any] | None:
+    path = config.curation.output / "manifest.json"
+    if not path.is_file():
+        return None
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    files = manifest["files"]
+    counts = {
+        name: sum(file[name] for file in files)
+        for name in ("documents_in", "documents_out", "filtered", "quarantined", "failed")
+    }
+    return {"folder": str(config.curation.output), "files": len(files), **counts, "shards": manifest["shards"]}
+
+
+def _cost(steps: list[Record], metrics: list[Record]) -> dict[str, float]:
+    updates = [line for line in metrics if line["kind"] == "update"]
+    return {
+        "student runs rewarded": sum(line.get("students", 0) for line in steps),
+        "seconds scoring": round(sum(line.get("seconds", 0.0) for line in steps), 1),
+        "seconds updating the teacher": round(sum(line.get("seconds", 0.0) for line in updates), 1),
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("notewright", "torch", "transformers", "trl", "peft", "datasets", "datatrove")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
