@@ -177,6 +177,9 @@ class Curation(Section):
     licence: str = "unknown"
     """Licence of rows whose metadata names none."""
     language: str = "en"
+    """Language of the texts, as the dataset card names it (ISO 639-1)."""
+    source_datasets: tuple[str, ...] = ("original",)
+    """Hub ids of the datasets that the shards come from, for the card; `original` where they come from none."""
 
 
 class Lab(Section):

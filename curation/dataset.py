@@ -1,0 +1,226 @@
+"""The dataset's columns, the durable parts a run is made of, and their merger into the final Parquet files."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.errors import RunError
+
+COLUMNS = pa.schema(
+    [
+        pa.field("text", pa.string(), metadata={"about": "the rewrite"}),
+        pa.field(
+            "id", pa.string(), metadata={"about": "unique: `file#row`, then `/rewrite` if a document has several"}
+        ),
+        pa.field("source_id", pa.string(), metadata={"about": "the source row's own id, where it has one"}),
+        pa.field("source_file", pa.string(), metadata={"about": "the shard it comes from"}),
+        pa.field("source_row", pa.int64(), metadata={"about": "row in that shard, counted from 0"}),
+        pa.field("rewrite", pa.int32(), metadata={"about": "which of the document's rewrites, counted from 0"}),
+        pa.field("strategy", pa.string(), metadata={"about": "way of rewriting, prompted or of the teacher's choice"}),
+        pa.field("teacher", pa.string(), metadata={"about": "the model that wrote it"}),
+        pa.field("teacher_hash", pa.string(), metadata={"about": "SHA-256 of the teacher's weights, adapter included"}),
+        pa.field("temperature", pa.float64(), metadata={"about": "sampling temperature, 0 is greedy"}),
+        pa.field("seed", pa.int64(), metadata={"about": "seed of the batch it was sampled in"}),
+        pa.field("gates", pa.list_(pa.string()), metadata={"about": "the gates it passed"}),
+        pa.field("licence", pa.string(), metadata={"about": "licence of the source row"}),
+        pa.field("tokens", pa.int32(), metadata={"about": "length of `text` in the teacher's tokens"}),
+        pa.field("source_tokens", pa.int32(), metadata={"about": "length of the source text in the teacher's tokens"}),
+    ]
+)
+PART = pa.schema([*COLUMNS, pa.field("stage", pa.string()), pa.field("reason", pa.string())])
+"""A part holds one terminal record per document and rewrite: a row (`reason` null), or why it is none: `stage` is the
+`gate` that refused it or the `teacher` that failed on it."""
+
+SHARD_BYTES = 400 << 20
+ROW_GROUP_ROWS = 10_000
+
+
+@dataclass(slots=True)
+class FileCounts:
+    """What became of one input file's documents; `documents_in` is the sum of the four after it."""
+
+    path: str
+    documents_in: int = 0
+    documents_out: int = 0
+    filtered: int = 0
+    quarantined: int = 0
+    failed: int = 0
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class Merged:
+    """What the merger saw, for the manifest."""
+
+    rows: int = 0
+    rewrites: int = 0
+    """Rewrites attempted: rows and refused ones."""
+    bytes_in_memory: int = 0
+    """Size of the rows in Arrow, which the card tells as the size of the dataset."""
+    tokens: int = 0
+    source_tokens: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    strategies: Counter[str] = field(default_factory=Counter)
+    licences: Counter[str] = field(default_factory=Counter)
+    shards: list[dict[str, Any]] = field(default_factory=list)
+
+
+def part_path(parts: Path, task: int, batch: int) -> Path:
+    """Where the terminal records of a task's batch are; names sort in the order of the documents."""
+    return parts / f"{task:05d}" / f"{batch:06d}.parquet"
+
+
+def write_part(path: Path, records: list[dict[str, Any]]) -> None:
+    """Makes a batch durable: the file appears whole, and survives a power cut."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(records, schema=PART), sink, compression="zstd")
+    write_whole(path, sink.getvalue())
+
+
+def write_whole(path: Path, data: Any) -> None:
+    """Writes bytes so that `path` is either absent (or as it was) or complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def merge(parts: Path, files: list[FileCounts], bad_rows: Path, output: Path, scratch: Path) -> Merged:
+    """Turns the parts of all tasks into `data/train-*.parquet` and `quarantine.jsonl` below `output`, and fills in
+    `files`, one a task.
+
+    Rows keep the order of the input. Everything is written in `scratch` and moved when all of it is complete. The same
+    rows give the same bytes. Raises RunError if the parts do not hold exactly the documents that preflight counted.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    merged = Merged()
+    quarantine = scratch / "quarantine.jsonl"
+    with quarantine.open("wb") as sink:
+        sink.write(bad_rows.read_bytes())
+        rows = _kept_rows(parts, files, merged, sink)
+        written = _write_shards(rows, scratch)
+        sink.flush()
+        os.fsync(sink.fileno())
+    if not merged.rows:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in merged.reasons.most_common())
+        raise RunError(f"none of {merged.rewrites} rewrites passed the gates ({reasons}); the work is kept in {parts}")
+    (output / "data").mkdir(exist_ok=True)
+    for stale in (output / "data").glob("train-*.parquet"):
+        # Left by a run that died between two of the moves below.
+        stale.unlink()
+    for index, (path, count) in enumerate(written):
+        final = output / "data" / f"train-{index:05d}-of-{len(written):05d}.parquet"
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        os.replace(path, final)
+        merged.shards.append(
+            {"path": f"data/{final.name}", "rows": count, "bytes": final.stat().st_size, "sha256": sha256}
+        )
+    os.replace(quarantine, output / "quarantine.jsonl")
+    return merged
+
+
+def _kept_rows(parts: Path, files: list[FileCounts], merged: Merged, quarantine: Any) -> Iterator[pa.Table]:
+    """The rows that passed, part by part, while counting and quarantining the others."""
+    for task, file in enumerate(files):
+        expected = file.documents_in - file.quarantined
+        documents = 0
+        paths = sorted((parts / f"{task:05d}").glob("*.parquet"))
+        assert [p.stem for p in paths] == [f"{i:06d}" for i in range(len(paths))], f"parts of {file.path} have a hole"
+        for path in paths:
+            table = pq.read_table(path, schema=PART)
+            documents += _count(table, file, merged)
+            refused = table.filter(pa.compute.is_valid(table["reason"]))
+            for record in refused.to_pylist():
+                quarantine.write(orjson.dumps(_readable(record)) + b"\n")
+            kept = table.filter(pa.compute.is_null(table["reason"])).select(COLUMNS.names)
+            if kept.num_rows:
+                merged.bytes_in_memory += kept.nbytes
+                yield kept
+        if documents != expected:
+            raise RunError(
+                f"{file.path} held {expected} documents when it was checked and {documents} when it was read: it "
+                "changed on the way; delete the output folder and run again"
+            )
+
+
+def _count(table: pa.Table, file: FileCounts, merged: Merged) -> int:
+    """Adds a part to the counts; returns its documents."""
+    stages: dict[int, list[str | None]] = {}
+    for row, stage in zip(table["source_row"].to_pylist(), table["stage"].to_pylist(), strict=True):
+        stages.setdefault(row, []).append(stage)
+    for outcome in stages.values():
+        if None in outcome:
+            file.documents_out += 1
+        elif "gate" in outcome:
+            file.quarantined += 1
+        else:
+            file.failed += 1
+    reasons = table["reason"].to_pylist()
+    merged.rewrites += table.num_rows
+    merged.reasons.update(reason for reason in reasons if reason is not None)
+    for row in table.filter(pa.compute.is_null(table["reason"])).drop_columns(["text"]).to_pylist():
+        merged.rows += 1
+        merged.tokens += row["tokens"]
+        merged.source_tokens += row["source_tokens"]
+        merged.strategies[row["strategy"]] += 1
+        merged.licences[row["licence"]] += 1
+    return len(stages)
+
+
+def _readable(record: dict[str, Any]) -> dict[str, Any]:
+    names = ("source_file", "source_row", "source_id", "rewrite", "stage", "reason", "strategy", "text")
+    return {name: record[name] for name in names}
+
+
+def _write_shards(tables: Iterable[pa.Table], scratch: Path) -> list[tuple[Path, int]]:
+    """Writes tables into files of about SHARD_BYTES; returns each file with its rows."""
+    written: list[tuple[Path, int]] = []
+    groups = _regroup(tables, ROW_GROUP_ROWS)
+    group = next(groups, None)
+    while group is not None:
+        path, rows = scratch / f"shard-{len(written):05d}.parquet", 0
+        # Content-defined chunks let the Hub store only what changed between two versions of a dataset; the page index
+        # lets its viewer read single rows.
+        with (
+            path.open("wb") as sink,
+            pq.ParquetWriter(
+                sink, COLUMNS, compression="zstd", use_content_defined_chunking=True, write_page_index=True
+            ) as writer,
+        ):
+            while group is not None and (rows == 0 or sink.tell() < SHARD_BYTES):
+                writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
+                rows += group.num_rows
+                group = next(groups, None)
+        written.append((path, rows))
+    return written
+
+
+def _regroup(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of exactly `rows` (the last may be shorter), so that row groups, and with them the
+    bytes of the file, depend on the rows alone."""
+    pending: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        pending.append(table)
+        count += table.num_rows
+        while count >= rows:
+            whole = pa.concat_tables(pending)
+            yield whole.slice(0, rows)
+            pending, count = [whole.slice(rows)], count - rows
+    if count:
+        yield pa.concat_tables(pending)

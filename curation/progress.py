@@ -1,0 +1,107 @@
+"""Says how long work is going: a live bar on a terminal, plain lines elsewhere. Everything goes to stderr."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_SECONDS = 10.0
+POLL_SECONDS = 0.5
+
+
+def say(line: str) -> None:
+    """One line for the user."""
+    # Made anew each time, so that a redirected stderr is the one written to.
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
+
+
+class CurationProgress:
+    """Follows the log that workers append a line to after each finished batch (`{"documents", "rows", "tokens"}`), so
+    that it works alike for work in this process, in others, and on other machines that share the folder."""
+
+    def __init__(self, log: Path, done: int, total: int):
+        self.log, self.done, self.total = log, done, total
+        self.documents = self.attempted = self.rows = self.tokens = 0
+        self.started = time.monotonic()
+        self._offset = 0
+        self._last_line = self.started
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> "CurationProgress":
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            self._bar = Progress(*columns, TextColumn("{task.fields[rates]}"), console=console)
+            self._bar.add_task("curating", total=self.total, completed=self.done, rates="")
+            self._bar.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._read()
+        if self._bar is not None:
+            self._show()
+            self._bar.stop()
+        elif self.documents:
+            self._print()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(POLL_SECONDS):
+            if self._read():
+                self._show()
+
+    def _read(self) -> bool:
+        """Takes in the log's whole new lines; False if there are none."""
+        if not self.log.exists():
+            return False
+        with self.log.open("rb") as file:
+            file.seek(self._offset)
+            new = file.read()
+        new = new[: new.rfind(b"\n") + 1]
+        self._offset += len(new)
+        for line in new.splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                # Torn by a full disk, which the worker that wrote it reports itself.
+                continue
+            self.documents += entry["documents"]
+            self.attempted += entry["rewrites"]
+            self.rows += entry["rows"]
+            self.tokens += entry["tokens"]
+        return bool(new)
+
+    def _show(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self.done + self.documents, rates=self._rates())
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._print()
+
+    def _print(self) -> None:
+        self._last_line = time.monotonic()
+        remaining = self.total - self.done - self.documents
+        seconds = remaining * (self._last_line - self.started) / self.documents
+        eta = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+        say(f"curating: {self.done + self.documents}/{self.total} documents, {self._rates()}, {eta} to go")
+
+    def _rates(self) -> str:
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        kept = self.rows / max(self.attempted, 1)
+        return f"{self.documents / seconds:.2f} documents/s, {self.tokens / seconds:.0f} tokens/s, {kept:.0%} kept"
+
+
+def log_batch(log: Path, *, documents: int, rewrites: int, rows: int, tokens: int) -> None:
+    """Appends one line; whole, since short appends are atomic."""
+    line = json.dumps({"documents": documents, "rewrites": rewrites, "rows": rows, "tokens": tokens})
+    with log.open("a", encoding="utf-8") as file:
+        print(line, file=file)
