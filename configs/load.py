@@ -1,0 +1,209 @@
+"""Reads a YAML file and `section.key=value` overrides into a `Config`, and writes it back.
+
+A file may start from another one with a top-level `extends: other.yaml` (relative to itself). Every mistake of the user
+becomes one `UserError` line that names the file and line, or the override, and the key.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from configs.errors import UserError, nearest
+from configs.schema import Config
+
+Source = tuple[str, Path | None, dict[str, Any]]
+"""Where settings come from: how to name it, its file if it is one, and what it sets (interpolations unresolved)."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The experiment in `path`, with `section.key=value` overrides applied from left to right.
+
+    Values are YAML (`rl.rounds=3`, `data.train=[a.jsonl,b.jsonl]`, `teacher.lora=null`); where a text is wanted it is
+    taken to the letter. Paths inside are relative to the working directory. Raises UserError.
+    """
+    sources = [*_files(Path(path), seen=()), *(_override(text) for text in overrides)]
+    try:
+        merged = OmegaConf.to_container(OmegaConf.merge(*(settings for _, _, settings in sources)), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {_first_line(error)}") from None
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise UserError(_explain(error, sources)) from None
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Writes the resolved config as YAML, whole or not at all. `load_config` reads it back equal."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yaml.safe_dump(config.model_dump(mode="json"), file, sort_keys=False, allow_unicode=True, width=120)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def config_difference(a: Config, b: Config) -> list[str]:
+    """What `b` sets otherwise than `a`, a line a key: `rl.rounds: 2 -> 3`. Empty if they are equal."""
+    return list(_differences("", a.model_dump(mode="json"), b.model_dump(mode="json")))
+
+
+def _differences(name: str, a: Any, b: Any) -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in a:
+            yield from _differences(f"{name}.{key}" if name else key, a[key], b[key])
+    elif a != b:
+        yield f"{name}: {_inline(a)} -> {_inline(b)}"
+
+
+def _inline(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("...\n").strip()
+
+
+def _files(path: Path, seen: tuple[Path, ...]) -> list[Source]:
+    """The file's settings, preceded by those of the files it extends."""
+    if path.resolve() in seen:
+        raise UserError(f"{path}: 'extends' goes round in a circle")
+    settings = _read(path)
+    parent = settings.pop("extends", None)
+    if parent is None:
+        return [(str(path), path, settings)]
+    if not isinstance(parent, str):
+        raise UserError(f"{path}: 'extends' is the name of one file (got {parent!r})")
+    return [*_files(path.parent / parent, (*seen, path.resolve())), (str(path), path, settings)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        presets = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        raise UserError(f"no config file {str(path)!r}" + (f": {nearest(str(path), presets)}" if presets else ""))
+    try:
+        settings = OmegaConf.load(path)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {_first_line(error.problem or error)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, OSError) as error:
+        # OmegaConf raises OSError for a file that is a bare scalar, and the system does for one it may not read.
+        raise UserError(f"{path}: not a YAML config: {_first_line(error)}") from None
+    if not isinstance(settings, DictConfig):
+        raise UserError(f"{path}: expected sections ({', '.join(Config.model_fields)}), not a list")
+    return {str(key): value for key, value in OmegaConf.to_container(settings).items()}  # type: ignore[union-attr]
+
+
+def _override(text: str) -> Source:
+    name, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"\w+(\.\w+)*", name):
+        raise UserError(f"override {text!r}: expected section.key=value, e.g. rl.rounds=3")
+    keys = name.split(".")
+    parsed: Any = value
+    if not _wants_text(_annotation(keys), value):
+        try:
+            parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[call-overload, index]
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"override {text!r}: not a YAML value: {_first_line(error)}") from None
+    for key in reversed(keys):
+        parsed = {key: parsed}
+    return (f"override {text!r}", None, parsed)
+
+
+def _annotation(keys: Sequence[str]) -> Any:
+    """The type that the schema gives the key; None where it has no such key."""
+    annotation: Any = Config
+    for key in keys:
+        section = _section(annotation)
+        if section is None or key not in section.model_fields:
+            return None
+        annotation = section.model_fields[key].annotation
+    return annotation
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section in `Lora` or `Lora | None`; None for a plain value."""
+    return next((t for t in _members(annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _wants_text(annotation: Any, value: str) -> bool:
+    # Read as YAML, `Question: {question}` would be a mapping and a folder named 2024 a number.
+    members = _members(annotation)
+    if value in ("null", "~", "") and type(None) in members:
+        return False
+    return bool({str, Path} & {t for t in members if isinstance(t, type)}) and not value.startswith(("'", '"'))
+
+
+def _explain(error: ValidationError, sources: Sequence[Source]) -> str:
+    """One line for the first mistake; how many more there are."""
+    details = error.errors()
+    # An unknown key is most often the cause of the others, so it is told first.
+    first = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
+    keys: list[str] = []
+    annotation: Any = Config
+    for part in first["loc"]:
+        section = _section(annotation)
+        if section is None:
+            break
+        keys.append(str(part))
+        annotation = section.model_fields[keys[-1]].annotation if keys[-1] in section.model_fields else None
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    if not keys:
+        return f"{sources[0][0]}: {first['msg'].removeprefix('Value error, ')}{more}"
+    name, where = ".".join(keys), _where(keys, sources)
+    if first["type"] == "extra_forbidden":
+        parent = _section(_annotation(keys[:-1]))
+        assert parent is not None, "pydantic forbids extra keys in sections only"
+        # `extends` is ours, not the schema's, and only counts at the top.
+        valid = [*parent.model_fields, *(["extends"] if len(keys) == 1 else [])]
+        return f"unknown key {name!r} in {where}: {nearest(keys[-1], valid)}{more}"
+    expected = first["msg"].removeprefix("Value error, ").replace("Input should be ", "expected ")
+    if first["type"] == "model_type":
+        section = _section(annotation)
+        assert section is not None
+        expected = f"expected a section with keys of its own ({', '.join(section.model_fields)})"
+    elif first["type"] == "tuple_type":
+        expected = "expected a list, e.g. [a, b]"
+    return f"{name!r} in {where}: {expected} (got {first['input']!r}){more}"
+
+
+def _where(keys: Sequence[str], sources: Sequence[Source]) -> str:
+    """The last source that sets the key: `FILE:LINE`, or `override '...'`."""
+    for name, file, settings in reversed(sources):
+        value: Any = settings
+        for key in keys:
+            if not isinstance(value, dict) or key not in value:
+                break
+            value = value[key]
+        else:
+            return f"{name}:{_line(file, keys)}" if file else name
+    return sources[0][0]
+
+
+def _line(file: Path, keys: Sequence[str]) -> int:
+    node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    line = 0
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        for key_node, value_node in node.value:
+            if key_node.value == key:
+                line, node = key_node.start_mark.line, value_node
+    return line + 1
+
+
+def _first_line(error: Any) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,112 @@
+"""What the terminal shows when a verb has ended: short tables on stdout."""
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from configs.schema import Config
+from teacher.reward import Estimate
+from teacher.summary import TrainSummary
+
+if TYPE_CHECKING:
+    from curation.pipeline import CurateSummary
+
+ARMS = {
+    "raw": "raw text",
+    "untrained": "untrained teacher",
+    "trained": "trained teacher",
+}
+EXAMPLE_CHARACTERS = 400
+
+
+def interval(figure: Estimate, digits: int = 3) -> str:
+    """`0.812 [0.771, 0.853]`; without bounds where one value gave none."""
+    if math.isnan(figure.mean):
+        return "-"
+    bounds = "" if math.isnan(figure.low) else f" [{figure.low:.{digits}f}, {figure.high:.{digits}f}]"
+    return f"{figure.mean:.{digits}f}{bounds}"
+
+
+def print_training(summary: TrainSummary, config: Config) -> None:
+    """Reward, held-out gain by arm, strategies, and where the outputs are."""
+    console = _console()
+    reward = Table("", "first step", "last step", title="Training", title_justify="left")
+    reward.add_row("reward", interval(summary.reward_first), interval(summary.reward_last))
+    names = sorted({*summary.strategies_first, *summary.strategies_last})
+    for name in sorted(names, key=lambda name: -summary.strategies_last.get(name, 0.0)):
+        first, last = summary.strategies_first.get(name, 0.0), summary.strategies_last.get(name, 0.0)
+        reward.add_row(Text(f"writes {name}"), f"{first:.0%}", f"{last:.0%}")
+    console.print(reward)
+    if summary.heldout:
+        console.print(_arms(summary))
+    console.print(f"teacher: {summary.checkpoint}", markup=False)
+    console.print(f"journal: {config.run.dir / 'journal'}", markup=False)
+    seconds = f"{summary.rounds} rounds, {summary.students} students, {summary.seconds:.0f} s"
+    console.print(seconds, markup=False)
+
+
+def _arms(summary: TrainSummary) -> Table:
+    table = Table("students taught with", "gain (nats a token)", "accuracy", title_justify="left")
+    table.title = "Documents that the teacher never learnt on (95% intervals)"
+    for arm, label in ARMS.items():
+        if arm in summary.heldout:
+            found = summary.heldout[arm]
+            table.add_row(label, interval(found.gain), interval(found.accuracy, 2))
+    for label, difference in (
+        ("trained - untrained", summary.trained_minus_untrained),
+        ("trained - raw", summary.trained_minus_raw),
+    ):
+        if difference is not None:
+            table.add_row(label, interval(difference), "")
+    return table
+
+
+def print_curation(summary: "CurateSummary") -> None:
+    """What went in, what came out, and where it is."""
+    table = Table("curation", "", title_justify="left")
+    table.add_row("teacher", Text(f"{summary.teacher} ({'trained' if summary.trained else 'untrained'})"))
+    table.add_row("documents in", f"{summary.documents_in}")
+    table.add_row("documents out", f"{summary.documents_out}")
+    table.add_row("filtered, quarantined, failed", f"{summary.filtered}, {summary.quarantined}, {summary.failed}")
+    table.add_row("rows out", f"{summary.rows_out} ({summary.tokens_out} tokens, {summary.shards} shards)")
+    fresh = summary.documents_in - summary.resumed
+    pace = f", {fresh / summary.seconds:.1f} documents/s" if fresh > 0 and summary.seconds > 0 else ""
+    table.add_row("time", f"{summary.seconds:.0f} s{pace}")
+    console = _console()
+    console.print(table)
+    console.print(f"dataset: {summary.output}", markup=False)
+
+
+def print_example(summary: TrainSummary) -> None:
+    """One held-out document, and what the teacher made of it at first and in the end."""
+    if not summary.examples:
+        return
+    # One that changed says more than one that did not.
+    changed = [example for example in summary.examples if example.before != example.after]
+    example = (changed or list(summary.examples))[0]
+    console = _console()
+    console.print("Document (never learnt on):", markup=False)
+    console.print(Text(_short(example.source)), style="dim")
+    table = Table(
+        f"at first: {example.strategy_before}",
+        f"now: {example.strategy_after}",
+        title="What the teacher writes from it",
+        title_justify="left",
+        expand=True,
+    )
+    table.add_row(Text(_short(example.before)), Text(_short(example.after)))
+    console.print(table)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= EXAMPLE_CHARACTERS else text[:EXAMPLE_CHARACTERS].rsplit(" ", 1)[0] + " ..."
+
+
+def _console() -> Console:
+    # Made anew each time, so that a redirected stdout is the one written to. In a pipe rich would assume 80 columns.
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
