@@ -77,7 +77,8 @@ class Student(Section):
     memory_fraction: float = Field(default=0.6, gt=0, le=1)
     """Share of the free memory that the plan may use."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Base weights. auto: bfloat16 on a GPU, float32 on CPU (bfloat16 on AVX2 is about 8x slower). Adapters are float32."""
+    """Base weights. auto: bfloat16 on a GPU, float32 on CPU (bfloat16 on AVX2 is about 8x slower). Adapters are
+    float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
     """torch.compile the decoder layers."""
@@ -126,8 +127,8 @@ class Gates(Section):
 
 class Reward(Section):
     credit: Literal["document", "shared", "shard"] = "shared"
-    """`document`: one student a rewrite. `shared`: one student learns the j-th rewrite of every document of a batch, and
-    each rewrite is rewarded with its own document's gain. `shard`: that student's gain over everything, for all."""
+    """`document`: one student a rewrite. `shared`: one student learns the j-th rewrite of every document of a batch,
+    and each rewrite is rewarded with its own document's gain. `shard`: that student's gain over everything, for all."""
     documents_per_student: int = Field(default=8, ge=1)
     """Documents that share a student under `shared` and `shard`."""
     repeats: int = Field(default=1, ge=1)
@@ -192,6 +193,8 @@ class Lab(Section):
     train_people: int = Field(default=192, ge=8)
     heldout_people: int = Field(default=48, ge=8)
     curate_people: int = Field(default=64, ge=8)
+    effort: float = Field(default=1.0, gt=0, le=1)
+    """Share of the usual training steps of the lab's models; less is for trying the plumbing, the models are poor."""
     seed: int = 0
 
 

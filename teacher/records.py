@@ -12,7 +12,8 @@ class Rewrite:
 
     document_id: str
     strategy: str
-    """Name of the way of rewriting: the prompt's, or the tag that the policy wrote (`none` where it wrote no known tag)."""
+    """Name of the way of rewriting: the prompt's, or the tag that the policy wrote (`none` where it wrote no known
+    one)."""
     text: str
     """What the student reads: the completion without its tag."""
     completion: str
@@ -28,7 +29,9 @@ class Reward:
 
     value: float
     outcome: Outcome | None
-    """The last repeat's; None for a rejected rewrite."""
+    """The last repeat's, narrowed to the rewrite's own document; None for a rejected rewrite or a failed student."""
+    gains: tuple[float, ...] = ()
+    """Gain of each repeat's student, in nats a token; failed students are left out."""
     noise: float | None = None
     """Standard deviation over repeats; None with one repeat."""
     penalties: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,139 @@
+"""What a rewrite must pass before a student sees it.
+
+A gate is a function `(document, text) -> reason | None`; the reason is the gate's name in the journal.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from configs.schema import Config
+from student.records import Document, Question
+from teacher.strategies import control_tokens, read_strategy
+
+Gate = Callable[[Document, str], str | None]
+
+_WORD = re.compile(r"\w+")
+_CHAT = re.compile(r"<\|[^|<>]{1,40}\|>|</?(?:s|bos|eos|start_of_turn|end_of_turn|think)>|\[/?INST\]|<</?SYS>>")
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words without punctuation."""
+    return _WORD.findall(text.lower())
+
+
+def ngrams(tokens: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:
+    """All stretches of `n` tokens in a row."""
+    return (tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+
+
+def check(document: Document, text: str, gates: Iterable[Gate]) -> str | None:
+    """The first gate's reason to refuse the text, or None."""
+    return next((reason for gate in gates if (reason := gate(document, text))), None)
+
+
+def build_gates(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    heldout: Iterable[Question] = (),
+    count_tokens: Callable[[str], int] | None = None,
+) -> list[Gate]:
+    """The gates of a config, cheap ones first. `heldout` are the benchmark items that must not reach a lesson."""
+    settings, teacher = config.gates, config.teacher
+    count = count_tokens or (lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    prompts = [] if teacher.prompting == "policy" else [read_strategy(name) for name in teacher.strategies]
+    return [
+        empty(settings.min_words),
+        chat_tokens(control_tokens(tokenizer)),
+        copy_of_prompt(prompts),
+        repetition(settings.max_repetition),
+        over_length(settings.max_tokens or teacher.max_new_tokens, count),
+        leak(heldout, settings.leak_ngram, config.student.prompt_template),
+    ]
+
+
+def empty(min_words: int) -> Gate:
+    """Refuses texts of fewer words."""
+    return lambda document, text: "empty" if len(words(text)) < min_words else None
+
+
+def chat_tokens(control: Sequence[str]) -> Gate:
+    """Refuses text with a chat template's control tokens, unless the document holds them too."""
+
+    def gate(document: Document, text: str) -> str | None:
+        found = {*(token for token in control if token in text), *_CHAT.findall(text)}
+        return "chat_tokens" if any(token not in document.text for token in found) else None
+
+    return gate
+
+
+def copy_of_prompt(templates: Iterable[str], n: int = 8) -> Gate:
+    """Refuses an echo of the instructions: `n` words in a row of them that the document does not hold itself."""
+    instructions = {gram for template in templates for gram in ngrams(words(template.replace("{document}", " ")), n)}
+
+    def gate(document: Document, text: str) -> str | None:
+        echoed = instructions.intersection(ngrams(words(text), n)) if instructions else set()
+        return "copy_of_prompt" if echoed - set(ngrams(words(document.text), n)) else None
+
+    return gate
+
+
+def repetition(max_share: float, n: int = 4) -> Gate:
+    """Refuses text of whose word `n`-grams more than `max_share` are repeats of an earlier one."""
+
+    def gate(document: Document, text: str) -> str | None:
+        grams = list(ngrams(words(text), n))
+        return "repetition" if grams and 1 - len(set(grams)) / len(grams) > max_share else None
+
+    return gate
+
+
+def over_length(max_tokens: int, count_tokens: Callable[[str], int]) -> Gate:
+    """Refuses texts of more tokens."""
+    return lambda document, text: "over_length" if count_tokens(text) > max_tokens else None
+
+
+def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}") -> Gate:
+    """Refuses text that carries a held-out benchmark item which its own document does not.
+
+    A question of at least `n` words is carried by any `n` of them in a row, a shorter one by all its words together
+    with its answer. A question about this very document whose answer the document states is no leak, however it is
+    worded: to ask what a passage answers is what a rewriter is for, and it never saw the item.
+    """
+    frame = prompt_template.split("{question}")
+    long: dict[tuple[str, ...], list[Question]] = {}
+    short: dict[int, dict[tuple[str, ...], list[Question]]] = {}
+    for item in items:
+        asked = words(item.prompt.removeprefix(frame[0]).removesuffix(frame[-1]))
+        if len(asked) >= n:
+            for gram in ngrams(asked, n):
+                long.setdefault(gram, []).append(item)
+        elif asked:
+            short.setdefault(len(asked), {}).setdefault(tuple(asked), []).append(item)
+
+    def gate(document: Document, text: str) -> str | None:
+        told, source = words(text), words(document.text)
+        told_line, source_line = _line(told), _line(source)
+
+        def own(item: Question) -> bool:
+            return item.document_id == document.id and _line(words(item.answer)) in source_line
+
+        for gram in ngrams(told, n):
+            if gram in long and _line(gram) not in source_line and not all(own(item) for item in long[gram]):
+                return "leak"
+        for length, questions in short.items():
+            for gram in ngrams(told, length):
+                for item in questions.get(gram, ()):
+                    answered = _line(words(item.answer)) in told_line
+                    planted = _line(gram) in source_line and _line(words(item.answer)) in source_line
+                    if answered and not planted and not own(item):
+                        return "leak"
+        return None
+
+    return gate
+
+
+def _line(tokens: Sequence[str]) -> str:
+    """Words as one searchable line, so that `in` finds whole words only."""
+    return f" {' '.join(tokens)} "

@@ -1,0 +1,130 @@
+"""How a document becomes a prompt, and a completion a lesson text.
+
+A way of rewriting is a text file with a `{document}` placeholder: those of `teacher/strategies/`, or a user's own.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from configs.errors import UserError, nearest
+from configs.schema import Teacher
+from student.records import Document
+
+FOLDER = Path(__file__).parent / "strategies"
+LESSON_TOKEN = "<lesson>"
+"""Ends the prompt of a `policy` teacher; its completion starts with a tag `<strategy-name>`."""
+NO_STRATEGY = "none"
+"""Strategy of a completion that opens with no known tag."""
+
+_TAG = re.compile(r"\s*<([a-z0-9][a-z0-9_-]*)>\s*")
+
+
+def strategy_names() -> list[str]:
+    """The ways of rewriting that come with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.txt"))
+
+
+@lru_cache
+def read_strategy(name: str) -> str:
+    """The instruction with its `{document}` placeholder. Raises UserError for an unknown name or a file without one."""
+    path = Path(name) if name.endswith(".txt") else FOLDER / f"{name}.txt"
+    if not path.is_file():
+        advice = "no such file" if name.endswith(".txt") else nearest(name, strategy_names())
+        raise UserError(f"teacher.strategies: unknown strategy {name!r}: {advice}")
+    template = path.read_text(encoding="utf-8").strip()
+    if "{document}" not in template:
+        raise UserError(f"strategy file {path} holds no {{document}} placeholder")
+    return template
+
+
+def strategy_label(name: str) -> str:
+    """The name under which a strategy is logged: a file's stem."""
+    return Path(name).stem if name.endswith(".txt") else name
+
+
+def spread(strategies: Sequence[str], n: int, offset: int = 0) -> list[str]:
+    """`n` strategies, each as often as any other give or take one; `offset` rotates which come first."""
+    return [strategies[(offset + j) % len(strategies)] for j in range(n)]
+
+
+def build_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Teacher,
+    document: Document,
+    strategy: str | None = None,
+    max_tokens: int | None = None,
+) -> str:
+    """What the teacher reads, as plain text to be tokenized with the tokenizer's own special tokens.
+
+    `strategy` prompting goes through the chat template where the tokenizer has one. Control tokens that occur in the
+    document are broken up, so that a document cannot end the user's turn or open a lesson. A document that would make
+    the prompt longer than `max_tokens` is cut at its end.
+    """
+    text = neutralise(tokenizer, document.text)
+    prompt = _render(tokenizer, settings, text, strategy)
+    if max_tokens is not None:
+        excess = len(tokenizer(prompt)["input_ids"]) - max_tokens
+        if excess > 0:
+            prompt = _render(tokenizer, settings, _cut(tokenizer, text, excess), strategy)
+    return prompt
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, settings: Teacher, text: str, strategy: str | None) -> str:
+    if settings.prompting == "policy":
+        return f"{text}\n{LESSON_TOKEN}"
+    assert strategy is not None, "'strategy' prompting names a strategy"
+    instruction = read_strategy(strategy).replace("{document}", text)
+    if not tokenizer.chat_template:
+        return instruction + "\n"
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": instruction}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    assert isinstance(rendered, str)
+    # Tokenizing adds the beginning-of-text token again where the tokenizer does so by itself.
+    bos = tokenizer.bos_token
+    doubled = bos and rendered.startswith(bos) and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return rendered.removeprefix(bos) if doubled else rendered
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, text: str, excess: int) -> str:
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    # One token to spare: the cut may tokenize differently at its new end.
+    kept = offsets[: max(0, len(offsets) - excess - 1)]
+    return text[: kept[-1][1]] if kept else ""
+
+
+@lru_cache(maxsize=8)
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Texts that are read as control tokens, longest first: special tokens, and those of the chat template."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special.update(str(token) for token in tokenizer.all_special_tokens)
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    special.update(token for token in tokenizer.get_added_vocab() if token in template)
+    special.add(LESSON_TOKEN)
+    return tuple(sorted((token for token in special if len(token) > 1), key=len, reverse=True))
+
+
+def neutralise(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """`text` with a space in every control token, so that it is read as the characters it is."""
+    for token in control_tokens(tokenizer):
+        if token in text:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+def parse_completion(prompting: str, completion: str, known: Sequence[str]) -> tuple[str, str]:
+    """The strategy and the lesson text of a completion.
+
+    Under `strategy` prompting the strategy is the prompt's, `known[0]`. Under `policy` it is the tag that opens the
+    completion, or `none` where that is not one of `known`; the text is then the whole completion.
+    """
+    if prompting == "strategy":
+        return strategy_label(known[0]), completion.strip()
+    tag = _TAG.match(completion)
+    if tag and tag[1] in known:
+        return tag[1], completion[tag.end() :].strip()
+    return NO_STRATEGY, completion.strip()
