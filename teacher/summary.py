@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from configs.schema import Config
 from student.records import Document
@@ -37,6 +38,9 @@ class TrainSummary:
     trained_minus_raw: Estimate | None
     """Paired by document: held-out gain of the trained teacher's rewrites minus that of the raw text."""
     trained_minus_untrained: Estimate | None
+    accuracy_minus_raw: Estimate | None
+    """The same differences in the share of right answers."""
+    accuracy_minus_untrained: Estimate | None
     strategies_first: Mapping[str, float]
     """Share of the samples, in the first step and in the last."""
     strategies_last: Mapping[str, float]
@@ -67,8 +71,10 @@ def summarise(
         reward_first=_reward(first),
         reward_last=_reward(last),
         heldout=dict(arms),
-        trained_minus_raw=_difference(arms, "trained", "raw"),
-        trained_minus_untrained=_difference(arms, "trained", "untrained"),
+        trained_minus_raw=_difference(arms, "raw", "gains"),
+        trained_minus_untrained=_difference(arms, "untrained", "gains"),
+        accuracy_minus_raw=_difference(arms, "raw", "accuracies"),
+        accuracy_minus_untrained=_difference(arms, "untrained", "accuracies"),
         strategies_first=_shares(first),
         strategies_last=_shares(last),
         examples=_examples(lines, heldout),
@@ -90,10 +96,12 @@ def _shares(lines: Sequence[Record]) -> dict[str, float]:
     return {name: sum(line["strategy"] == name for line in lines) / len(lines) for name in names}
 
 
-def _difference(arms: Mapping[str, Evaluation], a: str, b: str) -> Estimate | None:
-    if a not in arms or b not in arms:
+def _difference(arms: Mapping[str, Evaluation], other: str, measure: Literal["gains", "accuracies"]) -> Estimate | None:
+    if "trained" not in arms or other not in arms:
         return None
-    return estimate([arms[a].gains[name] - arms[b].gains[name] for name in arms[a].gains if name in arms[b].gains])
+    ours: dict[str, float] = getattr(arms["trained"], measure)
+    theirs: dict[str, float] = getattr(arms[other], measure)
+    return estimate([ours[name] - theirs[name] for name in ours if name in theirs])
 
 
 def _examples(lines: Sequence[Record], heldout: Sequence[Document], count: int = 3) -> list[Example]:

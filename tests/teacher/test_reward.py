@@ -1,0 +1,175 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from configs.errors import UserError
+from student.benchmarks import DocumentQuestions
+from teacher.journal import Journal
+from teacher.records import Rewrite
+from teacher.reward import RewardModel, planned_steps
+
+
+def rewrite(document, text, rejected=None):
+    return Rewrite(document_id=document.id, strategy="copy", text=text, completion=text, prompt="", rejected=rejected)
+
+
+@pytest.fixture
+def build(make_config, make_documents, tmp_path):
+    """`build(pool, **sections)`: a reward model over eight documents, and those documents."""
+    journals = []
+
+    def make(pool, **sections):
+        config = make_config(**sections)
+        documents = make_documents(8)
+        journals.append(Journal(tmp_path / f"run-{len(journals)}"))
+        benchmark = DocumentQuestions(config.student.prompt_template)
+        return RewardModel(config, pool, benchmark, documents, journals[-1]), documents
+
+    yield make
+    for journal in journals:
+        journal.close()
+
+
+def values(rewards):
+    return [[round(reward.value, 6) for reward in group] for group in rewards]
+
+
+TEXTS = ("gold gold", "gold iron", "iron iron")
+
+
+@pytest.mark.parametrize(("credit", "students"), [("document", 24), ("shared", 6)])
+def test_each_rewrite_is_rewarded_with_its_own_documents_gain(build, gold_pool, credit, students):
+    model, documents = build(gold_pool(), reward={"credit": credit, "documents_per_student": 4})
+    groups = [[rewrite(document, TEXTS[(d + j) % 3]) for j in range(3)] for d, document in enumerate(documents)]
+    rewards = model.score(groups)
+    expected = [[[1.0, 0.5, 0.0][(d + j) % 3] for j in range(3)] for d in range(8)]
+    assert values(rewards) == expected
+    assert model.students == students
+    assert len(model.pool.calls) == 1, "all students of a step go to the pool together"
+    own = rewards[2][1].outcome
+    assert len(own.answers) == 1
+    assert own.metrics["accuracy_after"] == (expected[2][1] > 0.5)
+
+
+def test_a_shared_student_learns_one_rewrite_of_every_document_with_one_seed_a_batch(build, gold_pool):
+    model, documents = build(gold_pool(), reward={"documents_per_student": 4, "repeats": 2})
+    model.score([[rewrite(document, f"gold {j}") for j in range(3)] for document in documents])
+    jobs = model.pool.jobs
+    assert len(jobs) == 2 * 2 * 3
+    assert {job.lesson.document_ids for job in jobs} == {
+        tuple(document.id for document in documents[:4]), tuple(document.id for document in documents[4:]),
+    }  # fmt: skip
+    assert all(len(set(job.lesson.texts)) == 1 for job in jobs), "slot j learns the j-th rewrite of each"
+    seeds = {}
+    for job in jobs:
+        seeds.setdefault(job.lesson.document_ids, []).append(job.lesson.seed)
+    for batch in seeds.values():
+        assert sorted(batch.count(seed) for seed in set(batch)) == [3, 3], "equal inside a group, different by repeat"
+    assert all(question.split == "reward" for job in jobs for question in job.exam.questions)
+
+
+def test_under_shard_credit_all_documents_of_a_student_share_its_gain(build, gold_pool):
+    model, documents = build(gold_pool(), reward={"credit": "shard", "documents_per_student": 4})
+    groups = [[rewrite(d, "gold" if i == 0 else "iron"), rewrite(d, "iron")] for i, d in enumerate(documents[:4])]
+    assert values(model.score(groups)) == [[0.25, 0.0]] * 4
+
+
+def test_a_refused_rewrite_and_a_failed_student_come_below_their_groups_worst(build, gold_pool):
+    model, documents = build(gold_pool(), reward={"credit": "document", "rejected": -0.5})
+    group = [
+        rewrite(documents[0], "gold iron"),
+        rewrite(documents[0], "gold gold", rejected="leak"),
+        rewrite(documents[0], "poison"),
+        rewrite(documents[0], "gold iron iron iron"),
+    ]
+    rewards = model.score([group])
+    assert values(rewards) == [[0.5, -0.25, -0.25, 0.25]]
+    assert rewards[0][1].outcome is None
+    assert model.students == 3, "nobody is trained on a refused rewrite"
+
+
+def test_a_refused_rewrite_leaves_its_place_in_the_shared_student_empty(build, gold_pool):
+    model, documents = build(gold_pool(), reward={"documents_per_student": 2}, student={"steps": None, "epochs": 5})
+    groups = [
+        [rewrite(documents[0], "gold", rejected="empty"), rewrite(documents[0], "gold")],
+        [rewrite(documents[1], "gold"), rewrite(documents[1], "iron")],
+    ]
+    assert values(model.score(groups)) == [[0.0, 1.0], [1.0, 0.0]]
+    [first, second] = [job.lesson for job in model.pool.jobs]
+    assert (first.document_ids, first.steps) == ((documents[1].id,), 5)
+    assert (len(second.texts), second.steps) == (2, 5), "slots of a group take equal steps"
+
+
+def test_a_group_of_refused_rewrites_has_no_contrast(build, gold_pool):
+    model, documents = build(gold_pool())
+    rewards = model.score([[rewrite(documents[0], "", rejected="empty")] * 3])
+    assert len({reward.value for reward in rewards[0]}) == 1
+    assert model.pool.calls == []
+
+
+def test_the_mean_over_repeats_is_the_reward_and_their_spread_its_noise(build, gold_pool):
+    model, documents = build(gold_pool(noise=0.5), reward={"credit": "document", "repeats": 4})
+    [[reward, _]] = model.score([[rewrite(documents[0], "gold iron"), rewrite(documents[0], "gold")]])
+    assert len(set(reward.gains)) > 1
+    assert reward.value == pytest.approx(sum(reward.gains) / 4)
+    assert 0 < reward.noise < 0.5
+
+
+def test_penalties_are_kept_apart(build, gold_pool, tmp_path):
+    old = tmp_path / "old.jsonl"
+    old.write_text(json.dumps({"text": "what was known"}) + "\n")
+    model, documents = build(
+        gold_pool(),
+        reward={"credit": "document", "length_weight": 0.1, "retention_texts": str(old), "retention_weight": 0.2},
+    )
+    source = len(documents[0].text.split())
+    [[short, long]] = model.score([[rewrite(documents[0], "gold"), rewrite(documents[0], "gold " * (3 * source))]])
+    assert short.penalties == pytest.approx({"length": 0.0, "retention": 0.1})
+    assert long.penalties == pytest.approx({"length": 0.2, "retention": 0.1})
+    assert long.value == pytest.approx(1.0 - 0.3)
+    assert all(job.exam.retention_texts == ("what was known",) for job in model.pool.jobs)
+
+
+def test_no_student_is_trained_twice(build, gold_pool):
+    pool = gold_pool()
+    model, documents = build(pool)
+    groups = [[rewrite(document, "gold"), rewrite(document, "gold")] for document in documents]
+    first = model.score(groups)
+    assert len(pool.jobs) == 2, "equal slots are one student"
+    assert model.score(groups) == first
+    assert len(pool.jobs) == 2
+    changed = [[replace(groups[0][0], text="iron"), groups[0][1]], *groups[1:]]
+    model.score(changed)
+    assert len(pool.jobs) == 3
+
+
+def test_arms_are_taught_in_equal_steps_and_asked_held_out_questions(build, gold_pool):
+    model, documents = build(gold_pool(), student={"steps": None, "epochs": 3, "texts_per_step": 2})
+    texts = {document.id: "gold" if i % 2 else None for i, document in enumerate(documents)}
+    found = model.evaluate(documents, texts, seeds=[1, 2])
+    assert [found.gains[document.id] for document in documents] == [0.0, 1.0] * 4
+    assert found.gain.mean == found.accuracy.mean == 0.5
+    assert found.gain.low < 0.5 < found.gain.high
+    jobs = model.pool.jobs
+    assert {job.lesson.steps for job in jobs} == {6}
+    assert {job.lesson.seed for job in jobs} == {1, 2}
+    assert all(question.split == "heldout" for job in jobs for question in job.exam.questions)
+    nothing = model.evaluate(documents, dict.fromkeys(texts), seeds=[1])
+    assert nothing.gain.mean == 0.0
+
+
+def test_a_document_without_questions_is_the_users_mistake(build, gold_pool):
+    model, documents = build(gold_pool())
+    documents[3].metadata["questions"] = []
+    with pytest.raises(UserError, match="'shop-3' has no reward questions"):
+        model.score([[rewrite(documents[3], "gold")] * 2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "documents", "steps"),
+    [({"steps": 7}, 8, 7), ({"epochs": 10}, 8, 10), ({"epochs": 10, "texts_per_step": 3}, 8, 30)],
+)
+def test_planned_steps(make_config, settings, documents, steps):
+    config = make_config(student={"steps": None} | settings)
+    assert planned_steps(config.student, documents) == steps
