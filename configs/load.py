@@ -4,7 +4,6 @@ A file may start from another one with a top-level `extends: other.yaml` (relati
 becomes one `UserError` line that names the file and line, or the override, and the key.
 """
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from configs.errors import UserError, nearest
+from configs.files import write_whole
 from configs.schema import Config
 
 Source = tuple[str, Path | None, dict[str, Any]]
@@ -42,17 +42,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def save_config(config: Config, path: str | Path) -> None:
     """Writes the resolved config as YAML, whole or not at all. `load_config` reads it back equal."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            yaml.safe_dump(config.model_dump(mode="json"), file, sort_keys=False, allow_unicode=True, width=120)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    write_whole(Path(path), text)
 
 
 def config_difference(a: Config, b: Config) -> list[str]:

@@ -131,6 +131,10 @@ class Reward(Section):
     and each rewrite is rewarded with its own document's gain. `shard`: that student's gain over everything, for all."""
     documents_per_student: int = Field(default=8, ge=1)
     """Documents that share a student under `shared` and `shard`."""
+    benchmarks: tuple[str, ...] = ()
+    """Only under `shard` credit: `file:PATH.jsonl`, `text:PATH.jsonl`, `lm-eval:TASK`, `olmo:TASK`
+    (student/benchmarks.py). Their `reward` items are asked beside the documents' own questions; their `heldout` items
+    are kept out of lessons."""
     repeats: int = Field(default=1, ge=1)
     """Students per lesson with different seeds; their mean is the reward."""
     retention_texts: str | None = None
@@ -222,4 +226,6 @@ class Config(Section):
     def consistent(self) -> "Config":
         if self.student.mode == "full" and self.reward.credit == "shared" and self.reward.documents_per_student == 1:
             raise ValueError("reward.credit 'shared' with documents_per_student 1 is 'document': say so")
+        if self.reward.benchmarks and self.reward.credit != "shard":
+            raise ValueError("reward.benchmarks are about no document: they need reward.credit 'shard'")
         return self

@@ -9,7 +9,8 @@ from datasets import Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfo, DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from curation.dataset import COLUMNS, write_whole
+from configs.files import write_whole
+from curation.dataset import COLUMNS
 
 TEMPLATE = Path(__file__).parent / "card.md.j2"
 
@@ -21,7 +22,7 @@ HUB_LICENCES = frozenset(
     cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 c-uda bsd bsd-2-clause bsd-3-clause
     gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 agpl-3.0 mpl-2.0 isc unlicense wtfpl odc-by odbl pddl etalab-2.0
     gemma llama3 llama3.1 llama3.2 llama3.3 unknown other
-    """.split()  # noqa: SIM905
+    """.split()
 )
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 

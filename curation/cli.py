@@ -68,10 +68,9 @@ def lab(config: ConfigFile, overrides: Overrides = None) -> None:
 
     What is there already is kept.
 
-    **Example:** `notewright lab configs/quickstart.yaml lab.dir=models/lab`
+    **Example:** `notewright lab configs/lab.yaml lab.dir=models/lab`
     """
     from curation.lab.build import build_lab
-
     from curation.progress import say
 
     settings = _load(config, overrides)
@@ -163,7 +162,7 @@ def reliability(
 ) -> None:
     """How much of the reward is signal and how much retraining noise, before a GPU-day goes into RL.
 
-    **Example:** `notewright reliability configs/quickstart.yaml --source lab --documents 8`
+    **Example:** `notewright reliability configs/lab.yaml --source lab --documents 8`
     """
     from curation.reliability import run_reliability
 

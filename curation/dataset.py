@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import RunError
+from configs.files import write_whole
 
 COLUMNS = pa.schema(
     [
@@ -83,20 +84,6 @@ def write_part(path: Path, records: list[dict[str, Any]]) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(records, schema=PART), sink, compression="zstd")
     write_whole(path, sink.getvalue())
-
-
-def write_whole(path: Path, data: Any) -> None:
-    """Writes bytes so that `path` is either absent (or as it was) or complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def merge(parts: Path, files: list[FileCounts], bad_rows: Path, output: Path, scratch: Path) -> Merged:

@@ -2,6 +2,7 @@
 
 from datatrove.data import Document
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from configs.errors import UserError
 from configs.schema import Config
@@ -19,6 +20,7 @@ def train_from_config(config: Config) -> TrainSummary:
 
     Documents and models are looked at before anything is written. Raises UserError and RunError.
     """
+    disable_progress_bar()  # a bar for every model loaded would drown our own lines
     if not config.data.train:
         raise UserError("data.train is not set: name JSONL or Parquet files with `text` and `questions`")
     try:
@@ -32,7 +34,7 @@ def train_from_config(config: Config) -> TrainSummary:
         pool = InlinePool(config.student)
     except UserError as error:
         missing = str(config.lab.dir) in str(error) and not config.lab.dir.exists()
-        raise UserError(f"{error}; `notewright lab CONFIG.yaml` builds the lab") if missing else error from None
+        raise UserError(f"{error}; `notewright lab CONFIG.yaml` builds it") if missing else error from None
     if not heldout:
         say("data.heldout is not set: the gain of the trained teacher will not be measured")
     return train_teacher(config, train, heldout, pool, progress=say)

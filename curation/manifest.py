@@ -18,7 +18,8 @@ from datatrove.data import Document
 from fsspec.core import url_to_fs
 
 from configs.errors import UserError
-from curation.dataset import FileCounts, write_whole
+from configs.files import write_whole
+from curation.dataset import FileCounts
 from curation.documents import Shard, read_shard
 from curation.progress import say
 

@@ -45,6 +45,7 @@ from curation.progress import CurationProgress, say
 from curation.rewriting import GATES, ReadShard, RewriteWithTeacher, load_pen
 from student.benchmarks import DocumentQuestions
 from student.records import Question
+from teacher.reward import external_questions
 from teacher.strategies import read_strategy, strategy_label
 from teacher.train import latest_checkpoint
 
@@ -214,12 +215,13 @@ def teacher_hash(config: Config, checkpoint: Path | None) -> str:
 
 
 def benchmark_items(config: Config) -> list[Question]:
-    """The questions that no rewrite may carry: those of `data.heldout`, and the held-out ones of `data.train`."""
+    """The questions that no rewrite may carry: those of `data.heldout`, and the held-out ones of all others."""
     benchmark = DocumentQuestions(config.student.prompt_template)
     heldout = read_documents(config.data.heldout) if config.data.heldout else []
     train = read_documents(config.data.train) if config.data.train else []
     items = [q for document in heldout for q in benchmark.exam(document).questions]
-    return items + [q for document in train for q in benchmark.exam(document).questions if q.split == "heldout"]
+    others = [q for document in train for q in benchmark.exam(document).questions] + [*external_questions(config)]
+    return items + [question for question in others if question.split == "heldout"]
 
 
 def _run(config: Config, shards: list[Shard], rewrite: "RewriteWithTeacher") -> None:

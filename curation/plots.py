@@ -32,7 +32,7 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
 }
 
-Line = tuple[Sequence[float], Sequence[float]]
+Line = tuple[Sequence[float], Sequence[float | None]]
 Interval = tuple[float, float, float]
 """Mean, low, high."""
 
@@ -84,9 +84,8 @@ def bars_with_interval(values: Mapping[str, Interval], *, xlabel: str) -> str:
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(height=0.9 + 0.5 * len(values))
         for row, ((name, (mean, low, high)), colour) in enumerate(zip(values.items(), PALETTE * 4, strict=False)):
-            axes.errorbar(
-                mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, capsize=4, label=name, markersize=7
-            )
+            whisker = [[mean - low], [high - mean]]
+            axes.errorbar(mean, row, xerr=whisker, fmt="o", color=colour, capsize=4, label=name, markersize=7)
         axes.set_yticks(range(len(values)), list(values))
         axes.set(xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
         axes.grid(axis="y", visible=False)

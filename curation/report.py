@@ -18,10 +18,10 @@ import jinja2
 from markupsafe import Markup, escape
 
 from configs.errors import UserError
+from configs.files import write_whole
 from configs.load import load_config
 from configs.schema import Config
 from curation import plots
-from curation.dataset import write_whole
 from teacher.journal import Record, read_json_lines
 
 ARMS = ("raw", "untrained", "trained")
@@ -88,12 +88,12 @@ def verdicts(metrics: list[Record], heldout: dict[str, Record]) -> list[Verdict]
             continue
         mean, low, high = interval
         figures = f"{mean:+.2f} nats a token, 95% interval [{low:+.2f}, {high:+.2f}]"
-        if low > 0:
-            found.append(Verdict(f"Students gain more from the trained teacher's lessons than from {name}: {figures}.", True))
-        elif high < 0:
-            found.append(Verdict(f"Students gain less from the trained teacher's lessons than from {name}: {figures}.", True))
+        if low <= 0 <= high:
+            words = f"No detectable difference between the trained teacher's lessons and {name}"
         else:
-            found.append(Verdict(f"No detectable difference between the trained teacher's lessons and {name}: {figures}.", False))
+            more = "more" if low > 0 else "less"
+            words = f"Students gain {more} from the trained teacher's lessons than from {name}"
+        found.append(Verdict(f"{words}: {figures}.", not low <= 0 <= high))
     if found:
         n = heldout.get("trained", {}).get("documents", "?")
         found.append(Verdict(f"Measured on {n} held-out documents and questions that were never rewarded.", False))
@@ -154,7 +154,9 @@ def _step_sections(steps: list[Record]) -> list[Section]:
         Section(
             "Reward, step by step",
             "Mean reward of the sampled rewrites; the band is the 95% interval over the step's documents.",
-            drawn(plots.curve_with_interval(x, rewards, xlabel="step", ylabel="reward") if len(rewards) == len(x) else ""),
+            drawn(
+                plots.curve_with_interval(x, rewards, xlabel="step", ylabel="reward") if len(rewards) == len(x) else ""
+            ),
         ),
         Section(
             "What the teacher writes",
@@ -245,7 +247,8 @@ def _examples(rewrites: list[Record], config: Config) -> list[dict[str, Any]]:
 def _marked(before: str, after: str) -> tuple[Markup, Markup]:
     """Both texts with the words that only one of them has marked."""
     old, new = before.split(" "), after.split(" ")
-    left, right = [], []
+    left: list[Markup] = []
+    right: list[Markup] = []
     for kind, a, b, c, d in difflib.SequenceMatcher(a=old, b=new, autojunk=False).get_opcodes():
         for words, side, tag in ((old[a:b], left, "del"), (new[c:d], right, "ins")):
             text = escape(" ".join(words))

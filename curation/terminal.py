@@ -55,12 +55,10 @@ def _arms(summary: TrainSummary) -> Table:
         if arm in summary.heldout:
             found = summary.heldout[arm]
             table.add_row(label, interval(found.gain), interval(found.accuracy, 2))
-    for label, difference in (
-        ("trained - untrained", summary.trained_minus_untrained),
-        ("trained - raw", summary.trained_minus_raw),
-    ):
-        if difference is not None:
-            table.add_row(label, interval(difference), "")
+    for other in ("untrained", "raw"):
+        gain, accuracy = (summary.differences.get(f"{name}_minus_{other}") for name in ("trained", "accuracy"))
+        if gain is not None and accuracy is not None:
+            table.add_row(f"trained - {other}", interval(gain), interval(accuracy, 2))
     return table
 
 

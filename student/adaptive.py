@@ -2,10 +2,10 @@
 
 The true gains of a document's rewrites are taken as normal around the document's mean (`prior_sd`), and a run as normal
 around the true gain (`noise_sd`). A candidate's value is the knowledge gradient, the expected rise of the best
-posterior mean (Frazier, Powell and Dayanik 2008, SIAM J. Control Optim. 47), taken a run over several runs ahead, since
-one noisy run alone is often worth nothing (the KG(*) of Frazier and Powell 2010, Decision Analysis 7). Being in the unit
-of the gain, it is comparable across documents. As K students run at once, slots are filled one after another with the
-posterior narrowed as if the earlier ones had come back at their mean.
+posterior mean (Frazier, Powell and Dayanik 2008, SIAM J. Control Optim. 47), taken per run over several runs, since
+one noisy run alone is often worth nothing (the KG(*) of Frazier and Powell 2010, Decision Analysis 7). Being in the
+unit of the gain, it is comparable across documents. As K students run at once, slots are filled one after another with
+the posterior narrowed as if the earlier ones had come back at their mean.
 """
 
 import math
@@ -16,8 +16,8 @@ import numpy as np
 
 from student.noise import gains_table, reliability
 
-MAX_AHEAD = 16
-"""Most runs of one rewrite that are valued together."""
+RUNS_AHEAD = np.array([1, 2, 4, 8, 16])
+"""Numbers of runs of one rewrite that are valued together."""
 
 
 class Slot(NamedTuple):
@@ -180,51 +180,49 @@ class _Belief:
         self.noise_variance = max(noise_sd**2, 1e-18)
         self.extra_G = np.zeros(len(self.counts_G), dtype=np.int64)
         self.ran = bool(self.counts_G.any())
-        self._values: tuple[int, np.ndarray] | None = None
+        self._values_G: np.ndarray | None = None
 
-    def value(self, left: int) -> float:
+    @property
+    def value(self) -> float:
         """Worth of the group's best slot a run: inf while a rewrite never ran, below 0 where there is none."""
-        values_G = self._values_G(left)
-        return float(values_G.max()) if len(values_G) else -1.0
+        return float(self._values().max()) if len(self.extra_G) else -1.0
 
-    def add(self, left: int) -> None:
+    def add(self) -> None:
         """Gives one run to the most valuable rewrite."""
-        g = int(np.argmax(self._values_G(left)))
+        g = int(np.argmax(self._values()))
         self.extra_G[g] += 1
         self.variances_G[g] = 1 / (1 / self.variances_G[g] + 1 / self.noise_variance)
-        self._values = None
+        self._values_G = None
 
-    def _values_G(self, left: int) -> np.ndarray:
-        ahead = min(left, MAX_AHEAD)
-        if self._values is None or self._values[0] != ahead:
-            never = self.counts_G + self.extra_G == 0
-            self._values = ahead, np.where(never, np.inf, self._knowledge_gradient(ahead))
-        return self._values[1]
+    def _values(self) -> np.ndarray:
+        if self._values_G is None:
+            never_G = self.counts_G + self.extra_G == 0
+            self._values_G = np.where(never_G, np.inf, self._knowledge_gradient())
+        return self._values_G
 
-    def _knowledge_gradient(self, ahead: int) -> np.ndarray:
-        """Expected rise of the best posterior mean a run, over the best number of runs up to `ahead`."""
+    def _knowledge_gradient(self) -> np.ndarray:
+        """Expected rise of the best posterior mean a run, at the best of `RUNS_AHEAD`."""
         if len(self.means_G) < 2:
             return np.zeros(len(self.means_G))
         order = np.argsort(self.means_G)
         rival_G = np.full(len(order), self.means_G[order[-1]])
         rival_G[order[-1]] = self.means_G[order[-2]]
-        runs_A = np.arange(1, ahead + 1)
-        narrowed_GA = 1 / (1 / self.variances_G[:, None] + runs_A / self.noise_variance)
+        narrowed_GA = 1 / (1 / self.variances_G[:, None] + RUNS_AHEAD / self.noise_variance)
         shift_GA = np.sqrt(np.maximum(self.variances_G[:, None] - narrowed_GA, 1e-30))
         z_GA = -np.abs(self.means_G - rival_G)[:, None] / shift_GA
-        return (shift_GA * _expected_excess(z_GA) / runs_A).max(axis=1)
+        return (shift_GA * _expected_excess(z_GA) / RUNS_AHEAD).max(axis=1)
 
 
 def _fill(beliefs: list[_Belief], budget: int, every_group: bool) -> list[np.ndarray]:
     """Hands out `budget` slots, one after another to whoever values one most."""
-    for left in range(budget, 0, -1):
+    for _ in range(budget):
         if every_group:
             takers = [belief for belief in beliefs if len(belief.extra_G)]
         else:
-            best = max(beliefs, key=lambda belief: belief.value(left), default=None)
-            takers = [best] if best is not None and best.value(left) >= 0 else []
+            best = max(beliefs, key=lambda belief: belief.value, default=None)
+            takers = [best] if best is not None and best.value >= 0 else []
         for belief in takers:
-            belief.add(left)
+            belief.add()
     return [belief.extra_G for belief in beliefs]
 
 

@@ -1,7 +1,7 @@
 """Sitting an exam: what students know, read off the same stacked layers that trained them.
 
-Log-likelihoods are teacher-forced: prompt and gold answer in one packed row, labels at the answer. Decoding is greedy and
-batched over all students. Before-values are the same calls with the adapters off.
+Log-likelihoods are teacher-forced: prompt and gold answer in one packed row, labels at the answer. Decoding is greedy
+and batched over all students. Before-values are the same calls with the adapters off.
 """
 
 import math
@@ -60,8 +60,10 @@ class Examiner:
         """The base's sitting; each question and text is asked of the base once in its life."""
         questions = [q for q in dict.fromkeys(exam.questions) if q not in self._base_questions]
         texts = [t for t in dict.fromkeys(exam.retention_texts) if t not in self._base_texts]
-        self._base_questions.update(zip(questions, self._grade([(0, q) for q in questions], False, max_tokens), strict=True))
-        self._base_texts.update(zip(texts, self._read([(0, t) for t in texts], False, max_tokens), strict=True))
+        grades = self._grade([(0, question) for question in questions], False, max_tokens)
+        scores = self._read([(0, text) for text in texts], False, max_tokens)
+        self._base_questions.update(zip(questions, grades, strict=True))
+        self._base_texts.update(zip(texts, scores, strict=True))
         return Sitting(
             [self._base_questions[q] for q in exam.questions],
             _mean_loss([self._base_texts[t] for t in exam.retention_texts]),
@@ -164,8 +166,8 @@ class Examiner:
 
 
 def _multiple_choice(question: Question, choices: list[_Score]) -> dict[str, float]:
-    """Whether the gold choice has the highest summed log-likelihood (raw) and the highest per character (normalised, as in
-    lm-eval's acc and acc_norm)."""
+    """Whether the gold choice has the highest summed log-likelihood (raw) and the highest per character (normalised,
+    as in lm-eval's acc and acc_norm)."""
     gold = question.choices.index(question.answer)
     raw = [score.loglik_sum for score in choices]
     normalised = [score.loglik_sum / max(1, len(text)) for score, text in zip(choices, question.choices, strict=True)]

@@ -1,6 +1,7 @@
 """Full fine-tuning of one student: all weights move, and the base comes back afterwards.
 
-For continued pretraining on a shard's rewrites, where an adapter is too small. Same packing, shares and loss as `training.py`.
+For continued pretraining on a shard's rewrites, where an adapter is too small. Same packing, shares and loss as
+`training.py`.
 """
 
 import math
@@ -46,9 +47,7 @@ def _train(
         return
     model.requires_grad_(True)
     parameters = list(model.parameters())
-    optimiser = torch.optim.AdamW(
-        parameters, lr=course.learning_rate, eps=EPSILON, weight_decay=settings.weight_decay
-    )
+    optimiser = torch.optim.AdamW(parameters, lr=course.learning_rate, eps=EPSILON, weight_decay=settings.weight_decay)
     limit = settings.max_grad_norm or math.inf
     for step in range(course.steps):
         loss_sum = 0.0

@@ -19,6 +19,7 @@ def first_line(text: str) -> str:
 
 
 def exact_match(answer: str, gold: str) -> bool:
+    """The first line is the gold answer, both normalised."""
     return normalise(first_line(answer)) == normalise(gold)
 
 

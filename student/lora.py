@@ -29,11 +29,13 @@ class Rows:
     """Which slot each row of a batch belongs to."""
 
     index_G: Tensor | None
-    """int64 (G,): the slots of G equally large blocks of consecutive rows; None where block k is slot k, for all slots."""
+    """int64 (G,): the slots of G equally large blocks of consecutive rows; None where block k is slot k, for all
+    slots."""
 
     @classmethod
     def of(cls, slots: list[int], n_slots: int, device: torch.device) -> "Rows":
-        """Rows in the order of their slots. Blocks are whole slots where all have equally many rows, else single rows."""
+        """Rows in the order of their slots. Blocks are whole slots where all have equally many rows, else single
+        rows."""
         assert slots == sorted(slots), "rows are ordered by slot"
         present = list(dict.fromkeys(slots))
         if slots != [slot for slot in present for _ in range(len(slots) // len(present))]:
@@ -46,13 +48,14 @@ class Rows:
 class StackedLinear(nn.Module):
     """A frozen linear layer with one adapter a slot; without rows set it is the base layer itself."""
 
+    stack: "AdapterStack"
+
     def __init__(self, base: nn.Linear, stack: "AdapterStack"):
         super().__init__()
         self.base = base
         self.a_KrI: Tensor | None = None
         self.b_KrO: Tensor | None = None
-        # A plain attribute: the stack holds this layer, and a registered module would make a cycle.
-        object.__setattr__(self, "stack", stack)
+        self.stack = stack
 
     def forward(self, x_RTI: Tensor) -> Tensor:
         y_RTO = self.base(x_RTI)
@@ -141,7 +144,8 @@ class AdapterStack:
 
     @contextmanager
     def using(self, rows: Rows | None) -> Iterator[None]:
-        """Within it, a batch's rows are computed with these slots' adapters (None: the base). Backward belongs inside."""
+        """Within it, a batch's rows are computed with these slots' adapters (None: the base). Backward belongs
+        inside."""
         self.rows = rows
         try:
             yield
@@ -155,7 +159,8 @@ class AdapterStack:
             setattr(self.model.get_submodule(parent_name), child, layer.base)
 
     def export(self, slot: int, folder: Path, *, base_model: str = "") -> None:
-        """Saves one student as a standard PEFT adapter: `PeftModel.from_pretrained(base, folder)` gives equal logits."""
+        """Saves one student as a standard PEFT adapter: `PeftModel.from_pretrained(base, folder)` gives equal
+        logits."""
         from peft import LoraConfig
         from safetensors.torch import save_file
 

@@ -25,7 +25,9 @@ def check_head(model: nn.Module) -> None:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_N: Tensor, share_N: Tensor):
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_N: Tensor, share_N: Tensor
+    ):
         chunk = max(1, CHUNK_ELEMENTS // weight_VD.shape[0])
         nll_N = torch.empty(len(target_N), device=hidden_ND.device)
         best_N = torch.empty_like(target_N)
@@ -71,8 +73,8 @@ def linear_cross_entropy(
         share_N: float32 weight of each position in the loss.
 
     Returns:
-        The loss sum_n share_n nll_n (scalar, differentiable in the hidden states and in the head's weight), each position's
-        negative log-likelihood in nats (N, float32, no gradient), and the likeliest token id of each (N).
+        The loss sum_n share_n nll_n (scalar, differentiable in the hidden states and in the head's weight), each
+        position's negative log-likelihood in nats (N, float32, no gradient), and the likeliest token id of each (N).
     """
     # Inside forward() grad mode is always off, so whether gradients are wanted is settled here.
     weight_VD = head.weight if torch.is_grad_enabled() else head.weight.detach()

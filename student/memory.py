@@ -26,7 +26,7 @@ def activation_bytes_per_token(model: PreTrainedModel, stack: AdapterStack, prob
     Counts what autograd saves, each storage once, weights left out; the same on every device. The stack is left empty.
     """
     stack.allocate([0])
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()} | {stack.params_KP.untyped_storage().data_ptr()}
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), stack.params_KP)}
     saved: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """Loading causal language models: path or Hub id in, model and tokenizer out, with one clear line where that fails."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -40,7 +39,9 @@ def load_model(
     folder = Path(name)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"{name} is no model folder: it holds no config.json")
-    if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1 or os.path.isdir(folder.parent)):
+    # A Hub id is `owner/name`, and no folder `owner` stands here.
+    local = name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.parent.is_dir()
+    if not folder.exists() and local:
         raise UserError(f"model folder {name} does not exist{_hint(name)}")
     where = pick_device(device)
     try:

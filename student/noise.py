@@ -4,13 +4,14 @@ The model of a gain is `y[d, g, r] = document[d] + rewrite[d, g] + seed[d, r] + 
 documents, and runs ("repeats") in rewrites. `seed` is what all rewrites of a document share in repeat r when they
 are trained with common random numbers; it moves no ranking inside a group, so it is no noise of the reward. Variance
 components are Henderson's method 3 (Searle, Casella and McCulloch, "Variance Components", 1992, ch. 5), which on full
-tables is the classical analysis of variance; reliability is the intraclass correlation of Shrout and Fleiss (1979), with
-common seeds its consistency form ICC(C, 1) of McGraw and Wong (1996), and Spearman-Brown gives the mean of R runs.
+tables is the classical analysis of variance; reliability is the intraclass correlation of Shrout and Fleiss (1979),
+with common seeds its consistency form ICC(C, 1) of McGraw and Wong (1996); Spearman-Brown gives the mean of R runs.
 """
 
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ Sums = np.ndarray
 """(..., S): sufficient statistics that add up over documents."""
 
 FEW_CLUSTERS = 6
-"""Below this, resampling cannot show the spread: 4 normal clusters, nominal 95%: percentiles cover 80%, t covers 95%."""
+"""Below this, resampling cannot show the spread: 4 clusters at nominal 95%: percentiles cover 80%, t 95%."""
 
 
 class Interval(NamedTuple):
@@ -43,7 +44,7 @@ class Reliability:
     failed: int
     """Student runs that gave none (nan)."""
     between_variance: float | None = None
-    """Of the true gain between rewrites of a document. Unbiased, hence below 0 now and then where there is no contrast."""
+    """Of the true gain between rewrites of a document. Unbiased, hence below 0 at times where there is no contrast."""
     noise_variance: float | None = None
     """Of one run of the same rewrite; without what common seeds cancel, where seeds are common."""
     seed_variance: float | None = None
@@ -143,7 +144,7 @@ def reliability(
         reliability=_share(_intraclass(totals_S)),
         low=_share(low),
         high=_share(high),
-        reason="" if math.isfinite(low) else "an interval needs at least two documents (or student batches) with repeats",
+        reason="" if math.isfinite(low) else "an interval needs two documents (or student batches) with repeats",
     )
 
 
@@ -222,12 +223,13 @@ def _moments(runs_GR: np.ndarray, common_seeds: bool) -> list[float]:
         return [0.0] * 8
     if not common_seeds:
         return _nested_moments(y_N, rewrite_N)
-    rewrites = (rewrite_N[:, None] == np.unique(rewrite_N)).astype(float)
-    repeats = (repeat_N[:, None] == np.unique(repeat_N)).astype(float)
-    between = _reduction(y_N, repeats, rewrites)
-    residual_N, rank = _residual(y_N, np.hstack([rewrites, repeats]))
-    seeds = _reduction(y_N, rewrites, repeats)
-    return [*between, float(residual_N @ residual_N), float(len(y_N) - rank), *seeds]
+    ran_GR = np.zeros(runs_GR.shape)
+    ran_GR[rewrite_N, repeat_N] = 1.0
+    # Centred, so that what is left of large gains keeps its digits.
+    y_GR = np.where(ran_GR > 0, np.nan_to_num(runs_GR) - y_N.mean(), 0.0)
+    between, residual_GR, df = _adjusted(y_GR, ran_GR)
+    seeds, _, _ = _adjusted(y_GR.T, ran_GR.T)
+    return [*between, float((residual_GR**2).sum()), df, *seeds]
 
 
 def _nested_moments(y_N: np.ndarray, rewrite_N: np.ndarray) -> list[float]:
@@ -240,19 +242,25 @@ def _nested_moments(y_N: np.ndarray, rewrite_N: np.ndarray) -> list[float]:
     return [between, N - float((runs_G**2).sum()) / N, G - 1, within, N - G, 0.0, 0.0, 0.0]
 
 
-def _reduction(y_N: np.ndarray, base: np.ndarray, added: np.ndarray) -> tuple[float, float, float]:
-    """Sum of squares that `added` explains beyond `base`, and the coefficients of its own variance and of the noise's
-    in its expectation (Henderson's method 3)."""
-    beyond, _ = _residual(added, base)
-    explained_N = y_N - _residual(y_N, beyond)[0]
-    return float(explained_N @ explained_N), float((beyond**2).sum()), float(np.linalg.matrix_rank(beyond, tol=1e-8))
+def _adjusted(y_GR: np.ndarray, ran_GR: np.ndarray) -> tuple[tuple[float, float, float], np.ndarray, float]:
+    """Rows adjusted for columns in an unbalanced two-way table (Searle et al., section 5.5).
 
-
-def _residual(target: np.ndarray, design: np.ndarray) -> tuple[np.ndarray, int]:
-    """`target` (N or N x M) without its projection on the columns of `design`, and the rank of `design`."""
-    u, singular, _ = np.linalg.svd(design, full_matrices=False)
-    basis = u[:, singular > 1e-8]
-    return target - basis @ (basis.T @ target), basis.shape[1]
+    Returns the sum of squares that rows explain beyond columns with the coefficients of the rows' variance and of the
+    noise's in its expectation, the residuals of the additive model, and their degrees of freedom.
+    """
+    runs_R = ran_GR.sum(0)
+    weight_GR = ran_GR / np.maximum(runs_R, 1.0)
+    information_GG = np.diag(ran_GR.sum(1)) - weight_GR @ ran_GR.T
+    totals_G = y_GR.sum(1) - weight_GR @ y_GR.sum(0)
+    values_G, vectors_GG = np.linalg.eigh(information_GG)
+    known_G = values_G > 1e-8
+    inverse_G = np.where(known_G, 1 / np.where(known_G, values_G, 1.0), 0.0)
+    effects_G = vectors_GG @ (inverse_G * (vectors_GG.T @ totals_G))
+    left_GR = (y_GR - effects_G[:, None]) * ran_GR
+    residual_GR = left_GR - ran_GR * (left_GR.sum(0) / np.maximum(runs_R, 1.0))
+    rank = float(known_G.sum())
+    degrees = float(ran_GR.sum() - (runs_R > 0).sum()) - rank
+    return (float(effects_G @ totals_G), float(np.trace(information_GG)), rank), residual_GR, degrees
 
 
 def _components(sums: Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -292,6 +300,7 @@ def _by_cluster(sums_NS: Sums, clusters: Sequence[Hashable] | None) -> Sums:
     return sums_CS
 
 
+@lru_cache
 def _t_quantile(probability: float, degrees: int) -> float:
     """Quantile of Student's t: with t = sqrt(df) tan(a) the density in a is proportional to cos(a)^(df - 1)."""
     angle_N = np.linspace(-math.pi / 2, math.pi / 2, 200_001)

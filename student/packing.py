@@ -1,9 +1,10 @@
 """Texts of many students packed into rows without waste.
 
 A row holds texts of *one* student, each with positions from zero; the attention mask that transformers derives from
-restarting positions keeps them apart. (Rows shared by students would pack fuller still, but a masked value of a student that
-diverged reaches the others: zero times NaN is NaN.) Rows of like length share a forward pass, so that short lessons beside
-long ones waste nothing.
+restarting positions keeps them apart. (Rows shared by students would pack fuller still, but a masked value of a
+student that
+diverged reaches the others: zero times NaN is NaN.) Rows of like length share a forward pass, so that short lessons
+beside long ones waste nothing.
 """
 
 from collections.abc import Iterable
@@ -16,9 +17,9 @@ from torch import Tensor
 from student.encoding import Encoded
 from student.lora import Rows
 
-
 ROW_TOKENS = 256
-"""Texts share a row up to this length: beyond it attention, quadratic in the row, costs more than a fuller row saves."""
+"""Texts share a row up to this length: beyond it attention, quadratic in the row, costs more than a fuller row
+saves."""
 
 PASS_TOKENS_CPU, PASS_TOKENS_GPU = 256, 8192
 """What a forward pass costs beside its positions, in positions: Python and kernel launches."""
@@ -89,11 +90,13 @@ def pack(
 
 
 def row_length(row: list[Piece]) -> int:
+    """Tokens in a row, padding left out."""
     return sum(len(piece.text) for piece in row)
 
 
 def first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Indices packed into rows of `capacity`, longest first (first-fit decreasing: at most 11/9 of the best + 1 rows)."""
+    """Indices packed into rows of `capacity`, longest first (first-fit decreasing: at most 11/9 of the best + 1
+    rows)."""
     rows: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 ENGINE_VERSION = 1
 """Part of the key of a cached outcome; raised whenever the same job would give another outcome."""
 
+IRRELEVANT = {"model", "max_slots", "memory_fraction", "device", "row_tokens", "compile", "gradient_checkpointing"}
+"""Settings of how students are computed, which change an outcome in its last bits only."""
+
 MAX_SLOTS = 256
 """Beyond this a batch only gets slower to plan: cost is linear in students long before."""
 
@@ -63,6 +66,7 @@ class InlinePool:
         self.settings, self.model, self.tokenizer = settings, model, tokenizer
         self.stack = AdapterStack(model, settings.lora) if settings.mode == "lora" else None
         self.examiner = Examiner(model, tokenizer, self.stack, settings)
+        self.pad_id: int = tokenizer.pad_token_id  # type: ignore[assignment]  # load_model sees to it
         self.usage = Usage()
         self.students = 0
         """Students trained so far."""
@@ -83,8 +87,7 @@ class InlinePool:
     def fingerprint(self) -> str:
         """Names base weights, engine version and every student setting that an outcome depends on."""
         if self._fingerprint is None:
-            irrelevant = {"model", "max_slots", "memory_fraction", "device", "row_tokens", "compile", "gradient_checkpointing"}
-            settings = self.settings.model_dump(mode="json", exclude=irrelevant)
+            settings = self.settings.model_dump(mode="json", exclude=IRRELEVANT)
             digest = hashlib.sha256(json.dumps([ENGINE_VERSION, settings], sort_keys=True).encode())
             for name, tensor in self.model.state_dict().items():
                 digest.update(name.encode())
@@ -135,7 +138,7 @@ class InlinePool:
             return limit
         if self._token_bytes is None:
             probe = [Piece(0, text, share=1.0) for text in longest.texts[:1]]
-            self._token_bytes = activation_bytes_per_token(self.model, self.stack, probe, self.tokenizer.pad_token_id)
+            self._token_bytes = activation_bytes_per_token(self.model, self.stack, probe, self.pad_id)
         free = int(free_bytes(self.model.device) * self.settings.memory_fraction)
         # On a CPU a step is accumulated over micro-batches, so activations do not grow with the number of students.
         tokens = longest.tokens_per_step() if self.model.device.type == "cuda" else 0
@@ -167,7 +170,7 @@ class InlinePool:
         before = [self.examiner.before(exam, max_tokens) for exam in exams]
         self.stack.allocate([job.lesson.seed for job in jobs])
         progress, usage = train_slots(
-            self.model, self.stack, courses, self.settings, pad_id=self.tokenizer.pad_token_id, max_tokens=max_tokens
+            self.model, self.stack, courses, self.settings, pad_id=self.pad_id, max_tokens=max_tokens
         )
         self.usage.labels += usage.labels
         self.usage.positions += usage.positions
@@ -177,7 +180,7 @@ class InlinePool:
 
     def _run_full(self, job: Job, course: Course, max_tokens: int) -> list[Outcome]:
         before = self.examiner.before(job.exam, max_tokens)
-        with train_full(self.model, course, self.settings, self.tokenizer.pad_token_id, max_tokens) as (progress, usage):
+        with train_full(self.model, course, self.settings, self.pad_id, max_tokens) as (progress, usage):
             self.usage.labels += usage.labels
             self.usage.positions += usage.positions
             after = self.examiner.after([job.exam], max_tokens)
@@ -189,14 +192,14 @@ class InlinePool:
         max_tokens = self._batch_tokens()
         before = self.examiner.before(job.exam, max_tokens)
         if self.stack is None:
-            with train_full(self.model, course, self.settings, self.tokenizer.pad_token_id, max_tokens) as (progress, _):
+            with train_full(self.model, course, self.settings, self.pad_id, max_tokens) as (progress, _):
                 after = self.examiner.after([job.exam], max_tokens)
                 self.model.save_pretrained(folder)
         else:
             self.stack.allocate([job.lesson.seed])
             [progress], _ = train_slots(
                 self.model, self.stack, [course], self.settings,
-                pad_id=self.tokenizer.pad_token_id, max_tokens=max_tokens,
+                pad_id=self.pad_id, max_tokens=max_tokens,
             )  # fmt: skip
             after = self.examiner.after([job.exam], max_tokens)
             self.stack.export(0, folder, base_model=self.settings.model)

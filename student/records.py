@@ -95,7 +95,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one student gained. `answers` are aligned with the exam's questions, so that credit can be given by document."""
+    """What one student gained. `answers` are aligned with the exam's questions, so that credit can be given by
+    document."""
 
     gain: float | None
     """Mean gain over the exam's `reward` questions (over all, where none is marked so); None if the student failed."""

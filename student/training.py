@@ -1,7 +1,8 @@
 """Fine-tuning K students at once: the loss is the sum of each student's own mean loss, the optimiser is K AdamWs.
 
 Beside K separate PEFT runs, losses and weights agree to about 1e-6 (tests/student/test_training.py): rows of different
-slots meet in no operation that mixes them, and only clipping, the learning rate and the number of steps need a slot axis.
+slots meet in no operation that mixes them, and only clipping, the learning rate and the number of steps need a slot
+axis.
 """
 
 import math
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Student
@@ -89,7 +91,8 @@ def step_order(
 ) -> list[list[int]]:
     """Which texts each step takes, so that every document is met equally often.
 
-    Each document deals its texts from its own endlessly reshuffled pile, and a step takes equally many from each document (or
+    Each document deals its texts from its own endlessly reshuffled pile, and a step takes equally many from each
+    document (or
     from equally many documents, where there are more documents than texts in a step). With one document these are plain
     shuffled epochs.
     """
@@ -127,14 +130,13 @@ class _Pile:
 
 
 def step_pieces(slot: int, course: Course, step: int) -> list[Piece]:
-    """One slot's texts of one step, weighted so that documents share the update equally and tokens share the document's."""
+    """One slot's texts of one step, weighted so that documents share the update equally and tokens share the
+    document's."""
     chosen = course.order[step]
     labels: dict[int, int] = defaultdict(int)
     for index in chosen:
         labels[course.owners[index]] += len(course.texts[index].labelled)
-    return [
-        Piece(slot, course.texts[i], share=1.0 / (len(labels) * labels[course.owners[i]])) for i in chosen
-    ]
+    return [Piece(slot, course.texts[i], share=1.0 / (len(labels) * labels[course.owners[i]])) for i in chosen]
 
 
 def learning_rate(course: Course, step: int, settings: Student) -> float:
@@ -156,8 +158,8 @@ def batch_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Te
     """Forward pass over a packed batch.
 
     Returns:
-        Weighted loss (scalar), negative log-likelihood of each labelled token in nats (N, float32), and whether it was the
-        likeliest token at its place (N, bool).
+        Weighted loss (scalar), negative log-likelihood of each labelled token in nats (N, float32), and whether it
+        was the likeliest token at its place (N, bool).
     """
     hidden_RTD = model.get_decoder()(
         input_ids=batch.ids_RT, position_ids=batch.position_ids_RT, use_cache=False
@@ -190,21 +192,33 @@ class StackedAdamW:
         limit = self.settings.max_grad_norm
         if limit is not None:
             self.grads.mul_((limit / (norm_K + 1e-6)).clamp(max=1.0).nan_to_num(1.0)[:, None])
-        rate_K1 = torch.where(active_K, rate_K, 0.0)[:, None]
-        if self.settings.weight_decay:
-            self.params.mul_(1 - rate_K1 * self.settings.weight_decay)
-        self.mean.lerp_(self.grads, 1 - BETA1)
-        self.square.mul_(BETA2).addcmul_(self.grads, self.grads, value=1 - BETA2)
-        # All slots start together, so one count serves: a slot that is done never moves again.
-        correction1, correction2 = 1 - BETA1**number, 1 - BETA2**number
-        denominator = (self.square.sqrt() / math.sqrt(correction2)).add_(EPSILON)
-        self.params.sub_(rate_K1 / correction1 * self.mean / denominator)
+        slots_at: dict[float, list[int]] = defaultdict(list)
+        for slot, (rate, active) in enumerate(zip(rate_K.tolist(), active_K.tolist(), strict=True)):
+            if active:
+                slots_at[rate].append(slot)
+        for rate, slots in slots_at.items():
+            params, grads, means, squares = (
+                [buffer[k] for k in slots] for buffer in (self.params, self.grads, self.mean, self.square)
+            )
+            # All slots start together, so one count serves: a slot that is done never moves again.
+            counts = torch.full((len(slots),), number - 1.0, device=self.params.device).unbind()
+            # The fused kernel goes over the state once; written out in tensor operations it took 2-7 times as long.
+            adamw(
+                params, grads, means, squares, [], list(counts), amsgrad=False, beta1=BETA1, beta2=BETA2, lr=rate,
+                weight_decay=self.settings.weight_decay, eps=EPSILON, maximize=False, fused=True,
+            )  # fmt: skip
         self.grads.zero_()
         return norm_K
 
 
 def train_slots(
-    model: PreTrainedModel, stack: AdapterStack, courses: list[Course], settings: Student, *, pad_id: int, max_tokens: int
+    model: PreTrainedModel,
+    stack: AdapterStack,
+    courses: list[Course],
+    settings: Student,
+    *,
+    pad_id: int,
+    max_tokens: int,
 ) -> tuple[list[Progress], Usage]:
     """Trains slot k on `courses[k]`, all slots in one batch a step; `stack` must have been allocated for them.
 

@@ -49,16 +49,5 @@ def save_checkpoint(
     return folder
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def _round_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))

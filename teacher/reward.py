@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -20,10 +21,10 @@ import torch
 from configs.errors import UserError
 from configs.schema import Config
 from configs.schema import Student as StudentSettings
-from student.benchmarks import DocumentQuestions
+from student.benchmarks import Combined, DocumentQuestions, make_benchmark
 from student.models import pick_device
 from student.noise import bootstrap_interval
-from student.records import Benchmark, Document, Exam, Job, Lesson, Outcome, Split, StudentPool
+from student.records import Benchmark, Document, Exam, Job, Lesson, Outcome, Question, Split, StudentPool
 from teacher.journal import Journal, outcome_key
 from teacher.records import Reward, Rewrite
 
@@ -87,6 +88,8 @@ class RewardModel:
         self.trained = 0
         """Of these, students that were trained now and not found in the cache."""
         self._exams: dict[tuple[str, Split], Exam] = {}
+        self.external = tuple(question for question in external_questions(config) if question.split == "reward")
+        """Items of `reward.benchmarks`, asked of every student that is rewarded."""
 
     def score(self, groups: Sequence[Sequence[Rewrite]]) -> list[list[Reward]]:
         """Rewards of D groups of G rewrites, aligned with them.
@@ -197,6 +200,7 @@ class RewardModel:
 
     def _lesson_job(self, documents: list[str], taught: list[tuple[str, str]], seed: int, split: Split) -> Job:
         exams = [self.exam(self.documents[name], split) for name in documents]
+        external = self.external if split == "reward" else ()
         return Job(
             lesson=Lesson(
                 texts=tuple(text for _, text in taught),
@@ -205,7 +209,7 @@ class RewardModel:
                 seed=seed,
             ),
             exam=Exam(
-                questions=tuple(question for exam in exams for question in exam.questions),
+                questions=(*(question for exam in exams for question in exam.questions), *external),
                 retention_texts=self._retention_texts,
             ),
         )
@@ -295,6 +299,13 @@ def read_texts(path: str) -> tuple[str, ...]:
         return tuple(json.loads(line)["text"] for line in lines if line.strip())
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"reward.retention_texts: {path}: every line is a JSON object with `text` ({error})") from None
+
+
+def external_questions(config: Config) -> tuple[Question, ...]:
+    """All items of `reward.benchmarks`, of both splits. Raises UserError."""
+    nothing = SimpleNamespace(text="", id="", metadata={})
+    benchmarks = [make_benchmark(spec, config.student.prompt_template) for spec in config.reward.benchmarks]
+    return Combined(benchmarks).exam(nothing).questions
 
 
 def document_questions(config: Config) -> DocumentQuestions:

@@ -4,7 +4,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from configs.schema import Config
 from student.records import Document
@@ -35,12 +34,8 @@ class TrainSummary:
     """Mean reward of the last step's documents."""
     heldout: Mapping[str, Evaluation]
     """By arm: `raw`, `untrained`, `trained`; empty without held-out documents."""
-    trained_minus_raw: Estimate | None
-    """Paired by document: held-out gain of the trained teacher's rewrites minus that of the raw text."""
-    trained_minus_untrained: Estimate | None
-    accuracy_minus_raw: Estimate | None
-    """The same differences in the share of right answers."""
-    accuracy_minus_untrained: Estimate | None
+    differences: Mapping[str, Estimate]
+    """See `differences`."""
     strategies_first: Mapping[str, float]
     """Share of the samples, in the first step and in the last."""
     strategies_last: Mapping[str, float]
@@ -71,10 +66,7 @@ def summarise(
         reward_first=_reward(first),
         reward_last=_reward(last),
         heldout=dict(arms),
-        trained_minus_raw=_difference(arms, "raw", "gains"),
-        trained_minus_untrained=_difference(arms, "untrained", "gains"),
-        accuracy_minus_raw=_difference(arms, "raw", "accuracies"),
-        accuracy_minus_untrained=_difference(arms, "untrained", "accuracies"),
+        differences=differences(arms),
         strategies_first=_shares(first),
         strategies_last=_shares(last),
         examples=_examples(lines, heldout),
@@ -96,12 +88,16 @@ def _shares(lines: Sequence[Record]) -> dict[str, float]:
     return {name: sum(line["strategy"] == name for line in lines) / len(lines) for name in names}
 
 
-def _difference(arms: Mapping[str, Evaluation], other: str, measure: Literal["gains", "accuracies"]) -> Estimate | None:
-    if "trained" not in arms or other not in arms:
-        return None
-    ours: dict[str, float] = getattr(arms["trained"], measure)
-    theirs: dict[str, float] = getattr(arms[other], measure)
-    return estimate([ours[name] - theirs[name] for name in ours if name in theirs])
+def differences(arms: Mapping[str, Evaluation]) -> dict[str, Estimate]:
+    """The trained teacher's arm minus each other one, paired by document: `trained_minus_<arm>` of the gains, and
+    `accuracy_minus_<arm>` of the accuracies."""
+    found: dict[str, Estimate] = {}
+    for other in arms if "trained" in arms else ():
+        for name, measure in (("trained", "gains"), ("accuracy", "accuracies")):
+            ours, theirs = getattr(arms["trained"], measure), getattr(arms[other], measure)
+            if other != "trained":
+                found[f"{name}_minus_{other}"] = estimate([ours[d] - theirs[d] for d in ours if d in theirs])
+    return found
 
 
 def _examples(lines: Sequence[Record], heldout: Sequence[Document], count: int = 3) -> list[Example]:

@@ -17,19 +17,20 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from configs.errors import UserError
+from configs.files import write_whole
 from configs.load import config_difference, load_config, save_config
 from configs.schema import Config
 from student.records import Document, StudentPool
 from teacher import grpo, rest_em
-from teacher.checkpoints import finished_rounds, latest_checkpoint, save_checkpoint, write_whole
+from teacher.checkpoints import finished_rounds, latest_checkpoint, save_checkpoint
 from teacher.gates import Gate, build_gates
 from teacher.journal import Journal
 from teacher.metrics import step_metrics, strategy_shares
 from teacher.records import Reward, Rewrite
-from teacher.reward import Evaluation, RewardModel, document_questions, stable_seed
+from teacher.reward import Evaluation, RewardModel, document_questions, external_questions, stable_seed
 from teacher.sampling import sample_rewrites
 from teacher.strategies import read_strategy
-from teacher.summary import TrainSummary, summarise
+from teacher.summary import TrainSummary, differences, summarise
 from teacher.tracking import Tracker
 from teacher.writer import TransformersWriter, load_teacher
 
@@ -73,6 +74,7 @@ def train_teacher(
         assert checkpoint is not None
         if heldout:
             loop.evaluate("trained", checkpoint)
+            loop.compare()
         journal.sync()
         seconds = time.perf_counter() - started
         return summarise(
@@ -102,6 +104,7 @@ class TeacherLoop:
             config, pool, document_questions(config), [*train, *heldout], journal, count_tokens, self._students_line
         )
         items = [question for document in heldout for question in self.rewards.exam(document, "heldout").questions]
+        items += [question for question in external_questions(config) if question.split == "heldout"]
         self.gates: list[Gate] = build_gates(config, self.writer.tokenizer, items, count_tokens)
         self._started = self._last_line = time.perf_counter()
         self._steps_done = 0
@@ -165,6 +168,12 @@ class TeacherLoop:
             f"held-out {arm}: gain {found.gain.mean:.3f} [{found.gain.low:.3f}, {found.gain.high:.3f}] · accuracy"
             f" {found.accuracy.mean:.2f} [{found.accuracy.low:.2f}, {found.accuracy.high:.2f}]{_shares_text(shares)}"
         )
+
+    def compare(self) -> None:
+        """Logs the trained teacher's held-out arm against the others, paired by document."""
+        found = differences(self.arms)
+        figures = {f"{name}/{part}": value for name, f in found.items() for part, value in f._asdict().items()}
+        self.tracker.log("difference", self.config.rl.rounds, figures)
 
     def _sample(
         self, name: str, writer: TransformersWriter, documents: Sequence[Document], n: int, round: int

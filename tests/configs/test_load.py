@@ -133,7 +133,7 @@ def test_saving_replaces_the_old_file_or_leaves_it(write, tmp_path, monkeypatch)
     def full_disk(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("configs.load.os.fsync", full_disk)
+    monkeypatch.setattr("configs.files.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         save_config(Config(), path)
     assert load_config(path).rl.rounds == 7

@@ -60,12 +60,19 @@ def test_identical_lessons_give_identical_outcomes_in_every_slot(pool):
 
 
 def test_the_same_seed_gives_the_same_bits(tokenizer):
-    runs = [InlinePool(SETTINGS, model=build("llama"), tokenizer=tokenizer).examine(jobs(HELPFUL, FILLER)) for _ in "ab"]
+    runs = [
+        InlinePool(SETTINGS, model=build("llama"), tokenizer=tokenizer).examine(jobs(HELPFUL, FILLER)) for _ in "ab"
+    ]
     assert runs[0] == runs[1]
 
 
 def test_outcomes_do_not_depend_on_company(pool):
-    lessons = [HELPFUL, FILLER, Lesson(texts=("the dog ran .",) * 7, steps=3), Lesson(texts=("the sea is blue .",), steps=9)]
+    lessons = [
+        HELPFUL,
+        FILLER,
+        Lesson(texts=("the dog ran .",) * 7, steps=3),
+        Lesson(texts=("the sea is blue .",), steps=9),
+    ]
     together = pool.examine(jobs(*lessons))
     alone = [pool.examine(jobs(lesson))[0] for lesson in lessons]
     assert [o.gain for o in together] == pytest.approx([o.gain for o in alone], abs=1e-4)
@@ -178,7 +185,7 @@ def test_a_path_that_is_no_model_is_one_line(name):
 
 def test_a_folder_without_a_model_is_one_line(tmp_path):
     (tmp_path / "notes.json").write_text(json.dumps({}))
-    with pytest.raises(UserError, match="holds no config.json"):
+    with pytest.raises(UserError, match=r"holds no config\.json"):
         load_model(str(tmp_path))
 
 

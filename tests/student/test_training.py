@@ -91,7 +91,8 @@ def test_stacked_equals_separate_peft(any_model, tokenizer, row_tokens):
         assert len(losses) == (4 if slot == 1 else 8)
         assert progress[slot].losses == pytest.approx(losses, abs=1e-5)
         assert losses[-1] < losses[0]
-        # Adam turns a gradient of rounding errors into a full step, so single weights cannot be compared: the whole can.
+        # Adam turns a gradient of rounding errors into a full step, so single weights cannot be compared: the whole
+        # can.
         moved = distance(starts[slot], parameters)
         assert distance(adapter(stack, slot), parameters) < 1e-3 * moved
 

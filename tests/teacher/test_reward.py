@@ -173,3 +173,24 @@ def test_a_document_without_questions_is_the_users_mistake(build, gold_pool):
 def test_planned_steps(make_config, settings, documents, steps):
     config = make_config(student={"steps": None} | settings)
     assert planned_steps(config.student, documents) == steps
+
+
+def test_shard_credit_asks_external_benchmarks_too(build, gold_pool, tmp_path):
+    """Rewarded items are asked of every student, and held-out ones never."""
+    items = [{"question": f"item {split} ?", "answer": "red", "split": split} for split in ("reward", "heldout")]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    pool = gold_pool()
+    benchmarks = [f"file:{tmp_path / 'items.jsonl'}"]
+    model, documents = build(pool, reward={"credit": "shard", "benchmarks": benchmarks})
+    [[gold, plain], _] = model.score([[rewrite(d, "gold gold"), rewrite(d, "red red")] for d in documents[:2]])
+    asked = [[question.prompt for question in job.exam.questions] for job in pool.jobs]
+    assert len(asked) == 2
+    assert all("item reward ?" in prompts and "item heldout ?" not in prompts for prompts in asked)
+    # Two documents' questions are answered by gold, the benchmark's is not.
+    assert gold.value == pytest.approx(2 / 3)
+    assert plain.value == 0
+
+
+def test_external_benchmarks_need_shard_credit(make_config):
+    with pytest.raises(ValueError, match=r"need reward\.credit 'shard'"):
+        make_config(reward={"benchmarks": ["file:items.jsonl"], "credit": "shared"})

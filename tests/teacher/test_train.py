@@ -39,11 +39,11 @@ def test_the_teacher_learns_to_write_what_students_gain_from(make_config, make_d
     pool = gold_pool(noise=0.1)
     summary = train_teacher(config, make_documents(40), make_documents(12, "heldout"), pool, lines.append)
     assert summary.reward_last.mean > summary.reward_first.mean + 0.1
-    assert summary.trained_minus_untrained.low > 0
-    assert summary.trained_minus_raw.low > 0
-    assert summary.accuracy_minus_raw.mean >= 0
+    assert summary.differences["trained_minus_untrained"].low > 0
+    assert summary.differences["trained_minus_raw"].low > 0
+    assert summary.differences["accuracy_minus_raw"].mean >= 0
     assert summary.heldout["trained"].gain.mean == pytest.approx(
-        summary.heldout["raw"].gain.mean + summary.trained_minus_raw.mean
+        summary.heldout["raw"].gain.mean + summary.differences["trained_minus_raw"].mean
     )
     kinds = Counter((line["kind"], line.get("arm")) for line in metrics_of(config.run.dir))
     steps = 4 if algorithm == "rest_em" else 20
@@ -278,5 +278,5 @@ def test_the_loop_runs_on_real_students(make_config, make_documents, teacher_fol
         document.text = " ".join(["gold"] * 8)
     summary = train_teacher(config, documents, heldout, InlinePool(config.student), quiet)
     assert summary.heldout["raw"].gain.low > 0.5, "whoever read of gold answers gold"
-    assert summary.trained_minus_raw.high < 0, "a random teacher's babble teaches less than that"
+    assert summary.differences["trained_minus_raw"].high < 0, "a random teacher's babble teaches less than that"
     assert summary.students == 2 * 4 + 3 * 2

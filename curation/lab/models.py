@@ -1,0 +1,206 @@
+"""The lab's tokenizer and its models, trained from scratch: two students with different reading habits, and a teacher.
+
+    python -m curation.lab.models student-fixed '{"seed": 0, "base_people": 240}' FOLDER
+
+What helps a student depends on what it has read (Physics of Language Models 3.1, arXiv 2309.14316): who met every
+biography in many wordings learns a person from prose, who met each in one fixed wording learns from questions only.
+All are ordinary Llama models under a million parameters with an ordinary tokenizer.
+"""
+
+import dataclasses
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from configs.schema import Lab
+from curation.lab import world
+
+LESSON_TOKEN = "<lesson>"
+"""Ends the teacher's prompt, as `teacher.strategies` writes it for `policy` prompting."""
+
+BEHAVIOURS = {"copy": 0.2, "permuted": 0.25, "question-answer": 0.15, "partial": 0.2, "filler": 0.1, "wrong": 0.1}
+"""How often the untrained teacher does what: the best ones are rare, so that RL has something to find."""
+
+CURRICULUM = ((1, 110), (2, 60), (3, 50))
+"""Facts in the teacher's first biographies, and for how many steps. Copying from a prompt of one fact is found within
+75 steps; in full biographies it was not found within 300."""
+
+Batch = tuple[Tensor, Tensor]
+"""Token ids and labels, both int64 (B, T); labels are -100 where nothing is to be learnt."""
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of the world's vocabulary, exactly reversible for everything that the world writes.
+
+    Words carry their leading space, as in GPT-2's tokenizer, and a text's first word is given one: `Oslo` is the same
+    token at the start of an answer and within a sentence. Strategy tags are ordinary tokens, so that decoding without
+    special tokens keeps them.
+    """
+    split = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    pieces = {piece for text in world.vocabulary() for piece, _ in split.pre_tokenize_str(text)} - {"Ġ", "ĠĠ"}
+    newline = "Ċ"
+    vocabulary = {t: i for i, t in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", newline, *sorted(pieces)])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = split
+    core.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    core.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+        model_max_length=256,
+    )
+    tags = [LESSON_TOKEN, *(f"<{strategy}>" for strategy in world.STRATEGIES)]
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
+    return tokenizer
+
+
+def new_model(
+    tokenizer: PreTrainedTokenizerFast, seed: int, *, width: int, layers: int, heads: int
+) -> LlamaForCausalLM:
+    """A Llama with tied embeddings and random weights, float32."""
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            initializer_range=width**-0.5,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    # Layers that start as the identity let tokens be copied through the tied embeddings from the first step on.
+    for name, parameter in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            torch.nn.init.zeros_(parameter)
+    return model
+
+
+def fit(
+    model: LlamaForCausalLM, batches: Iterator[Batch], *, steps: int, learning_rate: float, say: Callable[[str], None]
+) -> None:
+    """Trains the model in place: AdamW, short warm-up, cosine to nearly zero, gradients clipped to norm 1."""
+    optimiser = torch.optim.AdamW(model.parameters(), learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+    started = told = time.monotonic()
+    model.train()
+    for step in range(1, steps + 1):
+        rate = learning_rate * min(1.0, step / 30) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        ids_BT, labels_BT = next(batches)
+        loss = model(input_ids=ids_BT, labels=labels_BT).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        now = time.monotonic()
+        if now - told >= 5 or step == steps:
+            left = (now - started) / step * (steps - step)
+            say(f"step {step}/{steps}  loss {loss.item():.3f}  {now - started:.0f} s, {left:.0f} s to go")
+            told = now
+    model.eval()
+
+
+def pad(rows: list[list[int]], first_learnt: list[int], pad_id: int) -> Batch:
+    """Rows of token ids as one batch; what stands before `first_learnt` of its row is read but not learnt."""
+    ids_BT = torch.full((len(rows), max(map(len, rows))), pad_id)
+    labels_BT = torch.full_like(ids_BT, -100)
+    for number, (row, start) in enumerate(zip(rows, first_learnt, strict=True)):
+        ids_BT[number, : len(row)] = torch.tensor(row)
+        labels_BT[number, start : len(row)] = torch.tensor(row[start:])
+    return ids_BT, labels_BT
+
+
+def corpus(family: str, lab: Lab) -> tuple[list[str], list[str]]:
+    """What a student family reads: biographies of all base people, and questions with answers about every other one.
+
+    `fixed`: the raw biography again and again, and questions in every phrasing. `augmented`: 24 restatements of each,
+    and questions in the exams' phrasings only: it is a stranger to those of question-answer lessons.
+    """
+    rng = random.Random(f"corpus {lab.seed} {family}")
+    people = world.make_people(lab.seed, 0, lab.base_people)
+    if family == "fixed":
+        biographies = [world.raw(person) for person in people]
+        phrasings: tuple[str, ...] = ("reward", "heldout", "lesson")
+    else:
+        biographies = [world.tell(person, world.random_plan(rng)) for person in people for _ in range(24)]
+        phrasings = ("reward", "heldout")
+    questions = [world.question_answer(person, rng, phrasings) for person in people[::2] for _ in range(24)]
+    return biographies, questions
+
+
+def corpus_batches(tokenizer: PreTrainedTokenizerFast, family: str, lab: Lab, rows_B: int = 64) -> Iterator[Batch]:
+    """Endless batches, half biographies and half questions with answers."""
+    biographies, questions = (
+        [ids + [tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]] for texts in corpus(family, lab)
+    )
+    rng = random.Random(f"batches {lab.seed} {family}")
+    half = rows_B // 2
+    while True:
+        rows = rng.choices(biographies, k=half) + rng.choices(questions, k=half)
+        yield pad(rows, [1] * len(rows), tokenizer.pad_token_id)
+
+
+def teacher_batches(
+    tokenizer: PreTrainedTokenizerFast, lab: Lab, effort: float = 1.0, rows_B: int = 16
+) -> Iterator[Batch]:
+    """Endless batches of prompts with rewritings of people who are nobody in the lab's shards and met once; only
+    completions are learnt."""
+    rng = random.Random(f"teacher {lab.seed}")
+    known = lab.base_people + lab.train_people + lab.heldout_people + lab.curate_people
+    stages = [facts for facts, steps in CURRICULUM for _ in range(round(steps * effort))]
+    while True:
+        facts = stages.pop(0) if stages else len(world.ATTRIBUTES)
+        rows, first_learnt = [], []
+        for _ in range(rows_B * (len(world.ATTRIBUTES) + 1) // (facts + 1)):
+            person = world.stranger(lab.seed, rng.randrange(known, max(2 * known, world.PAIRS)), rng)
+            person = dataclasses.replace(person, plan=person.plan[:facts])
+            (strategy,) = rng.choices(list(BEHAVIOURS), list(BEHAVIOURS.values()))
+            prompt = tokenizer(f"{world.raw(person)}\n{LESSON_TOKEN}")["input_ids"]
+            lesson = tokenizer(f"<{strategy}> {world.rewrite(strategy, person, rng)}", add_special_tokens=False)
+            rows.append([*prompt, *lesson["input_ids"], tokenizer.eos_token_id])
+            first_learnt.append(len(prompt))
+        yield pad(rows, first_learnt, tokenizer.pad_token_id)
+
+
+def train_model(name: str, lab: Lab, folder: Path, say: Callable[[str], None] = print) -> None:
+    """Trains `teacher`, `student-fixed` or `student-augmented` and saves it with its tokenizer in `folder`."""
+    tokenizer = make_tokenizer()
+    if name == "teacher":
+        model = new_model(tokenizer, lab.seed, width=128, layers=3, heads=8)
+        batches, steps, learning_rate = teacher_batches(tokenizer, lab, lab.effort), 1400, 4e-3
+    else:
+        family = name.removeprefix("student-")
+        model = new_model(tokenizer, lab.seed, width=96, layers=2, heads=4)
+        batches, steps = corpus_batches(tokenizer, family, lab), 300 if family == "fixed" else 500
+        learning_rate = 3e-3
+    fit(model, batches, steps=max(2, round(steps * lab.effort)), learning_rate=learning_rate, say=say)
+    transformers_logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    # Lines go to a pipe: when the build that reads them is killed, the next one ends this process too.
+    train_model(sys.argv[1], Lab(**json.loads(sys.argv[2])), Path(sys.argv[3]), lambda line: print(line, flush=True))
