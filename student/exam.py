@@ -118,13 +118,13 @@ class Examiner:
         pad_id, row_tokens = self.tokenizer.pad_token_id, self.settings.row_tokens
         for batch in pack(tagged, n_slots, pad_id, device, max_tokens=max_tokens, row_tokens=row_tokens):
             if stack is None:
-                _, nll_N, best_N = batch_loss(self.model, batch)
+                _, nll_N, likeliest_N = batch_loss(self.model, batch)
             else:
                 with stack.using(batch.rows):
-                    _, nll_N, best_N = batch_loss(self.model, batch)
+                    _, nll_N, likeliest_N = batch_loss(self.model, batch)
             tokens.index_add_(0, batch.tag_N, torch.ones_like(nll_N))
             loglik.index_add_(0, batch.tag_N, -nll_N)
-            correct.index_add_(0, batch.tag_N, best_N.float())
+            correct.index_add_(0, batch.tag_N, likeliest_N.float())
         return [
             _Score(int(n), total, right == n)
             for n, total, right in zip(tokens.tolist(), loglik.tolist(), correct.tolist(), strict=True)

@@ -142,8 +142,7 @@ def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.dev
     """Rows, in the order of their slots, as tensors."""
     width = max(map(row_length, rows))
     ids = np.full((len(rows), width), pad_id)
-    # Each padding token keeps position zero, a text of its own: nothing attends to it, and it attends to nothing.
-    position_ids = np.zeros((len(rows), width), dtype=np.int64)
+    position_ids = np.empty((len(rows), width), dtype=np.int64)
     index, target, ordered = [], [], []
     for number, row in enumerate(rows):
         start = 0
@@ -155,6 +154,8 @@ def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.dev
             target.append(text.ids[text.labelled])
             ordered.append(piece)
             start = end
+        # Padding goes on as the last text would: no text looks ahead, and a row of one text then needs no mask at all.
+        position_ids[number, start:] = np.arange(width - start) + len(row[-1].text)
     counts = [len(places) for places in index]
 
     def per_label(values: list[float] | list[int], dtype: type) -> Tensor:

@@ -166,8 +166,7 @@ def batch_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Te
     ).last_hidden_state
     hidden_ND = hidden_RTD.flatten(0, 1).index_select(0, batch.index_N)
     head = model.get_output_embeddings()
-    loss, nll_N, best_N = linear_cross_entropy(hidden_ND, head, batch.target_N, batch.share_N)  # type: ignore[arg-type]
-    return loss, nll_N, best_N == batch.target_N
+    return linear_cross_entropy(hidden_ND, head, batch.target_N, batch.share_N)  # type: ignore[arg-type]
 
 
 class StackedAdamW:
