@@ -6,6 +6,7 @@ an id is `file#row`, rows counted from 0.
 """
 
 import glob
+import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -232,20 +233,20 @@ def _one_line(error: Exception) -> str:
 def read_documents(patterns: tuple[str, ...], limit: int | None = None) -> list[Document]:
     """The first `limit` documents with questions, in memory, for training and evaluation.
 
-    Their ids are the path below the working directory and the row, so that files of equal name in different folders
-    stay apart. Rows that cannot be read and documents without questions are left out, and said on stderr with their
-    number. Raises UserError if a file is missing or nothing is left.
+    Their ids are `training_id`s. Rows that cannot be read and documents without questions are left out, and said on
+    stderr with their number. Raises UserError if a file is missing or nothing is left.
     """
     documents: list[Document] = []
     bad: list[str] = []
     without = 0
     for shard in find_shards(patterns):
-        for item in read_shard(Shard(shard.url, _below_here(shard.url))):
+        for item in read_shard(shard):
             if isinstance(item, BadRow):
                 bad.append(f"{shard.name}{'' if item.row is None else f' row {item.row}'}: {item.reason}")
             elif not _has_questions(item):
                 without += 1
             else:
+                item.id = training_id(shard, item.metadata["source_row"], item.text)
                 documents.append(item)
             if len(documents) == limit:
                 break
@@ -272,11 +273,10 @@ def _has_questions(document: Document) -> bool:
     return all("answer" in q and ("question" in q or "prompt" in q) for q in questions)
 
 
-def training_id(shard: Shard, row: int) -> str:
-    """The id that `read_documents` gives the row: its shard's path below the working directory, and the row."""
-    return f"{_below_here(shard.url)}#{row}"
+def training_id(shard: Shard, row: int, text: str) -> str:
+    """The id that `read_documents` gives a row: `file#row@` and a hash of its text, wherever the file lies.
 
-
-def _below_here(url: str) -> str:
-    relative = os.path.relpath(url) if os.path.isabs(url) else url
-    return url if relative.startswith("..") else relative
+    Seeds hang on it, so that a run repeats on another machine. The same text in the same place of two files of one name
+    is one document, and training refuses to learn on it and to be measured on it.
+    """
+    return f"{PurePosixPath(shard.url).name}#{row}@{hashlib.sha256(text.encode()).hexdigest()[:8]}"

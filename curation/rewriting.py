@@ -56,7 +56,7 @@ class ReadShard(PipelineStep):
         shard = self.shards[rank]
         for item in read_shard(shard, self.limit):
             if isinstance(item, Document):
-                item.metadata["training_id"] = training_id(shard, item.metadata["source_row"])
+                item.metadata["training_id"] = training_id(shard, item.metadata["source_row"], item.text)
                 self.update_doc_stats(item)
                 yield item
 

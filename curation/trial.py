@@ -105,8 +105,11 @@ class Trial:
 
     def record(self, repeats: int) -> Recording:
         """Every candidate once a repeat."""
-        tables = [[[[None] * repeats for _ in g.candidates] for g in self.groups] for _ in range(3)]
-        own, whole, accuracy = tables
+
+        def table() -> list[list[list[float | None]]]:
+            return [[[None] * repeats for _ in group.candidates] for group in self.groups]
+
+        own, whole, accuracy = table(), table(), table()
         recording = Recording(self.documents_per_student, repeats, own, whole, accuracy)
         places = [
             (b, r, held)

@@ -150,10 +150,12 @@ def test_read_documents_drops_parquet_nulls_in_questions(tmp_path: Path) -> None
     assert document.metadata["questions"] == [{"question": "Who?", "answer": "She"}, questions[1]]
 
 
-def test_ids_of_equal_names_in_different_folders_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_name_file_row_and_text_wherever_the_file_lies(tmp_path: Path) -> None:
     asked = [row | {"questions": [{"question": "Who?", "answer": "She"}]} for row in rows(1)]
-    monkeypatch.chdir(tmp_path)
-    for folder in ("train", "heldout"):
-        write_jsonl(tmp_path / folder / "part-0.jsonl", asked)
-    ids = [read_documents((f"{folder}/*.jsonl",))[0].id for folder in ("train", "heldout")]
-    assert ids == ["train/part-0.jsonl#0", "heldout/part-0.jsonl#0"]
+    other = [asked[0] | {"text": "Another text in the same place of a file of the same name."}]
+    for folder, content in (("train", asked), ("copy", asked), ("heldout", other)):
+        write_jsonl(tmp_path / folder / "part-0.jsonl", content)
+    folders = ("train", "copy", "heldout")
+    train, copy, heldout = (read_documents((f"{tmp_path / folder}/*.jsonl",))[0].id for folder in folders)
+    assert train == copy != heldout
+    assert train.startswith("part-0.jsonl#0@")

@@ -2,7 +2,6 @@
 
 import json
 import random
-from pathlib import Path
 
 import pytest
 
@@ -39,10 +38,8 @@ def documents(count):
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
-    # A document's id is its path from here, and seeds hang on the id.
-    monkeypatch.chdir(tmp_path)
-    path = Path("documents.jsonl")
+def config(tmp_path):
+    path = tmp_path / "documents.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in documents(6)))
     return Config(
         run=Run(dir=tmp_path / "run"),
