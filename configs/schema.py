@@ -117,7 +117,7 @@ class Gates(Section):
     """What a rewrite must pass before a student sees it; a gate's name is the reason it leaves."""
 
     min_words: int = Field(default=3, ge=1)
-    max_tokens: int | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
     """Longest accepted rewrite in teacher tokens; null accepts up to `teacher.max_new_tokens`."""
     max_repetition: float = Field(default=0.6, gt=0, le=1)
     """Largest share of a text's word 4-grams that may be repeats of an earlier one."""
@@ -143,7 +143,7 @@ class Reward(Section):
     """Penalty a nat of loss gained on the retention texts."""
     length_weight: float = Field(default=0.0, ge=0)
     """Penalty for each lesson token a token of the document, beyond the first."""
-    rejected: float = -1.0
+    rejected: float = Field(default=-1.0, le=0)
     """Reward of a rewrite that a gate refused or whose student failed, added to the worst of its group."""
 
 
@@ -175,7 +175,7 @@ class Curation(Section):
     limit: int | None = Field(default=None, ge=1)
     """Use only the first `limit` documents of each file."""
     rewrites_per_document: int = Field(default=1, ge=1)
-    temperature: float | None = None
+    temperature: float | None = Field(default=None, ge=0)
     """Sampling temperature while curating; null takes the teacher's."""
     workers: int = Field(default=1, ge=1)
     """Worker processes, one file each."""
@@ -224,8 +224,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def consistent(self) -> "Config":
-        if self.student.mode == "full" and self.reward.credit == "shared" and self.reward.documents_per_student == 1:
+        if self.reward.credit == "shared" and self.reward.documents_per_student == 1:
             raise ValueError("reward.credit 'shared' with documents_per_student 1 is 'document': say so")
+        if self.reward.retention_weight and not self.reward.retention_texts:
+            raise ValueError("reward.retention_weight without reward.retention_texts penalises nothing: name a file")
         if self.reward.benchmarks and self.reward.credit != "shard":
             raise ValueError("reward.benchmarks are about no document: they need reward.credit 'shard'")
         return self

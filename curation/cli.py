@@ -116,7 +116,7 @@ def report(
 ) -> None:
     """Writes one self-contained HTML page about a run, with plots and examples.
 
-    **Example:** `notewright report runs/quickstart`
+    **Example:** `notewright report runs/lab`
     """
     from curation.report import write_report
 

@@ -8,6 +8,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from curation.documents import read_documents
 from curation.progress import say
+from student.models import check_folder
 from student.pool import InlinePool
 from student.records import Split
 from teacher.reward import document_questions
@@ -57,10 +58,8 @@ def _askable(config: Config, key: str, documents: list[Document], split: Split) 
 def check_model(key: str, name: str) -> None:
     """Raises UserError if `name` is no model, from its config and tokenizer alone: the weights may be large."""
     try:
-        if not name:
-            raise OSError("it is not set; name a folder or a Hub id")
+        check_folder(name)
         AutoConfig.from_pretrained(name)
         AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        hint = "; `make smollm2` brings it" if "smollm2" in name.lower() else ""
-        raise UserError(f"{key} {name!r} cannot be loaded: {str(error).splitlines()[0]}{hint}") from None
+        raise UserError(f"{key} {name!r} cannot be loaded: {str(error).splitlines()[0]}") from None

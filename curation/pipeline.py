@@ -23,6 +23,7 @@ from datatrove.executor import LocalPipelineExecutor
 from transformers.utils import cached_file
 
 from configs.errors import RunError, UserError
+from configs.load import load_config
 from configs.schema import Config
 from curation.card import write_card
 from curation.dataset import merge
@@ -44,6 +45,7 @@ from curation.manifest import (
 from curation.progress import CurationProgress, say
 from curation.rewriting import GATES, ReadShard, RewriteWithTeacher, load_pen
 from student.benchmarks import DocumentQuestions
+from student.models import check_folder
 from student.records import Question
 from teacher.reward import external_questions
 from teacher.strategies import read_strategy, strategy_label
@@ -139,6 +141,9 @@ def _curate(config: Config, shards: list[Shard], started: float) -> CurateSummar
     n = config.curation.rewrites_per_document
     checked, bad_rows = preflight(shards, config.curation.limit, work)
     checkpoint = latest_checkpoint(config.run.dir)
+    check_folder(config.teacher.model)
+    if checkpoint is not None:
+        check_same_teacher(config)
     items = benchmark_items(config)
     settings = _settings(config, checkpoint, checked, items)
     claim(output, settings)
@@ -174,6 +179,15 @@ def _curate(config: Config, shards: list[Shard], started: float) -> CurateSummar
     write_manifest(output, manifest)
     _clean(work)
     return _summary(output, resumed=done, seconds=time.monotonic() - started)
+
+
+def check_same_teacher(config: Config) -> None:
+    """Raises UserError if the run that trained the checkpoint had another teacher than this config."""
+    trained = load_config(config.run.dir / "config.yaml")
+    for key in ("model", "prompting", "strategies", "lora"):
+        theirs, ours = getattr(trained.teacher, key), getattr(config.teacher, key)
+        if theirs != ours:
+            raise UserError(f"{config.run.dir} trained another teacher (teacher.{key}: {theirs} -> {ours})")
 
 
 def _settings(config: Config, checkpoint: Path | None, checked: list[Checked], items: list[Question]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ share a repeat's seed; the bootstrap draws whole documents, or the batches that 
 
 import json
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from configs.errors import UserError, nearest
+from configs.files import write_whole
 from configs.schema import Config
 from curation.progress import say
 from curation.reliability_report import TARGET, Credit, CreditReport, Way, print_reports
@@ -88,7 +88,7 @@ def run_reliability(
         "target": TARGET,
         "credits": [_as_json(report) for report in reports],
     }
-    _write(output, result)
+    write_whole(output, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     print_reports(reports, output)
     return result
 
@@ -195,10 +195,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -21,12 +21,9 @@ from curation.documents import Shard, read_shard, training_id
 from curation.manifest import die_with_parent, locked
 from curation.progress import log_batch, say
 from student.records import Question
-from teacher.gates import Gate, build_gates, check
+from teacher.gates import GATES, Gate, build_gates, check
 from teacher.strategies import build_prompt, parse_completion, spread, strategy_label
 from teacher.writer import TransformersWriter, load_teacher
-
-GATES = ["empty", "chat_tokens", "copy_of_prompt", "repetition", "over_length", "leak"]
-"""What `teacher.gates.build_gates` checks, in that order; the gates that a row has passed."""
 
 # datatrove logs every task to stderr, and on a failure also the values of local variables: document texts among them.
 # What a user needs to know is said here, and an error reaches them as the exception it is.

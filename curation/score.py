@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.errors import RunError, UserError
+from configs.files import write_whole
 from configs.schema import Config
 from curation.progress import say
 from curation.score_lines import Item, Reject, read_items
@@ -204,7 +205,7 @@ def _check_state(output: Path, config: Config, pool: StudentPool) -> dict[str, s
 
 def _write_state(output: Path, config: Config, pool: StudentPool, items: dict[str, Listed]) -> None:
     state = _state(config, pool) | {"documents": {name: item.digest for name, item in items.items()}}
-    _write_whole(output.with_suffix(".state.json"), json.dumps(state) + "\n")
+    write_whole(output.with_suffix(".state.json"), json.dumps(state) + "\n")
 
 
 def _finished(output: Path, items: dict[str, Listed]) -> dict[str, int]:
@@ -252,15 +253,9 @@ def _write_rejects(path: Path, rejects: list[Reject]) -> None:
     """The reject file of this input; none where all lines are valid."""
     if rejects:
         lines = ({"line": r.line, "reason": r.reason, "content": r.content} for r in rejects)
-        _write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     else:
         path.unlink(missing_ok=True)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Bench:
         """Trains the courses in the batches that the pool plans: seconds, losses (K, steps), use of positions."""
         stack, usage, losses = self.pool.stack, Usage(), []
         assert stack is not None
-        at_once = self.pool._slots(max(courses, key=Course.tokens_per_step))
+        at_once = self.pool._slots(courses)
         self._wait()
         start = time.perf_counter()
         for first in range(0, len(courses), at_once):
@@ -118,7 +118,7 @@ class Bench:
         points: list[dict[str, float]] = []
         for k in sorted(numbers):
             tell(f"sweep: {k} students")
-            if self.pool._slots(self.courses[0]) < k:
+            if self.pool._slots(self.courses[:k]) < k:
                 break
             try:
                 seconds = min(self.engine(self.courses[:k])[0] for _ in range(2))
@@ -184,7 +184,7 @@ def run_bench(
         model=model, lessons=lessons, texts_per_lesson=texts_per_lesson, steps=steps, rank=rank,
         count=max(students or MAX_SLOTS, *sweep, 1), device=device,
     )  # fmt: skip
-    students = students or bench.pool._slots(bench.courses[0])
+    students = students or bench.pool._slots(bench.courses)
     courses = bench.courses[:students]
     some = min(students, peft_students or students)
     bench.warm_up(courses)

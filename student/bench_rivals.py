@@ -98,7 +98,7 @@ class SeparateRuns:
     def _update(self, optimiser: torch.optim.AdamW, course: Course, step: int) -> None:
         torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(course, step, self.settings)
+            group["lr"] = learning_rate(course, step)
         optimiser.step()
         optimiser.zero_grad()
 

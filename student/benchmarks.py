@@ -90,7 +90,7 @@ class QuestionFile:
             raise UserError(f"benchmark file {path} does not exist")
         checked_template(template)
         questions = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[:limit], start=1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:limit], start=1):
             try:
                 questions.append(parse_question(json.loads(line), template))
             except (json.JSONDecodeError, UserError) as error:
@@ -169,7 +169,7 @@ def _read_texts(path: Path, limit: int | None) -> list[str]:
     if not path.is_file():
         raise UserError(f"benchmark file {path} does not exist")
     texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[:limit], start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:limit], start=1):
         try:
             texts.append(json.loads(line)["text"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:

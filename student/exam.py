@@ -154,7 +154,8 @@ class Examiner:
         def generate() -> torch.Tensor:
             return self.model.generate(  # type: ignore[operator]
                 input_ids=ids_BT, attention_mask=mask_BT, do_sample=False, num_beams=1, temperature=None, top_p=None,
-                top_k=None, max_new_tokens=self.settings.max_answer_tokens, pad_token_id=pad,
+                top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0, pad_token_id=pad,
+                max_new_tokens=self.settings.max_answer_tokens,
             )  # fmt: skip
 
         if trained and self.stack is not None:

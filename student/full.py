@@ -27,9 +27,14 @@ def train_full(
     base = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
     progress, usage = Progress(), Usage()
     try:
-        _train(model, course, settings, pad_id, max_tokens, progress, usage)
+        try:
+            _train(model, course, settings, pad_id, max_tokens, progress, usage)
+        finally:
+            model.eval()
         yield progress, usage
     finally:
+        # A student that diverged leaves gradients behind; the next one must not add to them.
+        model.zero_grad(set_to_none=True)
         model.load_state_dict(base)
         model.requires_grad_(False)
 
@@ -46,6 +51,7 @@ def _train(
     if not course.steps:
         return
     model.requires_grad_(True)
+    model.train(settings.gradient_checkpointing)  # exams need eval mode
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=course.learning_rate, eps=EPSILON, weight_decay=settings.weight_decay)
     limit = settings.max_grad_norm or math.inf
@@ -64,7 +70,6 @@ def _train(
             progress.error = f"diverged at step {step + 1}: loss {loss_sum}, gradient norm {norm}"
             return
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(course, step, settings)
+            group["lr"] = learning_rate(course, step)
         optimiser.step()
         optimiser.zero_grad()
-    optimiser.zero_grad(set_to_none=True)

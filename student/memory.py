@@ -8,8 +8,8 @@ from student.lora import AdapterStack
 from student.packing import Piece, pack
 from student.training import batch_loss
 
-STATE_BYTES = 4 * 6
-"""Per adapter parameter: weight, gradient, two AdamW moments and the update's two temporaries, in float32."""
+STATE_BYTES = 4 * 6 + 2
+"""Per adapter parameter: weight, gradient, two AdamW moments, two temporaries (float32), a copy in the base's dtype."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -38,7 +38,9 @@ def activation_bytes_per_token(model: PreTrainedModel, stack: AdapterStack, prob
     [batch] = pack(probe, 1, pad_id, stack.device, max_tokens=2**20)
     with stack.using(batch.rows), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss, *_ = batch_loss(model, batch)
-        total = sum(saved.values())
+        # The adapters' copies in the base's dtype are counted with the slot, not with its tokens.
+        copies = 0 if model.dtype == torch.float32 else stack.size * model.dtype.itemsize
+        total = sum(saved.values()) - copies
         del loss
     stack.release()
     return total / batch.positions
@@ -55,6 +57,7 @@ def plan_slots(free: int, slot_parameters: int, step_tokens: int, token_bytes: f
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or on the CPU."""
+    signs = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
     )

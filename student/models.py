@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import UserError
@@ -34,6 +35,21 @@ def load_model(
     Raises:
         UserError: `name` is neither a model folder nor a Hub id that can be reached.
     """
+    check_folder(name)
+    where = pick_device(device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(dtype, where))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # truncated or ill-fitting weights are these
+        raise UserError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # from_pretrained's return type is wider than what it gives for one device.
+    return model.to(where).eval(), tokenizer  # type: ignore[arg-type]
+
+
+def check_folder(name: str) -> None:
+    """Raises UserError if `name` is neither a model folder nor in the form of a Hub id, without asking the Hub."""
     if not name:
         raise UserError("no model given: set student.model and teacher.model to a folder or a Hub id")
     folder = Path(name)
@@ -43,16 +59,6 @@ def load_model(
     local = name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.parent.is_dir()
     if not folder.exists() and local:
         raise UserError(f"model folder {name} does not exist{_hint(name)}")
-    where = pick_device(device)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(dtype, where))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    # from_pretrained's return type is wider than what it gives for one device.
-    return model.to(where).eval(), tokenizer  # type: ignore[arg-type]
 
 
 def _hint(name: str) -> str:

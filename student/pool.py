@@ -14,7 +14,9 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,7 +45,10 @@ MAX_SLOTS = 256
 """Beyond this a batch only gets slower to plan: cost is linear in students long before."""
 
 CPU_BATCH_TOKENS = 4096
-"""Positions in flight on a CPU, where larger batches only leave the caches (measured with the lab's student)."""
+"""Positions in flight on a CPU: enough to hide the cost of a pass, and bounded whatever the number of students."""
+
+MOST_PASSES = 16
+"""How much smaller the forward passes of a single student are made before it counts as out of memory."""
 
 
 class InlinePool:
@@ -61,7 +66,9 @@ class InlinePool:
         tokenizer: PreTrainedTokenizerBase | None = None,
     ):
         if model is None or tokenizer is None:
-            model, tokenizer = load_model(settings.model, device=settings.device, dtype=settings.dtype)
+            # Small updates of all weights vanish in bfloat16; adapters are float32 of their own.
+            dtype = "float32" if settings.mode == "full" and settings.dtype == "auto" else settings.dtype
+            model, tokenizer = load_model(settings.model, device=settings.device, dtype=dtype)
         check_head(model)
         self.settings, self.model, self.tokenizer = settings, model, tokenizer
         self.stack = AdapterStack(model, settings.lora) if settings.mode == "lora" else None
@@ -73,12 +80,10 @@ class InlinePool:
         self.seconds = 0.0
         """Time spent in `examine`."""
         self._token_bytes: float | None = None
-        self._known_limit: int | None = None
         self._fingerprint: str | None = None
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
-            model.train()  # checkpointing is off in eval mode; these models have no dropout to switch on
         if settings.compile:
             for layer in model.get_decoder().layers:
                 layer.compile(dynamic=True)
@@ -109,17 +114,28 @@ class InlinePool:
         courses = [plan_course(self.tokenizer, job.lesson, self.settings) for job in jobs]
         outcomes: list[Outcome | None] = [None] * len(jobs)
         waiting = sorted(range(len(jobs)), key=lambda i: (courses[i].steps, courses[i].tokens_per_step()), reverse=True)
+        limit = self.settings.max_slots or MAX_SLOTS
+        passes = 1
         while waiting:
-            members = waiting[: self._slots(courses[waiting[0]])]
+            members = waiting[:limit]
+            done: list[Outcome] | None = None
             try:
-                done = self._run([jobs[i] for i in members], [courses[i] for i in members])
+                members = waiting[: self._slots([courses[i] for i in members])]
+                done = self._run([jobs[i] for i in members], [courses[i] for i in members], passes)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                self._after_out_of_memory(len(members))
+            if done is None:  # outside the except block: its traceback would keep alive what is to be freed
+                self._free_memory()
                 if len(members) > 1:
+                    limit = len(members) // 2
+                    log.warning("out of memory with %d students at once; going on with %d", len(members), limit)
+                    continue
+                if passes < MOST_PASSES:
+                    passes *= 2
                     continue
                 done = [Outcome(gain=None, error="out of memory with a single student")]
+            passes = 1
             for i, outcome in zip(members, done, strict=True):
                 outcomes[i] = outcome
             waiting = waiting[len(members) :]
@@ -129,30 +145,28 @@ class InlinePool:
         self.seconds += time.perf_counter() - start
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _slots(self, longest: Course) -> int:
-        """Students in the next batch, whose largest is `longest`."""
+    def _slots(self, courses: list[Course]) -> int:
+        """How many of these students the next batch takes."""
         if self.stack is None:
             return 1
-        limit = min(self.settings.max_slots or MAX_SLOTS, self._known_limit or MAX_SLOTS)
-        if not longest.texts:
-            return limit
+        texts = [text for course in courses for text in course.texts]
+        if not texts:
+            return len(courses)
         if self._token_bytes is None:
-            probe = [Piece(0, text, share=1.0) for text in longest.texts[:1]]
+            probe = [Piece(0, max(texts, key=len))]
             self._token_bytes = activation_bytes_per_token(self.model, self.stack, probe, self.pad_id)
         free = int(free_bytes(self.model.device) * self.settings.memory_fraction)
         # On a CPU a step is accumulated over micro-batches, so activations do not grow with the number of students.
-        tokens = longest.tokens_per_step() if self.model.device.type == "cuda" else 0
-        return min(limit, plan_slots(free, self.stack.size, tokens, self._token_bytes))
+        on_gpu = self.model.device.type == "cuda"
+        tokens = max(course.tokens_per_step() for course in courses) if on_gpu else 0
+        return min(len(courses), plan_slots(free, self.stack.size, tokens, self._token_bytes))
 
-    def _after_out_of_memory(self, students: int) -> None:
+    def _free_memory(self) -> None:
         if self.stack is not None:
             self.stack.release()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self._known_limit = max(1, students // 2)
-        if students > 1:
-            log.warning("out of memory with %d students at once; going on with %d", students, self._known_limit)
 
     def _batch_tokens(self) -> int:
         """Positions in one forward pass."""
@@ -161,22 +175,36 @@ class InlinePool:
         free = free_bytes(self.model.device) * self.settings.memory_fraction
         return max(2048, int(free / (2 * (self._token_bytes or 2**20))))
 
-    def _run(self, jobs: list[Job], courses: list[Course]) -> list[Outcome]:
-        """One batch of students, from fresh adapters to outcomes."""
+    def _run(self, jobs: list[Job], courses: list[Course], passes: int) -> list[Outcome]:
+        """One batch of students, from fresh adapters to outcomes; `passes` cuts forward passes that much smaller."""
         exams = [job.exam for job in jobs]
-        max_tokens = self._batch_tokens()
+        max_tokens = max(1, self._batch_tokens() // passes)
         if self.stack is None:
             return self._run_full(jobs[0], courses[0], max_tokens)
         before = [self.examiner.before(exam, max_tokens) for exam in exams]
         self.stack.allocate([job.lesson.seed for job in jobs])
-        progress, usage = train_slots(
-            self.model, self.stack, courses, self.settings, pad_id=self.pad_id, max_tokens=max_tokens
-        )
+        with self._training():
+            progress, usage = train_slots(
+                self.model, self.stack, courses, self.settings, pad_id=self.pad_id, max_tokens=max_tokens
+            )
         self.usage.labels += usage.labels
         self.usage.positions += usage.positions
         after = self.examiner.after(exams, max_tokens)
         self.stack.release()
-        return [outcome_of(*parts) for parts in zip(jobs, courses, progress, before, after, strict=True)]
+        outcomes = [outcome_of(*parts) for parts in zip(jobs, courses, progress, before, after, strict=True)]
+        return [_with_label_fraction(outcome, usage) for outcome in outcomes]
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """Train mode within, where checkpointing asks for it; these models have no dropout to switch on.
+
+        Exams need eval mode: in train mode a checkpointing layer drops the cache that decoding goes by.
+        """
+        self.model.train(self.settings.gradient_checkpointing)
+        try:
+            yield
+        finally:
+            self.model.eval()
 
     def _run_full(self, job: Job, course: Course, max_tokens: int) -> list[Outcome]:
         before = self.examiner.before(job.exam, max_tokens)
@@ -184,7 +212,7 @@ class InlinePool:
             self.usage.labels += usage.labels
             self.usage.positions += usage.positions
             after = self.examiner.after([job.exam], max_tokens)
-        return [outcome_of(job, course, progress, before, after[0])]
+        return [_with_label_fraction(outcome_of(job, course, progress, before, after[0]), usage)]
 
     def keep(self, job: Job, folder: Path) -> Outcome:
         """Trains one student and saves it: a PEFT adapter folder, or (`mode: full`) a model folder."""
@@ -197,10 +225,15 @@ class InlinePool:
                 self.model.save_pretrained(folder)
         else:
             self.stack.allocate([job.lesson.seed])
-            [progress], _ = train_slots(
-                self.model, self.stack, [course], self.settings,
-                pad_id=self.pad_id, max_tokens=max_tokens,
-            )  # fmt: skip
+            with self._training():
+                [progress], _ = train_slots(
+                    self.model,
+                    self.stack,
+                    [course],
+                    self.settings,
+                    pad_id=self.pad_id,
+                    max_tokens=max_tokens,
+                )
             after = self.examiner.after([job.exam], max_tokens)
             self.stack.export(0, folder, base_model=self.settings.model)
             self.stack.release()
@@ -209,7 +242,10 @@ class InlinePool:
 
 
 def outcome_of(job: Job, course: Course, progress: Progress, before: Sitting, after: Sitting) -> Outcome:
-    """The paired result of one student; an outcome with `error` where training or the exam gave no finite numbers."""
+    """The paired result of one student; one with `error` where no token of its lesson is to be learnt, or training or
+    the exam gave no finite numbers."""
+    if job.lesson.texts and not course.texts:
+        return Outcome(gain=None, error="no token of the lesson is to be learnt: see loss_on")
     if progress.error is not None:
         return Outcome(gain=None, error=progress.error)
     answers = tuple(_pair(b, a) for b, a in zip(before.grades, after.grades, strict=True))
@@ -243,6 +279,13 @@ def outcome_of(job: Job, course: Course, progress: Progress, before: Sitting, af
         "accuracy_after": statistics.fmean(a.correct_after for a in counted),
     }
     return Outcome(gain=statistics.fmean(a.gain for a in counted), metrics=metrics, answers=answers)
+
+
+def _with_label_fraction(outcome: Outcome, usage: Usage) -> Outcome:
+    """The outcome with the share of its batch's positions that carried a label."""
+    if outcome.error is not None or not usage.positions:
+        return outcome
+    return replace(outcome, metrics=outcome.metrics | {"label_fraction": usage.labels / usage.positions})
 
 
 def _pair(before: Grade, after: Grade) -> Answer:

@@ -53,6 +53,8 @@ class Lesson:
     epochs: int | None = None
     steps: int | None = None
     """Optimiser steps; overrides `epochs`."""
+    warmup_steps: int | None = None
+    schedule: Literal["constant", "linear", "cosine"] | None = None
     loss_on: str | None = None
     seed: int = 0
     """Adapter initialisation and data order. Equal seeds are common random numbers, whatever else is in the batch."""
@@ -102,7 +104,7 @@ class Outcome:
     """Mean gain over the exam's `reward` questions (over all, where none is marked so); None if the student failed."""
     metrics: dict[str, float] = field(default_factory=dict)
     """`loglik_before/after`, `accuracy_before/after`, `heldout_gain`, `retention_before/after` (nats a token), `steps`,
-    `train_loss_first/last`, `lesson_tokens`."""
+    `train_loss_first/last`, `lesson_tokens`, `label_fraction` (share of its batch's positions that carried a label)."""
     answers: tuple[Answer, ...] = ()
     error: str | None = None
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from configs.errors import RunError
 from teacher.writer import TransformersWriter
@@ -42,7 +43,8 @@ def save_checkpoint(
         writer.tokenizer.save_pretrained(partial)
         if optimizer is not None:
             torch.save(optimizer.state_dict(), partial / OPTIMIZER_FILE)
-    except OSError as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # A full disk is an OSError for Python, but not for safetensors and torch.save, which write on their own.
         shutil.rmtree(partial, ignore_errors=True)
         raise RunError(f"cannot save {folder}: {error}; the same command resumes round {round}") from error
     os.rename(partial, folder)

@@ -18,6 +18,10 @@ _WORD = re.compile(r"\w+")
 _CHAT = re.compile(r"<\|[^|<>]{1,40}\|>|</?(?:s|bos|eos|start_of_turn|end_of_turn|think)>|\[/?INST\]|<</?SYS>>")
 
 
+GATES = ("empty", "chat_tokens", "copy_of_prompt", "repetition", "over_length", "leak")
+"""Names of the gates that `build_gates` builds, in their order."""
+
+
 def words(text: str) -> list[str]:
     """Lower-case words without punctuation."""
     return _WORD.findall(text.lower())

@@ -109,7 +109,7 @@ def documents_per_step(config: Config, documents: int) -> int:
 
 
 def whole_steps(config: Config, documents: Sequence[Document]) -> list[Document]:
-    """The documents that fill whole steps; the rest waits for a later round."""
+    """The documents that fill whole steps; the rest of the round's hand is left out."""
     size = documents_per_step(config, len(documents))
     return list(documents[: len(documents) // size * size])
 

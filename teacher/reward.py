@@ -40,12 +40,12 @@ class Estimate(NamedTuple):
     high: float
 
 
-def estimate(values: Sequence[float | None]) -> Estimate:
-    """Mean and interval over `values`, one a cluster (document); None is left out."""
-    present = [value for value in values if value is not None]
-    if not present:
+def estimate(values: Sequence[float], clusters: Sequence[int] | None = None) -> Estimate:
+    """Mean and interval over `values`, one a document. `clusters` names the batch of each: documents that share their
+    students are not independent, and are drawn together."""
+    if not values:
         return Estimate(math.nan, math.nan, math.nan)
-    return Estimate(statistics.fmean(present), *bootstrap_interval(present))
+    return Estimate(statistics.fmean(values), *bootstrap_interval(values, clusters))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,8 @@ class Evaluation:
     gains: dict[str, float] = field(default_factory=dict)
     """Mean over seeds, by document."""
     accuracies: dict[str, float] = field(default_factory=dict)
+    batches: dict[str, int] = field(default_factory=dict)
+    """The batch of each document: those of one batch share students."""
     failed: int = 0
     """Students that failed; their documents count with the other seeds."""
 
@@ -153,10 +155,13 @@ class RewardModel:
         A document whose text is None (rejected) keeps its place in the exam but teaches nothing.
         """
         jobs = []
-        for batch in chunked(list(documents), self._documents_per_student()):
+        batches: dict[str, int] = {}
+        for number, batch in enumerate(chunked(list(documents), self._documents_per_student())):
             ids = [document.id for document in batch]
+            batches |= dict.fromkeys(ids, number)
             taught = [(name, text) for name in ids if (text := texts_by_document[name]) is not None]
-            jobs += [self._lesson_job(ids, taught, seed, split) for seed in seeds]
+            # Every batch has seeds of its own, so that what a seed does is part of the spread between batches.
+            jobs += [self._lesson_job(ids, taught, stable_seed(seed, number), split) for seed in seeds]
         gains: dict[str, list[float]] = {document.id: [] for document in documents}
         accuracies: dict[str, list[float]] = {document.id: [] for document in documents}
         failed = 0
@@ -170,10 +175,11 @@ class RewardModel:
         gain_by = {name: statistics.fmean(values) for name, values in gains.items() if values}
         accuracy_by = {name: statistics.fmean(values) for name, values in accuracies.items() if values}
         return Evaluation(
-            gain=estimate(list(gain_by.values())),
-            accuracy=estimate(list(accuracy_by.values())),
+            gain=estimate(list(gain_by.values()), [batches[name] for name in gain_by]),
+            accuracy=estimate(list(accuracy_by.values()), [batches[name] for name in accuracy_by]),
             gains=gain_by,
             accuracies=accuracy_by,
+            batches=batches,
             failed=failed,
         )
 

@@ -96,7 +96,9 @@ def differences(arms: Mapping[str, Evaluation]) -> dict[str, Estimate]:
         for name, measure in (("trained", "gains"), ("accuracy", "accuracies")):
             ours, theirs = getattr(arms["trained"], measure), getattr(arms[other], measure)
             if other != "trained":
-                found[f"{name}_minus_{other}"] = estimate([ours[d] - theirs[d] for d in ours if d in theirs])
+                both = [d for d in ours if d in theirs]
+                clusters = [arms["trained"].batches[d] for d in both]
+                found[f"{name}_minus_{other}"] = estimate([ours[d] - theirs[d] for d in both], clusters)
     return found
 
 

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from configs.errors import UserError
+from configs.files import write_whole
 from configs.schema import Config
 from teacher.journal import Journal
 
@@ -49,14 +50,18 @@ def _start(config: Config, journal: Journal):
     # The id is kept, so that a resumed run goes on under it.
     id_file = journal.dir / "wandb-id"
     if not id_file.is_file():
-        id_file.write_text(uuid.uuid4().hex[:8])
-    return wandb.init(
-        project=config.tracking.project,
-        name=config.run.dir.name,
-        id=id_file.read_text().strip(),
-        resume="allow",
-        mode=config.tracking.wandb,
-        dir=config.run.dir,
-        config=config.model_dump(mode="json"),
-        settings=wandb.Settings(console="off", silent=True),
-    )
+        write_whole(id_file, uuid.uuid4().hex[:8])
+    try:
+        return wandb.init(
+            project=config.tracking.project,
+            name=config.run.dir.name,
+            id=id_file.read_text().strip(),
+            resume="allow",
+            mode=config.tracking.wandb,
+            dir=config.run.dir,
+            config=config.model_dump(mode="json"),
+            settings=wandb.Settings(console="off", silent=True),
+        )
+    except wandb.errors.Error as error:
+        advice = "`wandb login`, or tracking.wandb=offline"
+        raise UserError(f"tracking.wandb {config.tracking.wandb!r}: {str(error).splitlines()[0]} ({advice})") from None

@@ -2,10 +2,12 @@
 
     summary = train_teacher(config, train, heldout, InlinePool(config.student))
 
-What is random is seeded from the config and the round, completions are kept before they are scored and rewards come
-from the cache, so a run that was killed at any moment goes on as if it had not been.
+What is random is seeded from the config and the round, ReST-EM's completions are kept before they are scored (GRPO
+samples them again, the same on CPU) and rewards come from the cache, so a run that was killed goes on as if it had not
+been.
 """
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -27,7 +29,7 @@ from teacher.gates import Gate, build_gates
 from teacher.journal import Journal
 from teacher.metrics import step_metrics, strategy_shares
 from teacher.records import Reward, Rewrite
-from teacher.reward import Evaluation, RewardModel, document_questions, external_questions, stable_seed
+from teacher.reward import Evaluation, RewardModel, document_questions, external_questions, read_texts, stable_seed
 from teacher.sampling import sample_rewrites
 from teacher.strategies import read_strategy
 from teacher.summary import TrainSummary, differences, summarise
@@ -59,7 +61,10 @@ def train_teacher(
         RunError: the teacher's weights became non-finite, or the disk is full; finished rounds are kept.
     """
     check_documents(config, train, heldout)
-    claim_run(config)
+    external_questions(config)
+    if config.reward.retention_texts:
+        read_texts(config.reward.retention_texts)
+    claim_run(config, data_hash(train, heldout))
     disable_progress_bar()  # a bar for every model loaded would drown our line a step
     started = time.perf_counter()
     with Journal(config.run.dir) as journal, Tracker(config, journal) as tracker:
@@ -261,9 +266,18 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
                 raise UserError(f"data.{key}: document {document.id!r} has no {split} questions to ask a student")
 
 
-def claim_run(config: Config) -> None:
-    """Writes config.yaml into the run directory, or checks that it is this config's run. Raises UserError."""
-    path = config.run.dir / "config.yaml"
+def data_hash(train: Sequence[Document], heldout: Sequence[Document]) -> str:
+    """Names the documents and their questions."""
+    content = [[d.id, d.text, d.metadata.get("questions")] for documents in (train, heldout) for d in documents]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def claim_run(config: Config, data: str) -> None:
+    """Writes config.yaml and the data's hash into the run directory, or checks that the run is this config's, on this
+    data. Raises UserError."""
+    path, named = config.run.dir / "config.yaml", config.run.dir / "journal" / "data"
+    if named.is_file() and named.read_text().strip() != data:
+        raise UserError(f"{config.run.dir} is a run on other documents: data.train or data.heldout has changed since")
     if path.is_file():
         changes = [line for line in config_difference(load_config(path), config) if not line.startswith(FREE_SECTIONS)]
         if changes:
@@ -271,6 +285,7 @@ def claim_run(config: Config) -> None:
                 f"{config.run.dir} is a run of another config ({'; '.join(changes)}): choose another run.dir"
             )
     save_config(config, path)
+    write_whole(named, data + "\n")
 
 
 def round_documents(config: Config, train: Sequence[Document], round: int) -> list[Document]:

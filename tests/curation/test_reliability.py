@@ -39,8 +39,18 @@ def documents(count):
 
 @pytest.fixture
 def config(tmp_path):
+    return config_of(tmp_path, 6)
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Enough documents to tell a better way of repeating from luck."""
+    return config_of(tmp_path, 60)
+
+
+def config_of(tmp_path, count):
     path = tmp_path / "documents.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in documents(6)))
+    path.write_text("".join(json.dumps(row) + "\n" for row in documents(count)))
     return Config(
         run=Run(dir=tmp_path / "run"),
         data={"train": (str(path),)},
@@ -63,8 +73,8 @@ class Planted:
     fingerprint = "planted"
     merit = {"told": 0.5, "asked": 1.0, "filler": 0.0}  # noqa: RUF012
 
-    def __init__(self, noise):
-        self.noise = noise
+    def __init__(self, noise, seed_effect=1.0):
+        self.noise, self.seed_effect = noise, seed_effect
         self.jobs = []
 
     def examine(self, jobs):
@@ -78,7 +88,9 @@ class Planted:
             text = taught[question.document_id]
             way = "asked" if "?" in text else "filler" if "it was" in text else "told" if text[:2] == "on" else None
             generator = random.Random(repr((job.lesson.seed, text, job.lesson.texts)))
-            gains.append(self.merit.get(way, 0.3) + job.lesson.seed % 7 + self.noise * generator.gauss(0, 1))
+            gains.append(
+                self.merit.get(way, 0.3) + self.seed_effect * (job.lesson.seed % 7) + self.noise * generator.gauss(0, 1)
+            )
         answers = tuple(
             Answer(loglik_before=0.0, loglik_after=gain, correct_before=False, correct_after=gain > 0.5)
             for gain in gains
@@ -159,8 +171,8 @@ def test_every_candidate_is_taught_once_a_repeat_in_changing_company(config):
     assert {len(jobs) for jobs in seeds.values()} == {4}  # three rewrites and the raw text have one seed
 
 
-def test_adaptive_repeats_are_compared_on_what_was_recorded(config):
-    result = run_reliability(config, repeats=12, documents=6, pool=Planted(0.6), credits=["document"], adaptive=True)
+def test_adaptive_repeats_are_compared_on_what_was_recorded(many):
+    result = run_reliability(many, repeats=12, documents=60, pool=Planted(0.6), credits=["document"], adaptive=True)
     comparisons = result["credits"][0]["adaptive"]
     assert [c["how"] for c in comparisons] == ["simulated"] * 3
     assert all(0 <= c[arm]["best_chosen"] <= 1 for c in comparisons for arm in ("uniform", "adaptive"))
@@ -168,19 +180,20 @@ def test_adaptive_repeats_are_compared_on_what_was_recorded(config):
 
 
 @pytest.mark.parametrize("documents_per_student", [1, 3])
-def test_adaptive_repeats_run_live_at_the_same_number_of_runs(config, documents_per_student):
-    pool = Planted(0.8)
-    groups = read_groups(config, None, 6, None)
-    with Journal(config.run.dir) as journal:
-        model = RewardModel(config, pool, document_questions(config), [g.document for g in groups], journal)
+def test_adaptive_repeats_run_live_at_the_same_number_of_runs(many, documents_per_student):
+    # Shared students of an adaptive round have seeds of their own, so what a seed does to all of them is noise there.
+    pool = Planted(0.8, seed_effect=1.0 if documents_per_student == 1 else 0.0)
+    groups = read_groups(many, None, 60, None)
+    with Journal(many.run.dir) as journal:
+        model = RewardModel(many, pool, document_questions(many), [g.document for g in groups], journal)
         trial = Trial(model, groups, documents_per_student)
         recorded = [[runs[g] for g in group.rewrites] for group, runs in zip(groups, trial.record(10).own, strict=True)]
         pool.jobs.clear()
         shared = documents_per_student > 1
         found = run_live(trial, recorded, 4.0, batch=8, every_group=shared, common_seeds=not shared)
         assert found.how == "live"
-        assert len(pool.jobs) == 2 * 4 * 18 / documents_per_student
-        assert found.adaptive.regret <= found.uniform.regret + 0.2
+        assert len(pool.jobs) == 2 * 4 * 180 / documents_per_student
+        assert found.adaptive.regret <= found.uniform.regret + 0.05
     assert simulate([], 2.0, batch=8, every_group=False, common_seeds=True, clusters=[]) is None
 
 

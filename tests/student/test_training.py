@@ -15,7 +15,14 @@ from student.training import plan_course, step_order, step_pieces, train_slots
 LORA = Lora(rank=4, alpha=8)
 LESSONS = [
     Lesson(texts=("the cat sat on the mat .", "where did it sit ? the mat"), seed=1),
-    Lesson(texts=("the dog ran over the red rug . it was green .",), learning_rate=3e-2, steps=4, seed=2),
+    Lesson(
+        texts=("the dog ran over the red rug . it was green .",),
+        learning_rate=3e-2,
+        steps=4,
+        schedule="linear",
+        warmup_steps=0,
+        seed=2,
+    ),
     Lesson(texts=((Segment("prompt", "what is red ?"), Segment("answer", " the rug")),), loss_on="answer", seed=1),
     Lesson(
         texts=("the bird flew .", "a blue sea", "the sea is green . the sea is blue ."),
@@ -51,9 +58,11 @@ def train_with_peft(model, course, start, settings):
         losses.append(total.item())
         total.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), settings.max_grad_norm)
-        warmup, rate = settings.warmup_steps, course.learning_rate
+        warmup, rate = course.warmup_steps, course.learning_rate
         if step < warmup:
             rate *= (step + 1) / (warmup + 1)
+        elif course.schedule == "linear":
+            rate *= 1 - (step - warmup) / (course.steps - warmup)
         else:
             rate *= 0.5 * (1 + math.cos(math.pi * (step - warmup) / (course.steps - warmup)))
         optimiser.param_groups[0]["lr"] = rate
