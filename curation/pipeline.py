@@ -182,8 +182,12 @@ def _curate(config: Config, shards: list[Shard], started: float) -> CurateSummar
 
 
 def check_same_teacher(config: Config) -> None:
-    """Raises UserError if the run that trained the checkpoint had another teacher than this config."""
-    trained = load_config(config.run.dir / "config.yaml")
+    """Raises UserError if the run that trained the checkpoint had another teacher than this config.
+
+    A checkpoint that was put there by hand has no config beside it, and is taken as it is.
+    """
+    path = config.run.dir / "config.yaml"
+    trained = load_config(path) if path.is_file() else config
     for key in ("model", "prompting", "strategies", "lora"):
         theirs, ours = getattr(trained.teacher, key), getattr(config.teacher, key)
         if theirs != ours:

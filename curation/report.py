@@ -85,6 +85,10 @@ def verdicts(metrics: list[Record], heldout: dict[str, Record]) -> list[Verdict]
     for other, name in (("untrained", "the untrained teacher's"), ("raw", "the raw documents")):
         interval = _interval(difference, f"trained_minus_{other}")
         if interval is None:
+            if f"trained_minus_{other}/mean" in difference:
+                mean = difference[f"trained_minus_{other}/mean"]
+                words = f"Against {name}: {mean:+.2f} nats a token, from too few batches of students for an interval."
+                found.append(Verdict(words, False))
             continue
         mean, low, high = interval
         figures = f"{mean:+.2f} nats a token, 95% interval [{low:+.2f}, {high:+.2f}]"

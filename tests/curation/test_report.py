@@ -69,6 +69,13 @@ def test_an_interval_below_zero_is_told_as_a_loss():
     assert verdicts(metrics, {})[0].words.startswith("Students gain less from the trained teacher's lessons")
 
 
+def test_without_an_interval_nothing_is_claimed():
+    line = {"kind": "difference", **interval("trained_minus_raw", 0.5, float("nan"))}
+    verdict = verdicts([line], {})[0]
+    assert "too few batches" in verdict.words
+    assert not verdict.sure
+
+
 def test_a_run_without_heldout_documents_claims_nothing():
     [verdict] = verdicts([{"kind": "step"}], {})
     assert "Nothing was compared" in verdict.words
