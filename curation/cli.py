@@ -190,6 +190,7 @@ def bench_student(
     ] = "lab",
     students: Annotated[int, typer.Option(min=1, help="Students trained at once.")] = 32,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each student.")] = 10,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank; else 8 for the lab, 32 for others.")] = None,
     lessons: Annotated[
         Path | None, typer.Option(help="JSONL with `rewrites` or `text`; else generated.", show_default=False)
     ] = None,
@@ -212,6 +213,7 @@ def bench_student(
         model=model,
         students=students,
         steps=steps,
+        rank=rank,
         lessons=lessons,
         repeats=repeats,
         sweep=SWEEP if sweep or plot else (),

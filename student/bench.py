@@ -140,7 +140,7 @@ def run_bench(
     steps: int = 10,
     texts_per_lesson: int = 1,
     lessons: Path | None = None,
-    rank: int = 32,
+    rank: int | None = None,
     repeats: int = 5,
     peft_students: int | None = None,
     padded_tokens: int = 2048,
@@ -158,7 +158,8 @@ def run_bench(
         steps: optimiser steps of each student, each over all texts of its lesson.
         texts_per_lesson: texts that one student learns.
         lessons: JSONL with `rewrites` or `text` in each line; None makes up biographies like the lab's.
-        rank: of the adapters on all linear layers; alpha is twice it.
+        rank: of the adapters on all linear layers; alpha is twice it. None: 8 for the lab, as its preset has it, and
+            32 for others.
         peft_students: PEFT runs really done in a repeat, scaled up to K; None does all K.
         padded_tokens: row length of the padded recipe (SEAL: 2,048).
         padded_steps: steps of it really done in a repeat, scaled up to all texts of all steps; 0 leaves it out.
@@ -179,6 +180,7 @@ def run_bench(
     if threads:
         torch.set_num_threads(threads)
     sweep = tuple(sweep)
+    rank = rank or (8 if model == "lab" else 32)
     tell(f"building {model}")
     bench = Bench(
         model=model, lessons=lessons, texts_per_lesson=texts_per_lesson, steps=steps, rank=rank,
@@ -323,7 +325,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--texts-per-lesson", type=int, default=1)
     parser.add_argument("--lessons", type=Path, help="JSONL with `rewrites` or `text`")
-    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--rank", type=int)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peft-students", type=int, help="PEFT runs really done, scaled up")
     parser.add_argument("--padded-tokens", type=int, default=2048)
