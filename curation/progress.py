@@ -19,6 +19,18 @@ def say(line: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
 
 
+def live_bar(what: str, total: int, done: int) -> Progress | None:
+    """A started bar with one task, whose `rate` field is a text behind the ETA; None where stderr is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return None
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Progress(*columns, TextColumn("{task.fields[rate]}"), console=console)
+    bar.add_task(what, total=total, completed=done, rate="")
+    bar.start()
+    return bar
+
+
 class CurationProgress:
     """Follows the log that workers append a line to after each finished batch (`{"documents", "rows", "tokens"}`), so
     that it works alike for work in this process, in others, and on other machines that share the folder."""
@@ -34,12 +46,7 @@ class CurationProgress:
         self._bar: Progress | None = None
 
     def __enter__(self) -> "CurationProgress":
-        console = Console(stderr=True)
-        if console.is_terminal:
-            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-            self._bar = Progress(*columns, TextColumn("{task.fields[rates]}"), console=console)
-            self._bar.add_task("curating", total=self.total, completed=self.done, rates="")
-            self._bar.start()
+        self._bar = live_bar("curating", self.total, self.done)
         self._thread.start()
         return self
 
@@ -83,7 +90,7 @@ class CurationProgress:
 
     def _show(self) -> None:
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self.done + self.documents, rates=self._rates())
+            self._bar.update(self._bar.task_ids[0], completed=self.done + self.documents, rate=self._rates())
         elif time.monotonic() - self._last_line >= LINE_SECONDS:
             self._print()
 

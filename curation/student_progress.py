@@ -3,10 +3,9 @@
 import time
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from curation.progress import LINE_SECONDS, say
+from curation.progress import LINE_SECONDS, live_bar, say
 
 
 class StudentProgress:
@@ -19,13 +18,8 @@ class StudentProgress:
         self._bar: Progress | None = None
 
     def __enter__(self) -> "StudentProgress":
-        console = Console(stderr=True)
-        if console.is_terminal:
-            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-            self._bar = Progress(*columns, TextColumn("{task.fields[rate]}"), console=console)
-            self._bar.add_task(self.what, total=self.total, completed=self.done, rate="")
-            self._bar.start()
-        elif self.done:
+        self._bar = live_bar(self.what, self.total, self.done)
+        if self._bar is None and self.done:
             say(f"{self.what}: {self.done}/{self.total} students were finished before")
         return self
 
