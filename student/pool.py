@@ -12,6 +12,8 @@ import hashlib
 import json
 import logging
 import math
+import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from configs.errors import UserError
 from configs.schema import Student
 from student.exam import Examiner, Grade, Sitting
 from student.full import train_full
@@ -85,6 +88,7 @@ class InlinePool:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
         if settings.compile:
+            _check_compiler(model.device)
             for layer in model.get_decoder().layers:
                 layer.compile(dynamic=True)
 
@@ -239,6 +243,12 @@ class InlinePool:
             self.stack.release()
         self.tokenizer.save_pretrained(folder)
         return outcome_of(job, course, progress, before, after[0])
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Raises UserError where torch.compile would fail in the first forward pass."""
+    if device.type == "cpu" and not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
+        raise UserError("student.compile needs a C++ compiler on a CPU: install g++, or set it to false")
 
 
 def outcome_of(job: Job, course: Course, progress: Progress, before: Sitting, after: Sitting) -> Outcome:

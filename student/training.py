@@ -6,7 +6,10 @@ axis.
 """
 
 import math
+import threading
 from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -16,12 +19,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Student
 from student.encoding import Encoded, encode_text
-from student.lora import AdapterStack
+from student.lora import AdapterStack, Slots
 from student.loss import linear_cross_entropy
 from student.packing import Batch, Piece, pack
 from student.records import Lesson
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+PART_TOKENS = 256
+"""A thread takes slots of its own from this many tokens a step: with fewer the passes cost more than the texts."""
+
+MAX_PARTS = 8
+"""Threads that train slots of their own; each issues its operations from Python, which runs one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,8 @@ def plan_course(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: St
         steps=lesson.steps or (None if lesson.epochs else settings.steps),
         epochs=lesson.epochs or settings.epochs,
         texts_per_step=settings.texts_per_step,
+        lengths=[len(encoded[index]) for index in kept] if settings.tokens_per_step else None,
+        tokens_per_step=settings.tokens_per_step,
     )
     rate = settings.learning_rate if lesson.learning_rate is None else lesson.learning_rate
     warmup = settings.warmup_steps if lesson.warmup_steps is None else lesson.warmup_steps
@@ -90,14 +101,21 @@ def plan_course(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: St
 
 
 def step_order(
-    owners: list[int], *, seed: int, steps: int | None, epochs: int, texts_per_step: int | None
+    owners: list[int],
+    *,
+    seed: int,
+    steps: int | None,
+    epochs: int,
+    texts_per_step: int | None,
+    lengths: list[int] | None = None,
+    tokens_per_step: int | None = None,
 ) -> list[list[int]]:
     """Which texts each step takes, so that every document is met equally often.
 
     Each document deals its texts from its own endlessly reshuffled pile, and a step takes equally many from each
-    document (or
-    from equally many documents, where there are more documents than texts in a step). With one document these are plain
-    shuffled epochs.
+    document (or from equally many documents, where there are more documents than texts in a step). With one document
+    these are plain shuffled epochs. With `tokens_per_step` the documents deal one text each in turn, and a step ends
+    where the tokens of all steps so far (`lengths` are the texts') come nearest to that many a step.
     """
     if not owners:
         return []
@@ -105,17 +123,39 @@ def step_order(
     texts_of: dict[int, list[int]] = defaultdict(list)
     for index, owner in enumerate(owners):
         texts_of[owner].append(index)
+    piles = {owner: _Pile(texts, generator) for owner, texts in texts_of.items()}
+    documents = _Pile(list(texts_of), generator)
+    if tokens_per_step is not None:
+        assert lengths is not None
+        steps = steps or epochs * math.ceil(sum(lengths) / tokens_per_step)
+        return _steps_of_tokens(documents, piles, lengths, steps, tokens_per_step)
     largest = max(map(len, texts_of.values()))
     documents_a_step = min(len(texts_of), texts_per_step or len(texts_of))
     texts_a_document = max(1, texts_per_step // documents_a_step) if texts_per_step else largest
     if steps is None:
         steps = epochs * math.ceil(len(texts_of) / documents_a_step) * math.ceil(largest / texts_a_document)
-    piles = {owner: _Pile(texts, generator) for owner, texts in texts_of.items()}
-    documents = _Pile(list(texts_of), generator)
     return [
         [text for owner in documents.deal(documents_a_step) for text in piles[owner].deal(texts_a_document)]
         for _ in range(steps)
     ]
+
+
+def _steps_of_tokens(
+    documents: "_Pile", piles: dict[int, "_Pile"], lengths: list[int], steps: int, tokens_per_step: int
+) -> list[list[int]]:
+    """Steps of about `tokens_per_step` tokens, at least one text each. A text that a step has already is dealt but not
+    trained on twice: in a mean over documents and tokens it would weigh the same."""
+    order: list[list[int]] = []
+    dealt = 0
+    for number in range(1, steps + 1):
+        chosen: list[int] = []
+        while not chosen or dealt + lengths[chosen[-1]] / 2 < number * tokens_per_step:
+            (owner,) = documents.deal(1)
+            (text,) = piles[owner].deal(1)
+            dealt += lengths[text]
+            chosen.append(text)
+        order.append(list(dict.fromkeys(chosen)))
+    return order
 
 
 class _Pile:
@@ -175,8 +215,8 @@ def batch_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Te
 class StackedAdamW:
     """AdamW (arXiv 1711.05101) on a (K, P) buffer with a learning rate, a clip and a step count per slot."""
 
-    def __init__(self, stack: AdapterStack, settings: Student):
-        self.params, self.grads, self.settings = stack.params_KP, stack.grads_KP, settings
+    def __init__(self, slots: Slots, settings: Student):
+        self.params, self.grads, self.settings = slots.params_KP, slots.grads_KP, settings
         self.mean = torch.zeros_like(self.params)
         self.square = torch.zeros_like(self.params)
 
@@ -194,15 +234,16 @@ class StackedAdamW:
         limit = self.settings.max_grad_norm
         if limit is not None:
             self.grads.mul_((limit / (norm_K + 1e-6)).clamp(max=1.0).nan_to_num(1.0)[:, None])
+        # All slots start together, so one count serves: a slot that is done never moves again.
         slots_at: dict[float, list[int]] = defaultdict(list)
         for slot, (rate, active) in enumerate(zip(rate_K.tolist(), active_K.tolist(), strict=True)):
             if active:
                 slots_at[rate].append(slot)
         for rate, slots in slots_at.items():
+            # Slot by slot: the fused kernel takes a tensor for contiguous, and some threads' slots are every other one.
             params, grads, means, squares = (
                 [buffer[k] for k in slots] for buffer in (self.params, self.grads, self.mean, self.square)
             )
-            # All slots start together, so one count serves: a slot that is done never moves again.
             counts = torch.full((len(slots),), number - 1.0, device=self.params.device).unbind()
             # The fused kernel goes over the state once; written out in tensor operations it took 2-7 times as long.
             adamw(
@@ -224,18 +265,73 @@ def train_slots(
 ) -> tuple[list[Progress], Usage]:
     """Trains slot k on `courses[k]`, all slots in one batch a step; `stack` must have been allocated for them.
 
-    A slot whose loss or gradient stops being finite is stopped with an error; the others are not touched.
+    A slot whose loss or gradient stops being finite is stopped with an error; the others are not touched. On a CPU with
+    several threads the slots are dealt to the threads: students share nothing, so that no thread waits for another
+    after each operation, which on small models (and on a busy machine) costs more than the operation.
 
     Args:
         max_tokens: positions in one forward pass; a larger step is accumulated over several.
     """
-    optimiser = StackedAdamW(stack, settings)
+    parts = _parts(model, courses, settings)
+    if parts == 1:
+        assert stack.all_slots is not None, "allocate() first"
+        return _train(model, stack, stack.all_slots, courses, settings, pad_id, max_tokens)
+    threads, stop = torch.get_num_threads(), threading.Event()
+
+    def train(part: int) -> tuple[list[Progress], Usage]:
+        torch.set_num_threads(threads // parts)
+        which = slice(part, None, parts)  # courses come sorted by length: dealt in turn, the parts weigh the same
+        try:
+            return _train(
+                model, stack, stack.part(which), courses[which], settings, pad_id, max_tokens // parts, stop.is_set
+            )
+        except BaseException:
+            stop.set()
+            raise
+
+    progress, usage = [Progress() for _ in courses], Usage()
+    try:
+        with ThreadPoolExecutor(parts) as pool:
+            try:
+                done = list(pool.map(train, range(parts)))
+            except BaseException:  # an interrupt arrives here, not in the threads
+                stop.set()
+                raise
+    finally:
+        torch.set_num_threads(threads)  # a thread's number is also what later threads begin with
+    for part, (of_part, used) in enumerate(done):
+        progress[part::parts] = of_part
+        usage.labels += used.labels
+        usage.positions += used.positions
+    return progress, usage
+
+
+def _parts(model: PreTrainedModel, courses: list[Course], settings: Student) -> int:
+    """Threads that train slots of their own."""
+    if model.device.type != "cpu" or settings.compile or settings.gradient_checkpointing:
+        return 1  # compiled layers and checkpoints keep state that threads would share
+    tokens = sum(course.tokens_per_step() for course in courses)
+    return max(1, min(torch.get_num_threads(), MAX_PARTS, len(courses), tokens // PART_TOKENS))
+
+
+def _train(
+    model: PreTrainedModel,
+    stack: AdapterStack,
+    slots: Slots,
+    courses: list[Course],
+    settings: Student,
+    pad_id: int,
+    max_tokens: int,
+    stopped: Callable[[], bool] = lambda: False,
+) -> tuple[list[Progress], Usage]:
+    """`train_slots` for some of a stack's slots, in this thread; ends early where another thread has failed."""
+    optimiser = StackedAdamW(slots, settings)
     progress = [Progress() for _ in courses]
     usage = Usage()
     packed: dict[tuple, list[Batch]] = {}
     for step in range(max((course.steps for course in courses), default=0)):
         active = [k for k, c in enumerate(courses) if step < c.steps and progress[k].error is None]
-        if not active:
+        if not active or stopped():
             break
         key = tuple((k, *sorted(courses[k].order[step])) for k in active)
         if key not in packed:
@@ -247,7 +343,7 @@ def train_slots(
             packed = {key: batches}
         losses = torch.zeros(len(courses), device=stack.device)
         for batch in packed[key]:
-            with stack.using(batch.rows):
+            with stack.using(batch.rows, slots):
                 loss, nll_N, _ = batch_loss(model, batch)
                 loss.backward()
             losses.index_add_(0, batch.slot_N, nll_N * batch.share_N)

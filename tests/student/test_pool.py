@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -198,6 +199,24 @@ def test_gradient_checkpointing_changes_nothing(llama, tokenizer, pool):
     decoded, plain = ([a.extra["exact_match_after"] for a in o.answers] for o in (checkpointed, expected))
     assert decoded == plain
     assert sum(plain) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_change_nothing(llama, tokenizer, pool):
+    lessons = jobs(HELPFUL, FILLER, dataclasses.replace(HELPFUL, seed=1))
+    expected = pool.examine(lessons)
+    settings = SETTINGS.model_copy(update={"compile": True})
+    compiled = InlinePool(settings, model=build("llama"), tokenizer=tokenizer).examine(lessons)
+    assert [o.error for o in compiled] == [None] * 3
+    assert [o.gain for o in compiled] == pytest.approx([o.gain for o in expected], abs=1e-3)
+
+
+def test_compiling_without_a_compiler_is_one_line(llama, tokenizer, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match="needs a C"):
+        InlinePool(SETTINGS.model_copy(update={"compile": True}), model=llama, tokenizer=tokenizer)
 
 
 def test_the_fingerprint_names_what_outcomes_depend_on(tokenizer):

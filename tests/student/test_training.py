@@ -1,16 +1,19 @@
 """Stacked students equal separate PEFT students, in losses and in weights."""
 
 import copy
+import dataclasses
+import itertools
 import math
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+import student.training
 from configs.schema import Lora, Student
 from student.lora import AdapterStack
 from student.records import Lesson, Segment
-from student.training import plan_course, step_order, step_pieces, train_slots
+from student.training import StackedAdamW, plan_course, step_order, step_pieces, train_slots
 
 LORA = Lora(rank=4, alpha=8)
 LESSONS = [
@@ -153,6 +156,97 @@ def test_step_order_meets_documents_equally():
     assert counts == [10, 5, 5, 2, 2, 2, 2, 2]
     assert order == step_order(owners, seed=0, steps=10, epochs=1, texts_per_step=3)
     assert order != step_order(owners, seed=1, steps=10, epochs=1, texts_per_step=3)
+
+
+@pytest.mark.parametrize("length", [8, 16, 33])
+def test_equal_tokens_a_step_whatever_the_length_of_a_text(length):
+    """Lessons of short and of long texts get the same tokens over all steps, and at no step are they more than a text
+    apart."""
+    order = step_order(
+        [0] * 40, seed=0, steps=12, epochs=1, texts_per_step=None, lengths=[length] * 40, tokens_per_step=64
+    )
+    assert len(order) == 12
+    met = list(itertools.accumulate(length * len(step) for step in order))
+    assert all(abs(tokens - 64 * number) <= length / 2 for number, tokens in enumerate(met, start=1))
+
+
+def test_steps_of_tokens_meet_documents_equally():
+    """Documents of one, two and five texts of very different lengths take turns; no text comes twice in a step."""
+    owners, lengths = [0, 1, 1, 2, 2, 2, 2, 2], [90, 20, 10, 30, 8, 15, 40, 25]
+    settings = {"steps": 30, "epochs": 1, "texts_per_step": None, "lengths": lengths, "tokens_per_step": 60}
+    order = step_order(owners, seed=0, **settings)
+    assert all(step and len(set(step)) == len(step) for step in order)
+    dealt = [sum(owners[i] == owner for step in order for i in step) for owner in range(3)]
+    assert max(dealt) - min(dealt) <= 1
+    assert order == step_order(owners, seed=0, **settings)
+    assert order != step_order(owners, seed=1, **settings)
+
+
+def test_a_text_longer_than_a_step_is_a_step():
+    order = step_order([0], seed=0, steps=3, epochs=1, texts_per_step=None, lengths=[100], tokens_per_step=10)
+    assert order == [[0], [0], [0]]
+
+
+def test_a_lesson_too_short_for_a_step_is_met_once_in_it(tokenizer):
+    """Dealing it again would change no weight: shares are of the step's own tokens."""
+    settings = SETTINGS.model_copy(update={"texts_per_step": None, "tokens_per_step": 40})
+    course = plan_course(tokenizer, Lesson(texts=("the cat sat .", "a blue sea")), settings)
+    assert all(sorted(step) == [0, 1] for step in course.order)
+    assert course.steps == SETTINGS.steps
+
+
+def test_without_tokens_a_step_the_order_is_as_it_was():
+    """Cached outcomes were trained in this order."""
+    order = step_order([0, 1, 1, 2], seed=3, steps=4, epochs=1, texts_per_step=2)
+    assert order == [[2, 0], [3], [0, 1], [3]]
+
+
+def test_threads_train_the_students_that_one_thread_does(llama, tokenizer, monkeypatch):
+    """Slots dealt to threads: the same losses and weights, and one student that diverges stays alone."""
+    monkeypatch.setattr(student.training, "PART_TOKENS", 1)
+    lessons = [*LESSONS, Lesson(texts=("the cat sat .",), learning_rate=1e30)]
+    courses = [plan_course(tokenizer, lesson, SETTINGS) for lesson in lessons]
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            stack = AdapterStack(copy.deepcopy(llama), LORA)
+            stack.allocate([1, 2, 1, 3, 1])
+            results.append(train_slots(stack.model, stack, courses, SETTINGS, pad_id=0, max_tokens=4096))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    (alone, usage), *others = results
+    for progress, used in others:
+        assert used.labels == usage.labels
+        assert progress[4].error
+        for slot in range(4):
+            assert progress[slot].error is None
+            assert progress[slot].losses == pytest.approx(alone[slot].losses, abs=1e-5)
+
+
+def test_a_thread_that_fails_stops_the_others(llama, tokenizer, monkeypatch):
+    monkeypatch.setattr(student.training, "PART_TOKENS", 1)
+    real, steps = StackedAdamW.step, []
+
+    def step(self, number, *args):
+        steps.append(number)
+        if len(steps) == 3:
+            raise torch.OutOfMemoryError("injected")
+        return real(self, number, *args)
+
+    monkeypatch.setattr(StackedAdamW, "step", step)
+    lessons = [dataclasses.replace(LESSONS[0], steps=500, seed=seed) for seed in range(2)]
+    courses = [plan_course(tokenizer, lesson, SETTINGS) for lesson in lessons]
+    stack, before = AdapterStack(llama, LORA), torch.get_num_threads()
+    stack.allocate([0, 1])
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            train_slots(llama, stack, courses, SETTINGS, pad_id=0, max_tokens=4096)
+    finally:
+        torch.set_num_threads(before)
+    assert len(steps) < 500
 
 
 def test_one_document_is_plain_shuffled_epochs():
