@@ -29,13 +29,17 @@ from curation.trial import LAB, Group, Recording, Trial, read_groups
 from student.noise import bootstrap_interval, reliability
 from student.pool import InlinePool
 from student.records import StudentPool
+from teacher.exams import document_questions
 from teacher.journal import Journal
-from teacher.reward import RewardModel, document_questions
+from teacher.reward import RewardModel
 
-ADAPTIVE_BUDGETS = (2.0, 3.0, 4.0)
+ADAPTIVE_BUDGETS = (2, 3, 4)
 """Runs a rewrite at which adaptive and uniform repeats are compared."""
-STUDENTS_AT_ONCE = 32
-"""Slots of one adaptive round under `document` credit."""
+LIVE_BUDGET = 3
+STUDENTS_A_ROUND = {"document": 32, "shared": 2}
+"""Students of one adaptive round: in all, and of each batch of documents that share them."""
+SIMULATED_DOCUMENTS = 1000
+"""A simulation takes about ten milliseconds a document."""
 
 
 def run_reliability(
@@ -68,7 +72,13 @@ def run_reliability(
     output = output or config.run.dir / "reliability.json"
     reports: list[CreditReport] = []
     with Journal(config.run.dir / "reliability") as journal, StudentProgress("measuring", 0) as progress:
-        model = RewardModel(config, pool, document_questions(config), [group.document for group in groups], journal)
+        model = RewardModel(
+            config,
+            {config.student.model: pool},
+            document_questions(config),
+            [group.document for group in groups],
+            journal,
+        )
         model.on_progress = progress.within
         recordings: dict[int, tuple[Trial, Recording]] = {}
         for credit in units:
@@ -172,14 +182,14 @@ def _with_adaptive(
     if report.credit == "shard":
         return report  # a document's rewrite cannot be repeated apart from the shard's
     recorded = _rewrites_only(trial, recording.own)
-    shared = trial.documents_per_student > 1
-    how: dict[str, Any] = {"batch": STUDENTS_AT_ONCE, "every_group": shared}
+    students = STUDENTS_A_ROUND[report.credit]
+    simulations = max(2, min(20, SIMULATED_DOCUMENTS // len(recorded)))
+    how: dict[str, Any] = {"clusters": trial.clusters, "shared": report.credit == "shared", "seed": config.run.seed}
     found = [
-        simulate(recorded, budget, common_seeds=True, clusters=trial.clusters, seed=config.run.seed, **how)
-        for budget in ADAPTIVE_BUDGETS
+        simulate(recorded, budget, students=students, simulations=simulations, **how) for budget in ADAPTIVE_BUDGETS
     ]
     if source == LAB:
-        found.append(run_live(trial, recorded, ADAPTIVE_BUDGETS[1], common_seeds=not shared, **how))
+        found.append(run_live(trial, recorded, LIVE_BUDGET, students=students))
     return replace(report, adaptive=[comparison for comparison in found if comparison is not None])
 
 

@@ -113,14 +113,28 @@ def _ways_table(report: CreditReport) -> Table:
 
 def _adaptive_table(reports: Sequence[CreditReport]) -> Table:
     table = Table(title="Adaptive against uniform repeats at the same number of runs", title_justify="left")
-    for name in ("credit", "how", "runs a rewrite", "best chosen", "adaptive", "regret", "adaptive", "saved"):
+    names = (
+        "credit",
+        "how",
+        "runs a rewrite",
+        "best chosen",
+        "adaptive",
+        "more",
+        "regret",
+        "adaptive",
+        "doubled",
+        "saved",
+    )
+    for name in names:
         table.add_column(name, justify="left" if name in ("credit", "how") else "right")
     for report in reports:
         for c in report.adaptive:
             shares = f"{c.uniform.best_chosen:.0%}", f"{c.adaptive.best_chosen:.0%}"
-            regrets = f"{c.uniform.regret:.3f}", f"{c.adaptive.regret:.3f}"
+            more = _span(c.best_gained, *c.best_gained_interval)
+            doubled = "-" if c.doubled is None else f"{c.doubled.regret:.3f}"
+            regrets = f"{c.uniform.regret:.3f}", f"{c.adaptive.regret:.3f}", doubled
             saved = _span(c.regret_saved, *c.regret_saved_interval, digits=3)
-            table.add_row(report.credit, c.how, f"{c.runs_per_rewrite:g}", *shares, *regrets, saved)
+            table.add_row(report.credit, c.how, str(c.runs_per_rewrite), *shares, more, *regrets, saved)
     return table
 
 

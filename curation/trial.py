@@ -7,21 +7,23 @@ not as its merit. All students of a batch and repeat have one seed (common rando
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from datatrove.data import Document
 
-from configs.errors import UserError
+from configs.errors import UserError, nearest
 from configs.schema import Config
 from curation.documents import read_documents
 from curation.lab import world
-from student.adaptive import Slot
+from student.adaptive import Seat
 from student.records import Exam, Job, Lesson
+from teacher.exams import narrow
 from teacher.gates import build_gates
-from teacher.reward import RewardModel, chunked, narrow, planned_steps, stable_seed
+from teacher.reward import RewardModel
 from teacher.sampling import sample_rewrites
+from teacher.student_runs import chunked, planned_steps, stable_seed
 from teacher.writer import load_teacher
 
 LAB = "lab"
@@ -71,8 +73,9 @@ def read_groups(config: Config, source: str | None, documents: int, rewrites: in
     """The first `documents` documents of `source` with at most `rewrites` rewrites each.
 
     `source` is a file of documents with questions (null: `data.train`), or `lab`: fictional people that no student has
-    read of, told in each of the lab's ways. Where a document has `rewrites`, these are measured, with `raw` (its own
-    text) as a control; where it has none, the teacher writes them. Raises UserError.
+    read of, told in each of `teacher.strategies` (else each of the lab's ways) in turn. Where a document has
+    `rewrites`, these are measured, with `raw` (its own text) as a control; where it has none, the teacher writes them.
+    Raises UserError.
     """
     if source == LAB:
         return _lab_groups(config, documents, rewrites)
@@ -90,6 +93,7 @@ class Trial:
 
     def __init__(self, model: RewardModel, groups: Sequence[Group], documents_per_student: int):
         self.model, self.groups = model, list(groups)
+        (self.pool,) = model.pools.values()
         self.batches: list[list[int]] = list(chunked(list(range(len(groups))), documents_per_student))
         self.documents_per_student = documents_per_student
         self.seed = model.config.run.seed
@@ -119,7 +123,7 @@ class Trial:
         ]
         jobs = [self._job(b, held, stable_seed(self.seed, "repeat", *self._ids(b), r)) for b, r, held in places]
         trained, started = self.model.trained, time.monotonic()
-        outcomes = self.model.examine(jobs)
+        outcomes = self.model.examine(jobs, self.pool)
         trained, seconds = self.model.trained - trained, time.monotonic() - started
         recording.students = len(jobs)
         recording.seconds_per_student = seconds / trained if trained else None
@@ -158,41 +162,40 @@ class Trial:
             exam=Exam(questions=tuple(question for exam in exams for question in exam.questions)),
         )
 
-    def measure(self, slots: Sequence[Slot], arm: str) -> list[float | None]:
-        """Own-document gains of fresh students, one place a slot; documents that share students fill them side by side.
+    def measure(self, seats: Sequence[Seat]) -> list[float | None]:
+        """Own-document gains of fresh students, one for each seat; their seeds are none of the recording's.
 
-        `arm` keeps the seeds of one procedure apart from another's and from the recording's.
+        Students of one batch and repeat have one seed, so that procedures which ask for the same student share it.
         """
-        waiting: dict[int, list[int]] = {}
-        shuffle = random.Random(stable_seed(self.seed, arm, list(slots)))
-        # Within a repeat in random order, or the g-th rewrites of all documents would always meet each other.
-        for i in sorted(range(len(slots)), key=lambda i: (slots[i].repeat, shuffle.random())):
-            waiting.setdefault(slots[i].document, []).append(i)
-        places: list[dict[int, int]] = []
+        students: dict[Hashable, list[int]] = {}
+        for i, seat in enumerate(seats):
+            students.setdefault(seat.student, []).append(i)
         jobs = []
-        for b, batch in enumerate(self.batches):
-            for k in range(max(len(waiting.get(d, ())) for d in batch)):
-                held = {d: waiting[d][k] for d in batch if k < len(waiting.get(d, ()))}
-                # Uniform repeats have one seed a repeat so; adaptive ones never meet the same student again.
-                repeats = sorted({slots[i].repeat for i in held.values()})
-                seed = stable_seed(self.seed, arm, *self._ids(b), repeats)
-                jobs.append(self._job(b, {d: slots[i].rewrite for d, i in held.items()}, seed))
-                places.append(held)
-        gains: list[float | None] = [None] * len(slots)
-        for held, job, outcome in zip(places, jobs, self.model.examine(jobs), strict=True):
-            for d, i in held.items() if outcome.gain is not None else ():
-                gains[i] = narrow(job, outcome, self.groups[d].document.id).gain
+        for held in students.values():
+            b = self.clusters[seats[held[0]].document]
+            seed = stable_seed(self.seed, "fresh", *self._ids(b), seats[held[0]].repeat)
+            jobs.append(self._job(b, {seats[i].document: seats[i].rewrite for i in held}, seed))
+        gains: list[float | None] = [None] * len(seats)
+        for held, job, outcome in zip(students.values(), jobs, self.model.examine(jobs, self.pool), strict=True):
+            for i in held if outcome.gain is not None else ():
+                gains[i] = narrow(job, outcome, self.groups[seats[i].document].document.id).gain
         return gains
 
 
 def _lab_groups(config: Config, documents: int, rewrites: int | None) -> list[Group]:
     lab = config.lab
+    told: tuple[str, ...] = world.STRATEGIES
+    if "strategies" in config.teacher.model_fields_set:
+        told = config.teacher.strategies
+    for way in told:
+        if way not in world.STRATEGIES:
+            raise UserError(f"teacher.strategies: the lab tells no {way!r}: {nearest(way, list(world.STRATEGIES))}")
     strangers = lab.base_people + lab.train_people + lab.heldout_people + lab.curate_people
     groups = []
     for number, person in enumerate(world.make_people(lab.seed, strangers, documents)):
         row = world.document(person, f"stranger-{number}")
         rng = random.Random(stable_seed(config.run.seed, "lab", row["id"]))
-        ways = [world.STRATEGIES[g % len(world.STRATEGIES)] for g in range(rewrites or len(world.STRATEGIES))]
+        ways = [told[g % len(told)] for g in range(rewrites or max(2, len(told)))]
         candidates = tuple(Candidate(way, world.rewrite(way, person, rng)) for way in ways)
         groups.append(Group(Document(row["text"], row["id"], metadata={"questions": row["questions"]}), candidates))
     return groups

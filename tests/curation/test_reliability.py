@@ -12,8 +12,9 @@ from curation.repeats import run_live, simulate
 from curation.trial import Trial, read_groups
 from student.pool import InlinePool
 from student.records import Answer, Outcome
+from teacher.exams import document_questions
 from teacher.journal import Journal
-from teacher.reward import RewardModel, document_questions
+from teacher.reward import RewardModel
 from tests.student.conftest import build, tokenizer  # noqa: F401
 
 SETTINGS = Student(lora=Lora(rank=4, alpha=8), learning_rate=2e-2, steps=8)
@@ -176,25 +177,26 @@ def test_adaptive_repeats_are_compared_on_what_was_recorded(many):
     comparisons = result["credits"][0]["adaptive"]
     assert [c["how"] for c in comparisons] == ["simulated"] * 3
     assert all(0 <= c[arm]["best_chosen"] <= 1 for c in comparisons for arm in ("uniform", "adaptive"))
+    assert all(c["doubled"]["regret"] <= c["uniform"]["regret"] + 0.02 for c in comparisons)
     assert sum(c["regret_saved"] for c in comparisons) > 0
 
 
 @pytest.mark.parametrize("documents_per_student", [1, 3])
 def test_adaptive_repeats_run_live_at_the_same_number_of_runs(many, documents_per_student):
-    # Shared students of an adaptive round have seeds of their own, so what a seed does to all of them is noise there.
-    pool = Planted(0.8, seed_effect=1.0 if documents_per_student == 1 else 0.0)
+    pool = Planted(0.8, seed_effect=1.0)
     groups = read_groups(many, None, 60, None)
     with Journal(many.run.dir) as journal:
-        model = RewardModel(many, pool, document_questions(many), [g.document for g in groups], journal)
+        model = RewardModel(many, {"planted": pool}, document_questions(many), [g.document for g in groups], journal)
         trial = Trial(model, groups, documents_per_student)
         recorded = [[runs[g] for g in group.rewrites] for group, runs in zip(groups, trial.record(10).own, strict=True)]
         pool.jobs.clear()
-        shared = documents_per_student > 1
-        found = run_live(trial, recorded, 4.0, batch=8, every_group=shared, common_seeds=not shared)
-        assert found.how == "live"
-        assert len(pool.jobs) == 2 * 4 * 180 / documents_per_student
+        found = run_live(trial, recorded, 4, students=3)
+        assert found.how == "live" and found.doubled is None
+        # Students that both procedures ask for, those of the first repeat at least, are trained once.
+        assert 4 * 180 <= len(pool.jobs) * documents_per_student <= 7 * 180
         assert found.adaptive.regret <= found.uniform.regret + 0.05
-    assert simulate([], 2.0, batch=8, every_group=False, common_seeds=True, clusters=[]) is None
+        assert found.regret_saved == pytest.approx(found.uniform.regret - found.adaptive.regret)
+    assert simulate([], 2, clusters=[], shared=False, students=8) is None
 
 
 def test_one_repeat_or_an_unknown_credit_is_the_users_mistake(config, pool):
@@ -229,3 +231,12 @@ def test_the_lab_is_people_told_in_each_way(config):
         assert len({c.text for c in group.candidates}) == len(group.candidates)
     assert read_groups(config, "lab", 5, None) == groups
     assert len(read_groups(config, "lab", 2, 9)[0].candidates) == 9
+
+
+def test_the_lab_can_tell_people_in_one_way_alone():
+    config = Config(teacher={"strategies": ("permuted",)})
+    (group,) = read_groups(config, "lab", 1, 8)
+    assert [candidate.strategy for candidate in group.candidates] == ["permuted"] * 8
+    assert len({candidate.text for candidate in group.candidates}) > 4
+    with pytest.raises(UserError, match="did you mean 'permuted'"):
+        read_groups(Config(teacher={"strategies": ("permuteed",)}), "lab", 1, None)

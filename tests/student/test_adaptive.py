@@ -1,135 +1,164 @@
 """Adaptive repeats spend their budget exactly, where it matters, and pick better rewrites than uniform ones."""
 
+import math
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from student.adaptive import (
-    Spread,
-    allocate,
-    choose_best,
+    Run,
+    believed_gains,
     chosen,
-    estimate_spread,
-    posterior,
-    posterior_of_runs,
+    next_runs,
+    next_seats,
     repeat_adaptively,
     repeat_uniformly,
 )
 
 
 class World:
-    """True gains of rewrites, and students that measure them with noise."""
+    """True gains of rewrites, and students that measure them with noise; four documents a batch."""
 
-    def __init__(self, seed, documents=12, rewrites=6, reliability=0.4, seed_sd=0.0):
+    def __init__(self, seed, documents=40, rewrites=6, reliability=0.4, seed_sd=0.0, student_sd=0.0):
         self.rng = np.random.default_rng(seed)
         self.truth_DG = self.rng.normal(size=(documents, rewrites)) * reliability**0.5
         self.noise_sd = (1 - reliability) ** 0.5
-        self.seed_DR = self.rng.normal(size=(documents, 4000)) * seed_sd
+        self.seed_sd, self.student_sd = seed_sd, student_sd
+        self.luck = {}
         self.sizes = [rewrites] * documents
-        self.slots = []
+        self.batches = [d // 4 for d in range(documents)]
+        self.seats = []
 
-    def measure(self, slots):
-        self.slots += slots
+    def measure(self, seats):
+        self.seats += seats
         return [
-            float(self.truth_DG[s.document, s.rewrite] + self.seed_DR[s.document, s.repeat] + self.noise_sd * noise)
-            for s, noise in zip(slots, self.rng.normal(size=len(slots)), strict=True)
+            float(
+                self.truth_DG[seat.document, seat.rewrite]
+                + self.draw("seed", seat.document, seat.repeat) * self.seed_sd
+                + self.draw("student", seat.student) * self.student_sd
+                + self.rng.normal() * self.noise_sd
+            )
+            for seat in seats
         ]
 
-    def regret(self, gains, common_seeds=False):
-        choices = chosen(gains, common_seeds=common_seeds)
+    def draw(self, *name):
+        return self.luck.setdefault(name, self.rng.normal())
+
+    def regret(self, runs):
+        choices = chosen(runs, self.sizes)
         return float(np.mean(self.truth_DG.max(1) - self.truth_DG[np.arange(len(choices)), choices]))
 
 
-def regrets(repeat, runs_per_rewrite, worlds=6, common_seeds=False, **settings):
-    """Regret of a procedure in each of some worlds."""
+def regrets(repeat, shared, worlds=6, forget=(), **settings):
+    """Regret of a procedure in each of some worlds, four runs a rewrite; `forget` names what the choice is not told."""
     found = []
     for seed in range(worlds):
         world = World(seed, **settings)
-        budget = runs_per_rewrite * sum(world.sizes)
-        found.append(world.regret(repeat(world.measure, world.sizes, budget), common_seeds))
-        assert len(world.slots) == budget
+        more = {"students": 3} if shared and repeat is repeat_adaptively else {}
+        runs = repeat(world.measure, world.sizes, 4, batches=world.batches if shared else None, **more)
+        assert len(runs) == len(world.seats) == 4 * sum(world.sizes)
+        found.append(world.regret([run._replace(**dict.fromkeys(forget)) for run in runs]))
     return np.array(found)
 
 
 @pytest.mark.parametrize("reliability", [0.2, 0.5])
-@pytest.mark.parametrize("every_group", [False, True])
-def test_adaptive_repeats_beat_as_many_uniform_ones(reliability, every_group):
-    def adaptive(measure, sizes, budget):
-        return repeat_adaptively(measure, sizes, budget, batch=32, every_group=every_group)
-
-    uniform, adapted = (regrets(way, 4, reliability=reliability) for way in (repeat_uniformly, adaptive))
+@pytest.mark.parametrize("shared", [False, True])
+def test_adaptive_repeats_beat_as_many_uniform_ones(reliability, shared):
+    uniform, adapted = (regrets(way, shared, reliability=reliability) for way in (repeat_uniformly, repeat_adaptively))
     saved = uniform - adapted
     assert saved.mean() > saved.std(ddof=1) / len(saved) ** 0.5
     assert adapted.mean() < 0.85 * uniform.mean()
 
 
-def test_common_seeds_are_estimated_away():
-    def adaptive(common_seeds):
-        return lambda measure, sizes, budget: repeat_adaptively(
-            measure, sizes, budget, batch=32, common_seeds=common_seeds
-        )
+def test_adaptive_repeats_win_where_students_have_luck_of_their_own():
+    settings = {"reliability": 0.5, "student_sd": 1.5, "documents": 24}
+    assert (
+        regrets(repeat_adaptively, True, **settings).mean() < 0.9 * regrets(repeat_uniformly, True, **settings).mean()
+    )
 
+
+def test_what_a_student_does_to_all_its_documents_is_taken_off():
+    settings = {"reliability": 0.5, "student_sd": 2.0, "documents": 24}
+    aware = regrets(repeat_uniformly, True, **settings).mean()
+    assert aware < 0.75 * regrets(repeat_uniformly, True, forget=("student",), **settings).mean()
+
+
+def test_common_seeds_are_taken_off_where_runs_are_unequal():
     settings = {"reliability": 0.5, "seed_sd": 5.0}
-    aware = regrets(adaptive(True), 4, common_seeds=True, **settings).mean()
-    assert aware < regrets(adaptive(False), 4, **settings).mean()
-    assert aware < 0.85 * regrets(repeat_uniformly, 4, common_seeds=True, **settings).mean()
+    aware = regrets(repeat_adaptively, False, **settings).mean()
+    assert aware < 0.75 * regrets(repeat_adaptively, False, forget=("repeat",), **settings).mean()
+    assert aware < 0.85 * regrets(repeat_uniformly, False, **settings).mean()
+
+
+def test_documents_of_a_batch_sit_once_in_each_of_its_students():
+    world = World(0, documents=12)
+    repeat_adaptively(world.measure, world.sizes, 3, batches=world.batches, students=4)
+    by_student = {}
+    for seat in world.seats:
+        by_student.setdefault(seat.student, []).append(seat.document)
+    assert {tuple(documents) for documents in by_student.values()} == {(0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11)}
+    assert len(by_student) == 3 * 6 * 3
+    first = [(seat.document, seat.rewrite) for seat in world.seats if seat.repeat == 0]
+    assert len(first) == len(set(first)) == 72
 
 
 def test_every_rewrite_runs_once_before_any_runs_twice():
-    counts = [np.zeros(4, int), np.array([1, 0, 1, 1])]
-    first = allocate([np.zeros(4), np.zeros(4)], counts, 1.0, 1.0, 5)
-    assert [list(extra) for extra in first] == [[1, 1, 1, 1], [0, 1, 0, 0]]
+    runs = [Run(1, g, 1.0) for g in (0, 2, 3)]
+    assert Counter(g for g in next_seats(runs, [4, 4], 4)[0]) == Counter(range(4))
+    assert next_seats(runs, [4, 4], 1)[1] == [1]
+    assert next_runs(runs, [4, 4], 5) == [[0, 1, 2, 3], [1]]
+    assert next_seats([], [3, 0], 3) == [[*next_seats([], [3], 3)[0]], []]
 
 
-def test_slots_go_to_the_contenders_and_to_the_undecided_group():
+def test_seats_go_to_the_contenders_and_to_the_undecided_group():
     means = [[5.0, 4.9, 0.0, 0.1], [5.0, 0.0, 0.2, 0.1]]
-    undecided, decided = allocate(means, [[2] * 4] * 2, 1.0, 2.0, 12)
-    assert undecided.sum() + decided.sum() == 12
-    assert undecided[:2].sum() >= 10
-    each = allocate(means, [[2] * 4] * 2, 1.0, 2.0, 3, every_group=True)
-    assert [extra.sum() for extra in each] == [3, 3]
+    runs = [
+        Run(d, g, mean + sign, repeat=(g, sign))
+        for d, means_G in enumerate(means)
+        for g, mean in enumerate(means_G)
+        for sign in (1, -1)
+    ]
+    undecided, decided = next_runs(runs, [4, 4], 12)
+    assert len(undecided) + len(decided) == 12
+    assert sum(g < 2 for g in undecided) >= 10
+    seats = next_seats(runs, [4, 4], 3)
+    assert [len(seats_K) for seats_K in seats] == [3, 3]
+    assert all(g < 2 for g in seats[0])
 
 
 def test_one_lucky_run_does_not_win():
-    means, counts = [1.0, 0.9, 0.0], [1, 20, 20]
-    assert np.argmax(means) == 0
-    assert choose_best(means, counts, noise_sd=1.0, prior_sd=0.5) == 1
-    assert choose_best([0.0, 0.0], [0, 0], 1.0, 1.0) is None
-
-
-def test_the_posterior_shrinks_towards_the_group_by_the_reliability_of_the_mean():
-    means_G, variances_G = posterior([1.0, 2.0, 3.0], [4, 4, 4], noise_sd=2.0, prior_sd=1.0)
-    np.testing.assert_allclose(means_G, [1.5, 2.0, 2.5], atol=1e-6)  # reliability 1 / (1 + 4 / 4)
-    np.testing.assert_allclose(variances_G, 0.5, atol=1e-6)
-    runs_GR = np.array([[1.0] * 4, [2.0] * 4, [3.0] * 4])
-    np.testing.assert_allclose(posterior_of_runs(runs_GR, Spread(2.0, 1.0))[0], means_G, atol=1e-6)
-
-
-def test_the_spread_is_found_and_starts_from_half_noise():
-    assert estimate_spread([[[1.0], [3.0]]]) == Spread(1.0, 1.0)
     rng = np.random.default_rng(0)
-    truth_DG = rng.normal(size=(400, 5)) * 0.5
-    gains = (truth_DG[..., None] + rng.normal(size=(400, 5, 3))).tolist()
-    noise_sd, prior_sd, seed_sd = estimate_spread(gains)
-    assert (noise_sd, prior_sd, seed_sd) == (pytest.approx(1.0, abs=0.05), pytest.approx(0.5, abs=0.08), 0.0)
+    runs = [Run(0, g, mean + rng.normal(), repeat=(g, r)) for g, mean in ((1, 0.9), (2, 0.0)) for r in range(20)]
+    runs.append(Run(0, 0, 1.2, repeat="lucky"))
+    means = [np.mean([run.gain for run in runs if run.rewrite == g]) for g in range(3)]
+    assert np.argmax(means) == 0
+    assert chosen(runs, [3]) == [1]
+    (believed_G,) = believed_gains(runs, [3])
+    assert believed_G[0] < 1.0 and believed_G[1] == pytest.approx(means[1], abs=0.1)
 
 
-def test_failed_students_cost_their_slot_and_nothing_else():
+def test_failed_students_cost_their_seat_and_nothing_else():
     world = World(0, documents=3, rewrites=3)
-    asked = []
 
-    def measure(slots):
-        asked.extend(slots)
-        return [None if (slot.document, slot.rewrite) == (0, 1) else world.measure([slot])[0] for slot in slots]
+    def measure(seats):
+        gains = world.measure(seats)
+        return [
+            None if (seat.document, seat.rewrite) == (0, 1) else gain for seat, gain in zip(seats, gains, strict=True)
+        ]
 
-    gains = repeat_adaptively(measure, [3, 3, 3], budget=40, batch=8)
-    assert len(asked) == len(set(asked)) == 40
-    assert sum(len(runs) for group in gains for runs in group) == 40
-    choices = chosen(gains)
+    runs = repeat_adaptively(measure, [3, 3, 3], 5, students=8)
+    assert len({(seat.document, seat.student) for seat in world.seats}) == len(runs) == 45
+    choices = chosen(runs, [3, 3, 3])
     assert choices[0] in (0, 2) and None not in choices
+    nothing = [Run(0, 0, None), Run(0, 1, None)]
+    assert chosen(nothing, [2]) == [None] and all(math.isnan(gain) for gain in believed_gains(nothing, [2])[0])
+    assert next_seats(nothing, [3], 2)[0].count(2) == 1
 
 
 def test_empty_and_single_groups_do_no_harm():
-    assert repeat_adaptively(lambda slots: [0.0] * len(slots), [], 10, 4) == []
-    gains = repeat_adaptively(lambda slots: [1.0] * len(slots), [0, 1], 3, 2)
-    assert gains[0] == [] and len(gains[1][0]) == 3
-    assert chosen(gains) == [None, 0]
+    assert repeat_adaptively(lambda seats: [0.0] * len(seats), [], 10) == []
+    for batches in (None, [0, 0]):
+        runs = repeat_adaptively(lambda seats: [1.0] * len(seats), [0, 1], 3, batches=batches, students=2)
+        assert [(run.document, run.rewrite) for run in runs] == [(1, 0)] * 3
+        assert chosen(runs, [0, 1]) == [None, 0]
