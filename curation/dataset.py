@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 import pyarrow as pa
@@ -18,17 +18,18 @@ from configs.files import write_whole
 COLUMNS = pa.schema(
     [
         pa.field("text", pa.string(), metadata={"about": "the rewrite"}),
-        pa.field(
-            "id", pa.string(), metadata={"about": "unique: `file#row`, then `/rewrite` if a document has several"}
-        ),
+        pa.field("id", pa.string(), metadata={"about": "unique: `file#row`, then `/raw`, or `/rewrite` where several"}),
         pa.field("source_id", pa.string(), metadata={"about": "the source row's own id, where it has one"}),
         pa.field("source_file", pa.string(), metadata={"about": "the shard it comes from"}),
         pa.field("source_row", pa.int64(), metadata={"about": "row in that shard, counted from 0"}),
-        pa.field("rewrite", pa.int32(), metadata={"about": "which of the document's rewrites, counted from 0"}),
-        pa.field("strategy", pa.string(), metadata={"about": "way of rewriting, prompted or of the teacher's choice"}),
+        pa.field("rewrite", pa.int32(), metadata={"about": "number of the rewrite, from 0; null for `raw`"}),
+        pa.field("strategy", pa.string(), metadata={"about": "way of rewriting, prompted or chosen; `raw`: none"}),
         pa.field("teacher", pa.string(), metadata={"about": "the model that wrote it"}),
         pa.field("teacher_hash", pa.string(), metadata={"about": "SHA-256 of the teacher's weights, adapter included"}),
+        pa.field("adapter_hash", pa.string(), metadata={"about": "SHA-256 of the teacher's adapter, where it has one"}),
         pa.field("temperature", pa.float64(), metadata={"about": "sampling temperature, 0 is greedy"}),
+        pa.field("top_p", pa.float64(), metadata={"about": "nucleus sampling: the share of probability sampled from"}),
+        pa.field("max_new_tokens", pa.int32(), metadata={"about": "longest rewrite the teacher could write"}),
         pa.field("seed", pa.int64(), metadata={"about": "seed of the batch it was sampled in"}),
         pa.field("gates", pa.list_(pa.string()), metadata={"about": "the gates it passed"}),
         pa.field("licence", pa.string(), metadata={"about": "licence of the source row"}),
@@ -36,11 +37,14 @@ COLUMNS = pa.schema(
         pa.field("source_tokens", pa.int32(), metadata={"about": "length of the source text in the teacher's tokens"}),
     ]
 )
-PART = pa.schema([*COLUMNS, pa.field("stage", pa.string()), pa.field("reason", pa.string())])
-"""A part holds one terminal record per document and rewrite: a row (`reason` null), or why it is none: `stage` is the
-`gate` that refused it or the `teacher` that failed on it."""
+PART = pa.schema([*COLUMNS, *(pa.field(name, pa.string()) for name in ("stage", "reason", "detail"))])
+"""A part holds one terminal record per document and rewrite: a row (`reason` null), or why it is none. `stage` is the
+`gate` or the `leak_check` that refused it or the `teacher` that failed on it. A document that never reached the teacher
+is one record without a rewrite: a `filter` refused it, or a `step` failed on it."""
+RAW = "raw"
+"""The strategy of a row that is the source's own text."""
 
-SHARD_BYTES = 400 << 20
+SIZES = ("text_bytes", "text_packed", "source_bytes", "source_packed")
 ROW_GROUP_ROWS = 10_000
 
 
@@ -55,6 +59,8 @@ class FileCounts:
     quarantined: int = 0
     failed: int = 0
     reason: str | None = None
+    filter_reasons: Counter[str] = field(default_factory=Counter)
+    """What the filtered documents were filtered for."""
 
 
 @dataclass(slots=True)
@@ -69,8 +75,15 @@ class Merged:
     tokens: int = 0
     source_tokens: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    """Of refused rewrites."""
+    leaks: Counter[str] = field(default_factory=Counter)
+    """Rewrites that the leak check refused, by benchmark."""
+    filter_reasons: Counter[str] = field(default_factory=Counter)
+    """Of filtered documents."""
     strategies: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
+    """Bytes of texts and sources before and after compression (`write_part`)."""
     shards: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -79,32 +92,46 @@ def part_path(parts: Path, task: int, batch: int) -> Path:
     return parts / f"{task:05d}" / f"{batch:06d}.parquet"
 
 
-def write_part(path: Path, records: list[dict[str, Any]]) -> None:
-    """Makes a batch durable: the file appears whole, and survives a power cut."""
+def write_part(path: Path, records: list[dict[str, Any]], **numbers: int) -> None:
+    """Makes a batch durable: the file appears whole, and survives a power cut. `numbers` go into its footer:
+    `documents` (how many it stands for), and bytes of texts and sources before and after compression."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(records, schema=PART), sink, compression="zstd")
+    footer = {name: str(number) for name, number in numbers.items()}
+    table = pa.Table.from_pylist(records, schema=PART.with_metadata(footer))
+    pq.write_table(table, sink, compression="zstd")
     write_whole(path, sink.getvalue())
 
 
-def merge(parts: Path, files: list[FileCounts], bad_rows: Path, output: Path, scratch: Path) -> Merged:
-    """Turns the parts of all tasks into `data/train-*.parquet` and `quarantine.jsonl` below `output`, and fills in
-    `files`, one a task.
+def part_documents(path: Path) -> int:
+    """The number of documents of a part, from its footer alone."""
+    return int(pq.read_schema(path).metadata[b"documents"])
+
+
+def merge(
+    parts: Path, files: list[FileCounts], bad_rows: Path, output: Path, scratch: Path, shard_bytes: int
+) -> Merged:
+    """Turns the parts of all tasks into `data/train-*.parquet`, `quarantine.jsonl` and `filtered.jsonl` below `output`,
+    and fills in `files`, one a task.
 
     Rows keep the order of the input. Everything is written in `scratch` and moved when all of it is complete. The same
     rows give the same bytes. Raises RunError if the parts do not hold exactly the documents that preflight counted.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     merged = Merged()
-    quarantine = scratch / "quarantine.jsonl"
-    with quarantine.open("wb") as sink:
-        sink.write(bad_rows.read_bytes())
-        rows = _kept_rows(parts, files, merged, sink)
-        written = _write_shards(rows, scratch)
-        sink.flush()
-        os.fsync(sink.fileno())
+    refused = {name: scratch / f"{name}.jsonl" for name in ("quarantine", "filtered")}
+    with refused["quarantine"].open("wb") as quarantine, refused["filtered"].open("wb") as filtered:
+        quarantine.write(bad_rows.read_bytes())
+        rows = _kept_rows(parts, files, merged, quarantine, filtered)
+        written = _write_shards(rows, scratch, shard_bytes)
+        for sink in (quarantine, filtered):
+            sink.flush()
+            os.fsync(sink.fileno())
     if not merged.rows:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in merged.reasons.most_common())
-        raise RunError(f"none of {merged.rewrites} rewrites passed the gates ({reasons}); the work is kept in {parts}")
+        reasons = (merged.reasons + merged.filter_reasons).most_common()
+        raise RunError(
+            f"nothing is left of {sum(file.documents_in for file in files)} documents: "
+            f"{', '.join(f'{reason} {count}' for reason, count in reasons)}; the work is kept in {parts}"
+        )
     (output / "data").mkdir(exist_ok=True)
     for stale in (output / "data").glob("train-*.parquet"):
         # Left by a run that died between two of the moves below.
@@ -117,23 +144,31 @@ def merge(parts: Path, files: list[FileCounts], bad_rows: Path, output: Path, sc
         merged.shards.append(
             {"path": f"data/{final.name}", "rows": count, "bytes": final.stat().st_size, "sha256": sha256}
         )
-    os.replace(quarantine, output / "quarantine.jsonl")
+    for path in refused.values():
+        os.replace(path, output / path.name)
     return merged
 
 
-def _kept_rows(parts: Path, files: list[FileCounts], merged: Merged, quarantine: Any) -> Iterator[pa.Table]:
-    """The rows that passed, part by part, while counting and quarantining the others."""
+def _kept_rows(
+    parts: Path, files: list[FileCounts], merged: Merged, quarantine: IO[bytes], filtered: IO[bytes]
+) -> Iterator[pa.Table]:
+    """The rows that passed, part by part, while counting and writing down the others."""
     for task, file in enumerate(files):
         expected = file.documents_in - file.quarantined
         documents = 0
         paths = sorted((parts / f"{task:05d}").glob("*.parquet"))
         assert [p.stem for p in paths] == [f"{i:06d}" for i in range(len(paths))], f"parts of {file.path} have a hole"
         for path in paths:
-            table = pq.read_table(path, schema=PART)
+            with pq.ParquetFile(path) as part:
+                table = part.read()
             documents += _count(table, file, merged)
+            footer = {name.decode(): value for name, value in table.schema.metadata.items()}
+            merged.sizes.update({name: int(footer[name]) for name in SIZES})
+            table = table.replace_schema_metadata(None)
             refused = table.filter(pa.compute.is_valid(table["reason"]))
             for record in refused.to_pylist():
-                quarantine.write(orjson.dumps(_readable(record)) + b"\n")
+                sink = filtered if record["stage"] == "filter" else quarantine
+                sink.write(orjson.dumps(_readable(record)) + b"\n")
             kept = table.filter(pa.compute.is_null(table["reason"])).select(COLUMNS.names)
             if kept.num_rows:
                 merged.bytes_in_memory += kept.nbytes
@@ -147,19 +182,27 @@ def _kept_rows(parts: Path, files: list[FileCounts], merged: Merged, quarantine:
 
 def _count(table: pa.Table, file: FileCounts, merged: Merged) -> int:
     """Adds a part to the counts; returns its documents."""
-    stages: dict[int, list[str | None]] = {}
-    for row, stage in zip(table["source_row"].to_pylist(), table["stage"].to_pylist(), strict=True):
-        stages.setdefault(row, []).append(stage)
+    stages: dict[int, set[str | None]] = {}
+    for record in table.select(["source_row", "rewrite", "stage", "reason", "detail"]).to_pylist():
+        stage, reason = record["stage"], record["reason"]
+        stages.setdefault(record["source_row"], set()).add(stage)
+        merged.rewrites += record["rewrite"] is not None
+        if stage == "filter":
+            file.filter_reasons[reason] += 1
+            merged.filter_reasons[reason] += 1
+        elif reason is not None:
+            merged.reasons[reason] += 1
+            if stage == "leak_check":
+                merged.leaks[record["detail"]] += 1
     for outcome in stages.values():
         if None in outcome:
             file.documents_out += 1
-        elif "gate" in outcome:
+        elif "filter" in outcome:
+            file.filtered += 1
+        elif outcome & {"gate", "leak_check"}:
             file.quarantined += 1
         else:
             file.failed += 1
-    reasons = table["reason"].to_pylist()
-    merged.rewrites += table.num_rows
-    merged.reasons.update(reason for reason in reasons if reason is not None)
     for row in table.filter(pa.compute.is_null(table["reason"])).drop_columns(["text"]).to_pylist():
         merged.rows += 1
         merged.tokens += row["tokens"]
@@ -170,12 +213,12 @@ def _count(table: pa.Table, file: FileCounts, merged: Merged) -> int:
 
 
 def _readable(record: dict[str, Any]) -> dict[str, Any]:
-    names = ("source_file", "source_row", "source_id", "rewrite", "stage", "reason", "strategy", "text")
+    names = ("source_file", "source_row", "source_id", "rewrite", "stage", "reason", "detail", "strategy", "text")
     return {name: record[name] for name in names}
 
 
-def _write_shards(tables: Iterable[pa.Table], scratch: Path) -> list[tuple[Path, int]]:
-    """Writes tables into files of about SHARD_BYTES; returns each file with its rows."""
+def _write_shards(tables: Iterable[pa.Table], scratch: Path, shard_bytes: int) -> list[tuple[Path, int]]:
+    """Writes tables into files of about `shard_bytes`; returns each file with its rows."""
     written: list[tuple[Path, int]] = []
     groups = _regroup(tables, ROW_GROUP_ROWS)
     group = next(groups, None)
@@ -189,7 +232,7 @@ def _write_shards(tables: Iterable[pa.Table], scratch: Path) -> list[tuple[Path,
                 sink, COLUMNS, compression="zstd", use_content_defined_chunking=True, write_page_index=True
             ) as writer,
         ):
-            while group is not None and (rows == 0 or sink.tell() < SHARD_BYTES):
+            while group is not None and (rows == 0 or sink.tell() < shard_bytes):
                 writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
                 rows += group.num_rows
                 group = next(groups, None)

@@ -1,4 +1,5 @@
-"""Reads shards (JSONL plain, .gz, .zst; Parquet) into datatrove documents, and says exactly what could not be read.
+"""Reads shards (JSONL and WARC, plain, .gz, .zst; Parquet) into datatrove documents, and says exactly what could not be
+read.
 
 datatrove's readers drop the rest of a JSONL file at its first bad byte, let a truncated archive kill the tasks beside
 it, and take ids as they come, so reading is our own: a bad row costs that row, a break costs what lies behind it, and
@@ -15,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 import fsspec
+import httpx
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,8 +26,10 @@ from fsspec.core import url_to_fs
 
 from configs.errors import UserError, nearest
 from curation.progress import say
+from curation.warc import TornRecord, read_warc
 
-SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst", ".parquet")
+PACKED = (".jsonl", ".ndjson", ".warc", ".wet")
+SUFFIXES = (*(f"{kind}{packing}" for kind in PACKED for packing in ("", ".gz", ".zst")), ".parquet")
 CHUNK_BYTES = 1 << 16
 # A quarantine record shows this much of a row that could not be read.
 SNIPPET_CHARACTERS = 200
@@ -67,6 +71,16 @@ def find_shards(patterns: tuple[str, ...]) -> list[Shard]:
 
 
 def _expand(pattern: str) -> list[str]:
+    try:
+        return _found(pattern)
+    except UserError:
+        raise
+    except (OSError, httpx.HTTPError, ImportError, ValueError) as error:
+        # A host that does not answer, a missing driver (`s3://` without s3fs), a protocol that is none.
+        raise UserError(f"{pattern}: {_one_line(error)}") from None
+
+
+def _found(pattern: str) -> list[str]:
     fs, path = url_to_fs(os.path.expanduser(pattern))
     if fs.isdir(path):
         found = sorted(p for p in fs.find(path) if _readable(p))
@@ -77,6 +91,9 @@ def _expand(pattern: str) -> list[str]:
     elif glob.has_magic(path):
         found = sorted(p for p in fs.glob(path) if _readable(p))
     else:
+        if "file" not in fs.protocol:
+            # Says why: a host that is not reached is not a file that is not there.
+            fs.info(path)
         parent = fs._parent(path)
         beside = [p.rsplit("/", 1)[-1] for p in fs.find(parent, maxdepth=1)] if fs.isdir(parent) else []
         hint = f": {nearest(path.rsplit('/', 1)[-1], beside)}" if 0 < len(beside) <= 20 else ""
@@ -99,7 +116,7 @@ def read_shard(shard: Shard, limit: int | None = None) -> Iterator[Document | Ba
     """
     documents = 0
     try:
-        for row, value in _parquet_rows(shard) if shard.url.lower().endswith(".parquet") else _jsonl_rows(shard):
+        for row, value in _rows(shard):
             item = value if isinstance(value, BadRow) else _document(shard, row, value)
             yield item
             documents += isinstance(item, Document)
@@ -107,8 +124,19 @@ def read_shard(shard: Shard, limit: int | None = None) -> Iterator[Document | Ba
                 return
     except _Broken as broken:
         yield BadRow(None, str(broken))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, httpx.HTTPError, pa.ArrowException) as error:
         yield BadRow(None, f"cannot be read: {_one_line(error)}")
+
+
+def _rows(shard: Shard) -> Iterator[tuple[int, Any]]:
+    kind = shard.url.lower().removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
+    match kind:
+        case "parquet":
+            return _parquet_rows(shard)
+        case "warc" | "wet":
+            return _warc_rows(shard)
+        case _:
+            return _jsonl_rows(shard)
 
 
 def _document(shard: Shard, row: int, value: Any) -> Document | BadRow:
@@ -150,6 +178,19 @@ def _jsonl_rows(shard: Shard) -> Iterator[tuple[int, Any]]:
             raise _Broken(f"breaks off after row {row - 1}: {error}" if row else f"unreadable: {error}") from None
     if tail.strip():
         yield row, _parse(row, tail)
+
+
+def _warc_rows(shard: Shard) -> Iterator[tuple[int, Any]]:
+    row = -1
+    with fsspec.open(shard.url, "rb").open() as file:
+        try:
+            for row, record in read_warc(_chunks(file, shard.url.lower())):
+                yield row, BadRow(row, "undecodable: text of no known encoding") if record is None else record
+        except TornRecord as torn:
+            yield torn.row, BadRow(torn.row, f"torn: {torn}")
+            raise _Broken(f"breaks off in record {torn.row}: {torn}") from None
+        except (_Broken, OSError) as error:
+            raise _Broken(f"breaks off after record {row}: {error}" if row >= 0 else f"unreadable: {error}") from None
 
 
 def _chunks(file: IO[bytes], name: str) -> Iterator[bytes]:
@@ -224,7 +265,7 @@ def _snippet(data: bytes) -> str:
     return data[: 4 * SNIPPET_CHARACTERS].decode("utf-8", errors="replace")[:SNIPPET_CHARACTERS]
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     # The system's words name the path, which is of this machine; the manifest names the file already.
     text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
     return " ".join(text.split())

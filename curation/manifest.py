@@ -21,6 +21,7 @@ from configs.errors import UserError
 from configs.files import write_whole
 from curation.dataset import FileCounts
 from curation.documents import Shard, read_shard
+from curation.filters import is_unknown, licence_of
 from curation.progress import say
 
 WORK = ".notewright"
@@ -37,6 +38,8 @@ class Checked:
     limit: int | None
     sha256: str
     documents: int
+    licensed: int
+    """Documents that name a licence themselves."""
     bad_rows: int
     reason: str | None
     """Why the file, from some point on, could not be read, or that it is empty."""
@@ -57,7 +60,7 @@ def preflight(shards: list[Shard], limit: int | None, work: Path) -> tuple[list[
     shards unchanged since `save_preflight` are not read again. What is wrong with a shard is said in a line. Writes
     nothing. Raises UserError if no shard has a document.
     """
-    state = work / "preflight.json"
+    state = work / "checked.json"
     versions = [_version(shard) for shard in shards]
     known = [Checked(**entry) for entry in json.loads(state.read_bytes())] if state.exists() else []
     wanted = [(shard.name, version, limit) for shard, version in zip(shards, versions, strict=True)]
@@ -79,15 +82,16 @@ def preflight(shards: list[Shard], limit: int | None, work: Path) -> tuple[list[
 def save_preflight(work: Path, checked: list[Checked], bad: BadRows) -> None:
     """Keeps what `preflight` found. Only once the folder is claimed: it may hold another run's."""
     write_whole(work / "bad_rows.jsonl", b"".join(orjson.dumps(record) + b"\n" for record in bad))
-    write_whole(work / "preflight.json", json.dumps([asdict(c) for c in checked], indent=1).encode())
+    write_whole(work / "checked.json", json.dumps([asdict(c) for c in checked], indent=1).encode())
 
 
 def _check(shard: Shard, version: str, limit: int | None, bad: BadRows) -> Checked:
-    documents = bad_rows = 0
+    documents = bad_rows = licensed = 0
     reason = None
     for item in read_shard(shard, limit):
         if isinstance(item, Document):
             documents += 1
+            licensed += not is_unknown(licence_of(item, ""))
             continue
         record = {"source_file": shard.name, "source_row": item.row, "source_id": None, "rewrite": None}
         bad.append({**record, "stage": "read", "reason": item.reason, "strategy": None, "text": item.text})
@@ -97,7 +101,7 @@ def _check(shard: Shard, version: str, limit: int | None, bad: BadRows) -> Check
             bad_rows += 1
     if not documents and not bad_rows and reason is None:
         reason = "empty"
-    return Checked(shard.name, version, limit, _sha256(shard), documents, bad_rows, reason)
+    return Checked(shard.name, version, limit, _content(shard), documents, licensed, bad_rows, reason)
 
 
 def _version(shard: Shard) -> str:
@@ -107,7 +111,13 @@ def _version(shard: Shard) -> str:
     return f"{info.get('size')} {stamp}"
 
 
-def _sha256(shard: Shard) -> str:
+def _content(shard: Shard) -> str:
+    """Names the content: what a remote store knows of it already, else its SHA-256."""
+    fs, path = url_to_fs(shard.url)
+    info = fs.info(path)
+    known = next((info[key] for key in ("lfs", "blob_id", "ETag", "md5Hash") if info.get(key)), None)
+    if known is not None:
+        return str(getattr(known, "sha256", known))
     try:
         with fsspec.open(shard.url, "rb").open() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

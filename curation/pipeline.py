@@ -1,6 +1,9 @@
-"""Curates a corpus: shards in, teacher rewrites, gates, and a dataset folder ready for the Hub out.
+"""Curates a corpus: shards in, filters, teacher rewrites, gates, and a dataset folder ready for the Hub out.
 
     notewright curate CONFIG.yaml curation.input=[shards/*.jsonl.gz] curation.output=runs/mine/dataset
+
+    shard -> preflight -> reader -> filters -> dedup -> decontaminate
+          -> teacher -> gates -> leak check -> mix -> Parquet, manifest, card
 
 datatrove runs the steps, one task an input file. Its failure paths lose rows in silence, so what makes a run whole is
 ours: every batch is one durable part that holds exactly one terminal record per document and rewrite, a part is named
@@ -9,7 +12,7 @@ by its task and its place in the file, and the dataset appears only when the par
 
 import errno
 import hashlib
-import os
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -17,22 +20,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-from datatrove.data import Document
-from datatrove.executor import LocalPipelineExecutor
 from transformers.utils import cached_file
 
 from configs.errors import RunError, UserError
 from configs.load import load_config
 from configs.schema import Config
 from curation.card import write_card
-from curation.dataset import merge
-from curation.documents import Shard, find_shards, read_documents, read_shard
+from curation.dataset import merge, part_documents
+from curation.decontaminate import BenchmarkIndex
+from curation.dedup import find_duplicates
+from curation.documents import Shard, find_shards, read_documents
+from curation.filters import is_unknown
 from curation.manifest import (
     WORK,
     Checked,
     claim,
-    die_with_parent,
     fingerprint,
     hash_folder,
     locked,
@@ -42,23 +44,21 @@ from curation.manifest import (
     save_preflight,
     write_manifest,
 )
+from curation.overview import diversity, examples, leak_check
+from curation.pen import load_pen
 from curation.progress import CurationProgress, say
-from curation.rewriting import GATES, ReadShard, RewriteWithTeacher, load_pen
+from curation.rewriting import ReadShard, RewriteWithTeacher
+from curation.workers import run_tasks
 from student.benchmarks import DocumentQuestions
 from student.models import check_folder
 from student.records import Question
-from teacher.reward import external_questions
+from teacher.checkpoints import best_checkpoint
+from teacher.exams import external_questions
+from teacher.gates import GATES
 from teacher.strategies import read_strategy, strategy_label
-from teacher.train import latest_checkpoint
 
-FORMAT = 1
+FORMAT = 2
 """Version of the rows that this code makes; part of the fingerprint."""
-EXAMPLES = 3
-EXAMPLE_CHARACTERS = 600
-
-_running = False
-# datatrove's manager process is forked and would outlive a killed parent for ever.
-os.register_at_fork(after_in_child=lambda: die_with_parent() if _running else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +85,10 @@ class CurateSummary:
 def curate(config: Config) -> CurateSummary:
     """Curates `curation.input` into the dataset folder `curation.output`; see the module's text.
 
-    Takes the newest checkpoint of `run.dir`, or says that the teacher is untrained. Goes on where an interrupted call
+    Takes the best checkpoint of `run.dir`, or says that the teacher is untrained. Goes on where an interrupted call
     stopped; returns at once if the dataset is complete. Raises UserError for missing or wholly empty input, a folder
-    that holds something else and a run that is going on; RunError if the disk is full, the teacher fails on a whole
-    batch or no rewrite passes the gates.
+    that holds something else and a run that is going on; RunError if the disk is full, a worker dies, the teacher fails
+    on a whole batch or nothing passes.
     """
     started = time.monotonic()
     output = config.curation.output
@@ -103,7 +103,7 @@ def curate(config: Config) -> CurateSummary:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        done = _documents_done(output / WORK / "parts", config.curation.rewrites_per_document)
+        done = _documents_done(output / WORK / "parts")
         raise RunError(
             f"the disk is full at {output}: {done} documents are finished and kept in {output / WORK}; free some space "
             "and run the same command again to go on"
@@ -113,57 +113,67 @@ def curate(config: Config) -> CurateSummary:
 def _shards(config: Config) -> list[Shard]:
     if not config.curation.input:
         raise UserError("curation.input names no shards: name JSONL or Parquet files, e.g. curation.input=[a.jsonl]")
-    if not config.teacher.model:
+    if not config.teacher.model and config.curation.writer == "teacher":
         raise UserError("teacher.model is not set: a folder or a Hub id of a causal language model")
-    if _sampling(config).teacher.temperature == 0 and config.curation.rewrites_per_document > _prompts(config):
+    n = config.curation.rewrites_per_document
+    most = _different(_sampling(config))
+    if n > most:
         raise UserError(
-            f"curation.rewrites_per_document={config.curation.rewrites_per_document} at temperature 0 would write the "
-            f"same text again: at most {_prompts(config)}, or set curation.temperature"
+            f"curation.rewrites_per_document={n} would write the same text again: at most {most}, or set "
+            "curation.temperature above 0"
         )
     return find_shards(config.curation.input)
 
 
-def _prompts(config: Config) -> int:
+def _different(config: Config) -> float:
+    """How many rewrites of a document can differ."""
+    if config.curation.writer == "echo":
+        return 1
+    if config.teacher.temperature > 0:
+        return math.inf
+    if shares := config.curation.strategies:
+        # Beyond this the likeliest strategy comes twice.
+        return math.floor(sum(shares.values()) / max(shares.values()))
     return 1 if config.teacher.prompting == "policy" else len(set(config.teacher.strategies))
 
 
 def _sampling(config: Config) -> Config:
-    """The config with the temperature that curation samples at."""
-    if config.curation.temperature is None:
-        return config
-    teacher = config.teacher.model_copy(update={"temperature": config.curation.temperature})
-    return config.model_copy(update={"teacher": teacher})
+    """The config with the temperature and the strategies that curation samples with."""
+    curation = config.curation
+    changes: dict[str, Any] = {}
+    if curation.temperature is not None:
+        changes["temperature"] = curation.temperature
+    if curation.strategies:
+        changes["strategies"] = tuple(curation.strategies)
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update=changes)})
 
 
 def _curate(config: Config, shards: list[Shard], started: float) -> CurateSummary:
-    config = _sampling(config)
+    trained_as, config = config, _sampling(config)
     output, work = config.curation.output, config.curation.output / WORK
-    n = config.curation.rewrites_per_document
     checked, bad_rows = preflight(shards, config.curation.limit, work)
-    checkpoint = latest_checkpoint(config.run.dir)
-    check_folder(config.teacher.model)
-    if checkpoint is not None:
-        check_same_teacher(config)
+    _check_licences(config, checked)
+    checkpoint = _teacher(trained_as)
     items = benchmark_items(config)
-    settings = _settings(config, checkpoint, checked, items)
+    index = BenchmarkIndex(config)
+    settings = _settings(config, checkpoint, checked, items, index)
     claim(output, settings)
     if (output / "manifest.json").exists():
         _clean(work)
         return _summary(output, resumed=None, seconds=time.monotonic() - started)
     if bad_rows is not None:
         save_preflight(work, checked, bad_rows)
-    if checkpoint is None:
+    if checkpoint is None and config.curation.writer == "teacher":
         say(f"no trained teacher in {config.run.dir}: curating with {config.teacher.model} as it is")
-    done, total = _documents_done(work / "parts", n), sum(c.documents for c in checked)
+    done, total = _documents_done(work / "parts"), sum(c.documents for c in checked)
     if done:
         say(f"going on: {done} of {total} documents are finished")
-    log = work / "progress.jsonl"
-    log.unlink(missing_ok=True)
-    with CurationProgress(log, done, total):
-        _run(config, shards, RewriteWithTeacher(config, checkpoint, settings, items, work))
+    rewrite = RewriteWithTeacher(config, checkpoint, settings, items, shards, work)
+    _run(config, shards, rewrite, done, total)
     files = [c.counts() for c in checked]
     try:
-        merged = merge(work / "parts", files, work / "bad_rows.jsonl", output, work / "merged")
+        shard_bytes = config.curation.shard_megabytes << 20
+        merged = merge(work / "parts", files, work / "bad_rows.jsonl", output, work / "merged", shard_bytes)
     finally:
         shutil.rmtree(work / "merged", ignore_errors=True)
     manifest = {
@@ -173,12 +183,34 @@ def _curate(config: Config, shards: list[Shard], started: float) -> CurateSummar
         "files": [_plain(file) for file in files],
         **_plain(merged),
         "gates": GATES,
-        "examples": _examples(output, shards, merged.shards),
+        "leak_check": leak_check(index, merged),
+        "diversity": diversity(config.rl.diversity_alarm, merged),
+        "examples": examples(output, shards, merged.shards, rewrite.new_cleaner()),
     }
     write_card(output, manifest)
     write_manifest(output, manifest)
     _clean(work)
     return _summary(output, resumed=done, seconds=time.monotonic() - started)
+
+
+def _check_licences(config: Config, checked: list[Checked]) -> None:
+    """Raises UserError where no document would be left."""
+    curation = config.curation
+    if is_unknown(curation.licence) and not curation.allow_unknown_licence and not any(c.licensed for c in checked):
+        raise UserError(
+            "no document names its licence: set curation.licence to theirs, or curation.allow_unknown_licence=true"
+        )
+
+
+def _teacher(config: Config) -> Path | None:
+    """The checkpoint to write with. Raises UserError if there is no such teacher."""
+    if config.curation.writer == "echo":
+        return None
+    checkpoint = best_checkpoint(config.run.dir)
+    check_folder(config.teacher.model)
+    if checkpoint is not None:
+        check_same_teacher(config)
+    return checkpoint
 
 
 def check_same_teacher(config: Config) -> None:
@@ -194,26 +226,37 @@ def check_same_teacher(config: Config) -> None:
             raise UserError(f"{config.run.dir} trained another teacher (teacher.{key}: {theirs} -> {ours})")
 
 
-def _settings(config: Config, checkpoint: Path | None, checked: list[Checked], items: list[Question]) -> dict[str, Any]:
+def _settings(
+    config: Config, checkpoint: Path | None, checked: list[Checked], items: list[Question], index: BenchmarkIndex
+) -> dict[str, Any]:
     """Everything that changes the rows, as JSON; what only changes their speed is left out."""
-    prompted = config.teacher.strategies if config.teacher.prompting == "strategy" else ()
+    echo = config.curation.writer == "echo"
+    prompted = config.teacher.strategies if config.teacher.prompting == "strategy" and not echo else ()
     strategies = {s: read_strategy(s) for s in prompted}
     labels = [strategy_label(s) for s in config.teacher.strategies]
     name = Path(config.teacher.model).name if Path(config.teacher.model).is_dir() else config.teacher.model
-    curation = config.curation.model_dump(mode="json", exclude={"input", "output", "workers", "temperature"})
+    elsewhere = {"input", "output", "workers", "temperature", "benchmarks"}
+    adapter = checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
     return {
         "format": FORMAT,
         "seed": config.run.seed,
-        "teacher_name": f"{name}+{checkpoint.name}" if checkpoint else name,
-        "teacher_hash": teacher_hash(config, checkpoint),
+        "teacher_name": "echo" if echo else f"{name}+{checkpoint.name}" if checkpoint else name,
+        "teacher_hash": None if echo else teacher_hash(config, checkpoint),
+        "adapter_hash": hash_folder(checkpoint) if checkpoint is not None and adapter else None,
         "trained": checkpoint is not None,
         "teacher": config.teacher.model_dump(mode="json", exclude={"model", "lora"}) | {"strategies": labels},
         "strategies": {strategy_label(s): hashlib.sha256(text.encode()).hexdigest() for s, text in strategies.items()},
         "gates": config.gates.model_dump(mode="json"),
-        "benchmark_items": hashlib.sha256(repr([(q.prompt, q.answer) for q in items]).encode()).hexdigest(),
-        "curation": curation,
+        "benchmarks": list(index.items),
+        "benchmark_items": _items_hash(items, index),
+        "curation": config.curation.model_dump(mode="json", exclude=elsewhere),
         "input": {c.name: c.sha256 for c in checked},
     }
+
+
+def _items_hash(items: list[Question], index: BenchmarkIndex) -> str:
+    gated = hashlib.sha256(repr([(q.prompt, q.answer) for q in items]).encode()).hexdigest()
+    return hashlib.sha256(f"{gated}\n{index.sha256}".encode()).hexdigest() if index.items else gated
 
 
 def teacher_hash(config: Config, checkpoint: Path | None) -> str:
@@ -242,45 +285,23 @@ def benchmark_items(config: Config) -> list[Question]:
     return items + [question for question in others if question.split == "heldout"]
 
 
-def _run(config: Config, shards: list[Shard], rewrite: "RewriteWithTeacher") -> None:
-    global _running
-    workers = min(config.curation.workers, len(shards))
-    executor = LocalPipelineExecutor(
-        pipeline=[ReadShard(shards, config.curation.limit), rewrite],
-        tasks=len(shards),
-        workers=workers,
-        logging_dir=str(rewrite.work / "datatrove"),
-        # Not datatrove's forkserver: a worker's parent is then this process, whose death must be its own.
-        start_method="spawn",
-    )
-    _running = True
+def _run(config: Config, shards: list[Shard], rewrite: RewriteWithTeacher, done: int, total: int) -> None:
+    curation, work = config.curation, rewrite.work
+    read = ReadShard(shards, curation.limit)
     try:
-        executor.run()
+        if curation.dedup != "none":
+            say(f"looking for {curation.dedup} duplicates among {total} documents")
+            find_duplicates(curation, read, rewrite.new_cleaner, len(shards), work)
+        log = work / "progress.jsonl"
+        log.unlink(missing_ok=True)
+        with CurationProgress(log, done, total):
+            run_tasks([read, rewrite], len(shards), curation.workers, work / "datatrove")
     finally:
-        _running = False
         load_pen.cache_clear()
 
 
-def _documents_done(parts: Path, rewrites: int) -> int:
-    return sum(pq.read_metadata(path).num_rows for path in parts.glob("*/*.parquet")) // rewrites
-
-
-def _examples(output: Path, shards: list[Shard], data: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """The dataset's first rows beside their sources, shortened."""
-    with pq.ParquetFile(output / data[0]["path"]) as file:
-        rows = next(file.iter_batches(batch_size=EXAMPLES)).to_pylist()
-    by_name = {shard.name: shard for shard in shards}
-    examples = []
-    for row in rows:
-        sources = (d for d in read_shard(by_name[row["source_file"]]) if isinstance(d, Document))
-        source = next(d.text for d in sources if d.metadata["source_row"] == row["source_row"])
-        example = {"id": row["id"], "strategy": row["strategy"]}
-        examples.append(example | {"source": _shortened(source), "text": _shortened(row["text"])})
-    return examples
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= EXAMPLE_CHARACTERS else text[:EXAMPLE_CHARACTERS].rsplit(" ", 1)[0] + " ..."
+def _documents_done(parts: Path) -> int:
+    return sum(part_documents(path) for path in parts.glob("*/*.parquet"))
 
 
 def _plain(record: Any) -> dict[str, Any]:
@@ -289,7 +310,7 @@ def _plain(record: Any) -> dict[str, Any]:
 
 def _clean(work: Path) -> None:
     """Removes what only an unfinished run needs."""
-    for name in ("parts", "tasks", "datatrove"):
+    for name in ("parts", "tasks", "datatrove", "dedup", "duplicates"):
         shutil.rmtree(work / name, ignore_errors=True)
     for name in ("bad_rows.jsonl", "progress.jsonl"):
         (work / name).unlink(missing_ok=True)

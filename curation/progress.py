@@ -32,12 +32,12 @@ def live_bar(what: str, total: int, done: int) -> Progress | None:
 
 
 class CurationProgress:
-    """Follows the log that workers append a line to after each finished batch (`{"documents", "rows", "tokens"}`), so
+    """Follows the log that workers append a line to after each finished batch (see `log_batch`), so
     that it works alike for work in this process, in others, and on other machines that share the folder."""
 
     def __init__(self, log: Path, done: int, total: int):
         self.log, self.done, self.total = log, done, total
-        self.documents = self.attempted = self.rows = self.tokens = 0
+        self.documents = self.attempted = self.rows = self.failed = self.tokens = self.source_tokens = 0
         self.started = time.monotonic()
         self._offset = 0
         self._last_line = self.started
@@ -85,7 +85,9 @@ class CurationProgress:
             self.documents += entry["documents"]
             self.attempted += entry["rewrites"]
             self.rows += entry["rows"]
+            self.failed += entry["failed"]
             self.tokens += entry["tokens"]
+            self.source_tokens += entry["source_tokens"]
         return bool(new)
 
     def _show(self) -> None:
@@ -103,12 +105,14 @@ class CurationProgress:
 
     def _rates(self) -> str:
         seconds = max(time.monotonic() - self.started, 1e-9)
-        kept = self.rows / max(self.attempted, 1)
-        return f"{self.documents / seconds:.2f} documents/s, {self.tokens / seconds:.0f} tokens/s, {kept:.0%} kept"
+        tokens = f"{self.source_tokens / seconds:.0f} tokens/s in, {self.tokens / seconds:.0f} out"
+        kept = f"{self.rows / max(self.attempted, 1):.0%} kept"
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.documents / seconds:.2f} documents/s, {tokens}, {kept}{failed}"
 
 
-def log_batch(log: Path, *, documents: int, rewrites: int, rows: int, tokens: int) -> None:
-    """Appends one line; whole, since short appends are atomic."""
-    line = json.dumps({"documents": documents, "rewrites": rewrites, "rows": rows, "tokens": tokens})
+def log_batch(log: Path, **counts: int) -> None:
+    """Appends one line; whole, since short appends are atomic. `counts`: documents, rewrites and the rows and failures
+    among them, tokens of the rows, source_tokens of the documents that were written about."""
     with log.open("a", encoding="utf-8") as file:
-        print(line, file=file)
+        print(json.dumps(counts), file=file)

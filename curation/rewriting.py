@@ -1,41 +1,33 @@
 """The steps of a curation task: a reader of one shard, and the teacher that turns its documents into durable parts."""
 
-import hashlib
-import os
-from dataclasses import dataclass
-from functools import lru_cache
+import zlib
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import multiprocess
-import torch
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
-from loguru import logger
 
-from configs.errors import RunError
 from configs.schema import Config
-from curation.dataset import part_path, write_part
-from curation.documents import Shard, read_shard, training_id
-from curation.manifest import die_with_parent, locked
-from curation.progress import log_batch, say
+from curation.dataset import RAW, part_documents, part_path, write_part
+from curation.decontaminate import BenchmarkIndex
+from curation.dedup import duplicates_of
+from curation.documents import SNIPPET_CHARACTERS, Shard, read_shard, training_id
+from curation.filters import Cleaner, Refusal, licence_of
+from curation.manifest import locked
+from curation.pen import Order, Pen, Written, load_pen, orders, write
+from curation.progress import log_batch
 from student.records import Question
-from teacher.gates import GATES, Gate, build_gates, check
-from teacher.strategies import build_prompt, parse_completion, spread, strategy_label
-from teacher.writer import TransformersWriter, load_teacher
+from teacher.diversity import overlap_shares
+from teacher.gates import GATES
+from teacher.sampling import make_rewrite
+from teacher.student_runs import stable_seed
 
-# datatrove logs every task to stderr, and on a failure also the values of local variables: document texts among them.
-# What a user needs to know is said here, and an error reaches them as the exception it is.
-logger.disable("datatrove")
+MOST_REFUSED = 1000
+"""A batch ends after so many refused documents, however few are left for the teacher."""
 
-
-@dataclass(frozen=True, slots=True)
-class Pen:
-    """The teacher as a worker holds it."""
-
-    writer: TransformersWriter
-    gates: tuple[Gate, ...]
+Record = dict[str, Any]
 
 
 class ReadShard(PipelineStep):
@@ -58,138 +50,196 @@ class ReadShard(PipelineStep):
                 yield item
 
 
-@lru_cache(maxsize=1)
-def load_pen(config: Config, checkpoint: Path | None, items: tuple[Question, ...]) -> Pen:
-    """Loads the teacher once a process, whatever the number of its tasks."""
-    writer = load_teacher(config, checkpoint)
-    return Pen(writer, tuple(build_gates(config, writer.tokenizer, items)))
-
-
 class RewriteWithTeacher(PipelineStep):
     """Writes a part of terminal records per batch of documents, and yields nothing.
 
-    Batches are the task's documents in order, `teacher.batch_size` at a time, whether or not earlier ones are done; so
-    a rerun makes the parts that are missing, with the bytes that they would have had.
+    Batches are the task's documents in order, `teacher.batch_size` for the teacher at a time and the refused ones
+    between them, whether or not earlier ones are done; so a rerun makes the parts that are missing, with the bytes that
+    they would have had.
     """
 
     type = "✍️ - TEACHER"
     name = "Rewrite"
 
     def __init__(
-        self, config: Config, checkpoint: Path | None, settings: dict[str, Any], items: list[Question], work: Path
+        self,
+        config: Config,
+        checkpoint: Path | None,
+        settings: dict[str, Any],
+        items: list[Question],
+        shards: list[Shard],
+        work: Path,
     ):
         super().__init__()
         self.config, self.checkpoint, self.settings, self.work = config, checkpoint, settings, work
-        self.items = tuple(items)
+        self.items, self.shards = tuple(items), shards
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        _guard_worker(self.config.curation.workers)
-        documents = iter(data)
         # Waits for a worker of a killed run that is not dead yet.
-        with locked(self.work / "tasks" / f"{rank:05d}", wait=True):
-            batch = 0
-            while chunk := list(islice(documents, self.config.teacher.batch_size)):
-                path = part_path(self.work / "parts", rank, batch)
-                if not path.exists():
-                    with self.track_time(unit="batch"):
-                        self._write(path, chunk, batch)
-                batch += 1
+        with locked(self.work / "tasks" / f"{rank:05d}", wait=True), self.new_cleaner() as cleaner:
+            finished = self._finished(rank)
+            done = sum(part_documents(path) for path in finished)
+            self.index = BenchmarkIndex(self.config)
+            repeats = self._repeats(rank)
+            rest = islice(iter(data), done, None)
+            for batch, (kept, refused) in enumerate(self._batches(rest, cleaner, repeats), start=len(finished)):
+                with self.track_time(unit="batch"):
+                    self._write(part_path(self.work / "parts", rank, batch), kept, refused, batch)
         yield from ()
 
-    def _write(self, path: Path, documents: list[Document], batch: int) -> None:
-        records = self.rewrite(documents, batch)
-        write_part(path, records)
-        kept = [record for record in records if record["reason"] is None]
-        tokens = sum(record["tokens"] for record in kept)
+    def new_cleaner(self) -> Cleaner:
+        """The filters of the config."""
+        curation = self.config.curation
+        return Cleaner(curation.filters, curation.language, curation.licence, curation.allow_unknown_licence)
+
+    def _finished(self, rank: int) -> list[Path]:
+        """The parts that are there: a task writes them one after the other."""
+        paths = sorted((self.work / "parts" / f"{rank:05d}").glob("*.parquet"))
+        assert [p.stem for p in paths] == [f"{i:06d}" for i in range(len(paths))], f"parts of task {rank} have a hole"
+        return paths
+
+    def _repeats(self, rank: int) -> dict[int, str]:
+        """By the row of each document that repeats another, that one's id."""
+        if self.config.curation.dedup == "none":
+            return {}
+        found = duplicates_of(self.work, rank)
+        return {row: f"{self.shards[task].name}#{first}" for row, (task, first) in found.items()}
+
+    def _batches(
+        self, documents: Iterator[Document], cleaner: Cleaner, repeats: dict[int, str]
+    ) -> Iterator[tuple[list[Document], list[Record]]]:
+        """The documents for the teacher, and the records of those that do not reach it."""
+        kept: list[Document] = []
+        refused: list[Record] = []
+        for document in documents:
+            if (refusal := self._refusal(document, cleaner, repeats)) is None:
+                kept.append(document)
+            else:
+                refused.append(self._refused(document, refusal))
+            if len(kept) == self.config.teacher.batch_size or len(refused) == MOST_REFUSED:
+                yield kept, refused
+                kept, refused = [], []
+        if kept or refused:
+            yield kept, refused
+
+    def _refusal(self, document: Document, cleaner: Cleaner, repeats: dict[int, str]) -> Refusal | None:
+        if (refusal := cleaner.clean(document)) is not None:
+            return refusal
+        if (first := repeats.get(document.metadata["source_row"])) is not None:
+            return Refusal("filter", "duplicate", first)
+        if self.config.curation.decontaminate and (benchmark := self.index.carried_by(document.text)) is not None:
+            return Refusal("filter", "contaminated", benchmark)
+        return None
+
+    def _write(self, path: Path, kept: list[Document], refused: list[Record], batch: int) -> None:
+        records = self.rewrite(kept, batch)
+        rows = [record for record in records if record["reason"] is None]
+        # How often texts repeat themselves, in the window of a batch, beside how often their sources do.
+        texts = "\n".join(row["text"] for row in rows).encode()
+        sources = "\n".join(document.text for document in kept).encode()
+        sizes = {"text_bytes": len(texts), "text_packed": len(zlib.compress(texts))}
+        sizes |= {"source_bytes": len(sources), "source_packed": len(zlib.compress(sources))}
+        write_part(path, refused + records, documents=len(kept) + len(refused), **sizes)
         log_batch(
             self.work / "progress.jsonl",
-            documents=len(documents),
+            documents=len(kept) + len(refused),
             rewrites=len(records),
-            rows=len(kept),
-            tokens=tokens,
+            rows=len(rows),
+            tokens=sum(row["tokens"] for row in rows),
+            failed=sum(record["stage"] == "teacher" for record in records),
+            source_tokens=sum(record["source_tokens"] for record in records if record["rewrite"] == 0),
         )
-        self.stat_update("documents", value=len(documents))
-        self.stat_update("rows", value=len(kept))
+        self.stat_update("documents", value=len(kept) + len(refused))
+        self.stat_update("rows", value=len(rows))
 
-    def rewrite(self, documents: list[Document], batch: int) -> list[dict[str, Any]]:
-        """The terminal records of a batch, `rewrites_per_document` each, in order of document and rewrite."""
+    def rewrite(self, documents: list[Document], batch: int) -> list[Record]:
+        """The terminal records of a batch, in the order of its documents: `rewrites_per_document` each, then the
+        document's own text where it is mixed in."""
+        if not documents:
+            return []
         pen = load_pen(self.config, self.checkpoint, self.items)
-        teacher, n = self.config.teacher, self.config.curation.rewrites_per_document
-        jobs = [
-            (document, j, strategy)
-            for document in documents
-            for j, strategy in enumerate(self._strategies(document, n))
-        ]
-        limit = pen.writer.max_prompt_tokens
-        prompts = [build_prompt(pen.writer.tokenizer, teacher, d, strategy, limit) for d, _, strategy in jobs]
-        source = f"{self.settings['seed']} {documents[0].metadata['source_file']} {batch}"
-        seed = int.from_bytes(hashlib.sha256(source.encode()).digest()[:4])
-        completions = _write_all(pen.writer, prompts, seed)
-        return [
-            self._record(pen, document, j, strategy, completion, seed)
-            for (document, j, strategy), completion in zip(jobs, completions, strict=True)
-        ]
+        seed = stable_seed(self.settings["seed"], documents[0].metadata["source_file"], batch)
+        ordered = orders(self.config, documents)
+        prompts, written = write(pen, self.config, ordered, seed)
+        n = self.config.curation.rewrites_per_document
+        lines = list(zip(ordered, prompts, written, strict=True))
+        records: list[Record] = []
+        for index, document in enumerate(documents):
+            source = self._source(document, pen)
+            accepted: list[str] = []
+            for order, prompt, completion in lines[index * n : (index + 1) * n]:
+                record = source | {"seed": seed} | self._rewritten(pen, order, prompt, completion, accepted)
+                if record["reason"] is None:
+                    accepted.append(record["text"])
+                records.append(record)
+            if self._keeps_raw(document):
+                records.append(self._raw(document, source))
+        return records
 
-    def _strategies(self, document: Document, n: int) -> list[str] | list[None]:
-        if self.config.teacher.prompting == "policy":
-            return [None] * n
-        # Rotated by the row, so that each strategy gets its share also with one rewrite a document.
-        return spread(self.config.teacher.strategies, n, offset=document.metadata["source_row"] * n)
+    def _source(self, document: Document, pen: Pen) -> Record:
+        """What all records of a document say."""
+        names = ("source_id", "source_file", "source_row")
+        return {name: document.metadata[name] for name in names} | {
+            "licence": licence_of(document, self.config.curation.licence),
+            "source_tokens": pen.count_tokens(document.text),
+            "stage": None,
+            "reason": None,
+            "detail": None,
+        }
 
-    def _record(
-        self, pen: Pen, document: Document, j: int, prompted: str | None, completion: str | Exception, seed: int
-    ) -> dict[str, Any]:
-        teacher, curation, metadata = self.config.teacher, self.config.curation, document.metadata
-        record = {
-            "id": document.id if curation.rewrites_per_document == 1 else f"{document.id}/{j}",
-            "source_id": metadata["source_id"],
-            "source_file": metadata["source_file"],
-            "source_row": metadata["source_row"],
-            "rewrite": j,
-            "teacher": self.settings["teacher_name"],
-            "teacher_hash": self.settings["teacher_hash"],
-            "temperature": teacher.temperature,
-            "seed": seed,
-            "licence": str(metadata.get("licence") or metadata.get("license") or curation.licence),
-            "source_tokens": pen.writer.count_tokens(document.text),
+    def _rewritten(self, pen: Pen, order: Order, prompt: str, completion: Written, accepted: list[str]) -> Record:
+        teacher, document, settings = self.config.teacher, order.document, self.settings
+        echo = pen.writer is None
+        record: Record = {
+            "id": document.id if self.config.curation.rewrites_per_document == 1 else f"{document.id}/{order.number}",
+            "rewrite": order.number,
+            "teacher": settings["teacher_name"],
+            "teacher_hash": settings["teacher_hash"],
+            "adapter_hash": settings["adapter_hash"],
+            "temperature": None if echo else teacher.temperature,
+            "top_p": None if echo else teacher.top_p,
+            "max_new_tokens": None if echo else teacher.max_new_tokens,
         }
         if isinstance(completion, Exception):
             return record | {"stage": "teacher", "reason": f"{type(completion).__name__}: {completion}"[:300]}
-        known = [strategy_label(s) for s in teacher.strategies] if prompted is None else [prompted]
-        strategy, text = parse_completion(teacher.prompting, completion, known)
         # The benchmark's items know their documents by the ids of training.
-        reason = check(Document(document.text, metadata["training_id"], metadata=metadata), text, pen.gates)
-        record |= {"text": text, "strategy": strategy, "tokens": pen.writer.count_tokens(text), "gates": GATES}
-        return record | {"stage": reason and "gate", "reason": reason}
+        known = Document(document.text, document.metadata["training_id"], metadata=document.metadata)
+        way = order.strategy or ""
+        how = teacher.model_copy(update={"prompting": "strategy"}) if echo else teacher
+        made = make_rewrite(how, known, prompt, completion, way, pen.gates)
+        text = made.text
+        record |= {"text": text, "strategy": made.strategy, "tokens": pen.count_tokens(text), "gates": GATES}
+        reason = made.rejected or self._overlap(text, accepted)
+        return record | ({"stage": "gate", "reason": reason} if reason else self._leak(text))
 
+    def _overlap(self, text: str, accepted: list[str]) -> str | None:
+        if not accepted:
+            return None
+        repeated = text in accepted or overlap_shares([text, *accepted])[0] > self.config.curation.max_overlap
+        return "overlap" if repeated else None
 
-def _write_all(writer: TransformersWriter, prompts: list[str], seed: int) -> list[str | Exception]:
-    """One completion a prompt. If the batch fails its prompts are tried one by one, and an error stands in the place of
-    those that fail again; if all do it is the teacher that is at fault, and RunError is raised."""
-    try:
-        return [texts[0] for texts in writer.write(prompts, 1, seed)]
-    except (RuntimeError, ValueError, IndexError) as error:
-        say(f"the teacher failed on a batch of {len(prompts)} ({type(error).__name__}); trying one at a time")
-    results: list[str | Exception] = []
-    for prompt in prompts:
-        try:
-            results.append(writer.write([prompt], 1, seed)[0][0])
-        except (RuntimeError, ValueError, IndexError) as error:
-            results.append(error)
-    if len(results) > 1 and all(isinstance(result, Exception) for result in results):
-        raise RunError(
-            f"the teacher fails on every document of a batch ({type(results[0]).__name__}: {results[0]}); finished "
-            "batches are kept, the same command goes on from there"
-        )
-    return results
+    def _leak(self, text: str) -> Record:
+        benchmark = self.index.carried_by(text)
+        return {"stage": "leak_check", "reason": "leak_check", "detail": benchmark} if benchmark else {}
 
+    def _keeps_raw(self, document: Document) -> bool:
+        return stable_seed(self.settings["seed"], RAW, document.id) / 2**31 < self.config.curation.keep_raw
 
-def _guard_worker(workers: int) -> None:
-    parent = multiprocess.parent_process()
-    if parent is None:
-        return
-    die_with_parent()
-    if os.getppid() != parent.pid:
-        # It died before the line above.
-        os._exit(1)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    def _raw(self, document: Document, source: Record) -> Record:
+        record = {"id": f"{document.id}/{RAW}", "rewrite": None, "strategy": RAW, "text": document.text, "gates": []}
+        return source | record | {"tokens": source["source_tokens"]} | self._leak(document.text)
+
+    def _refused(self, document: Document, refusal: Refusal) -> Record:
+        """The record of a document that did not reach the teacher."""
+        # The two steps before masking; and a text with credentials is nothing to keep.
+        hidden = refusal.reason.startswith(("unknown_licence", "extract", "ftfy", "secrets"))
+        names = ("source_id", "source_file", "source_row")
+        return {name: document.metadata[name] for name in names} | {
+            "id": document.id,
+            "rewrite": None,
+            "text": "" if hidden else document.text[:SNIPPET_CHARACTERS],
+            "licence": licence_of(document, self.config.curation.licence),
+            "stage": refusal.stage,
+            "reason": refusal.reason,
+            "detail": refusal.detail,
+        }

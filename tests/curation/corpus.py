@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import orjson
+import pyarrow.parquet as pq
+
 from configs.schema import Config
 
 WORDS = [f"{a}{b}" for a in ("ba", "de", "fi", "go", "lu", "ma") for b in ("n", "r", "s", "t", "l")]
@@ -36,7 +39,8 @@ def curation_config(folder: Path, teacher: Path, *inputs: Path, output: str = "d
                 "batch_size": 4,
                 "device": "cpu",
             },
-            "gates": {"max_repetition": 1.0},
+            # The tiny teacher never ends by itself.
+            "gates": {"max_repetition": 1.0, "truncated": False},
             "curation": {
                 "input": [str(path) for path in inputs],
                 "output": str(folder / output),
@@ -45,3 +49,22 @@ def curation_config(folder: Path, teacher: Path, *inputs: Path, output: str = "d
             },
         }
     )
+
+
+def manifest_of(config: Config) -> dict[str, Any]:
+    return orjson.loads((config.curation.output / "manifest.json").read_bytes())
+
+
+def data_bytes(config: Config) -> dict[str, bytes]:
+    files = sorted((config.curation.output / "data").iterdir())
+    return {path.name: path.read_bytes() for path in files}
+
+
+def data_rows(config: Config) -> list[dict[str, Any]]:
+    return pq.read_table(config.curation.output / "data").to_pylist()
+
+
+def lines(config: Config, name: str) -> list[dict[str, Any]]:
+    """The records of `quarantine` or `filtered`."""
+    content = (config.curation.output / f"{name}.jsonl").read_bytes()
+    return [orjson.loads(line) for line in content.splitlines()]

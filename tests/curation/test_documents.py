@@ -1,14 +1,18 @@
 """What is read from shards, and what a broken one costs."""
 
 import gzip
+import io
 import json
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 from datatrove.data import Document
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
 
 from configs.errors import UserError
 from curation.documents import BadRow, Shard, find_shards, read_documents, read_shard
@@ -159,3 +163,73 @@ def test_ids_name_file_row_and_text_wherever_the_file_lies(tmp_path: Path) -> No
     train, copy, heldout = (read_documents((f"{tmp_path / folder}/*.jsonl",))[0].id for folder in folders)
     assert train == copy != heldout
     assert train.startswith("part-0.jsonl#0@")
+
+
+def warc(path: Path, pages: list[bytes], gz: bool) -> Path:
+    """A WARC with a request, a picture and a page for each of `pages`."""
+    buffer = io.BytesIO()
+    writer = WARCWriter(buffer, gzip=gz)
+    for number, page in enumerate(pages):
+        for kind, content_type, payload in (("request", "", b""), ("response", "image/png", b"\x89PNG\r\n\x1a\n"),
+                                            ("response", "text/html", page)):  # fmt: skip
+            headers = StatusAndHeaders("200 OK", [("Content-Type", content_type)], protocol="HTTP/1.0")
+            body = io.BytesIO(payload)
+            uri = f"http://example.com/{number}"
+            writer.write_record(writer.create_warc_record(uri, kind, payload=body, http_headers=headers))
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+PAGES = [f"<html><body><p>Page {i}: caf\u00e9 {'and more ' * 40}</p></body></html>".encode() for i in range(4)]
+
+
+@pytest.mark.parametrize("name", ["crawl.warc", "crawl.warc.gz"])
+def test_warc_pages_and_where_they_stand(tmp_path: Path, name: str) -> None:
+    # Bytes of no encoding cost their page.
+    path = warc(tmp_path / name, [PAGES[0], bytes(range(128, 256)) * 30, *PAGES[1:]], gz=name.endswith("gz"))
+    documents, bad = read(path)
+    assert [d.id for d in documents] == [f"{name}#{row}" for row in (2, 8, 11, 14)]
+    assert [d.text.encode() for d in documents] == PAGES
+    assert documents[0].metadata["html"] and documents[0].metadata["url"] == "http://example.com/0"
+    assert str(documents[0].metadata["source_id"]).startswith("<urn:uuid:")
+    assert [(b.row, b.reason) for b in bad] == [(5, "undecodable: text of no known encoding")]
+
+
+@pytest.mark.parametrize("name", ["crawl.warc", "crawl.warc.gz"])
+def test_truncated_warc_keeps_the_pages_before_the_break(tmp_path: Path, name: str) -> None:
+    path = warc(tmp_path / name, PAGES, gz=name.endswith("gz"))
+    whole = path.read_bytes()
+    # warcio takes both for whole files, and the first for a page that is shorter.
+    for cut in (len(whole) - 30, len(whole) * 3 // 4 - 50):
+        path.write_bytes(whole[:cut])
+        documents, bad = read(path)
+        assert 1 <= len(documents) < 4 and [d.text.encode() for d in documents] == PAGES[: len(documents)]
+        assert bad[-1].row is None and "breaks off" in bad[-1].reason
+    path.write_bytes(b"not a warc at all")
+    documents, bad = read(path)
+    assert not documents and bad[-1].row is None
+
+
+def test_any_fsspec_url(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ("one", "two"):
+        memory.pipe(f"/corpus/{name}/part.jsonl", lines(3))
+    try:
+        shards = find_shards(("memory://corpus",))
+        assert [shard.name for shard in shards] == ["one/part.jsonl", "two/part.jsonl"]
+        assert [item.text for item in read_shard(shards[1]) if isinstance(item, Document)] == [
+            row["text"] for row in rows(3)
+        ]
+    finally:
+        memory.rm("/corpus", recursive=True)
+    write_jsonl(tmp_path / "a.jsonl", rows(2))
+    [shard] = find_shards((f"file://{tmp_path}/*.jsonl",))
+    assert shard.name == "a.jsonl" and len(list(read_shard(shard))) == 2
+
+
+def test_what_cannot_be_reached_is_one_line() -> None:
+    # The Hub's own file system, which is told not to go online here.
+    with pytest.raises(UserError, match=r"^hf://datasets/org/name: .*offline"):
+        find_shards(("hf://datasets/org/name",))
+    with pytest.raises(UserError, match=r"^nowhere://bucket/a.jsonl: Protocol not known"):
+        find_shards(("nowhere://bucket/a.jsonl",))

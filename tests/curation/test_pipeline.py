@@ -20,25 +20,13 @@ from configs.load import save_config
 from configs.schema import Config
 from curation import dataset, pipeline
 from curation.pipeline import curate
+from teacher.records import Completion
 from teacher.writer import TransformersWriter
-from tests.curation.corpus import curation_config, rows, write_jsonl
-
-
-def manifest_of(config: Config) -> dict[str, Any]:
-    return orjson.loads((config.curation.output / "manifest.json").read_bytes())
-
-
-def data_bytes(config: Config) -> dict[str, bytes]:
-    files = sorted((config.curation.output / "data").iterdir())
-    return {path.name: path.read_bytes() for path in files}
-
-
-def data_rows(config: Config) -> list[dict[str, Any]]:
-    return pq.read_table(config.curation.output / "data").to_pylist()
+from tests.curation.corpus import curation_config, data_bytes, data_rows, lines, manifest_of, rows, write_jsonl
 
 
 def quarantine(config: Config) -> list[dict[str, Any]]:
-    return [orjson.loads(line) for line in (config.curation.output / "quarantine.jsonl").read_bytes().splitlines()]
+    return lines(config, "quarantine")
 
 
 def test_shards_in_dataset_out(tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +52,8 @@ def test_shards_in_dataset_out(tmp_path: Path, teacher: Path, capsys: pytest.Cap
     assert metadata.row_group(0).column(0).has_column_index and metadata.row_group(0).column(0).has_offset_index
     # The writer's greedy continuation of the bare document is what stands in the row.
     writer = pipeline.load_pen(config, None, ()).writer
-    assert writer.write([rows(1)[0]["text"] + "\n<lesson>"], 1, 0) == [[table[0]["text"]]]
+    assert writer is not None
+    assert writer.write([rows(1)[0]["text"] + "\n<lesson>"], 1, 0)[0][0].text == table[0]["text"]
 
 
 def test_finished_folder_returns_at_once(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,10 +92,10 @@ def test_every_document_has_one_terminal_record(tmp_path: Path, teacher: Path, m
     )
     real = TransformersWriter.write
 
-    def failing(self: TransformersWriter, prompts: list[str], n: int, seed: int) -> list[list[str]]:
+    def failing(self: TransformersWriter, prompts: list[str], *given: Any, **named: Any) -> list[list[Completion]]:
         if any("poison" in prompt for prompt in prompts):
             raise RuntimeError("out of memory")
-        return real(self, prompts, n, seed)
+        return real(self, prompts, *given, **named)
 
     monkeypatch.setattr(TransformersWriter, "write", failing)
     summary = curate(config)
@@ -187,7 +176,7 @@ def test_mistakes_are_one_line(tmp_path: Path, teacher: Path) -> None:
         curate(curation_config(tmp_path, teacher, empty))
     with pytest.raises(UserError, match=r"curation\.input names no shards"):
         curate(curation_config(tmp_path, teacher))
-    with pytest.raises(UserError, match="temperature 0 would write the same"):
+    with pytest.raises(UserError, match="would write the same text again: at most 1, or set"):
         curate(curation_config(tmp_path, teacher, good, rewrites_per_document=2))
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.tex").write_text("years of work")
@@ -215,7 +204,7 @@ def test_another_config_is_refused_with_the_difference(tmp_path: Path, teacher: 
 def test_nothing_passed(tmp_path: Path, teacher: Path) -> None:
     config = curation_config(tmp_path, teacher, write_jsonl(tmp_path / "a.jsonl", rows(6)))
     config = config.model_copy(update={"gates": config.gates.model_copy(update={"min_words": 99})})
-    with pytest.raises(RunError, match=r"none of 6 rewrites passed the gates \(empty 6\)"):
+    with pytest.raises(RunError, match=r"nothing is left of 6 documents: empty 6; the work is kept"):
         curate(config)
     assert not (config.curation.output / "data").exists()
 
@@ -239,8 +228,9 @@ def test_one_writer(tmp_path: Path, teacher: Path) -> None:
 
 def test_shards_are_split_by_size_and_regrouped(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "ROW_GROUP_ROWS", 5)
-    monkeypatch.setattr(dataset, "SHARD_BYTES", 2000)
     config = curation_config(tmp_path, teacher, write_jsonl(tmp_path / "a.jsonl", rows(23)))
+    real = pipeline.merge
+    monkeypatch.setattr(pipeline, "merge", lambda *given: real(*given[:-1], 2000))
     curate(config)
     names = [shard["path"] for shard in manifest_of(config)["shards"]]
     assert len(names) > 1 and names == [f"data/train-{i:05d}-of-{len(names):05d}.parquet" for i in range(len(names))]
@@ -303,6 +293,38 @@ def test_kill_9_half_way_then_rerun(tmp_path: Path, teacher: Path, workers: int)
     while processes_of(child.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not processes_of(child.pid), "the killed run left processes behind"
+    curate(undisturbed)
+    assert data_bytes(config) == data_bytes(undisturbed)
+    assert manifest_of(config) == manifest_of(undisturbed)
+
+
+@pytest.mark.slow
+def test_kill_9_of_one_worker_then_rerun(tmp_path: Path, teacher: Path) -> None:
+    inputs = [write_jsonl(tmp_path / f"in/{n}.jsonl", rows(80, start)) for n, start in (("a", 0), ("b", 500))]
+    config, undisturbed = (
+        curation_config(tmp_path, teacher, *inputs, output=name, workers=workers)
+        for name, workers in (("killed", 2), ("undisturbed", 1))
+    )
+    slow = config.teacher.model_copy(update={"max_new_tokens": 60})
+    config, undisturbed = (c.model_copy(update={"teacher": slow}) for c in (config, undisturbed))
+    save_config(config, tmp_path / "config.yaml")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", COMMAND, str(tmp_path / "config.yaml")]
+    child = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    parts = config.curation.output / ".notewright/parts"
+    deadline = time.monotonic() + 240
+    while len(list(parts.glob("*/*.parquet"))) < 6:
+        assert child.poll() is None and time.monotonic() < deadline, "ended or stalled before a worker could be killed"
+        time.sleep(0.005)
+    # The workers are those that say they were spawned to work; the other child keeps track of resources.
+    spawned = [pid for pid in processes_of(child.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(spawned[0], signal.SIGKILL)
+    killed = time.monotonic()
+    _, errors = child.communicate(timeout=60)
+    assert time.monotonic() - killed < 30 and child.returncode != 0
+    assert "RunError: a worker process died" in errors
+    summary = curate(config)
+    assert 0 < summary.resumed < 160
     curate(undisturbed)
     assert data_bytes(config) == data_bytes(undisturbed)
     assert manifest_of(config) == manifest_of(undisturbed)

@@ -1,0 +1,48 @@
+"""Which benchmark items a text carries: what decontaminates the input, and checks the output for leaks.
+
+Rewriting defeats decontamination of the input alone (arXiv 2311.04850), so both are matched against one index.
+"""
+
+import hashlib
+from pathlib import PurePath
+from types import SimpleNamespace
+
+from configs.schema import Config
+from student.benchmarks import make_benchmark
+from student.records import Question
+from teacher.gates import Gate, leak
+
+# The gate allows a text what its own source says; here nothing is allowed.
+_NO_SOURCE = SimpleNamespace(text="", id="no document", metadata={})
+
+
+class BenchmarkIndex:
+    """The items of `curation.benchmarks`, by n-grams of their questions, short ones by question and answer.
+
+    Raises UserError for a benchmark that cannot be read.
+    """
+
+    def __init__(self, config: Config):
+        self.ngram = config.gates.leak_ngram
+        template = config.student.prompt_template
+        self.items: dict[str, tuple[Question, ...]] = {
+            _name(spec): make_benchmark(spec, template).exam(_NO_SOURCE).questions
+            for spec in config.curation.benchmarks
+        }
+        self._gates: dict[str, Gate] = {name: leak(items, self.ngram, template) for name, items in self.items.items()}
+
+    def carried_by(self, text: str) -> str | None:
+        """The name of the first benchmark of which the text carries an item."""
+        return next((name for name, gate in self._gates.items() if gate(_NO_SOURCE, text)), None)
+
+    @property
+    def sha256(self) -> str:
+        """Names the items."""
+        items = {name: [(q.prompt, q.answer) for q in questions] for name, questions in self.items.items()}
+        return hashlib.sha256(repr(items).encode()).hexdigest()
+
+
+def _name(spec: str) -> str:
+    """The spec without the folder of its file, which is of one machine."""
+    kind, _, name = spec.partition(":")
+    return f"{kind}:{PurePath(name).name}" if kind in ("file", "text") else spec

@@ -1,0 +1,74 @@
+"""Reads the records of a WARC or WET file, and says where it breaks off."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from datatrove.pipeline.readers.warc import process_record
+from warcio.archiveiterator import ArchiveIterator
+from warcio.exceptions import ArchiveLoadFailed
+
+
+class TornRecord(Exception):
+    """A record is no record, or shorter than it says; `row` is its place in the file."""
+
+    def __init__(self, row: int, reason: str):
+        super().__init__(reason)
+        self.row = row
+
+
+def read_warc(chunks: Iterator[bytes]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The text records (HTML responses, extracted text) with their places among all records of the uncompressed file.
+
+    A record is `{text, id, url, date, html}`, or None where its bytes are no text of any encoding. Records of other
+    kinds (requests, images) are left out. Raises TornRecord, and what `chunks` raises.
+    """
+    row, stream = -1, _Stream(chunks)
+    try:
+        for row, record in enumerate(ArchiveIterator(stream)):
+            # warcio takes the end of the file for the end of the record.
+            if record.rec_type in ("response", "conversion"):
+                yield from _text(row, record)
+            else:
+                record.content_stream().read()
+            if record.raw_stream.limit > 0:
+                raise TornRecord(row, f"{record.raw_stream.limit} bytes of record {row} are missing")
+    except (ArchiveLoadFailed, ValueError, KeyError) as error:
+        raise TornRecord(row + 1, f"no record: {' '.join(str(error).split())}") from None
+    except AttributeError:
+        # What warcio makes of headers without a target.
+        raise TornRecord(row + 1, "a record without its headers") from None
+    if row < 0 and stream.read_any:
+        raise TornRecord(0, "no WARC record")
+
+
+def _text(row: int, record: Any) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    # datatrove's own reading of payload type, encoding and headers; it gives None for pictures and for bad bytes alike.
+    values = process_record(record)
+    if record.raw_stream.limit > 0:
+        return
+    declared = record.http_headers and record.http_headers.get_header("Content-Type")
+    if values is not None:
+        page = {"html": record.rec_type == "response"}
+        yield row, {key: values[key] for key in ("id", "text", "url", "date")} | page
+    elif (declared or "").lower().startswith(("text/html", "application/xhtml")):
+        yield row, None
+
+
+class _Stream:
+    """Chunks as the file that warcio reads from."""
+
+    def __init__(self, chunks: Iterator[bytes]):
+        self._chunks, self._rest = chunks, b""
+        self.read_any = False
+
+    def read(self, size: int = -1) -> bytes:
+        parts = [self._rest]
+        if size < 0:
+            parts += self._chunks
+        elif not self._rest:
+            # A chunk may be empty before the end: a decoder that needs more.
+            parts += [next((chunk for chunk in self._chunks if chunk), b"")]
+        data = b"".join(parts)
+        self.read_any |= bool(data)
+        self._rest = data[size:] if size >= 0 else b""
+        return data[:size] if size >= 0 else data
