@@ -1,6 +1,8 @@
 """The dataset card: README.md with metadata that the Hub understands, written from the manifest."""
 
+import hashlib
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,14 @@ HUB_LICENCES = frozenset(
     gemma llama3 llama3.1 llama3.2 llama3.3 unknown other
     """.split()
 )
+NO_ITEMS = hashlib.sha256(b"[]").hexdigest()
+"""The manifest's `benchmark_items` where there were none."""
+_TERMS = {
+    "no derivatives": r"^cc-by-(nc-)?nd\b",
+    "non-commercial use": r"^cc-by-nc\b",
+    "share-alike": r"^cc-by-(nc-)?sa\b|^(a|l)?gpl|^gfdl|^odbl|^cdla-sharing|^mpl",
+    "attribution": r"^cc-by|^odc-by|^odbl|^apache|^mit$|^bsd|^etalab|^isc",
+}
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 
@@ -34,22 +44,43 @@ def write_card(output: Path, manifest: dict[str, Any]) -> Path:
     return path
 
 
-def dataset_card(name: str, manifest: dict[str, Any], repo_id: str | None = None) -> DatasetCard:
-    """The card of a dataset called `name`; `repo_id` is where it will be on the Hub, if it will."""
-    data = card_data(manifest)
+def dataset_card(
+    name: str, manifest: dict[str, Any], repo_id: str | None = None, facts: Mapping[str, Any] | None = None
+) -> DatasetCard:
+    """The card of a dataset called `name`; `repo_id` is where it will be on the Hub, if it will.
+
+    `facts` are what an export knows beyond the manifest: `base` and `students` (models with `name` and `licence`),
+    `results` (lines with `arm`, `gain`, `accuracy`, `n`), `teacher_repo`.
+    """
     files = manifest["files"]
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
-    content = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    content = render(
+        TEMPLATE,
         manifest,
-        card_data=data.to_yaml(),
+        {"base": None, "students": (), "results": (), "teacher_repo": None, **(facts or {})},
+        card_data=card_data(manifest).to_yaml(),
         name=name,
         repo_id=repo_id,
+        terms=terms(manifest["licences"]),
+        leaks_checked=leaks_checked(manifest),
         documents_in=sum(file["documents_in"] for file in files),
         documents_out=sum(file["documents_out"] for file in files),
         columns=[{"name": f.name, "type": str(f.type), "about": f.metadata[b"about"].decode()} for f in COLUMNS],
     )
     return DatasetCard(content)
+
+
+def leaks_checked(manifest: Mapping[str, Any]) -> bool:
+    """Whether the texts were held against benchmark items: by the leak check, or by the gate and it had some."""
+    gated = "leak" in manifest["gates"] and manifest["settings"].get("benchmark_items", NO_ITEMS) != NO_ITEMS
+    return gated or bool(manifest.get("leak_check"))
+
+
+def render(template: Path, *values: Mapping[str, Any], **more: Any) -> str:
+    """A card's text from its template; a name that is not given is an error. The filter `cell` makes a table cell."""
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    merged = {name: value for mapping in (*values, more) for name, value in mapping.items()}
+    return environment.from_string(template.read_text(encoding="utf-8")).render(merged)
 
 
 def card_data(manifest: dict[str, Any]) -> DatasetCardData:
@@ -81,9 +112,19 @@ def card_data(manifest: dict[str, Any]) -> DatasetCardData:
 
 def licence_ids(licences: list[str]) -> tuple[list[str], list[str]]:
     """The Hub's ids of licences, and the names of those that it has no id for (they become `other`)."""
-    slugs = {re.sub(r"[\s_]+", "-", licence.strip().lower()) for licence in licences}
+    slugs = {_slug(licence) for licence in licences}
     known, others = slugs & HUB_LICENCES, sorted(slugs - HUB_LICENCES)
     return sorted(known | ({"other"} if others else set())), others
+
+
+def _slug(licence: str) -> str:
+    return re.sub(r"[\s_]+", "-", licence.strip().lower())
+
+
+def terms(licences: Iterable[str]) -> list[str]:
+    """What the licences ask for together, the strictest first; of a licence that the Hub does not know, nothing."""
+    slugs = [_slug(licence) for licence in licences]
+    return [term for term, pattern in _TERMS.items() if any(re.search(pattern, slug) for slug in slugs)]
 
 
 def size_category(rows: int) -> str:

@@ -6,7 +6,7 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 
-from curation.card import dataset_card, licence_ids, size_category
+from curation.card import NO_ITEMS, dataset_card, leaks_checked, licence_ids, size_category, terms
 from curation.manifest import read_manifest
 from curation.pipeline import curate
 from tests.curation.corpus import curation_config, rows, write_jsonl
@@ -74,6 +74,45 @@ def test_trained_teacher_and_unknown_licence(folder: Path) -> None:
     assert card.data.license == ["mit", "other", "unknown"] and card.data.license_name == "house-rules"
     assert "licence of 4 rows is unknown" in card.content and 'load_dataset("me/x"' in card.content
     assert "trained by reinforcement learning" in card.content and "untrained" not in card.content
+
+
+def test_leaks_say_what_was_checked(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    settings = manifest["settings"]
+    # This curation had no benchmark: the gate ran on nothing.
+    assert settings["benchmark_items"] == NO_ITEMS and not leaks_checked(manifest)
+    assert "**Not checked.**" in (folder / "README.md").read_text()
+    checked = manifest | {"settings": settings | {"benchmark_items": "ab" * 32}, "reasons": {"leak": 3}}
+    content = dataset_card("x", checked).content
+    assert leaks_checked(checked) and f"3 of {manifest['rewrites']} were refused for a leak" in content
+    assert "Not checked" not in content and "contaminated" not in content
+    assert not leaks_checked(checked | {"gates": ["empty"]}) and leaks_checked(manifest | {"leak_check": {"items": 9}})
+
+
+def test_mixed_filtered_and_evaluated(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    manifest |= {"strategies": {"table": 6, "raw": 4}, "filter_reasons": {"language": 7}}
+    leaks = {"benchmarks": {"file:x.jsonl": 30}, "by_benchmark": {"file:x.jsonl": 2}, "checked": 12, "n": 8}
+    manifest["leak_check"] = leaks
+    manifest["settings"] = manifest["settings"] | {"benchmark_items": "ab" * 32}
+    result = {"arm": "raw text", "gain": "0.5 [0.4, 0.6]", "accuracy": "", "n": "48"}
+    facts = {
+        "base": {"name": "b", "licence": "mit", "local": True},
+        "results": [result],
+        "teacher_repo": "me/x-teacher",
+    }
+    content = dataset_card("x", manifest, "me/x", facts).content
+    assert f"{manifest['rows'] - 4} lessons that" in content and "With them are 4 source texts" in content
+    assert "| language | 7 |" in content and "| file:x.jsonl | 30 | 2 |" in content
+    assert "| raw text | 0.5 [0.4, 0.6] |  | 48 |" in content and "What was refused is not published" in content
+    assert "`b` (a folder of its maker), licence mit" in content and "huggingface.co/me/x-teacher" in content
+    assert "What students gained" not in dataset_card("x", manifest).content
+
+
+def test_terms() -> None:
+    assert terms(["CC BY-NC-SA 4.0", "MIT"]) == ["non-commercial use", "share-alike", "attribution"]
+    assert terms(["cc0-1.0", "unlicense", "House rules"]) == []
+    assert terms(["CC BY-NC-ND 4.0"])[0] == "no derivatives" and terms(["LGPL-3.0"]) == ["share-alike"]
 
 
 def test_hub_words() -> None:
