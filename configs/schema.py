@@ -7,13 +7,10 @@ field is its documentation. `notewright train --help` points here.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    """A part of the config: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from configs.curation import Curation
+from configs.section import Section
 
 
 class Run(Section):
@@ -47,7 +44,10 @@ class Lora(Section):
 
 class Student(Section):
     model: str = ""
-    """Path or Hub id of the student's base model."""
+    """Path or Hub id of the student's base model. `teacher`: the student is the teacher as it is at the round's start
+    (SEAL's single-model mode, arXiv 2506.10943)."""
+    models: tuple[str, ...] = ()
+    """Several students instead of one: each lesson is taught to each, see `reward.across_students`."""
     mode: Literal["lora", "full"] = "lora"
     """`lora`: many students in one batch. `full`: all weights, one student at a time (continued pretraining)."""
     lora: Lora = Lora()
@@ -59,6 +59,9 @@ class Student(Section):
     """Optimiser steps whatever the lesson's length; lessons of one group then get equal steps."""
     texts_per_step: int | None = Field(default=None, ge=1)
     """Texts in one optimiser step; null takes all of a lesson's texts at once."""
+    tokens_per_step: int | None = Field(default=None, ge=8)
+    """Instead of `texts_per_step`: tokens in one optimiser step, give or take a text. With `steps` all lessons get
+    equal tokens and equal steps, so that a long rewrite is not worth more for being long."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate after the warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -90,20 +93,29 @@ class Student(Section):
     max_answer_tokens: int = Field(default=24, ge=1)
     """Longest answer decoded."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The base models of all students."""
+        return self.models or (self.model,)
+
 
 class Teacher(Section):
     model: str = ""
     """Path or Hub id of the teacher's base model."""
     prompting: Literal["strategy", "policy"] = "strategy"
     """`strategy`: each prompt names the way of rewriting (teacher/strategies/*.txt) and samples are spread over
-    `strategies`. `policy`: the prompt is the bare document and the teacher opens its completion with a strategy tag
-    `<name>` of its own choice."""
+    `strategies`. `policy`: the teacher opens its completion with a strategy tag `<name>` of its own choice; a model
+    with a chat template is shown the menu of `strategies`, another the bare document."""
     strategies: tuple[str, ...] = ("implications", "rewrite", "question-answer")
     """Ways of rewriting: names of files in teacher/strategies, or paths of your own .txt files."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Longest rewrite sampled."""
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature; 0 is greedy."""
+    evaluation_temperature: float | None = Field(default=None, ge=0)
+    """Of validation and held-out lessons, and of curation where that sets none; null takes `temperature`. RL at a
+    temperature below 1 sharpens the teacher a little more with every round, until its rewrites repeat each other; what
+    is used may well be sampled below it."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     batch_size: int = Field(default=16, ge=1)
     """Rewrites sampled at once."""
@@ -119,6 +131,8 @@ class Gates(Section):
     min_words: int = Field(default=3, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
     """Longest accepted rewrite in teacher tokens; null accepts up to `teacher.max_new_tokens`."""
+    truncated: bool = True
+    """Refuse a rewrite that reached `teacher.max_new_tokens` before its end."""
     max_repetition: float = Field(default=0.6, gt=0, le=1)
     """Largest share of a text's word 4-grams that may be repeats of an earlier one."""
     leak_ngram: int = Field(default=8, ge=2)
@@ -136,55 +150,87 @@ class Reward(Section):
     (student/benchmarks.py). Their `reward` items are asked beside the documents' own questions; their `heldout` items
     are kept out of lessons."""
     repeats: int = Field(default=1, ge=1)
-    """Students per lesson with different seeds; their mean is the reward."""
+    """Students per lesson with different seeds and, where documents share students, in different company; their mean is
+    the reward. With one, some lessons of each round are taught twice, so that the reward's reliability is known."""
+    adaptive: bool = False
+    """Spend the students of all repeats but the first where they would most likely change which lesson is best."""
+    pool_strategies: bool = False
+    """Judge a lesson's gain with the help of what its strategies gained on all documents of the step (a mixed model,
+    teacher/pooling.py): fewer students for the same ranking, where strategies are worth much the same everywhere."""
+    set_credit: Literal["whole", "marginal"] = "whole"
+    """With `rl.rewrites_per_lesson` above 1. `whole`: each rewrite of a set earns the set's gain. `marginal`: the set's
+    gain minus the gain of the set without it, which costs one more student a rewrite of the set."""
+    across_students: Literal["mean", "worst"] = "mean"
+    """With several `student.models`: a lesson's gain is the mean over students, or that of the student it helps
+    least."""
+    minimum_reliability: float = Field(default=0.0, ge=0, lt=1)
+    """Before the first round some lessons are taught repeatedly; where the reliability of the reward is below this, RL
+    would fit noise and the run does not start. 0 does not measure."""
     retention_texts: str | None = None
     """JSONL of texts (`text`) the student should not forget."""
     retention_weight: float = Field(default=0.0, ge=0)
     """Penalty a nat of loss gained on the retention texts."""
     length_weight: float = Field(default=0.0, ge=0)
     """Penalty for each lesson token a token of the document, beyond the first."""
+    overlap_weight: float = Field(default=0.0, ge=0)
+    """Penalty for the share of a rewrite's word 4-grams that other rewrites of its set hold too: pays for diversity."""
     rejected: float = Field(default=-1.0, le=0)
     """Reward of a rewrite that a gate refused or whose student failed, added to the worst of its group."""
 
 
 class Rl(Section):
-    algorithm: Literal["rest_em", "grpo"] = "rest_em"
-    """ReST-EM (arXiv 2312.06585, SEAL's choice) or GRPO (arXiv 2402.03300)."""
+    algorithm: Literal["rest_em", "grpo", "dpo"] = "rest_em"
+    """ReST-EM (arXiv 2312.06585, SEAL's choice), GRPO (arXiv 2402.03300), or DPO (arXiv 2305.18290) on best and worst
+    (as in Montessori-Instruct, arXiv 2410.14208)."""
     rounds: int = Field(default=2, ge=1)
     """Rounds of sample, score, update."""
     documents_per_round: int = Field(default=48, ge=1)
     """Documents drawn a round."""
     group_size: int = Field(default=8, ge=2)
-    """Rewrites sampled a document (G)."""
+    """Lessons sampled a document (G)."""
+    rewrites_per_lesson: int = Field(default=1, ge=1)
+    """Rewrites in a lesson: they are sampled, taught and credited as a set, so that diversity inside it pays."""
+    explore: float = Field(default=0.0, ge=0, le=1)
+    """`policy` prompting: share of the first round's samples whose strategy is dealt evenly over `teacher.strategies`
+    instead of chosen; falls linearly to 0 over `explore_rounds`."""
+    explore_rounds: int = Field(default=2, ge=1)
+    """Rounds with dealt strategies."""
     keep: int = Field(default=1, ge=1)
-    """ReST-EM: the best `keep` rewrites of a document that beat the group's mean are learnt from."""
+    """ReST-EM and DPO: the best `keep` lessons of a document that beat the group's mean by more than noise are learnt
+    from."""
     learning_rate: float = Field(default=2e-5, gt=0)
     epochs: int = Field(default=2, ge=1)
-    """ReST-EM: passes over the kept rewrites a round."""
+    """ReST-EM and DPO: passes over the kept rewrites a round."""
     batch_size: int = Field(default=8, ge=1)
-    """ReST-EM: kept rewrites a gradient step. (GRPO steps once a batch of `reward.documents_per_student` groups.)"""
+    """ReST-EM and DPO: kept rewrites (pairs) a gradient step. (GRPO steps once a batch of
+    `reward.documents_per_student` groups.)"""
     kl: float = Field(default=0.01, ge=0)
-    """GRPO: weight of the KL to the teacher at the start."""
+    """GRPO: weight of the KL to the teacher at the start. DPO: its beta is the same weight, at least 0.01."""
+    validation_documents: int = Field(default=0, ge=0)
+    """Documents of `data.train` that are never trained on: the gain on them after each round picks the checkpoint that
+    is kept as best. 0 keeps the last."""
+    patience: int | None = Field(default=None, ge=1)
+    """End after so many rounds without a better validation gain; null runs all rounds."""
+    promotion_threshold: float | None = Field(default=None, gt=0)
+    """Nats a token: when a round's validation gain passes it, the student trained on the accepted lessons becomes the
+    base of the next round's students (SOAR, arXiv 2601.18778)."""
+    diversity_alarm: float = Field(default=1.5, gt=1)
+    """Warn when a group's texts compress this many times better than in the first step: the teacher repeats itself."""
 
 
-class Curation(Section):
-    input: tuple[str, ...] = ()
-    """Shards to curate: JSONL (plain, .gz, .zst) or Parquet files, or globs."""
-    output: Path = Path("runs/experiment/dataset")
-    """The dataset folder: data/*.parquet, manifest.json, README.md (the card)."""
-    limit: int | None = Field(default=None, ge=1)
-    """Use only the first `limit` documents of each file."""
-    rewrites_per_document: int = Field(default=1, ge=1)
-    temperature: float | None = Field(default=None, ge=0)
-    """Sampling temperature while curating; null takes the teacher's."""
-    workers: int = Field(default=1, ge=1)
-    """Worker processes, one file each."""
-    licence: str = "unknown"
-    """Licence of rows whose metadata names none."""
-    language: str = "en"
-    """Language of the texts, as the dataset card names it (ISO 639-1)."""
-    source_datasets: tuple[str, ...] = ("original",)
-    """Hub ids of the datasets that the shards come from, for the card; `original` where they come from none."""
+class Questions(Section):
+    """For documents without questions: written once, never shown to the teacher."""
+
+    model: str = ""
+    """Path or Hub id of the model that writes them, `teacher` for the untrained teacher; empty writes none."""
+    file: Path | None = None
+    """Where they are kept, one document a line, yours to edit; null takes `run.dir/questions.jsonl`."""
+    per_document: int = Field(default=5, ge=1)
+    """Questions asked of the writer for a document."""
+    min_lift: float = Field(default=0.3, ge=0)
+    """A question stays if the writing model finds its answer likelier by this many nats a token after document and
+    question than after the question alone, the document alone, and the document with its other questions; 0 does not
+    check. Of a passage's answers SmolLM2-135M keeps 13 of 18 at 0.3, and 3 of 36 put behind the wrong question."""
 
 
 class Lab(Section):
@@ -218,6 +264,7 @@ class Config(Section):
     gates: Gates = Gates()
     reward: Reward = Reward()
     rl: Rl = Rl()
+    questions: Questions = Questions()
     curation: Curation = Curation()
     lab: Lab = Lab()
     tracking: Tracking = Tracking()
@@ -228,6 +275,26 @@ class Config(Section):
             raise ValueError("reward.credit 'shared' with documents_per_student 1 is 'document': say so")
         if self.reward.retention_weight and not self.reward.retention_texts:
             raise ValueError("reward.retention_weight without reward.retention_texts penalises nothing: name a file")
+        if self.student.tokens_per_step and self.student.texts_per_step:
+            raise ValueError("student.tokens_per_step and student.texts_per_step exclude each other: set one to null")
+        if self.student.tokens_per_step and self.student.steps is None:
+            raise ValueError("student.tokens_per_step needs student.steps: else longer lessons would get more steps")
+        if self.student.models and self.student.model:
+            raise ValueError("student.model and student.models exclude each other")
+        if self.rl.promotion_threshold is not None and not self.rl.validation_documents:
+            raise ValueError("rl.promotion_threshold is about the validation gain: set rl.validation_documents")
+        if self.rl.patience is not None and not self.rl.validation_documents:
+            raise ValueError("rl.patience is about the validation gain: set rl.validation_documents")
+        if self.rl.explore and self.teacher.prompting == "strategy":
+            raise ValueError("rl.explore is about strategies of the teacher's choice: set teacher.prompting 'policy'")
+        if self.reward.set_credit == "marginal" and self.rl.rewrites_per_lesson == 1:
+            raise ValueError("reward.set_credit 'marginal' leaves rewrites out: set rl.rewrites_per_lesson above 1")
+        if self.reward.set_credit == "marginal" and (self.reward.adaptive or self.reward.pool_strategies):
+            raise ValueError(
+                "reward.set_credit 'marginal' goes with neither reward.adaptive nor reward.pool_strategies"
+            )
+        if self.reward.adaptive and self.reward.repeats < 2:
+            raise ValueError("reward.adaptive spends repeats: set reward.repeats to 2 or more")
         if self.reward.benchmarks and self.reward.credit != "shard":
             raise ValueError("reward.benchmarks are about no document: they need reward.credit 'shard'")
         return self

@@ -1,6 +1,7 @@
 """What the terminal shows when a verb has ended: short tables on stdout."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -8,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.schema import Config
-from teacher.reward import Estimate
-from teacher.summary import TrainSummary
+from teacher.estimates import Estimate, Evaluation
+from teacher.summary import TrainSummary, labels
 
 if TYPE_CHECKING:
     from curation.pipeline import CurateSummary
@@ -42,24 +43,48 @@ def print_training(summary: TrainSummary, config: Config) -> None:
     console.print(reward)
     if summary.heldout:
         console.print(_arms(summary))
-    console.print(f"teacher: {summary.checkpoint}", markup=False)
+    console.print(f"teacher: {_teacher(summary, config)}", markup=False)
     console.print(f"journal: {config.run.dir / 'journal'}", markup=False)
-    seconds = f"{summary.rounds} rounds, {summary.students} students, {summary.seconds:.0f} s"
-    console.print(seconds, markup=False)
+    console.print(
+        f"{summary.algorithm}: {summary.rounds} rounds, {summary.student_runs} student runs ({summary.students} with"
+        f" held-out arms in this call), {summary.seconds:.0f} s",
+        markup=False,
+    )
+
+
+def _teacher(summary: TrainSummary, config: Config) -> str:
+    if summary.checkpoint is None:
+        return f"{config.teacher.model} as it is: no round beat it on the validation documents"
+    best = "" if summary.best_round is None else f" (round {summary.best_round} validated best)"
+    return f"{summary.checkpoint}{best}"
 
 
 def _arms(summary: TrainSummary) -> Table:
+    """All students together, and below them each by itself where there are several."""
     table = Table("students taught with", "gain (nats a token)", "accuracy", title_justify="left")
     table.title = "Documents that the teacher never learnt on (95% intervals)"
+    _add_arms(table, summary.heldout, summary.differences)
+    students = next(iter(summary.heldout.values())).by_student
+    for student, label in labels(list(students)).items():
+        prefix = f"student/{label}/"
+        table.add_section()
+        table.add_row(Text(f"student {label}"), "", "")
+        _add_arms(
+            table,
+            {arm: found.by_student[student] for arm, found in summary.heldout.items()},
+            {k.removeprefix(prefix): figure for k, figure in summary.differences.items() if k.startswith(prefix)},
+        )
+    return table
+
+
+def _add_arms(table: Table, heldout: Mapping[str, Evaluation], differences: Mapping[str, Estimate]) -> None:
     for arm, label in ARMS.items():
-        if arm in summary.heldout:
-            found = summary.heldout[arm]
-            table.add_row(label, interval(found.gain), interval(found.accuracy, 2))
+        if arm in heldout:
+            table.add_row(label, interval(heldout[arm].gain), interval(heldout[arm].accuracy, 2))
     for other in ("untrained", "raw"):
-        gain, accuracy = (summary.differences.get(f"{name}_minus_{other}") for name in ("trained", "accuracy"))
+        gain, accuracy = (differences.get(f"{name}_minus_{other}") for name in ("trained", "accuracy"))
         if gain is not None and accuracy is not None:
             table.add_row(f"trained - {other}", interval(gain), interval(accuracy, 2))
-    return table
 
 
 def print_curation(summary: "CurateSummary") -> None:

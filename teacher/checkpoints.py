@@ -1,17 +1,22 @@
-"""Where a run keeps its teacher: `teacher/checkpoint-NNNN`, a model or adapter folder for each finished round."""
+"""Where a run keeps its teacher: `teacher/checkpoint-NNNN`, a model or adapter folder for each finished round, and
+`teacher/best.json`, the round that validated best."""
 
+import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 from configs.errors import RunError
+from configs.files import write_whole
 from teacher.writer import TransformersWriter
 
 OPTIMIZER_FILE = "optimizer.pt"
+BEST_FILE = "best.json"
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
@@ -19,6 +24,29 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
     folders = (run_dir / "teacher").glob("checkpoint-*")
     found = (folder for folder in folders if re.fullmatch(r"checkpoint-\d{4,}", folder.name))
     return max(found, key=_round_of, default=None)
+
+
+def best_checkpoint(run_dir: Path) -> Path | None:
+    """The teacher to use: the checkpoint of the round that validated best, or the latest one of a run that validates
+    nothing. None before the first round, and where no round beat the untrained teacher."""
+    best = best_round(run_dir)
+    return latest_checkpoint(run_dir) if best is None else checkpoint_of(run_dir, best)
+
+
+def best_round(run_dir: Path) -> int | None:
+    """The round that validated best so far, 0 for the untrained teacher; None for a run that validates nothing."""
+    path = run_dir / "teacher" / BEST_FILE
+    return json.loads(path.read_text(encoding="utf-8"))["round"] if path.is_file() else None
+
+
+def write_best(run_dir: Path, round: int, gain: float) -> None:
+    """Records the best round and its validation gain in nats a token."""
+    write_whole(run_dir / "teacher" / BEST_FILE, json.dumps({"round": round, "gain": gain}) + "\n")
+
+
+def checkpoint_of(run_dir: Path, round: int) -> Path | None:
+    """The checkpoint folder of a round, there or not; None for round 0, the teacher's start."""
+    return run_dir / "teacher" / f"checkpoint-{round:04d}" if round else None
 
 
 def finished_rounds(run_dir: Path) -> int:
@@ -35,18 +63,29 @@ def save_checkpoint(
         raise RunError(
             f"round {round} made the teacher's weights non-finite: lower rl.learning_rate; earlier rounds are kept"
         )
-    folder = run_dir / "teacher" / f"checkpoint-{round:04d}"
+
+    def save(folder: Path) -> None:
+        writer.model.save_pretrained(folder)
+        writer.tokenizer.save_pretrained(folder)
+        if optimizer is not None:
+            torch.save(optimizer.state_dict(), folder / OPTIMIZER_FILE)
+
+    folder = checkpoint_of(run_dir, round)
+    assert folder is not None
+    return save_folder(folder, save, f"the same command resumes round {round}")
+
+
+def save_folder(folder: Path, save: Callable[[Path], None], advice: str) -> Path:
+    """`folder` as `save` writes it, whole or not at all: written beside its place and renamed. Raises RunError."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        writer.model.save_pretrained(partial)
-        writer.tokenizer.save_pretrained(partial)
-        if optimizer is not None:
-            torch.save(optimizer.state_dict(), partial / OPTIMIZER_FILE)
+        save(partial)
     except (OSError, SafetensorError, RuntimeError) as error:
         # A full disk is an OSError for Python, but not for safetensors and torch.save, which write on their own.
         shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"cannot save {folder}: {error}; the same command resumes round {round}") from error
+        raise RunError(f"cannot save {folder}: {error}; {advice}") from error
     os.rename(partial, folder)
     return folder
 

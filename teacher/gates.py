@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.schema import Config
 from student.records import Document, Question
-from teacher.strategies import control_tokens, read_strategy
+from teacher.strategies import control_tokens, read_strategy, shows_strategies
 
 Gate = Callable[[Document, str], str | None]
 
@@ -18,7 +18,7 @@ _WORD = re.compile(r"\w+")
 _CHAT = re.compile(r"<\|[^|<>]{1,40}\|>|</?(?:s|bos|eos|start_of_turn|end_of_turn|think)>|\[/?INST\]|<</?SYS>>")
 
 
-GATES = ("empty", "chat_tokens", "copy_of_prompt", "repetition", "over_length", "leak")
+GATES = ("empty", "truncated", "chat_tokens", "copy_of_prompt", "repetition", "over_length", "leak")
 """Names of the gates that `build_gates` builds, in their order."""
 
 
@@ -32,9 +32,16 @@ def ngrams(tokens: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:
     return (tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
 
 
-def check(document: Document, text: str, gates: Iterable[Gate]) -> str | None:
-    """The first gate's reason to refuse the text, or None."""
-    return next((reason for gate in gates if (reason := gate(document, text))), None)
+class Cut(str):
+    """A text that was cut at the longest length. A gate sees a document and a text alone, so the text must say it."""
+
+    __slots__ = ()
+
+
+def check(document: Document, text: str, gates: Iterable[Gate], ended: bool = True) -> str | None:
+    """The first gate's reason to refuse the text, or None. `ended` says that its writer came to an end by itself."""
+    seen = text if ended else Cut(text)
+    return next((reason for gate in gates if (reason := gate(document, seen))), None)
 
 
 def build_gates(
@@ -46,9 +53,10 @@ def build_gates(
     """The gates of a config, cheap ones first. `heldout` are the benchmark items that must not reach a lesson."""
     settings, teacher = config.gates, config.teacher
     count = count_tokens or (lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
-    prompts = [] if teacher.prompting == "policy" else [read_strategy(name) for name in teacher.strategies]
+    prompts = [read_strategy(name) for name in teacher.strategies] if shows_strategies(tokenizer, teacher) else []
     return [
         empty(settings.min_words),
+        *([truncated] if settings.truncated else []),
         chat_tokens(control_tokens(tokenizer)),
         copy_of_prompt(prompts),
         repetition(settings.max_repetition),
@@ -60,6 +68,11 @@ def build_gates(
 def empty(min_words: int) -> Gate:
     """Refuses texts of fewer words."""
     return lambda document, text: "empty" if len(words(text)) < min_words else None
+
+
+def truncated(document: Document, text: str) -> str | None:
+    """Refuses a text without an end."""
+    return "truncated" if isinstance(text, Cut) else None
 
 
 def chat_tokens(control: Sequence[str]) -> Gate:
@@ -99,20 +112,21 @@ def over_length(max_tokens: int, count_tokens: Callable[[str], int]) -> Gate:
 
 
 def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}") -> Gate:
-    """Refuses text that carries a held-out benchmark item which its own document does not.
+    """Refuses text that carries a held-out benchmark item.
 
-    A question of at least `n` words is carried by any `n` of them in a row, a shorter one by all its words together
-    with its answer. A question about this very document whose answer the document states is no leak, however it is
-    worded: to ask what a passage answers is what a rewriter is for, and it never saw the item.
+    A question of at least `n` words is carried by any `n` of them in a row that the document does not hold, a shorter
+    one by all its words together with its answer. A question about this very document whose answer the document states
+    is no leak, however it is worded: to ask what a passage answers is what a rewriter is for, and it never saw the
+    item. But where the document holds the whole question, the item was planted there, and no rewrite may hand it on.
     """
     frame = prompt_template.split("{question}")
-    long: dict[tuple[str, ...], list[Question]] = {}
+    long: dict[tuple[str, ...], list[tuple[str, Question]]] = {}
     short: dict[int, dict[tuple[str, ...], list[Question]]] = {}
     for item in items:
         asked = words(item.prompt.removeprefix(frame[0]).removesuffix(frame[-1]))
         if len(asked) >= n:
             for gram in ngrams(asked, n):
-                long.setdefault(gram, []).append(item)
+                long.setdefault(gram, []).append((_line(asked), item))
         elif asked:
             short.setdefault(len(asked), {}).setdefault(tuple(asked), []).append(item)
 
@@ -120,18 +134,20 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
         told, source = words(text), words(document.text)
         told_line, source_line = _line(told), _line(source)
 
-        def own(item: Question) -> bool:
-            return item.document_id == document.id and _line(words(item.answer)) in source_line
+        def leaks(item: Question, question: str, carried: str) -> bool:
+            if question in source_line:
+                return question in told_line
+            answer = _line(words(item.answer))
+            own = item.document_id == document.id and answer in source_line
+            return carried not in source_line and not own
 
         for gram in ngrams(told, n):
-            if gram in long and _line(gram) not in source_line and not all(own(item) for item in long[gram]):
+            if any(leaks(item, question, _line(gram)) for question, item in long.get(gram, ())):
                 return "leak"
         for length, questions in short.items():
             for gram in ngrams(told, length):
                 for item in questions.get(gram, ()):
-                    answered = _line(words(item.answer)) in told_line
-                    planted = _line(gram) in source_line and _line(words(item.answer)) in source_line
-                    if answered and not planted and not own(item):
+                    if _line(words(item.answer)) in told_line and leaks(item, _line(gram), _line(gram)):
                         return "leak"
         return None
 

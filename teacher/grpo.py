@@ -4,9 +4,12 @@ Advantages are rewards minus their group's mean, not divided by its spread, and 
 completion's own length (Dr. GRPO, arXiv 2503.20783): both divisions would reward short or low-contrast groups.
 """
 
+import itertools
+import math
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,36 +25,47 @@ from teacher.checkpoints import OPTIMIZER_FILE
 from teacher.gates import Gate
 from teacher.records import Reward, Rewrite
 from teacher.rest_em import trainer_settings
-from teacher.reward import stable_seed
-from teacher.sampling import make_rewrite
+from teacher.sampling import deal, explore_share, make_rewrite
 from teacher.strategies import build_prompt, spread
+from teacher.student_runs import stable_seed
 from teacher.writer import TransformersWriter
 
 ScoreStep = Callable[[int, list[list[Rewrite]]], list[list[Reward]]]
 """`(step within the round, groups) -> rewards`; journals what it scores."""
 
+Rollout = Callable[[list[str], GRPOTrainer], dict[str, Any]]
+"""What TRL asks for the completions of a step."""
+
 
 class StudentGain:
-    """The reward function that TRL calls with the completions of a step, G in a row for each document."""
+    """The reward function that TRL calls with the completions of a step, G x m in a row for each document."""
 
     __name__ = "student_gain"
 
-    def __init__(self, config: Config, documents: Sequence[Document], gates: Iterable[Gate], score: ScoreStep) -> None:
+    def __init__(
+        self,
+        config: Config,
+        writer: TransformersWriter,
+        documents: Sequence[Document],
+        gates: Iterable[Gate],
+        score: ScoreStep,
+    ) -> None:
         self.settings = config.teacher
-        self.group_size = config.rl.group_size
+        self.group = rewrites_per_group(config)
+        self.writer = writer
         self.documents = {document.id: document for document in documents}
         self.gates = list(gates)
         self.score = score
         self.step = 0
 
     def __call__(
-        self, prompts: list[str], completions: list[str], document_id: list[str], strategy: list[str], **_: Any
+        self, prompts: list[str], completion_ids: list[list[int]], document_id: list[str], strategy: list[str], **_: Any
     ) -> list[float]:
         rewrites = [
-            make_rewrite(self.settings, self.documents[name], prompt, completion, way, self.gates)
-            for prompt, completion, name, way in zip(prompts, completions, document_id, strategy, strict=True)
+            make_rewrite(self.settings, self.documents[name], prompt, self.writer.read(ids), way, self.gates)
+            for prompt, ids, name, way in zip(prompts, completion_ids, document_id, strategy, strict=True)
         ]
-        groups = [rewrites[g : g + self.group_size] for g in range(0, len(rewrites), self.group_size)]
+        groups = [rewrites[start : start + self.group] for start in range(0, len(rewrites), self.group)]
         assert all(len({rewrite.document_id for rewrite in group}) == 1 for group in groups), "TRL split a group"
         self.step += 1
         return [reward.value for rewards in self.score(self.step, groups) for reward in rewards]
@@ -66,52 +80,106 @@ def train_round(
     score: ScoreStep,
     start: Path | None,
 ) -> tuple[dict[str, float | int], torch.optim.Optimizer]:
-    """Trains the writer's model in place, one step for every `documents_per_step` documents.
+    """Trains the writer's model in place, in `steps_per_round` steps over all `documents`.
 
     Returns the metrics of the update and the optimiser, whose moments go on from those kept in the checkpoint `start`.
     Under `strategy` prompting a group has one prompt, hence one strategy; strategies rotate over documents and rounds.
     """
     started = time.perf_counter()
     optimizer = _optimizer(config, writer.model, start)
-    constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     # TRL loads the reference by the name in the model's config; the KL is to the teacher's start, not the round's.
     writer.model.config._name_or_path = config.teacher.model
     writer.tokenizer.padding_side = "left"
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = GRPOTrainer(
-            model=writer.model,
-            reward_funcs=StudentGain(config, documents, gates, score),
-            args=GRPOConfig(output_dir=scratch, **_settings(config, round, writer, len(documents))),
-            train_dataset=_rows(config, round, writer, documents),
-            processing_class=writer.tokenizer,
-            optimizers=(optimizer, constant),
-        )
-        trainer.remove_callback(PrinterCallback)
-        reference = _reset_reference(writer.model)
-        loss = trainer.train().training_loss
-        if reference:
-            writer.model.delete_adapter("ref")
+    gain = StudentGain(config, writer, documents, gates, score)
+    rows, rollout = _rows(config, round, writer, documents), _rollout(config, round, writer, len(documents))
+    sizes = step_sizes(config, len(documents))
+    losses: list[float] = []
+    history: list[dict[str, float]] = []
+    # A trainer has steps of one size, so a round that does not divide evenly takes two.
+    for size in sorted(set(sizes), reverse=True):
+        steps, done = sizes.count(size), sum(other for other in sizes if other > size)
+        part = rows.select(range(done, done + steps * size))
+        trainer = _train(config, round, writer, part, size, gain, rollout, optimizer)
+        losses += [trainer.state.log_history[-1]["train_loss"]] * steps
+        history += trainer.state.log_history
     metrics = {
-        "loss": loss,
-        "kept": len(documents) * config.rl.group_size,
+        "loss": statistics.fmean(losses),
+        "kept": len(documents) * rewrites_per_group(config),
         "seconds": time.perf_counter() - started,
         "learning_rate": config.rl.learning_rate,
     }
     for name in ("kl", "entropy", "grad_norm"):
-        logged = [line[name] for line in trainer.state.log_history if name in line]
+        logged = [line[name] for line in history if name in line]
         metrics |= {name: statistics.fmean(logged)} if logged else {}
     return metrics, optimizer
 
 
-def documents_per_step(config: Config, documents: int) -> int:
-    """Groups in one step: as many documents as share a student, or all there are."""
-    return min(config.reward.documents_per_student, documents)
+def rewrites_per_group(config: Config) -> int:
+    """Completions of a document in a step: G lessons of m. Each is compared with the mean of them all."""
+    return config.rl.group_size * config.rl.rewrites_per_lesson
 
 
-def whole_steps(config: Config, documents: Sequence[Document]) -> list[Document]:
-    """The documents that fill whole steps; the rest of the round's hand is left out."""
-    size = documents_per_step(config, len(documents))
-    return list(documents[: len(documents) // size * size])
+def steps_per_round(config: Config, documents: int) -> int:
+    """Scored steps of a round of so many documents."""
+    return len(step_sizes(config, documents))
+
+
+def step_sizes(config: Config, documents: int) -> list[int]:
+    """Documents of each step: at most as many as share a student, and as even as can be, larger steps first. No step is
+    then so small that its documents have no company in their students."""
+    steps = math.ceil(documents / config.reward.documents_per_student)
+    base, larger = divmod(documents, steps)
+    return [base + 1] * larger + [base] * (steps - larger)
+
+
+def _train(
+    config: Config,
+    round: int,
+    writer: TransformersWriter,
+    rows: Dataset,
+    per_step: int,
+    gain: StudentGain,
+    rollout: Rollout,
+    optimizer: torch.optim.Optimizer,
+) -> GRPOTrainer:
+    constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*'rollout_func'.*experimental")
+        trainer = GRPOTrainer(
+            model=writer.model,
+            reward_funcs=gain,
+            args=GRPOConfig(output_dir=scratch, **_settings(config, round, writer, len(rows), per_step)),
+            train_dataset=rows,
+            processing_class=writer.tokenizer,
+            optimizers=(optimizer, constant),
+            rollout_func=rollout,
+        )
+        trainer.remove_callback(PrinterCallback)
+        reference = _reset_reference(writer.model)
+        trainer.train()
+        if reference:
+            writer.model.delete_adapter("ref")
+    return trainer
+
+
+def _rollout(config: Config, round: int, writer: TransformersWriter, documents: int) -> Rollout:
+    """What samples in TRL's place: with dealt openings, and in batches of `teacher.batch_size`, where TRL would sample
+    a whole step's rewrites at once.
+
+    TRL takes the log-probabilities of what comes back from the model itself, openings included, so the ratio is 1
+    whoever chose them: a dealt tag is learnt from as if the teacher had written it.
+    """
+    share = explore_share(config, round) if config.teacher.prompting == "policy" else 0.0
+    n, m = rewrites_per_group(config), config.rl.rewrites_per_lesson
+    dealt = deal(config.teacher.strategies, documents, n, m, share, offset=round)
+    openings = iter([writer.opening_ids(opening) for row in dealt for opening in row])
+
+    def rollout(prompts: list[str], _trainer: GRPOTrainer) -> dict[str, Any]:
+        prompt_ids = writer.tokenizer(prompts)["input_ids"]
+        completion_ids = writer.sample(prompt_ids, list(itertools.islice(openings, len(prompts))))
+        return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
+
+    return rollout
 
 
 def _optimizer(config: Config, model: PreTrainedModel, start: Path | None) -> torch.optim.Optimizer:
@@ -133,15 +201,14 @@ def _rows(config: Config, round: int, writer: TransformersWriter, documents: Seq
     return Dataset.from_dict({"prompt": prompts, "document_id": ids, "strategy": ways})
 
 
-def _settings(config: Config, round: int, writer: TransformersWriter, documents: int) -> dict[str, Any]:
-    per_step = documents_per_step(config, documents)
-    batch = per_step * config.rl.group_size
+def _settings(config: Config, round: int, writer: TransformersWriter, documents: int, per_step: int) -> dict[str, Any]:
+    batch = per_step * rewrites_per_group(config)
     rows_at_once = max(size for size in range(1, config.teacher.batch_size + 1) if batch % size == 0)
     return trainer_settings(writer) | {
         "per_device_train_batch_size": rows_at_once,
         "gradient_accumulation_steps": batch // rows_at_once,
         "generation_batch_size": batch,
-        "num_generations": config.rl.group_size,
+        "num_generations": rewrites_per_group(config),
         "max_steps": documents // per_step,
         "learning_rate": config.rl.learning_rate,
         "max_completion_length": config.teacher.max_new_tokens,
@@ -154,7 +221,7 @@ def _settings(config: Config, round: int, writer: TransformersWriter, documents:
         "shuffle_dataset": False,
         "logging_strategy": "steps",
         "logging_steps": 1,
-        "seed": stable_seed(config.run.seed, "grpo", round),
+        "seed": stable_seed(config.run.seed, "grpo", round, per_step),
     }
 
 

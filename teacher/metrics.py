@@ -1,20 +1,28 @@
 """What is logged of a scored step: reward, its noise, what was written and how varied it was."""
 
+import math
 import statistics
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from configs.schema import Config
 from student.noise import reliability
+from teacher.diversity import overlap_shares
+from teacher.estimates import estimate
 from teacher.records import Reward, Rewrite
-from teacher.reward import estimate
+from teacher.rest_em import unit_size
+from teacher.seats import lessons_of
 
 Groups = Sequence[Sequence[Rewrite]]
 Rewards = Sequence[Sequence[Reward]]
+Metrics = Mapping[str, float | int | None]
 
 
-def step_metrics(groups: Groups, rewards: Rewards) -> dict[str, float | int | None]:
-    """The metrics of D groups of G scored rewrites, under the names of metrics.jsonl."""
+def step_metrics(groups: Groups, rewards: Rewards, config: Config | None = None) -> dict[str, float | int | None]:
+    """The metrics of D groups of G scored lessons, under the names of metrics.jsonl. `config` says how many rewrites a
+    lesson has and whether they share its gain; without it each rewrite is a lesson."""
+    size = config.rl.rewrites_per_lesson if config else 1
     reward = estimate([statistics.fmean(r.value for r in group) for group in rewards])
     scored = [(w, r) for ws, rs in zip(groups, rewards, strict=True) for w, r in zip(ws, rs, strict=True) if r.outcome]
     outcomes = [r.outcome for _, r in scored if r.outcome]
@@ -22,7 +30,7 @@ def step_metrics(groups: Groups, rewards: Rewards) -> dict[str, float | int | No
         "reward/mean": reward.mean,
         "reward/low": reward.low,
         "reward/high": reward.high,
-        **noise_metrics(rewards),
+        **noise_metrics(rewards, unit_size(config) if config else 1, not (config and config.reward.adaptive)),
         "gain/mean": _mean([statistics.fmean(r.gains) for _, r in scored]),
         "accuracy/before": _mean([o.metrics["accuracy_before"] for o in outcomes]),
         "accuracy/after": _mean([o.metrics["accuracy_after"] for o in outcomes]),
@@ -35,21 +43,25 @@ def step_metrics(groups: Groups, rewards: Rewards) -> dict[str, float | int | No
     gates = Counter(rewrite.rejected for group in groups for rewrite in group if rewrite.rejected)
     values |= {f"gates/{reason}": count for reason, count in sorted(gates.items())}
     for name in sorted({name for _, r in scored for name in r.penalties}):
-        values[f"penalty/{name}"] = _mean([r.penalties[name] for _, r in scored])
-    return values | diversity(groups)
+        values[f"penalty/{name}"] = _mean([r.penalties[name] for _, r in scored if name in r.penalties])
+    return values | diversity(groups, size)
 
 
-def noise_metrics(rewards: Rewards) -> dict[str, float | None]:
-    """Reliability of the mean of a rewrite's repeats, and the noise of one run in nats; nothing with one repeat.
+def noise_metrics(rewards: Rewards, unit_size: int = 1, common_seeds: bool = True) -> dict[str, float | None]:
+    """Reliability of the mean of a lesson's repeats, and the noise of one run in nats; nothing with one repeat.
 
-    Reliability is the share of the variance between a document's rewrites that is not retraining noise; what all
-    rewrites of a group share in a repeat, having one seed, is no noise.
+    Reliability is the share of the variance between a document's lessons that is not retraining noise; what all
+    lessons of a group share in a repeat, having one seed, is no noise. Rewrites of one unit (`rest_em.unit_size`) have
+    one gain, which counts once.
     """
-    repeats = max((len(r.gains) for group in rewards for r in group), default=0)
+    units = [[group[start : start + unit_size] for start in range(0, len(group), unit_size)] for group in rewards]
+    table = [[max((reward.gains for reward in unit), key=len) for unit in group] for group in units]
+    repeats = max((len(gains) for group in table for gains in group), default=0)
     if repeats < 2:
         return {}
-    table = [[r.gains for r in group if r.gains] for group in rewards]
-    found = reliability(table, common_seeds=True, resamples=500)
+    found = reliability(
+        [[gains for gains in group if gains] for group in table], common_seeds=common_seeds, resamples=500
+    )
     noise_sd = None if found.noise_variance is None else found.noise_variance**0.5
     return {"reward/reliability": found.at(repeats), "reward/noise_sd": noise_sd}
 
@@ -60,15 +72,41 @@ def strategy_shares(groups: Groups) -> dict[str, float]:
     return {name: count / counts.total() for name, count in counts.most_common()}
 
 
-def diversity(groups: Groups) -> dict[str, float]:
-    """How varied a group is: its compression ratio (higher is more repetitive, arXiv 2403.00553) and its strategies."""
-    joined = ["\n".join(rewrite.text for rewrite in group).encode() for group in groups]
-    ratios = [len(text) / len(zlib.compress(text)) for text in joined if text]
-    distinct = [len({rewrite.strategy for rewrite in group}) for group in groups]
-    return {
-        "diversity/compression_ratio": _mean(ratios) or 0.0,
-        "diversity/distinct_strategies": _mean(distinct) or 0.0,
+def diversity(groups: Groups, rewrites_per_lesson: int = 1) -> dict[str, float]:
+    """How varied the texts are: of a group its compression ratio (higher is more repetitive, arXiv 2403.00553) and the
+    number of its strategies, of all samples the entropy of their strategies in nats; and of a lesson of several
+    rewrites its compression ratio and the share of a rewrite's 4-grams that others of it hold too."""
+    lessons = [lesson for group in groups for lesson in lessons_of(group, rewrites_per_lesson)]
+    shares = strategy_shares(groups).values()
+    values = {
+        "diversity/compression_ratio": compression_ratio(groups),
+        "diversity/distinct_strategies": _mean([len({rewrite.strategy for rewrite in group}) for group in groups])
+        or 0.0,
+        "diversity/strategy_entropy": -sum(share * math.log(share) for share in shares),
     }
+    if rewrites_per_lesson > 1:
+        overlaps = [share for lesson in lessons for share in overlap_shares([rewrite.text for rewrite in lesson])]
+        values["diversity/lesson_compression_ratio"] = compression_ratio(lessons)
+        values["diversity/lesson_overlap"] = _mean(overlaps) or 0.0
+    return values
+
+
+def compression_ratio(groups: Groups) -> float:
+    """Mean over groups of the bytes of their texts by the bytes of these compressed together; 0 without any text."""
+    joined = ["\n".join(rewrite.text for rewrite in group).encode() for group in groups]
+    return _mean([len(text) / len(zlib.compress(text)) for text in joined if text.strip()]) or 0.0
+
+
+def diversity_alarm(metrics: Metrics, first: Metrics, config: Config) -> str | None:
+    """A warning of one line where a step's groups compress `rl.diversity_alarm` times better than those of the first
+    step; None where they do not."""
+    now, then = metrics.get("diversity/compression_ratio"), first.get("diversity/compression_ratio")
+    if not now or not then or now <= config.rl.diversity_alarm * then:
+        return None
+    return (
+        f"the teacher repeats itself: its texts compress {now:.1f}-fold, {now / then:.1f} times as well as in the first"
+        f" step (rl.diversity_alarm {config.rl.diversity_alarm:g}); raise rl.kl, rl.explore or reward.overlap_weight"
+    )
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,14 +1,16 @@
 """The teacher's records: a sampled rewrite, and the reward it earned with its parts kept."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from student.records import Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite:
-    """One sampled lesson text of one document."""
+    """One sampled lesson text of one document. A lesson is a set of m of them (`rl.rewrites_per_lesson`); a document's
+    group is a flat list of G x m, one set after another."""
 
     document_id: str
     strategy: str
@@ -19,6 +21,8 @@ class Rewrite:
     completion: str
     """What the teacher wrote, to the letter; what the update learns from."""
     prompt: str
+    ended: bool = True
+    """Whether the teacher came to an end by itself, and was not cut at `teacher.max_new_tokens`."""
     rejected: str | None = None
     """Name of the gate that refused it."""
 
@@ -37,9 +41,20 @@ class Reward:
     penalties: dict[str, float] = field(default_factory=dict)
 
 
+class Completion(NamedTuple):
+    """What a writer made of a prompt."""
+
+    text: str
+    ended: bool
+    """False where it was cut at the longest length."""
+
+
 class Writer(Protocol):
     """Whatever writes: local transformers (`teacher.writer.TransformersWriter`), a vLLM server."""
 
-    def write(self, prompts: list[str], n: int, seed: int) -> list[list[str]]:
-        """`n` completions a prompt, tags included, special tokens stripped."""
+    def write(
+        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
+    ) -> list[list[Completion]]:
+        """`n` completions a prompt, tags included, special tokens stripped; each begins with its prompt's opening,
+        where there are some."""
         ...

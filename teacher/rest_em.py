@@ -1,10 +1,16 @@
-"""ReST-EM (arXiv 2312.06585; the outer loop of SEAL, arXiv 2506.10943): keep what beat its group, fine-tune on it."""
+"""ReST-EM (arXiv 2312.06585; the outer loop of SEAL, arXiv 2506.10943): keep what beat its group, fine-tune on it.
+
+What is kept or left is a lesson, the set of a document's rewrites that were taught together: a set may be best that
+holds no single best rewrite. Where each rewrite has a reward of its own (`reward.set_credit: marginal`), it is the
+single rewrite.
+"""
 
 import math
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from datasets import Dataset, disable_progress_bars
 from transformers import PrinterCallback
@@ -12,29 +18,83 @@ from trl import SFTConfig, SFTTrainer
 
 from configs.schema import Config
 from teacher.records import Reward, Rewrite
-from teacher.reward import stable_seed
+from teacher.seats import lessons_of
+from teacher.student_runs import stable_seed
 from teacher.writer import TransformersWriter
 
 
-def select(rewrites: Sequence[Rewrite], rewards: Sequence[Reward], keep: int) -> list[Rewrite]:
-    """The best `keep` of a group that beat its mean by more than the standard error of a mean over repeats.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """What is credited as one: the rewrites of a lesson, or a single rewrite."""
 
-    With one repeat the noise is unknown and any rewrite above the mean will do. A group without such a contrast gives
-    nothing, and so does a rejected rewrite.
+    rewrites: Sequence[Rewrite]
+    value: float
+    """Mean reward of the rewrites that were scored; where none was, of all."""
+    scored: Sequence[bool]
+    """Of each rewrite: neither refused by a gate nor taught to students that all failed."""
+    gains: Sequence[float]
+    """Of each repeat. Rewrites of a lesson share its students' gain, so it is counted once."""
+
+
+def unit_size(config: Config) -> int:
+    """Rewrites that have one credit together."""
+    return 1 if config.reward.set_credit == "marginal" else config.rl.rewrites_per_lesson
+
+
+def kept_units(config: Config) -> int:
+    """`rl.keep` lessons in units."""
+    return config.rl.keep * config.rl.rewrites_per_lesson // unit_size(config)
+
+
+def units_of(config: Config, group: Sequence[Rewrite], rewards: Sequence[Reward]) -> list[Unit]:
+    """A document's group of rewrites and their rewards as units."""
+    size = unit_size(config)
+    units = []
+    for start, rewrites in zip(range(0, len(group), size), lessons_of(group, size), strict=True):
+        own = rewards[start : start + size]
+        scored = [reward for reward in own if reward.outcome is not None]
+        units.append(
+            Unit(
+                rewrites=rewrites,
+                value=statistics.fmean(reward.value for reward in scored or own),
+                scored=[reward.outcome is not None for reward in own],
+                gains=max((reward.gains for reward in scored), key=len, default=()),
+            )
+        )
+    return units
+
+
+def select(units: Sequence[Unit], keep: int) -> list[Unit]:
+    """The best `keep` of a group that beat its mean by more than the standard error of their own.
+
+    With one repeat the noise is unknown and any unit above the mean will do. A group without such a contrast gives
+    nothing, and so does a unit that was not scored.
     """
-    mean = statistics.fmean(reward.value for reward in rewards)
-    error = standard_error(rewards)
-    order = sorted(range(len(rewards)), key=lambda g: -rewards[g].value)
-    return [rewrites[g] for g in order[:keep] if rewards[g].outcome is not None and rewards[g].value - mean > error]
+    mean = statistics.fmean(unit.value for unit in units)
+    best = sorted(units, key=lambda unit: -unit.value)[:keep]
+    return [unit for unit in best if any(unit.scored) and unit.value - mean > standard_error(unit, units)]
 
 
-def standard_error(rewards: Sequence[Reward]) -> float:
-    """Of a rewrite's mean gain, from the variance over repeats pooled over the group; 0 with one repeat."""
-    repeated = [reward.gains for reward in rewards if len(reward.gains) > 1]
-    if not repeated:
+def standard_error(unit: Unit, group: Sequence[Unit]) -> float:
+    """Of a unit's mean gain over its repeats, by the variance over repeats pooled over its group; 0 where nothing of
+    the group was repeated, and for what has no gains."""
+    repeated = [other.gains for other in group if len(other.gains) > 1]
+    if not repeated or not unit.gains:
         return 0.0
-    pooled = statistics.fmean(statistics.variance(gains) for gains in repeated)
-    return math.sqrt(pooled / statistics.fmean(len(gains) for gains in repeated))
+    freedom = sum(len(gains) - 1 for gains in repeated)
+    pooled = sum(statistics.variance(gains) * (len(gains) - 1) for gains in repeated) / freedom
+    return math.sqrt(pooled / len(unit.gains))
+
+
+def accepted(config: Config, groups: Sequence[Sequence[Rewrite]], rewards: Sequence[Sequence[Reward]]) -> list[Rewrite]:
+    """What ReST-EM learns from: the scored rewrites of each document's best units."""
+    return [
+        rewrite
+        for group, own in zip(groups, rewards, strict=True)
+        for unit in select(units_of(config, group, own), kept_units(config))
+        for rewrite, scored in zip(unit.rewrites, unit.scored, strict=True)
+        if scored
+    ]
 
 
 def update(
@@ -44,21 +104,24 @@ def update(
     groups: Sequence[Sequence[Rewrite]],
     rewards: Sequence[Sequence[Reward]],
 ) -> dict[str, float | int]:
-    """Fine-tunes the writer's model in place on the kept completions; the loss is on the completion alone.
+    """Fine-tunes the writer's model in place on the accepted completions; the loss is on the completion alone.
 
-    Returns the metrics of the update. Nothing kept leaves the model as it was.
+    Returns the metrics of the update. Nothing accepted leaves the model as it was.
     """
-    kept = [rewrite for ws, rs in zip(groups, rewards, strict=True) for rewrite in select(ws, rs, config.rl.keep)]
+    kept = accepted(config, groups, rewards)
     if not kept:
         return {"kept": 0, "seconds": 0.0, "learning_rate": config.rl.learning_rate}
     started = time.perf_counter()
     disable_progress_bars()
-    rows = Dataset.from_list([{"prompt": rewrite.prompt, "completion": rewrite.completion} for rewrite in kept])
+    rows = []
+    for prompt_ids, completion_ids in (token_ids(writer, rewrite) for rewrite in kept):
+        labels = [-100] * len(prompt_ids) + completion_ids
+        rows.append({"input_ids": prompt_ids + completion_ids, "labels": labels})
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(
             model=writer.model,
-            args=SFTConfig(output_dir=scratch, **_settings(config, round, writer, len(kept))),
-            train_dataset=rows,
+            args=SFTConfig(output_dir=scratch, max_length=None, **epoch_settings(config, round, writer, len(kept))),
+            train_dataset=Dataset.from_list(rows),
             processing_class=writer.tokenizer,
         )
         trainer.remove_callback(PrinterCallback)
@@ -67,23 +130,34 @@ def update(
     return {"loss": loss, "kept": len(kept), "seconds": seconds, "learning_rate": config.rl.learning_rate}
 
 
-def _settings(config: Config, round: int, writer: TransformersWriter, rows: int) -> dict:
+def token_ids(writer: TransformersWriter, rewrite: Rewrite) -> tuple[list[int], list[int]]:
+    """Prompt and completion as the teacher read and wrote them, with the token that ended it: TRL would give an end
+    also to a text that was cut, and teach the teacher to break off."""
+    tokenizer = writer.tokenizer
+    prompt_ids = tokenizer(rewrite.prompt)["input_ids"]
+    whole = tokenizer(rewrite.prompt + rewrite.completion)["input_ids"]
+    if whole[: len(prompt_ids)] == prompt_ids:
+        completion_ids = whole[len(prompt_ids) :]
+    else:  # a token across the border: the prompt is read without the completion
+        completion_ids = tokenizer(rewrite.completion, add_special_tokens=False)["input_ids"]
+    return prompt_ids, completion_ids + [tokenizer.eos_token_id] * rewrite.ended
+
+
+def epoch_settings(config: Config, round: int, writer: TransformersWriter, rows: int) -> dict:
+    """What ReST-EM and DPO ask of a trainer: `rl.epochs` passes over `rows`, `rl.batch_size` of them a step."""
     step = min(config.rl.batch_size, rows)
     rows_at_once = max(size for size in range(1, step + 1) if step % size == 0 and size <= config.teacher.batch_size)
-    return {
+    return trainer_settings(writer) | {
         "per_device_train_batch_size": rows_at_once,
         "gradient_accumulation_steps": step // rows_at_once,
         "num_train_epochs": config.rl.epochs,
         "learning_rate": config.rl.learning_rate,
-        "completion_only_loss": True,
-        "max_length": None,
-        "seed": stable_seed(config.run.seed, "rest_em", round),
-        **trainer_settings(writer),
+        "seed": stable_seed(config.run.seed, config.rl.algorithm, round),
     }
 
 
 def trainer_settings(writer: TransformersWriter) -> dict:
-    """What both algorithms ask of a transformers Trainer: constant learning rate, no files, no chatter, no mixed
+    """What all algorithms ask of a transformers Trainer: constant learning rate, no files, no chatter, no mixed
     precision (the model already has the dtype it should have)."""
     return {
         "lr_scheduler_type": "constant",

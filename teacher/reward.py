@@ -1,319 +1,289 @@
 """What a rewrite is worth: the gain of the students that learnt it.
 
-A document's rewrites form a group (D documents, G rewrites each). Under `shared` and `shard` credit slot j's student
-learns the j-th rewrite of every document in a batch; under `document` credit a batch is one document. All students of
-a batch have the same seed within a repeat (common random numbers) and the same number of steps.
+A document's rewrites form a group of G lessons of m rewrites each (`rl.rewrites_per_lesson`; D documents). Under
+`shared` and `shard` credit a student learns one lesson of every document in a batch; under `document` credit a batch is
+one document. All students of a batch have the same seed within a repeat (common random numbers) and the same number of
+steps. Every rewrite of a lesson earns the lesson's gain, or under `marginal` credit what the lesson loses without it: a
+difference reward (Wolpert and Tumer 2002), of the same expected policy gradient with less noise.
 """
 
-import hashlib
-import json
-import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from types import SimpleNamespace
-from typing import NamedTuple
 
-import torch
+import numpy as np
 
-from configs.errors import UserError
-from configs.schema import Config
-from configs.schema import Student as StudentSettings
-from student.benchmarks import Combined, DocumentQuestions, make_benchmark
-from student.models import pick_device
-from student.noise import bootstrap_interval
-from student.records import Benchmark, Document, Exam, Job, Lesson, Outcome, Question, Split, StudentPool
-from teacher.journal import Journal, outcome_key
+from student.adaptive import Run, believed_gains, next_seats
+from student.noise import Reliability, reliability
+from student.records import Document, Job, Outcome, Split
+from teacher.diversity import overlap_shares
+from teacher.estimates import Evaluation
+from teacher.exams import asked_about, forgotten, narrow
+from teacher.pooling import pooled_gains
 from teacher.records import Reward, Rewrite
+from teacher.seats import RewriteSet, Seat, Student, batches_of, deal, lessons_of, without_each
+from teacher.student_runs import StudentRuns, stable_seed
 
-STUDENTS_AT_ONCE = {"cpu": 32, "cuda": 256}
-"""Students between two writes of the cache: what `kill -9` can cost. More at once gains no speed."""
-
-
-class Estimate(NamedTuple):
-    """A mean with its 95% bootstrap interval; the bounds are nan where one value alone makes none possible."""
-
-    mean: float
-    low: float
-    high: float
+PROBE_DOCUMENTS = 8
+"""Documents of a step that are taught twice to know the reward's reliability, or a whole batch where it is larger."""
 
 
-def estimate(values: Sequence[float], clusters: Sequence[int] | None = None) -> Estimate:
-    """Mean and interval over `values`, one a document. `clusters` names the batch of each: documents that share their
-    students are not independent, and are drawn together."""
-    if not values:
-        return Estimate(math.nan, math.nan, math.nan)
-    return Estimate(statistics.fmean(values), *bootstrap_interval(values, clusters))
+@dataclass(slots=True)
+class Runs:
+    """What is known of one lesson: a figure for each student that learnt it, failed ones left out."""
+
+    gains: list[float] = field(default_factory=list)
+    """Of its document (of everything, under `shard` credit), in nats a token."""
+    students: list[tuple[int, int]] = field(default_factory=list)
+    """Repeat of each run's student, and a number that is the student's alone in that repeat."""
+    forgotten: list[float] = field(default_factory=list)
+    """Loss gained on the retention texts, nats a token."""
+    last: Outcome | None = None
+    """Narrowed to the lesson's document."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """What students gained from one text a document, asked questions of one split."""
-
-    gain: Estimate
-    """Nats a token, over documents."""
-    accuracy: Estimate
-    """Share of answers right after the lesson."""
-    gains: dict[str, float] = field(default_factory=dict)
-    """Mean over seeds, by document."""
-    accuracies: dict[str, float] = field(default_factory=dict)
-    batches: dict[str, int] = field(default_factory=dict)
-    """The batch of each document: those of one batch share students."""
-    failed: int = 0
-    """Students that failed; their documents count with the other seeds."""
-
-
-class RewardModel:
-    """Turns rewrites into rewards through the student pool, each student trained once and cached in the journal."""
-
-    def __init__(
-        self,
-        config: Config,
-        pool: StudentPool,
-        benchmark: Benchmark,
-        documents: Sequence[Document],
-        journal: Journal,
-        count_tokens: Callable[[str], int] = lambda text: len(text.split()),
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> None:
-        self.config = config
-        self.pool = pool
-        self.benchmark = benchmark
-        self.documents = {document.id: document for document in documents}
-        self.journal = journal
-        self.count_tokens = count_tokens
-        self.on_progress = on_progress
-        self.students = 0
-        """Students asked for so far."""
-        self.trained = 0
-        """Of these, students that were trained now and not found in the cache."""
-        self._exams: dict[tuple[str, Split], Exam] = {}
-        self.external = tuple(question for question in external_questions(config) if question.split == "reward")
-        """Items of `reward.benchmarks`, asked of every student that is rewarded."""
+class RewardModel(StudentRuns):
+    """Turns rewrites into rewards through the student pools, each student trained once and cached in the journal."""
 
     def score(self, groups: Sequence[Sequence[Rewrite]]) -> list[list[Reward]]:
-        """Rewards of D groups of G rewrites, aligned with them.
+        """Rewards of D groups of G x m rewrites, aligned with them.
 
-        A rejected rewrite trains nobody and leaves its place in the shared student empty.
+        A rejected rewrite teaches nobody and leaves its place in the lesson empty.
         """
-        jobs: dict[tuple[int, int, int], Job] = {}
-        batches = list(self._batches(groups))
-        for b, batch in enumerate(batches):
-            for repeat in range(self.config.reward.repeats):
-                for slot in range(len(batch[0])):
-                    learnt = [group[slot] for group in batch if group[slot].rejected is None]
-                    if learnt:
-                        documents = [group[0].document_id for group in batch]
-                        jobs[b, slot, repeat] = self._job(documents, learnt, repeat, "reward")
-        outcomes = dict(zip(jobs, self.examine(list(jobs.values())), strict=True))
-        rewards = []
-        for b, batch in enumerate(batches):
-            for group in batch:
-                parts = [
-                    self._reward(rewrite, [
-                        (jobs[key], outcomes[key])
-                        for repeat in range(self.config.reward.repeats)
-                        if (key := (b, slot, repeat)) in jobs
-                    ])
-                    for slot, rewrite in enumerate(group)
-                ]  # fmt: skip
-                rewards.append(place_worst(parts, self.config.reward.rejected))
-        return rewards
+        reward = self.config.reward
+        table = self._lessons(groups)
+        runs: dict[Seat, Runs] = defaultdict(Runs)
+        uniform = 1 if reward.adaptive else reward.repeats
+        self._run([student for repeat in range(uniform) for student in self._students(table, repeat)], table, runs)
+        believed = self._repeat_adaptively(table, runs) if reward.adaptive else {}
+        if reward.pool_strategies:
+            believed = self._pool(table, runs, believed)
+        return [
+            place_worst(
+                [
+                    earned
+                    for g, lesson in enumerate(lessons)
+                    for earned in self._rewards(lesson, Seat(d, g), runs, believed)
+                ],
+                reward.rejected,
+            )
+            for d, lessons in enumerate(table)
+        ]
 
-    def examine(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Outcomes in the order of `jobs`: from the cache where they are there, equal jobs once."""
-        fingerprint = self.pool.fingerprint
-        keys = [outcome_key(fingerprint, job) for job in jobs]
-        unique = dict(zip(keys, jobs, strict=True))
-        order = list(unique)
-        known = self.journal.outcomes.get_many(order)
-        chunk = self.config.student.max_slots or STUDENTS_AT_ONCE[pick_device(self.config.student.device).type]
-        # Cut before the cached ones are left out: a resumed run then trains the same students in the same batches.
-        for start in range(0, len(order), chunk):
-            missing = [key for key in order[start : start + chunk] if key not in known]
-            if missing:
-                fresh = dict(zip(missing, self._train([unique[key] for key in missing]), strict=True))
-                self.journal.outcomes.put_many(fresh)
-                known |= fresh
-                self.trained += len(missing)
-            if self.on_progress is not None:
-                self.on_progress(min(start + chunk, len(order)), len(order))
-        self.students += len(jobs)
-        return [known[key] for key in keys]
+    def reliability_of(self, groups: Sequence[Sequence[Rewrite]], repeats: int) -> Reliability:
+        """Reliability of one run of the reward, from `repeats` students a lesson, in different company each time; the
+        bootstrap draws batches of documents that share students."""
+        table = self._lessons(groups)
+        gains: list[list[list[float | None]]] = [[[] for _ in lessons] for lessons in table]
+        for repeat in range(repeats):
+            runs: dict[Seat, Runs] = defaultdict(Runs)
+            self._run(list(self._students(table, repeat, marginal=False)), table, runs)
+            for d, lessons in enumerate(table):
+                for g in range(len(lessons)):
+                    gains[d][g].append(next(iter(runs[Seat(d, g)].gains), None))
+        size = self.documents_per_student()
+        clusters = [number for number, batch in enumerate(batches_of(len(table), size)) for _ in batch]
+        return reliability(gains, clusters=clusters, common_seeds=True)
+
+    def probe(self, groups: Sequence[Sequence[Rewrite]]) -> Reliability:
+        """Reliability of one run, from lessons of `score`'s first documents that are taught once more."""
+        return self.reliability_of(groups[: max(PROBE_DOCUMENTS, self.documents_per_student())], repeats=2)
 
     def evaluate(
         self,
         documents: Sequence[Document],
-        texts_by_document: Mapping[str, str | None],
+        texts_by_document: Mapping[str, Sequence[str]],
         seeds: Sequence[int],
         split: Split = "heldout",
     ) -> Evaluation:
-        """Gain and accuracy on the `split` questions of `documents`, taught one text each at equal steps.
+        """Gain and accuracy on the `split` questions of `documents`, taught one lesson each at equal steps.
 
-        A document whose text is None (rejected) keeps its place in the exam but teaches nothing.
+        A document without texts (all rejected) keeps its place in the exam but teaches nothing. With several students
+        the figures are their mean or worst by document, as in the reward, and each student's own are beside them.
         """
         jobs = []
         batches: dict[str, int] = {}
-        for number, batch in enumerate(chunked(list(documents), self._documents_per_student())):
-            ids = [document.id for document in batch]
+        for number, batch in enumerate(batches_of(len(documents), self.documents_per_student())):
+            ids = [documents[d].id for d in batch]
             batches |= dict.fromkeys(ids, number)
-            taught = [(name, text) for name in ids if (text := texts_by_document[name]) is not None]
+            taught = [(name, text) for name in ids for text in texts_by_document[name]]
             # Every batch has seeds of its own, so that what a seed does is part of the spread between batches.
-            jobs += [self._lesson_job(ids, taught, stable_seed(seed, number), split) for seed in seeds]
-        gains: dict[str, list[float]] = {document.id: [] for document in documents}
-        accuracies: dict[str, list[float]] = {document.id: [] for document in documents}
-        failed = 0
-        for job, outcome in zip(jobs, self.examine(jobs), strict=True):
-            failed += outcome.gain is None
-            for name in {question.document_id for question in job.exam.questions} if outcome.gain is not None else ():
-                own = narrow(job, outcome, name)
-                assert own.gain is not None
-                gains[name].append(own.gain)
-                accuracies[name].append(own.metrics["accuracy_after"])
-        gain_by = {name: statistics.fmean(values) for name, values in gains.items() if values}
-        accuracy_by = {name: statistics.fmean(values) for name, values in accuracies.items() if values}
-        return Evaluation(
-            gain=estimate(list(gain_by.values()), [batches[name] for name in gain_by]),
-            accuracy=estimate(list(accuracy_by.values()), [batches[name] for name in accuracy_by]),
-            gains=gain_by,
-            accuracies=accuracy_by,
-            batches=batches,
-            failed=failed,
-        )
+            jobs += [self.job(ids, taught, stable_seed(seed, number), split) for seed in seeds]
+        names = [document.id for document in documents]
+        found: dict[str, Evaluation] = {}
+        for student, outcomes in self.examine_all(jobs).items():
+            gains: dict[str, list[float]] = {name: [] for name in names}
+            accuracies: dict[str, list[float]] = {name: [] for name in names}
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                for name in asked_about(job) if outcome.gain is not None else ():
+                    own = narrow(job, outcome, name)
+                    assert own.gain is not None
+                    gains[name].append(own.gain)
+                    accuracies[name].append(own.metrics["accuracy_after"])
+            failed = sum(outcome.gain is None for outcome in outcomes)
+            found[student] = Evaluation.of(gains, accuracies, batches, failed)
+        if len(found) == 1:
+            return next(iter(found.values()))
+        each = list(found.values())
 
-    def exam(self, document: Document, split: Split) -> Exam:
-        """The document's questions of one split. Raises UserError where it has none."""
-        key = document.id, split
-        if key not in self._exams:
-            questions = tuple(q for q in self.benchmark.exam(document).questions if q.split == split)
-            if not questions:
-                raise UserError(f"document {document.id!r} has no {split} questions: no student can be asked")
-            self._exams[key] = Exam(questions=questions)
-        return self._exams[key]
+        def combined(measured: list[dict[str, float]]) -> dict[str, list[float]]:
+            by_name = {name: [values[name] for values in measured if name in values] for name in names}
+            return {name: [self._across(values)] for name, values in by_name.items() if values}
 
-    def _documents_per_student(self) -> int:
-        return 1 if self.config.reward.credit == "document" else self.config.reward.documents_per_student
+        gains, accuracies = combined([e.gains for e in each]), combined([e.accuracies for e in each])
+        return Evaluation.of(gains, accuracies, batches, sum(e.failed for e in each), by_student=found)
 
-    def _batches(self, groups: Sequence[Sequence[Rewrite]]) -> Iterator[list[Sequence[Rewrite]]]:
+    def _lessons(self, groups: Sequence[Sequence[Rewrite]]) -> list[list[Sequence[Rewrite]]]:
         assert len({len(group) for group in groups}) <= 1, "groups are of one size"
-        return chunked(list(groups), self._documents_per_student())
+        return [lessons_of(group, self.config.rl.rewrites_per_lesson) for group in groups]
 
-    def _job(self, documents: list[str], rewrites: list[Rewrite], repeat: int, split: Split) -> Job:
-        seed = stable_seed(self.config.run.seed, *documents, repeat)
-        return self._lesson_job(documents, [(rewrite.document_id, rewrite.text) for rewrite in rewrites], seed, split)
+    def _students(self, table: list, repeat: int, *, marginal: bool | None = None) -> Iterator[Student]:
+        """The students of one repeat, each followed by those without a member under `marginal` credit."""
+        if marginal is None:
+            marginal = self.config.reward.set_credit == "marginal"
+        for student in deal(
+            len(table), len(table[0]), self.documents_per_student(), repeat, stable_seed(self.config.run.seed, "deal")
+        ):
+            yield student
+            if marginal:
+                yield from without_each(student, self.config.rl.rewrites_per_lesson)
 
-    def _lesson_job(self, documents: list[str], taught: list[tuple[str, str]], seed: int, split: Split) -> Job:
-        exams = [self.exam(self.documents[name], split) for name in documents]
-        external = self.external if split == "reward" else ()
-        return Job(
-            lesson=Lesson(
-                texts=tuple(text for _, text in taught),
-                document_ids=tuple(name for name, _ in taught),
-                steps=planned_steps(self.config.student, len(documents)),
-                seed=seed,
-            ),
-            exam=Exam(
-                questions=(*(question for exam in exams for question in exam.questions), *external),
-                retention_texts=self._retention_texts,
-            ),
-        )
+    def _run(self, students: Sequence[Student], table: list, runs: dict[Seat, Runs]) -> None:
+        """Trains `students` (those that have anything to learn) and notes what each lesson's document gained."""
+        jobs = [self._job_of(student, table) for student in students]
+        asked = [(student, job) for student, job in zip(students, jobs, strict=True) if job.lesson.texts]
+        by_pool = self.examine_all([job for _, job in asked]).values()
+        for number, ((student, job), *outcomes) in enumerate(zip(asked, *by_pool, strict=True)):
+            ran = [outcome for outcome in outcomes if outcome.gain is not None]
+            if len(ran) < len(outcomes):  # a lesson is judged by all students or by none
+                continue
+            for seat in student.seats:
+                own = [narrow(job, outcome, table[seat.document][seat.lesson][0].document_id) for outcome in ran]
+                credited = ran if self.config.reward.credit == "shard" else own
+                seen = runs[seat]
+                seen.gains.append(self._across([outcome.gain for outcome in credited if outcome.gain is not None]))
+                seen.students.append((student.repeat, number))
+                seen.forgotten.append(statistics.fmean(forgotten(outcome) for outcome in ran))
+                seen.last = own[-1]
 
-    def _train(self, jobs: list[Job]) -> list[Outcome]:
-        # The pool may draw from the global generator; sampling after it must not depend on what was cached.
-        with torch.random.fork_rng(), torch.enable_grad():
-            return self.pool.examine(jobs)
+    def _across(self, values: Sequence[float]) -> float:
+        """One figure from those of several students."""
+        return min(values) if self.config.reward.across_students == "worst" else statistics.fmean(values)
 
-    def _reward(self, rewrite: Rewrite, results: list[tuple[Job, Outcome]]) -> Reward | None:
-        """None for a rejected rewrite, or one whose students all failed."""
-        ran = [(job, outcome) for job, outcome in results if outcome.gain is not None]
-        if rewrite.rejected is not None or not ran:
-            return None
-        own = [narrow(job, outcome, rewrite.document_id) for job, outcome in ran]
-        credited = [outcome for _, outcome in ran] if self.config.reward.credit == "shard" else own
-        gains = tuple(outcome.gain for outcome in credited if outcome.gain is not None)
-        penalties = self._penalties(rewrite, [outcome for _, outcome in ran])
-        return Reward(
-            value=statistics.fmean(gains) - sum(penalties.values()),
-            outcome=own[-1],
-            gains=gains,
-            noise=statistics.stdev(gains) if len(gains) > 1 else None,
-            penalties=penalties,
-        )
+    def _repeat_adaptively(self, table: list, runs: dict[Seat, Runs]) -> dict[Seat, float]:
+        """Spends the students of all repeats but the first where they tell most, and returns what is then believed of
+        each lesson's gain: runs are unequal in number, so that their plain means would not compare."""
+        usable = [
+            [g for g, lesson in enumerate(lessons) if any(w.rejected is None for w in lesson)] for lessons in table
+        ]
+        sizes, students = [len(lessons) for lessons in usable], len(table[0])
+        together = self.documents_per_student()
+        for repeat in range(1, self.config.reward.repeats):
+            seed = stable_seed(self.config.run.seed, "adaptive", repeat)
+            seats = next_seats(self._history(usable, runs), sizes, students, seed=seed)
+            asked = [
+                Student(
+                    # A document of which all was refused keeps a place that teaches nothing.
+                    tuple(Seat(d, usable[d][seats[d][k]] if seats[d] else 0) for d in batch),
+                    number,
+                    # A student of its own for each run of one text: with company, that differs anyhow.
+                    repeat if together > 1 else repeat * students + k,
+                )
+                for number, batch in enumerate(batches_of(len(table), together))
+                for k in range(students)
+            ]
+            self._run(asked, table, runs)
+        gains = believed_gains(self._history(usable, runs), sizes)
+        return {
+            Seat(d, g): float(gains[d][i]) for d, lessons in enumerate(usable) for i, g in enumerate(lessons)
+        }  # fmt: skip
 
-    def _penalties(self, rewrite: Rewrite, outcomes: list[Outcome]) -> dict[str, float]:
+    def _pool(self, table: list, runs: dict[Seat, Runs], believed: Mapping[Seat, float]) -> dict[Seat, float]:
+        """What is believed of each lesson's gain when what its strategies gained elsewhere is counted in."""
+        strategies = sorted({rewrite.strategy for lessons in table for lesson in lessons for rewrite in lesson})
+        gains_DG = np.full((len(table), len(table[0])), np.nan)
+        shares_DGS = np.zeros((*gains_DG.shape, len(strategies)))
+        for d, lessons in enumerate(table):
+            for g, lesson in enumerate(lessons):
+                seat = Seat(d, g)
+                taught = [strategies.index(rewrite.strategy) for rewrite in lesson if rewrite.rejected is None]
+                if taught and (seen := runs.get(seat)) is not None and seen.gains:
+                    gains_DG[d, g] = believed.get(seat, statistics.fmean(seen.gains))
+                    shares_DGS[d, g] = np.bincount(taught, minlength=len(strategies)) / len(taught)
+        if not np.isfinite(gains_DG).any():
+            return dict(believed)
+        repeated = [seen.gains for seat, seen in runs.items() if seat.without is None and len(seen.gains) > 1]
+        noise = None
+        if repeated:
+            noise = statistics.fmean(statistics.variance(gains) for gains in repeated)
+            noise /= statistics.fmean(len(gains) for gains in repeated)
+        pooled_DG = pooled_gains(gains_DG, shares_DGS, noise)
+        return {Seat(d, g): float(pooled_DG[d, g]) for d, g in np.argwhere(np.isfinite(pooled_DG)).tolist()}
+
+    @staticmethod
+    def _history(usable: list[list[int]], runs: dict[Seat, Runs]) -> list[Run]:
+        """All runs so far, lessons numbered among the usable ones."""
+        return [
+            Run(document=d, rewrite=i, gain=gain, student=student, repeat=student[0])
+            for d, lessons in enumerate(usable)
+            for i, g in enumerate(lessons)
+            if (seen := runs.get(Seat(d, g))) is not None
+            for gain, student in zip(seen.gains, seen.students, strict=True)
+        ]
+
+    def _job_of(self, student: Student, table: list) -> Job:
+        documents = [table[seat.document][seat.lesson][0].document_id for seat in student.seats]
+        taught = [
+            (rewrite.document_id, rewrite.text)
+            for seat in student.seats
+            for i, rewrite in enumerate(table[seat.document][seat.lesson])
+            if rewrite.rejected is None and i != seat.without
+        ]
+        seed = stable_seed(self.config.run.seed, *documents, student.repeat)
+        return self.job(documents, taught, seed, "reward")
+
+    def _rewards(
+        self, lesson: RewriteSet, seat: Seat, runs: dict[Seat, Runs], believed: Mapping[Seat, float]
+    ) -> list[Reward | None]:
+        """Of a lesson's rewrites; None for one that was rejected, and for all where its students failed."""
+        whole = runs.get(seat)
+        if whole is None or not whole.gains:
+            return [None] * len(lesson)
+        taught = [i for i, rewrite in enumerate(lesson) if rewrite.rejected is None]
+        overlaps = dict(zip(taught, overlap_shares([lesson[i].text for i in taught]), strict=True))
+        gain = believed.get(seat, statistics.fmean(whole.gains))
+        rewards: list[Reward | None] = []
+        for i, rewrite in enumerate(lesson):
+            if i not in overlaps:
+                rewards.append(None)
+                continue
+            without = runs.get(seat._replace(without=i))
+            penalties = self._penalties(rewrite, whole, overlaps[i])
+            rewards.append(
+                Reward(
+                    value=gain - (statistics.fmean(without.gains) if without else 0.0) - sum(penalties.values()),
+                    outcome=whole.last,
+                    gains=tuple(whole.gains),
+                    noise=statistics.stdev(whole.gains) if len(whole.gains) > 1 else None,
+                    penalties=penalties,
+                )
+            )
+        return rewards
+
+    def _penalties(self, rewrite: Rewrite, whole: Runs, overlap: float) -> dict[str, float]:
         settings, penalties = self.config.reward, {}
         if settings.length_weight:
             source = max(1, self.count_tokens(self.documents[rewrite.document_id].text))
             penalties["length"] = settings.length_weight * max(0.0, self.count_tokens(rewrite.text) / source - 1)
-        if settings.retention_weight and self._retention_texts:
-            forgotten = [o.metrics["retention_after"] - o.metrics["retention_before"] for o in outcomes]
-            penalties["retention"] = settings.retention_weight * max(0.0, statistics.fmean(forgotten))
+        if settings.overlap_weight:
+            penalties["overlap"] = settings.overlap_weight * overlap
+        if settings.retention_weight and self.retention_texts:
+            penalties["retention"] = settings.retention_weight * max(0.0, statistics.fmean(whole.forgotten))
         return penalties
-
-    @cached_property
-    def _retention_texts(self) -> tuple[str, ...]:
-        return read_texts(self.config.reward.retention_texts) if self.config.reward.retention_texts else ()
 
 
 def place_worst(rewards: Sequence[Reward | None], rejected: float) -> list[Reward]:
     """The group with a reward below its worst (by |`rejected`|) for each None: refused, or its student failed."""
     worst = min((reward.value for reward in rewards if reward is not None), default=0.0)
     return [reward or Reward(value=worst - abs(rejected), outcome=None) for reward in rewards]
-
-
-def narrow(job: Job, outcome: Outcome, document_id: str) -> Outcome:
-    """A student's outcome on the questions about one document alone."""
-    answers = tuple(
-        answer
-        for question, answer in zip(job.exam.questions, outcome.answers, strict=True)
-        if question.document_id == document_id
-    )
-    assert answers, f"the exam asks nothing about {document_id!r}"
-    metrics = {
-        "accuracy_before": statistics.fmean(answer.correct_before for answer in answers),
-        "accuracy_after": statistics.fmean(answer.correct_after for answer in answers),
-    }
-    return Outcome(gain=statistics.fmean(a.gain for a in answers), metrics=outcome.metrics | metrics, answers=answers)
-
-
-def planned_steps(settings: StudentSettings, documents: int) -> int:
-    """Optimiser steps of a lesson with one text for each of `documents`, whichever of them are missing."""
-    if settings.steps is not None:
-        return settings.steps
-    return settings.epochs * math.ceil(documents / min(documents, settings.texts_per_step or documents))
-
-
-def stable_seed(*parts: object) -> int:
-    """A 31-bit seed that is the same in every process."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1
-
-
-def chunked(items: list, size: int) -> Iterator[list]:
-    """Consecutive pieces of `size`; the last may be shorter."""
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def read_texts(path: str) -> tuple[str, ...]:
-    """The `text` of each line of a JSONL file. Raises UserError."""
-
-    if not Path(path).is_file():
-        raise UserError(f"reward.retention_texts: no file {path!r}")
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        return tuple(json.loads(line)["text"] for line in lines if line.strip())
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"reward.retention_texts: {path}: every line is a JSON object with `text` ({error})") from None
-
-
-def external_questions(config: Config) -> tuple[Question, ...]:
-    """All items of `reward.benchmarks`, of both splits. Raises UserError."""
-    nothing = SimpleNamespace(text="", id="", metadata={})
-    benchmarks = [make_benchmark(spec, config.student.prompt_template) for spec in config.reward.benchmarks]
-    return Combined(benchmarks).exam(nothing).questions
-
-
-def document_questions(config: Config) -> DocumentQuestions:
-    """The benchmark of a config: each document's own questions."""
-    return DocumentQuestions(config.student.prompt_template)

@@ -3,7 +3,9 @@
 A way of rewriting is a text file with a `{document}` placeholder: those of `teacher/strategies/`, or a user's own.
 """
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +18,20 @@ from student.records import Document
 
 FOLDER = Path(__file__).parent / "strategies"
 LESSON_TOKEN = "<lesson>"
-"""Ends the prompt of a `policy` teacher; its completion starts with a tag `<strategy-name>`."""
+"""Ends the prompt of a `policy` teacher without a chat template; its completion starts with a tag `<strategy-name>`."""
 NO_STRATEGY = "none"
 """Strategy of a completion that opens with no known tag."""
 
-_TAG = re.compile(r"\s*<([a-z0-9][a-z0-9_-]*)>\s*")
+MENU = """Rewrite the passage in one of the ways below: the one from which a student will learn most. Begin with the \
+tag of the way that you choose, then write the text and nothing else.
+
+{ways}
+
+Passage:
+{document}"""
+"""The user's turn for a `policy` teacher with a chat template."""
+
+_TAG = re.compile(r"\s*<([^<>\n]{1,80})>\s*")
 
 
 def strategy_names() -> list[str]:
@@ -46,6 +57,32 @@ def strategy_label(name: str) -> str:
     return Path(name).stem if name.endswith(".txt") else name
 
 
+def tag_of(name: str) -> str:
+    """What the completion of a `policy` teacher opens with."""
+    return f"<{strategy_label(name)}>"
+
+
+def shows_strategies(tokenizer: PreTrainedTokenizerBase, settings: Teacher) -> bool:
+    """Whether prompts hold the text of the strategy files, which must then be there. A `policy` teacher without a chat
+    template is prompted with the bare document, and knows its ways of rewriting by their tags alone."""
+    return settings.prompting == "strategy" or bool(tokenizer.chat_template)
+
+
+def menu(names: Sequence[str]) -> str:
+    """One line for each strategy: its tag, and its instruction without the document. Raises UserError."""
+    twice = [tag for tag, count in Counter(tag_of(name) for name in names).items() if count > 1]
+    if twice:
+        raise UserError(f"teacher.strategies: two strategies have the tag {twice[0]}: rename one of their files")
+    return "\n".join(f"{tag_of(name)} {_instruction(read_strategy(name))}" for name in names)
+
+
+def _instruction(template: str) -> str:
+    """What stands before the paragraph of the placeholder; where nothing does, the document is called by name."""
+    paragraphs = template.split("\n\n")
+    before = list(itertools.takewhile(lambda paragraph: "{document}" not in paragraph, paragraphs))
+    return " ".join((" ".join(before) or template.replace("{document}", "the passage")).split())
+
+
 def spread(strategies: Sequence[str], n: int, offset: int = 0) -> list[str]:
     """`n` strategies, each as often as any other give or take one; `offset` rotates which come first."""
     return [strategies[(offset + j) % len(strategies)] for j in range(n)]
@@ -60,9 +97,9 @@ def build_prompt(
 ) -> str:
     """What the teacher reads, as plain text to be tokenized with the tokenizer's own special tokens.
 
-    `strategy` prompting goes through the chat template where the tokenizer has one. Control tokens that occur in the
-    document are broken up, so that a document cannot end the user's turn or open a lesson. A document that would make
-    the prompt longer than `max_tokens` is cut at its end.
+    It goes through the chat template where the tokenizer has one. Control tokens that occur in the document are broken
+    up, so that a document cannot end the user's turn or open a lesson. A document that would make the prompt longer
+    than `max_tokens` is cut at its end.
     """
     text = neutralise(tokenizer, document.text)
     prompt = _render(tokenizer, settings, text, strategy)
@@ -74,10 +111,13 @@ def build_prompt(
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, settings: Teacher, text: str, strategy: str | None) -> str:
-    if settings.prompting == "policy":
+    if not shows_strategies(tokenizer, settings):
         return f"{text}\n{LESSON_TOKEN}"
-    assert strategy is not None, "'strategy' prompting names a strategy"
-    instruction = read_strategy(strategy).replace("{document}", text)
+    if settings.prompting == "policy":
+        instruction = MENU.replace("{ways}", menu(settings.strategies)).replace("{document}", text)
+    else:
+        assert strategy is not None, "'strategy' prompting names a strategy"
+        instruction = read_strategy(strategy).replace("{document}", text)
     if not tokenizer.chat_template:
         return instruction + "\n"
     rendered = tokenizer.apply_chat_template(
@@ -120,11 +160,11 @@ def parse_completion(prompting: str, completion: str, known: Sequence[str]) -> t
     """The strategy and the lesson text of a completion.
 
     Under `strategy` prompting the strategy is the prompt's, `known[0]`. Under `policy` it is the tag that opens the
-    completion, or `none` where that is not one of `known`; the text is then the whole completion.
+    completion, or `none` where that names none of `known`; the text is then the whole completion.
     """
     if prompting == "strategy":
         return strategy_label(known[0]), completion.strip()
     tag = _TAG.match(completion)
-    if tag and tag[1] in known:
+    if tag and tag[1] in map(strategy_label, known):
         return tag[1], completion[tag.end() :].strip()
     return NO_STRATEGY, completion.strip()

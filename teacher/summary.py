@@ -7,8 +7,8 @@ from pathlib import Path
 
 from configs.schema import Config
 from student.records import Document
+from teacher.estimates import Estimate, Evaluation, estimate
 from teacher.journal import Journal, Record, read_json_lines
-from teacher.reward import Estimate, Evaluation, estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +27,18 @@ class Example:
 class TrainSummary:
     """Gains are in nats a token of gold answers; intervals are 95% over documents."""
 
+    algorithm: str
     rounds: int
+    """Rounds that were run: fewer than `rl.rounds` where `rl.patience` came to its end."""
+    best_round: int | None
+    """The round that validated best, 0 for the untrained teacher; None where nothing validates."""
     reward_first: Estimate
     """Mean reward of the first step's documents."""
     reward_last: Estimate
     """Mean reward of the last step's documents."""
     heldout: Mapping[str, Evaluation]
-    """By arm: `raw`, `untrained`, `trained`; empty without held-out documents."""
+    """By arm: `raw`, `untrained`, `trained`; empty without held-out documents. Where there are several students each is
+    in `by_student`."""
     differences: Mapping[str, Estimate]
     """See `differences`."""
     strategies_first: Mapping[str, float]
@@ -42,8 +47,12 @@ class TrainSummary:
     examples: Sequence[Example]
     students: int
     """Student runs asked for in this call; those of an earlier, interrupted one come from the cache."""
+    student_runs: int
+    """Student runs that training has cost, over all calls: pilot, rewards, validation and promotion, not the held-out
+    arms."""
     seconds: float
-    checkpoint: Path
+    checkpoint: Path | None
+    """The teacher to use; None where no round beat the untrained one."""
 
 
 def summarise(
@@ -51,18 +60,26 @@ def summarise(
     journal: Journal,
     heldout: Sequence[Document],
     arms: Mapping[str, Evaluation],
-    checkpoint: Path,
+    checkpoint: Path | None,
     *,
+    rounds: int,
+    best_round: int | None,
     students: int,
+    student_runs: int,
     seconds: float,
 ) -> TrainSummary:
     """The summary of a finished run; its figures are those of the journal."""
     lines = read_json_lines(journal.rewrites.path)
     trained = [line for line in lines if line["arm"] == "train"]
-    steps = [line["step"] for line in trained]
-    first, last = ([line for line in trained if line["step"] == step] for step in (min(steps), max(steps)))
+    # A fork may count its steps otherwise than the rounds that it took over.
+    steps = [(line["round"], line["step"]) for line in trained]
+    first, last = (
+        [line for line, step in zip(trained, steps, strict=True) if step == end] for end in (min(steps), max(steps))
+    )
     return TrainSummary(
-        rounds=config.rl.rounds,
+        algorithm=config.rl.algorithm,
+        rounds=rounds,
+        best_round=best_round,
         reward_first=_reward(first),
         reward_last=_reward(last),
         heldout=dict(arms),
@@ -71,6 +88,7 @@ def summarise(
         strategies_last=_shares(last),
         examples=_examples(lines, heldout),
         students=students,
+        student_runs=student_runs,
         seconds=seconds,
         checkpoint=checkpoint,
     )
@@ -90,7 +108,8 @@ def _shares(lines: Sequence[Record]) -> dict[str, float]:
 
 def differences(arms: Mapping[str, Evaluation]) -> dict[str, Estimate]:
     """The trained teacher's arm minus each other one, paired by document: `trained_minus_<arm>` of the gains, and
-    `accuracy_minus_<arm>` of the accuracies."""
+    `accuracy_minus_<arm>` of the accuracies. Where there are several students the same of each, under
+    `student/<name>/`."""
     found: dict[str, Estimate] = {}
     for other in arms if "trained" in arms else ():
         for name, measure in (("trained", "gains"), ("accuracy", "accuracies")):
@@ -99,22 +118,43 @@ def differences(arms: Mapping[str, Evaluation]) -> dict[str, Estimate]:
                 both = [d for d in ours if d in theirs]
                 clusters = [arms["trained"].batches[d] for d in both]
                 found[f"{name}_minus_{other}"] = estimate([ours[d] - theirs[d] for d in both], clusters)
+    students = list(arms["trained"].by_student) if found else []
+    for student, label in labels(students).items():
+        own = differences({arm: evaluation.by_student[student] for arm, evaluation in arms.items()})
+        found |= {f"student/{label}/{name}": figure for name, figure in own.items()}
     return found
 
 
+def labels(names: Sequence[str]) -> dict[str, str]:
+    """A short name for each student: the last part of its path, or the path where two would be called the same."""
+    short = [Path(name).name for name in names]
+    return {name: last if short.count(last) == 1 else name for name, last in zip(names, short, strict=True)}
+
+
 def _examples(lines: Sequence[Record], heldout: Sequence[Document], count: int = 3) -> list[Example]:
-    before, after = (
-        {line["document_id"]: line for line in lines if line["arm"] == arm} for arm in ("untrained", "trained")
-    )
+    before, after = (_lessons(lines, arm) for arm in ("untrained", "trained"))
     return [
         Example(
             document_id=document.id,
             source=document.text,
-            before=before[document.id]["text"],
-            after=after[document.id]["text"],
-            strategy_before=before[document.id]["strategy"],
-            strategy_after=after[document.id]["strategy"],
+            before=_together(before[document.id], "text", "\n\n"),
+            after=_together(after[document.id], "text", "\n\n"),
+            strategy_before=_together(before[document.id], "strategy", ", "),
+            strategy_after=_together(after[document.id], "strategy", ", "),
         )
         for document in heldout[:count]
         if document.id in before and document.id in after
     ]
+
+
+def _lessons(lines: Sequence[Record], arm: str) -> dict[str, list[Record]]:
+    """The rewrites of each document's lesson."""
+    found: dict[str, list[Record]] = {}
+    for line in lines:
+        if line["arm"] == arm:
+            found.setdefault(line["document_id"], []).append(line)
+    return found
+
+
+def _together(lesson: Sequence[Record], key: str, separator: str) -> str:
+    return separator.join(line[key] for line in lesson)

@@ -1,315 +1,285 @@
-"""The teacher loop: sample, gate, reward, update, checkpoint; again, and on from where it stopped.
+"""The teacher loop: sample, gate, reward, update, checkpoint, validate; again, and on from where it stopped.
 
-    summary = train_teacher(config, train, heldout, InlinePool(config.student))
+    summary = train_teacher(config, train, heldout)
 
-What is random is seeded from the config and the round, ReST-EM's completions are kept before they are scored (GRPO
-samples them again, the same on CPU) and rewards come from the cache, so a run that was killed goes on as if it had not
-been.
+What is random is seeded from the config and the round, ReST-EM's and DPO's completions are kept before they are scored
+(GRPO samples them again, the same on CPU) and rewards come from the cache, so a run that was killed goes on as if it
+had not been.
 """
 
-import hashlib
-import json
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from transformers.utils.logging import disable_progress_bar
 
-from configs.errors import UserError
-from configs.files import write_whole
-from configs.load import config_difference, load_config, save_config
 from configs.schema import Config
-from student.records import Document, StudentPool
-from teacher import grpo, rest_em
-from teacher.checkpoints import finished_rounds, latest_checkpoint, save_checkpoint
-from teacher.gates import Gate, build_gates
+from student.pool import InlinePool
+from student.records import Document
+from teacher import dpo, grpo, rest_em
+from teacher.checkpoints import best_checkpoint, best_round, checkpoint_of, finished_rounds, save_checkpoint
+from teacher.claim import claim_run
+from teacher.documents import check_documents, data_hash, round_documents, set_apart
+from teacher.estimates import Evaluation
+from teacher.exams import external_questions, read_texts
 from teacher.journal import Journal
-from teacher.metrics import step_metrics, strategy_shares
+from teacher.lines import (
+    Progress,
+    arm_line,
+    best_words,
+    estimate_figures,
+    evaluation_figures,
+    promotion_line,
+    share_figures,
+    step_line,
+)
+from teacher.metrics import diversity_alarm, step_metrics
+from teacher.pilot import PILOT_DOCUMENTS, PILOT_REPEATS, check_pilot, pilot_figures
 from teacher.records import Reward, Rewrite
-from teacher.reward import Evaluation, RewardModel, document_questions, external_questions, read_texts, stable_seed
-from teacher.sampling import sample_rewrites
-from teacher.strategies import read_strategy
+from teacher.samples import read_rewrites, write_rewrites
+from teacher.sampling import explore_share
+from teacher.students import MakePool, Students, check_students, promote, round_bases, starting_bases
 from teacher.summary import TrainSummary, differences, summarise
 from teacher.tracking import Tracker
-from teacher.writer import TransformersWriter, load_teacher
-
-EVALUATION_STUDENTS = 2
-"""Students a batch of held-out documents, with different seeds; more where `reward.repeats` says so."""
-
-FREE_SECTIONS = ("run.dir:", "curation.", "tracking.")
-"""What may differ when a run is resumed: it changes nothing that the teacher learns."""
-
-Progress = Callable[[str], None]
+from teacher.workshop import Workshop, taught
+from teacher.writer import load_teacher
 
 
 def train_teacher(
     config: Config,
     train: Sequence[Document],
     heldout: Sequence[Document],
-    pool: StudentPool,
+    make_pool: MakePool = InlinePool,
     progress: Progress = print,
 ) -> TrainSummary:
     """Trains the teacher for `rl.rounds` rounds in `run.dir` and measures it on `heldout` documents before and after.
 
-    A finished round is never run again. Without `heldout` documents the summary has no arms.
+    A finished round is never run again. The trained arm is the best round's, see `best_checkpoint`. All arms teach the
+    students that the run started with, whatever became the students' base on the way: it is the lessons that are
+    compared. (With `student.model: teacher` that is the untrained teacher as student; SEAL itself examines the updated
+    model after its own lesson, which mixes what the model has learnt with what the lesson taught.) Without `heldout`
+    documents the summary has no arms.
 
     Raises:
         UserError: a document without questions, an unknown strategy, a run directory of another config.
-        RunError: the teacher's weights became non-finite, or the disk is full; finished rounds are kept.
+        RunError: the reward is less reliable than `reward.minimum_reliability`, the teacher's weights became
+            non-finite, or the disk is full; finished rounds are kept.
     """
     check_documents(config, train, heldout)
+    check_students(config)
     external_questions(config)
     if config.reward.retention_texts:
         read_texts(config.reward.retention_texts)
-    claim_run(config, data_hash(train, heldout))
+    training, validation = set_apart(config, train)
     disable_progress_bar()  # a bar for every model loaded would drown our line a step
+    students = Students(config, make_pool)
+    claim_run(config, data_hash(train, heldout))
     started = time.perf_counter()
     with Journal(config.run.dir) as journal, Tracker(config, journal) as tracker:
         for note in journal.notes:
             progress(note)
-        loop = TeacherLoop(config, train, heldout, pool, journal, tracker, progress)
+        shop = Workshop(config, train, heldout, students, journal, tracker, progress)
+        loop = TeacherLoop(config, training, validation, heldout, shop)
+        loop.pilot()
         for arm in ("raw", "untrained") if heldout else ():
-            loop.evaluate(arm, None)
-        for round in range(finished_rounds(config.run.dir) + 1, config.rl.rounds + 1):
-            loop.run_round(round)
-        checkpoint = latest_checkpoint(config.run.dir)
-        assert checkpoint is not None
+            loop.evaluate(arm, 0)
+        loop.run()
         if heldout:
-            loop.evaluate("trained", checkpoint)
+            loop.evaluate("trained", loop.best)
             loop.compare()
         journal.sync()
-        seconds = time.perf_counter() - started
         return summarise(
-            config, journal, heldout, loop.arms, checkpoint, students=loop.rewards.students, seconds=seconds
+            config,
+            journal,
+            heldout,
+            loop.arms,
+            best_checkpoint(config.run.dir),
+            rounds=finished_rounds(config.run.dir),
+            best_round=best_round(config.run.dir),
+            students=shop.rewards.students,
+            student_runs=shop.history.student_runs,
+            seconds=time.perf_counter() - started,
         )
 
 
 class TeacherLoop:
-    """One run's parts, and a round of it."""
+    """One run's rounds, and what is measured around them."""
 
     def __init__(
         self,
         config: Config,
         train: Sequence[Document],
+        validation: Sequence[Document],
         heldout: Sequence[Document],
-        pool: StudentPool,
-        journal: Journal,
-        tracker: Tracker,
-        progress: Progress,
+        shop: Workshop,
     ) -> None:
-        self.config, self.train, self.heldout = config, train, heldout
-        self.journal, self.tracker, self.progress = journal, tracker, progress
+        self.config, self.train, self.validation, self.heldout = config, train, validation, heldout
+        self.shop, self.progress = shop, shop.progress
         self.arms: dict[str, Evaluation] = {}
-        self.writer = load_teacher(config)
-        count_tokens = self.writer.count_tokens
-        self.rewards = RewardModel(
-            config, pool, document_questions(config), [*train, *heldout], journal, count_tokens, self._students_line
-        )
-        items = [question for document in heldout for question in self.rewards.exam(document, "heldout").questions]
-        items += [question for question in external_questions(config) if question.split == "heldout"]
-        self.gates: list[Gate] = build_gates(config, self.writer.tokenizer, items, count_tokens)
-        self._started = self._last_line = time.perf_counter()
+        self._started = time.perf_counter()
         self._steps_done = 0
+
+    def run(self) -> None:
+        """All rounds that are not finished yet, until the last or until `rl.patience` is at its end."""
+        round = finished_rounds(self.config.run.dir)
+        for earlier in range(round):  # a fork measures them again
+            self.validate(earlier)
+        self.validate(round)
+        self.promote(round)
+        while round < self.config.rl.rounds and not self._patience_is_over(round):
+            round += 1
+            self.run_round(round)
+            self.validate(round)
+            self.promote(round)
+        if self.validation and not self.best:
+            self.progress("no round beat the untrained teacher on the validation documents: it is the one to use")
 
     def run_round(self, round: int) -> None:
         """Sample, score, update and save; everything of the round is on disk before its checkpoint appears."""
-        start = latest_checkpoint(self.config.run.dir)
+        shop, start = self.shop, checkpoint_of(self.config.run.dir, round - 1)
+        shop.rewards.pools = shop.students.use(round_bases(self.config, start))
         documents = round_documents(self.config, self.train, round)
         writer = load_teacher(self.config, start, train=True)
         optimizer = None
+        scored: list[tuple[list[list[Rewrite]], list[list[Reward]]]] = []
+
+        def score(step: int, groups: list[list[Rewrite]]) -> list[list[Reward]]:
+            rewards = self._score(round, (round - 1) * self.steps_per_round + step, groups)
+            scored.append((groups, rewards))
+            return rewards
+
         match self.config.rl.algorithm:
-            case "rest_em":
-                groups = self._sample(f"round-{round:04d}", writer, documents, self.config.rl.group_size, round)
-                rewards = self._score(round, round, groups)
-                metrics = rest_em.update(self.config, round, writer, groups, rewards)
+            case "rest_em" | "dpo" as algorithm:
+                lessons, explore = self.config.rl.group_size, explore_share(self.config, round)
+                groups = shop.sample(f"round-{round:04d}", writer, documents, lessons, round, explore)
+                rewards = score(1, groups)
+                update = rest_em.update if algorithm == "rest_em" else dpo.update
+                metrics = update(self.config, round, writer, groups, rewards)
             case "grpo":
-                steps = self.steps_per_round
-
-                def score(step: int, groups: list[list[Rewrite]]) -> list[list[Reward]]:
-                    return self._score(round, (round - 1) * steps + step, groups)
-
-                metrics, optimizer = grpo.train_round(
-                    self.config, round, writer, grpo.whole_steps(self.config, documents), self.gates, score, start
-                )
-        self.tracker.log("update", round, metrics)
-        self.journal.sync()
+                metrics, optimizer = grpo.train_round(self.config, round, writer, documents, shop.gates, score, start)
+        if self.config.rl.promotion_threshold is not None:
+            accepted = [rewrite for part in scored for rewrite in rest_em.accepted(self.config, *part)]
+            write_rewrites(self._accepted(round), [accepted])
+        shop.log("update", round, metrics)
         save_checkpoint(self.config.run.dir, round, writer, optimizer)
 
     @property
     def steps_per_round(self) -> int:
-        """Scored steps: ReST-EM scores a round at once, GRPO steps once a batch of documents."""
-        if self.config.rl.algorithm == "rest_em":
-            return 1
+        """Scored steps: ReST-EM and DPO score a round at once, GRPO steps once a batch of documents."""
         documents = min(self.config.rl.documents_per_round, len(self.train))
-        return documents // grpo.documents_per_step(self.config, documents)
+        return grpo.steps_per_round(self.config, documents) if self.config.rl.algorithm == "grpo" else 1
 
-    def evaluate(self, arm: str, checkpoint: Path | None) -> None:
-        """Measures one arm on the held-out documents: `raw` text, the `untrained` teacher, or the `trained` one."""
-        rewrites: list[list[Rewrite]] = []
-        if arm == "raw":
-            texts: dict[str, str | None] = {document.id: document.text for document in self.heldout}
-        else:
-            writer = self.writer if checkpoint is None else load_teacher(self.config, checkpoint)
-            # Round 0 for both arms: the same random numbers sample the untrained and the trained teacher.
-            rewrites = self._sample(f"heldout-{arm}", writer, self.heldout, 1, round=0)
-            texts = {group[0].document_id: None if group[0].rejected else group[0].text for group in rewrites}
-        students = max(EVALUATION_STUDENTS, self.config.reward.repeats)
-        seeds = [stable_seed(self.config.run.seed, "heldout", repeat) for repeat in range(students)]
-        found = self.arms[arm] = self.rewards.evaluate(self.heldout, texts, seeds)
-        shares = {f"strategy/{name}": share for name, share in strategy_shares(rewrites).items()}
-        figures = {
-            f"{name}/{part}": value
-            for name, figure in (("gain", found.gain), ("accuracy", found.accuracy))
-            for part, value in figure._asdict().items()
-        }
-        round = self.config.rl.rounds if arm == "trained" else 0
-        counts = {"documents": len(self.heldout), "failed": found.failed}
-        self.tracker.log("heldout", round, figures | shares | counts, arm=arm)
-        self._journal_rewrites(rewrites, [], arm=arm, round=round)
-        self.progress(
-            f"held-out {arm}: gain {found.gain.mean:.3f} [{found.gain.low:.3f}, {found.gain.high:.3f}] · accuracy"
-            f" {found.accuracy.mean:.2f} [{found.accuracy.low:.2f}, {found.accuracy.high:.2f}]{_shares_text(shares)}"
+    @property
+    def best(self) -> int:
+        """The round whose teacher is to be used, 0 for the untrained one."""
+        best = best_round(self.config.run.dir)
+        return finished_rounds(self.config.run.dir) if best is None else best
+
+    def pilot(self) -> None:
+        """Measures the reward's reliability before the first round, where `reward.minimum_reliability` asks for it.
+
+        Raises RunError where it is below, in a resumed run too.
+        """
+        shop = self.shop
+        if not self.config.reward.minimum_reliability or finished_rounds(self.config.run.dir):
+            return
+        if ("pilot", 0) not in shop.history.lines:
+            asked, explore = shop.rewards.students, explore_share(self.config, 1)
+            documents = round_documents(self.config, self.train, 1)[:PILOT_DOCUMENTS]
+            groups = shop.sample("pilot", shop.writer, documents, self.config.rl.group_size, "pilot", explore)
+            found = shop.rewards.reliability_of(groups, PILOT_REPEATS)
+            shop.log("pilot", 0, pilot_figures(self.config, found), asked=asked)
+        self.progress(check_pilot(self.config, shop.history.lines["pilot", 0]))
+
+    def validate(self, round: int) -> None:
+        """Measures a round's teacher on the validation documents' reward questions, and records the best so far.
+
+        The same random numbers sample every round's teacher, and all teach the students that the run started with. The
+        gain that promotes is measured on the present ones.
+        """
+        shop = self.shop
+        if not self.validation or ("validation", round) in shop.history.lines:
+            return
+        asked = shop.rewards.students
+        groups = shop.sample(
+            f"validation-{round:04d}", shop.teacher(round), self.validation, 1, "validation", evaluate=True
         )
+        found = shop.examine(self.validation, taught(groups), "validation", "reward")
+        figures = evaluation_figures(found) | share_figures(groups) | {"documents": len(self.validation)}
+        bases = round_bases(self.config, None)
+        if bases != starting_bases(self.config):
+            present = shop.examine(self.validation, taught(groups), "validation", "reward", bases)
+            figures |= estimate_figures("gain_of_promoted", present.gain)
+        shop.log_rewrites(groups, arm="validation", round=round)
+        shop.log("validation", round, figures, asked=asked)
+        self.progress(f"{arm_line(f'validation round {round}', found, groups)} · {best_words(self.best)}")
+
+    def promote(self, round: int) -> None:
+        """Makes students taught with the round's accepted lessons the base of the next rounds, where the validation
+        gain says so."""
+        threshold, accepted, lines = self.config.rl.promotion_threshold, self._accepted(round), self.shop.history.lines
+        if threshold is None or ("promotion", round) in lines or not accepted.is_file():
+            return
+        validated = lines["validation", round]
+        gain = validated.get("gain_of_promoted/mean", validated["gain/mean"])
+        if gain is None or not gain > threshold:
+            return
+        [lessons] = read_rewrites(accepted)
+        self.shop.rewards.pools = self.shop.students.use(round_bases(self.config, None))
+        figures = promote(self.config, round, lessons, self.shop.students, self.shop.rewards)
+        figures |= {"threshold": threshold, "validation_gain": gain}
+        self.shop.log("promotion", round, figures)
+        self.progress(promotion_line(round, figures))
+
+    def evaluate(self, arm: str, round: int) -> None:
+        """Measures one arm on the held-out documents: `raw` text, the `untrained` teacher, or the `trained` one of
+        `round`."""
+        shop, groups = self.shop, []
+        texts = {document.id: [document.text] for document in self.heldout}
+        if arm != "raw":
+            # The same random numbers sample the untrained and the trained teacher.
+            groups = shop.sample(f"heldout-{arm}", shop.teacher(round), self.heldout, 1, 0, evaluate=True)
+            texts = taught(groups)
+        asked = shop.rewards.students
+        found = self.arms[arm] = shop.examine(self.heldout, texts, "heldout", "heldout")
+        counts = {"documents": len(self.heldout), "students": shop.rewards.students - asked}
+        figures = evaluation_figures(found) | share_figures(groups) | counts
+        shop.tracker.log("heldout", round, figures, arm=arm)
+        shop.log_rewrites(groups, arm=arm, round=round)
+        self.progress(arm_line(f"held-out {arm}", found, groups))
 
     def compare(self) -> None:
         """Logs the trained teacher's held-out arm against the others, paired by document."""
-        found = differences(self.arms)
-        figures = {f"{name}/{part}": value for name, f in found.items() for part, value in f._asdict().items()}
-        self.tracker.log("difference", self.config.rl.rounds, figures)
-
-    def _sample(
-        self, name: str, writer: TransformersWriter, documents: Sequence[Document], n: int, round: int
-    ) -> list[list[Rewrite]]:
-        """Gated rewrites, from `journal/samples/<name>.json` where an earlier attempt got that far."""
-        path = self.journal.dir / "samples" / f"{name}.json"
-        if path.is_file():
-            return [[Rewrite(**rewrite) for rewrite in group] for group in json.loads(path.read_text(encoding="utf-8"))]
-        seed = stable_seed(self.config.run.seed, "sample", round)
-        groups = sample_rewrites(
-            writer, writer.tokenizer, self.config.teacher, documents, n, seed, self.gates, writer.max_prompt_tokens
-        )
-        write_whole(path, json.dumps([[asdict(rewrite) for rewrite in group] for group in groups], ensure_ascii=False))
-        return groups
+        figures: dict[str, Any] = {}
+        for name, found in differences(self.arms).items():
+            figures |= estimate_figures(name, found)
+        self.shop.tracker.log("difference", self.best, figures)
 
     def _score(self, round: int, step: int, groups: list[list[Rewrite]]) -> list[list[Reward]]:
-        started, asked = time.perf_counter(), self.rewards.students
-        rewards = self.rewards.score(groups)
+        shop, started, asked = self.shop, time.perf_counter(), self.shop.rewards.students
+        rewards = shop.rewards.score(groups)
         seconds = time.perf_counter() - started
-        students = self.rewards.students - asked
-        metrics = step_metrics(groups, rewards)
-        metrics |= {"students": students, "students_per_second": students / seconds, "seconds": seconds}
-        self._journal_rewrites(groups, rewards, arm="train", round=round, step=step)
-        self.tracker.log("step", round, metrics, step=step)
-        self.journal.sync()
+        metrics = step_metrics(groups, rewards, self.config)
+        if self.config.reward.repeats == 1 and (step - 1) % self.steps_per_round == 0:
+            metrics |= {"reward/reliability": shop.rewards.probe(groups).reliability}
+        metrics |= {"students_per_second": (shop.rewards.students - asked) / seconds, "seconds": seconds}
+        shop.log_rewrites(groups, rewards, arm="train", round=round, step=step)
+        metrics = shop.log("step", round, metrics, asked=asked, step=step)
+        first = shop.history.first_step
+        alarm = diversity_alarm(metrics, first, self.config) if first else None
         self._steps_done += 1
-        self.progress(self._step_line(round, step, metrics))
+        steps, rounds = self.steps_per_round, self.config.rl.rounds
+        left = (rounds * steps - step) * (time.perf_counter() - self._started) / self._steps_done
+        self.progress(step_line(f"round {round}/{rounds} step {(step - 1) % steps + 1}/{steps}", metrics, left))
+        if alarm is not None:
+            self.progress(f"warning: {alarm}")
         return rewards
 
-    def _journal_rewrites(
-        self,
-        groups: Sequence[Sequence[Rewrite]],
-        rewards: Sequence[Sequence[Reward]],
-        *,
-        arm: str,
-        round: int,
-        step: int = 0,
-    ) -> None:
-        for d, group in enumerate(groups):
-            for sample, rewrite in enumerate(group):
-                line = {"arm": arm, "round": round, "step": step, "document_id": rewrite.document_id, "sample": sample}
-                line |= {"strategy": rewrite.strategy, "rejected": rewrite.rejected}
-                if rewards:
-                    reward = rewards[d][sample]
-                    gain = sum(reward.gains) / len(reward.gains) if reward.gains else None
-                    line |= {"reward": reward.value, "gain": gain, "noise": reward.noise, "penalties": reward.penalties}
-                self.journal.rewrites.append(line | {"text": rewrite.text})
+    def _patience_is_over(self, round: int) -> bool:
+        patience = self.config.rl.patience
+        return patience is not None and round - self.best >= patience
 
-    def _step_line(self, round: int, step: int, metrics: dict) -> str:
-        first = (round - 1) * self.steps_per_round
-        left = self.config.rl.rounds * self.steps_per_round - step
-        pace = (time.perf_counter() - self._started) / self._steps_done
-        reliability = metrics.get("reward/reliability")
-        return (
-            f"round {round}/{self.config.rl.rounds} step {step - first}/{self.steps_per_round}:"
-            f" reward {metrics['reward/mean']:.3f} [{metrics['reward/low']:.3f}, {metrics['reward/high']:.3f}]"
-            + (f" · reliability {reliability:.2f}" if reliability is not None else "")
-            + _shares_text(metrics)
-            + f" · {metrics['students_per_second']:.1f} students/s · {_duration(left * pace)} left"
-        )
-
-    def _students_line(self, done: int, total: int) -> None:
-        now = time.perf_counter()
-        if done < total and now - self._last_line > 10:
-            self._last_line = now
-            self.progress(f"  students {done}/{total}")
-
-
-def check_documents(config: Config, train: Sequence[Document], heldout: Sequence[Document]) -> None:
-    """Raises UserError for what can be known to be wrong before anything is loaded."""
-    if not train:
-        raise UserError("no training documents: set data.train to JSONL or Parquet files with `text` and `questions`")
-    if config.teacher.temperature == 0:
-        raise UserError("teacher.temperature 0 makes all rewrites of a group equal; training needs it above 0")
-    twice = [name for name, count in Counter(document.id for document in [*train, *heldout]).items() if count > 1]
-    if twice:
-        raise UserError(f"document id {twice[0]!r} occurs more than once in data.train and data.heldout")
-    if config.teacher.prompting == "strategy":
-        for name in config.teacher.strategies:
-            read_strategy(name)
-    benchmark = document_questions(config)
-    for documents, split, key in ((train, "reward", "train"), (heldout, "heldout", "heldout")):
-        for document in documents:
-            if not any(question.split == split for question in benchmark.exam(document).questions):
-                raise UserError(f"data.{key}: document {document.id!r} has no {split} questions to ask a student")
-
-
-def data_hash(train: Sequence[Document], heldout: Sequence[Document]) -> str:
-    """Names the documents and their questions."""
-    content = [[d.id, d.text, d.metadata.get("questions")] for documents in (train, heldout) for d in documents]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def claim_run(config: Config, data: str) -> None:
-    """Writes config.yaml and the data's hash into the run directory, or checks that the run is this config's, on this
-    data. Raises UserError."""
-    path, named = config.run.dir / "config.yaml", config.run.dir / "journal" / "data"
-    if named.is_file() and named.read_text().strip() != data:
-        raise UserError(f"{config.run.dir} is a run on other documents: data.train or data.heldout has changed since")
-    if path.is_file():
-        changes = [line for line in config_difference(load_config(path), config) if not line.startswith(FREE_SECTIONS)]
-        if changes:
-            raise UserError(
-                f"{config.run.dir} is a run of another config ({'; '.join(changes)}): choose another run.dir"
-            )
-    save_config(config, path)
-    write_whole(named, data + "\n")
-
-
-def round_documents(config: Config, train: Sequence[Document], round: int) -> list[Document]:
-    """The round's documents, dealt from an endlessly reshuffled deck: all come equally often, none twice in a round."""
-    size = min(config.rl.documents_per_round, len(train))
-    generator = torch.Generator().manual_seed(stable_seed(config.run.seed, "deck"))
-    deck: list[int] = []
-    hand: list[int] = []
-    for _ in range(round):
-        hand = []
-        while len(hand) < size:
-            if not deck:
-                deck = torch.randperm(len(train), generator=generator).tolist()
-                deck.sort(key=hand.__contains__)  # what is in the hand already goes under the deck
-            hand.append(deck.pop(0))
-    return [train[card] for card in hand]
-
-
-def _shares_text(metrics: dict) -> str:
-    shares = {name.removeprefix("strategy/"): value for name, value in metrics.items() if name.startswith("strategy/")}
-    top = sorted(shares.items(), key=lambda item: -item[1])[:4]
-    return "".join(f" · {name} {share:.0%}" for name, share in top)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    def _accepted(self, round: int) -> Path:
+        """Where the lessons are kept that a round learnt from, for the students that may be promoted."""
+        return self.shop.journal.dir / "samples" / f"accepted-{round:04d}.json"

@@ -1,6 +1,7 @@
 """The teacher's pen on local transformers: prompts in, sampled completions out."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from configs.errors import UserError
 from configs.schema import Config, Teacher
 from student.models import load_model
+from teacher.records import Completion
+from teacher.strategies import tag_of
 
 
 class TransformersWriter:
@@ -25,54 +28,95 @@ class TransformersWriter:
 
     @property
     def max_prompt_tokens(self) -> int | None:
-        """Longest prompt that leaves room for `max_new_tokens`; None where the model names no context length."""
+        """Longest prompt that leaves room for an opening and `max_new_tokens`; None where the model names no context
+        length."""
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return None if context is None else max(1, context - self.settings.max_new_tokens)
+        tags = self.settings.strategies if self.settings.prompting == "policy" else ()
+        opening = max((len(self.opening_ids(tag_of(name))) for name in tags), default=0)
+        return None if context is None else max(1, context - opening - self.settings.max_new_tokens)
+
+    @property
+    def end_ids(self) -> set[int]:
+        """Tokens that end a completion: the model's, and the tokenizer's."""
+        declared = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        ends = {*(declared if isinstance(declared, list) else [declared]), self.tokenizer.eos_token_id}
+        return {int(end) for end in ends if end is not None}
 
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def write(self, prompts: list[str], n: int, seed: int) -> list[list[str]]:
+    def write(
+        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
+    ) -> list[list[Completion]]:
         """`n` completions a prompt, special tokens stripped; equal calls give equal texts on CPU.
 
+        `openings` (one a prompt) are what the completions begin with, instead of what the teacher would have chosen.
         The global random state is left as it was.
         """
         started = time.perf_counter()
-        lengths = [len(ids) for ids in self.tokenizer(prompts)["input_ids"]] if prompts else []
-        order = sorted((p for p in range(len(prompts)) for _ in range(n)), key=lambda p: -lengths[p])
-        texts: list[list[str]] = [[] for _ in prompts]
+        prompt_ids = self.tokenizer(prompts)["input_ids"] if prompts else []
+        opening_ids = [self.opening_ids(opening) for opening in openings or [""] * len(prompts)]
         # generate() takes no generator of its own, so the global one is lent and given back.
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            for start in range(0, len(order), self.settings.batch_size):
-                batch = order[start : start + self.settings.batch_size]
-                for p, text in zip(batch, self._generate([prompts[p] for p in batch]), strict=True):
-                    texts[p].append(text)
+            sampled = self.sample(
+                [ids for ids in prompt_ids for _ in range(n)], [ids for ids in opening_ids for _ in range(n)]
+            )
+        completions = [self.read(ids) for ids in sampled]
         self.seconds += time.perf_counter() - started
-        return texts
+        return [completions[p * n : (p + 1) * n] for p in range(len(prompts))]
+
+    def opening_ids(self, opening: str) -> list[int]:
+        """The tokens of a completion's opening, none for an empty one."""
+        return self.tokenizer(opening, add_special_tokens=False)["input_ids"] if opening else []
+
+    def read(self, completion_ids: Sequence[int]) -> Completion:
+        """The text of sampled tokens, without the one that ended them."""
+        ended = bool(completion_ids) and completion_ids[-1] in self.end_ids
+        text = self.tokenizer.decode(completion_ids[:-1] if ended else completion_ids, skip_special_tokens=True)
+        assert isinstance(text, str)
+        return Completion(text, ended)
 
     @torch.no_grad()
-    def _generate(self, prompts: list[str]) -> list[str]:
-        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
-        inputs = {name: inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+    def sample(self, prompt_ids: Sequence[list[int]], opening_ids: Sequence[list[int]]) -> list[list[int]]:
+        """A completion of each prompt, from the global random state: its opening, what was sampled, and the token that
+        ended it. One without that is cut at `max_new_tokens`, opening included."""
+        training = self.model.training
         self.model.eval()
-        ids_BT = self.model.generate(**inputs, generation_config=self._generation())  # type: ignore[operator]
-        new_BT = ids_BT[:, inputs["input_ids"].shape[1] :]
-        self.tokens += int((new_BT != self.tokenizer.pad_token_id).sum())
-        return self.tokenizer.batch_decode(new_BT, skip_special_tokens=True)
+        completions: list[list[int]] = [[] for _ in prompt_ids]
+        rows = [[*prompt, *opening] for prompt, opening in zip(prompt_ids, opening_ids, strict=True)]
+        order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+        for start in range(0, len(order), self.settings.batch_size):
+            batch = order[start : start + self.settings.batch_size]
+            room = self.settings.max_new_tokens - min(len(opening_ids[row]) for row in batch)
+            for row, new in zip(batch, self._generate([rows[row] for row in batch], max(1, room)), strict=True):
+                whole = [*opening_ids[row], *new][: self.settings.max_new_tokens]
+                completions[row] = whole
+                self.tokens += len(whole) - len(opening_ids[row])
+        self.model.train(training)
+        return completions
 
-    def _generation(self) -> GenerationConfig:
-        ends = self.model.generation_config.eos_token_id if self.model.generation_config else None
-        eos = {*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id} - {None}
+    def _generate(self, rows: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+        """New tokens of each row, up to and with the first that ends it."""
+        inputs = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
+        inputs = {name: inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        generation = self._generation(max_new_tokens)
+        ids_BT = self.model.generate(**inputs, generation_config=generation)  # type: ignore[operator]
+        new_BT = ids_BT[:, inputs["input_ids"].shape[1] :].tolist()
+        ends = self.end_ids
+        cuts = [next((t + 1 for t, token in enumerate(new) if token in ends), len(new)) for new in new_BT]
+        return [new[:cut] for new, cut in zip(new_BT, cuts, strict=True)]
+
+    def _generation(self, max_new_tokens: int) -> GenerationConfig:
         settings = self.settings
         # top_k 0: the library's default of 50 would cut the tail that RL explores.
         sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
         return GenerationConfig(
-            max_new_tokens=settings.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             do_sample=settings.temperature > 0,
             **(sampling if settings.temperature > 0 else {}),
             pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=sorted(eos),
+            eos_token_id=sorted(self.end_ids),
         )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from datatrove.data import Document
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from configs.schema import Config
 from student.records import Answer, Job, Outcome
@@ -36,6 +36,23 @@ def teacher_folder(tmp_path_factory) -> Path:
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("teacher")
     model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def student_folder(teacher_folder, tmp_path_factory) -> Path:
+    """A random base of two layers for real students, with the teacher's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
+    torch.manual_seed(1)
+    base = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+            bos_token_id=None, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        )
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("student")
+    base.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

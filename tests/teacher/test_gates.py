@@ -1,8 +1,21 @@
 import pytest
 from datatrove.data import Document
+from transformers import AutoTokenizer
 
+from configs.schema import Config
 from student.records import Question
-from teacher.gates import chat_tokens, check, copy_of_prompt, empty, leak, over_length, repetition
+from teacher.gates import (
+    GATES,
+    build_gates,
+    chat_tokens,
+    check,
+    copy_of_prompt,
+    empty,
+    leak,
+    over_length,
+    repetition,
+    truncated,
+)
 from teacher.strategies import read_strategy
 
 DOCUMENT = Document(text="Ada Brook was born in Lisbon and keeps bees near the old mill by the river.", id="ada")
@@ -76,10 +89,45 @@ def test_a_question_that_the_document_answers_is_no_leak():
     assert leak([unanswered], 8)(DOCUMENT, "Where was Ada Brook born? Porto.") == "leak"
 
 
+@pytest.mark.parametrize(
+    "question", ["Who founded Rome?", "In which city was the poet and beekeeper Ada Brook born in 1871?"]
+)
+@pytest.mark.parametrize("owner", ["ada", "other"])
+def test_an_item_planted_in_a_document_is_not_handed_on(question, owner):
+    gate = leak([item(question, "Lisbon", document_id=owner)], 8)
+    planted = Document(text=f"{DOCUMENT.text} {question} Lisbon.", id="ada")
+    assert gate(planted, f"{GOOD} {question} Lisbon.") == "leak"
+    assert gate(planted, DOCUMENT.text) is None
+
+
 def test_the_question_template_is_not_part_of_the_item():
     templated = item("Question: Who founded Rome?\nAnswer:", "Romulus")
     gate = leak([templated], 8, "Question: {question}\nAnswer:")
     assert gate(DOCUMENT, "Who founded Rome? Romulus did.") == "leak"
+
+
+def test_a_text_without_an_end_is_refused_where_the_gate_stands():
+    assert check(DOCUMENT, GOOD, [truncated], ended=False) == "truncated"
+    assert check(DOCUMENT, GOOD, [truncated]) is None
+    assert check(DOCUMENT, GOOD, [empty(3)], ended=False) is None
+
+
+@pytest.mark.parametrize("refuse", [True, False])
+def test_the_gates_of_a_config_come_under_their_names(teacher_folder, refuse):
+    tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
+    config = Config.model_validate({"gates": {"truncated": refuse}, "teacher": {"prompting": "policy"}})
+    gates = build_gates(config, tokenizer)
+    assert len(gates) == len(GATES) - (not refuse)
+    assert check(DOCUMENT, GOOD, gates, ended=False) == ("truncated" if refuse else None)
+
+
+def test_a_policy_that_was_shown_the_menu_must_not_echo_it(teacher_folder):
+    tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
+    config = Config.model_validate({"teacher": {"prompting": "policy", "strategies": ["faq"]}})
+    echo = " ".join(read_strategy("faq").split()[3:14])
+    assert check(DOCUMENT, echo, build_gates(config, tokenizer)) is None, "a base model never saw it"
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    assert check(DOCUMENT, echo, build_gates(config, tokenizer)) == "copy_of_prompt"
 
 
 def test_the_first_reason_counts():

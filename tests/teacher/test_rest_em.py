@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from configs.schema import Config
 from student.records import Outcome
 from teacher import rest_em
 from teacher.records import Reward, Rewrite
@@ -16,10 +19,15 @@ def reward(*gains):
 
 
 TEXTS = [rewrite(text) for text in "abcd"]
+REFUSED = Reward(value=-1.0, outcome=None)
 
 
-def kept(rewards, keep=1):
-    return [chosen.text for chosen in rest_em.select(TEXTS, rewards, keep)]
+def config_of(keep=1, m=1, credit="whole"):
+    return Config.model_validate({"rl": {"keep": keep, "rewrites_per_lesson": m}, "reward": {"set_credit": credit}})
+
+
+def kept(rewards, keep=1, texts=TEXTS, **settings):
+    return [chosen.text for chosen in rest_em.accepted(config_of(keep, **settings), [texts], [rewards])]
 
 
 def test_the_best_that_beat_the_mean_are_kept():
@@ -39,9 +47,39 @@ def test_a_contrast_within_the_noise_gives_nothing():
     assert kept(clear) == ["b"]
 
 
+def test_what_was_repeated_more_has_the_smaller_error():
+    often = [reward(*[0.5, 1.1] * 8), reward(0.2, 0.8), reward(0.3, 0.9), reward(0.4, 1.0)]
+    seldom = [reward(0.5, 1.1), *often[1:]]
+    assert kept(often) == ["a"]
+    assert kept(seldom) == []
+
+
 def test_a_refused_rewrite_is_never_learnt_from():
     refused = Reward(value=2.0, outcome=None)
     assert kept([refused, reward(0.0), reward(0.1), reward(0.0)]) == []
+
+
+SIX = [rewrite(text) for text in "abcdef"]
+
+
+def test_the_best_set_is_kept_and_not_the_best_rewrites():
+    rewards = [reward(0.9), reward(0.1), reward(0.7), reward(0.7), reward(0.2), reward(0.3)]
+    assert kept(rewards, texts=SIX, m=2) == ["c", "d"]
+    assert kept(rewards, keep=2, texts=SIX, m=2) == ["c", "d", "a", "b"]
+    assert kept(rewards, texts=SIX, m=2, credit="marginal") == ["a", "c"], "as many rewrites, each by itself"
+
+
+def test_a_sets_refused_members_count_neither_for_nor_against_it():
+    rewards = [reward(0.8), REFUSED, reward(0.5), reward(0.5), REFUSED, REFUSED]
+    assert kept(rewards, texts=SIX, m=2) == ["a"]
+
+
+def test_members_of_a_set_are_one_measurement():
+    noisy = reward(0.0, 1.0), reward(0.5, 1.5), reward(0.1, 1.1)
+    doubled = [one for one in noisy for _ in range(2)]
+    apart, together = (rest_em.units_of(config_of(m=m), SIX[: 3 * m], own) for m, own in ((1, noisy), (2, doubled)))
+    assert rest_em.standard_error(together[0], together) == rest_em.standard_error(apart[0], apart) == 0.5
+    assert kept(doubled, texts=SIX, m=2) == kept(noisy, texts=SIX[:3]) == []
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8.0}])
@@ -64,6 +102,24 @@ def test_the_update_raises_the_likelihood_of_what_was_kept_and_of_its_end(make_c
     assert (loglik(group[0].completion) > before).all(), "every token of the completion, and its end"
     gained = (loglik(group[0].completion) - before).sum()
     assert gained > (loglik(group[1].completion) - other).sum() + 1
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_only_what_ended_teaches_to_end(make_config, ended):
+    config = make_config(rl={"epochs": 10})
+    writer = load_teacher(config, train=True)
+    group = [replace(rewrite("<copy> gold iron salt"), ended=ended), rewrite("<copy> wood rope sand")]
+    prompt_ids, completion_ids = rest_em.token_ids(writer, group[0])
+    assert writer.tokenizer.decode(completion_ids) == "<copy> gold iron salt" + " <eos>" * ended
+    at = torch.tensor([prompt_ids + completion_ids[:4]])
+
+    def end():
+        with torch.no_grad():
+            return writer.model(at).logits[0, -1].log_softmax(-1)[writer.tokenizer.eos_token_id]
+
+    before = end()
+    rest_em.update(config, 1, writer, [group], [[reward(1.0), reward(0.0)]])
+    assert (end() > before + 1) == ended
 
 
 def test_nothing_kept_leaves_the_model_as_it_was(make_config):

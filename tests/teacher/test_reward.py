@@ -5,9 +5,11 @@ import pytest
 
 from configs.errors import UserError
 from student.benchmarks import DocumentQuestions
+from student.records import Outcome
 from teacher.journal import Journal
 from teacher.records import Rewrite
-from teacher.reward import RewardModel, planned_steps
+from teacher.reward import RewardModel
+from teacher.student_runs import planned_steps
 
 
 def rewrite(document, text, rejected=None):
@@ -19,16 +21,21 @@ def build(make_config, make_documents, tmp_path):
     """`build(pool, **sections)`: a reward model over eight documents, and those documents."""
     journals = []
 
-    def make(pool, **sections):
+    def make(pool, *others, **sections):
         config = make_config(**sections)
         documents = make_documents(8)
         journals.append(Journal(tmp_path / f"run-{len(journals)}"))
         benchmark = DocumentQuestions(config.student.prompt_template)
-        return RewardModel(config, pool, benchmark, documents, journals[-1]), documents
+        pools = {f"student-{n}": pool for n, pool in enumerate((pool, *others))}
+        return RewardModel(config, pools, benchmark, documents, journals[-1]), documents
 
     yield make
     for journal in journals:
         journal.close()
+
+
+def pool_of(model):
+    return model.pools["student-0"]
 
 
 def values(rewards):
@@ -46,7 +53,7 @@ def test_each_rewrite_is_rewarded_with_its_own_documents_gain(build, gold_pool, 
     expected = [[[1.0, 0.5, 0.0][(d + j) % 3] for j in range(3)] for d in range(8)]
     assert values(rewards) == expected
     assert model.students == students
-    assert len(model.pool.calls) == 1, "all students of a step go to the pool together"
+    assert len(pool_of(model).calls) == 1, "all students of a step go to the pool together"
     own = rewards[2][1].outcome
     assert len(own.answers) == 1
     assert own.metrics["accuracy_after"] == (expected[2][1] > 0.5)
@@ -55,12 +62,23 @@ def test_each_rewrite_is_rewarded_with_its_own_documents_gain(build, gold_pool, 
 def test_a_shared_student_learns_one_rewrite_of_every_document_with_one_seed_a_batch(build, gold_pool):
     model, documents = build(gold_pool(), reward={"documents_per_student": 4, "repeats": 2})
     model.score([[rewrite(document, f"gold {j}") for j in range(3)] for document in documents])
-    jobs = model.pool.jobs
+    jobs = pool_of(model).jobs
     assert len(jobs) == 2 * 2 * 3
     assert {job.lesson.document_ids for job in jobs} == {
         tuple(document.id for document in documents[:4]), tuple(document.id for document in documents[4:]),
     }  # fmt: skip
-    assert all(len(set(job.lesson.texts)) == 1 for job in jobs), "slot j learns the j-th rewrite of each"
+    first = [job for job in jobs if len(set(job.lesson.texts)) == 1]
+    assert len(first) >= 6, "slot j learns the j-th rewrite of each, at first"
+    assert len(first) < 12, "a repeat deals the rewrites anew: a rewrite meets other company"
+    for batch in (documents[:4], documents[4:]):
+        for document in batch:
+            told = [
+                t
+                for job in jobs
+                for n, t in zip(job.lesson.document_ids, job.lesson.texts, strict=True)
+                if n == document.id
+            ]
+            assert sorted(told) == sorted(2 * [f"gold {j}" for j in range(3)]), "each is taught once a repeat"
     seeds = {}
     for job in jobs:
         seeds.setdefault(job.lesson.document_ids, []).append(job.lesson.seed)
@@ -96,7 +114,7 @@ def test_a_refused_rewrite_leaves_its_place_in_the_shared_student_empty(build, g
         [rewrite(documents[1], "gold"), rewrite(documents[1], "iron")],
     ]
     assert values(model.score(groups)) == [[0.0, 1.0], [1.0, 0.0]]
-    [first, second] = [job.lesson for job in model.pool.jobs]
+    [first, second] = [job.lesson for job in pool_of(model).jobs]
     assert (first.document_ids, first.steps) == ((documents[1].id,), 5)
     assert (len(second.texts), second.steps) == (2, 5), "slots of a group take equal steps"
 
@@ -105,7 +123,7 @@ def test_a_group_of_refused_rewrites_has_no_contrast(build, gold_pool):
     model, documents = build(gold_pool())
     rewards = model.score([[rewrite(documents[0], "", rejected="empty")] * 3])
     assert len({reward.value for reward in rewards[0]}) == 1
-    assert model.pool.calls == []
+    assert pool_of(model).calls == []
 
 
 def test_the_mean_over_repeats_is_the_reward_and_their_spread_its_noise(build, gold_pool):
@@ -128,7 +146,7 @@ def test_penalties_are_kept_apart(build, gold_pool, tmp_path):
     assert short.penalties == pytest.approx({"length": 0.0, "retention": 0.1})
     assert long.penalties == pytest.approx({"length": 0.2, "retention": 0.1})
     assert long.value == pytest.approx(1.0 - 0.3)
-    assert all(job.exam.retention_texts == ("what was known",) for job in model.pool.jobs)
+    assert all(job.exam.retention_texts == ("what was known",) for job in pool_of(model).jobs)
 
 
 def test_no_student_is_trained_twice(build, gold_pool):
@@ -147,16 +165,16 @@ def test_no_student_is_trained_twice(build, gold_pool):
 def test_arms_are_taught_in_equal_steps_and_asked_held_out_questions(build, gold_pool):
     model, documents = build(gold_pool(), student={"steps": None, "epochs": 3, "texts_per_step": 2})
     # Four documents share a student: three of one batch are taught, and one of the other.
-    texts = {document.id: "gold" if i in (0, 1, 2, 5) else None for i, document in enumerate(documents)}
+    texts = {document.id: ["gold"] if i in (0, 1, 2, 5) else [] for i, document in enumerate(documents)}
     found = model.evaluate(documents, texts, seeds=[1, 2])
     assert [found.gains[document.id] for document in documents] == [1, 1, 1, 0, 0, 1, 0, 0]
     assert found.gain.mean == found.accuracy.mean == 0.5
     assert found.gain.low < 0.5 < found.gain.high
-    jobs = model.pool.jobs
+    jobs = pool_of(model).jobs
     assert {job.lesson.steps for job in jobs} == {6}
     assert len({job.lesson.seed for job in jobs}) == 4, "each batch has seeds of its own"
     assert all(question.split == "heldout" for job in jobs for question in job.exam.questions)
-    nothing = model.evaluate(documents, dict.fromkeys(texts), seeds=[1])
+    nothing = model.evaluate(documents, dict.fromkeys(texts, ()), seeds=[1])
     assert nothing.gain.mean == 0.0
 
 
@@ -168,12 +186,92 @@ def test_a_document_without_questions_is_the_users_mistake(build, gold_pool):
 
 
 @pytest.mark.parametrize(
-    ("settings", "documents", "steps"),
-    [({"steps": 7}, 8, 7), ({"epochs": 10}, 8, 10), ({"epochs": 10, "texts_per_step": 3}, 8, 30)],
+    ("settings", "documents", "texts", "steps"),
+    [
+        ({"steps": 7}, 8, 1, 7),
+        ({"epochs": 10}, 8, 1, 10),
+        ({"epochs": 10, "texts_per_step": 3}, 8, 1, 30),
+        ({"epochs": 10, "texts_per_step": 16}, 8, 5, 30),
+        ({"epochs": 10}, 8, 5, 10),
+    ],
 )
-def test_planned_steps(make_config, settings, documents, steps):
+def test_planned_steps(make_config, settings, documents, texts, steps):
     config = make_config(student={"steps": None} | settings)
-    assert planned_steps(config.student, documents) == steps
+    assert planned_steps(config.student, documents, texts) == steps
+
+
+def test_a_lesson_is_taught_and_credited_as_a_set(build, gold_pool):
+    """Two lessons of two rewrites: each rewrite earns what its set gains, and a refused one is not taught."""
+    model, documents = build(gold_pool(), rl={"rewrites_per_lesson": 2}, reward={"documents_per_student": 4})
+    texts = [("gold", None), ("iron iron iron", None), ("gold", None), ("iron", "empty")]
+    groups = [[rewrite(document, text, rejected) for text, rejected in texts] for document in documents[:4]]
+    assert values(model.score(groups)) == [[0.25, 0.25, 1.0, -0.75]] * 4
+    assert model.students == 2
+    first, second = [job.lesson for job in pool_of(model).jobs]
+    assert first.texts == ("gold", "iron iron iron") * 4
+    assert first.document_ids == tuple(d.id for d in documents[:4] for _ in range(2))
+    assert second.texts == ("gold",) * 4
+
+
+def test_marginal_credit_is_what_the_set_loses_without_the_rewrite(build, gold_pool):
+    model, documents = build(
+        gold_pool(), rl={"rewrites_per_lesson": 2}, reward={"documents_per_student": 4, "set_credit": "marginal"}
+    )
+    groups = [[rewrite(document, text) for text in ("gold", "iron", "gold", "gold gold")] for document in documents[:4]]
+    # Whole sets gain 0.5 and 1.0; alone gold gains 1 and iron nothing.
+    assert values(model.score(groups)) == [[0.5, -0.5, 0.0, 0.0]] * 4
+    assert model.students == 6, "a student a lesson, and one more without each of its rewrites"
+
+
+class Stubborn:
+    """Students that gain nothing from anything, or fail on the word `bad`; a double as the one it wraps."""
+
+    def __init__(self, pool):
+        self.pool, self.fingerprint = pool, "stubborn-1"
+
+    def examine(self, jobs):
+        return [
+            Outcome(gain=None, error="diverged")
+            if any("bad" in text for text in job.lesson.texts)
+            else replace(o, gain=0.0, answers=tuple(replace(a, loglik_after=a.loglik_before) for a in o.answers))
+            for job, o in zip(jobs, self.pool.examine(jobs), strict=True)
+        ]
+
+
+@pytest.mark.parametrize(("across", "expected"), [("mean", [0.5, 0.0, -1.0]), ("worst", [0.0, 0.0, -1.0])])
+def test_several_students_judge_a_lesson_together(build, gold_pool, across, expected):
+    """By their mean or by the one it helps least; where one of them fails, none has judged."""
+    model, documents = build(
+        gold_pool(), Stubborn(gold_pool()), reward={"credit": "document", "across_students": across}
+    )
+    rewards = model.score([[rewrite(documents[0], text) for text in ("gold", "iron", "gold bad")]])
+    assert values(rewards) == [expected]
+    assert model.students == 6
+    found = model.evaluate(documents[:2], {d.id: ["gold"] for d in documents[:2]}, seeds=[1])
+    assert found.gain.mean == expected[0]
+    assert [e.gain.mean for e in found.by_student.values()] == [1.0, 0.0]
+
+
+def test_overlap_inside_a_set_is_penalised(build, gold_pool):
+    model, documents = build(
+        gold_pool(), rl={"rewrites_per_lesson": 3}, reward={"credit": "document", "overlap_weight": 0.5}
+    )
+    texts = ("gold iron salt wood rope", "gold iron salt wood milk", "gold corn silk glass clay")
+    [rewards] = model.score([[rewrite(documents[0], text) for text in texts]])
+    assert [reward.penalties["overlap"] for reward in rewards] == [0.25, 0.25, 0.0]
+
+
+def test_reliability_of_sampled_lessons(build, gold_pool):
+    """Where noise is small against the contrast between lessons a run is reliable; where it drowns it, not."""
+    texts = ("gold", "gold iron", "gold iron iron iron", "iron")
+    found = []
+    for noise in (0.01, 20.0):
+        model, documents = build(gold_pool(noise=noise), reward={"credit": "document"})
+        groups = [[rewrite(document, text) for text in texts] for document in documents]
+        found.append(model.reliability_of(groups, repeats=3))
+    assert found[0].reliability > 0.95
+    assert found[1].low < 0.2
+    assert found[0].runs == 8 * 4 * 3
 
 
 def test_shard_credit_asks_external_benchmarks_too(build, gold_pool, tmp_path):

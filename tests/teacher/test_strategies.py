@@ -6,6 +6,7 @@ from configs.schema import Teacher
 from teacher.strategies import (
     LESSON_TOKEN,
     build_prompt,
+    menu,
     neutralise,
     parse_completion,
     read_strategy,
@@ -83,6 +84,39 @@ def test_the_policys_prompt_is_the_bare_document_and_the_lesson_token(tokenizer,
     document = make_documents(1)[0]
     prompt = build_prompt(tokenizer, Teacher(prompting="policy"), document)
     assert prompt == f"{document.text}\n<lesson>"
+
+
+def test_a_policy_with_a_chat_template_is_shown_the_menu(chat_tokenizer, make_documents, tmp_path):
+    own = tmp_path / "My song.txt"
+    own.write_text("Sing about {document}, slowly!")
+    document = make_documents(1)[0]
+    settings = Teacher(prompting="policy", strategies=("faq", "table", str(own)))
+    prompt = build_prompt(chat_tokenizer, settings, document)
+    assert prompt.count(document.text) == 1
+    assert prompt.endswith("<|start|>assistant\n")
+    assert "<faq> Turn the passage into a FAQ page" in prompt
+    assert "\n<table> Put the facts" in prompt
+    assert "\n<My song> Sing about the passage, slowly!" in prompt
+    assert LESSON_TOKEN not in prompt
+    document.text = " ".join(["gold"] * 500)
+    cut = build_prompt(chat_tokenizer, settings, document, max_tokens=300)
+    assert len(chat_tokenizer(cut)["input_ids"]) <= 300
+    assert "<My song>" in cut
+    assert parse_completion("policy", "<My song> la la", settings.strategies) == ("My song", "la la")
+
+
+def test_two_strategies_of_one_tag_are_refused(tmp_path):
+    own = tmp_path / "faq.txt"
+    own.write_text("Ask about {document}!")
+    with pytest.raises(UserError, match="two strategies have the tag <faq>"):
+        menu(["faq", str(own)])
+
+
+def test_the_menu_shows_each_instruction_without_the_document_and_its_cue():
+    for name, line in zip(strategy_names(), menu(strategy_names()).split("\n"), strict=True):
+        assert line.startswith(f"<{name}> ")
+        assert line.endswith("Write nothing else.")
+        assert "{document}" not in line
 
 
 def test_the_beginning_of_text_is_not_doubled(chat_tokenizer, make_documents):

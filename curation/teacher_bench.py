@@ -1,0 +1,229 @@
+"""`notewright bench teacher`: does the teacher learn what its students need? On the lab, with controls.
+
+Every unit is a training run or a measurement in a process of its own, kept as `DIR/<unit>/result.json`; a bench that
+was interrupted goes on with what is missing. What the units say is put together in `curation.teacher_verdict`.
+"""
+
+import json
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import configs
+from configs.files import write_whole
+from configs.load import load_config
+from configs.schema import Config
+from curation.lab.build import build_lab
+from curation.manifest import die_with_parent
+from curation.progress import say
+from curation.teacher_controls import ShuffledPool, measure_strategies, old_knowledge, planted_questions
+
+CONFIG = Path(configs.__file__).parent / "lab-sets.yaml"
+STUDENTS = ("student-fixed", "student-augmented")
+ALGORITHMS = ("rest_em", "grpo", "dpo")
+
+TUNED: dict[str, tuple[str, ...]] = {
+    "rest_em": (),
+    "grpo": ("rl.learning_rate=3e-4", "rl.kl=0.03"),
+    "dpo": ("rl.learning_rate=1e-4", "rl.kl=0.1"),
+}
+"""What each algorithm needs of its own, found on training people of the lab."""
+
+REPEATS = ("reward.repeats=2", "rl.documents_per_round=16")
+"""Half the documents, each lesson taught to two students."""
+
+FORGETFUL = ("student.steps=20", "student.tokens_per_step=400", "student.learning_rate=3e-3")
+"""A lesson of little enough that the retention penalty has a choice: at the usual rate every lesson costs the student
+more of what it knew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One process's work."""
+
+    name: str
+    kind: str
+    """`train`, `strategies`, `planted`."""
+    student: str
+    overrides: tuple[str, ...] = ()
+    shuffle: bool = False
+    """Deal the students' outcomes to the wrong lessons."""
+    old: bool = False
+    """Also measure what the students still know of old."""
+
+
+def units(seeds: int, quick: bool, overrides: Sequence[str]) -> list[Unit]:
+    """What the bench runs, the longest first."""
+    algorithms = ALGORITHMS[:1] if quick else ALGORITHMS
+    found = [
+        Unit(
+            f"{student}/{algorithm}-{seed}",
+            "train",
+            student,
+            (f"rl.algorithm={algorithm}", f"run.seed={seed}", *TUNED[algorithm]),
+        )
+        for algorithm in algorithms
+        for seed in range(seeds)
+        for student in STUDENTS
+    ]
+    found += [Unit(f"{student}/shuffled", "train", student, shuffle=True) for student in STUDENTS]
+    if not quick:
+        for name, extra in (("fixed", ()), ("adaptive", ("reward.adaptive=true",))):
+            found += [Unit(f"{student}/repeats-{name}-0", "train", student, (*REPEATS, *extra)) for student in STUDENTS]
+        penalty = ("reward.retention_weight=40", "reward.retention_texts={lab}/shards/retention.jsonl")
+        found += [
+            Unit(f"{STUDENTS[0]}/retention-{name}", "train", STUDENTS[0], (*FORGETFUL, *extra), old=True)
+            for name, extra in (("without", ()), ("with", penalty))
+        ]
+    found += [Unit(f"{student}/strategies", "strategies", student) for student in STUDENTS]
+    found.append(Unit("planted", "planted", STUDENTS[0]))
+    return [
+        Unit(u.name, u.kind, u.student, (*u.overrides, *overrides), shuffle=u.shuffle, old=u.old) for u in found
+    ]  # fmt: skip
+
+
+def run_bench(
+    folder: Path, *, quick: bool = False, seeds: int = 3, overrides: Sequence[str] = (), config: Path = CONFIG
+) -> dict[str, dict[str, Any]]:
+    """Runs what is missing of the bench in `folder`, one unit a core; returns the units' results by name.
+
+    Raises RunError or UserError of the first unit that fails; finished ones are kept.
+    """
+    base = load_config(config, overrides)
+    build_lab(base.lab, progress=say)
+    todo = units(1 if quick else seeds, quick, overrides)
+    results = {unit.name: found for unit in todo if (found := _read(folder, unit)) is not None}
+    missing = [unit for unit in todo if unit.name not in results]
+    started = time.monotonic()
+    workers = max(1, min(len(os.sched_getaffinity(0)), len(missing)))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+        futures = {pool.submit(run_unit, unit, folder, config): unit for unit in missing}
+        try:
+            for done in as_completed(futures):
+                unit = futures[done]
+                results[unit.name] = done.result()
+                ready = len(results)
+                pace = (time.monotonic() - started) / (ready - len(todo) + len(missing))
+                place = f"[{ready}/{len(todo)}, {(len(todo) - ready) * pace / 60:.0f} min left]"
+                say(f"{unit.name}: {headline(results[unit.name])}  {place}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.kill()
+            raise
+    return results
+
+
+def unit_config(unit: Unit, folder: Path, config: Path = CONFIG) -> Config:
+    """The experiment of a unit."""
+    lab = load_config(config, [o for o in unit.overrides if o.startswith("lab.")]).lab.dir
+    overrides = [o.format(lab=lab) if "{lab}" in o else o for o in unit.overrides]
+    run = folder / unit.name
+    return load_config(config, [f"student.model={lab / unit.student}", f"run.dir={run}", *overrides])
+
+
+def run_unit(unit: Unit, folder: Path, config: Path = CONFIG) -> dict[str, Any]:
+    """Does one unit's work and keeps its result."""
+    settings = unit_config(unit, folder, config)
+    started = time.perf_counter()
+    work: dict[str, Callable[[], dict[str, Any]]] = {
+        "train": lambda: _train(unit, settings),
+        "strategies": lambda: measure_strategies(settings),
+        "planted": lambda: planted_questions(settings),
+    }
+    result = work[unit.kind]() | {"seconds": round(time.perf_counter() - started, 1)}
+    write_whole(folder / unit.name / "result.json", json.dumps(result).encode() + b"\n")
+    return result
+
+
+def _train(unit: Unit, config: Config) -> dict[str, Any]:
+    from curation.experiment import read_splits
+    from student.pool import InlinePool
+    from teacher.train import train_teacher
+
+    train, heldout = read_splits(config)
+    log = config.run.dir.with_name(config.run.dir.name + ".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+
+        def progress(line: str) -> None:
+            print(line, file=file, flush=True)
+
+        summary = train_teacher(config, train, heldout, ShuffledPool if unit.shuffle else InlinePool, progress)
+    texts = _heldout_lines(config.run.dir)
+    result: dict[str, Any] = {
+        "arms": {
+            arm: {"gains": found.gains, "accuracies": found.accuracies, "batches": found.batches}
+            for arm, found in summary.heldout.items()
+        },
+        "strategies": {
+            arm: {name: dict(Counter(line["strategy"] for line in own)) for name, own in by_document.items()}
+            for arm, by_document in texts.items()
+        },
+        "student_runs": summary.student_runs,
+        "rounds": summary.rounds,
+        "best_round": summary.best_round,
+        "train_seconds": summary.seconds,
+    }
+    if unit.old:
+        result["old_accuracy"] = {arm: old_knowledge(config, heldout, _passed(own)) for arm, own in texts.items()}
+    return result
+
+
+def _heldout_lines(run: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """What the untrained and the trained teacher wrote about each held-out document."""
+    from teacher.journal import read_json_lines
+
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {"untrained": {}, "trained": {}}
+    for line in read_json_lines(run / "journal" / "rewrites.jsonl"):
+        if line["arm"] in found:
+            found[line["arm"]].setdefault(line["document_id"], []).append(line)
+    return found
+
+
+def _passed(by_document: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
+    """The texts that no gate refused."""
+    return {name: [line["text"] for line in own if not line["rejected"]] for name, own in by_document.items()}
+
+
+def headline(result: dict[str, Any]) -> str:
+    """A unit's result in a few words."""
+    if "arms" in result:
+        means = {arm: _mean(found["accuracies"].values()) for arm, found in result["arms"].items()}
+        old = result.get("old_accuracy")
+        return (
+            "accuracy " + ", ".join(f"{arm} {mean:.2f}" for arm, mean in means.items())
+            + (f" · old knowledge {old['trained']['after']:.2f}" if old else "")
+            + f" · {result['student_runs']} students"
+        )  # fmt: skip
+    if "gated" in result:
+        return f"{result['gated']} of {result['carried']} rewrites with a planted question gated"
+    arms = result["strategy_arms"].items()
+    return ", ".join(f"{name} {_mean(found['accuracies'].values()):.2f}" for name, found in arms)
+
+
+def _mean(values: Any) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else float("nan")
+
+
+def _read(folder: Path, unit: Unit) -> dict[str, Any] | None:
+    path = folder / unit.name / "result.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _start_worker() -> None:
+    """A process of its own, on one core, that ends with the bench."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    die_with_parent()
+    torch.set_num_threads(1)
+    disable_progress_bar()

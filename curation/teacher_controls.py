@@ -1,0 +1,141 @@
+"""The controls of `notewright bench teacher`: what would have to fail if the gains were not the students'."""
+
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from datatrove.data import Document
+
+from configs.schema import Config
+from configs.schema import Student as StudentSettings
+from curation.experiment import read_splits
+from curation.lab import world
+from curation.lab.build import RETENTION_TEXTS
+from student.pool import InlinePool
+from student.records import Job, Outcome, Question
+from teacher.exams import document_questions
+from teacher.gates import build_gates, check
+from teacher.journal import Journal
+from teacher.reward import RewardModel
+from teacher.sampling import sample_rewrites
+from teacher.student_runs import chunked, stable_seed
+from teacher.writer import load_teacher
+
+SEEDS = 2
+"""Students a batch of people and lesson."""
+
+OLD_PEOPLE = 24
+
+
+class ShuffledPool:
+    """Students whose outcomes are dealt at random among those that sat the same exam: a reward of the same size and
+    spread that says nothing about the lesson."""
+
+    def __init__(self, settings: StudentSettings) -> None:
+        self.pool = InlinePool(settings)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"shuffled {self.pool.fingerprint}"
+
+    def examine(self, jobs: list[Job]) -> list[Outcome]:
+        outcomes = self.pool.examine(jobs)
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for number, job in enumerate(jobs):
+            alike.setdefault((job.exam, job.lesson.seed), []).append(number)
+        dealt = list(outcomes)
+        for (exam, seed), numbers in alike.items():
+            order = list(numbers)
+            random.Random(f"{seed} {len(exam.questions)} {len(numbers)}").shuffle(order)
+            for place, source in zip(numbers, order, strict=True):
+                dealt[place] = outcomes[source]
+        return dealt
+
+
+def measure_strategies(config: Config) -> dict[str, Any]:
+    """What each single strategy is worth to the config's student: the untrained teacher writes lessons of one strategy
+    about the held-out people."""
+    _, heldout = read_splits(config)
+    temperature = config.teacher.evaluation_temperature or config.teacher.temperature
+    used = config.model_copy(update={"teacher": config.teacher.model_copy(update={"temperature": temperature})})
+    writer = load_teacher(used)
+    n = config.rl.rewrites_per_lesson
+    arms: dict[str, dict[str, list[str]]] = {"raw": {document.id: [document.text] for document in heldout}}
+    for name in config.teacher.strategies:
+        settings = config.teacher.model_copy(update={"strategies": (name,)})
+        groups = sample_rewrites(
+            writer, writer.tokenizer, settings, heldout, n, stable_seed(0, name), [], writer.max_prompt_tokens,
+            explore=1.0, rewrites_per_lesson=n,
+        )  # fmt: skip
+        arms[name] = {group[0].document_id: [rewrite.text for rewrite in group] for group in groups}
+    found = {}
+    with TemporaryDirectory() as scratch, Journal(Path(scratch)) as journal:
+        rewards = _reward_model(config, heldout, journal)
+        seeds = [stable_seed(config.run.seed, "heldout", repeat) for repeat in range(SEEDS)]
+        for name, texts in arms.items():
+            arm = rewards.evaluate(heldout, texts, seeds)
+            found[name] = {"gains": arm.gains, "accuracies": arm.accuracies, "batches": arm.batches}
+    return {"strategy_arms": found, "students": rewards.students}
+
+
+def planted_questions(config: Config, documents: int = 16) -> dict[str, Any]:
+    """Plants a held-out item about somebody else in each of some documents: how many texts that carry it on (a copy of
+    the document, and what the teacher makes of it) the leak gate refuses, and how many clean copies it refuses."""
+    _, heldout = read_splits(config)
+    items = [q for d in heldout for q in document_questions(config).exam(d).questions if q.split == "heldout"]
+    writer = load_teacher(config)
+    gates = build_gates(config, writer.tokenizer, items)
+    planted, carriers = [], {}
+    for number, document in enumerate(heldout[:documents]):
+        item = next(q for q in items if q.document_id == heldout[(number + 1) % len(heldout)].id)
+        carriers[document.id] = item
+        text = f"{item.prompt} {item.answer}. {document.text}"
+        planted.append(Document(text=text, id=document.id, metadata=document.metadata))
+    written = sample_rewrites(
+        writer, writer.tokenizer, config.teacher, planted, config.rl.group_size, 0, gates, writer.max_prompt_tokens
+    )
+    copies = [check(document, document.text, gates) for document in planted]
+    told = [w for group in written for w in group if carriers[w.document_id].prompt in w.text]
+    return {
+        "carried": len(copies) + len(told),
+        "gated": sum(reason is not None for reason in (*copies, *(w.rejected for w in told))),
+        "clean": documents,
+        "clean_gated": sum(check(document, document.text, gates) is not None for document in heldout[:documents]),
+    }
+
+
+def old_knowledge(config: Config, heldout: Sequence[Document], texts: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Share of right answers about people the student knew, before and after it learnt `texts` about the held-out ones.
+
+    None of these people are in the retention texts that a penalty may watch.
+    """
+    people = world.make_people(config.lab.seed, 0, config.lab.base_people)
+    asked = tuple(
+        Question(prompt=item["question"], answer=item["answer"], split="heldout")
+        for person in people[2 * RETENTION_TEXTS :: 2][:OLD_PEOPLE]
+        for item in world.exam_items(person)
+    )
+    together = config.reward.documents_per_student
+    with TemporaryDirectory() as scratch, Journal(Path(scratch)) as journal:
+        rewards = _reward_model(config, heldout, journal)
+        jobs = []
+        for number, batch in enumerate(chunked(list(heldout), together)):
+            ids = [document.id for document in batch]
+            taught = [(name, text) for name in ids for text in texts[name]]
+            for repeat in range(SEEDS):
+                job = rewards.job(ids, taught, stable_seed(config.run.seed, "heldout", repeat, number), "heldout")
+                jobs.append(replace(job, exam=replace(job.exam, questions=asked)))
+        answers = [a for outcomes in rewards.examine_all(jobs).values() for o in outcomes for a in o.answers]
+    return {
+        "before": statistics.fmean(answer.correct_before for answer in answers),
+        "after": statistics.fmean(answer.correct_after for answer in answers),
+    }
+
+
+def _reward_model(config: Config, documents: Sequence[Document], journal: Journal) -> RewardModel:
+    pools = {name: InlinePool(config.student.model_copy(update={"model": name})) for name in config.student.names}
+    return RewardModel(config, pools, document_questions(config), documents, journal)

@@ -1,0 +1,26 @@
+"""Whose a run directory is: one config's, on one set of documents."""
+
+from configs.errors import UserError
+from configs.files import write_whole
+from configs.load import config_difference, load_config, save_config
+from configs.schema import Config
+
+FREE_KEYS = ("run.dir:", "curation.", "tracking.", "reward.minimum_reliability:")
+"""What may differ when a run is resumed: it changes nothing that the teacher learns."""
+
+
+def claim_run(config: Config, data: str) -> None:
+    """Writes config.yaml and the data's hash into the run directory, or checks that the run is this config's, on this
+    data. Raises UserError."""
+    path, named = config.run.dir / "config.yaml", config.run.dir / "journal" / "data"
+    if named.is_file() and named.read_text().strip() != data:
+        raise UserError(f"{config.run.dir} is a run on other documents: data.train or data.heldout has changed since")
+    if path.is_file():
+        changes = [line for line in config_difference(load_config(path), config) if not line.startswith(FREE_KEYS)]
+        if changes:
+            raise UserError(
+                f"{config.run.dir} is a run of another config ({'; '.join(changes)}): choose another run.dir, or"
+                " --fork NEW_RUN to go on from its last finished round under the new config"
+            )
+    save_config(config, path)
+    write_whole(named, data + "\n")

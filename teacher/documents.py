@@ -1,0 +1,76 @@
+"""Which documents a run trains on, validates on, and takes each round."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+
+from configs.errors import UserError
+from configs.schema import Config
+from student.records import Document
+from teacher.exams import document_questions
+from teacher.strategies import read_strategy
+from teacher.student_runs import stable_seed
+
+
+def check_documents(config: Config, train: Sequence[Document], heldout: Sequence[Document]) -> None:
+    """Raises UserError for what can be known to be wrong before anything is loaded."""
+    if not train:
+        raise UserError("no training documents: set data.train to JSONL or Parquet files with `text` and `questions`")
+    if config.teacher.temperature == 0:
+        raise UserError("teacher.temperature 0 makes all rewrites of a group equal; training needs it above 0")
+    twice = [name for name, count in Counter(document.id for document in [*train, *heldout]).items() if count > 1]
+    if twice:
+        raise UserError(f"document id {twice[0]!r} occurs more than once in data.train and data.heldout")
+    if config.teacher.prompting == "strategy":
+        for name in config.teacher.strategies:
+            read_strategy(name)
+    benchmark = document_questions(config)
+    for documents, split, key in ((train, "reward", "train"), (heldout, "heldout", "heldout")):
+        for document in documents:
+            if not any(question.split == split for question in benchmark.exam(document).questions):
+                raise UserError(f"data.{key}: document {document.id!r} has no {split} questions to ask a student")
+
+
+def data_hash(train: Sequence[Document], heldout: Sequence[Document]) -> str:
+    """Names the documents and their questions."""
+    content = [[d.id, d.text, d.metadata.get("questions")] for documents in (train, heldout) for d in documents]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def set_apart(config: Config, documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """The documents to train on, and `rl.validation_documents` others, chosen by the seed.
+
+    Where documents share students there are as many more as fill the last student: one with less company would learn
+    its documents better. Raises UserError where nothing is left to train on.
+    """
+    count, together = config.rl.validation_documents, config.reward.documents_per_student
+    if config.reward.credit != "document":
+        count = -(-count // together) * together
+    if count >= len(documents):
+        raise UserError(
+            f"rl.validation_documents={config.rl.validation_documents} sets {count} of {len(documents)} documents of"
+            " data.train apart: none is left to train on"
+        )
+    generator = torch.Generator().manual_seed(stable_seed(config.run.seed, "validation"))
+    chosen = set(torch.randperm(len(documents), generator=generator)[:count].tolist())
+    validation = [document for d, document in enumerate(documents) if d in chosen]
+    return [document for d, document in enumerate(documents) if d not in chosen], validation
+
+
+def round_documents(config: Config, train: Sequence[Document], round: int) -> list[Document]:
+    """The round's documents, dealt from an endlessly reshuffled deck: all come equally often, none twice in a round."""
+    size = min(config.rl.documents_per_round, len(train))
+    generator = torch.Generator().manual_seed(stable_seed(config.run.seed, "deck"))
+    deck: list[int] = []
+    hand: list[int] = []
+    for _ in range(round):
+        hand = []
+        while len(hand) < size:
+            if not deck:
+                deck = torch.randperm(len(train), generator=generator).tolist()
+                deck.sort(key=hand.__contains__)  # what is in the hand already goes under the deck
+            hand.append(deck.pop(0))
+    return [train[card] for card in hand]

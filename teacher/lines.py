@@ -1,0 +1,80 @@
+"""What a run says as it goes: a line a step, an arm, a validation."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from teacher.estimates import Estimate, Evaluation
+from teacher.metrics import Groups, strategy_shares
+from teacher.summary import labels
+
+Progress = Callable[[str], None]
+"""Shows a line."""
+
+
+def evaluation_figures(found: Evaluation) -> dict[str, Any]:
+    """An evaluation under the names of metrics.jsonl: `gain/mean`, `accuracy/low`, ..., and where there are several
+    students the same of each, `student/<name>/gain/mean`."""
+    figures: dict[str, Any] = {}
+    for name, figure in (("gain", found.gain), ("accuracy", found.accuracy)):
+        figures |= estimate_figures(name, figure)
+    for name, label in labels(list(found.by_student)).items():
+        own = evaluation_figures(found.by_student[name])
+        figures |= {f"student/{label}/{key}": value for key, value in own.items() if key != "failed"}
+    return figures | {"failed": found.failed}
+
+
+def estimate_figures(name: str, figure: Estimate) -> dict[str, float]:
+    """`<name>/mean`, `<name>/low`, `<name>/high`."""
+    return {f"{name}/{part}": value for part, value in figure._asdict().items()}
+
+
+def share_figures(groups: Groups) -> dict[str, float]:
+    """Share of the samples by strategy."""
+    return {f"strategy/{name}": share for name, share in strategy_shares(groups).items()}
+
+
+def step_line(place: str, metrics: Mapping[str, Any], seconds_left: float) -> str:
+    """`place` (round and step), reward with interval, reliability, strategies, cost, pace and time left."""
+    reliability = metrics.get("reward/reliability")
+    return (
+        f"{place}: reward {metrics['reward/mean']:.3f} [{metrics['reward/low']:.3f}, {metrics['reward/high']:.3f}]"
+        + (f" · reliability {reliability:.2f}" if reliability is not None else "")
+        + shares_text(metrics)
+        + f" · {metrics['students_total']} students, {metrics['students_per_second']:.1f}/s"
+        + f" · {duration(seconds_left)} left"
+    )
+
+
+def arm_line(name: str, found: Evaluation, groups: Groups) -> str:
+    """Gain and accuracy of an arm, and what was written."""
+    gain, accuracy = found.gain, found.accuracy
+    return (
+        f"{name}: gain {gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}] · accuracy"
+        f" {accuracy.mean:.2f} [{accuracy.low:.2f}, {accuracy.high:.2f}]{shares_text(share_figures(groups))}"
+    )
+
+
+def promotion_line(round: int, figures: Mapping[str, Any]) -> str:
+    """Whether students were promoted, and why."""
+    found = f"round {round}: validation gain {figures['validation_gain']:.3f} passes {figures['threshold']:g}"
+    if "error" in figures:
+        return f"{found}, but nobody is promoted: {figures['error']}"
+    return f"{found}: a student taught with its {figures['lessons']} accepted rewrites is the base of the next rounds"
+
+
+def best_words(round: int) -> str:
+    """Which teacher is the best one."""
+    return f"best: round {round}" if round else "best: the untrained teacher"
+
+
+def shares_text(metrics: Mapping[str, Any]) -> str:
+    """The four most frequent strategies."""
+    shares = {name.removeprefix("strategy/"): value for name, value in metrics.items() if name.startswith("strategy/")}
+    top = sorted(shares.items(), key=lambda item: -item[1])[:4]
+    return "".join(f" · {name} {share:.0%}" for name, share in top)
+
+
+def duration(seconds: float) -> str:
+    """`3 min 05 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,65 @@
+"""Who sits in which student: the lessons of many documents dealt to students, one seat a document."""
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from teacher.records import Rewrite
+
+RewriteSet = Sequence[Rewrite]
+"""A document's set of rewrites, taught together."""
+
+
+class Seat(NamedTuple):
+    """A place in a student: what it is taught about one document."""
+
+    document: int
+    lesson: int
+    """Number of the document's lesson in its group."""
+    without: int | None = None
+    """Member of the lesson that is left out, to learn what it adds."""
+
+
+class Student(NamedTuple):
+    """One student run that is asked for."""
+
+    seats: tuple[Seat, ...]
+    """One a document of the batch, in the batch's order."""
+    batch: int
+    """Documents of a batch share their students, in every repeat."""
+    repeat: int
+    """Students of one batch and repeat have the same seed."""
+
+
+def lessons_of(group: Sequence[Rewrite], size: int) -> list[RewriteSet]:
+    """A group of G x m rewrites as its G lessons of m."""
+    assert len(group) % size == 0, f"a group of {len(group)} rewrites holds no whole lessons of {size}"
+    return [group[start : start + size] for start in range(0, len(group), size)]
+
+
+def batches_of(documents: int, size: int) -> list[range]:
+    """Numbers of the documents that share students; the last batch may be smaller."""
+    return [range(start, min(start + size, documents)) for start in range(0, documents, size)]
+
+
+def deal(documents: int, lessons: int, size: int, repeat: int, seed: int) -> Iterator[Student]:
+    """The students of one repeat: each lesson of each document sits in exactly one.
+
+    In repeat 0 the j-th student learns the j-th lesson of every document of its batch. In later ones each document's
+    lessons are shuffled by themselves, so that a lesson meets other company and its neighbours' luck averages out.
+    """
+    for number, batch in enumerate(batches_of(documents, size)):
+        orders = []
+        for d in batch:
+            order = list(range(lessons))
+            if repeat:
+                random.Random(f"{seed} {repeat} {d}").shuffle(order)
+            orders.append(order)
+        for slot in range(lessons):
+            yield Student(tuple(Seat(d, order[slot]) for d, order in zip(batch, orders, strict=True)), number, repeat)
+
+
+def without_each(student: Student, lesson_size: int) -> Iterator[Student]:
+    """The student again, once without the i-th rewrite of every lesson for each i."""
+    for i in range(lesson_size):
+        yield student._replace(seats=tuple(seat._replace(without=i) for seat in student.seats))

@@ -1,0 +1,138 @@
+"""What a run works with: the teacher that samples, the students that learn, and the journal that keeps all of it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from configs.schema import Config
+from student.records import Document, Split
+from teacher.checkpoints import checkpoint_of
+from teacher.estimates import Evaluation
+from teacher.exams import document_questions, external_questions
+from teacher.gates import Gate, build_gates
+from teacher.history import History
+from teacher.journal import Journal
+from teacher.lines import Progress
+from teacher.records import Reward, Rewrite
+from teacher.reward import RewardModel
+from teacher.samples import journal_rewrites, read_rewrites, write_rewrites
+from teacher.sampling import sample_rewrites
+from teacher.student_runs import stable_seed
+from teacher.students import Students, starting_bases
+from teacher.tracking import Tracker
+from teacher.writer import TransformersWriter, load_teacher
+
+EVALUATION_STUDENTS = 2
+"""Students a batch of evaluated documents, with different seeds; more where `reward.repeats` says so."""
+
+
+class Workshop:
+    """Samples, examines and journals for one run; whatever was done before is found again on disk."""
+
+    def __init__(
+        self,
+        config: Config,
+        documents: Sequence[Document],
+        heldout: Sequence[Document],
+        students: Students,
+        journal: Journal,
+        tracker: Tracker,
+        progress: Progress,
+    ) -> None:
+        self.config, self.students, self.journal, self.tracker, self.progress = (
+            config, students, journal, tracker, progress,
+        )  # fmt: skip
+        self.history = History(config.run.dir, journal)
+        self.writer = load_teacher(config)
+        """The untrained teacher."""
+        count_tokens = self.writer.count_tokens
+        benchmark = document_questions(config)
+        self.rewards = RewardModel(
+            config, students.pools, benchmark, [*documents, *heldout], journal, count_tokens, self._students_line
+        )
+        items = [question for document in heldout for question in self.rewards.exam(document, "heldout").questions]
+        items += [question for question in external_questions(config) if question.split == "heldout"]
+        self.gates: list[Gate] = build_gates(config, self.writer.tokenizer, items, count_tokens)
+        self._last_line = time.perf_counter()
+
+    def teacher(self, round: int) -> TransformersWriter:
+        """The teacher after `round`, to sample from."""
+        return load_teacher(self.config, checkpoint_of(self.config.run.dir, round)) if round else self.writer
+
+    def sample(
+        self,
+        name: str,
+        writer: TransformersWriter,
+        documents: Sequence[Document],
+        lessons: int,
+        stream: object,
+        explore: float = 0.0,
+        *,
+        evaluate: bool = False,
+    ) -> list[list[Rewrite]]:
+        """Gated rewrites for `lessons` lessons a document, from `journal/samples/<name>.json` where an earlier attempt
+        got that far; `stream` names the random numbers. `evaluate` samples at `teacher.evaluation_temperature`."""
+        path = self.journal.dir / "samples" / f"{name}.json"
+        if not path.is_file():
+            together = self.config.rl.rewrites_per_lesson
+            seed = stable_seed(self.config.run.seed, "sample", stream)
+            settings = self.config.teacher
+            if evaluate and settings.evaluation_temperature is not None:
+                settings = settings.model_copy(update={"temperature": settings.evaluation_temperature})
+                writer = TransformersWriter(writer.model, writer.tokenizer, settings)
+            groups = sample_rewrites(
+                writer, writer.tokenizer, settings, documents, lessons * together, seed, self.gates,
+                writer.max_prompt_tokens, explore=explore, rewrites_per_lesson=together,
+            )  # fmt: skip
+            write_rewrites(path, groups)
+        return read_rewrites(path)
+
+    def examine(
+        self,
+        documents: Sequence[Document],
+        texts: Mapping[str, Sequence[str]],
+        name: str,
+        split: Split,
+        bases: Mapping[str, str] | None = None,
+    ) -> Evaluation:
+        """What students of `bases` (the run's first ones) gain from the texts, with the seeds that `name` has."""
+        self.rewards.pools = self.students.use(bases or starting_bases(self.config))
+        students = max(EVALUATION_STUDENTS, self.config.reward.repeats)
+        seeds = [stable_seed(self.config.run.seed, name, repeat) for repeat in range(students)]
+        return self.rewards.evaluate(documents, texts, seeds, split)
+
+    def log_rewrites(
+        self,
+        groups: Sequence[Sequence[Rewrite]],
+        rewards: Sequence[Sequence[Reward]] = (),
+        *,
+        arm: str,
+        round: int,
+        step: int = 0,
+    ) -> None:
+        """A line of rewrites.jsonl each."""
+        set_size = self.config.rl.rewrites_per_lesson
+        journal_rewrites(self.journal, groups, rewards, arm=arm, round=round, step=step, set_size=set_size)
+
+    def log(
+        self, kind: str, round: int, figures: Mapping[str, Any], *, asked: int | None = None, step: int | None = None
+    ) -> dict[str, Any]:
+        """One line of metrics, with the `students` asked for since there were `asked`, and all that training has cost;
+        returns its figures."""
+        figures = dict(figures) | ({} if asked is None else {"students": self.rewards.students - asked})
+        self.history.add(kind, round, figures, step)
+        figures["students_total"] = self.history.student_runs
+        self.tracker.log(kind, round, figures, step=step)
+        self.journal.sync()
+        return figures
+
+    def _students_line(self, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if done < total and now - self._last_line > 10:
+            self._last_line = now
+            self.progress(f"  students {done}/{total}")
+
+
+def taught(groups: Sequence[Sequence[Rewrite]]) -> dict[str, list[str]]:
+    """The texts of each document that passed the gates."""
+    return {group[0].document_id: [r.text for r in group if r.rejected is None] for group in groups}
