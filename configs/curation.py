@@ -60,7 +60,7 @@ class Curation(Section):
     keep_raw: float = Field(default=0.0, ge=0, le=1)
     """Share of the documents whose own text is mixed in, as one more row of strategy `raw`."""
     temperature: float | None = Field(default=None, ge=0)
-    """Sampling temperature while curating; null takes the teacher's."""
+    """Sampling temperature while curating; null takes `teacher.evaluation_temperature`, else `teacher.temperature`."""
     workers: int = Field(default=1, ge=1)
     """Worker processes, one file each."""
     shard_megabytes: int = Field(default=400, ge=1)

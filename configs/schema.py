@@ -86,6 +86,10 @@ class Student(Section):
     compile: bool = False
     """torch.compile the decoder layers."""
     gradient_checkpointing: bool = False
+    split_lines: bool = False
+    """Each line of a rewrite is a training text of its own, as in SEAL."""
+    with_document: bool = False
+    """Every lesson also holds the document itself, as in SEAL."""
     prompt_template: str = "{question}"
     """How a question is put to the student, e.g. `Question: {question}\\nAnswer:`."""
     decode: bool = False

@@ -14,6 +14,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from configs.errors import RunError, UserError
+from curation.cli_bench import bench
 
 if TYPE_CHECKING:
     from configs.schema import Config
@@ -106,13 +107,45 @@ def train(
     print_training(train_from_config(settings), settings)
 
 
+@app.command("warm-up")
+def warm_up(
+    config: ConfigFile,
+    model: Annotated[str, typer.Option(help="The pretrained model to start from.")],
+    data: Annotated[str, typer.Option(metavar="FILE", help="Documents with questions, JSONL or Parquet.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the student is saved.")],
+    skip: Annotated[int, typer.Option(min=0, help="Leave out the first documents of the file.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many.", show_default=False)] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 3,
+    learning_rate: Annotated[float, typer.Option(min=0)] = 1e-4,
+    overrides: Overrides = None,
+) -> None:
+    """Makes a student that can answer: trains a model on questions without their passages.
+
+    Documents of the config's data.train and data.heldout are left out.
+
+    **Example:** `notewright warm-up configs/squad-smollm2.yaml --model models/smollm2-135m-instruct --data squad.jsonl
+    --output models/smollm2-closed-book`
+    """
+    from curation.warm_up import warm_up as run
+
+    found = run(
+        _load(config, overrides), model=model, data=data, output=output, skip=skip, limit=limit, epochs=epochs,
+        learning_rate=learning_rate,
+    )  # fmt: skip
+    print(
+        f"{output}: on {found['asked']} unseen questions the log-likelihood of gold answers went"
+        f" {found['loglik_before']:.3f} -> {found['loglik_after']:.3f} nats a token, accuracy"
+        f" {found['accuracy_before']:.2f} -> {found['accuracy_after']:.2f}"
+    )
+
+
 @app.command()
 def curate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Rewrites a corpus with the trained teacher: shards in, a dataset folder for the Hub out.
 
-    Reads `curation.input` (JSONL, also .gz and .zst, or Parquet), takes the newest checkpoint in `run.dir` (or says
-    that the teacher is untrained), and writes `curation.output`: Parquet, manifest, card, and what was refused with its
-    reason.
+    Reads `curation.input` (JSONL or WARC, also .gz and .zst, or Parquet), takes the best checkpoint in `run.dir` (or
+    says why the teacher is untrained), and writes `curation.output`: Parquet, manifest, card, and what was refused with
+    its reason: filtered.jsonl before the teacher, quarantine.jsonl after it or because it could not be read.
 
     **Example:** `notewright curate configs/smollm2-cpu.yaml curation.input=[my/*.jsonl.gz] curation.output=my/dataset`
     """
@@ -240,80 +273,7 @@ def reliability(
     )
 
 
-bench = typer.Typer(rich_markup_mode="markdown", help="The project's speed beside what you would use instead.")
 app.add_typer(bench, name="bench")
-
-
-@bench.command("student")
-def bench_student(
-    model: Annotated[
-        str, typer.Option(help="A model folder, or a shape with random weights: lab, smollm2-135m.")
-    ] = "lab",
-    students: Annotated[int, typer.Option(min=1, help="Students trained at once.")] = 32,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each student.")] = 10,
-    rank: Annotated[int | None, typer.Option(min=1, help="Rank; else 8 for the lab, 32 for others.")] = None,
-    lessons: Annotated[
-        Path | None, typer.Option(help="JSONL with `rewrites` or `text`; else generated.", show_default=False)
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 5,
-    sweep: Annotated[bool, typer.Option("--sweep", help="Also 1, 2, 4, ... 256 students.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="A PNG of the sweep.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
-) -> None:
-    """Many students at once, against separate PEFT runs and the padded batch-1 recipe; losses must agree.
-
-    **Example:** `notewright bench student --students 32 --json`
-    """
-    import json
-
-    from curation.bench_plot import plot_sweep
-    from curation.progress import say
-    from student.bench import SWEEP, run_bench, table
-
-    result = run_bench(
-        model=model,
-        students=students,
-        steps=steps,
-        rank=rank,
-        lessons=lessons,
-        repeats=repeats,
-        sweep=SWEEP if sweep or plot else (),
-        tell=say,
-    )
-    print(json.dumps(result, indent=2) if as_json else table(result))
-    if plot:
-        say(f"plot: {plot_sweep(result, plot)}")
-
-
-@bench.command("teacher")
-def bench_teacher(
-    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where the runs are kept.")] = Path(
-        "runs/bench-teacher"
-    ),
-    quick: Annotated[bool, typer.Option("--quick", help="One seed, one algorithm, both students, no extras.")] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Training runs of each algorithm and student.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the tables.")] = False,
-    overrides: Overrides = None,
-) -> None:
-    """Does the teacher learn what its students need? Held-out people of the lab, both students, with controls.
-
-    Trains a teacher with each algorithm, student and seed, and compares its lessons with raw text and the untrained
-    teacher at equal tokens and steps. About an hour on two cores, ten minutes with --quick; goes on where it stopped.
-
-    **Example:** `notewright bench teacher --quick --json`
-    """
-    import json
-
-    from rich.console import Console
-
-    from curation.teacher_bench import run_bench
-    from curation.teacher_verdict import print_summary, summarise
-
-    found = summarise(run_bench(folder, quick=quick, seeds=seeds, overrides=overrides or ()))
-    if as_json:
-        print(json.dumps(found, allow_nan=False))
-    else:
-        print_summary(found, Console())
 
 
 def _load(path: Path, overrides: Sequence[str] | None) -> "Config":

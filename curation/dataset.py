@@ -107,6 +107,11 @@ def part_documents(path: Path) -> int:
     return int(pq.read_schema(path).metadata[b"documents"])
 
 
+def documents_done(parts: Path) -> int:
+    """The number of documents of all parts."""
+    return sum(part_documents(path) for path in parts.glob("*/*.parquet"))
+
+
 def merge(
     parts: Path, files: list[FileCounts], bad_rows: Path, output: Path, scratch: Path, shard_bytes: int
 ) -> Merged:

@@ -27,6 +27,7 @@ from fsspec.core import url_to_fs
 from configs.errors import UserError, nearest
 from curation.progress import say
 from curation.warc import TornRecord, read_warc
+from teacher.questions import Known, attach_questions
 
 PACKED = (".jsonl", ".ndjson", ".warc", ".wet")
 SUFFIXES = (*(f"{kind}{packing}" for kind in PACKED for packing in ("", ".gz", ".zst")), ".parquet")
@@ -271,11 +272,14 @@ def _one_line(error: BaseException) -> str:
     return " ".join(text.split())
 
 
-def read_documents(patterns: tuple[str, ...], limit: int | None = None) -> list[Document]:
+def read_documents(
+    patterns: tuple[str, ...], limit: int | None = None, known: Known | None = None, *, optional: bool = False
+) -> list[Document]:
     """The first `limit` documents with questions, in memory, for training and evaluation.
 
-    Their ids are `training_id`s. Rows that cannot be read and documents without questions are left out, and said on
-    stderr with their number. Raises UserError if a file is missing or nothing is left.
+    Their ids are `training_id`s. A document that brings no questions gets those that are `known` (teacher.questions).
+    Rows that cannot be read and documents without questions are left out, and said on stderr with their number. Raises
+    UserError if a file is missing or, unless `optional`, nothing is left.
     """
     documents: list[Document] = []
     bad: list[str] = []
@@ -284,11 +288,15 @@ def read_documents(patterns: tuple[str, ...], limit: int | None = None) -> list[
         for item in read_shard(shard):
             if isinstance(item, BadRow):
                 bad.append(f"{shard.name}{'' if item.row is None else f' row {item.row}'}: {item.reason}")
-            elif not _has_questions(item):
-                without += 1
-            else:
-                item.id = training_id(shard, item.metadata["source_row"], item.text)
+                continue
+            item.id = training_id(shard, item.metadata["source_row"], item.text)
+            if not _has_questions(item):
+                item.metadata.pop("questions", None)
+                [item] = attach_questions([item], known or {})
+            if item.metadata.get("questions"):
                 documents.append(item)
+            else:
+                without += 1
             if len(documents) == limit:
                 break
         if len(documents) == limit:
@@ -296,11 +304,12 @@ def read_documents(patterns: tuple[str, ...], limit: int | None = None) -> list[
     what = ", ".join(patterns)
     if bad:
         say(f"warning: {len(bad)} unreadable in {what}, left out; the first: {bad[0]}")
-    if not documents:
+    if not documents and not optional:
         causes = [f"{without} without questions"] * bool(without) + [f"{len(bad)} unreadable"] * bool(bad)
         raise UserError(f"no documents with questions in {what}: {' and '.join(causes) or 'no rows'}")
     if without:
-        say(f"warning: {without} documents without questions in {what}, left out")
+        so = "no leak of theirs can be seen" if optional else "left out"
+        say(f"warning: {without} documents without questions in {what}, {so}")
     return documents
 
 

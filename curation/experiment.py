@@ -53,6 +53,11 @@ def read_splits(config: Config) -> tuple[list[Document], list[Document]]:
     return train, heldout
 
 
+def read_asked(config: Config, patterns: tuple[str, ...], limit: int | None) -> list[Document]:
+    """The first `limit` documents with questions: their own, or those of `questions.model`. Raises UserError."""
+    return ensure_questions(config, _read(config, patterns, limit), say)
+
+
 def _read(config: Config, patterns: tuple[str, ...], limit: int | None) -> list[Document]:
     """The first `limit` documents: all where `questions.model` is set, else those with questions."""
     if not config.questions.model:

@@ -26,7 +26,7 @@ from configs.errors import RunError, UserError
 from configs.load import load_config
 from configs.schema import Config
 from curation.card import write_card
-from curation.dataset import merge, part_documents
+from curation.dataset import documents_done, merge
 from curation.decontaminate import BenchmarkIndex
 from curation.dedup import find_duplicates
 from curation.documents import Shard, find_shards, read_documents
@@ -52,9 +52,10 @@ from curation.workers import run_tasks
 from student.benchmarks import DocumentQuestions
 from student.models import check_folder
 from student.records import Question
-from teacher.checkpoints import best_checkpoint
+from teacher.checkpoints import best_checkpoint, latest_checkpoint
 from teacher.exams import external_questions
 from teacher.gates import GATES
+from teacher.questions import questions_file, read_questions
 from teacher.strategies import read_strategy, strategy_label
 
 FORMAT = 2
@@ -68,6 +69,8 @@ class CurateSummary:
     output: Path
     teacher: str
     trained: bool
+    unbeaten: bool
+    """The teacher is untrained because no round of the run in `run.dir` beat it."""
     documents_in: int
     documents_out: int
     filtered: int
@@ -85,7 +88,7 @@ class CurateSummary:
 def curate(config: Config) -> CurateSummary:
     """Curates `curation.input` into the dataset folder `curation.output`; see the module's text.
 
-    Takes the best checkpoint of `run.dir`, or says that the teacher is untrained. Goes on where an interrupted call
+    Takes the best checkpoint of `run.dir`, or says why the teacher is untrained. Goes on where an interrupted call
     stopped; returns at once if the dataset is complete. Raises UserError for missing or wholly empty input, a folder
     that holds something else and a run that is going on; RunError if the disk is full, a worker dies, the teacher fails
     on a whole batch or nothing passes.
@@ -103,7 +106,7 @@ def curate(config: Config) -> CurateSummary:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        done = _documents_done(output / WORK / "parts")
+        done = documents_done(output / WORK / "parts")
         raise RunError(
             f"the disk is full at {output}: {done} documents are finished and kept in {output / WORK}; free some space "
             "and run the same command again to go on"
@@ -141,8 +144,9 @@ def _sampling(config: Config) -> Config:
     """The config with the temperature and the strategies that curation samples with."""
     curation = config.curation
     changes: dict[str, Any] = {}
-    if curation.temperature is not None:
-        changes["temperature"] = curation.temperature
+    for temperature in (config.teacher.evaluation_temperature, curation.temperature):
+        if temperature is not None:
+            changes["temperature"] = temperature
     if curation.strategies:
         changes["strategies"] = tuple(curation.strategies)
     return config.model_copy(update={"teacher": config.teacher.model_copy(update=changes)})
@@ -160,12 +164,13 @@ def _curate(config: Config, shards: list[Shard], started: float) -> CurateSummar
     claim(output, settings)
     if (output / "manifest.json").exists():
         _clean(work)
-        return _summary(output, resumed=None, seconds=time.monotonic() - started)
+        return _summary(config, resumed=None, seconds=time.monotonic() - started)
     if bad_rows is not None:
         save_preflight(work, checked, bad_rows)
     if checkpoint is None and config.curation.writer == "teacher":
-        say(f"no trained teacher in {config.run.dir}: curating with {config.teacher.model} as it is")
-    done, total = _documents_done(work / "parts"), sum(c.documents for c in checked)
+        why = "no round beat the untrained teacher" if _unbeaten(config) else "no trained teacher"
+        say(f"{why} in {config.run.dir}: curating with {config.teacher.model} as it is")
+    done, total = documents_done(work / "parts"), sum(c.documents for c in checked)
     if done:
         say(f"going on: {done} of {total} documents are finished")
     rewrite = RewriteWithTeacher(config, checkpoint, settings, items, shards, work)
@@ -179,6 +184,7 @@ def _curate(config: Config, shards: list[Shard], started: float) -> CurateSummar
     manifest = {
         "fingerprint": fingerprint(settings),
         "settings": settings,
+        "unbeaten": _unbeaten(config),
         "versions": {name: version(name) for name in ("torch", "transformers", "datatrove", "pyarrow")},
         "files": [_plain(file) for file in files],
         **_plain(merged),
@@ -190,7 +196,7 @@ def _curate(config: Config, shards: list[Shard], started: float) -> CurateSummar
     write_card(output, manifest)
     write_manifest(output, manifest)
     _clean(work)
-    return _summary(output, resumed=done, seconds=time.monotonic() - started)
+    return _summary(config, resumed=done, seconds=time.monotonic() - started)
 
 
 def _check_licences(config: Config, checked: list[Checked]) -> None:
@@ -208,13 +214,19 @@ def _teacher(config: Config) -> Path | None:
         return None
     checkpoint = best_checkpoint(config.run.dir)
     check_folder(config.teacher.model)
-    if checkpoint is not None:
+    if latest_checkpoint(config.run.dir) is not None:
         check_same_teacher(config)
     return checkpoint
 
 
+def _unbeaten(config: Config) -> bool:
+    """Whether the run has rounds, and its untrained teacher validated best."""
+    run = config.run.dir
+    return config.curation.writer != "echo" and best_checkpoint(run) is None and latest_checkpoint(run) is not None
+
+
 def check_same_teacher(config: Config) -> None:
-    """Raises UserError if the run that trained the checkpoint had another teacher than this config.
+    """Raises UserError if the run in `run.dir` had another teacher than this config.
 
     A checkpoint that was put there by hand has no config beside it, and is taken as it is.
     """
@@ -236,6 +248,7 @@ def _settings(
     labels = [strategy_label(s) for s in config.teacher.strategies]
     name = Path(config.teacher.model).name if Path(config.teacher.model).is_dir() else config.teacher.model
     elsewhere = {"input", "output", "workers", "temperature", "benchmarks"}
+    not_sampled = {"model", "lora", "evaluation_temperature"}  # `temperature` is what curation samples at
     adapter = checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
     return {
         "format": FORMAT,
@@ -244,7 +257,7 @@ def _settings(
         "teacher_hash": None if echo else teacher_hash(config, checkpoint),
         "adapter_hash": hash_folder(checkpoint) if checkpoint is not None and adapter else None,
         "trained": checkpoint is not None,
-        "teacher": config.teacher.model_dump(mode="json", exclude={"model", "lora"}) | {"strategies": labels},
+        "teacher": config.teacher.model_dump(mode="json", exclude=not_sampled) | {"strategies": labels},
         "strategies": {strategy_label(s): hashlib.sha256(text.encode()).hexdigest() for s, text in strategies.items()},
         "gates": config.gates.model_dump(mode="json"),
         "benchmarks": list(index.items),
@@ -276,12 +289,18 @@ def teacher_hash(config: Config, checkpoint: Path | None) -> str:
 
 
 def benchmark_items(config: Config) -> list[Question]:
-    """The questions that no rewrite may carry: those of `data.heldout`, and the held-out ones of all others."""
+    """The questions that no rewrite may carry: those of `data.heldout`, and the held-out ones of all others.
+
+    Documents without questions have those that were written for training, if any were. Raises UserError.
+    """
     benchmark = DocumentQuestions(config.student.prompt_template)
-    heldout = read_documents(config.data.heldout) if config.data.heldout else []
-    train = read_documents(config.data.train) if config.data.train else []
-    items = [q for document in heldout for q in benchmark.exam(document).questions]
-    others = [q for document in train for q in benchmark.exam(document).questions] + [*external_questions(config)]
+    known = read_questions(questions_file(config)) if config.data.train or config.data.heldout else {}
+
+    def asked(patterns: tuple[str, ...]) -> list[Question]:
+        documents = read_documents(patterns, known=known, optional=True) if patterns else []
+        return [question for document in documents for question in benchmark.exam(document).questions]
+
+    items, others = asked(config.data.heldout), [*asked(config.data.train), *external_questions(config)]
     return items + [question for question in others if question.split == "heldout"]
 
 
@@ -300,10 +319,6 @@ def _run(config: Config, shards: list[Shard], rewrite: RewriteWithTeacher, done:
         load_pen.cache_clear()
 
 
-def _documents_done(parts: Path) -> int:
-    return sum(part_documents(path) for path in parts.glob("*/*.parquet"))
-
-
 def _plain(record: Any) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
@@ -316,7 +331,8 @@ def _clean(work: Path) -> None:
         (work / name).unlink(missing_ok=True)
 
 
-def _summary(output: Path, resumed: int | None, seconds: float) -> CurateSummary:
+def _summary(config: Config, resumed: int | None, seconds: float) -> CurateSummary:
+    output = config.curation.output
     manifest = read_manifest(output)
     for shard in manifest["shards"]:
         path = output / shard["path"]
@@ -328,6 +344,7 @@ def _summary(output: Path, resumed: int | None, seconds: float) -> CurateSummary
         output=output,
         teacher=manifest["settings"]["teacher_name"],
         trained=manifest["settings"]["trained"],
+        unbeaten=_unbeaten(config),
         **counts,
         rows_out=manifest["rows"],
         tokens_out=manifest["tokens"],

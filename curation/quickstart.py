@@ -97,7 +97,10 @@ def _figures(training: TrainSummary, curation: CurateSummary, seconds: float) ->
         **accuracies,
         "documents_in": curation.documents_in,
         "rows_out": curation.rows_out,
+        "best_round": training.best_round,
+        "trained": training.checkpoint is not None,
         "students": training.students,
+        "student_runs": training.student_runs,
         "seconds": round(seconds, 1),
         "peak_memory_gib": round(_peak_memory_gib(), 2),
     }

@@ -55,12 +55,12 @@ def write_report(run_dir: Path) -> Path:
     rewrites = read_json_lines(run_dir / "journal" / "rewrites.jsonl")
     if not metrics:
         raise UserError(f"{run_dir} has nothing to report yet: its journal is empty")
-    steps = sorted((line for line in metrics if line["kind"] == "step"), key=lambda line: line["step"])
+    steps = sorted((line for line in metrics if line["kind"] == "step"), key=_place)
     heldout = {line["arm"]: line for line in metrics if line["kind"] == "heldout"}
     page = _environment().get_template("report.html.j2").render(
         run=run_dir.name,
         verdicts=verdicts(metrics, heldout),
-        sections=[section for section in _sections(steps, heldout) if section.figures],
+        sections=[section for section in _sections(steps, heldout, _validations(metrics)) if section.figures],
         heldout=_arm_table(heldout),
         examples=_examples(rewrites, config),
         curation=_manifest(config),
@@ -103,7 +103,25 @@ def verdicts(metrics: list[Record], heldout: dict[str, Record]) -> list[Verdict]
         found.append(Verdict(f"Measured on {n} held-out documents and questions that were never rewarded.", False))
     else:
         found.append(Verdict("Nothing was compared on held-out documents: set data.heldout.", False))
+    if _best_validated(_validations(metrics)) == 0 and any(line["kind"] == "step" for line in metrics):
+        words = "No round beat the untrained teacher on the validation documents: it is the one to use."
+        found.insert(0, Verdict(words, False))
     return found
+
+
+def _place(line: Record) -> tuple[int, int]:
+    """A fork may count its steps otherwise than the rounds that it took over."""
+    return line["round"], line["step"]
+
+
+def _validations(metrics: list[Record]) -> list[Record]:
+    return sorted((line for line in metrics if line["kind"] == "validation"), key=lambda line: line["round"])
+
+
+def _best_validated(validations: list[Record]) -> int | None:
+    """The round that validated best, the earliest of equals; 0 is the untrained teacher."""
+    measured = [line for line in validations if line.get("gain/mean") is not None]
+    return max(measured, key=lambda line: line["gain/mean"])["round"] if measured else None
 
 
 def _interval(line: Record, name: str) -> plots.Interval | None:
@@ -113,7 +131,7 @@ def _interval(line: Record, name: str) -> plots.Interval | None:
     return values  # type: ignore[return-value]
 
 
-def _sections(steps: list[Record], heldout: dict[str, Record]) -> list[Section]:
+def _sections(steps: list[Record], heldout: dict[str, Record], validations: list[Record]) -> list[Section]:
     gains = {arm: i for arm in ARMS if (i := _interval(heldout.get(arm, {}), "gain"))}
     right = {arm: i for arm in ARMS if (i := _interval(heldout.get(arm, {}), "accuracy"))}
     figures = [plots.bars_with_interval(gains, xlabel="gain on held-out questions (nats a token)")] if gains else []
@@ -125,13 +143,32 @@ def _sections(steps: list[Record], heldout: dict[str, Record]) -> list[Section]:
             [Markup(figure) for figure in figures],
         )
     ]
+    if validations:
+        sections.append(_validation_section(validations))
     if steps:
         sections += _step_sections(steps)
     return sections
 
 
+def _validation_section(validations: list[Record]) -> Section:
+    rounds = [line["round"] for line in validations]
+    intervals = [interval for line in validations if (interval := _interval(line, "gain"))]
+    labels = {"xlabel": "round", "ylabel": "validation gain (nats a token)"}
+    if len(intervals) == len(rounds):
+        figure = plots.curve_with_interval(rounds, intervals, **labels)
+    else:
+        figure = plots.lines({"mean": (rounds, [line.get("gain/mean") for line in validations])}, **labels)
+    best = _best_validated(validations)
+    return Section(
+        "Validation, round by round",
+        "What students gain on documents of data.train that are never trained on; round 0 is the untrained teacher. "
+        f"Best: {'none was measured' if best is None else f'round {best}'}.",
+        [Markup(figure)],
+    )
+
+
 def _step_sections(steps: list[Record]) -> list[Section]:
-    x = [line["step"] for line in steps]
+    x = _numbers(steps)
     rewards = [interval for line in steps if (interval := _interval(line, "reward"))]
     shares = _series(steps, "strategy/")
     gains = _series(steps, "gain_by_strategy/")
@@ -188,13 +225,17 @@ def _step_sections(steps: list[Record]) -> list[Section]:
     ]
 
 
+def _numbers(steps: list[Record]) -> list[float]:
+    return list(range(1, len(steps) + 1))
+
+
 def _series(steps: list[Record], prefix: str) -> dict[str, plots.Line]:
     """A curve for each key with the prefix, the one with the largest values first."""
     names = {key for line in steps for key in line if key.startswith(prefix)}
     absent = 0.0 if prefix == "strategy/" else None
     curves = {name: [line.get(name, absent) for line in steps] for name in names}
     order = sorted(names, key=lambda name: -sum(value or 0 for value in curves[name]))
-    x = [line["step"] for line in steps]
+    x = _numbers(steps)
     return {name.removeprefix(prefix): (x, curves[name]) for name in order}  # type: ignore[misc]
 
 
@@ -234,7 +275,8 @@ def _examples(rewrites: list[Record], config: Config) -> list[dict[str, Any]]:
         )
     scored = [line for line in rewrites if line["arm"] == "train" and line.get("gain") is not None]
     if scored:
-        last = [line for line in scored if line["step"] == max(line["step"] for line in scored)]
+        end = max(map(_place, scored))
+        last = [line for line in scored if _place(line) == end]
         best, worst = max(last, key=lambda line: line["gain"]), min(last, key=lambda line: line["gain"])
         found.append(
             {
@@ -277,7 +319,7 @@ def _manifest(config: Config) -> dict[str, Any] | None:
 def _cost(steps: list[Record], metrics: list[Record]) -> dict[str, float]:
     updates = [line for line in metrics if line["kind"] == "update"]
     return {
-        "student runs rewarded": sum(line.get("students", 0) for line in steps),
+        "student runs of training": max((line.get("students_total", 0) for line in metrics), default=0),
         "seconds scoring": round(sum(line.get("seconds", 0.0) for line in steps), 1),
         "seconds updating the teacher": round(sum(line.get("seconds", 0.0) for line in updates), 1),
     }

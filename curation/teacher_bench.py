@@ -18,7 +18,7 @@ from typing import Any
 import configs
 from configs.files import write_whole
 from configs.load import load_config
-from configs.schema import Config
+from configs.schema import Config, Student
 from curation.lab.build import build_lab
 from curation.manifest import die_with_parent
 from curation.progress import say
@@ -146,6 +146,7 @@ def run_unit(unit: Unit, folder: Path, config: Path = CONFIG) -> dict[str, Any]:
 def _train(unit: Unit, config: Config) -> dict[str, Any]:
     from curation.experiment import read_splits
     from student.pool import InlinePool
+    from student.records import StudentPool
     from teacher.train import train_teacher
 
     train, heldout = read_splits(config)
@@ -156,7 +157,11 @@ def _train(unit: Unit, config: Config) -> dict[str, Any]:
         def progress(line: str) -> None:
             print(line, file=file, flush=True)
 
-        summary = train_teacher(config, train, heldout, ShuffledPool if unit.shuffle else InlinePool, progress)
+        def make_pool(settings: Student) -> StudentPool:
+            pool = InlinePool(settings)
+            return ShuffledPool(pool) if unit.shuffle else pool
+
+        summary = train_teacher(config, train, heldout, make_pool, progress)
     texts = _heldout_lines(config.run.dir)
     result: dict[str, Any] = {
         "arms": {

@@ -11,12 +11,11 @@ from typing import Any
 from datatrove.data import Document
 
 from configs.schema import Config
-from configs.schema import Student as StudentSettings
 from curation.experiment import read_splits
 from curation.lab import world
 from curation.lab.build import RETENTION_TEXTS
 from student.pool import InlinePool
-from student.records import Job, Outcome, Question
+from student.records import Job, Outcome, Question, StudentPool
 from teacher.exams import document_questions
 from teacher.gates import build_gates, check
 from teacher.journal import Journal
@@ -35,8 +34,8 @@ class ShuffledPool:
     """Students whose outcomes are dealt at random among those that sat the same exam: a reward of the same size and
     spread that says nothing about the lesson."""
 
-    def __init__(self, settings: StudentSettings) -> None:
-        self.pool = InlinePool(settings)
+    def __init__(self, pool: StudentPool) -> None:
+        self.pool = pool
 
     @property
     def fingerprint(self) -> str:

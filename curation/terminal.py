@@ -90,7 +90,8 @@ def _add_arms(table: Table, heldout: Mapping[str, Evaluation], differences: Mapp
 def print_curation(summary: "CurateSummary") -> None:
     """What went in, what came out, and where it is."""
     table = Table("curation", "", title_justify="left")
-    table.add_row("teacher", Text(f"{summary.teacher} ({'trained' if summary.trained else 'untrained'})"))
+    untrained = "no round beat the untrained teacher" if summary.unbeaten else "untrained"
+    table.add_row("teacher", Text(f"{summary.teacher} ({'trained' if summary.trained else untrained})"))
     table.add_row("documents in", f"{summary.documents_in}")
     table.add_row("documents out", f"{summary.documents_out}")
     table.add_row("filtered, quarantined, failed", f"{summary.filtered}, {summary.quarantined}, {summary.failed}")

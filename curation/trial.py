@@ -15,7 +15,7 @@ from datatrove.data import Document
 
 from configs.errors import UserError, nearest
 from configs.schema import Config
-from curation.documents import read_documents
+from curation.experiment import read_asked
 from curation.lab import world
 from student.adaptive import Seat
 from student.records import Exam, Job, Lesson
@@ -75,11 +75,12 @@ def read_groups(config: Config, source: str | None, documents: int, rewrites: in
     `source` is a file of documents with questions (null: `data.train`), or `lab`: fictional people that no student has
     read of, told in each of `teacher.strategies` (else each of the lab's ways) in turn. Where a document has
     `rewrites`, these are measured, with `raw` (its own text) as a control; where it has none, the teacher writes them.
+    Questions that are missing are written as for training.
     Raises UserError.
     """
     if source == LAB:
         return _lab_groups(config, documents, rewrites)
-    found = read_documents(config.data.train if source is None else (source,), documents)
+    found = read_asked(config, config.data.train if source is None else (source,), documents)
     brought = [document.metadata.get("rewrites") for document in found]
     if all(brought):
         return [_brought_group(document, rewrites) for document in found]

@@ -6,6 +6,7 @@ from typing import Any
 from datatrove.pipeline.readers.warc import process_record
 from warcio.archiveiterator import ArchiveIterator
 from warcio.exceptions import ArchiveLoadFailed
+from warcio.statusandheaders import StatusAndHeadersParserException
 
 
 class TornRecord(Exception):
@@ -25,6 +26,8 @@ def read_warc(chunks: Iterator[bytes]) -> Iterator[tuple[int, dict[str, Any] | N
     row, stream = -1, _Stream(chunks)
     try:
         for row, record in enumerate(ArchiveIterator(stream)):
+            if not record.rec_headers.get_header("Content-Length"):
+                raise TornRecord(row, f"record {row} does not say its length")
             # warcio takes the end of the file for the end of the record.
             if record.rec_type in ("response", "conversion"):
                 yield from _text(row, record)
@@ -32,8 +35,10 @@ def read_warc(chunks: Iterator[bytes]) -> Iterator[tuple[int, dict[str, Any] | N
                 record.content_stream().read()
             if record.raw_stream.limit > 0:
                 raise TornRecord(row, f"{record.raw_stream.limit} bytes of record {row} are missing")
-    except (ArchiveLoadFailed, ValueError, KeyError) as error:
+    except (ArchiveLoadFailed, StatusAndHeadersParserException, ValueError, KeyError) as error:
         raise TornRecord(row + 1, f"no record: {' '.join(str(error).split())}") from None
+    except EOFError:
+        raise TornRecord(row + 1, "a record that ends in its headers") from None
     except AttributeError:
         # What warcio makes of headers without a target.
         raise TornRecord(row + 1, "a record without its headers") from None

@@ -31,10 +31,11 @@ from student.bench_inputs import (
     matmul_peak,
 )
 from student.bench_rivals import SeparateRuns, twin
+from student.course import Course, plan_course
 from student.memory import is_out_of_memory
 from student.pool import MAX_SLOTS, InlinePool
 from student.records import Lesson
-from student.training import Course, Usage, plan_course, train_slots
+from student.training import Usage, train_slots
 
 SWEEP = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 GPU_SHAPES = ("smollm2-135m", "qwen2.5-0.5b", "qwen2.5-7b")

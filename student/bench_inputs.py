@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from configs.errors import UserError, nearest
+from student.course import Course
 from student.models import load_model, pick_device, pick_dtype
 from student.pool import InlinePool
-from student.training import Course
 
 SHAPES: dict[str, PretrainedConfig] = {
     # 0.3M parameters, the vocabulary about as large as the lab's.

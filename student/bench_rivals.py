@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from configs.schema import Student
+from student.course import Course, learning_rate, step_pieces
 from student.lora import AdapterStack
-from student.training import BETA1, BETA2, EPSILON, Course, learning_rate, step_pieces
+from student.training import BETA1, BETA2, EPSILON
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:

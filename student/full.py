@@ -12,8 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from configs.schema import Student
+from student.course import Course, learning_rate, step_pieces
 from student.packing import pack
-from student.training import EPSILON, Course, Progress, Usage, batch_loss, learning_rate, step_pieces
+from student.training import EPSILON, Progress, Usage, batch_loss
 
 
 @contextmanager

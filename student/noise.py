@@ -189,7 +189,7 @@ def cluster_interval(
     C = len(sums_CS)
     if C < 2:
         return Interval(math.nan, math.nan)
-    t = _t_quantile(0.5 + level / 2, C - 1)
+    t = t_quantile(0.5 + level / 2, C - 1)
     if C < FEW_CLUSTERS:
         left_out_C = statistic(sums_CS.sum(0) - sums_CS)
         left_out_C = left_out_C[np.isfinite(left_out_C)]
@@ -301,7 +301,7 @@ def _by_cluster(sums_NS: Sums, clusters: Sequence[Hashable] | None) -> Sums:
 
 
 @lru_cache
-def _t_quantile(probability: float, degrees: int) -> float:
+def t_quantile(probability: float, degrees: int) -> float:
     """Quantile of Student's t: with t = sqrt(df) tan(a) the density in a is proportional to cos(a)^(df - 1)."""
     angle_N = np.linspace(-math.pi / 2, math.pi / 2, 200_001)
     density_N = np.cos(angle_N) ** (degrees - 1)

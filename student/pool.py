@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import UserError
 from configs.schema import Student
+from student.course import Course, plan_course
 from student.exam import Examiner, Grade, Sitting
 from student.full import train_full
 from student.lora import AdapterStack
@@ -34,7 +35,7 @@ from student.memory import activation_bytes_per_token, free_bytes, is_out_of_mem
 from student.models import load_model
 from student.packing import Piece
 from student.records import Answer, Job, Outcome
-from student.training import Course, Progress, Usage, plan_course, train_slots
+from student.training import Progress, Usage, train_slots
 
 log = logging.getLogger(__name__)
 

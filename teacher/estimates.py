@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from student.noise import bootstrap_interval
+from student.noise import bootstrap_interval, t_quantile
 
 
 class Estimate(NamedTuple):
@@ -59,7 +59,7 @@ class Evaluation:
         accuracy_by = {name: statistics.fmean(values) for name, values in accuracies.items() if values}
         return cls(
             gain=estimate(list(gain_by.values()), [batches[name] for name in gain_by]),
-            accuracy=estimate(list(accuracy_by.values()), [batches[name] for name in accuracy_by]),
+            accuracy=_share(estimate(list(accuracy_by.values()), [batches[name] for name in accuracy_by])),
             gains=gain_by,
             accuracies=accuracy_by,
             batches=dict(batches),
@@ -68,25 +68,43 @@ class Evaluation:
         )
 
 
-def crossed_estimate(values: Sequence[Mapping[str, float]], batches: Mapping[str, int], seed: int = 0) -> Estimate:
+def _share(found: Estimate) -> Estimate:
+    """Bounds of a share, which cannot lie outside 0 ... 1; few batches give wide ones."""
+    return Estimate(found.mean, *(min(1.0, max(0.0, bound)) for bound in found[1:]))
+
+
+def crossed_estimate(values: Sequence[Mapping[str, float]], batches: Mapping[str, int]) -> Estimate:
     """Mean and 95% interval of values by document from several training runs.
 
-    Runs and batches of documents are crossed, and both are drawn: the pigeonhole bootstrap (Owen 2007, arXiv
-    0712.1111), which is on the safe side. With one run only batches are drawn.
+    Runs and batches of documents are crossed random effects (Searle, Casella and McCulloch, "Variance Components",
+    1992, ch. 4): the variance of the grand mean is (MS_runs + MS_batches - MS_cells) / cells, and Student's t has its
+    Satterthwaite degrees of freedom. Batches count equally. With one run only batches are drawn.
     """
     names = sorted(set.intersection(*(set(found) for found in values)))
     if len(values) == 1:
         return estimate([values[0][name] for name in names], [batches[name] for name in names])
-    rows = {batch: b for b, batch in enumerate(dict.fromkeys(batches[name] for name in names))}
-    totals_SB, counts_B = np.zeros((len(values), len(rows))), np.zeros(len(rows))
+    members: dict[int, list[str]] = {}
     for name in names:
-        b = rows[batches[name]]
-        counts_B[b] += 1
-        totals_SB[:, b] += [found[name] for found in values]
-    rng = np.random.default_rng(seed)
-    S, B, draws = len(values), len(rows), 5000
-    weight_NS = rng.multinomial(S, [1 / S] * S, size=draws)
-    weight_NB = rng.multinomial(B, [1 / B] * B, size=draws)
-    means_N = np.einsum("ns,sb,nb->n", weight_NS, totals_SB, weight_NB) / (S * (weight_NB @ counts_B))
-    low, high = np.percentile(means_N, [2.5, 97.5])
-    return Estimate(float(totals_SB.sum() / (S * counts_B.sum())), float(low), float(high))
+        members.setdefault(batches[name], []).append(name)
+    cells_SB = np.array([[statistics.fmean(found[n] for n in own) for own in members.values()] for found in values])
+    S, B = cells_SB.shape
+    mean = float(cells_SB.mean())
+    if B < 2:
+        return Estimate(mean, math.nan, math.nan)
+    runs_S1, batches_1B = cells_SB.mean(1, keepdims=True), cells_SB.mean(0, keepdims=True)
+    freedoms = np.array([S - 1, B - 1, (S - 1) * (B - 1)])
+    squares = np.array(
+        [
+            B * ((runs_S1 - mean) ** 2).sum(),
+            S * ((batches_1B - mean) ** 2).sum(),
+            ((cells_SB - runs_S1 - batches_1B + mean) ** 2).sum(),
+        ]
+    )
+    mean_squares = squares / freedoms
+    # Unbiased, it can fall below what runs or batches alone show.
+    variance = max(mean_squares @ [1, 1, -1], mean_squares[:2].max()) / (S * B)
+    spread = ((mean_squares / (S * B)) ** 2 / freedoms).sum()
+    if spread == 0:
+        return Estimate(mean, mean, mean)
+    half = t_quantile(0.975, max(1, round(variance**2 / spread))) * math.sqrt(variance)
+    return Estimate(mean, mean - half, mean + half)

@@ -90,13 +90,21 @@ class StudentRuns:
         return 1 if self.config.reward.credit == "document" else self.config.reward.documents_per_student
 
     def job(self, documents: list[str], taught: list[tuple[str, str]], seed: int, split: Split) -> Job:
+        settings = self.config.student
         exams = [self.exam(self.documents[name], split) for name in documents]
+        taught = self._training_texts(taught)
+        # Lessons of one group take equal steps; lines are as many as they are, and each is met `epochs` times.
+        steps = (
+            None
+            if settings.split_lines and settings.steps is None
+            else planned_steps(settings, len(documents), self.config.rl.rewrites_per_lesson + settings.with_document)
+        )
         external = self.external if split == "reward" else ()
         return Job(
             lesson=Lesson(
                 texts=tuple(text for _, text in taught),
                 document_ids=tuple(name for name, _ in taught),
-                steps=planned_steps(self.config.student, len(documents), self.config.rl.rewrites_per_lesson),
+                steps=steps,
                 seed=seed,
             ),
             exam=Exam(
@@ -104,6 +112,18 @@ class StudentRuns:
                 retention_texts=self.retention_texts,
             ),
         )
+
+    def _training_texts(self, taught: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Rewrites of documents as the texts that a student trains on, one document's after another's."""
+        settings = self.config.student
+        texts: dict[str, list[str]] = {}
+        for name, text in taught:
+            lines = [line.strip() for line in text.splitlines()] if settings.split_lines else [text]
+            texts.setdefault(name, []).extend(line for line in lines if line)
+        if settings.with_document:
+            for name, own in texts.items():
+                own.extend({self.documents[name].text} - set(own))
+        return [(name, text) for name, own in texts.items() for text in own]
 
     @cached_property
     def retention_texts(self) -> tuple[str, ...]:

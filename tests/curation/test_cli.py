@@ -15,7 +15,7 @@ from configs.errors import RunError
 from curation.cli import app, main
 
 PROGRAM = Path(sys.executable).with_name("notewright")
-VERBS = [command.callback.__name__ for command in app.registered_commands]
+VERBS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from configs.errors import UserError
-from curation.documents import BadRow, Shard, find_shards, read_documents, read_shard
+from curation.documents import BadRow, Shard, find_shards, read_documents, read_shard, training_id
+from student.encoding import item_hash
 from tests.curation.corpus import rows, write_jsonl
 
 
@@ -144,6 +145,24 @@ def test_read_documents_wants_questions(tmp_path: Path, capsys: pytest.CaptureFi
         read_documents((str(tmp_path / "c.jsonl"),))
 
 
+def test_known_questions_stand_in_for_those_that_a_document_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, written = [[{"question": "Who?", "answer": name}] for name in ("Ann", "Bea")]
+    bad = rows(1, start=2)[0] | {"questions": "none"}
+    path = write_jsonl(tmp_path / "a.jsonl", [rows(1)[0] | {"questions": own}, *rows(1, start=1), bad])
+    keys = [
+        (training_id(Shard(str(path), path.name), row, text), item_hash(text))
+        for row, text in enumerate(made["text"] for made in rows(3))
+    ]
+    known = {keys[0]: written, keys[1]: written, (keys[2][0], "of another text"): written}
+    assert [d.metadata["questions"] for d in read_documents((str(path),), known=known)] == [own, written]
+    assert "1 documents without questions" in capsys.readouterr().err
+    bare = write_jsonl(tmp_path / "b.jsonl", rows(5))
+    assert read_documents((str(bare),), optional=True) == []
+    assert "5 documents without questions" in capsys.readouterr().err
+
+
 def test_read_documents_drops_parquet_nulls_in_questions(tmp_path: Path) -> None:
     questions = [
         {"question": "Who?", "answer": "She", "split": None},
@@ -208,6 +227,20 @@ def test_truncated_warc_keeps_the_pages_before_the_break(tmp_path: Path, name: s
     path.write_bytes(b"not a warc at all")
     documents, bad = read(path)
     assert not documents and bad[-1].row is None
+
+
+def test_a_warc_that_ends_anywhere(tmp_path: Path) -> None:
+    whole = warc(tmp_path / "crawl.warc", PAGES, gz=False).read_bytes()
+    # The last request, picture and page, which have about 900 bytes each, headers mostly.
+    for cut in range(whole.rindex(b"WARC/1.0\r\nWARC-Type: request"), len(whole), 3):
+        (tmp_path / "crawl.warc").write_bytes(whole[:cut])
+        documents, bad = read(tmp_path / "crawl.warc")
+        assert [d.text.encode() for d in documents[:3]] == PAGES[:3]
+        between_records = not whole[cut:].lstrip(b"\r\n") or whole[cut:].lstrip(b"\r\n").startswith(b"WARC/1.0")
+        if between_records:
+            assert not bad
+        else:
+            assert len(documents) == 3 and [b.row is None for b in bad] == [False, True] and bad[0].row in (9, 10, 11)
 
 
 def test_any_fsspec_url(tmp_path: Path) -> None:

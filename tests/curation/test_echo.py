@@ -2,11 +2,11 @@
 
 import gzip
 import multiprocessing
-import os
 import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,29 +192,52 @@ def curate_with_faults(config: Config) -> None:
         curate(config)
 
 
+def kill_when(config: Config, reached: Callable[[], bool], pause: float) -> bool:
+    """Kills a curation `pause` seconds after `reached`; False if it ended before that."""
+    # Forked: an interpreter that imports torch anew would take longer than the work between two kills.
+    child = multiprocessing.get_context("fork").Process(target=curate_with_faults, args=(config,), daemon=True)
+    child.start()
+    deadline = time.monotonic() + 240
+    try:
+        while child.is_alive() and not reached():
+            assert time.monotonic() < deadline, "stalled"
+            time.sleep(0.002)
+        time.sleep(pause)
+    finally:
+        child.kill()
+        child.join()
+    return child.exitcode == -signal.SIGKILL
+
+
 @pytest.mark.parametrize(
-    ("documents", "kills"), [(450, 6), pytest.param(3000, 20, marks=pytest.mark.slow)], ids=["short", "long"]
+    ("documents", "kills"),
+    [(300, 5), pytest.param(3000, 20, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+    ids=["short", "long"],
 )
 def test_random_kills_change_nothing(tmp_path: Path, documents: int, kills: int) -> None:
     faulty_corpus(tmp_path / "in", documents)
     settings = ("curation.dedup=minhash", "curation.filters.secrets=true", "curation.keep_raw=0.1")
     undisturbed = echo_config(tmp_path / "in", tmp_path / "undisturbed", *settings, batch_size=2)
-    started = time.monotonic()
     curate_with_faults(undisturbed)
-    seconds = time.monotonic() - started
     config = echo_config(tmp_path / "in", tmp_path / "killed", *settings, batch_size=2)
-    generator, context = random.Random(3), multiprocessing.get_context("fork")
-    killed = 0
-    for _ in range(kills):
-        child = context.Process(target=curate_with_faults, args=(config,))
-        child.start()
-        # Each attempt goes on from the one before, so it gets a share of the work.
-        child.join(generator.uniform(0.02, 4 * seconds / kills))
-        if child.is_alive():
-            os.kill(child.pid or 0, signal.SIGKILL)
-            killed += 1
-        child.join()
-    assert killed >= kills // 2, "the kills came too late to mean anything"
+    work, generator = config.curation.output / ".notewright", random.Random(3)
+
+    def parts() -> int:
+        return sum(len(list(task.glob("*.parquet"))) for task in work.glob("parts/*"))
+
+    # A fifth of the kills while duplicates are looked for; the others each after some more parts, of which there are
+    # about documents / 2.4.
+    early = kills // 5
+    for number in range(kills):
+        more = 0 if number < early else generator.randint(1, documents // (2 * (kills - early)))
+        goal = parts() + more
+
+        def reached(goal: int = goal, early: bool = number < early) -> bool:
+            return (work / "dedup").is_dir() if early else parts() >= goal
+
+        assert kill_when(config, reached, generator.uniform(0, 0.3 if number < early else 0.02)), "killed too late"
+    # One more in the merger, if it is not over too soon.
+    kill_when(config, (work / "merged").is_dir, 0.01)
     curate_with_faults(config)
     assert data_bytes(config) == data_bytes(undisturbed)
     assert manifest_of(config) == manifest_of(undisturbed)

@@ -4,7 +4,11 @@ import pytest
 
 from configs.errors import UserError
 from configs.schema import Config
+from curation.documents import Shard, training_id
 from curation.experiment import train_from_config
+from curation.trial import read_groups
+from student.encoding import item_hash
+from teacher.questions import questions_file
 from tests.curation.corpus import rows, write_jsonl
 
 
@@ -42,6 +46,20 @@ def test_a_mistake_is_named_before_anything_is_written(config, sections, said):
     with pytest.raises(UserError, match=said):
         train_from_config(with_(config, **sections))
     assert not config.run.dir.exists()
+
+
+def test_questions_that_were_written_serve_the_reliability_too(config, tmp_path):
+    # The second document brings its own rewrites' questions; the first has those of the file.
+    asked = [{"question": "Who?", "answer": "She"}]
+    made = [row | {"rewrites": ["one text", "another text"]} for row in rows(2)]
+    path = write_jsonl(tmp_path / "brought.jsonl", [made[0], made[1] | {"questions": asked}])
+    key = {"id": training_id(Shard(str(path), path.name), 0, made[0]["text"]), "text_hash": item_hash(made[0]["text"])}
+    written = [{"question": "Where?", "answer": "There"}]
+    write_jsonl(questions_file(config), [key | {"questions": written, "dropped": []}])
+    groups = read_groups(config, str(path), 4, None)
+    assert [group.document.metadata["questions"] for group in groups] == [written, asked]
+    with pytest.raises(UserError, match=r"1 documents? without questions|set questions\.model"):
+        read_groups(with_(config, questions={"model": ""}), str(write_jsonl(path, made)), 4, None)
 
 
 def test_a_writer_without_a_usable_question_ends_before_the_run_begins(config):

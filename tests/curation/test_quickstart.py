@@ -8,8 +8,12 @@ import pytest
 
 from configs.load import load_config, save_config
 from configs.schema import Config
+from curation import quickstart
 from curation.cli import main
+from curation.pipeline import CurateSummary
 from curation.quickstart import SUMMARY, fresh_run
+from teacher.estimates import estimate
+from teacher.summary import TrainSummary
 
 
 def config_in(folder: Path, **rl) -> Config:
@@ -50,6 +54,30 @@ def test_an_output_elsewhere_stays_where_it_is(tmp_path):
     assert fresh_run(config).curation.output == tmp_path / "elsewhere"
 
 
+def test_a_training_that_no_round_won_is_told(tmp_path, monkeypatch, capsys):
+    """Such a training cannot be had at will."""
+    config = config_in(tmp_path)
+    training = TrainSummary(
+        algorithm="rest_em", rounds=2, best_round=0, reward_first=estimate([0.1, 0.2]),
+        reward_last=estimate([0.2, 0.3]), heldout={}, differences={}, strategies_first={"copy": 1.0},
+        strategies_last={"copy": 1.0}, examples=[], students=40, student_runs=36, seconds=1.0, checkpoint=None,
+    )  # fmt: skip
+    curation = CurateSummary(
+        output=config.curation.output, teacher="tiny", trained=False, unbeaten=True, documents_in=3, documents_out=3,
+        filtered=0, quarantined=0, failed=0, rows_out=3, tokens_out=30, shards=1, resumed=0, seconds=1.0,
+    )  # fmt: skip
+    steps = {"build_lab": None, "train_from_config": training, "curate": curation, "write_report": Path("report.html")}
+    for name, result in steps.items():
+        monkeypatch.setattr(quickstart, name, lambda *_, result=result, **__: result)
+    save_config(config, tmp_path / "lab.yaml")
+    config.run.dir.mkdir()
+    save_config(config, config.run.dir / "config.yaml")
+    figures = quickstart.run_quickstart(tmp_path / "lab.yaml")
+    assert (figures["best_round"], figures["trained"], figures["student_runs"]) == (0, False, 36)
+    out = capsys.readouterr().out
+    assert "as it is: no round beat it" in out and "no round beat the untrained teacher" in out
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_whole_job_and_again(tmp_path, monkeypatch, capsys):
@@ -71,6 +99,7 @@ def test_the_whole_job_and_again(tmp_path, monkeypatch, capsys):
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     gains = {f"heldout_gain_{arm}" for arm in ("raw", "untrained", "trained")}
     assert {"reward_first", "reward_last", "documents_in", "rows_out", "seconds", *gains} <= figures.keys()
+    assert figures["trained"] and 0 < figures["student_runs"] <= figures["students"]
     assert figures["documents_in"] == 8
     assert figures["rows_out"] == pq.read_table("runs/lab/dataset/data").num_rows
     assert json.loads(Path("runs/lab", SUMMARY).read_text()) == figures

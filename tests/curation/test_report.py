@@ -25,13 +25,14 @@ def run(tmp_path):
             shares = {"strategy/copy": 1 - step / 4, "strategy/question-answer": step / 4, "gates/leak": step}
             gains = {"gain_by_strategy/copy": 0.2, "gain_by_strategy/question-answer": 1.5}
             varied = {"diversity/compression_ratio": 2.0, "diversity/distinct_strategies": 2}
-            cost = {"students": 8, "seconds": 1.5}
+            cost = {"students": 8, "students_total": 10 * step, "seconds": 1.5}
             line = {"kind": "step", "round": step, "step": step, **interval("reward", step / 2, 0.1)}
             journal.metric(line | shares | gains | varied | cost)
             for sample, strategy in enumerate(("copy", "question-answer")):
                 scored = {"reward": sample, "gain": float(sample), "rejected": None}
                 place = {"arm": "train", "round": step, "step": step, "document_id": "a", "sample": sample}
                 journal.rewrites.append(place | {"strategy": strategy, "text": f"text {sample} & <b>"} | scored)
+            journal.metric({"kind": "validation", "round": step - 1, **interval("gain", 0.1 * step, 0.1)})
         for arm, gain in (("raw", 0.5), ("untrained", 0.4), ("trained", 1.4)):
             figures = interval("gain", gain, 0.2) | interval("accuracy", gain / 2, 0.1)
             journal.metric({"kind": "heldout", "round": 0, "arm": arm, "documents": 12, **figures})
@@ -52,6 +53,8 @@ def test_the_page_says_what_the_journal_says(run):
     assert "text 1 &amp; &lt;b&gt;" in page
     assert "<del>untrained</del>" in page
     assert "<ins>trained</ins>" in page
+    assert "round 0 is the untrained teacher. Best: round 2." in words
+    assert "student runs of training30" in words
 
 
 def test_the_page_is_self_contained_and_its_plots_are_not_empty(run):
@@ -59,7 +62,7 @@ def test_the_page_is_self_contained_and_its_plots_are_not_empty(run):
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
     assert "@import" not in page
     plots = re.findall(r"<svg role.*?</svg>", page, flags=re.DOTALL)
-    assert len(plots) == 7
+    assert len(plots) == 8
     assert all(plot.count("<path") > 5 for plot in plots)
     assert all("currentColor" in plot for plot in plots), "text and axes take the page's colour"
 
@@ -67,6 +70,25 @@ def test_the_page_is_self_contained_and_its_plots_are_not_empty(run):
 def test_an_interval_below_zero_is_told_as_a_loss():
     metrics = [{"kind": "difference", **interval("trained_minus_raw", -0.5, 0.2)}]
     assert verdicts(metrics, {})[0].words.startswith("Students gain less from the trained teacher's lessons")
+
+
+def test_a_fork_that_counts_its_steps_otherwise_ends_with_its_last_round(run):
+    with Journal(run) as journal:
+        journal.metric({"kind": "step", "round": 4, "step": 2, **interval("reward", 9.0, 0.1), "students_total": 99})
+        place = {"arm": "train", "round": 4, "step": 2, "document_id": "forked", "sample": 0}
+        journal.rewrites.append(place | {"strategy": "copy", "text": "forked", "gain": 7.0, "rejected": None})
+    words = re.sub(r"<[^>]+>", "", write_report(run).read_text(encoding="utf-8"))
+    assert "+7.00 nats a token (copy, forked)" in words and "student runs of training99" in words
+
+
+@pytest.mark.parametrize("gains", [(0.5, 0.4), (0.5, 0.5)])
+def test_a_training_that_no_round_won_is_told(gains):
+    metrics = [{"kind": "validation", "round": r, "gain/mean": gain} for r, gain in enumerate(gains)]
+    assert not any("No round beat" in verdict.words for verdict in verdicts(metrics[:1], {})), "it has just begun"
+    found = verdicts([*metrics, {"kind": "step", "round": 1}], {})
+    assert found[0].words.startswith("No round beat the untrained teacher")
+    better = {"kind": "validation", "round": 2, "gain/mean": 0.6}
+    assert "No round beat" not in verdicts([*metrics, better, {"kind": "step", "round": 2}], {})[0].words
 
 
 def test_without_an_interval_nothing_is_claimed():

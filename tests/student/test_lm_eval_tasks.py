@@ -15,10 +15,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from configs.errors import UserError
 from configs.schema import Lora, Student
 from student.benchmarks import make_benchmark
+from student.course import plan_course
 from student.lm_eval_tasks import LmEvalTasks, lm_eval_metrics
 from student.pool import InlinePool
 from student.records import Job, Lesson
-from student.training import plan_course, train_slots
+from student.training import train_slots
 
 pytestmark = pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs lm-eval (extra `benchmarks`)")
 

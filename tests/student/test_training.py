@@ -11,9 +11,10 @@ from peft import LoraConfig, get_peft_model
 
 import student.training
 from configs.schema import Lora, Student
+from student.course import plan_course, step_order, step_pieces
 from student.lora import AdapterStack
 from student.records import Lesson, Segment
-from student.training import StackedAdamW, plan_course, step_order, step_pieces, train_slots
+from student.training import StackedAdamW, train_slots
 
 LORA = Lora(rank=4, alpha=8)
 LESSONS = [

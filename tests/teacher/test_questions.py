@@ -50,7 +50,7 @@ def later_text() -> str:
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory) -> Path:
-    """A word-level Llama, d=64, that learnt the questions of this file's sheets by heart, behind `<question-answer>`."""
+    """A word-level Llama, d=64, that learnt this file's sheets by heart, behind `<question-answer>`."""
     values = [value for options in VALUES.values() for value in options]
     words = ["<pad>", "<eos>", "<unk>", *PEOPLE, *VALUES, *values, *"has and . What is the of ?".split()]
     level = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))

@@ -293,3 +293,16 @@ def test_shard_credit_asks_external_benchmarks_too(build, gold_pool, tmp_path):
 def test_external_benchmarks_need_shard_credit(make_config):
     with pytest.raises(ValueError, match=r"need reward\.credit 'shard'"):
         make_config(reward={"benchmarks": ["file:items.jsonl"], "credit": "shared"})
+
+
+def test_a_lesson_can_be_taught_as_seal_does(build, gold_pool):
+    """Line by line and with the document itself; a document of which nothing passed the gates is not taught."""
+    student = {"steps": None, "epochs": 3, "texts_per_step": 1, "split_lines": True, "with_document": True}
+    model, documents = build(gold_pool(), student=student, reward={"credit": "document"})
+    model.score([[rewrite(documents[0], "gold one\n\n gold two "), rewrite(documents[0], "gold", rejected="leak")]])
+    [job] = pool_of(model).jobs
+    assert job.lesson.texts == ("gold one", "gold two", documents[0].text)
+    assert job.lesson.steps is None, "each of a lesson's own lines is met in every epoch"
+    raw = model.evaluate(documents[:1], {documents[0].id: [documents[0].text]}, seeds=[1])
+    assert raw.gain.mean == 0.0
+    assert pool_of(model).jobs[-1].lesson.texts == (documents[0].text,)

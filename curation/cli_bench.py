@@ -1,0 +1,83 @@
+"""The verbs of `notewright bench`: the project's claims about speed and learning, measured."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+bench = typer.Typer(rich_markup_mode="markdown", help="The project's speed beside what you would use instead.")
+
+
+@bench.command("student")
+def bench_student(
+    model: Annotated[
+        str, typer.Option(help="A model folder, or a shape with random weights: lab, smollm2-135m.")
+    ] = "lab",
+    students: Annotated[int, typer.Option(min=1, help="Students trained at once.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each student.")] = 10,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank; else 8 for the lab, 32 for others.")] = None,
+    lessons: Annotated[
+        Path | None, typer.Option(help="JSONL with `rewrites` or `text`; else generated.", show_default=False)
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 5,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Also 1, 2, 4, ... 256 students.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="A PNG of the sweep.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
+) -> None:
+    """Many students at once, against separate PEFT runs and the padded batch-1 recipe; losses must agree.
+
+    **Example:** `notewright bench student --students 32 --json`
+    """
+    import json
+
+    from curation.bench_plot import plot_sweep
+    from curation.progress import say
+    from student.bench import SWEEP, run_bench, table
+
+    result = run_bench(
+        model=model,
+        students=students,
+        steps=steps,
+        rank=rank,
+        lessons=lessons,
+        repeats=repeats,
+        sweep=SWEEP if sweep or plot else (),
+        tell=say,
+    )
+    print(json.dumps(result, indent=2) if as_json else table(result))
+    if plot:
+        say(f"plot: {plot_sweep(result, plot)}")
+
+
+@bench.command("teacher")
+def bench_teacher(
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where the runs are kept.")] = Path(
+        "runs/bench-teacher"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, one algorithm, both students, no extras.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Training runs of each algorithm and student.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the tables.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="section.key=value", help="Settings that replace the preset's.", show_default=False),
+    ] = None,
+) -> None:
+    """Does the teacher learn what its students need? Held-out people of the lab, both students, with controls.
+
+    Trains a teacher with each algorithm, student and seed, and compares its lessons with raw text and the untrained
+    teacher at equal tokens and steps. About an hour on two cores, ten minutes with --quick; goes on where it stopped.
+
+    **Example:** `notewright bench teacher --quick --json`
+    """
+    import json
+
+    from rich.console import Console
+
+    from curation.teacher_bench import run_bench
+    from curation.teacher_verdict import print_summary, summarise
+
+    found = summarise(run_bench(folder, quick=quick, seeds=seeds, overrides=overrides or ()))
+    if as_json:
+        print(json.dumps(found, allow_nan=False))
+    else:
+        print_summary(found, Console())
