@@ -297,6 +297,8 @@ class Config(Section):
             raise ValueError(
                 "reward.set_credit 'marginal' goes with neither reward.adaptive nor reward.pool_strategies"
             )
+        if self.reward.adaptive and self.reward.pool_strategies:
+            raise ValueError("reward.adaptive and reward.pool_strategies are two models of the same noise: choose one")
         if self.reward.adaptive and self.reward.repeats < 2:
             raise ValueError("reward.adaptive spends repeats: set reward.repeats to 2 or more")
         if self.reward.benchmarks and self.reward.credit != "shard":

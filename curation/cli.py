@@ -101,8 +101,10 @@ def train(
 
     settings = _load(config, overrides)
     if fork is not None:
+        from curation.experiment import read_splits
         from teacher.fork import fork_run
 
+        read_splits(settings)  # what is wrong with the documents is said before anything is copied
         settings = fork_run(settings, fork)
     print_training(train_from_config(settings), settings)
 

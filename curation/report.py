@@ -153,11 +153,12 @@ def _sections(steps: list[Record], heldout: dict[str, Record], validations: list
 def _validation_section(validations: list[Record]) -> Section:
     rounds = [line["round"] for line in validations]
     intervals = [interval for line in validations if (interval := _interval(line, "gain"))]
-    labels = {"xlabel": "round", "ylabel": "validation gain (nats a token)"}
+    ylabel = "validation gain (nats a token)"
     if len(intervals) == len(rounds):
-        figure = plots.curve_with_interval(rounds, intervals, **labels)
+        figure = plots.curve_with_interval(rounds, intervals, xlabel="round", ylabel=ylabel)
     else:
-        figure = plots.lines({"mean": (rounds, [line.get("gain/mean") for line in validations])}, **labels)
+        means = [line.get("gain/mean") for line in validations]
+        figure = plots.lines({"mean": (rounds, means)}, xlabel="round", ylabel=ylabel)
     best = _best_validated(validations)
     return Section(
         "Validation, round by round",

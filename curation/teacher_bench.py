@@ -4,6 +4,7 @@ Every unit is a training run or a measurement in a process of its own, kept as `
 was interrupted goes on with what is missing. What the units say is put together in `curation.teacher_verdict`.
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import configs
+from configs.errors import UserError
 from configs.files import write_whole
 from configs.load import load_config
 from configs.schema import Config, Student
-from curation.lab.build import build_lab
+from curation.lab.build import MARK, MODELS, build_lab
 from curation.manifest import die_with_parent
 from curation.progress import say
 from curation.teacher_controls import ShuffledPool, measure_strategies, old_knowledge, planted_questions
@@ -35,7 +37,7 @@ TUNED: dict[str, tuple[str, ...]] = {
 }
 """What each algorithm needs of its own, found on training people of the lab."""
 
-REPEATS = ("reward.repeats=2", "rl.documents_per_round=16")
+REPEATS = ("reward.repeats=2", "rl.documents_per_round=24", "reward.pool_strategies=false")
 """Half the documents, each lesson taught to two students."""
 
 FORGETFUL = ("student.steps=20", "student.tokens_per_step=400", "student.learning_rate=3e-3")
@@ -98,7 +100,7 @@ def run_bench(
     base = load_config(config, overrides)
     build_lab(base.lab, progress=say)
     todo = units(1 if quick else seeds, quick, overrides)
-    results = {unit.name: found for unit in todo if (found := _read(folder, unit)) is not None}
+    results = {unit.name: found for unit in todo if (found := _read(folder, unit, config)) is not None}
     missing = [unit for unit in todo if unit.name not in results]
     started = time.monotonic()
     workers = max(1, min(len(os.sched_getaffinity(0)), len(missing)))
@@ -138,7 +140,7 @@ def run_unit(unit: Unit, folder: Path, config: Path = CONFIG) -> dict[str, Any]:
         "strategies": lambda: measure_strategies(settings),
         "planted": lambda: planted_questions(settings),
     }
-    result = work[unit.kind]() | {"seconds": round(time.perf_counter() - started, 1)}
+    result = work[unit.kind]() | {"seconds": round(time.perf_counter() - started, 1), "settings": _settings(settings)}
     write_whole(folder / unit.name / "result.json", json.dumps(result).encode() + b"\n")
     return result
 
@@ -205,7 +207,7 @@ def headline(result: dict[str, Any]) -> str:
         old = result.get("old_accuracy")
         return (
             "accuracy " + ", ".join(f"{arm} {mean:.2f}" for arm, mean in means.items())
-            + (f" · old knowledge {old['trained']['after']:.2f}" if old else "")
+            + (f" · old knowledge {_mean(old['trained']['after']):.2f}" if old else "")
             + f" · {result['student_runs']} students"
         )  # fmt: skip
     if "gated" in result:
@@ -219,9 +221,24 @@ def _mean(values: Any) -> float:
     return sum(found) / len(found) if found else float("nan")
 
 
-def _read(folder: Path, unit: Unit) -> dict[str, Any] | None:
+def _read(folder: Path, unit: Unit, config: Path) -> dict[str, Any] | None:
+    """A finished unit's result; None where it is not finished. Raises UserError for one of other settings."""
     path = folder / unit.name / "result.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text())
+    if found["settings"] != _settings(unit_config(unit, folder, config)):
+        raise UserError(f"{path} is of other settings, another lab or engine: give the bench another --dir")
+    return found
+
+
+def _settings(config: Config) -> str:
+    """Names all that a unit's figures depend on: its config without the run directory, lab and engine."""
+    from student.pool import ENGINE_VERSION
+
+    marks = [(config.lab.dir / part / MARK).read_text() for part in ("shards", *MODELS)]
+    content = [config.model_dump(mode="json", exclude={"run": {"dir"}}), marks, ENGINE_VERSION]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _start_worker() -> None:

@@ -59,8 +59,10 @@ def measure_strategies(config: Config) -> dict[str, Any]:
     """What each single strategy is worth to the config's student: the untrained teacher writes lessons of one strategy
     about the held-out people."""
     _, heldout = read_splits(config)
-    temperature = config.teacher.evaluation_temperature or config.teacher.temperature
-    used = config.model_copy(update={"teacher": config.teacher.model_copy(update={"temperature": temperature})})
+    used = config
+    if config.teacher.evaluation_temperature is not None:
+        sampled_at = {"temperature": config.teacher.evaluation_temperature}
+        used = config.model_copy(update={"teacher": config.teacher.model_copy(update=sampled_at)})
     writer = load_teacher(used)
     n = config.rl.rewrites_per_lesson
     arms: dict[str, dict[str, list[str]]] = {"raw": {document.id: [document.text] for document in heldout}}
@@ -101,14 +103,17 @@ def planted_questions(config: Config, documents: int = 16) -> dict[str, Any]:
     told = [w for group in written for w in group if carriers[w.document_id].prompt in w.text]
     return {
         "carried": len(copies) + len(told),
-        "gated": sum(reason is not None for reason in (*copies, *(w.rejected for w in told))),
+        "gated": sum(reason == "leak" for reason in (*copies, *(w.rejected for w in told))),
         "clean": documents,
         "clean_gated": sum(check(document, document.text, gates) is not None for document in heldout[:documents]),
     }
 
 
-def old_knowledge(config: Config, heldout: Sequence[Document], texts: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Share of right answers about people the student knew, before and after it learnt `texts` about the held-out ones.
+def old_knowledge(
+    config: Config, heldout: Sequence[Document], texts: Mapping[str, Sequence[str]]
+) -> dict[str, list[float]]:
+    """Share of right answers about people the student knew, before and after it learnt `texts` about the held-out ones:
+    one figure for each batch of these.
 
     None of these people are in the retention texts that a penalty may watch.
     """
@@ -128,10 +133,14 @@ def old_knowledge(config: Config, heldout: Sequence[Document], texts: Mapping[st
             for repeat in range(SEEDS):
                 job = rewards.job(ids, taught, stable_seed(config.run.seed, "heldout", repeat, number), "heldout")
                 jobs.append(replace(job, exam=replace(job.exam, questions=asked)))
-        answers = [a for outcomes in rewards.examine_all(jobs).values() for o in outcomes for a in o.answers]
+        [outcomes] = rewards.examine_all(jobs).values()
+    by_batch = [
+        [answer for outcome in outcomes[start : start + SEEDS] for answer in outcome.answers]
+        for start in range(0, len(outcomes), SEEDS)
+    ]
     return {
-        "before": statistics.fmean(answer.correct_before for answer in answers),
-        "after": statistics.fmean(answer.correct_after for answer in answers),
+        "before": [statistics.fmean(answer.correct_before for answer in answers) for answers in by_batch],
+        "after": [statistics.fmean(answer.correct_after for answer in answers) for answers in by_batch],
     }
 
 

@@ -3,7 +3,8 @@
 An interval over people draws the batches that shared students; where there are several training runs, these too.
 """
 
-import random
+import itertools
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from teacher.estimates import Estimate, crossed_estimate
+from teacher.estimates import Estimate, crossed_estimate, estimate
 
 JUNK = ("filler", "wrong", "none")
 """Strategies that teach nothing true, and texts that follow none."""
@@ -35,11 +36,12 @@ def summarise(results: Results) -> dict[str, Any]:
             for algorithm in ("rest_em", "grpo", "dpo")
             if (runs := _runs(results, f"{student}/{algorithm}-"))
         }
-        best = max(algorithms, key=lambda name: algorithms[name]["gain"]["trained"]["mean"])
+        # Not the one that did best on these people: that would be a choice by the test.
+        shown = next(iter(algorithms))
         strategies = results[f"{student}/strategies"]["strategy_arms"]
         found["students"][student] = {
-            **algorithms[best],
-            "algorithm": best,
+            **algorithms[shown],
+            "algorithm": shown,
             "target_accuracy": TARGETS.get(student),
             "strategies": {name: _figures([arm]) for name, arm in strategies.items()},
             "algorithms": algorithms,
@@ -80,7 +82,7 @@ def _algorithm(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _figures(arms: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def _figures(arms: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
     return {
         name: _json(crossed_estimate([arm[key] for arm in arms], arms[0]["batches"]))
         for name, key in (("accuracy", "accuracies"), ("gain", "gains"))
@@ -95,11 +97,12 @@ def _difference(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
     ]
     found = crossed_estimate(pairs, ours[0]["batches"])
     verdict = "better" if found.low > 0 else "worse" if found.high < 0 else "no detectable difference"
-    return _json(found) | {"verdict": verdict}
+    return {**_json(found), "verdict": verdict}
 
 
-def _json(found: Estimate) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in found._asdict().items()}
+def _json(found: Estimate) -> dict[str, float | None]:
+    """Bounds are None where one batch of people makes no interval possible."""
+    return {name: None if math.isnan(value) else round(value, 4) for name, value in found._asdict().items()}
 
 
 def shares_of(by_document: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, float]:
@@ -121,8 +124,8 @@ def _controls(results: Results, students: Sequence[str]) -> dict[str, Any]:
     if without and kept:
         found["retention_penalty"] = {
             name: {
-                "old_knowledge": runs[0]["old_accuracy"]["trained"]["after"],
-                "old_knowledge_before_lessons": runs[0]["old_accuracy"]["trained"]["before"],
+                "old_knowledge": _json(estimate(runs[0]["old_accuracy"]["trained"]["after"])),
+                "old_knowledge_before_lessons": statistics.fmean(runs[0]["old_accuracy"]["trained"]["before"]),
                 "accuracy": _algorithm(runs)["trained"],
                 "strategy_shares": _algorithm(runs)["strategy_shares"],
             }
@@ -131,65 +134,77 @@ def _controls(results: Results, students: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _mix(results: Results, students: Sequence[str], permutations: int = 2000) -> dict[str, Any] | None:
-    """Total variation distance between what the teachers of two students write about the same people, and how often
-    chance gives as much: the labels of whole people are swapped, as their rewrites are not independent."""
+def _mix(results: Results, students: Sequence[str]) -> dict[str, Any] | None:
+    """Total variation distances between the mixes of strategies that trained teachers write: of two runs with different
+    students, and of two runs with the same student, which differ by chance.
+
+    The unit is the run. `p_value`: share of the ways to deal the runs to two students that set them as far apart; with
+    three runs each it cannot fall below 0.1. None where a student has one run.
+    """
     runs = [_runs(results, f"{student}/rest_em-") for student in students]
-    if len(runs) != 2 or not all(runs):
+    if len(runs) != 2 or min(map(len, runs)) < 2:
         return None
-    pooled = [_pooled(found) for found in runs]
-    names = sorted(set(pooled[0]) & set(pooled[1]))
-    rng = random.Random(0)
-    seen = _distance([pooled[0][name] for name in names], [pooled[1][name] for name in names])
-    as_far = 0
-    for _ in range(permutations):
-        swaps = [rng.random() < 0.5 for _ in names]
-        sides = [[pooled[side ^ swap][name] for name, swap in zip(names, swaps, strict=True)] for side in (0, 1)]
-        as_far += _distance(*sides) >= seen
-    return {"distance": round(seen, 4), "p_value": (as_far + 1) / (permutations + 1), "people": len(names)}
+    mixes = [shares_of([run["strategies"]["trained"]]) for found in runs for run in found]
+    first = len(runs[0])
+    pairs = {(i, j): _distance(mixes[i], mixes[j]) for i, j in itertools.combinations(range(len(mixes)), 2)}
+    between = [distance for (i, j), distance in pairs.items() if (i < first) != (j < first)]
+    within = [distance for (i, j), distance in pairs.items() if (i < first) == (j < first)]
+
+    def apart(side: Sequence[int]) -> float:
+        return sum(distance for (i, j), distance in pairs.items() if (i in side) != (j in side))
+
+    dealt = [apart(side) for side in itertools.combinations(range(len(mixes)), first)]
+    seen = apart(range(first))
+    return {
+        "between_students": [round(distance, 4) for distance in between],
+        "within_students": [round(distance, 4) for distance in within],
+        "p_value": round(sum(distance >= seen - 1e-12 for distance in dealt) / len(dealt), 4),
+    }
 
 
-def _pooled(runs: Sequence[Mapping[str, Any]]) -> dict[str, Counter[str]]:
-    """Strategies by person, over training runs."""
-    found: dict[str, Counter[str]] = {}
-    for run in runs:
-        for name, counts in run["strategies"]["trained"].items():
-            found.setdefault(name, Counter()).update(counts)
-    return found
-
-
-def _distance(ours: Sequence[Counter[str]], theirs: Sequence[Counter[str]]) -> float:
-    first, second = (sum(side, Counter()) for side in (ours, theirs))
-    names = {*first, *second}
-    return 0.5 * sum(abs(first[name] / first.total() - second[name] / second.total()) for name in names)
+def _distance(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float:
+    return 0.5 * sum(abs(ours.get(name, 0.0) - theirs.get(name, 0.0)) for name in {*ours, *theirs})
 
 
 def _claims(found: Mapping[str, Any]) -> dict[str, bool]:
-    """What the bench set out to show, each true or false."""
+    """What the bench set out to show, each true or false; what it cannot tell is not among them."""
     claims: dict[str, bool] = {}
     for student, figures in found["students"].items():
+        algorithms = figures["algorithms"]
+        if figures["trained"]["low"] is None:
+            continue
         for other in ("raw", "untrained"):
-            better = [a[f"trained_minus_{other}"]["gain"]["low"] > 0 for a in figures["algorithms"].values()]
+            better = [a[f"trained_minus_{other}"]["gain"]["low"] > 0 for a in algorithms.values()]
             enough = min(2, len(better))
             claims[f"{student}: trained beats {other} with {enough} or more algorithms"] = sum(better) >= enough
         if figures["target_accuracy"]:
-            name = f"{student}: accuracy of {figures['target_accuracy']:.2f} or more"
+            name = f"{student}: {figures['algorithm']} reaches an accuracy of {figures['target_accuracy']:.2f}"
             claims[name] = figures["trained"]["mean"] >= figures["target_accuracy"]
-        claims[f"{student}: junk below 2% of what is written"] = figures["junk_share"] < 0.02
-        best = max(figures["strategies"], key=lambda name: figures["strategies"][name]["gain"]["mean"])
-        claims[f"{student}: the dominant strategy is the one that is worth most alone"] = (
-            figures["dominant_strategy"] == best
+        junk = max(a["junk_share"] for a in algorithms.values())
+        claims[f"{student}: junk below 2% of what is written, with each algorithm"] = junk < 0.02
+        alone = {name: arm["gain"]["mean"] for name, arm in figures["strategies"].items() if name != "raw"}
+        claims[f"{student}: the dominant strategy is the one that is worth most alone"] = figures[
+            "dominant_strategy"
+        ] == max(alone, key=lambda name: alone[name])
+        if shuffled := found["controls"]["shuffled_rewards"].get(student):
+            real = figures["trained_minus_untrained"]["gain"]
+            claims[f"{student}: shuffled rewards do not improve, and do less than real ones"] = (
+                shuffled["gain"]["low"] <= 0 and shuffled["gain"]["high"] < real["low"]
+            )
+    if mix := found["strategy_mix"]:
+        claims["mixes differ more between the students than between runs of one"] = min(mix["between_students"]) > max(
+            mix["within_students"]
         )
-    if found["strategy_mix"]:
-        claims["the two students' teachers write different mixes"] = found["strategy_mix"]["p_value"] < 0.01
     controls = found["controls"]
-    for student, difference in controls["shuffled_rewards"].items():
-        claims[f"{student}: shuffled rewards do not improve"] = not difference["gain"]["low"] > 0
     if planted := controls["planted_questions"]:
-        claims["planted benchmark questions are gated"] = planted["gated"] == planted["carried"] > 0
+        claims["planted benchmark questions are gated, clean copies are not"] = (
+            planted["gated"] == planted["carried"] > 0 == planted["clean_gated"]
+        )
     if retention := controls.get("retention_penalty"):
         claims[f"the retention penalty keeps old knowledge at {OLD_KNOWLEDGE} or better, where without it drops"] = (
-            retention["with"]["old_knowledge"] >= OLD_KNOWLEDGE > retention["without"]["old_knowledge"]
+            retention["with"]["old_knowledge"]["mean"] >= OLD_KNOWLEDGE
+            and retention["without"]["old_knowledge"]["high"] < retention["with"]["old_knowledge"]["low"]
+            and retention["without"]["old_knowledge"]["mean"] < OLD_KNOWLEDGE
         )
     return claims
 
@@ -222,5 +237,6 @@ def print_summary(found: Mapping[str, Any], console: Console) -> None:
 
 
 def interval(figure: Mapping[str, Any]) -> str:
-    """`0.97 [0.95, 0.98]`."""
-    return f"{figure['mean']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
+    """`0.97 [0.95, 0.98]`; without bounds where there are none."""
+    bounds = "" if figure["low"] is None else f" [{figure['low']:.2f}, {figure['high']:.2f}]"
+    return f"{figure['mean']:.2f}{bounds}"

@@ -1,5 +1,6 @@
 """Reads the records of a WARC or WET file, and says where it breaks off."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,9 +24,16 @@ def read_warc(chunks: Iterator[bytes]) -> Iterator[tuple[int, dict[str, Any] | N
     A record is `{text, id, url, date, html}`, or None where its bytes are no text of any encoding. Records of other
     kinds (requests, images) are left out. Raises TornRecord, and what `chunks` raises.
     """
-    row, stream = -1, _Stream(chunks)
-    try:
-        for row, record in enumerate(ArchiveIterator(stream)):
+    stream = _Stream(chunks)
+    records = ArchiveIterator(stream)
+    for row in itertools.count():
+        try:
+            record = next(records, None)
+            if record is None:
+                # warcio passes over a record that ends in its headers.
+                if records.next_line:
+                    raise TornRecord(row, f"record {row} ends in its headers")
+                break
             if not record.rec_headers.get_header("Content-Length"):
                 raise TornRecord(row, f"record {row} does not say its length")
             # warcio takes the end of the file for the end of the record.
@@ -35,14 +43,12 @@ def read_warc(chunks: Iterator[bytes]) -> Iterator[tuple[int, dict[str, Any] | N
                 record.content_stream().read()
             if record.raw_stream.limit > 0:
                 raise TornRecord(row, f"{record.raw_stream.limit} bytes of record {row} are missing")
-    except (ArchiveLoadFailed, StatusAndHeadersParserException, ValueError, KeyError) as error:
-        raise TornRecord(row + 1, f"no record: {' '.join(str(error).split())}") from None
-    except EOFError:
-        raise TornRecord(row + 1, "a record that ends in its headers") from None
-    except AttributeError:
-        # What warcio makes of headers without a target.
-        raise TornRecord(row + 1, "a record without its headers") from None
-    if row < 0 and stream.read_any:
+        except (ArchiveLoadFailed, StatusAndHeadersParserException, ValueError, KeyError) as error:
+            raise TornRecord(row, f"no record: {' '.join(str(error).split())}") from None
+        except (EOFError, AttributeError):
+            # What warcio makes of headers that end early, or without a target.
+            raise TornRecord(row, "a record without its headers") from None
+    if row == 0 and stream.read_any:
         raise TornRecord(0, "no WARC record")
 
 

@@ -14,7 +14,10 @@ def claim_run(config: Config, data: str) -> None:
     data. Raises UserError."""
     path, named = config.run.dir / "config.yaml", config.run.dir / "journal" / "data"
     if named.is_file() and named.read_text().strip() != data:
-        raise UserError(f"{config.run.dir} is a run on other documents: data.train or data.heldout has changed since")
+        raise UserError(
+            f"{config.run.dir} is a run on other contents: the documents, their questions, a strategy file, the"
+            " retention texts or a benchmark file has changed since"
+        )
     if path.is_file():
         changes = [line for line in config_difference(load_config(path), config) if not line.startswith(FREE_KEYS)]
         if changes:

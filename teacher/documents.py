@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -24,6 +25,13 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
     twice = [name for name, count in Counter(document.id for document in [*train, *heldout]).items() if count > 1]
     if twice:
         raise UserError(f"document id {twice[0]!r} occurs more than once in data.train and data.heldout")
+    texts = {document.text: document.id for document in train}
+    same = next((document for document in heldout if document.text in texts), None)
+    if same is not None:
+        raise UserError(
+            f"data.heldout: document {same.id!r} is the same text as {texts[same.text]!r} of data.train: what is learnt"
+            " from it would be counted as held out"
+        )
     if config.teacher.prompting == "strategy":
         for name in config.teacher.strategies:
             read_strategy(name)
@@ -34,9 +42,16 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
                 raise UserError(f"data.{key}: document {document.id!r} has no {split} questions to ask a student")
 
 
-def data_hash(train: Sequence[Document], heldout: Sequence[Document]) -> str:
-    """Names the documents and their questions."""
-    content = [[d.id, d.text, d.metadata.get("questions")] for documents in (train, heldout) for d in documents]
+def data_hash(config: Config, train: Sequence[Document], heldout: Sequence[Document]) -> str:
+    """Names the documents and their questions, and the contents of what else the config names: strategies, retention
+    texts, files of benchmark items."""
+    content: list[object] = [
+        [d.id, d.text, d.metadata.get("questions")] for documents in (train, heldout) for d in documents
+    ]
+    if config.teacher.prompting == "strategy":
+        content += [read_strategy(name) for name in config.teacher.strategies]
+    named = [spec.partition(":")[2] for spec in config.reward.benchmarks] + [config.reward.retention_texts or ""]
+    content += [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in named if Path(name).is_file()]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -57,7 +72,8 @@ def set_apart(config: Config, documents: Sequence[Document]) -> tuple[list[Docum
     generator = torch.Generator().manual_seed(stable_seed(config.run.seed, "validation"))
     chosen = set(torch.randperm(len(documents), generator=generator)[:count].tolist())
     validation = [document for d, document in enumerate(documents) if d in chosen]
-    return [document for d, document in enumerate(documents) if d not in chosen], validation
+    texts = {document.text for document in validation}
+    return [d for n, d in enumerate(documents) if n not in chosen and d.text not in texts], validation
 
 
 def round_documents(config: Config, train: Sequence[Document], round: int) -> list[Document]:

@@ -187,6 +187,8 @@ def _optimizer(config: Config, model: PreTrainedModel, start: Path | None) -> to
     optimizer = torch.optim.AdamW(parameters, lr=config.rl.learning_rate, weight_decay=0.0)
     if start is not None and (start / OPTIMIZER_FILE).is_file():
         optimizer.load_state_dict(torch.load(start / OPTIMIZER_FILE, weights_only=True))
+        for group in optimizer.param_groups:  # the moments go on; a fork may have another rate
+            group["lr"] = group["initial_lr"] = config.rl.learning_rate
     return optimizer
 
 

@@ -1,5 +1,6 @@
 """What a run says as it goes: a line a step, an arm, a validation."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ def step_line(place: str, metrics: Mapping[str, Any], seconds_left: float) -> st
     """`place` (round and step), reward with interval, reliability, strategies, cost, pace and time left."""
     reliability = metrics.get("reward/reliability")
     return (
-        f"{place}: reward {metrics['reward/mean']:.3f} [{metrics['reward/low']:.3f}, {metrics['reward/high']:.3f}]"
+        f"{place}: reward {metrics['reward/mean']:.3f}{_bounds(metrics['reward/low'], metrics['reward/high'], 3)}"
         + (f" · reliability {reliability:.2f}" if reliability is not None else "")
         + shares_text(metrics)
         + f" · {metrics['students_total']} students, {metrics['students_per_second']:.1f}/s"
@@ -45,12 +46,17 @@ def step_line(place: str, metrics: Mapping[str, Any], seconds_left: float) -> st
     )
 
 
+def _bounds(low: float, high: float, digits: int) -> str:
+    """` [0.1, 0.2]`; nothing where one batch of documents made no interval possible."""
+    return "" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def arm_line(name: str, found: Evaluation, groups: Groups) -> str:
     """Gain and accuracy of an arm, and what was written."""
     gain, accuracy = found.gain, found.accuracy
     return (
-        f"{name}: gain {gain.mean:.3f} [{gain.low:.3f}, {gain.high:.3f}] · accuracy"
-        f" {accuracy.mean:.2f} [{accuracy.low:.2f}, {accuracy.high:.2f}]{shares_text(share_figures(groups))}"
+        f"{name}: gain {gain.mean:.3f}{_bounds(gain.low, gain.high, 3)} · accuracy"
+        f" {accuracy.mean:.2f}{_bounds(accuracy.low, accuracy.high, 2)}{shares_text(share_figures(groups))}"
     )
 
 

@@ -12,7 +12,7 @@ from teacher.diversity import overlap_shares
 from teacher.estimates import estimate
 from teacher.records import Reward, Rewrite
 from teacher.rest_em import unit_size
-from teacher.seats import lessons_of
+from teacher.seats import batches_of, lessons_of
 
 Groups = Sequence[Sequence[Rewrite]]
 Rewards = Sequence[Sequence[Reward]]
@@ -23,7 +23,9 @@ def step_metrics(groups: Groups, rewards: Rewards, config: Config | None = None)
     """The metrics of D groups of G scored lessons, under the names of metrics.jsonl. `config` says how many rewrites a
     lesson has and whether they share its gain; without it each rewrite is a lesson."""
     size = config.rl.rewrites_per_lesson if config else 1
-    reward = estimate([statistics.fmean(r.value for r in group) for group in rewards])
+    together = 1 if config is None or config.reward.credit == "document" else config.reward.documents_per_student
+    batches = [number for number, batch in enumerate(batches_of(len(rewards), together)) for _ in batch]
+    reward = estimate([statistics.fmean(r.value for r in group) for group in rewards], batches)
     scored = [(w, r) for ws, rs in zip(groups, rewards, strict=True) for w, r in zip(ws, rs, strict=True) if r.outcome]
     outcomes = [r.outcome for _, r in scored if r.outcome]
     values: dict[str, float | int | None] = {

@@ -33,7 +33,8 @@ class Unit:
     scored: Sequence[bool]
     """Of each rewrite: neither refused by a gate nor taught to students that all failed."""
     gains: Sequence[float]
-    """Of each repeat. Rewrites of a lesson share its students' gain, so it is counted once."""
+    """Of each repeat. Rewrites of a lesson share its students' gain, so it is counted once. Empty where the value is a
+    prediction that knows the noise."""
 
 
 def unit_size(config: Config) -> int:
@@ -49,6 +50,7 @@ def kept_units(config: Config) -> int:
 def units_of(config: Config, group: Sequence[Rewrite], rewards: Sequence[Reward]) -> list[Unit]:
     """A document's group of rewrites and their rewards as units."""
     size = unit_size(config)
+    predicted = config.reward.adaptive or config.reward.pool_strategies
     units = []
     for start, rewrites in zip(range(0, len(group), size), lessons_of(group, size), strict=True):
         own = rewards[start : start + size]
@@ -58,7 +60,8 @@ def units_of(config: Config, group: Sequence[Rewrite], rewards: Sequence[Reward]
                 rewrites=rewrites,
                 value=statistics.fmean(reward.value for reward in scored or own),
                 scored=[reward.outcome is not None for reward in own],
-                gains=max((reward.gains for reward in scored), key=len, default=()),
+                # Predictions are drawn towards the mean as far as they are noisy: no noise is held against them again.
+                gains=() if predicted else max((reward.gains for reward in scored), key=len, default=()),
             )
         )
     return units

@@ -42,6 +42,13 @@ class Runs:
     last: Outcome | None = None
     """Narrowed to the lesson's document."""
 
+    def note(self, gain: float, lost: float, outcome: Outcome | None, repeat: int, number: int) -> None:
+        """Adds one student: its document's gain, what it forgot, and which it was."""
+        self.gains.append(gain)
+        self.forgotten.append(lost)
+        self.students.append((repeat, number))
+        self.last = outcome
+
 
 class RewardModel(StudentRuns):
     """Turns rewrites into rewards through the student pools, each student trained once and cached in the journal."""
@@ -58,7 +65,7 @@ class RewardModel(StudentRuns):
         self._run([student for repeat in range(uniform) for student in self._students(table, repeat)], table, runs)
         believed = self._repeat_adaptively(table, runs) if reward.adaptive else {}
         if reward.pool_strategies:
-            believed = self._pool(table, runs, believed)
+            believed = self._pool(table, runs)
         return [
             place_worst(
                 [
@@ -75,13 +82,13 @@ class RewardModel(StudentRuns):
         """Reliability of one run of the reward, from `repeats` students a lesson, in different company each time; the
         bootstrap draws batches of documents that share students."""
         table = self._lessons(groups)
-        gains: list[list[list[float | None]]] = [[[] for _ in lessons] for lessons in table]
-        for repeat in range(repeats):
-            runs: dict[Seat, Runs] = defaultdict(Runs)
-            self._run(list(self._students(table, repeat, marginal=False)), table, runs)
-            for d, lessons in enumerate(table):
-                for g in range(len(lessons)):
-                    gains[d][g].append(next(iter(runs[Seat(d, g)].gains), None))
+        gains: list[list[list[float | None]]] = [[] for _ in table]
+        runs: dict[Seat, Runs] = defaultdict(Runs)
+        self._run([student for repeat in range(repeats) for student in self._students(table, repeat)], table, runs)
+        for d, lessons in enumerate(table):
+            for g, lesson in enumerate(lessons):
+                members = range(len(lesson)) if self.config.reward.set_credit == "marginal" else [None]
+                gains[d] += [list(self._unit_gains(Seat(d, g), i, runs)) for i in members]
         size = self.documents_per_student()
         clusters = [number for number, batch in enumerate(batches_of(len(table), size)) for _ in batch]
         return reliability(gains, clusters=clusters, common_seeds=True)
@@ -138,10 +145,9 @@ class RewardModel(StudentRuns):
         assert len({len(group) for group in groups}) <= 1, "groups are of one size"
         return [lessons_of(group, self.config.rl.rewrites_per_lesson) for group in groups]
 
-    def _students(self, table: list, repeat: int, *, marginal: bool | None = None) -> Iterator[Student]:
+    def _students(self, table: list, repeat: int) -> Iterator[Student]:
         """The students of one repeat, each followed by those without a member under `marginal` credit."""
-        if marginal is None:
-            marginal = self.config.reward.set_credit == "marginal"
+        marginal = self.config.reward.set_credit == "marginal"
         for student in deal(
             len(table), len(table[0]), self.documents_per_student(), repeat, stable_seed(self.config.run.seed, "deal")
         ):
@@ -153,19 +159,23 @@ class RewardModel(StudentRuns):
         """Trains `students` (those that have anything to learn) and notes what each lesson's document gained."""
         jobs = [self._job_of(student, table) for student in students]
         asked = [(student, job) for student, job in zip(students, jobs, strict=True) if job.lesson.texts]
+        for student, job in zip(students, jobs, strict=True):
+            for seat in student.seats if not job.lesson.texts else ():
+                if seat.without is not None:  # nothing is left to learn, and nothing gained
+                    runs[seat].note(0.0, 0.0, None, student.repeat, -1)
         by_pool = self.examine_all([job for _, job in asked]).values()
         for number, ((student, job), *outcomes) in enumerate(zip(asked, *by_pool, strict=True)):
             ran = [outcome for outcome in outcomes if outcome.gain is not None]
             if len(ran) < len(outcomes):  # a lesson is judged by all students or by none
                 continue
             for seat in student.seats:
+                if all(rewrite.rejected is not None for rewrite in table[seat.document][seat.lesson]):
+                    continue
                 own = [narrow(job, outcome, table[seat.document][seat.lesson][0].document_id) for outcome in ran]
                 credited = ran if self.config.reward.credit == "shard" else own
-                seen = runs[seat]
-                seen.gains.append(self._across([outcome.gain for outcome in credited if outcome.gain is not None]))
-                seen.students.append((student.repeat, number))
-                seen.forgotten.append(statistics.fmean(forgotten(outcome) for outcome in ran))
-                seen.last = own[-1]
+                gain = self._across([outcome.gain for outcome in credited if outcome.gain is not None])
+                lost = statistics.fmean(forgotten(outcome) for outcome in ran)
+                runs[seat].note(gain, lost, own[-1], student.repeat, number)
 
     def _across(self, values: Sequence[float]) -> float:
         """One figure from those of several students."""
@@ -188,18 +198,18 @@ class RewardModel(StudentRuns):
                     tuple(Seat(d, usable[d][seats[d][k]] if seats[d] else 0) for d in batch),
                     number,
                     # A student of its own for each run of one text: with company, that differs anyhow.
-                    repeat if together > 1 else repeat * students + k,
+                    repeat if len(batch) > 1 else repeat * students + k,
                 )
                 for number, batch in enumerate(batches_of(len(table), together))
                 for k in range(students)
             ]
-            self._run(asked, table, runs)
+            self._run(list(dict.fromkeys(asked)), table, runs)  # equal seats are one student, not two
         gains = believed_gains(self._history(usable, runs), sizes)
         return {
             Seat(d, g): float(gains[d][i]) for d, lessons in enumerate(usable) for i, g in enumerate(lessons)
         }  # fmt: skip
 
-    def _pool(self, table: list, runs: dict[Seat, Runs], believed: Mapping[Seat, float]) -> dict[Seat, float]:
+    def _pool(self, table: list, runs: dict[Seat, Runs]) -> dict[Seat, float]:
         """What is believed of each lesson's gain when what its strategies gained elsewhere is counted in."""
         strategies = sorted({rewrite.strategy for lessons in table for lesson in lessons for rewrite in lesson})
         gains_DG = np.full((len(table), len(table[0])), np.nan)
@@ -209,10 +219,10 @@ class RewardModel(StudentRuns):
                 seat = Seat(d, g)
                 taught = [strategies.index(rewrite.strategy) for rewrite in lesson if rewrite.rejected is None]
                 if taught and (seen := runs.get(seat)) is not None and seen.gains:
-                    gains_DG[d, g] = believed.get(seat, statistics.fmean(seen.gains))
+                    gains_DG[d, g] = statistics.fmean(seen.gains)
                     shares_DGS[d, g] = np.bincount(taught, minlength=len(strategies)) / len(taught)
         if not np.isfinite(gains_DG).any():
-            return dict(believed)
+            return {}
         repeated = [seen.gains for seat, seen in runs.items() if seat.without is None and len(seen.gains) > 1]
         noise = None
         if repeated:
@@ -252,24 +262,36 @@ class RewardModel(StudentRuns):
             return [None] * len(lesson)
         taught = [i for i, rewrite in enumerate(lesson) if rewrite.rejected is None]
         overlaps = dict(zip(taught, overlap_shares([lesson[i].text for i in taught]), strict=True))
-        gain = believed.get(seat, statistics.fmean(whole.gains))
+        marginal = self.config.reward.set_credit == "marginal"
         rewards: list[Reward | None] = []
         for i, rewrite in enumerate(lesson):
-            if i not in overlaps:
+            gains = self._unit_gains(seat, i if marginal else None, runs)
+            if i not in overlaps or not gains:
                 rewards.append(None)
                 continue
-            without = runs.get(seat._replace(without=i))
             penalties = self._penalties(rewrite, whole, overlaps[i])
             rewards.append(
                 Reward(
-                    value=gain - (statistics.fmean(without.gains) if without else 0.0) - sum(penalties.values()),
+                    value=believed.get(seat, statistics.fmean(gains)) - sum(penalties.values()),
                     outcome=whole.last,
-                    gains=tuple(whole.gains),
-                    noise=statistics.stdev(whole.gains) if len(whole.gains) > 1 else None,
+                    gains=gains,
+                    noise=statistics.stdev(gains) if len(gains) > 1 else None,
                     penalties=penalties,
                 )
             )
         return rewards
+
+    @staticmethod
+    def _unit_gains(seat: Seat, member: int | None, runs: Mapping[Seat, Runs]) -> tuple[float, ...]:
+        """What a lesson gained in each of its runs; or what it gained through `member`, where the student without it
+        ran too: both have one seed."""
+        whole = runs.get(seat)
+        if whole is None or member is None:
+            return tuple(whole.gains) if whole else ()
+        without = runs.get(seat._replace(without=member), Runs())
+        alone = {repeat: gain for (repeat, _), gain in zip(without.students, without.gains, strict=True)}
+        with_it = zip(whole.students, whole.gains, strict=True)
+        return tuple(gain - alone[repeat] for (repeat, _), gain in with_it if repeat in alone)
 
     def _penalties(self, rewrite: Rewrite, whole: Runs, overlap: float) -> dict[str, float]:
         settings, penalties = self.config.reward, {}

@@ -40,13 +40,17 @@ class StudentRuns:
         self.journal = journal
         self.count_tokens = count_tokens
         self.on_progress = on_progress
-        self.students = 0
-        """Students asked for so far."""
+        self._asked: set[str] = set()
         self.trained = 0
         """Of these, students that were trained now and not found in the cache."""
         self._exams: dict[tuple[str, Split], Exam] = {}
         self.external = tuple(question for question in external_questions(config) if question.split == "reward")
         """Items of `reward.benchmarks`, asked of every student that is rewarded."""
+
+    @property
+    def students(self) -> int:
+        """Different students asked for so far, found in the cache or not."""
+        return len(self._asked)
 
     def examine_all(self, jobs: Sequence[Job]) -> dict[str, list[Outcome]]:
         """Outcomes in the order of `jobs`, by student model."""
@@ -73,7 +77,7 @@ class StudentRuns:
                 self.trained += len(missing)
             if self.on_progress is not None:
                 self.on_progress(min(start + chunk, len(order)), len(order))
-        self.students += len(jobs)
+        self._asked.update(keys)
         return [known[key] for key in keys]
 
     def exam(self, document: Document, split: Split) -> Exam:

@@ -9,6 +9,7 @@ from configs.schema import Config
 from student.records import Document
 from teacher.estimates import Estimate, Evaluation, estimate
 from teacher.journal import Journal, Record, read_json_lines
+from teacher.seats import batches_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +81,8 @@ def summarise(
         algorithm=config.rl.algorithm,
         rounds=rounds,
         best_round=best_round,
-        reward_first=_reward(first),
-        reward_last=_reward(last),
+        reward_first=_reward(first, config),
+        reward_last=_reward(last, config),
         heldout=dict(arms),
         differences=differences(arms),
         strategies_first=_shares(first),
@@ -94,11 +95,13 @@ def summarise(
     )
 
 
-def _reward(lines: Sequence[Record]) -> Estimate:
+def _reward(lines: Sequence[Record], config: Config) -> Estimate:
     by_document: dict[str, list[float]] = {}
     for line in lines:
         by_document.setdefault(line["document_id"], []).append(line["reward"])
-    return estimate([statistics.fmean(values) for values in by_document.values()])
+    together = 1 if config.reward.credit == "document" else config.reward.documents_per_student
+    batches = [number for number, batch in enumerate(batches_of(len(by_document), together)) for _ in batch]
+    return estimate([statistics.fmean(values) for values in by_document.values()], batches)
 
 
 def _shares(lines: Sequence[Record]) -> dict[str, float]:

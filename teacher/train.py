@@ -74,7 +74,7 @@ def train_teacher(
     training, validation = set_apart(config, train)
     disable_progress_bar()  # a bar for every model loaded would drown our line a step
     students = Students(config, make_pool)
-    claim_run(config, data_hash(train, heldout))
+    claim_run(config, data_hash(config, train, heldout))
     started = time.perf_counter()
     with Journal(config.run.dir) as journal, Tracker(config, journal) as tracker:
         for note in journal.notes:

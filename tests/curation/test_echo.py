@@ -1,12 +1,13 @@
 """The pipeline without a model: what leaves on the way, what is mixed in, and that kills cost nothing."""
 
 import gzip
+import itertools
 import multiprocessing
+import os
 import random
 import signal
-import time
+import threading
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Config
-from curation import rewriting
+from curation import pipeline, rewriting
 from curation.pipeline import curate
 from teacher.records import Completion
 from tests.curation.corpus import WORDS, data_bytes, data_rows, lines, manifest_of, rows, sentences, write_jsonl
@@ -162,19 +163,19 @@ def faulty_corpus(folder: Path, documents: int) -> None:
     for index, name in enumerate(("a", "b", "c")):
         made = []
         for row in rows(documents // 3, 10_000 * index):
-            chance = generator.random()
+            chance, text = generator.random(), " ".join(generator.choices(WORDS, k=30))
             if chance < 0.03:
                 made.append(b'{"text": "\xff"}')
             elif chance < 0.06:
-                made.append(orjson.dumps(row | {"text": "poison " + row["text"]}))
+                made.append(orjson.dumps(row | {"text": f"poison {text}"}))
             elif chance < 0.09:
                 made.append(orjson.dumps(row | {"text": "two words"}))
             elif chance < 0.12:
-                made.append(orjson.dumps(row | {"text": sentences(1) + " AKIAIOSFODNN7EXAMPLE"}))
+                made.append(orjson.dumps(row | {"text": f"{text} AKIAIOSFODNN7EXAMPLE"}))
             elif chance < 0.2:
                 made.append(orjson.dumps(row | {"id": "the same", "text": sentences(generator.randrange(40), 60)}))
             else:
-                made.append(orjson.dumps(row | {"text": f"{row['text']} number {row['id']}"}))
+                made.append(orjson.dumps(row | {"text": text}))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.jsonl").write_bytes(b"\n".join(made) + b"\n")
 
@@ -192,21 +193,20 @@ def curate_with_faults(config: Config) -> None:
         curate(config)
 
 
-def kill_when(config: Config, reached: Callable[[], bool], pause: float) -> bool:
-    """Kills a curation `pause` seconds after `reached`; False if it ended before that."""
-    # Forked: an interpreter that imports torch anew would take longer than the work between two kills.
-    child = multiprocessing.get_context("fork").Process(target=curate_with_faults, args=(config,), daemon=True)
-    child.start()
-    deadline = time.monotonic() + 240
-    try:
-        while child.is_alive() and not reached():
-            assert time.monotonic() < deadline, "stalled"
-            time.sleep(0.002)
-        time.sleep(pause)
-    finally:
-        child.kill()
-        child.join()
-    return child.exitcode == -signal.SIGKILL
+def curate_until_killed(config: Config, module: Any, name: str, call: int, pause: float) -> None:
+    """Curates with faults, and kills itself `pause` seconds after the given call of a function of the pipeline."""
+    real, calls = getattr(module, name), itertools.count(1)
+
+    def counted(*given: Any, **named: Any) -> Any:
+        if next(calls) == call:
+            timer = threading.Timer(pause, os.kill, (os.getpid(), signal.SIGKILL))
+            timer.daemon = True
+            timer.start()
+        return real(*given, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, counted)
+        curate_with_faults(config)
 
 
 @pytest.mark.parametrize(
@@ -220,24 +220,24 @@ def test_random_kills_change_nothing(tmp_path: Path, documents: int, kills: int)
     undisturbed = echo_config(tmp_path / "in", tmp_path / "undisturbed", *settings, batch_size=2)
     curate_with_faults(undisturbed)
     config = echo_config(tmp_path / "in", tmp_path / "killed", *settings, batch_size=2)
-    work, generator = config.curation.output / ".notewright", random.Random(3)
-
-    def parts() -> int:
-        return sum(len(list(task.glob("*.parquet"))) for task in work.glob("parts/*"))
-
-    # A fifth of the kills while duplicates are looked for; the others each after some more parts, of which there are
-    # about documents / 2.4.
-    early = kills // 5
-    for number in range(kills):
-        more = 0 if number < early else generator.randint(1, documents // (2 * (kills - early)))
-        goal = parts() + more
-
-        def reached(goal: int = goal, early: bool = number < early) -> bool:
-            return (work / "dedup").is_dir() if early else parts() >= goal
-
-        assert kill_when(config, reached, generator.uniform(0, 0.3 if number < early else 0.02)), "killed too late"
-    # One more in the merger, if it is not over too soon.
-    kill_when(config, (work / "merged").is_dir, 0.01)
+    generator, early = random.Random(3), kills // 5
+    # There are about documents / 2.4 parts: the kills leave some of them.
+    most = documents // (4 * (kills - early - 1))
+    kills_at = [
+        *((pipeline, "find_duplicates", 1, generator.uniform(0, 0.3)) for _ in range(early)),
+        *(
+            (rewriting, "write_part", generator.randint(1, most), generator.uniform(0, 0.02))
+            for _ in range(kills - early - 1)
+        ),
+        (pipeline, "merge", 1, generator.uniform(0, 0.02)),
+    ]
+    for kill_at in kills_at:
+        # Forked: an interpreter that imports torch anew would take longer than the work between two kills.
+        context = multiprocessing.get_context("fork")
+        child = context.Process(target=curate_until_killed, args=(config, *kill_at), daemon=True)
+        child.start()
+        child.join(240)
+        assert child.exitcode == -signal.SIGKILL, f"stalled, or ended before it was killed at {kill_at}"
     curate_with_faults(config)
     assert data_bytes(config) == data_bytes(undisturbed)
     assert manifest_of(config) == manifest_of(undisturbed)

