@@ -234,7 +234,7 @@ class Questions(Section):
     min_lift: float = Field(default=0.3, ge=0)
     """A question stays if the writing model finds its answer likelier by this many nats a token after document and
     question than after the question alone, the document alone, and the document with its other questions; 0 does not
-    check. Of a passage's answers SmolLM2-135M keeps 13 of 18 at 0.3, and 3 of 36 put behind the wrong question."""
+    check. Of a passage's answers SmolLM2-135M keeps 13 of 18 at 0.3, and 3 or 4 of 36 put behind the wrong question."""
 
 
 class Lab(Section):

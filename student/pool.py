@@ -51,6 +51,11 @@ MAX_SLOTS = 256
 CPU_BATCH_TOKENS = 4096
 """Positions in flight on a CPU: enough to hide the cost of a pass, and bounded whatever the number of students."""
 
+CPU_BYTES = 2 * 2**30
+"""Of the adapters of all students at once on a CPU, and of the activations in flight: with a model so large that these
+count, more at once gains no speed. SmolLM2-135M at rank 16: 16 students, 512 positions (without the bound 32 and 4,096
+take 14 GB)."""
+
 MOST_PASSES = 16
 """How much smaller the forward passes of a single student are made before it counts as out of memory."""
 
@@ -161,9 +166,11 @@ class InlinePool:
             probe = [Piece(0, max(texts, key=len))]
             self._token_bytes = activation_bytes_per_token(self.model, self.stack, probe, self.pad_id)
         free = int(free_bytes(self.model.device) * self.settings.memory_fraction)
-        # On a CPU a step is accumulated over micro-batches, so activations do not grow with the number of students.
-        on_gpu = self.model.device.type == "cuda"
-        tokens = max(course.tokens_per_step() for course in courses) if on_gpu else 0
+        if self.model.device.type == "cuda":
+            tokens = max(course.tokens_per_step() for course in courses)
+        else:
+            # A step is accumulated over micro-batches, so activations do not grow with the number of students.
+            free, tokens = min(free, CPU_BYTES), 0
         return min(len(courses), plan_slots(free, self.stack.size, tokens, self._token_bytes))
 
     def _free_memory(self) -> None:
@@ -176,7 +183,9 @@ class InlinePool:
     def _batch_tokens(self) -> int:
         """Positions in one forward pass."""
         if self.model.device.type != "cuda":
-            return CPU_BATCH_TOKENS
+            fit = CPU_BYTES / (2 * (self._token_bytes or 1.0))
+            # A power of two: the measured bytes differ a little with the text that a resumed run meets first.
+            return min(CPU_BATCH_TOKENS, 2 ** max(0, int(math.log2(max(1.0, fit)))))
         free = free_bytes(self.model.device) * self.settings.memory_fraction
         return max(2048, int(free / (2 * (self._token_bytes or 2**20))))
 

@@ -161,15 +161,21 @@ def _holds(text: list[str], part: list[str]) -> bool:
 
 
 def select(questions: list[dict[str, str]], count: int) -> list[dict[str, str]]:
-    """The first `count`; the last gives way to a later one where else a split would have none."""
+    """The first `count`, the last of which gives way to a later one where else a split would have none. Where all are on
+    one side nevertheless, the last is put on the other, by a `split` of its own."""
     chosen, spare = questions[:count], questions[count:]
     splits = {_split(item) for item in chosen}
     other = next((item for item in spare if _split(item) not in splits), None)
-    return [*chosen[:-1], other] if other is not None and count > 1 else chosen
+    if other is not None and count > 1:
+        return [*chosen[:-1], other]
+    if len(chosen) > 1 and len(splits) == 1:
+        missing = "heldout" if splits == {"reward"} else "reward"
+        return [*chosen[:-1], chosen[-1] | {"split": missing}]
+    return chosen
 
 
 def _split(item: dict[str, str]) -> str:
-    return split_of(item["question"], item["answer"])
+    return item.get("split") or split_of(item["question"], item["answer"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +221,8 @@ class QuestionWriter:
         sheets = []
         for questions, refused in zip(kept, dropped, strict=True):
             chosen = select(questions, settings.per_document)
-            surplus = [{**item, "reason": "more than asked for"} for item in questions if item not in chosen]
+            taken = [item["question"] for item in chosen]
+            surplus = [{**item, "reason": "more than asked for"} for item in questions if item["question"] not in taken]
             sheets.append(Sheet(chosen, refused + surplus))
         return sheets
 
@@ -253,7 +260,8 @@ class QuestionWriter:
         Pointwise mutual information of question and answer given the document, as well as of document and answer
         given the question; the round trip of synthetic question answering (arXiv 1906.05416), read off likelihoods.
         The first alone passes any words of the text: on SmolLM2-135M and SQuAD it tells a passage's answers swapped
-        among its questions from the right ones no better than chance (AUC 0.52, n = 18 + 36), all three 0.90.
+        among its questions from the right ones no better than chance (AUC 0.52, n = 18 + 36), the first two 0.74, all
+        three 0.90, or 0.83 where the swapped answer's true question is not among the others.
         """
         if not self.config.questions.min_lift or not items:
             return [float("inf")] * len(items)
@@ -269,8 +277,8 @@ class QuestionWriter:
         grades = iter(examiner.before(Exam(questions=asked), PASS_TOKENS).grades)
         lifts = []
         for sitting in sittings:
-            both, question_alone, document_alone, *others = [next(grades).loglik for _ in sitting]
-            chance = max(question_alone, document_alone, sum(others) / len(others) if others else document_alone)
+            both, question_alone, document_alone, *swapped = [next(grades).loglik for _ in sitting]
+            chance = max(question_alone, document_alone, sum(swapped) / len(swapped) if swapped else document_alone)
             lifts.append(both - chance)
         return lifts
 

@@ -49,15 +49,14 @@ def test_a_killed_worker_ends_the_run_which_goes_on(tmp_path: Path) -> None:
     killer.join()
     assert not multiprocessing.active_children()
     (tmp_path / "end").touch()
-    completions = {path.name for path in (tmp_path / "logs/completions").iterdir()}
-    assert "00001" not in completions
+    assert not (tmp_path / "logs/completions/00001").exists()
     run_tasks([Dawdle(tmp_path)], tasks=3, workers=2, logs=tmp_path / "logs")
     assert len(list((tmp_path / "logs/completions").iterdir())) == 3
 
 
 def test_an_error_of_a_task_comes_out_and_ends_the_others(tmp_path: Path) -> None:
-    started = time.monotonic()
     with pytest.raises(OSError, match="No space left") as caught:
         run_tasks([Dawdle(tmp_path, fails=True)], tasks=3, workers=2, logs=tmp_path / "logs")
-    assert caught.value.errno == 28 and time.monotonic() - started < 60
+    # The other worker would dawdle for ever.
+    assert caught.value.errno == 28
     assert not multiprocessing.active_children()

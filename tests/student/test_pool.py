@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 import student.pool
 from configs.errors import UserError
 from configs.schema import Lora, Student
+from student.memory import STATE_BYTES
 from student.models import load_model
 from student.pool import InlinePool
 from student.records import Exam, Job, Lesson, Question
@@ -229,6 +230,26 @@ def test_the_fingerprint_names_what_outcomes_depend_on(tokenizer):
         next(iter(other.parameters()))[0, 0] += 1e-3
     assert fingerprint() == fingerprint() == fingerprint(max_slots=3, memory_fraction=0.1)
     assert len({fingerprint(), fingerprint(other), fingerprint(learning_rate=1e-3), fingerprint(steps=3)}) == 4
+
+
+def test_adapters_and_activations_of_a_large_model_are_bounded_on_a_cpu(pool, monkeypatch):
+    lessons = [dataclasses.replace(HELPFUL, seed=s) for s in range(6)]
+    expected = pool.examine(jobs(*lessons))
+    assert pool._batch_tokens() == student.pool.CPU_BATCH_TOKENS
+    real, sizes = student.pool.train_slots, []
+
+    def train_slots(model, stack, courses, *args, max_tokens, **kwargs):
+        sizes.append((len(courses), max_tokens))
+        return real(model, stack, courses, *args, max_tokens=max_tokens, **kwargs)
+
+    monkeypatch.setattr(student.pool, "train_slots", train_slots)
+    bound = 2 * pool.stack.size * STATE_BYTES
+    monkeypatch.setattr(student.pool, "CPU_BYTES", bound)
+    outcomes = pool.examine(jobs(*lessons))
+    assert [students for students, _ in sizes] == [2, 2, 2]
+    # Activations, with the gradients in flight, stay below the bound by at most the rounding to a power of two.
+    assert all(bound / 2 < 2 * tokens * pool._token_bytes <= bound for _, tokens in sizes)
+    assert [o.gain for o in outcomes] == pytest.approx([o.gain for o in expected], abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["", "models/nothing-here", "no-such-model"])

@@ -58,10 +58,12 @@ def student_folder(teacher_folder, tmp_path_factory) -> Path:
 
 
 def _documents(count: int, prefix: str = "shop") -> list[Document]:
+    opening = "in the shop" if prefix == "shop" else "the shop in"
     return [
         Document(
             id=f"{prefix}-{i}",
-            text=f"in the shop {i % 10} {WORDS[1 + i % 19]} {WORDS[1 + (7 * i) % 19]}",
+            # The same text in two sets of documents would be refused.
+            text=f"{opening} {i % 10} {WORDS[1 + i % 19]} {WORDS[1 + (7 * i) % 19]}",
             metadata={
                 "questions": [
                     {"question": f"what is in {prefix} {i} ?", "answer": "gold", "split": "reward"},
