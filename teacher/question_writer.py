@@ -161,8 +161,8 @@ def _holds(text: list[str], part: list[str]) -> bool:
 
 
 def select(questions: list[dict[str, str]], count: int) -> list[dict[str, str]]:
-    """The first `count`, the last of which gives way to a later one where else a split would have none. Where all are on
-    one side nevertheless, the last is put on the other, by a `split` of its own."""
+    """The first `count`, the last of which gives way to a later one where else a split would have none. Where all are
+    on one side nevertheless, the last is put on the other, by a `split` of its own."""
     chosen, spare = questions[:count], questions[count:]
     splits = {_split(item) for item in chosen}
     other = next((item for item in spare if _split(item) not in splits), None)

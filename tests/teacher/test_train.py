@@ -160,7 +160,7 @@ def test_the_loop_runs_on_real_students(make_config, make_documents, student_fol
         document.text = " ".join(["gold"] * 8)
     heldout = make_documents(32, "heldout")
     for document in heldout:
-        document.text = " ".join(["gold"] * 8)
+        document.text = " ".join(["gold"] * 9)
     summary = train_teacher(config, documents, heldout, InlinePool, quiet)
     assert summary.heldout["raw"].gain.mean > 0.2, "whoever read of gold answers gold"
     assert summary.differences["trained_minus_raw"].high < 0, "a random teacher's babble teaches less than that"
