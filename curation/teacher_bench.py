@@ -24,7 +24,14 @@ from configs.schema import Config, Student
 from curation.lab.build import MARK, MODELS, build_lab
 from curation.manifest import die_with_parent
 from curation.progress import say
-from curation.teacher_controls import ShuffledPool, measure_strategies, old_knowledge, planted_questions
+from curation.teacher_controls import (
+    ShuffledPool,
+    arm_figures,
+    measure_last_round,
+    measure_strategies,
+    old_knowledge,
+    planted_questions,
+)
 
 CONFIG = Path(configs.__file__).parent / "lab-sets.yaml"
 STUDENTS = ("student-fixed", "student-augmented")
@@ -43,6 +50,10 @@ REPEATS = ("reward.repeats=2", "rl.documents_per_round=24", "reward.pool_strateg
 FORGETFUL = ("student.steps=20", "student.tokens_per_step=400", "student.learning_rate=3e-3")
 """A lesson of little enough that the retention penalty has a choice: at the usual rate every lesson costs the student
 more of what it knew."""
+
+RETENTION_WEIGHT = 40
+"""Nats of gain that a nat of forgetting costs: at 25 the best mix of question-answer and permuted lessons leaves old
+knowledge a little below the aim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,7 @@ def units(seeds: int, quick: bool, overrides: Sequence[str]) -> list[Unit]:
     if not quick:
         for name, extra in (("fixed", ()), ("adaptive", ("reward.adaptive=true",))):
             found += [Unit(f"{student}/repeats-{name}-0", "train", student, (*REPEATS, *extra)) for student in STUDENTS]
-        penalty = ("reward.retention_weight=40", "reward.retention_texts={lab}/shards/retention.jsonl")
+        penalty = (f"reward.retention_weight={RETENTION_WEIGHT}", "reward.retention_texts={lab}/shards/retention.jsonl")
         found += [
             Unit(f"{STUDENTS[0]}/retention-{name}", "train", STUDENTS[0], (*FORGETFUL, *extra), old=True)
             for name, extra in (("without", ()), ("with", penalty))
@@ -166,10 +177,7 @@ def _train(unit: Unit, config: Config) -> dict[str, Any]:
         summary = train_teacher(config, train, heldout, make_pool, progress)
     texts = _heldout_lines(config.run.dir)
     result: dict[str, Any] = {
-        "arms": {
-            arm: {"gains": found.gains, "accuracies": found.accuracies, "batches": found.batches}
-            for arm, found in summary.heldout.items()
-        },
+        "arms": {arm: arm_figures(found) for arm, found in summary.heldout.items()},
         "strategies": {
             arm: {name: dict(Counter(line["strategy"] for line in own)) for name, own in by_document.items()}
             for arm, by_document in texts.items()
@@ -179,7 +187,10 @@ def _train(unit: Unit, config: Config) -> dict[str, Any]:
         "best_round": summary.best_round,
         "train_seconds": summary.seconds,
     }
+    if unit.shuffle:  # validation keeps the untrained teacher, and would hide what such rewards teach
+        result["arms"]["last_round"] = measure_last_round(config)
     if unit.old:
+        result["retention_weight"] = config.reward.retention_weight
         result["old_accuracy"] = {arm: old_knowledge(config, heldout, _passed(own)) for arm, own in texts.items()}
     return result
 

@@ -16,12 +16,15 @@ from curation.lab import world
 from curation.lab.build import RETENTION_TEXTS
 from student.pool import InlinePool
 from student.records import Job, Outcome, Question, StudentPool
+from teacher.checkpoints import latest_checkpoint
+from teacher.estimates import Evaluation
 from teacher.exams import document_questions
 from teacher.gates import build_gates, check
 from teacher.journal import Journal
 from teacher.reward import RewardModel
 from teacher.sampling import sample_rewrites
 from teacher.student_runs import chunked, stable_seed
+from teacher.workshop import taught
 from teacher.writer import load_teacher
 
 SEEDS = 2
@@ -59,11 +62,7 @@ def measure_strategies(config: Config) -> dict[str, Any]:
     """What each single strategy is worth to the config's student: the untrained teacher writes lessons of one strategy
     about the held-out people."""
     _, heldout = read_splits(config)
-    used = config
-    if config.teacher.evaluation_temperature is not None:
-        sampled_at = {"temperature": config.teacher.evaluation_temperature}
-        used = config.model_copy(update={"teacher": config.teacher.model_copy(update=sampled_at)})
-    writer = load_teacher(used)
+    writer = load_teacher(_as_evaluated(config))
     n = config.rl.rewrites_per_lesson
     arms: dict[str, dict[str, list[str]]] = {"raw": {document.id: [document.text] for document in heldout}}
     for name in config.teacher.strategies:
@@ -78,16 +77,49 @@ def measure_strategies(config: Config) -> dict[str, Any]:
         rewards = _reward_model(config, heldout, journal)
         seeds = [stable_seed(config.run.seed, "heldout", repeat) for repeat in range(SEEDS)]
         for name, texts in arms.items():
-            arm = rewards.evaluate(heldout, texts, seeds)
-            found[name] = {"gains": arm.gains, "accuracies": arm.accuracies, "batches": arm.batches}
+            found[name] = arm_figures(rewards.evaluate(heldout, texts, seeds))
     return {"strategy_arms": found, "students": rewards.students}
+
+
+def measure_last_round(config: Config) -> dict[str, Any]:
+    """The held-out arm of a finished run's last round, whichever validated best: the same random numbers and students
+    as the run's own arms."""
+    _, heldout = read_splits(config)
+    used, n = _as_evaluated(config), config.rl.rewrites_per_lesson
+    writer = load_teacher(used, latest_checkpoint(config.run.dir))
+    gates = build_gates(config, writer.tokenizer, _heldout_items(config, heldout), writer.count_tokens)
+    groups = sample_rewrites(
+        writer, writer.tokenizer, used.teacher, heldout, n, stable_seed(config.run.seed, "sample", 0), gates,
+        writer.max_prompt_tokens, rewrites_per_lesson=n,
+    )  # fmt: skip
+    with TemporaryDirectory() as scratch, Journal(Path(scratch)) as journal:
+        rewards = _reward_model(config, heldout, journal)
+        seeds = [stable_seed(config.run.seed, "heldout", repeat) for repeat in range(SEEDS)]
+        return arm_figures(rewards.evaluate(heldout, taught(groups), seeds))
+
+
+def arm_figures(arm: Evaluation) -> dict[str, Any]:
+    """What a unit's result keeps of an arm."""
+    return {"gains": arm.gains, "accuracies": arm.accuracies, "batches": arm.batches}
+
+
+def _as_evaluated(config: Config) -> Config:
+    """The config with the temperature that held-out lessons are sampled at."""
+    if config.teacher.evaluation_temperature is None:
+        return config
+    sampled_at = {"temperature": config.teacher.evaluation_temperature}
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update=sampled_at)})
+
+
+def _heldout_items(config: Config, heldout: Sequence[Document]) -> list[Question]:
+    return [q for d in heldout for q in document_questions(config).exam(d).questions if q.split == "heldout"]
 
 
 def planted_questions(config: Config, documents: int = 16) -> dict[str, Any]:
     """Plants a held-out item about somebody else in each of some documents: how many texts that carry it on (a copy of
     the document, and what the teacher makes of it) the leak gate refuses, and how many clean copies it refuses."""
     _, heldout = read_splits(config)
-    items = [q for d in heldout for q in document_questions(config).exam(d).questions if q.split == "heldout"]
+    items = _heldout_items(config, heldout)
     writer = load_teacher(config)
     gates = build_gates(config, writer.tokenizer, items)
     planted, carriers = [], {}

@@ -39,9 +39,9 @@ def best_round(run_dir: Path) -> int | None:
     return json.loads(path.read_text(encoding="utf-8"))["round"] if path.is_file() else None
 
 
-def write_best(run_dir: Path, round: int, gain: float) -> None:
-    """Records the best round and its validation gain in nats a token."""
-    write_whole(run_dir / "teacher" / BEST_FILE, json.dumps({"round": round, "gain": gain}) + "\n")
+def write_best(run_dir: Path, round: int, reward: float) -> None:
+    """Records the best round and its reward on the validation documents."""
+    write_whole(run_dir / "teacher" / BEST_FILE, json.dumps({"round": round, "reward": reward}) + "\n")
 
 
 def checkpoint_of(run_dir: Path, round: int) -> Path | None:

@@ -1,4 +1,4 @@
-"""Means with intervals, and what students gained from an arm of texts."""
+"""Means with intervals, and what an arm of texts was worth to students."""
 
 import math
 import statistics
@@ -29,15 +29,19 @@ def estimate(values: Sequence[float], clusters: Sequence[int] | None = None) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What students gained from one lesson a document, asked questions of one split."""
+    """What one lesson a document was worth to students, asked questions of one split."""
 
     gain: Estimate
     """Nats a token, over documents."""
     accuracy: Estimate
     """Share of answers right after the lesson."""
+    reward: Estimate
+    """Gain minus penalties: what the teacher is trained for."""
     gains: dict[str, float] = field(default_factory=dict)
     """Mean over seeds, by document."""
     accuracies: dict[str, float] = field(default_factory=dict)
+    penalties: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What was taken off the gain, by document and name; empty ones where the config penalises nothing."""
     batches: dict[str, int] = field(default_factory=dict)
     """The batch of each document: those of one batch share students."""
     failed: int = 0
@@ -51,17 +55,22 @@ class Evaluation:
         gains: Mapping[str, Sequence[float]],
         accuracies: Mapping[str, Sequence[float]],
         batches: Mapping[str, int],
+        penalties: Mapping[str, Mapping[str, float]],
         failed: int = 0,
         by_student: "Mapping[str, Evaluation] | None" = None,
     ) -> "Evaluation":
-        """From the values of each document over seeds; documents without any are left out."""
+        """From the values of each document over seeds, and its penalties; documents without any values are left
+        out."""
         gain_by = {name: statistics.fmean(values) for name, values in gains.items() if values}
         accuracy_by = {name: statistics.fmean(values) for name, values in accuracies.items() if values}
+        reward_by = {name: gain - sum(penalties[name].values()) for name, gain in gain_by.items()}
         return cls(
             gain=estimate(list(gain_by.values()), [batches[name] for name in gain_by]),
             accuracy=_share(estimate(list(accuracy_by.values()), [batches[name] for name in accuracy_by])),
+            reward=estimate(list(reward_by.values()), [batches[name] for name in reward_by]),
             gains=gain_by,
             accuracies=accuracy_by,
+            penalties={name: dict(penalties[name]) for name in gain_by},
             batches=dict(batches),
             failed=failed,
             by_student=by_student or {},
@@ -71,6 +80,12 @@ class Evaluation:
 def _share(found: Estimate) -> Estimate:
     """Bounds of a share, which cannot lie outside 0 ... 1; few batches give wide ones."""
     return Estimate(found.mean, *(min(1.0, max(0.0, bound)) for bound in found[1:]))
+
+
+def mean_penalties(charged: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each penalty."""
+    names = dict.fromkeys(name for penalties in charged for name in penalties)
+    return {name: statistics.fmean(penalties[name] for penalties in charged) for name in names}
 
 
 def crossed_estimate(values: Sequence[Mapping[str, float]], batches: Mapping[str, int]) -> Estimate:

@@ -45,9 +45,9 @@ class History:
         return sum(self._costs.values())
 
     def record_best(self) -> None:
-        """Writes which validated round is best; of equal ones the earliest."""
-        found = {round: line["gain/mean"] for (kind, round), line in self.lines.items() if kind == "validation"}
-        gains = {round: -math.inf if gain is None or math.isnan(gain) else gain for round, gain in found.items()}
-        if gains:
-            best = max(gains, key=lambda round: (gains[round], -round))
+        """Writes which validated round is best by its reward; of equal ones the earliest."""
+        found = {round: line["reward/mean"] for (kind, round), line in self.lines.items() if kind == "validation"}
+        rewards = {round: -math.inf if value is None or math.isnan(value) else value for round, value in found.items()}
+        if rewards:
+            best = max(rewards, key=lambda round: (rewards[round], -round))
             write_best(self.run_dir, best, found[best])

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from teacher.estimates import Estimate, Evaluation
+from teacher.estimates import Estimate, Evaluation, mean_penalties
 from teacher.metrics import Groups, strategy_shares
 from teacher.summary import labels
 
@@ -13,11 +13,13 @@ Progress = Callable[[str], None]
 
 
 def evaluation_figures(found: Evaluation) -> dict[str, Any]:
-    """An evaluation under the names of metrics.jsonl: `gain/mean`, `accuracy/low`, ..., and where there are several
-    students the same of each, `student/<name>/gain/mean`."""
+    """An evaluation under the names of metrics.jsonl: `reward/mean`, `gain/mean`, `accuracy/low`, `penalty/retention`,
+    ..., and where there are several students the same of each, `student/<name>/gain/mean`."""
     figures: dict[str, Any] = {}
-    for name, figure in (("gain", found.gain), ("accuracy", found.accuracy)):
+    for name, figure in (("reward", found.reward), ("gain", found.gain), ("accuracy", found.accuracy)):
         figures |= estimate_figures(name, figure)
+    penalties = mean_penalties(list(found.penalties.values()))
+    figures |= {f"penalty/{name}": value for name, value in penalties.items()}
     for name, label in labels(list(found.by_student)).items():
         own = evaluation_figures(found.by_student[name])
         figures |= {f"student/{label}/{key}": value for key, value in own.items() if key != "failed"}
@@ -52,10 +54,13 @@ def _bounds(low: float, high: float, digits: int) -> str:
 
 
 def arm_line(name: str, found: Evaluation, groups: Groups) -> str:
-    """Gain and accuracy of an arm, and what was written."""
-    gain, accuracy = found.gain, found.accuracy
+    """Gain and accuracy of an arm, its reward where penalties make it another figure than the gain, and what was
+    written."""
+    gain, accuracy, reward = found.gain, found.accuracy, found.reward
+    penalised = any(found.penalties.values())
+    rewarded = f"reward {reward.mean:.3f}{_bounds(reward.low, reward.high, 3)} · " if penalised else ""
     return (
-        f"{name}: gain {gain.mean:.3f}{_bounds(gain.low, gain.high, 3)} · accuracy"
+        f"{name}: {rewarded}gain {gain.mean:.3f}{_bounds(gain.low, gain.high, 3)} · accuracy"
         f" {accuracy.mean:.2f}{_bounds(accuracy.low, accuracy.high, 2)}{shares_text(share_figures(groups))}"
     )
 

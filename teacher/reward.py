@@ -5,49 +5,28 @@ A document's rewrites form a group of G lessons of m rewrites each (`rl.rewrites
 one document. All students of a batch have the same seed within a repeat (common random numbers) and the same number of
 steps. Every rewrite of a lesson earns the lesson's gain, or under `marginal` credit what the lesson loses without it: a
 difference reward (Wolpert and Tumer 2002), of the same expected policy gradient with less noise.
+
+Penalties are subtracted from that, in rewards and in evaluations alike. What a student forgot is charged to each of its
+lessons at face value; with `reward.pool_strategies` each is charged with its own part, see `teacher.beliefs`.
 """
 
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
-import numpy as np
-
-from student.adaptive import Run, believed_gains, next_seats
+from student.adaptive import believed_gains, next_seats
 from student.noise import Reliability, reliability
-from student.records import Document, Job, Outcome, Split
+from student.records import Document, Job, Split
+from teacher.beliefs import PooledBeliefs, Runs, runs_of_usable
 from teacher.diversity import overlap_shares
-from teacher.estimates import Evaluation
+from teacher.estimates import Evaluation, mean_penalties
 from teacher.exams import asked_about, forgotten, narrow
-from teacher.pooling import pooled_gains
 from teacher.records import Reward, Rewrite
 from teacher.seats import RewriteSet, Seat, Student, batches_of, deal, lessons_of, without_each
 from teacher.student_runs import StudentRuns, stable_seed
 
 PROBE_DOCUMENTS = 8
 """Documents of a step that are taught twice to know the reward's reliability, or a whole batch where it is larger."""
-
-
-@dataclass(slots=True)
-class Runs:
-    """What is known of one lesson: a figure for each student that learnt it, failed ones left out."""
-
-    gains: list[float] = field(default_factory=list)
-    """Of its document (of everything, under `shard` credit), in nats a token."""
-    students: list[tuple[int, int]] = field(default_factory=list)
-    """Repeat of each run's student, and a number that is the student's alone in that repeat."""
-    forgotten: list[float] = field(default_factory=list)
-    """Loss gained on the retention texts, nats a token."""
-    last: Outcome | None = None
-    """Narrowed to the lesson's document."""
-
-    def note(self, gain: float, lost: float, outcome: Outcome | None, repeat: int, number: int) -> None:
-        """Adds one student: its document's gain, what it forgot, and which it was."""
-        self.gains.append(gain)
-        self.forgotten.append(lost)
-        self.students.append((repeat, number))
-        self.last = outcome
 
 
 class RewardModel(StudentRuns):
@@ -64,14 +43,17 @@ class RewardModel(StudentRuns):
         uniform = 1 if reward.adaptive else reward.repeats
         self._run([student for repeat in range(uniform) for student in self._students(table, repeat)], table, runs)
         believed = self._repeat_adaptively(table, runs) if reward.adaptive else {}
+        lost: dict[Seat, float] = {}
         if reward.pool_strategies:
-            believed = self._pool(table, runs)
+            pooled = PooledBeliefs(table, runs, self.documents_per_student())
+            believed = pooled.of_students("gains") if reward.credit == "shard" else pooled.of_lessons()
+            lost = pooled.of_students("forgotten")
         return [
             place_worst(
                 [
                     earned
                     for g, lesson in enumerate(lessons)
-                    for earned in self._rewards(lesson, Seat(d, g), runs, believed)
+                    for earned in self._rewards(lesson, Seat(d, g), runs, believed, lost)
                 ],
                 reward.rejected,
             )
@@ -104,7 +86,7 @@ class RewardModel(StudentRuns):
         seeds: Sequence[int],
         split: Split = "heldout",
     ) -> Evaluation:
-        """Gain and accuracy on the `split` questions of `documents`, taught one lesson each at equal steps.
+        """Gain, accuracy and reward on the `split` questions of `documents`, taught one lesson each at equal steps.
 
         A document without texts (all rejected) keeps its place in the exam but teaches nothing. With several students
         the figures are their mean or worst by document, as in the reward, and each student's own are beside them.
@@ -122,14 +104,21 @@ class RewardModel(StudentRuns):
         for student, outcomes in self.examine_all(jobs).items():
             gains: dict[str, list[float]] = {name: [] for name in names}
             accuracies: dict[str, list[float]] = {name: [] for name in names}
+            lost: dict[str, list[float]] = {name: [] for name in names}
             for job, outcome in zip(jobs, outcomes, strict=True):
                 for name in asked_about(job) if outcome.gain is not None else ():
                     own = narrow(job, outcome, name)
                     assert own.gain is not None
                     gains[name].append(own.gain)
                     accuracies[name].append(own.metrics["accuracy_after"])
+                    lost[name].append(forgotten(outcome))
             failed = sum(outcome.gain is None for outcome in outcomes)
-            found[student] = Evaluation.of(gains, accuracies, batches, failed)
+            penalties = {
+                name: mean_penalties(self._penalties(name, texts_by_document[name] or [""], statistics.fmean(values)))
+                for name, values in lost.items()
+                if values
+            }
+            found[student] = Evaluation.of(gains, accuracies, batches, penalties, failed)
         if len(found) == 1:
             return next(iter(found.values()))
         each = list(found.values())
@@ -139,7 +128,8 @@ class RewardModel(StudentRuns):
             return {name: [self._across(values)] for name, values in by_name.items() if values}
 
         gains, accuracies = combined([e.gains for e in each]), combined([e.accuracies for e in each])
-        return Evaluation.of(gains, accuracies, batches, sum(e.failed for e in each), by_student=found)
+        penalties = {name: mean_penalties([e.penalties[name] for e in each if name in e.penalties]) for name in names}
+        return Evaluation.of(gains, accuracies, batches, penalties, sum(e.failed for e in each), by_student=found)
 
     def _lessons(self, groups: Sequence[Sequence[Rewrite]]) -> list[list[Sequence[Rewrite]]]:
         assert len({len(group) for group in groups}) <= 1, "groups are of one size"
@@ -147,10 +137,11 @@ class RewardModel(StudentRuns):
 
     def _students(self, table: list, repeat: int) -> Iterator[Student]:
         """The students of one repeat, each followed by those without a member under `marginal` credit."""
-        marginal = self.config.reward.set_credit == "marginal"
-        for student in deal(
-            len(table), len(table[0]), self.documents_per_student(), repeat, stable_seed(self.config.run.seed, "deal")
-        ):
+        reward, seed = self.config.reward, stable_seed(self.config.run.seed, "deal")
+        marginal = reward.set_credit == "marginal"
+        # Strategies are dealt so that students get the same mix of them: what whole students show could not be traced.
+        traced = reward.pool_strategies and (reward.retention_weight > 0 or reward.credit == "shard")
+        for student in deal(len(table), len(table[0]), self.documents_per_student(), repeat, seed, shuffled=traced):
             yield student
             if marginal:
                 yield from without_each(student, self.config.rl.rewrites_per_lesson)
@@ -191,7 +182,7 @@ class RewardModel(StudentRuns):
         together = self.documents_per_student()
         for repeat in range(1, self.config.reward.repeats):
             seed = stable_seed(self.config.run.seed, "adaptive", repeat)
-            seats = next_seats(self._history(usable, runs), sizes, students, seed=seed)
+            seats = next_seats(runs_of_usable(usable, runs), sizes, students, seed=seed)
             asked = [
                 Student(
                     # A document of which all was refused keeps a place that teaches nothing.
@@ -204,43 +195,10 @@ class RewardModel(StudentRuns):
                 for k in range(students)
             ]
             self._run(list(dict.fromkeys(asked)), table, runs)  # equal seats are one student, not two
-        gains = believed_gains(self._history(usable, runs), sizes)
+        gains = believed_gains(runs_of_usable(usable, runs), sizes)
         return {
             Seat(d, g): float(gains[d][i]) for d, lessons in enumerate(usable) for i, g in enumerate(lessons)
         }  # fmt: skip
-
-    def _pool(self, table: list, runs: dict[Seat, Runs]) -> dict[Seat, float]:
-        """What is believed of each lesson's gain when what its strategies gained elsewhere is counted in."""
-        strategies = sorted({rewrite.strategy for lessons in table for lesson in lessons for rewrite in lesson})
-        gains_DG = np.full((len(table), len(table[0])), np.nan)
-        shares_DGS = np.zeros((*gains_DG.shape, len(strategies)))
-        for d, lessons in enumerate(table):
-            for g, lesson in enumerate(lessons):
-                seat = Seat(d, g)
-                taught = [strategies.index(rewrite.strategy) for rewrite in lesson if rewrite.rejected is None]
-                if taught and (seen := runs.get(seat)) is not None and seen.gains:
-                    gains_DG[d, g] = statistics.fmean(seen.gains)
-                    shares_DGS[d, g] = np.bincount(taught, minlength=len(strategies)) / len(taught)
-        if not np.isfinite(gains_DG).any():
-            return {}
-        repeated = [seen.gains for seat, seen in runs.items() if seat.without is None and len(seen.gains) > 1]
-        noise = None
-        if repeated:
-            noise = statistics.fmean(statistics.variance(gains) for gains in repeated)
-            noise /= statistics.fmean(len(gains) for gains in repeated)
-        pooled_DG = pooled_gains(gains_DG, shares_DGS, noise)
-        return {Seat(d, g): float(pooled_DG[d, g]) for d, g in np.argwhere(np.isfinite(pooled_DG)).tolist()}
-
-    @staticmethod
-    def _history(usable: list[list[int]], runs: dict[Seat, Runs]) -> list[Run]:
-        """All runs so far, lessons numbered among the usable ones."""
-        return [
-            Run(document=d, rewrite=i, gain=gain, student=student, repeat=student[0])
-            for d, lessons in enumerate(usable)
-            for i, g in enumerate(lessons)
-            if (seen := runs.get(Seat(d, g))) is not None
-            for gain, student in zip(seen.gains, seen.students, strict=True)
-        ]
 
     def _job_of(self, student: Student, table: list) -> Job:
         documents = [table[seat.document][seat.lesson][0].document_id for seat in student.seats]
@@ -254,29 +212,35 @@ class RewardModel(StudentRuns):
         return self.job(documents, taught, seed, "reward")
 
     def _rewards(
-        self, lesson: RewriteSet, seat: Seat, runs: dict[Seat, Runs], believed: Mapping[Seat, float]
+        self,
+        lesson: RewriteSet,
+        seat: Seat,
+        runs: dict[Seat, Runs],
+        believed: Mapping[Seat, float],
+        lost: Mapping[Seat, float],
     ) -> list[Reward | None]:
         """Of a lesson's rewrites; None for one that was rejected, and for all where its students failed."""
         whole = runs.get(seat)
         if whole is None or not whole.gains:
             return [None] * len(lesson)
         taught = [i for i, rewrite in enumerate(lesson) if rewrite.rejected is None]
-        overlaps = dict(zip(taught, overlap_shares([lesson[i].text for i in taught]), strict=True))
+        forgot = lost.get(seat, statistics.fmean(whole.forgotten))
+        charged = self._penalties(lesson[0].document_id, [lesson[i].text for i in taught], forgot)
+        penalties = dict(zip(taught, charged, strict=True))
         marginal = self.config.reward.set_credit == "marginal"
         rewards: list[Reward | None] = []
-        for i, rewrite in enumerate(lesson):
+        for i in range(len(lesson)):
             gains = self._unit_gains(seat, i if marginal else None, runs)
-            if i not in overlaps or not gains:
+            if i not in penalties or not gains:
                 rewards.append(None)
                 continue
-            penalties = self._penalties(rewrite, whole, overlaps[i])
             rewards.append(
                 Reward(
-                    value=believed.get(seat, statistics.fmean(gains)) - sum(penalties.values()),
+                    value=believed.get(seat, statistics.fmean(gains)) - sum(penalties[i].values()),
                     outcome=whole.last,
                     gains=gains,
                     noise=statistics.stdev(gains) if len(gains) > 1 else None,
-                    penalties=penalties,
+                    penalties=penalties[i],
                 )
             )
         return rewards
@@ -293,16 +257,22 @@ class RewardModel(StudentRuns):
         with_it = zip(whole.students, whole.gains, strict=True)
         return tuple(gain - alone[repeat] for (repeat, _), gain in with_it if repeat in alone)
 
-    def _penalties(self, rewrite: Rewrite, whole: Runs, overlap: float) -> dict[str, float]:
-        settings, penalties = self.config.reward, {}
-        if settings.length_weight:
-            source = max(1, self.count_tokens(self.documents[rewrite.document_id].text))
-            penalties["length"] = settings.length_weight * max(0.0, self.count_tokens(rewrite.text) / source - 1)
-        if settings.overlap_weight:
-            penalties["overlap"] = settings.overlap_weight * overlap
-        if settings.retention_weight and self.retention_texts:
-            penalties["retention"] = settings.retention_weight * max(0.0, statistics.fmean(whole.forgotten))
-        return penalties
+    def _penalties(self, document_id: str, texts: Sequence[str], lost: float) -> list[dict[str, float]]:
+        """What is taken off each of a lesson's texts, whose student `lost` so many nats a token on the retention
+        texts."""
+        settings = self.config.reward
+        source = max(1, self.count_tokens(self.documents[document_id].text)) if settings.length_weight else 1
+        charged = []
+        for text, overlap in zip(texts, overlap_shares(texts), strict=True):
+            penalties = {}
+            if settings.length_weight:
+                penalties["length"] = settings.length_weight * max(0.0, self.count_tokens(text) / source - 1)
+            if settings.overlap_weight:
+                penalties["overlap"] = settings.overlap_weight * overlap
+            if settings.retention_weight:
+                penalties["retention"] = settings.retention_weight * max(0.0, lost)
+            charged.append(penalties)
+        return charged
 
 
 def place_worst(rewards: Sequence[Reward | None], rejected: float) -> list[Reward]:

@@ -42,17 +42,20 @@ def batches_of(documents: int, size: int) -> list[range]:
     return [range(start, min(start + size, documents)) for start in range(0, documents, size)]
 
 
-def deal(documents: int, lessons: int, size: int, repeat: int, seed: int) -> Iterator[Student]:
+def deal(
+    documents: int, lessons: int, size: int, repeat: int, seed: int, *, shuffled: bool = False
+) -> Iterator[Student]:
     """The students of one repeat: each lesson of each document sits in exactly one.
 
-    In repeat 0 the j-th student learns the j-th lesson of every document of its batch. In later ones each document's
-    lessons are shuffled by themselves, so that a lesson meets other company and its neighbours' luck averages out.
+    In repeat 0 the j-th student learns the j-th lesson of every document of its batch. In later ones, and with
+    `shuffled` in all, each document's lessons are shuffled by themselves, so that a lesson meets other company and its
+    neighbours' luck averages out.
     """
     for number, batch in enumerate(batches_of(documents, size)):
         orders = []
         for d in batch:
             order = list(range(lessons))
-            if repeat:
+            if repeat or shuffled:
                 random.Random(f"{seed} {repeat} {d}").shuffle(order)
             orders.append(order)
         for slot in range(lessons):

@@ -193,7 +193,8 @@ class TeacherLoop:
         self.progress(check_pilot(self.config, shop.history.lines["pilot", 0]))
 
     def validate(self, round: int) -> None:
-        """Measures a round's teacher on the validation documents' reward questions, and records the best so far.
+        """Measures a round's teacher on the validation documents' reward questions, and records the best so far by
+        what is rewarded: the gain minus the penalties.
 
         The same random numbers sample every round's teacher, and all teach the students that the run started with. The
         gain that promotes is measured on the present ones.

@@ -32,7 +32,12 @@ def run(trained, strategy, old=None):
         "seconds": 1.0,
     }
     return found | (
-        {"old_accuracy": {"trained": {"before": [1.0] * 6, "after": [old - 0.01, old, old + 0.01] * 2}}} if old else {}
+        {
+            "retention_weight": 1.0,
+            "old_accuracy": {"trained": {"before": [1.0] * 6, "after": [old - 0.01, old, old + 0.01] * 2}},
+        }
+        if old
+        else {}
     )
 
 
@@ -42,7 +47,8 @@ def results(trained=0.95, shuffled=0.4, second="permuted", old=0.9):
         for seed in range(3):
             found[f"{student}/rest_em-{seed}"] = run(trained, strategy)
             found[f"{student}/dpo-{seed}"] = run(trained - 0.1, strategy)
-        found[f"{student}/shuffled"] = run(shuffled, "copy")
+        found[f"{student}/shuffled"] = run(0.4, "copy")
+        found[f"{student}/shuffled"]["arms"]["last_round"] = arm(shuffled)
         found[f"{student}/strategies"] = {"strategy_arms": {strategy: arm(0.97), "copy": arm(0.1)}}
     found["student-fixed/retention-without"] = run(trained, "question-answer", old=0.6)
     found["student-fixed/retention-with"] = run(trained, "permuted", old=old)
@@ -130,6 +136,9 @@ def test_the_bench_runs_from_nothing_and_goes_on(tmp_path, capfd):
     assert main(arguments) == 0
     found = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     assert set(found["students"]) == set(STUDENTS)
+    for student in STUDENTS:  # nothing validates, so that the last round is the one that was kept
+        arms = json.loads((folder / student / "shuffled" / "result.json").read_text())["arms"]
+        assert arms["last_round"] == arms["trained"]
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("**/result.json")}
     assert len(stamps) == 7
     next(iter(sorted(stamps))).unlink()

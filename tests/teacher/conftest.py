@@ -1,6 +1,8 @@
 """A teacher of two random layers over forty words, and students whose gain is a known function of the text."""
 
 import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,18 @@ class GoldPool:
         return Outcome(gain=gain, metrics=metrics, answers=tuple(answers))
 
 
+class ForgetfulPool(GoldPool):
+    """Students that also forget as many nats as there is a share of the word `gold` in all that they learnt."""
+
+    fingerprint = "forgetful-1"
+
+    def _outcome(self, job: Job) -> Outcome:
+        outcome = super()._outcome(job)
+        heard = " ".join(job.lesson.texts).split()
+        lost = heard.count("gold") / len(heard) if heard else 0.0
+        return replace(outcome, metrics={"retention_before": 1.0, "retention_after": 1.0 + lost})
+
+
 def _config(folder: Path, run_dir: Path, **sections: dict) -> Config:
     base: dict[str, dict] = {
         "run": {"dir": run_dir},
@@ -146,3 +160,17 @@ def make_config(teacher_folder, tmp_path):
 def gold_pool():
     """The class of the students' double: `gold_pool(noise=0.1)`."""
     return GoldPool
+
+
+@pytest.fixture(scope="session")
+def forgetful():
+    """The class of a double whose students forget what they knew over the word `gold`."""
+    return ForgetfulPool
+
+
+@pytest.fixture
+def retention(tmp_path):
+    """`retention(weight)`: settings of `reward` that penalise forgetting."""
+    old = tmp_path / "old.jsonl"
+    old.write_text(json.dumps({"text": "what was known"}) + "\n")
+    return lambda weight: {"retention_texts": str(old), "retention_weight": weight}

@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from teacher.pooling import pooled_gains
+from teacher.pooling import pooled_values
+
+
+def pooled_gains(gains_DG, shares_DGS, noise):
+    """Each lesson's own gain, the lessons of a document compared; nan where none ran."""
+    ran_N = np.flatnonzero(np.isfinite(gains_DG))
+    pooled_L = pooled_values(
+        gains_DG.ravel()[ran_N], ran_N[:, None], ran_N // gains_DG.shape[1],
+        shares_DGS.reshape(-1, shares_DGS.shape[2]), noise,
+    )  # fmt: skip
+    return pooled_L.reshape(gains_DG.shape)
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +54,31 @@ def test_a_lesson_that_never_ran_stays_unknown(step):
     holes_DG[5] = np.nan
     pooled_DG = pooled_gains(holes_DG, shares_DGS, 1.0)
     assert (np.isnan(pooled_DG) == np.isnan(holes_DG)).all()
+
+
+def test_what_whole_students_show_is_traced_to_the_strategies_that_they_learnt():
+    """Six batches of eight documents, a student for each place: a student shows the mean of its eight lessons."""
+    rng = np.random.default_rng(0)
+    shares_DGS = rng.multinomial(5, [0.4, 0.4, 0.2], size=(48, 8)) / 5
+    truth_DG = shares_DGS @ [0.0, 0.1, 0.2]
+    lessons_KN = np.array([[d * 8 + g for d in range(8 * b, 8 * b + 8)] for b in range(6) for g in range(8)])
+    values_K = truth_DG.ravel()[lessons_KN].mean(1) + 0.005 * rng.normal(size=48) + np.repeat(rng.normal(size=6), 8)
+    pooled_DG = pooled_values(values_K, lessons_KN, np.repeat(np.arange(6), 8), shares_DGS.reshape(-1, 3)).reshape(
+        48, 8
+    )
+
+    def slope(values_DG):
+        centred_DG, true_DG = (a - a.mean(1, keepdims=True) for a in (values_DG, truth_DG))
+        return float((centred_DG * true_DG).sum() / (true_DG**2).sum())
+
+    face_DG = np.repeat(values_K.reshape(6, 8), 8, axis=0)
+    assert slope(face_DG) < 0.2, "at face value a lesson bears an eighth of what it does"
+    assert 0.7 < slope(pooled_DG) < 1.1
+
+
+def test_an_empty_place_is_no_lesson():
+    """Of two lessons that two students learnt alone, beside an empty place."""
+    shares_LS = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+    pooled_L = pooled_values(np.array([1.0, 3.0]), np.array([[0, -1], [1, -1]]), np.array([0, 0]), shares_LS, 0.0)
+    assert np.isnan(pooled_L[2])
+    np.testing.assert_allclose(pooled_L[:2], [1.0, 3.0])

@@ -1,4 +1,6 @@
 import json
+import statistics
+from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -167,6 +169,70 @@ def test_penalties_are_kept_apart(build, gold_pool, tmp_path):
     assert long.penalties == pytest.approx({"length": 0.2, "retention": 0.1})
     assert long.value == pytest.approx(1.0 - 0.3)
     assert all(job.exam.retention_texts == ("what was known",) for job in pool_of(model).jobs)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_pooled_a_lesson_is_charged_with_its_own_part_of_what_its_student_forgot(build, forgetful, retention, repeats):
+    """Eight documents share a student. A lesson of gold gains 1 and makes its student forget an eighth; a student of
+    nothing else forgets 1, so that at a weight of 2 gold costs 2. Each place of the groups holds both alike, as
+    strategies are dealt."""
+    settings = {"documents_per_student": 8, "repeats": repeats, **retention(2.0)}
+    better = {}
+    documents = build(forgetful())[1]
+    lessons = [("gold gold", "copy"), ("salt wood", "permuted")]
+    groups = [
+        [replace(rewrite(document, lessons[(d + g) % 2][0]), strategy=lessons[(d + g) % 2][1]) for g in range(8)]
+        for d, document in enumerate(documents)
+    ]
+    for pooled in (False, True):
+        model, _ = build(forgetful(), reward=settings | {"pool_strategies": pooled})
+        value = defaultdict(list)
+        for group, rewards in zip(groups, model.score(groups), strict=True):
+            for written, reward in zip(group, rewards, strict=True):
+                value[written.strategy].append(reward.value)
+        better[pooled] = max(value, key=lambda name: statistics.fmean(value[name]))
+        assert model.students <= 8 * repeats
+    assert better == {False: "copy", True: "permuted"}
+
+
+def test_pooled_under_shard_credit_the_gain_is_the_students_too(build, gold_pool):
+    """Each lesson of a student earns the student's gain, whatever it was; what its strategy brings is told apart."""
+    model, documents = build(
+        gold_pool(), reward={"credit": "shard", "documents_per_student": 8, "pool_strategies": True}
+    )
+    lessons = [("gold", "copy"), ("iron", "permuted")]
+    groups = [
+        [replace(rewrite(document, lessons[(d + g) % 2][0]), strategy=lessons[(d + g) % 2][1]) for g in range(8)]
+        for d, document in enumerate(documents)
+    ]
+    rewards = model.score(groups)
+    lead = [
+        statistics.fmean(r.value for w, r in zip(ws, rs, strict=True) if w.strategy == "copy")
+        - statistics.fmean(r.value for w, r in zip(ws, rs, strict=True) if w.strategy == "permuted")
+        for ws, rs in zip(groups, rewards, strict=True)
+    ]
+    assert statistics.fmean(lead) > 0.6, "a student of gold alone gains 1, one of iron nothing"
+
+
+def test_an_evaluation_has_the_reward_that_lessons_would_earn(build, forgetful, retention):
+    """Gain 1 and 0, forgotten half by all four of a student, and the penalties of the other texts."""
+    settings = {"documents_per_student": 4, "length_weight": 0.1, "overlap_weight": 0.2, **retention(0.4)}
+    model, documents = build(forgetful(), reward=settings)
+    texts = {d.id: ["gold gold gold gold"] * 2 if n % 2 else ["salt"] * 8 for n, d in enumerate(documents)}
+    texts[documents[7].id] = []
+    found = model.evaluate(documents, texts, seeds=[1, 2])
+    assert found.penalties[documents[0].id] == pytest.approx({"length": 0.0, "overlap": 0.0, "retention": 0.2})
+    assert found.penalties[documents[1].id]["overlap"] == 0.2
+    assert found.penalties[documents[7].id]["retention"] == pytest.approx(0.4 * 8 / 24)
+    assert found.gain.mean - found.reward.mean == pytest.approx(
+        statistics.fmean(sum(own.values()) for own in found.penalties.values())
+    )
+    # What was learnt is charged alike where it is rewarded.
+    groups = [[rewrite(d, " ".join(["gold"] * n)) for n in (1, 40)] for d in documents]
+    rewards = model.score(groups)
+    for slot, words in enumerate((1, 40)):
+        again = model.evaluate(documents, {d.id: [" ".join(["gold"] * words)] for d in documents}, [1], "reward")
+        assert again.reward.mean == pytest.approx(statistics.fmean(group[slot].value for group in rewards))
 
 
 def test_no_student_is_trained_twice(build, gold_pool):

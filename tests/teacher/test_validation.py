@@ -49,6 +49,19 @@ def test_the_round_that_validates_best_is_the_one_to_use(make_config, make_docum
     assert summary.student_runs == sum(students) == journalled(config, "validation")[-1]["students_total"]
 
 
+def test_what_validates_a_round_is_what_is_rewarded(make_config, make_documents, forgetful, retention):
+    """Of a text's share of gold students gain one nat, and forget two nats' worth."""
+    config = make_config(rl=LEARNS, reward=retention(2.0))
+    lines = []
+    summary = train_teacher(config, make_documents(24), make_documents(8, "held"), lambda _: forgetful(), lines.append)
+    figures = {line["round"]: line for line in journalled(config, "validation")}
+    gains, rewards = ({n: line[f"{name}/mean"] for n, line in figures.items()} for name in ("gain", "reward"))
+    assert summary.best_round == max(rewards, key=rewards.get) != max(gains, key=gains.get)
+    for number, line in figures.items():
+        assert rewards[number] == pytest.approx(gains[number] - line["penalty/retention"])
+    assert all("reward " in line and "gain " in line for line in lines if line.startswith("validation round"))
+
+
 def test_a_run_that_gets_worse_ends_early_and_stays_ended(make_config, make_documents, gold_pool):
     """At this learning rate the first update ruins the teacher."""
     config = make_config(rl=LEARNS | {"patience": 1, "learning_rate": 3.0, "rounds": 4}, teacher={"lora": None})
