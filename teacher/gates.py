@@ -8,17 +8,26 @@ from collections.abc import Callable, Iterable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from configs.schema import Config
+from configs.schema import Config, Gates
 from student.records import Document, Question
-from teacher.strategies import control_tokens, read_strategy, shows_strategies
+from teacher import orders
+from teacher.strategies import (
+    CHAT_MARK,
+    DELIMITED,
+    MARKER,
+    control_tokens,
+    read_strategy,
+    shows_strategies,
+)
 
 Gate = Callable[[Document, str], str | None]
 
 _WORD = re.compile(r"\w+")
-_CHAT = re.compile(r"<\|[^|<>]{1,40}\|>|</?(?:s|bos|eos|start_of_turn|end_of_turn|think)>|\[/?INST\]|<</?SYS>>")
 
-
-GATES = ("empty", "truncated", "chat_tokens", "copy_of_prompt", "repetition", "over_length", "leak")
+GATES = (
+    "empty", "truncated", "chat_tokens", "copy_of_prompt", "markers", "assistant_talk", "obeyed", "unrelated",
+    "repetition", "over_length", "leak",
+)  # fmt: skip
 """Names of the gates that `build_gates` builds, in their order."""
 
 
@@ -54,11 +63,13 @@ def build_gates(
     settings, teacher = config.gates, config.teacher
     count = count_tokens or (lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
     prompts = [read_strategy(name) for name in teacher.strategies] if shows_strategies(tokenizer, teacher) else []
+    prompts += [DELIMITED] if teacher.delimit and tokenizer.chat_template else []
     return [
         empty(settings.min_words),
         *([truncated] if settings.truncated else []),
         chat_tokens(control_tokens(tokenizer)),
         copy_of_prompt(prompts),
+        *followed(settings, tokenizer),
         repetition(settings.max_repetition),
         over_length(settings.max_tokens or teacher.max_new_tokens, count),
         leak(heldout, settings.leak_ngram, config.student.prompt_template),
@@ -79,7 +90,7 @@ def chat_tokens(control: Sequence[str]) -> Gate:
     """Refuses text with a chat template's control tokens, unless the document holds them too."""
 
     def gate(document: Document, text: str) -> str | None:
-        found = {*(token for token in control if token in text), *_CHAT.findall(text)}
+        found = {*(token for token in control if token in text), *CHAT_MARK.findall(text)}
         return "chat_tokens" if any(token not in document.text for token in found) else None
 
     return gate
@@ -94,6 +105,35 @@ def copy_of_prompt(templates: Iterable[str], n: int = 8) -> Gate:
         return "copy_of_prompt" if echoed - set(ngrams(words(document.text), n)) else None
 
     return gate
+
+
+def followed(settings: Gates, tokenizer: PreTrainedTokenizerBase) -> list[Gate]:
+    """The gates of `gates.instructions`: what a writer gives who did as a document says, instead of rewriting it."""
+    if not settings.instructions:
+        return []
+    # A teacher without a chat template may have a language of its own, as the lab's early teachers do.
+    return [markers, assistant_talk, obeyed, unrelated(settings.min_shared if tokenizer.chat_template else 0.0)]
+
+
+def markers(document: Document, text: str) -> str | None:
+    """Refuses a text that holds what stands around a document in a prompt."""
+    return "markers" if any(mark not in document.text for mark in MARKER.findall(text)) else None
+
+
+def assistant_talk(document: Document, text: str) -> str | None:
+    """Refuses a text that speaks as an assistant or declines."""
+    return "assistant_talk" if orders.assistant_talk(document.text, text) else None
+
+
+def obeyed(document: Document, text: str) -> str | None:
+    """Refuses a text that carries what its document orders a model to write, or hands the order on."""
+    return "obeyed" if orders.obeyed(document.text, text) else None
+
+
+def unrelated(least: float) -> Gate:
+    """Refuses a text that shares less than `least` of its content words with its document, or less than
+    `orders.SHARED_UNDER_ORDERS` where that holds an order to a model."""
+    return lambda document, text: "unrelated" if orders.unrelated(document.text, text, least) else None
 
 
 def repetition(max_share: float, n: int = 4) -> Gate:
