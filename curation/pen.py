@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,11 +12,14 @@ from datatrove.data import Document
 
 from configs.errors import RunError
 from configs.schema import Config
+from curation.manifest import WORK
 from curation.progress import say
 from student.records import Question
+from teacher.endpoint import EndpointWriter, load_endpoint
 from teacher.gates import Gate, build_gates, chat_tokens, copy_of_prompt, empty, leak, over_length, repetition
 from teacher.records import Completion
 from teacher.strategies import build_prompt, spread, tag_of
+from teacher.vllm_server import serving, state_file
 from teacher.writer import TransformersWriter, load_teacher
 
 ECHO = "echo"
@@ -38,7 +42,7 @@ class Order(NamedTuple):
 class Pen:
     """Who writes (None: the echo), and what a text must pass."""
 
-    writer: TransformersWriter | None
+    writer: TransformersWriter | EndpointWriter | None
     gates: tuple[Gate, ...]
 
     def count_tokens(self, text: str) -> int:
@@ -51,8 +55,26 @@ def load_pen(config: Config, checkpoint: Path | None, items: tuple[Question, ...
     """Loads the teacher once a process, whatever the number of its tasks. `items` may not reach a rewrite."""
     if config.curation.writer == "echo":
         return Pen(None, _echo_gates(config, items))
-    writer = load_teacher(config, checkpoint)
+    writer = _load_writer(config, checkpoint)
     return Pen(writer, tuple(build_gates(config, writer.tokenizer, items)))
+
+
+def server(config: Config, checkpoint: Path | None, work: Path) -> AbstractContextManager[str | None]:
+    """The vLLM that writes for every process of this machine, where the config wants one; its log lies in `work`."""
+    if config.curation.writer == "echo":
+        return nullcontext()
+    return serving(config, checkpoint, work / "vllm")
+
+
+def _load_writer(config: Config, checkpoint: Path | None) -> TransformersWriter | EndpointWriter:
+    match config.teacher.writer:
+        case "transformers":
+            return load_teacher(config, checkpoint)
+        case "vllm":
+            state = state_file(config, checkpoint, config.curation.output / WORK / "vllm")
+            return load_endpoint(config, checkpoint, state)
+        case "endpoint":
+            return load_endpoint(config)
 
 
 def _echo_gates(config: Config, items: tuple[Question, ...]) -> tuple[Gate, ...]:
@@ -120,16 +142,34 @@ def write(pen: Pen, config: Config, ordered: Sequence[Order], seed: int) -> tupl
     return prompts, _write_all(writer, prompts, openings, seed)
 
 
-def _write_all(writer: TransformersWriter, prompts: list[str], openings: list[str], seed: int) -> list[Written]:
-    """One completion a prompt. If the batch fails its prompts are tried one by one, and an error stands in the place of
-    those that fail again; if all do it is the teacher that is at fault, and RunError is raised."""
-
-    def write(part: slice) -> list[Written]:
-        given = {"openings": openings[part]} if any(openings) else {}
-        return [completions[0] for completions in writer.write(prompts[part], 1, seed, **given)]
-
+def _write_all(
+    writer: TransformersWriter | EndpointWriter, prompts: list[str], openings: list[str], seed: int
+) -> list[Written]:
+    """One completion a prompt, with an error in the place of each that could not be had. If all fail it is the teacher
+    that is at fault, and RunError is raised."""
     if not prompts:
         return []
+    given = openings if any(openings) else None
+    results: list[Written] = []
+    if isinstance(writer, EndpointWriter):
+        results += [result for [result] in writer.attempt(prompts, 1, seed, given)]
+    else:
+        results += _one_by_one(writer, prompts, given, seed)
+    if len(results) > 1 and all(isinstance(result, Exception) for result in results):
+        raise RunError(
+            f"the teacher fails on every document of a batch ({type(results[0]).__name__}: {results[0]}); finished "
+            "batches are kept, the same command goes on from there"
+        )
+    return results
+
+
+def _one_by_one(writer: TransformersWriter, prompts: list[str], openings: list[str] | None, seed: int) -> list[Written]:
+    """If the batch fails, its prompts are tried by themselves, so that only those fail that must."""
+
+    def write(part: slice) -> list[Written]:
+        given = {"openings": openings[part]} if openings else {}
+        return [completions[0] for completions in writer.write(prompts[part], 1, seed, **given)]
+
     try:
         return write(slice(None))
     except RunError:
@@ -144,9 +184,4 @@ def _write_all(writer: TransformersWriter, prompts: list[str], openings: list[st
             raise
         except (RuntimeError, ValueError, IndexError) as error:
             results.append(error)
-    if len(results) > 1 and all(isinstance(result, Exception) for result in results):
-        raise RunError(
-            f"the teacher fails on every document of a batch ({type(results[0]).__name__}: {results[0]}); finished "
-            "batches are kept, the same command goes on from there"
-        )
     return results

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = ["configs", "student", "teacher", "curation"]
 CONFIGS = {"omegaconf", "pydantic", "yaml"}
 STUDENT = CONFIGS | {"torch", "transformers", "safetensors", "numpy", "psutil"}
-TEACHER = STUDENT | {"trl", "peft", "datasets"}
+TEACHER = STUDENT | {"trl", "peft", "datasets", "httpx"}
 ALLOWED_AT_IMPORT = {"configs": CONFIGS, "student": STUDENT, "teacher": TEACHER}
 # Inside a function: what the one feature needs, so that the rest runs without it.
 ALLOWED_INSIDE = {"configs": set(), "student": {"peft", "ray", "lm_eval", "olmo_eval"}, "teacher": {"wandb", "vllm"}}
