@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from configs.executor import Ray, Slurm
 from configs.section import Section
 
 
@@ -61,8 +62,14 @@ class Curation(Section):
     """Share of the documents whose own text is mixed in, as one more row of strategy `raw`."""
     temperature: float | None = Field(default=None, ge=0)
     """Sampling temperature while curating; null takes `teacher.evaluation_temperature`, else `teacher.temperature`."""
+    executor: Literal["local", "slurm", "ray"] = "local"
+    """What runs the tasks, one input file each: processes here, a Slurm job array, or a Ray cluster."""
     workers: int = Field(default=1, ge=1)
-    """Worker processes, one file each."""
+    """Worker processes of this machine, one file each: those of `local`, and the search for duplicates."""
+    slurm: Slurm = Slurm()
+    ray: Ray = Ray()
+    wait: bool = False
+    """Under `slurm`: wait for the jobs and finish the dataset, instead of ending once they are queued."""
     shard_megabytes: int = Field(default=400, ge=1)
     """Size of a Parquet file of the dataset."""
     licence: str = "unknown"

@@ -14,7 +14,7 @@ from huggingface_hub.hf_api import ModelInfo
 from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Config
-from curation.pipeline import teacher_hash
+from curation.settings import teacher_hash
 from teacher.journal import read_json_lines
 
 ARMS = {"raw": "the raw documents", "untrained": "the untrained teacher", "trained": "the trained teacher"}

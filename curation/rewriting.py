@@ -9,6 +9,7 @@ from typing import Any
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from configs.errors import RunError
 from configs.schema import Config
 from curation.dataset import RAW, part_documents, part_path, write_part
 from curation.decontaminate import BenchmarkIndex
@@ -31,23 +32,35 @@ Record = dict[str, Any]
 
 
 class ReadShard(PipelineStep):
-    """Task `rank` reads the documents of shard `rank`; the rows that are none are in the preflight's records."""
+    """Task `rank` reads the documents of shard `rank`; the rows that are none are in the preflight's records.
+
+    `documents` are the numbers of preflight, a shard each: where a shard gives another number (its store failed for a
+    while), RunError is raised in place of its end, so that what follows does not take the break for the end.
+    """
 
     type = "📖 - READER"
     name = "Shard"
 
-    def __init__(self, shards: list[Shard], limit: int | None):
+    def __init__(self, shards: list[Shard], limit: int | None, documents: list[int] | None = None):
         super().__init__()
-        self.shards, self.limit = shards, limit
+        self.shards, self.limit, self.documents = shards, limit, documents
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         assert world_size == len(self.shards), "one task a shard"
-        shard = self.shards[rank]
+        shard, read, broken = self.shards[rank], 0, ""
         for item in read_shard(shard, self.limit):
-            if isinstance(item, Document):
+            if not isinstance(item, Document):
+                broken = item.reason if item.row is None else broken
+            else:
+                read += 1
                 item.metadata["training_id"] = training_id(shard, item.metadata["source_row"], item.text)
                 self.update_doc_stats(item)
                 yield item
+        if self.documents is not None and read != self.documents[rank]:
+            raise RunError(
+                f"{shard.name} gave {read} documents, and {self.documents[rank]} when it was checked"
+                f"{f' ({broken})' if broken else ''}: once it can be read again, the same command goes on from there"
+            )
 
 
 class RewriteWithTeacher(PipelineStep):

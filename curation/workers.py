@@ -14,9 +14,17 @@ from loguru import logger
 from configs.errors import RunError
 from curation.manifest import die_with_parent
 
-# datatrove logs every task to stderr, and on a failure also the values of local variables: document texts among them.
-# What a user needs to know is said by us, and an error reaches them as the exception it is.
-logger.disable("datatrove")
+
+def quiet_datatrove() -> None:
+    """Ends datatrove's logs in this process.
+
+    It logs every task to stderr and a file, and on a failure also the values of local variables: document texts among
+    them. What a user needs to know is said by us, and an error reaches them as the exception it is.
+    """
+    logger.disable("datatrove")
+
+
+quiet_datatrove()
 
 _running = False
 # A process forked while tasks run (the sandbox of an extraction) would outlive a killed run.
