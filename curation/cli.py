@@ -8,16 +8,15 @@ import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from configs.errors import RunError, UserError
+from curation.cli_arguments import ConfigFile, Overrides, load
 from curation.cli_bench import bench
-
-if TYPE_CHECKING:
-    from configs.schema import Config
+from curation.cli_look import plan, preview
 
 INTERRUPTED = 130
 
@@ -35,12 +34,6 @@ configs/schema.py. Runs resume by themselves: the same command goes on where it 
 
 **First:** `notewright quickstart`""",
 )
-
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The experiment.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="section.key=value", help="Settings that replace the file's.", show_default=False),
-]
 
 
 @app.command()
@@ -74,7 +67,7 @@ def lab(config: ConfigFile, overrides: Overrides = None) -> None:
     from curation.lab.build import build_lab
     from curation.progress import say
 
-    settings = _load(config, overrides)
+    settings = load(config, overrides)
     build_lab(settings.lab, progress=say)
     print(f"the lab is in {settings.lab.dir}")
 
@@ -99,7 +92,7 @@ def train(
     from curation.experiment import train_from_config
     from curation.terminal import print_training
 
-    settings = _load(config, overrides)
+    settings = load(config, overrides)
     if fork is not None:
         from curation.experiment import read_splits
         from teacher.fork import fork_run
@@ -131,7 +124,7 @@ def warm_up(
     from curation.warm_up import warm_up as run
 
     found = run(
-        _load(config, overrides), model=model, data=data, output=output, skip=skip, limit=limit, epochs=epochs,
+        load(config, overrides), model=model, data=data, output=output, skip=skip, limit=limit, epochs=epochs,
         learning_rate=learning_rate,
     )  # fmt: skip
     print(
@@ -139,6 +132,10 @@ def warm_up(
         f" {found['loglik_before']:.3f} -> {found['loglik_after']:.3f} nats a token, accuracy"
         f" {found['accuracy_before']:.2f} -> {found['accuracy_after']:.2f}"
     )
+
+
+app.command()(preview)
+app.command()(plan)
 
 
 @app.command()
@@ -152,9 +149,13 @@ def curate(config: ConfigFile, overrides: Overrides = None) -> None:
     **Example:** `notewright curate configs/smollm2-cpu.yaml curation.input=[my/*.jsonl.gz] curation.output=my/dataset`
     """
     from curation.pipeline import curate as run
+    from curation.slurm import Queued
     from curation.terminal import print_curation
 
-    print_curation(run(_load(config, overrides)))
+    try:
+        print_curation(run(load(config, overrides)))
+    except Queued as queued:
+        print(queued)
 
 
 @app.command()
@@ -216,7 +217,7 @@ def report(
     """
     from curation.report import write_report
 
-    print(write_report(run if run.is_dir() else _load(run, None).run.dir))
+    print(write_report(run if run.is_dir() else load(run, None).run.dir))
 
 
 @app.command()
@@ -235,7 +236,7 @@ def score(
     """
     from curation.score import run_score
 
-    raise Exit(run_score(file, _load(config, overrides), output))
+    raise Exit(run_score(file, load(config, overrides), output))
 
 
 @app.command()
@@ -264,7 +265,7 @@ def reliability(
 
     chosen = {"credits": credit} if credit else {}
     run_reliability(
-        _load(config, overrides),
+        load(config, overrides),
         source=source,
         documents=documents,
         rewrites=rewrites,
@@ -276,12 +277,6 @@ def reliability(
 
 
 app.add_typer(bench, name="bench")
-
-
-def _load(path: Path, overrides: Sequence[str] | None) -> "Config":
-    from configs.load import load_config
-
-    return load_config(path, overrides or ())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,7 +33,7 @@ def interval(figure: Estimate, digits: int = 3) -> str:
 
 def print_training(summary: TrainSummary, config: Config) -> None:
     """Reward, held-out gain by arm, strategies, and where the outputs are."""
-    console = _console()
+    console = stdout_console()
     reward = Table("", "first step", "last step", title="Training", title_justify="left")
     reward.add_row("reward", interval(summary.reward_first), interval(summary.reward_last))
     names = sorted({*summary.strategies_first, *summary.strategies_last})
@@ -99,7 +99,7 @@ def print_curation(summary: "CurateSummary") -> None:
     fresh = summary.documents_in - summary.resumed
     pace = f", {fresh / summary.seconds:.1f} documents/s" if fresh > 0 and summary.seconds > 0 else ""
     table.add_row("time", f"{summary.seconds:.0f} s{pace}")
-    console = _console()
+    console = stdout_console()
     console.print(table)
     console.print(f"dataset: {summary.output}", markup=False)
 
@@ -111,7 +111,7 @@ def print_example(summary: TrainSummary) -> None:
     # One that changed says more than one that did not.
     changed = [example for example in summary.examples if example.before != example.after]
     example = (changed or list(summary.examples))[0]
-    console = _console()
+    console = stdout_console()
     console.print("Document (never learnt on):", markup=False)
     console.print(Text(_short(example.source)), style="dim")
     table = Table(
@@ -130,7 +130,8 @@ def _short(text: str) -> str:
     return text if len(text) <= EXAMPLE_CHARACTERS else text[:EXAMPLE_CHARACTERS].rsplit(" ", 1)[0] + " ..."
 
 
-def _console() -> Console:
+def stdout_console() -> Console:
+    """Of stdout."""
     # Made anew each time, so that a redirected stdout is the one written to. In a pipe rich would assume 80 columns.
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=120)

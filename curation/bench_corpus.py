@@ -1,0 +1,108 @@
+"""The corpus of `notewright bench curate`: documents of a web corpus's lengths, with known faults in known rows."""
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+FILES = 8
+MEDIAN_WORDS, SPREAD, MOST_WORDS = 250, 0.6, 3000
+"""Lengths are log-normal: half of the documents have 250 words or fewer, the mean is 300."""
+
+QUIZ_ROWS = 200
+UNREADABLE, SHORT, REPEATED, CONTAMINATED, CREDENTIAL = 17, 31, 47, 59, 73
+"""Of every hundred rows one of each kind, at this place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Files of shards, a file of benchmark items, and what a curation of them must count."""
+
+    folder: Path
+    quiz: Path
+    rows: int
+    quarantined: int
+    """Rows that cannot be read, and documents of which the gates refuse the rewrite."""
+    filtered: int
+    """Repeated, contaminated, with a credential."""
+
+
+def write_corpus(folder: Path, rows: int, seed: int = 0) -> Corpus:
+    """Writes `rows` rows to `folder/shards`, in files of every kind we read but WARC; equal calls give equal texts."""
+    rng = np.random.default_rng(seed)
+    words = _vocabulary(rng)
+    quiz = [" ".join(rng.choice(words, 12)) + "?" for _ in range(QUIZ_ROWS)]
+    shards = folder / "shards"
+    shards.mkdir(parents=True)
+    items = folder / "quiz.jsonl"
+    items.write_bytes(b"".join(orjson.dumps({"question": q, "answer": words[i]}) + b"\n" for i, q in enumerate(quiz)))
+    texts = _texts(rng, words, quiz)
+    for file in range(FILES):
+        share = range(rows * file // FILES, rows * (file + 1) // FILES)
+        suffix = SUFFIXES[file % len(SUFFIXES)]
+        _write(shards / f"part-{file}{suffix}", list(zip(share, islice(texts, len(share)), strict=True)))
+    counted = np.bincount(np.arange(rows) % 100, minlength=100)
+    return Corpus(
+        folder=shards,
+        quiz=items,
+        rows=rows,
+        quarantined=int(counted[UNREADABLE] + counted[SHORT]),
+        filtered=int(counted[REPEATED] + counted[CONTAMINATED] + counted[CREDENTIAL]),
+    )
+
+
+def _vocabulary(rng: np.random.Generator, size: int = 20_000) -> np.ndarray:
+    syllables = np.array([f"{c}{v}" for c in "bdfgklmnprstvz" for v in ("a", "e", "i", "o", "u", "an", "er", "is")])
+    found: dict[str, None] = {}
+    while len(found) < size:
+        found["".join(rng.choice(syllables, rng.integers(1, 5)))] = None
+    return np.array(list(found))
+
+
+def _texts(rng: np.random.Generator, words: np.ndarray, quiz: list[str]) -> Iterator[str | None]:
+    """The rows' texts, None where a row is to be unreadable."""
+    # Zipf's law, as words of a language have it.
+    chances = 1 / np.arange(1, len(words) + 1)
+    ends = np.cumsum(chances / chances.sum())
+    row, text = 0, ""
+    while True:
+        place = row % 100
+        if place != REPEATED:
+            count = int(np.clip(rng.lognormal(np.log(MEDIAN_WORDS), SPREAD), 20, MOST_WORDS))
+            drawn = words[np.searchsorted(ends, rng.random(count)).clip(max=len(words) - 1)].tolist()
+            text = " ".join(f"{word}." if i % 15 == 14 else word for i, word in enumerate(drawn))
+        if place == CONTAMINATED:
+            text = f"{text} {quiz[row // 100 % len(quiz)]}"
+        elif place == CREDENTIAL:
+            text = f"{text} aws_key AKIA{''.join(rng.choice(list('ABCDEFGHIJKLMNOP234567'), 16))}"
+        yield None if place == UNREADABLE else f"row {row}" if place == SHORT else text
+        row += 1
+
+
+def _write(path: Path, rows: list[tuple[int, str | None]]) -> None:
+    if path.suffix == ".parquet":
+        columns = {"id": [f"row-{row}" for row, _ in rows], "text": [text for _, text in rows]}
+        pq.write_table(pa.table(columns, schema=pa.schema({"id": pa.string(), "text": pa.string()})), path)
+        return
+    lines = (
+        b'{"text": "not UTF-8: \xff"}\n' if text is None else orjson.dumps({"id": f"row-{row}", "text": text}) + b"\n"
+        for row, text in rows
+    )
+    if path.suffix == ".gz":
+        with gzip.open(path, "wb", compresslevel=1) as file:
+            file.writelines(lines)
+    elif path.suffix == ".zst":
+        with path.open("wb") as raw, zstandard.ZstdCompressor().stream_writer(raw) as packed:
+            for line in lines:
+                packed.write(line)
+    else:
+        with path.open("wb") as file:
+            file.writelines(lines)
