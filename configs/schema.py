@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from configs.curation import Curation
 from configs.section import Section
+from configs.serving import Serving
 
 
 class Run(Section):
@@ -77,6 +78,20 @@ class Student(Section):
     """Length of a packed row; null picks the fullest packing by itself."""
     max_slots: int | None = Field(default=None, ge=1)
     """Most students trained at once; null plans it from measured memory."""
+    pool: Literal["inline", "ray"] = "inline"
+    """Where students run. `inline`: in this process, on one device. `ray`: on actors, one a GPU or CPU share, of the
+    cluster that RAY_ADDRESS names, else of this machine."""
+    actors: int | None = Field(default=None, ge=1)
+    """Actors of `pool: ray`; null takes one for each GPU of the cluster, or for each of its CPU shares."""
+    cpus_per_actor: int = Field(default=1, ge=1)
+    """CPUs and threads of an actor. On a CPU many actors of one thread are faster than few of many: threads of one
+    process wait for each other's Python."""
+    num_gpus_per_actor: float = Field(default=1.0, gt=0)
+    """GPUs of an actor; below 1 several share a GPU. Ray knows of its own processes alone: to keep a GPU for the
+    teacher, start Ray with the others (`CUDA_VISIBLE_DEVICES=1,2,3 ray start --head`)."""
+    exact: bool = False
+    """Students are trained in the same batches, one thread each, on every pool and number of actors: outcomes equal to
+    the last bit on a CPU. Otherwise they equal each other to rounding, and few students still keep all actors busy."""
     memory_fraction: float = Field(default=0.6, gt=0, le=1)
     """Share of the free memory that the plan may use."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -106,12 +121,18 @@ class Student(Section):
 class Teacher(Section):
     model: str = ""
     """Path or Hub id of the teacher's base model."""
+    writer: Literal["transformers", "vllm", "endpoint"] = "transformers"
+    """What samples while curating: this process, a vLLM server that we start, or an OpenAI-compatible endpoint; see
+    `serving`. Training samples in this process."""
     prompting: Literal["strategy", "policy"] = "strategy"
     """`strategy`: each prompt names the way of rewriting (teacher/strategies/*.txt) and samples are spread over
     `strategies`. `policy`: the teacher opens its completion with a strategy tag `<name>` of its own choice; a model
     with a chat template is shown the menu of `strategies`, another the bare document."""
     strategies: tuple[str, ...] = ("implications", "rewrite", "question-answer")
     """Ways of rewriting: names of files in teacher/strategies, or paths of your own .txt files."""
+    delimit: bool = True
+    """Documents are data: a model with a chat template reads each between two markers that its author cannot know, and
+    is told that nothing between them is an instruction. Others get the bare document."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Longest rewrite sampled."""
     temperature: float = Field(default=1.0, ge=0)
@@ -139,6 +160,14 @@ class Gates(Section):
     """Refuse a rewrite that reached `teacher.max_new_tokens` before its end."""
     max_repetition: float = Field(default=0.6, gt=0, le=1)
     """Largest share of a text's word 4-grams that may be repeats of an earlier one."""
+    instructions: bool = True
+    """Refuse a rewrite that followed what its document says to a model instead of rewriting it: it carries what it was
+    ordered to write (`obeyed`), talks as an assistant or declines (`assistant_talk`), repeats the document's markers
+    (`markers`), or is about something else (`unrelated`)."""
+    min_shared: float = Field(default=0.15, ge=0, le=1)
+    """Least share of a rewrite's content words that its document must hold (of the document's where those are fewer),
+    from a teacher with a chat template; 0.3 at least where the document holds an order to a model. The lowest of 1,000
+    rewrites by Qwen2.5-7B is 0.17. 0 for strategies that translate."""
     leak_ngram: int = Field(default=8, ge=2)
     """A rewrite that shares this many words in a row with a benchmark item, absent from its source, is a leak."""
 
@@ -265,6 +294,7 @@ class Config(Section):
     data: Data = Data()
     student: Student = Student()
     teacher: Teacher = Teacher()
+    serving: Serving = Serving()
     gates: Gates = Gates()
     reward: Reward = Reward()
     rl: Rl = Rl()
@@ -301,6 +331,12 @@ class Config(Section):
             raise ValueError("reward.adaptive and reward.pool_strategies are two models of the same noise: choose one")
         if self.reward.adaptive and self.reward.repeats < 2:
             raise ValueError("reward.adaptive spends repeats: set reward.repeats to 2 or more")
+        if self.teacher.writer == "endpoint" and not (self.serving.url and self.serving.model):
+            raise ValueError("teacher.writer 'endpoint' needs serving.url and serving.model")
+        if self.serving.chat and self.teacher.prompting == "policy" and self.curation.strategies:
+            raise ValueError(
+                "serving.chat begins no completion with a tag: curation.strategies needs teacher.prompting 'strategy'"
+            )
         if self.reward.benchmarks and self.reward.credit != "shard":
             raise ValueError("reward.benchmarks are about no document: they need reward.credit 'shard'")
         return self

@@ -4,7 +4,8 @@
     outcomes = pool.examine([Job(lesson=..., exam=...), ...])
 
 Jobs of like length share a batch. What a student becomes depends on its own job alone (up to rounding in the last bits
-where the batch's shape differs); the same jobs in the same order give the same bits on CPU.
+where the batch's shape differs); the same jobs in the same order give the same bits on CPU, and with `student.exact`
+they do in any number of threads and processes.
 """
 
 import gc
@@ -26,7 +27,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import UserError
 from configs.schema import Student
+from student.batches import by_length, consecutive
 from student.course import Course, plan_course
+from student.encoding import Encoded
 from student.exam import Examiner, Grade, Sitting
 from student.full import train_full
 from student.lora import AdapterStack
@@ -34,7 +37,7 @@ from student.loss import check_head
 from student.memory import activation_bytes_per_token, free_bytes, is_out_of_memory, plan_slots
 from student.models import load_model
 from student.packing import Piece
-from student.records import Answer, Job, Outcome
+from student.records import Answer, Exam, Job, Outcome
 from student.training import Progress, Usage, train_slots
 
 log = logging.getLogger(__name__)
@@ -42,11 +45,18 @@ log = logging.getLogger(__name__)
 ENGINE_VERSION = 1
 """Part of the key of a cached outcome; raised whenever the same job would give another outcome."""
 
-IRRELEVANT = {"model", "max_slots", "memory_fraction", "device", "row_tokens", "compile", "gradient_checkpointing"}
+IRRELEVANT = {
+    "model", "max_slots", "memory_fraction", "device", "row_tokens", "compile", "gradient_checkpointing",
+    "pool", "actors", "cpus_per_actor", "num_gpus_per_actor", "exact",
+}  # fmt: skip
 """Settings of how students are computed, which change an outcome in its last bits only."""
 
 MAX_SLOTS = 256
 """Beyond this a batch only gets slower to plan: cost is linear in students long before."""
+
+CPU_SLOTS = 32
+"""Students of a batch where batches are fixed (`student.exact`) or dealt to several processes: with half as many each
+takes a sixth longer on the lab's student, with twice as many no less."""
 
 CPU_BATCH_TOKENS = 4096
 """Positions in flight on a CPU: enough to hide the cost of a pass, and bounded whatever the number of students."""
@@ -55,6 +65,9 @@ CPU_BYTES = 2 * 2**30
 """Of the adapters of all students at once on a CPU, and of the activations in flight: with a model so large that these
 count, more at once gains no speed. SmolLM2-135M at rank 16: 16 students, 512 positions (without the bound 32 and 4,096
 take 14 GB)."""
+
+PROBE = Encoded.of([0] * 64, [True] * 64)
+"""The text that memory is measured on where every process must come to the same plan."""
 
 MOST_PASSES = 16
 """How much smaller the forward passes of a single student are made before it counts as out of memory."""
@@ -90,6 +103,7 @@ class InlinePool:
         """Time spent in `examine`."""
         self._token_bytes: float | None = None
         self._fingerprint: str | None = None
+        self._whole_exams: dict[Exam, Sitting] = {}
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
@@ -122,8 +136,25 @@ class InlinePool:
         """
         start = time.perf_counter()
         courses = [plan_course(self.tokenizer, job.lesson, self.settings) for job in jobs]
-        outcomes: list[Outcome | None] = [None] * len(jobs)
-        waiting = sorted(range(len(jobs)), key=lambda i: (courses[i].steps, courses[i].tokens_per_step()), reverse=True)
+        order = by_length(courses)
+        fixed = consecutive(order, self.settings.max_slots or CPU_SLOTS) if self.settings.exact else [order]
+        outcomes: dict[int, Outcome] = {}
+        with _one_thread(self.settings.exact):
+            for members in fixed:
+                self._examine(members, jobs, courses, outcomes, on_done)
+        self.students += len(jobs)
+        self.seconds += time.perf_counter() - start
+        return [outcomes[i] for i in range(len(jobs))]
+
+    def _examine(
+        self,
+        waiting: list[int],
+        jobs: list[Job],
+        courses: list[Course],
+        outcomes: dict[int, Outcome],
+        on_done: Callable[[int], None] | None,
+    ) -> None:
+        """Fills in the outcomes of those `waiting`, as many at once as fit."""
         limit = self.settings.max_slots or MAX_SLOTS
         passes = 1
         while waiting:
@@ -146,14 +177,10 @@ class InlinePool:
                     continue
                 done = [Outcome(gain=None, error="out of memory with a single student")]
             passes = 1
-            for i, outcome in zip(members, done, strict=True):
-                outcomes[i] = outcome
+            outcomes |= dict(zip(members, done, strict=True))
             waiting = waiting[len(members) :]
             if on_done:
-                on_done(len(jobs) - len(waiting))
-        self.students += len(jobs)
-        self.seconds += time.perf_counter() - start
-        return [outcome for outcome in outcomes if outcome is not None]
+                on_done(len(outcomes))
 
     def _slots(self, courses: list[Course]) -> int:
         """How many of these students the next batch takes."""
@@ -163,7 +190,9 @@ class InlinePool:
         if not texts:
             return len(courses)
         if self._token_bytes is None:
-            probe = [Piece(0, max(texts, key=len))]
+            # Bytes a token differ a little with the text; the same batches need the same plan.
+            text = PROBE if self.settings.exact else max(texts, key=len)
+            probe = [Piece(0, text)]
             self._token_bytes = activation_bytes_per_token(self.model, self.stack, probe, self.pad_id)
         free = int(free_bytes(self.model.device) * self.settings.memory_fraction)
         if self.model.device.type == "cuda":
@@ -195,7 +224,7 @@ class InlinePool:
         max_tokens = max(1, self._batch_tokens() // passes)
         if self.stack is None:
             return self._run_full(jobs[0], courses[0], max_tokens)
-        before = [self.examiner.before(exam, max_tokens) for exam in exams]
+        before = [self._before(exam, max_tokens) for exam in exams]
         self.stack.allocate([job.lesson.seed for job in jobs])
         with self._training():
             progress, usage = train_slots(
@@ -207,6 +236,15 @@ class InlinePool:
         self.stack.release()
         outcomes = [outcome_of(*parts) for parts in zip(jobs, courses, progress, before, after, strict=True)]
         return [_with_label_fraction(outcome, usage) for outcome in outcomes]
+
+    def _before(self, exam: Exam, max_tokens: int) -> Sitting:
+        """The base's answers. Questions in other company differ in the last bits, so that `exact` asks a whole exam."""
+        if not self.settings.exact:
+            return self.examiner.before(exam, max_tokens)
+        if exam not in self._whole_exams:
+            fresh = Examiner(self.model, self.tokenizer, self.stack, self.settings)
+            self._whole_exams[exam] = fresh.before(exam, max_tokens)
+        return self._whole_exams[exam]
 
     @contextmanager
     def _training(self) -> Iterator[None]:
@@ -221,7 +259,7 @@ class InlinePool:
             self.model.eval()
 
     def _run_full(self, job: Job, course: Course, max_tokens: int) -> list[Outcome]:
-        before = self.examiner.before(job.exam, max_tokens)
+        before = self._before(job.exam, max_tokens)
         with train_full(self.model, course, self.settings, self.pad_id, max_tokens) as (progress, usage):
             self.usage.labels += usage.labels
             self.usage.positions += usage.positions
@@ -232,7 +270,7 @@ class InlinePool:
         """Trains one student and saves it: a PEFT adapter folder, or (`mode: full`) a model folder."""
         course = plan_course(self.tokenizer, job.lesson, self.settings)
         max_tokens = self._batch_tokens()
-        before = self.examiner.before(job.exam, max_tokens)
+        before = self._before(job.exam, max_tokens)
         if self.stack is None:
             with train_full(self.model, course, self.settings, self.pad_id, max_tokens) as (progress, _):
                 after = self.examiner.after([job.exam], max_tokens)
@@ -253,6 +291,19 @@ class InlinePool:
             self.stack.release()
         self.tokenizer.save_pretrained(folder)
         return outcome_of(job, course, progress, before, after[0])
+
+
+@contextmanager
+def _one_thread(alone: bool) -> Iterator[None]:
+    """Within it torch uses one thread, if `alone`."""
+    threads = torch.get_num_threads()
+    if alone:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if alone:
+            torch.set_num_threads(threads)
 
 
 def _check_compiler(device: torch.device) -> None:
