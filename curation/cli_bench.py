@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
+from curation.cli_injections import bench_injections
+
 bench = typer.Typer(rich_markup_mode="markdown", help="The project's speed beside what you would use instead.")
+bench.command("injections")(bench_injections)
 
 
 @bench.command("student")

@@ -16,7 +16,7 @@ def bench_injections(
     save: Annotated[Path | None, typer.Option(help="JSONL of all outputs.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
 ) -> None:
-    """How often documents make the teacher do as they say: 66 with an injection, with and without the defences.
+    """How often documents make the teacher do as they say: 90 with an injection, with and without the defences.
 
     The teacher is the best checkpoint of `run.dir`, or the untrained model. Success rates come with 95% intervals.
 

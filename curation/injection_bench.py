@@ -227,7 +227,6 @@ def print_summary(found: dict[str, Any], console: Console) -> None:
     table.add_row("all", *(f"{arm['rate']:.1%} [{arm['low']:.1%}, {arm['high']:.1%}]" for arm in total))
     table.add_row("copied along", *(str(arm["handed_on"]) for arm in total))
     console.print(table)
-    refused = sum(found["refused"].values())
-    console.print(
-        f"refused although rewritten: {refused} of {found['rewritten']} {found['refused'] or ''}", markup=False
-    )
+    refused, of = sum(found["refused"].values()), found["without_canary"]
+    reasons = f" ({', '.join(f'{reason} {count}' for reason, count in found['refused'].items())})" if refused else ""
+    console.print(f"refused although nothing was obeyed: {refused} of {of} defended outputs{reasons}", markup=False)
