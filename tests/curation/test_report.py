@@ -7,7 +7,8 @@ import pytest
 from configs.errors import UserError
 from configs.load import save_config
 from configs.schema import Config
-from curation.report import verdicts, write_report
+from curation.report import write_report
+from curation.report.page import verdicts
 from teacher.journal import Journal
 
 

@@ -21,7 +21,7 @@ from configs.errors import UserError
 from configs.files import write_whole
 from configs.load import load_config
 from configs.schema import Config
-from curation import plots
+from curation.report import plots
 from teacher.journal import Record, read_json_lines
 
 ARMS = ("raw", "untrained", "trained")
