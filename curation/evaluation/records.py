@@ -1,0 +1,259 @@
+"""What `notewright evaluate` leaves in `run.dir`, typed.
+
+    evaluation.json             `EvaluationResult`
+    evaluation/items.parquet    one row a question asked of a student, `ITEM_COLUMNS`: every figure follows from these
+    evaluation/lessons.parquet  one row a document, arm and student: what was taught, `LESSON_COLUMNS`
+
+Gains are in nats a gold-answer token, after minus before; accuracies are shares (0 ... 1) of gold answers that greedy
+decoding would give after the lesson. All intervals are 95% and two-sided. A bound is None where one cluster alone makes
+no interval possible.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+RESULT_FILE = "evaluation.json"
+ITEMS_FILE = "evaluation/items.parquet"
+LESSONS_FILE = "evaluation/lessons.parquet"
+
+Setting = Literal["together", "single", "scaling", "sequence", "false-positives"]
+"""`together`: many documents share a student. `single`: one document, one student. `scaling`: as `together`, with other
+numbers of rewrites a document. `sequence`: one student edited again and again. `false-positives`: the students of one
+arm again with other seeds."""
+
+ITEM_COLUMNS = pa.schema(
+    [
+        ("setting", pa.string()),
+        ("student", pa.string()),  # label of the student model, as in `EvaluationResult.students`
+        ("arm", pa.string()),  # name of the arm, as in `EvaluationResult.arms`; of a sequence: `none`, `replay`
+        ("rewrites", pa.int32()),  # rewrites a document that the lesson may hold
+        ("seed", pa.int32()),  # number of the repeat, 0 ...; arms of one number and batch share their random numbers
+        ("batch", pa.int32()),  # documents of one batch share a student: the cluster of every interval
+        ("edit", pa.int32()),  # sequence: edits that the student has been through; else 0
+        ("kind", pa.string()),  # `document`, `benchmark` (never rewarded) or `retention` (what the student knew)
+        ("source", pa.string()),  # of a benchmark or retention item: the config's line; else empty
+        ("document_id", pa.string()),  # of a document item; else empty
+        ("question", pa.string()),  # as the student read it
+        ("answer", pa.string()),
+        ("loglik_before", pa.float64()),  # mean log-likelihood of a gold answer's token, nats
+        ("loglik_after", pa.float64()),
+        ("correct_before", pa.bool_()),
+        ("correct_after", pa.bool_()),
+        ("steps", pa.int32()),  # optimiser steps of the student
+        ("tokens", pa.int64()),  # tokens it trained on over all steps; a text met twice in one step counts once
+        ("retention_loss_before", pa.float64()),  # of the student on the retention texts, nats a token; null without
+        ("retention_loss_after", pa.float64()),
+    ]
+)
+
+LESSON_COLUMNS = pa.schema(
+    [
+        ("student", pa.string()),
+        ("arm", pa.string()),
+        ("document_id", pa.string()),
+        ("document", pa.string()),  # the document's own text
+        ("texts", pa.list_(pa.string())),  # what was taught, in the setting `together`
+        ("strategies", pa.list_(pa.string())),  # of each text
+        ("rejected", pa.list_(pa.string())),  # the gates' reasons for texts that were sampled and left out
+        ("gain", pa.float64()),  # mean over the document's held-out questions and seeds; null where students failed
+        ("accuracy", pa.float64()),
+    ]
+)
+
+
+class Record(BaseModel):
+    """Frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Figure(Record):
+    """A mean over documents with its 95% interval over the batches of documents that share students."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    """Documents (of a benchmark or retention figure: batches of documents)."""
+    clusters: int
+    """Batches; the interval has `clusters - 1` degrees of freedom."""
+
+
+class Measured(Record):
+    """One arm's figures with one student in one setting."""
+
+    gain: Figure | None
+    """On held-out questions of held-out documents; None where all students failed."""
+    accuracy: Figure | None
+    benchmarks: dict[str, Figure]
+    """Gain on each external benchmark (`evaluation.benchmarks`), which was never rewarded."""
+    benchmark_accuracies: dict[str, Figure]
+    retention_loss: Figure | None
+    """Loss gained on the retention texts, nats a token: positive is forgotten. None without `retention_texts`."""
+    retention_accuracy: Figure | None
+    """On questions that the student could answer before, after the lesson. None without `retention_questions`."""
+    steps: float
+    """Optimiser steps of a student, mean."""
+    tokens: float
+    """Tokens that a student trained on, mean; a text met twice in one step counts once (and weighs the same)."""
+    failed: int
+    """Students that gave no outcome; their documents count with the other seeds."""
+
+
+class Arm(Record):
+    """What an arm teaches one student."""
+
+    words: str
+    """What it is, in words for a table or a plot."""
+    equal_tokens: bool
+    """False for `none` and for `raw` (the documents alone, `student.epochs` times): no part of the equal comparison."""
+    lesson_tokens: float
+    """Different tokens of a document's lesson, in student tokens, mean over documents."""
+    texts: float
+    """Texts a document, mean."""
+    rejected: int
+    """Texts that a gate refused."""
+    overlap: float
+    """Share (0 ... 1) of a text's word 4-grams that another text of its lesson holds too, mean: high is not diverse."""
+    strategies: dict[str, float]
+    """Share of each strategy in the texts, the most frequent first; empty where none is known."""
+    together: Measured
+    single: Measured | None
+
+
+class ScalingPoint(Record):
+    """An arm with that many rewrites a document, at the same tokens and steps as every other point."""
+
+    rewrites: int
+    lesson_tokens: float
+    """Different tokens of a document's lesson: the x axis of a token-scaling curve."""
+    overlap: float
+    gain: Figure
+    accuracy: Figure
+
+
+class Comparison(Record):
+    """Two arms of one student, paired by document, question and seed."""
+
+    measure: Literal["gain", "accuracy"]
+    setting: Literal["together", "single"]
+    arm: str
+    against: str
+    difference: Figure
+    """`arm` minus `against`; its interval is cluster-robust and not corrected for the number of comparisons."""
+    p: float | None
+    """Two-sided, of Student's t on the clusters; None where one cluster gives none."""
+    p_corrected: float | None
+    """By Holm, over the `Correction.families` entry of its measure and setting."""
+    detectable: float | None
+    """Minimum detectable effect: a true difference of this size is found in 80% of such evaluations (uncorrected)."""
+    verdict: Literal["better", "worse", "no detectable difference"]
+    """By `p_corrected < 0.05`: a comparison that the correction does not leave standing is no detectable difference."""
+
+
+class Correction(Record):
+    """How multiple comparisons are dealt with."""
+
+    method: Literal["holm"]
+    level: float
+    """Chance that any comparison of a family differs by luck alone."""
+    families: dict[str, int]
+    """Comparisons made, over all students, by `<setting>/<measure>`."""
+
+
+class Sequence(Record):
+    """One student edited with one batch of documents after the other, its adapter merged each time."""
+
+    arm: str
+    """Whose lessons were taught."""
+    replay: float
+    """Share of a lesson's documents that come from earlier edits; 0 without replay."""
+    accuracy: list[list[float]]
+    """(edits + 1) x edits: row i is the student after i edits (row 0: never edited), column j the documents of edit
+    j + 1: share of their held-out questions answered right."""
+    gain: list[list[float]]
+    """The same in nats a token, against the never-edited student."""
+    studied: list[float]
+    """Per row 1 ...: accuracy on all documents taught so far."""
+    studied_unedited: list[float]
+    """Per row 1 ...: the never-edited student's accuracy on the same documents."""
+    retention_accuracy: list[float] | None
+    """Per row 0 ...: on the retention questions."""
+    retention_loss: list[float] | None
+    """Per row 0 ...: on the retention texts, nats a token."""
+
+
+class FalsePositives(Record):
+    """How often the verdict finds a difference between an arm and itself: two sides with the same texts, and different
+    students of its repeats."""
+
+    arm: str
+    pairs: int
+    seeds: int
+    """Students of each batch to draw from."""
+    differ: int
+    """Pairs of which a single comparison at 5% says that they differ."""
+    rate: Figure
+    """`differ / pairs` with its Wilson interval; nominal is 0.05. `n` and `clusters` are the pairs."""
+    differ_corrected: int
+    """Pairs that differ by the verdict of this evaluation: with Holm's correction among its real comparisons."""
+
+
+class StudentResult(Record):
+    """Everything about one student model."""
+
+    model: str
+    teacher: str | None
+    """Folder of the trained teacher's checkpoint; None without the arm `trained`, or where no round was better than the
+    untrained teacher."""
+    arms: dict[str, Arm]
+    """In the order of the config."""
+    comparisons: list[Comparison]
+    scaling: dict[str, list[ScalingPoint]]
+    """By arm, rising numbers of rewrites."""
+    sequences: list[Sequence]
+    """Without replay, then with it; empty where the config asks for none."""
+    false_positives: FalsePositives | None
+
+
+class Claim(Record):
+    """What the evaluation was made to show, true or false."""
+
+    words: str
+    holds: bool
+
+
+class EvaluationResult(Record):
+    """`evaluation.json`."""
+
+    format: Literal[1] = 1
+    documents: int
+    documents_per_student: int
+    seeds: int
+    """Students a batch and arm."""
+    steps: int
+    tokens_per_step: int
+    rewrites: int
+    """Rewrites a document in the settings `together` and `single`."""
+    reference: str
+    """The arm that every other is compared with."""
+    students: dict[str, StudentResult]
+    """By label: the model folder's name."""
+    correction: Correction
+    claims: list[Claim]
+    student_runs: int
+    """Different students trained for this result, in this call and earlier ones."""
+    seconds: float
+    """Of this call."""
+    notes: list[str]
+    """What a reader must know of how it was measured, a sentence each."""
+
+
+def read_result(run_dir: Path) -> EvaluationResult | None:
+    """The evaluation in a run directory; None where there is none. Raises pydantic's ValidationError for another
+    format."""
+    path = run_dir / RESULT_FILE
+    return EvaluationResult.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
