@@ -15,7 +15,7 @@ from curation.experiment import read_splits
 from curation.lab import world
 from curation.lab.build import RETENTION_TEXTS
 from student.pool import InlinePool
-from student.records import Job, Outcome, Question, StudentPool
+from student.records import Job, OnDone, Outcome, Question, StudentPool
 from teacher.checkpoints import latest_checkpoint
 from teacher.estimates import Evaluation
 from teacher.exams import document_questions
@@ -44,7 +44,12 @@ class ShuffledPool:
     def fingerprint(self) -> str:
         return f"shuffled {self.pool.fingerprint}"
 
-    def examine(self, jobs: list[Job]) -> list[Outcome]:
+    @property
+    def at_once(self) -> int:
+        return self.pool.at_once
+
+    def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
+        """As the pool does; nothing is done before all are, so that all can be dealt."""
         outcomes = self.pool.examine(jobs)
         alike: dict[tuple[Any, ...], list[int]] = {}
         for number, job in enumerate(jobs):

@@ -3,11 +3,45 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from student.course import Course
+from configs.schema import Student
+from student.records import Lesson
 
 DEATHS = 2
 """A batch is blamed when so many of its workers have died: the first may have been the machine's own failure."""
+
+CHARACTERS_A_TOKEN = 5
+"""Of English text, at most; longer texts than `student.max_text_tokens` of these are cut."""
+
+
+class Size(NamedTuple):
+    """How much training a lesson is, told from its characters: tokens would cost the process that deals jobs out
+    milliseconds a job, which beyond a few GPUs is all the time it has."""
+
+    steps: int
+    characters: float
+    """Of one step."""
+
+    @classmethod
+    def of(cls, lesson: Lesson, settings: Student) -> "Size":
+        """Of a lesson under the config's settings; a lesson without text has no steps."""
+        texts = [text if isinstance(text, str) else "".join(segment.text for segment in text) for text in lesson.texts]
+        if not texts:
+            return cls(0, 0.0)
+        most = CHARACTERS_A_TOKEN * settings.max_text_tokens
+        total = sum(min(len(text), most) for text in texts)
+        a_step = min(len(texts), settings.texts_per_step or len(texts))
+        characters = total * a_step / len(texts)
+        if settings.tokens_per_step:
+            characters = float(settings.tokens_per_step * CHARACTERS_A_TOKEN)
+        epochs = (lesson.epochs or settings.epochs) * math.ceil(total / max(1.0, characters))
+        return cls(lesson.steps or (None if lesson.epochs else settings.steps) or epochs, characters)
+
+    @property
+    def cost(self) -> float:
+        """In characters trained on; no batch is free."""
+        return 1.0 + self.steps * self.characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +65,9 @@ class Batch:
         return [Batch(half, DEATHS - 1) for half in (self.jobs[:middle], self.jobs[middle:])]
 
 
-def by_length(courses: Sequence[Course]) -> list[int]:
-    """Numbers of the courses, longest first: those of like length share a batch, and no long one is left for last."""
-    return sorted(range(len(courses)), key=lambda i: (courses[i].steps, courses[i].tokens_per_step()), reverse=True)
+def by_length(sizes: Sequence[Size]) -> list[int]:
+    """Numbers of the jobs, longest first: those of like length share a batch, and no long one is left for last."""
+    return sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True)
 
 
 def consecutive(order: list[int], size: int) -> list[list[int]]:

@@ -15,11 +15,9 @@ import logging
 import math
 import os
 import shutil
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,18 +25,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import UserError
 from configs.schema import Student
-from student.batches import by_length, consecutive
+from student.batches import Size, by_length, consecutive
 from student.course import Course, plan_course
 from student.encoding import Encoded
-from student.exam import Examiner, Grade, Sitting
+from student.exam import Examiner, Sitting
 from student.full import train_full
 from student.lora import AdapterStack
 from student.loss import check_head
 from student.memory import activation_bytes_per_token, free_bytes, is_out_of_memory, plan_slots
 from student.models import load_model
+from student.outcomes import outcome_of, with_label_fraction
 from student.packing import Piece
-from student.records import Answer, Exam, Job, Outcome
-from student.training import Progress, Usage, train_slots
+from student.records import Exam, Job, OnDone, Outcome
+from student.training import Usage, train_slots
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +54,8 @@ MAX_SLOTS = 256
 """Beyond this a batch only gets slower to plan: cost is linear in students long before."""
 
 CPU_SLOTS = 32
-"""Students of a batch where batches are fixed (`student.exact`) or dealt to several processes: with half as many each
-takes a sixth longer on the lab's student, with twice as many no less."""
+"""Most students of a batch on a CPU: with half as many each takes a sixth longer on the lab's student, with twice as
+many no less."""
 
 CPU_BATCH_TOKENS = 4096
 """Positions in flight on a CPU: enough to hide the cost of a pass, and bounded whatever the number of students."""
@@ -124,24 +123,27 @@ class InlinePool:
             self._fingerprint = digest.hexdigest()[:16]
         return self._fingerprint
 
-    def examine(self, jobs: list[Job], on_done: Callable[[int], None] | None = None) -> list[Outcome]:
+    @property
+    def at_once(self) -> int:
+        """Most students of one batch."""
+        return most_slots(self.settings, self.model.device.type)
+
+    def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
         """Trains and examines one student a job.
 
         Args:
             jobs: any number; they are batched by length.
-            on_done: called with the number of jobs finished, batch by batch.
+            on_done: called with the outcomes of each batch, by their places in `jobs`.
 
         Returns:
             Outcomes in the order of `jobs`. A student that fails is an outcome with `error`.
         """
         start = time.perf_counter()
-        courses = [plan_course(self.tokenizer, job.lesson, self.settings) for job in jobs]
-        order = by_length(courses)
-        fixed = consecutive(order, self.settings.max_slots or CPU_SLOTS) if self.settings.exact else [order]
+        order = by_length([Size.of(job.lesson, self.settings) for job in jobs])
         outcomes: dict[int, Outcome] = {}
         with _one_thread(self.settings.exact):
-            for members in fixed:
-                self._examine(members, jobs, courses, outcomes, on_done)
+            for members in consecutive(order, self.at_once):
+                self._examine(members, jobs, outcomes, on_done)
         self.students += len(jobs)
         self.seconds += time.perf_counter() - start
         return [outcomes[i] for i in range(len(jobs))]
@@ -150,12 +152,12 @@ class InlinePool:
         self,
         waiting: list[int],
         jobs: list[Job],
-        courses: list[Course],
         outcomes: dict[int, Outcome],
-        on_done: Callable[[int], None] | None,
+        on_done: OnDone | None,
     ) -> None:
         """Fills in the outcomes of those `waiting`, as many at once as fit."""
-        limit = self.settings.max_slots or MAX_SLOTS
+        courses = {i: plan_course(self.tokenizer, jobs[i].lesson, self.settings) for i in waiting}
+        limit = len(waiting)
         passes = 1
         while waiting:
             members = waiting[:limit]
@@ -177,10 +179,11 @@ class InlinePool:
                     continue
                 done = [Outcome(gain=None, error="out of memory with a single student")]
             passes = 1
-            outcomes |= dict(zip(members, done, strict=True))
+            found = dict(zip(members, done, strict=True))
+            outcomes |= found
             waiting = waiting[len(members) :]
             if on_done:
-                on_done(len(outcomes))
+                on_done(found)
 
     def _slots(self, courses: list[Course]) -> int:
         """How many of these students the next batch takes."""
@@ -235,7 +238,7 @@ class InlinePool:
         after = self.examiner.after(exams, max_tokens)
         self.stack.release()
         outcomes = [outcome_of(*parts) for parts in zip(jobs, courses, progress, before, after, strict=True)]
-        return [_with_label_fraction(outcome, usage) for outcome in outcomes]
+        return [with_label_fraction(outcome, usage) for outcome in outcomes]
 
     def _before(self, exam: Exam, max_tokens: int) -> Sitting:
         """The base's answers. Questions in other company differ in the last bits, so that `exact` asks a whole exam."""
@@ -264,7 +267,7 @@ class InlinePool:
             self.usage.labels += usage.labels
             self.usage.positions += usage.positions
             after = self.examiner.after([job.exam], max_tokens)
-        return [_with_label_fraction(outcome_of(job, course, progress, before, after[0]), usage)]
+        return [with_label_fraction(outcome_of(job, course, progress, before, after[0]), usage)]
 
     def keep(self, job: Job, folder: Path) -> Outcome:
         """Trains one student and saves it: a PEFT adapter folder, or (`mode: full`) a model folder."""
@@ -293,6 +296,11 @@ class InlinePool:
         return outcome_of(job, course, progress, before, after[0])
 
 
+def most_slots(settings: Student, device_type: str) -> int:
+    """Students of one batch, where memory allows."""
+    return settings.max_slots or (MAX_SLOTS if device_type == "cuda" else CPU_SLOTS)
+
+
 @contextmanager
 def _one_thread(alone: bool) -> Iterator[None]:
     """Within it torch uses one thread, if `alone`."""
@@ -310,62 +318,3 @@ def _check_compiler(device: torch.device) -> None:
     """Raises UserError where torch.compile would fail in the first forward pass."""
     if device.type == "cpu" and not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
         raise UserError("student.compile needs a C++ compiler on a CPU: install g++, or set it to false")
-
-
-def outcome_of(job: Job, course: Course, progress: Progress, before: Sitting, after: Sitting) -> Outcome:
-    """The paired result of one student; one with `error` where no token of its lesson is to be learnt, or training or
-    the exam gave no finite numbers."""
-    if job.lesson.texts and not course.texts:
-        return Outcome(gain=None, error="no token of the lesson is to be learnt: see loss_on")
-    if progress.error is not None:
-        return Outcome(gain=None, error=progress.error)
-    answers = tuple(_pair(b, a) for b, a in zip(before.grades, after.grades, strict=True))
-    if not all(math.isfinite(answer.loglik_after) for answer in answers):
-        return Outcome(gain=None, error="the exam gave a log-likelihood that is not finite")
-    metrics: dict[str, float] = {
-        "steps": course.steps,
-        "lesson_tokens": course.tokens(),
-        "cut_tokens": sum(text.cut for text in course.texts),
-    }
-    if progress.losses:
-        metrics |= {"train_loss_first": progress.losses[0], "train_loss_last": progress.losses[-1]}
-    if before.retention_loss is not None and after.retention_loss is not None:
-        metrics |= {"retention_before": before.retention_loss, "retention_after": after.retention_loss}
-    splits = [question.split for question in job.exam.questions]
-    reward = [a for a, split in zip(answers, splits, strict=True) if split == "reward"]
-    heldout = [a for a, split in zip(answers, splits, strict=True) if split == "heldout"]
-    if heldout:
-        metrics |= {
-            "heldout_gain": statistics.fmean(a.gain for a in heldout),
-            "heldout_accuracy_before": statistics.fmean(a.correct_before for a in heldout),
-            "heldout_accuracy_after": statistics.fmean(a.correct_after for a in heldout),
-        }
-    counted = reward or list(answers)
-    if not counted:
-        return Outcome(gain=0.0, metrics=metrics)
-    metrics |= {
-        "loglik_before": statistics.fmean(a.loglik_before for a in counted),
-        "loglik_after": statistics.fmean(a.loglik_after for a in counted),
-        "accuracy_before": statistics.fmean(a.correct_before for a in counted),
-        "accuracy_after": statistics.fmean(a.correct_after for a in counted),
-    }
-    return Outcome(gain=statistics.fmean(a.gain for a in counted), metrics=metrics, answers=answers)
-
-
-def _with_label_fraction(outcome: Outcome, usage: Usage) -> Outcome:
-    """The outcome with the share of its batch's positions that carried a label."""
-    if outcome.error is not None or not usage.positions:
-        return outcome
-    return replace(outcome, metrics=outcome.metrics | {"label_fraction": usage.labels / usage.positions})
-
-
-def _pair(before: Grade, after: Grade) -> Answer:
-    extra = {f"{name}_before": value for name, value in before.extra.items()}
-    extra |= {f"{name}_after": value for name, value in after.extra.items()}
-    return Answer(
-        loglik_before=before.loglik,
-        loglik_after=after.loglik,
-        correct_before=before.correct,
-        correct_after=after.correct,
-        extra=extra,
-    )

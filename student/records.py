@@ -3,6 +3,7 @@
 All are frozen. A failed student is an `Outcome` with `error`, never an exception.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -109,11 +110,24 @@ class Outcome:
     error: str | None = None
 
 
-class StudentPool(Protocol):
-    """Where students run: in this process (`student.pool.InlinePool`), or on Ray actors."""
+OnDone = Callable[[dict[int, Outcome]], None]
+"""Gets outcomes as they are there, by their places among the jobs."""
 
-    def examine(self, jobs: list[Job]) -> list[Outcome]:
-        """Trains and examines one student a job; outcomes in the order of `jobs`. Never raises for one student."""
+
+class StudentPool(Protocol):
+    """Where students run: in this process (`student.pool.InlinePool`), or on Ray actors
+    (`student.ray_pool.RayPool`)."""
+
+    def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
+        """Trains and examines one student a job; outcomes in the order of `jobs`. Never raises for one student.
+
+        `on_done` is called with the outcomes of each batch, if there are any before the end.
+        """
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """Students that keep it busy: with fewer in a call some of it idles, with more it is no faster."""
         ...
 
     @property

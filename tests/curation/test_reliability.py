@@ -78,7 +78,7 @@ class Planted:
         self.noise, self.seed_effect = noise, seed_effect
         self.jobs = []
 
-    def examine(self, jobs):
+    def examine(self, jobs, on_done=None):
         self.jobs += jobs
         return [self._outcome(job) for job in jobs]
 

@@ -40,9 +40,9 @@ class Counting:
 
     def __init__(self, pool, stop_after=None):
         self.pool, self.stop_after, self.students = pool, stop_after, 0
-        self.fingerprint = pool.fingerprint
+        self.fingerprint, self.at_once = pool.fingerprint, pool.at_once
 
-    def examine(self, jobs):
+    def examine(self, jobs, on_done=None):
         if self.stop_after is not None and self.students >= self.stop_after:
             raise KeyboardInterrupt
         self.students += len(jobs)
@@ -108,7 +108,7 @@ def test_the_standard_error_is_over_repeats_where_there_are_some(tmp_path, pool)
 
 def test_a_failed_student_is_a_row_with_its_error(tmp_path, pool, config):
     class Failing(Counting):
-        def examine(self, jobs):
+        def examine(self, jobs, on_done=None):
             outcomes = super().examine(jobs)
             return [outcomes[0], Outcome(gain=None, error="the loss is not finite"), *outcomes[2:]]
 

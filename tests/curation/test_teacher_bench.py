@@ -100,7 +100,7 @@ class Counting:
 
     fingerprint = "counting"
 
-    def examine(self, jobs):
+    def examine(self, jobs, on_done=None):
         return [Outcome(gain=float(job.lesson.texts[0].split()[1])) for job in jobs]
 
 

@@ -88,7 +88,7 @@ class GoldPool:
         self.calls: list[int] = []
         self.jobs: list[Job] = []
 
-    def examine(self, jobs: list[Job]) -> list[Outcome]:
+    def examine(self, jobs: list[Job], on_done=None) -> list[Outcome]:
         self.calls.append(len(jobs))
         self.jobs += jobs
         torch.rand(1)  # a pool may draw from the global generator

@@ -47,7 +47,7 @@ class Stubborn:
     def __init__(self, pool, gain=0.0):
         self.pool, self.fingerprint, self.gain = pool, "stubborn-1", gain
 
-    def examine(self, jobs):
+    def examine(self, jobs, on_done=None):
         outcomes = []
         for job, outcome in zip(jobs, self.pool.examine(jobs), strict=True):
             told = " ".join(job.lesson.texts)
