@@ -1,5 +1,7 @@
 """A config's training run: reads the documents that it names, and trains its teacher on students of this process."""
 
+from functools import partial
+
 from datatrove.data import Document
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -9,7 +11,7 @@ from configs.schema import Config
 from curation.documents import BadRow, _has_questions, find_shards, read_documents, read_shard, training_id
 from curation.progress import say
 from student.models import check_folder
-from student.pool import InlinePool
+from student.pools import make_pool
 from student.records import Split
 from teacher.exams import document_questions
 from teacher.question_writer import TEACHER
@@ -24,7 +26,8 @@ def train_from_config(config: Config) -> TrainSummary:
     train, heldout = read_splits(config)
     if not heldout:
         say("data.heldout is not set: the gain of the trained teacher will not be measured")
-    return train_teacher(config, train, heldout, InlinePool, progress=say)
+    pools = partial(make_pool, sharing=len(config.student.names))
+    return train_teacher(config, train, heldout, pools, progress=say)
 
 
 def read_splits(config: Config) -> tuple[list[Document], list[Document]]:

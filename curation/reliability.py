@@ -27,7 +27,7 @@ from curation.repeats import run_live, simulate
 from curation.student_progress import StudentProgress
 from curation.trial import LAB, Group, Recording, Trial, read_groups
 from student.noise import bootstrap_interval, reliability
-from student.pool import InlinePool
+from student.pools import make_pool
 from student.records import StudentPool
 from teacher.exams import document_questions
 from teacher.journal import Journal
@@ -68,7 +68,7 @@ def run_reliability(
     m = config.reward.documents_per_student
     sharing = units != ["document"]
     groups = _with_questions(config, read_groups(config, source, documents * (m if sharing else 1), rewrites))
-    pool = pool or InlinePool(config.student)
+    pool = pool or make_pool(config.student)
     output = output or config.run.dir / "reliability.json"
     reports: list[CreditReport] = []
     with Journal(config.run.dir / "reliability") as journal, StudentProgress("measuring", 0) as progress:

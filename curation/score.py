@@ -34,11 +34,8 @@ from curation.progress import say
 from curation.score_lines import Item, Reject, read_items
 from curation.student_progress import StudentProgress
 from student.benchmarks import DocumentQuestions
-from student.pool import InlinePool
+from student.pools import make_pool
 from student.records import Job, Lesson, Outcome, StudentPool
-
-STUDENTS_AT_ONCE = 32
-"""Students between two writes: what `kill -9` can cost."""
 
 
 class Listed(NamedTuple):
@@ -72,7 +69,7 @@ def run_score(path: Path, config: Config, output: Path, pool: StudentPool | None
         if not items:
             say(f"{path}: no line holds a document with questions and rewrites; nothing was scored")
             return 2
-        pool = pool or InlinePool(config.student)
+        pool = pool or make_pool(config.student)
         before = _check_state(output, config, pool)
         done = _finished(output, items)
         changed = [name for name in done if before.get(name, items[name].digest) != items[name].digest]
@@ -112,7 +109,7 @@ def _score_rest(
     total, before = (sum(items[name].rows for name in part) * repeats for part in (items, done))
     waiting = (item for item in read_items(path, benchmark) if isinstance(item, Item) and item.id not in done)
     with StudentProgress("scoring", total, before) as progress:
-        for batch in _batches(waiting, repeats):
+        for batch in _batches(waiting, repeats, pool.at_once):
             rows = _score(batch, config, pool)
             failed += sum(row["gain"] is None for row in rows)
             _append(output, rows)
@@ -120,14 +117,14 @@ def _score_rest(
     return failed
 
 
-def _batches(items: Iterator[Item], repeats: int) -> Iterator[list[Item]]:
-    """Whole documents, up to about `STUDENTS_AT_ONCE` students."""
+def _batches(items: Iterator[Item], repeats: int, at_once: int) -> Iterator[list[Item]]:
+    """Whole documents, up to about `at_once` students: what `kill -9` can cost."""
     batch: list[Item] = []
     students = 0
     for item in items:
         batch.append(item)
         students += len(item.texts) * repeats
-        if students >= STUDENTS_AT_ONCE:
+        if students >= at_once:
             yield batch
             batch, students = [], 0
     if batch:

@@ -158,7 +158,7 @@ def run_unit(unit: Unit, folder: Path, config: Path = CONFIG) -> dict[str, Any]:
 
 def _train(unit: Unit, config: Config) -> dict[str, Any]:
     from curation.experiment import read_splits
-    from student.pool import InlinePool
+    from student.pools import make_pool as make_student_pool
     from student.records import StudentPool
     from teacher.train import train_teacher
 
@@ -171,7 +171,7 @@ def _train(unit: Unit, config: Config) -> dict[str, Any]:
             print(line, file=file, flush=True)
 
         def make_pool(settings: Student) -> StudentPool:
-            pool = InlinePool(settings)
+            pool = make_student_pool(settings)
             return ShuffledPool(pool) if unit.shuffle else pool
 
         summary = train_teacher(config, train, heldout, make_pool, progress)

@@ -14,7 +14,7 @@ from configs.schema import Config
 from curation.experiment import read_splits
 from curation.lab import world
 from curation.lab.build import RETENTION_TEXTS
-from student.pool import InlinePool
+from student.pools import make_pool
 from student.records import Job, OnDone, Outcome, Question, StudentPool
 from teacher.checkpoints import latest_checkpoint
 from teacher.estimates import Evaluation
@@ -182,5 +182,6 @@ def old_knowledge(
 
 
 def _reward_model(config: Config, documents: Sequence[Document], journal: Journal) -> RewardModel:
-    pools = {name: InlinePool(config.student.model_copy(update={"model": name})) for name in config.student.names}
+    names = config.student.names
+    pools = {name: make_pool(config.student.model_copy(update={"model": name}), sharing=len(names)) for name in names}
     return RewardModel(config, pools, document_questions(config), documents, journal)

@@ -43,6 +43,13 @@ class Keeping(Protocol):
         ...
 
 
+@runtime_checkable
+class Closing(Protocol):
+    """A pool that holds more than this process's memory: actors, with their GPUs."""
+
+    def close(self) -> None: ...
+
+
 def check_students(config: Config) -> None:
     """Raises UserError for settings of students that exclude each other."""
     if TEACHER in config.student.names and config.rl.promotion_threshold is not None:
@@ -80,14 +87,21 @@ class Students:
     def use(self, bases: Mapping[str, str]) -> dict[str, StudentPool]:
         """The pools of these bases, by student. Raises UserError where a model cannot be loaded."""
         if dict(bases) != self.bases:
-            self.bases = {}
-            self.pools.clear()  # in place: whoever holds the old pools lets go of their models too
-            gc.collect()
+            self.close()
             settings = self.config.student
             for name, path in bases.items():
                 self.pools[name] = self.make_pool(settings.model_copy(update={"model": path, "models": ()}))
             self.bases = dict(bases)
         return self.pools
+
+    def close(self) -> None:
+        """Lets go of the pools, of their models and their actors."""
+        self.bases = {}
+        for pool in self.pools.values():
+            if isinstance(pool, Closing):
+                pool.close()
+        self.pools.clear()  # in place: whoever holds the old pools lets go of their models too
+        gc.collect()
 
 
 def merged_teacher(config: Config, checkpoint: Path) -> Path:

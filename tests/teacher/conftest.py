@@ -92,7 +92,10 @@ class GoldPool:
         self.calls.append(len(jobs))
         self.jobs += jobs
         torch.rand(1)  # a pool may draw from the global generator
-        return [self._outcome(job) for job in jobs]
+        outcomes = [self._outcome(job) for job in jobs]
+        if on_done is not None:
+            on_done(dict(enumerate(outcomes)))
+        return outcomes
 
     def _outcome(self, job: Job) -> Outcome:
         if any("poison" in text for text in job.lesson.texts):
