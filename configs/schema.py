@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from configs.curation import Curation
+from configs.evaluation import Evaluation
 from configs.section import Section
 from configs.serving import Serving
 
@@ -300,6 +301,7 @@ class Config(Section):
     rl: Rl = Rl()
     questions: Questions = Questions()
     curation: Curation = Curation()
+    evaluation: Evaluation = Evaluation()
     lab: Lab = Lab()
     tracking: Tracking = Tracking()
 

@@ -16,6 +16,7 @@ from typer.exceptions import Abort, Exit, TyperException
 from configs.errors import RunError, UserError
 from curation.cli_arguments import ConfigFile, Overrides, load
 from curation.cli_bench import bench
+from curation.cli_evaluate import evaluate
 from curation.cli_look import plan, preview
 
 INTERRUPTED = 130
@@ -134,6 +135,7 @@ def warm_up(
     )
 
 
+app.command()(evaluate)
 app.command()(preview)
 app.command()(plan)
 

@@ -5,19 +5,27 @@ from configs.files import write_whole
 from configs.load import config_difference, load_config, save_config
 from configs.schema import Config
 
-FREE_KEYS = ("run.dir:", "curation.", "tracking.", "reward.minimum_reliability:")
+FREE_KEYS = ("run.dir:", "curation.", "evaluation.", "tracking.", "reward.minimum_reliability:")
 """What may differ when a run is resumed: it changes nothing that the teacher learns."""
 
 
 def claim_run(config: Config, data: str) -> None:
     """Writes config.yaml and the data's hash into the run directory, or checks that the run is this config's, on this
     data. Raises UserError."""
-    path, named = config.run.dir / "config.yaml", config.run.dir / "journal" / "data"
+    named = config.run.dir / "journal" / "data"
     if named.is_file() and named.read_text().strip() != data:
         raise UserError(
             f"{config.run.dir} is a run on other contents: the documents, their questions, a strategy file, the"
             " retention texts or a benchmark file has changed since"
         )
+    claim_config(config)
+    write_whole(named, data + "\n")
+
+
+def claim_config(config: Config) -> None:
+    """Writes config.yaml into the run directory, or checks that the one there differs in free keys alone. Raises
+    UserError."""
+    path = config.run.dir / "config.yaml"
     if path.is_file():
         changes = [line for line in config_difference(load_config(path), config) if not line.startswith(FREE_KEYS)]
         if changes:
@@ -26,4 +34,3 @@ def claim_run(config: Config, data: str) -> None:
                 " --fork NEW_RUN to go on from its last finished round under the new config"
             )
     save_config(config, path)
-    write_whole(named, data + "\n")

@@ -31,7 +31,7 @@ ITEM_COLUMNS = pa.schema(
         ("arm", pa.string()),  # name of the arm, as in `EvaluationResult.arms`; of a sequence: `none`, `replay`
         ("rewrites", pa.int32()),  # rewrites a document that the lesson may hold
         ("seed", pa.int32()),  # number of the repeat, 0 ...; arms of one number and batch share their random numbers
-        ("batch", pa.int32()),  # documents of one batch share a student: the cluster of every interval
+        ("batch", pa.int32()),  # documents of one batch share a student: a cluster; sequence: the edit that teaches it
         ("edit", pa.int32()),  # sequence: edits that the student has been through; else 0
         ("kind", pa.string()),  # `document`, `benchmark` (never rewarded) or `retention` (what the student knew)
         ("source", pa.string()),  # of a benchmark or retention item: the config's line; else empty

@@ -1,0 +1,150 @@
+"""Means over documents whose batches share students, paired differences, and how many of these differ by luck alone.
+
+Clusters are batches of documents. The standard error is the cluster-robust one of a mean (Liang and Zeger 1986, with
+the factor C / (C - 1)), intervals and p-values are Student's t with C - 1 degrees of freedom, so that an interval
+excludes 0 exactly where p < 0.05. Comparisons are corrected by Holm's step-down procedure (Holm 1979), which bounds the
+chance of any false difference in a family whatever its dependences.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+from curation.evaluation.records import FalsePositives, Figure
+from student.noise import t_quantile
+
+LEVEL = 0.05
+POWER = 0.8
+"""Of the minimum detectable effect."""
+
+
+def t_tail(t: float, degrees: int) -> float:
+    """Two-sided p-value of Student's t, integrated over a in t = sqrt(df) tan(a), where the density is proportional to
+    cos(a)^(df - 1)."""
+    assert degrees >= 1
+
+    def area(low: float) -> float:
+        angle_N = np.linspace(low, math.pi / 2, 20_001)
+        return float(np.trapezoid(np.cos(angle_N) ** (degrees - 1), angle_N))
+
+    return min(1.0, area(math.atan(abs(t) / math.sqrt(degrees))) / area(0.0))
+
+
+class Mean:
+    """The mean of some documents' values, and all that its clusters say about it."""
+
+    def __init__(self, values: Mapping[str, float], clusters: Mapping[str, int]) -> None:
+        assert values, "the mean of nothing"
+        names = list(values)
+        self.n = len(names)
+        self.mean = statistics.fmean(values.values())
+        sums: dict[int, float] = {}
+        for name in names:
+            sums[clusters[name]] = sums.get(clusters[name], 0.0) + values[name] - self.mean
+        self.clusters = len(sums)
+        self.error: float | None = None
+        """Standard error; None with one cluster."""
+        if self.clusters > 1:
+            squares = sum(residual**2 for residual in sums.values())
+            self.error = math.sqrt(squares * self.clusters / (self.clusters - 1)) / self.n
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, that the mean is 0."""
+        if self.error is None:
+            return None
+        if self.error <= 1e-12 * max(1.0, abs(self.mean)):
+            return 1.0 if abs(self.mean) < 1e-12 else 0.0
+        return t_tail(self.mean / self.error, self.clusters - 1)
+
+    @property
+    def detectable(self) -> float | None:
+        """The smallest true mean that is found different from 0 with probability `POWER`."""
+        if self.error is None:
+            return None
+        degrees = self.clusters - 1
+        return (t_quantile(1 - LEVEL / 2, degrees) + t_quantile(POWER, degrees)) * self.error
+
+    def figure(self, share: bool = False) -> Figure:
+        """With its 95% interval; bounds of a `share` cannot lie outside 0 ... 1."""
+        low = high = None
+        if self.error is not None:
+            half = t_quantile(1 - LEVEL / 2, self.clusters - 1) * self.error
+            low, high = self.mean - half, self.mean + half
+            if share:
+                low, high = max(0.0, low), min(1.0, high)
+        return Figure(mean=self.mean, low=low, high=high, n=self.n, clusters=self.clusters)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjusted p-values in the order given: below 0.05 where the family-wise procedure rejects. None stays None, and
+    does not count."""
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, i) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        adjusted[i] = largest
+    return adjusted
+
+
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson 1927)."""
+    z = NormalDist().inv_cdf(1 - LEVEL / 2)
+    share = hits / trials
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def false_positives(
+    arm: str,
+    gains: Mapping[str, Mapping[int, float]],
+    clusters: Mapping[str, int],
+    *,
+    pairs: int,
+    side: int,
+    family: Sequence[float | None] = (),
+    seed: int = 0,
+) -> FalsePositives | None:
+    """Compares an arm with itself `pairs` times.
+
+    Args:
+        gains: by document and number of the seed; the seeds of a batch were of one student for all its documents.
+        side: students on each side of a pair, drawn anew for every batch; no student is on both sides.
+        family: p-values of the real comparisons, among which a pair is corrected.
+
+    Returns None where the batches have fewer than two students a side in common.
+    """
+    batches: dict[int, list[str]] = {}
+    for name in gains:
+        batches.setdefault(clusters[name], []).append(name)
+    seeds = {batch: sorted(set.intersection(*(set(gains[n]) for n in names))) for batch, names in batches.items()}
+    if not seeds or len(batches) < 2 or min(map(len, seeds.values())) < 2 * side:
+        return None
+    rng = np.random.default_rng(seed)
+    differ = corrected = 0
+    for _ in range(pairs):
+        values: dict[str, float] = {}
+        for batch, names in batches.items():
+            drawn = [seeds[batch][i] for i in rng.permutation(len(seeds[batch]))[: 2 * side]]
+            for name in names:
+                ours, theirs = ([gains[name][s] for s in half] for half in (drawn[:side], drawn[side:]))
+                values[name] = statistics.fmean(ours) - statistics.fmean(theirs)
+        p = Mean(values, clusters).p
+        assert p is not None
+        differ += p < LEVEL
+        last = holm([*family, p])[-1]
+        corrected += last is not None and last < LEVEL
+    low, high = wilson(differ, pairs)
+    return FalsePositives(
+        arm=arm,
+        pairs=pairs,
+        seeds=min(map(len, seeds.values())),
+        differ=differ,
+        rate=Figure(mean=differ / pairs, low=low, high=high, n=pairs, clusters=pairs),
+        differ_corrected=corrected,
+    )

@@ -1,0 +1,130 @@
+"""The evaluation on the terminal: a table of arms for each student, and what else was measured below it."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from curation.evaluation.records import Comparison, EvaluationResult, Figure, StudentResult
+
+
+def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) -> None:
+    """Arms with intervals and verdicts, curves, sequences, the check of the verdict, claims, notes, and where it is."""
+    for label, student in result.students.items():
+        console.print(_arms(label, student, result.reference))
+        if any(arm.single for arm in student.arms.values()):
+            console.print(_single(student))
+        if student.scaling:
+            console.print(_scaling(student))
+        for line in _rest(student):
+            console.print(line, markup=False)
+        console.print()
+    for claim in result.claims:
+        console.print(f"{'yes' if claim.holds else 'NO '}  {claim.words}", markup=False)
+    for note in result.notes:
+        console.print(f"* {note}", markup=False)
+    console.print(
+        f"{result.student_runs} students, {result.seconds:.0f} s; {run_dir / 'evaluation.json'}", markup=False
+    )
+
+
+def _arms(label: str, student: StudentResult, reference: str) -> Table:
+    """Rising in gain."""
+    table = Table("students taught with", "tokens", "gain (nats a token)", "accuracy", title_justify="left")
+    table.title = f"student {label}: many documents together"
+    for heading in (f"gain - {reference}", "p (Holm)", "verdict"):
+        table.add_column(heading)
+    benchmarks = list(next(iter(student.arms.values())).together.benchmarks)
+    retention = any(arm.together.retention_accuracy for arm in student.arms.values())
+    for name in benchmarks:
+        table.add_column(f"benchmark {name}")
+    if retention:
+        table.add_column("old knowledge")
+    table.add_column("overlap")
+    against = {
+        c.arm: c for c in student.comparisons if (c.setting, c.measure, c.against) == ("together", "gain", reference)
+    }
+    for name, arm in sorted(student.arms.items(), key=lambda item: _mean(item[1].together.gain)):
+        measured, comparison = arm.together, against.get(name)
+        row = [
+            f"{measured.tokens:.0f}", interval(measured.gain), interval(measured.accuracy),
+            interval(comparison.difference, sign=True) if comparison else "-", _p(comparison),
+            comparison.verdict if comparison else "-",
+        ]  # fmt: skip
+        row += [interval(measured.benchmark_accuracies.get(benchmark)) for benchmark in benchmarks]
+        row += [interval(measured.retention_accuracy)] if retention else []
+        table.add_row(Text(arm.words), *row, f"{arm.overlap:.2f}")
+    others = [
+        c for c in student.comparisons if (c.setting, c.measure) == ("together", "gain") and c.against != reference
+    ]
+    if others:
+        table.add_section()
+    for comparison in others:
+        table.add_row(
+            Text(f"{comparison.arm} - {comparison.against}"), "", "", "",
+            interval(comparison.difference, sign=True), _p(comparison), comparison.verdict,
+        )  # fmt: skip
+    return table
+
+
+def _single(student: StudentResult) -> Table:
+    table = Table("one document a student", "gain", "accuracy", title_justify="left")
+    for arm in student.arms.values():
+        if arm.single is not None:
+            table.add_row(Text(arm.words), interval(arm.single.gain), interval(arm.single.accuracy))
+    return table
+
+
+def _scaling(student: StudentResult) -> Table:
+    table = Table("rewrites a document", title_justify="left")
+    numbers = sorted({point.rewrites for points in student.scaling.values() for point in points})
+    for number in numbers:
+        table.add_column(str(number))
+    for name, points in student.scaling.items():
+        by_number = {point.rewrites: point for point in points}
+        table.add_row(
+            Text(f"{student.arms[name].words}: gain, tokens, overlap"),
+            *(
+                f"{p.gain.mean:.2f}, {p.lesson_tokens:.0f}, {p.overlap:.2f}"
+                for p in map(by_number.__getitem__, numbers)
+            ),
+        )
+    return table
+
+
+def _rest(student: StudentResult) -> list[str]:
+    lines = []
+    for found in student.sequences:
+        if not found.studied:
+            continue
+        old = f", old knowledge {found.retention_accuracy[-1]:.2f}" if found.retention_accuracy else ""
+        how = f"with replay of {found.replay:.0%}" if found.replay else "without replay"
+        lines.append(
+            f"{len(found.studied)} edits {how}: accuracy on all that was studied {found.studied[-1]:.2f} (never edited"
+            f" {found.studied_unedited[-1]:.2f}), on the first edit's documents {found.accuracy[1][0]:.2f} then"
+            f" {found.accuracy[-1][0]:.2f}{old}"
+        )
+    if (check := student.false_positives) is not None:
+        lines.append(
+            f"{check.pairs} pairs of {check.arm} with itself: {check.differ} differ at 5% {interval(check.rate)},"
+            f" {check.differ_corrected} after the correction"
+        )
+    return lines
+
+
+def interval(figure: Figure | None, *, sign: bool = False) -> str:
+    """`0.97 [0.95, 0.98]`; without bounds where there are none."""
+    if figure is None:
+        return "-"
+    form = "+.2f" if sign else ".2f"
+    bounds = "" if figure.low is None else f" [{figure.low:{form}}, {figure.high:{form}}]"
+    return f"{figure.mean:{form}}{bounds}"
+
+
+def _p(comparison: Comparison | None) -> str:
+    return "-" if comparison is None or comparison.p_corrected is None else f"{comparison.p_corrected:.2g}"
+
+
+def _mean(figure: Figure | None) -> float:
+    return float("-inf") if figure is None else figure.mean

@@ -1,0 +1,76 @@
+"""The trained teachers of an evaluation: found where a run has left them, or trained first."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from datatrove.data import Document
+
+from configs.errors import UserError
+from configs.load import load_config
+from configs.schema import Config, Evaluation
+from curation.evaluation.arms import ArmLine
+from curation.evaluation.processes import Message, Tell, run_tasks
+from curation.progress import say
+from teacher.checkpoints import best_checkpoint, finished_rounds
+from teacher.students import MakePool
+from teacher.train import train_teacher
+
+Checkpoints = dict[tuple[str, str], Path | None]
+"""By arm and student label; None where no round was better than the untrained teacher."""
+
+
+def trained_teachers(
+    config: Config,
+    arms: Sequence[ArmLine],
+    students: dict[str, str],
+    train: Sequence[Document],
+    make_pool: MakePool,
+) -> Checkpoints:
+    """The checkpoint of each `trained` arm for each student (label: model). Where `evaluation.teacher_for` is `each`,
+    what is missing is trained. Raises UserError where a run has no finished round, and RunError."""
+    found: Checkpoints = {}
+    for arm in arms:
+        if arm.kind != "trained":
+            continue
+        if not arm.value and config.evaluation.teacher_for == "each":
+            runs = {label: own_run(config, label, model) for label, model in students.items()}
+            tasks = [partial(_train, run, train, make_pool, label) for label, run in runs.items()]
+            say(f"teachers for {', '.join(students)}: {config.rl.rounds} rounds each, where they are not trained yet")
+            run_tasks("training", tasks, config.evaluation.workers)
+            found |= {(arm.name, label): best_checkpoint(run.run.dir) for label, run in runs.items()}
+        else:
+            run_dir = Path(arm.value) if arm.value else config.run.dir
+            checkpoint = _of_run(config, run_dir)
+            found |= dict.fromkeys(((arm.name, label) for label in students), checkpoint)
+    return found
+
+
+def own_run(config: Config, label: str, model: str) -> Config:
+    """The training run of a student's own teacher: this config's, with that student."""
+    folder = config.run.dir / "teachers" / label.replace("/", "-")
+    return config.model_copy(
+        update={
+            "run": config.run.model_copy(update={"dir": folder}),
+            "student": config.student.model_copy(update={"model": model, "models": ()}),
+            "evaluation": Evaluation(),
+        }
+    )
+
+
+def _train(config: Config, train: Sequence[Document], make_pool: MakePool, label: str, tell: Tell) -> None:
+    # Nothing is measured on held-out documents here: that is what the evaluation does.
+    train_teacher(config, train, (), make_pool, lambda line: tell(Message("line", f"{label}: {line}")))
+
+
+def _of_run(config: Config, run_dir: Path) -> Path | None:
+    if not finished_rounds(run_dir):
+        raise UserError(
+            f"evaluation.arms: no trained teacher in {run_dir}: `notewright train` makes one, evaluation.teacher_for"
+            " 'each' trains one for every student"
+        )
+    written = run_dir / "config.yaml"
+    start = load_config(written).teacher.model if written.is_file() else config.teacher.model
+    if start != config.teacher.model:
+        raise UserError(f"evaluation.arms: the teacher of {run_dir} began as {start}, this config's is another model")
+    return best_checkpoint(run_dir)

@@ -1,0 +1,126 @@
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from configs.errors import UserError
+from curation.evaluation.records import ITEM_COLUMNS, ITEMS_FILE, LESSONS_FILE, read_result
+from curation.evaluation.run import run_evaluate
+from curation.evaluation.table import print_evaluation
+
+
+def whole(make_config, shop_file, **more):
+    """Every kind of arm but a trained teacher, and every setting."""
+    benchmark = shop_file.with_name("benchmark.jsonl")
+    benchmark.write_text(
+        "".join(json.dumps({"question": f"the shop in {i}", "answer": "gold"}) + "\n" for i in range(3))
+    )
+    old = shop_file.with_name("old.jsonl")
+    old.write_text(json.dumps({"text": "the shop in 9"}) + "\n")
+    arms = ["none", "raw", "repeated", "untrained", "strategies", "ensemble", "best-of:2", f"file:{shop_file}"]
+    return make_config(
+        evaluation={
+            "arms": arms, "ensemble": ["copy", "permuted"], "single_documents": 3, "scaling": [1, 2, 4],
+            "scaling_arms": ["untrained", "ensemble"], "benchmarks": [f"file:{benchmark}"],
+            "retention_texts": str(old), "retention_questions": f"file:{benchmark}", "edits": 3,
+            "false_positives": 20, "false_positive_seeds": 4, **more,
+        }
+    )  # fmt: skip
+
+
+def test_every_arm_and_setting(make_config, shop_file):
+    config = whole(make_config, shop_file)
+    result = run_evaluate(config)
+    assert result == read_result(config.run.dir)
+    (student,) = result.students.values()
+    expected = "none raw repeated untrained strategy:copy strategy:question-answer strategy:permuted ensemble best-of:2"
+    assert list(student.arms) == [*expected.split(), "shops"]
+    assert student.arms["none"].together.gain.mean == 0 == student.arms["none"].together.retention_loss.mean
+    assert student.arms["none"].together.tokens == 0
+    assert student.arms["shops"].together.gain.mean > 0.1, "students learn what the rewrites say"
+    assert student.arms["shops"].together.gain.n == 8 and student.arms["shops"].together.gain.clusters == 4
+    assert student.arms["shops"].single.gain.n == 3 == student.arms["shops"].single.gain.clusters
+    assert student.arms["shops"].together.steps == student.arms["repeated"].together.steps == 10
+    assert [point.rewrites for point in student.scaling["ensemble"]] == [1, 2, 4]
+    assert [found.replay for found in student.sequences] == [0.0, 0.5]
+    for found in student.sequences:
+        assert [len(row) for row in found.gain] == [3] * 4 and found.gain[0] == [0] * 3
+        assert found.studied_unedited[-1] == pytest.approx(sum(found.accuracy[0]) / 3)
+    assert student.false_positives.pairs == 20 and student.false_positives.seeds == 4
+    assert result.correction.families["together/gain"] == 9
+    console = Console(file=io.StringIO(), width=200)
+    print_evaluation(result, config.run.dir, console)
+    assert "fixed-prompt ensemble" in console.file.getvalue()
+
+
+def test_nothing_is_measured_twice(make_config, shop_file, monkeypatch):
+    config = whole(make_config, shop_file)
+    first = run_evaluate(config)
+    rows = pq.read_table(config.run.dir / ITEMS_FILE)
+    monkeypatch.setattr("student.pool.InlinePool.examine", lambda *_: pytest.fail("a student was trained again"))
+    monkeypatch.setattr("student.pool.InlinePool.keep", lambda *_: pytest.fail("an edit was made again"))
+    monkeypatch.setattr("teacher.writer.TransformersWriter.write", lambda *_: pytest.fail("a text was written again"))
+    again = run_evaluate(config)
+    assert again.model_copy(update={"seconds": first.seconds}) == first
+    assert pq.read_table(config.run.dir / ITEMS_FILE) == rows
+
+
+def test_the_parquet_makes_the_json(make_config, shop_file):
+    """By hand from the rows, not by our own code."""
+    config = whole(make_config, shop_file)
+    (student,) = run_evaluate(config).students.values()
+    table = pq.read_table(config.run.dir / ITEMS_FILE)
+    assert table.schema.equals(ITEM_COLUMNS)
+    items = table.to_pandas()
+    own = items[(items.setting == "together") & (items.kind == "document")]
+    gains = (own.loglik_after - own.loglik_before).groupby([own.arm, own.document_id]).mean()
+    for name, arm in student.arms.items():
+        assert arm.together.gain.mean == pytest.approx(gains[name].mean(), abs=1e-12)
+    for comparison in student.comparisons:
+        if (comparison.setting, comparison.measure) == ("together", "gain"):
+            paired = gains[comparison.arm] - gains[comparison.against]
+            assert comparison.difference.mean == pytest.approx(paired.mean(), abs=1e-12)
+    lessons = pq.read_table(config.run.dir / LESSONS_FILE).to_pandas()
+    assert len(lessons) == 8 * len(student.arms)
+    for row in lessons.itertuples():
+        assert row.gain == pytest.approx(gains[row.arm][row.document_id], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "words"),
+    [
+        ({"arms": ["none", "repaeted"]}, "did you mean 'repeated'?"),
+        ({"arms": ["repeated", "best-of"]}, "best-of:N"),
+        ({"arms": ["repeated", "best-of:one"]}, "best of how many"),
+        ({"arms": ["repeated", "file:missing.jsonl"]}, "no file 'missing.jsonl'"),
+        ({"arms": ["repeated", "strategy:copi"]}, "did you mean 'copy'?"),
+        ({"arms": ["repeated", "trained"]}, "no trained teacher in"),
+        ({"arms": ["repeated", "trained:runs/nowhere"]}, "no trained teacher in runs/nowhere"),
+        ({"arms": ["none", "raw"]}, "evaluation.against: 'repeated' is none of the arms"),
+        ({"arms": ["repeated", "repeated"]}, "two arms are named 'repeated'"),
+        ({"arms": ["repeated"], "scaling": [1], "scaling_arms": ["repeated"]}, "cannot be written more of"),
+        ({"arms": ["repeated", "best-of:2"], "questions": "all"}, "was chosen by"),
+        ({"arms": ["repeated"], "edits": 9}, "are 4 batches"),
+        ({"arms": ["repeated"], "students": ["no/model"]}, "evaluation.students 'no/model' cannot be loaded"),
+        ({"arms": ["repeated"], "benchmarks": ["file:none.jsonl"]}, "none.jsonl does not exist"),
+    ],
+)
+def test_mistakes_are_one_line_and_start_nothing(make_config, evaluation, words, monkeypatch):
+    monkeypatch.setattr("student.pool.InlinePool.examine", lambda *_: pytest.fail("a student was trained"))
+    with pytest.raises(UserError) as error:
+        run_evaluate(make_config(evaluation=evaluation))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_unequal_tokens_are_refused(make_config):
+    with pytest.raises(UserError, match="equal tokens and equal steps"):
+        run_evaluate(make_config(student={"tokens_per_step": None}))
+
+
+def test_rewrites_of_other_documents_are_refused(make_config, shop_file, tmp_path):
+    other = tmp_path / "others.jsonl"
+    other.write_text(shop_file.read_text().replace("in the shop 3", "in the wood 3"))
+    with pytest.raises(UserError, match="1 of 8 documents"):
+        run_evaluate(make_config(evaluation={"arms": ["repeated", f"file:{other}"]}))
