@@ -1,10 +1,11 @@
 """The corpus of `notewright bench curate`: documents of a web corpus's lengths, with known faults in known rows."""
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -57,6 +58,19 @@ def write_corpus(folder: Path, rows: int, seed: int = 0) -> Corpus:
         quarantined=int(counted[UNREADABLE] + counted[SHORT]),
         filtered=int(counted[REPEATED] + counted[CONTAMINATED] + counted[CREDENTIAL]),
     )
+
+
+def row_places(output: Path, manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """File and row of every record of a finished dataset with one rewrite a document: its rows, the quarantined, the
+    filtered. A corpus was curated exactly if each of its rows stands here once."""
+    places: list[tuple[str, int]] = []
+    for shard in manifest["shards"]:
+        table = pq.read_table(output / shard["path"], columns=["source_file", "source_row"])
+        places += zip(table["source_file"].to_pylist(), table["source_row"].to_pylist(), strict=True)
+    for name in ("filtered", "quarantine"):
+        with (output / f"{name}.jsonl").open("rb") as file:
+            places += ((record["source_file"], record["source_row"]) for record in map(orjson.loads, file))
+    return places
 
 
 def _vocabulary(rng: np.random.Generator, size: int = 20_000) -> np.ndarray:

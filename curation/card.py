@@ -90,10 +90,10 @@ def card_data(manifest: dict[str, Any]) -> DatasetCardData:
     data = DatasetCardData(
         language=[curation["language"]],
         license=licences[0] if len(licences) == 1 else licences,
-        annotations_creators=["machine-generated"],
+        annotations_creators=["no-annotation" if curation["writer"] == "echo" else "machine-generated"],
         source_datasets=list(curation["source_datasets"]),
         size_categories=[size_category(manifest["rows"])],
-        tags=["synthetic", "notewright"],
+        tags=["notewright"] if curation["writer"] == "echo" else ["synthetic", "notewright"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
     )
     if names:

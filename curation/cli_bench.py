@@ -92,12 +92,18 @@ def bench_curate(
         16_000
     ),
     steps: Annotated[bool, typer.Option("--steps", help="Also what each step costs by itself.")] = False,
-    vllm: Annotated[bool, typer.Option("--vllm", help="Also a teacher through vLLM, beside bare vLLM.")] = False,
+    vllm: Annotated[
+        bool | None,
+        typer.Option(
+            help="A teacher through vLLM, beside bare vLLM; by itself where both are installed.", show_default=False
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
 ) -> None:
     """What the curation pipeline costs by itself, with an echo in the teacher's place; every row is counted.
 
-    About two minutes; `--rows 100000` takes ten. CPU time a document at one worker, linearity, memory.
+    About two minutes, and five more for vLLM; `--rows 100000` takes ten. CPU time a document at one worker, linearity,
+    memory.
 
     **Example:** `notewright bench curate --json`
     """

@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import psutil
-import pyarrow.parquet as pq
 
 import configs
 from configs.errors import RunError
 from configs.load import load_config
-from curation.bench_corpus import Corpus, write_corpus
+from curation.bench_corpus import Corpus, row_places, write_corpus
 from curation.manifest import read_manifest
 
 CONFIG = Path(configs.__file__).parent / "curate-echo.yaml"
@@ -53,12 +51,12 @@ TARGETS = {"ms_per_document": 5.0, "peak_memory_mb": 1500.0}
 Tell = Callable[[str], None]
 
 
-def run_bench(rows: int, *, steps: bool = False, vllm: bool = False, tell: Tell = print) -> dict[str, Any]:
+def run_bench(rows: int, *, steps: bool = False, vllm: bool | None = False, tell: Tell = print) -> dict[str, Any]:
     """Curates `rows` rows, a quarter and a sixteenth of them; returns the figures, which `table` shows.
 
     `ms_per_document` is CPU time (user and system, all processes) of the curation at one worker, without the start of
-    Python and its imports. `steps` also measures each step by itself, `vllm` the teacher's pace (curation.vllm_bench).
-    Raises RunError if a single row is missing, doubled or miscounted.
+    Python and its imports. `steps` also measures each step by itself, `vllm` the teacher's pace (curation.vllm_bench);
+    None does where vLLM and the model are installed. Raises RunError if a single row is missing, doubled or miscounted.
     """
     sizes = sorted({max(100, rows // 16), max(100, rows // 4), rows})
     points = []
@@ -85,8 +83,7 @@ def run_bench(rows: int, *, steps: bool = False, vllm: bool = False, tell: Tell 
     }
     if steps:
         result["step_ms"] = _step_costs(tell)
-    result |= _vllm(tell) if vllm else {"vllm_ratio": None, "vllm_note": "not measured: give --vllm"}
-    return result
+    return result | _vllm(vllm, tell)
 
 
 def measure(rows: int, settings: tuple[str, ...], *, exact: bool = True) -> dict[str, Any]:
@@ -125,13 +122,7 @@ def check_rows(output: Path, corpus: Corpus) -> dict[str, int]:
     counts = {name: sum(file[name] for file in manifest["files"]) for name in names}
     out = corpus.rows - corpus.filtered - corpus.quarantined
     expected = dict(zip(names, (corpus.rows, out, corpus.filtered, corpus.quarantined, 0), strict=True))
-    places: list[tuple[str, int]] = []
-    for shard in manifest["shards"]:
-        table = pq.read_table(output / shard["path"], columns=["source_file", "source_row"])
-        places += zip(table["source_file"].to_pylist(), table["source_row"].to_pylist(), strict=True)
-    for name in ("filtered", "quarantine"):
-        with (output / f"{name}.jsonl").open("rb") as file:
-            places += ((record["source_file"], record["source_row"]) for record in map(orjson.loads, file))
+    places = row_places(output, manifest)
     different = len(set(places))
     if counts != expected or manifest["rows"] != out or not len(places) == different == corpus.rows:
         raise RunError(
@@ -173,9 +164,13 @@ def _step_costs(tell: Tell) -> dict[str, float]:
     return costs
 
 
-def _vllm(tell: Tell) -> dict[str, Any]:
+def _vllm(wanted: bool | None, tell: Tell) -> dict[str, Any]:
     from curation.vllm_bench import measure as measure_vllm
+    from curation.vllm_bench import why_not_here
 
+    why = "--no-vllm" if wanted is False else why_not_here() if wanted is None else None
+    if why is not None:
+        return {"vllm_ratio": None, "vllm_note": f"not measured: {why}"}
     tell("the teacher through vLLM, against bare vLLM on the same prompts")
     return measure_vllm(tell)
 

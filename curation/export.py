@@ -22,8 +22,6 @@ from curation.provenance import evaluation_results, find_run
 from curation.secret_scan import find_secrets
 from curation.teacher_card import MARK, teacher_items
 
-CARD_HEAD_LINES = 80
-
 
 @dataclass(frozen=True, slots=True)
 class Push:
@@ -122,7 +120,7 @@ def publish(plan: Plan) -> list[Published]:
 
 
 def describe(plan: Plan) -> str:
-    """What would be pushed: repositories, files with bytes and hashes, the heads of the cards, the checks."""
+    """What would be pushed: repositories, files with bytes and hashes, the cards, the checks."""
     lines = []
     for push_ in plan.pushes:
         target = push_.target
@@ -133,7 +131,7 @@ def describe(plan: Plan) -> str:
         lines += [f"{total:>15,}  bytes in {len(push_.items)} files", ""]
         [card] = [item.content for item in push_.items if item.path == "README.md"]
         assert isinstance(card, bytes)
-        lines += [*_head(card.decode()), ""]
+        lines += [*(f"  | {_printable(line)}" for line in card.decode().splitlines()), ""]
     licences = ", ".join(f"{name} ({count} rows)" for name, count in sorted(plan.rows.licences.items()))
     ids, _ = licence_ids(list(plan.rows.licences))
     lines.append(f"checked: {plan.rows.rows} rows, {len(plan.rows.secrets)} with secrets, licences {licences}: {ids}")
@@ -142,8 +140,6 @@ def describe(plan: Plan) -> str:
     return "\n".join([*lines, "nothing was pushed (--dry-run)"])
 
 
-def _head(card: str) -> list[str]:
-    """The card's metadata and title."""
-    lines = card.splitlines()
-    end = next((i for i, line in enumerate(lines) if line.startswith("# ")), CARD_HEAD_LINES)
-    return [f"  | {line}" for line in lines[: end + 1]]
+def _printable(line: str) -> str:
+    """Without control characters, by which a document quoted in a card could command the terminal."""
+    return "".join(c if c == "\t" or c.isprintable() else "�" for c in line)

@@ -129,8 +129,8 @@ def refuse_unfit(
             )
     if not leaks_checked(manifest) and not allow_unchecked:
         problems.append(
-            "no leak check ran: the curation had no benchmark items, so held-out questions may be in the texts (curate "
-            "with data.heldout, or --allow-unchecked)"
+            "no leak check ran: the curation had no benchmark items, so held-out questions may be in the texts (name "
+            "curation.benchmarks or data.heldout and curate again, or --allow-unchecked)"
         )
     if problems:
         raise UserError(f"{output} is not fit to be published: {'; '.join(problems)}")

@@ -16,7 +16,7 @@ from curation.manifest import WORK
 from curation.progress import say
 from student.records import Question
 from teacher.endpoint import EndpointWriter, load_endpoint
-from teacher.gates import Gate, build_gates, chat_tokens, copy_of_prompt, empty, leak, over_length, repetition
+from teacher.gates import Gate, build_gates, chat_tokens, empty, gate_names, leak, over_length, repetition
 from teacher.records import Completion
 from teacher.strategies import build_prompt, spread, tag_of
 from teacher.vllm_server import serving, state_file
@@ -77,13 +77,20 @@ def _load_writer(config: Config, checkpoint: Path | None) -> TransformersWriter 
             return load_endpoint(config)
 
 
+def pen_gates(config: Config) -> tuple[str, ...]:
+    """Names of the gates that a text of the config's pen passes."""
+    if config.curation.writer != "echo":
+        return gate_names(config.gates)
+    over_length = ("over_length",) if config.gates.max_tokens else ()
+    return "empty", "chat_tokens", "repetition", *over_length, "leak"
+
+
 def _echo_gates(config: Config, items: tuple[Question, ...]) -> tuple[Gate, ...]:
     """Those of a teacher, as far as they need no tokenizer: what they cost is part of the pipeline's cost."""
     settings = config.gates
     return (
         empty(settings.min_words),
         chat_tokens(()),
-        copy_of_prompt(()),
         repetition(settings.max_repetition),
         *([over_length(settings.max_tokens, lambda text: len(text.split()))] if settings.max_tokens else []),
         leak(items, settings.leak_ngram, config.student.prompt_template),

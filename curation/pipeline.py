@@ -53,7 +53,6 @@ from curation.settings import (
 )
 from curation.slurm import Queued, job_name, refuse_queued, run_on_slurm, wait_for_jobs
 from curation.workers import run_tasks
-from teacher.gates import GATES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +166,7 @@ def _curate(config: Config, shards: list[Shard], started: float, queued: Queued 
         "versions": {name: version(name) for name in ("torch", "transformers", "datatrove", "pyarrow")},
         "files": [_plain(file) for file in files],
         **_plain(merged),
-        "gates": GATES,
+        "gates": rewrite.gates,
         "leak_check": leak_check(index, merged),
         "diversity": diversity(config.rl.diversity_alarm, merged),
         "examples": examples(output, shards, merged.shards, rewrite.new_cleaner()),

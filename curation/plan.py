@@ -128,11 +128,12 @@ def make_plan(
         train = _plan_train(config, gpu, price, parameters, curate.teacher if curate else None, notes, tell)
     if curate is None and train is None:
         raise UserError("nothing to plan: name curation.input, or data.train")
-    notes.append(
-        f"assumed for {gpu.name}: {SWEEP_SOURCE}, between models by parameters on a log-log line, of which a whole run"
-        f" reaches {END_TO_END[0]:.0%}-{END_TO_END[1]:.0%}; other GPUs by data sheet; training at"
-        f" {TRAINING_SHARE:.0%} of peak"
-    )
+    if any(part is not None and part.gpu_hours is not None for part in (curate, train)):
+        notes.append(
+            f"assumed for {gpu.name}: {SWEEP_SOURCE}, between models by parameters on a log-log line, of which a whole"
+            f" run reaches {END_TO_END[0]:.0%}-{END_TO_END[1]:.0%}; other GPUs by data sheet; training at"
+            f" {TRAINING_SHARE:.0%} of peak"
+        )
     return Plan(curate=curate, train=train, device=gpu, price=price, notes=tuple(dict.fromkeys(notes)))
 
 

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curation.figures import Figure
+from curation.figures import Figure, exact
 from curation.plan import CuratePlan, Plan, TrainPlan
 
 COLOURS = {"counted": "green", "measured": "green", "calculated": "cyan", "extrapolated": "yellow", "assumed": "red"}
@@ -50,7 +50,7 @@ def _curate_rows(plan: CuratePlan, whole: Plan) -> list[Row]:
     rows: list[Row] = [
         (
             "input",
-            f"{plan.files} file{'s' * (plan.files > 1)}, {plan.gigabytes_in:.3g} GB, {plan.files_read} looked into",
+            f"{plan.files} file{'s' * (plan.files > 1)}, {_size(plan.gigabytes_in)}, {plan.files_read} looked into",
             "",
         ),
         ("documents", plan.documents, ""),
@@ -107,7 +107,14 @@ def _here(hours: Figure | None) -> Row:
 
 
 def _bytes(gigabytes: Figure) -> tuple[Figure, str]:
-    return (gigabytes, "GB") if gigabytes.value >= 1 else (_times(gigabytes, 1000.0), "MB")
+    if gigabytes.value >= 1:
+        return gigabytes, "GB"
+    return (_times(gigabytes, 1e3), "MB") if gigabytes.value >= 1e-3 else (_times(gigabytes, 1e6), "kB")
+
+
+def _size(gigabytes: float) -> str:
+    figure, unit = _bytes(exact(gigabytes))
+    return f"{number(figure.value)} {unit}"
 
 
 def _times(figure: Figure, factor: float) -> Figure:

@@ -17,11 +17,10 @@ from curation.dedup import duplicates_of
 from curation.documents import SNIPPET_CHARACTERS, Shard, read_shard, training_id
 from curation.filters import Cleaner, Refusal, licence_of
 from curation.manifest import locked
-from curation.pen import Order, Pen, Written, load_pen, orders, write
+from curation.pen import Order, Pen, Written, load_pen, orders, pen_gates, write
 from curation.progress import log_batch
 from student.records import Question
 from teacher.diversity import overlap_shares
-from teacher.gates import GATES
 from teacher.sampling import make_rewrite
 from teacher.student_runs import stable_seed
 
@@ -85,7 +84,7 @@ class RewriteWithTeacher(PipelineStep):
     ):
         super().__init__()
         self.config, self.checkpoint, self.settings, self.work = config, checkpoint, settings, work
-        self.items, self.shards = tuple(items), shards
+        self.items, self.shards, self.gates = tuple(items), shards, pen_gates(config)
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         # Waits for a worker of a killed run that is not dead yet.
@@ -221,7 +220,7 @@ class RewriteWithTeacher(PipelineStep):
         how = teacher.model_copy(update={"prompting": "strategy"}) if echo else teacher
         made = make_rewrite(how, known, prompt, completion, way, pen.gates)
         text = made.text
-        record |= {"text": text, "strategy": made.strategy, "tokens": pen.count_tokens(text), "gates": GATES}
+        record |= {"text": text, "strategy": made.strategy, "tokens": pen.count_tokens(text), "gates": self.gates}
         reason = made.rejected or self._overlap(text, accepted)
         return record | ({"stage": "gate", "reason": reason} if reason else self._leak(text))
 

@@ -24,7 +24,7 @@ from teacher.exams import external_questions
 from teacher.questions import questions_file, read_questions
 from teacher.strategies import read_strategy, strategy_label
 
-FORMAT = 2
+FORMAT = 3
 """Version of the rows that this code makes; part of the fingerprint."""
 SPEED = ("workers", "executor", "slurm", "ray", "wait")
 """What in `curation` says where and how fast the rows are made, and changes none of them."""

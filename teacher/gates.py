@@ -29,6 +29,8 @@ GATES = (
     "repetition", "over_length", "leak",
 )  # fmt: skip
 """Names of the gates that `build_gates` builds, in their order."""
+OF_INSTRUCTIONS = ("markers", "assistant_talk", "obeyed", "unrelated")
+"""Those that `gates.instructions` switches."""
 
 
 def words(text: str) -> list[str]:
@@ -74,6 +76,12 @@ def build_gates(
         over_length(settings.max_tokens or teacher.max_new_tokens, count),
         leak(heldout, settings.leak_ngram, config.student.prompt_template),
     ]
+
+
+def gate_names(settings: Gates) -> tuple[str, ...]:
+    """Names of the gates that `build_gates` builds from these settings."""
+    off = {*(() if settings.truncated else ("truncated",)), *(() if settings.instructions else OF_INSTRUCTIONS)}
+    return tuple(name for name in GATES if name not in off)
 
 
 def empty(min_words: int) -> Gate:
