@@ -123,8 +123,9 @@ class Teacher(Section):
     model: str = ""
     """Path or Hub id of the teacher's base model."""
     writer: Literal["transformers", "vllm", "endpoint"] = "transformers"
-    """What samples while curating: this process, a vLLM server that we start, or an OpenAI-compatible endpoint; see
-    `serving`. Training samples in this process."""
+    """What samples: this process, a vLLM server that we start, or (curating alone) an OpenAI-compatible endpoint; see
+    `serving`. ReST-EM and DPO load each round's adapter into the running server; GRPO runs vLLM inside its trainer, on
+    a GPU."""
     prompting: Literal["strategy", "policy"] = "strategy"
     """`strategy`: each prompt names the way of rewriting (teacher/strategies/*.txt) and samples are spread over
     `strategies`. `policy`: the teacher opens its completion with a strategy tag `<name>` of its own choice; a model
@@ -220,6 +221,10 @@ class Rl(Section):
     """Rounds of sample, score, update."""
     documents_per_round: int = Field(default=48, ge=1)
     """Documents drawn a round."""
+    documents_per_batch: int | None = Field(default=None, ge=1)
+    """ReST-EM and DPO: documents whose rewrites are sampled in one go, in whole batches of documents that share
+    students. While students of one batch run the next is sampled, where the writer or the students are outside this
+    process (`teacher.writer: vllm`, `student.pool: ray`). null: such that each has students enough to fill a pool."""
     group_size: int = Field(default=8, ge=2)
     """Lessons sampled a document (G)."""
     rewrites_per_lesson: int = Field(default=1, ge=1)

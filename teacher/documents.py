@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,12 @@ from configs.errors import UserError
 from configs.schema import Config
 from student.records import Document
 from teacher.exams import document_questions
+from teacher.seats import batches_of
 from teacher.strategies import read_strategy
-from teacher.student_runs import stable_seed
+from teacher.student_runs import at_once, stable_seed
+
+LEAST_STUDENTS = 64
+"""Students of a sampled batch, unless `rl.documents_per_batch` says otherwise: enough to keep a pool busy."""
 
 
 def check_documents(config: Config, train: Sequence[Document], heldout: Sequence[Document]) -> None:
@@ -90,3 +95,20 @@ def round_documents(config: Config, train: Sequence[Document], round: int) -> li
                 deck.sort(key=hand.__contains__)  # what is in the hand already goes under the deck
             hand.append(deck.pop(0))
     return [train[card] for card in hand]
+
+
+def sampled_together(config: Config, documents: int) -> list[range]:
+    """Which of a round's `documents` are sampled in one go, and taught before the next are needed: whole batches of
+    documents that share students, `rl.documents_per_batch` of them, or as even as can be with at least as many students
+    as a pool takes at once."""
+    reward, rl = config.reward, config.rl
+    together = 1 if reward.credit == "document" else reward.documents_per_student
+    shared = len(batches_of(documents, together))
+    if rl.documents_per_batch is not None:
+        a_batch = math.ceil(rl.documents_per_batch / together)
+    else:
+        members = 1 + (rl.rewrites_per_lesson if reward.set_credit == "marginal" else 0)
+        students = rl.group_size * members * (1 if reward.adaptive else reward.repeats)
+        least = math.ceil(max(LEAST_STUDENTS, at_once(config)) / students)
+        a_batch = math.ceil(shared / max(1, shared // least))
+    return batches_of(documents, a_batch * together)

@@ -5,6 +5,7 @@ that starts again is waited for.
 """
 
 import asyncio
+import copy
 import itertools
 import os
 import random
@@ -19,7 +20,7 @@ import httpx
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from configs.errors import RunError, UserError
-from configs.schema import Config
+from configs.schema import Config, Teacher
 from student.models import check_folder
 from teacher.records import Completion
 from teacher.strategies import tag_of
@@ -68,10 +69,13 @@ class EndpointWriter:
         context: int | None,
         end_ids: set[int],
         state: Path | None = None,
+        model: str | None = None,
     ) -> None:
-        """`state` is the state file of a vLLM server of ours; None asks the endpoint of the config."""
+        """`state` is the state file of a vLLM server of ours; None asks the endpoint of the config. `model` is the name
+        to ask for, where it is not the one that the server was started with."""
         self.settings, self.serving = config.teacher, config.serving
         self.tokenizer, self.context, self.end_ids, self.state = tokenizer, context, end_ids, state
+        self.model = model
         self.tokens = 0
         """Tokens sampled so far."""
         self.seconds = 0.0
@@ -96,6 +100,12 @@ class EndpointWriter:
     def chat(self) -> bool:
         """Whether the user's turn is sent, not a rendered prompt."""
         return self.serving.chat and self.state is None
+
+    def at(self, settings: Teacher) -> "EndpointWriter":
+        """The same teacher, sampled from under other settings."""
+        other = copy.copy(self)
+        other.settings = settings
+        return other
 
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -218,7 +228,7 @@ class EndpointWriter:
     async def _once(self, client: httpx.AsyncClient, state: State, body: dict[str, Any]) -> dict[str, Any]:
         path = "chat/completions" if self.chat else "completions"
         try:
-            reply = await client.post(f"{state.url}/{path}", json={"model": state.model} | body)
+            reply = await client.post(f"{state.url}/{path}", json={"model": self.model or state.model} | body)
         except httpx.TransportError as error:
             # The kind alone: an error's text may hold the request.
             connected = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
@@ -232,7 +242,7 @@ class EndpointWriter:
                 f"{state.url} refuses the key" + (f" in ${key}" if key else ": set serving.api_key_variable")
             )
         if status == httpx.codes.NOT_FOUND:
-            raise RunError(f"{state.url}/{path} knows no model {state.model!r} (HTTP 404)")
+            raise RunError(f"{state.url}/{path} knows no model {self.model or state.model!r} (HTTP 404)")
         if status != httpx.codes.OK:
             raise EndpointError(f"HTTP {status}: {' '.join(reply.text.split())[:200]}")
         return _checked(reply, "message" if self.chat else "token_ids" if self.state else "text")
@@ -303,8 +313,11 @@ def _key(variable: str) -> str:
     return key
 
 
-def load_endpoint(config: Config, checkpoint: Path | None = None, state: Path | None = None) -> EndpointWriter:
-    """A writer on the server with this state file (`teacher.vllm_server`), or on the endpoint of the config.
+def load_endpoint(
+    config: Config, checkpoint: Path | None = None, state: Path | None = None, served: str | None = None
+) -> EndpointWriter:
+    """A writer on the server with this state file (`teacher.vllm_server`), or on the endpoint of the config; `served`
+    is the name to ask for where it is not the server's first one.
 
     Raises UserError where the tokenizer of the teacher cannot be loaded or the key is not in the environment.
     """
@@ -329,4 +342,4 @@ def load_endpoint(config: Config, checkpoint: Path | None = None, state: Path | 
     if context is None:
         context = getattr(model.get_text_config(), "max_position_embeddings", None)
     end_ids = {int(end) for end in ends if end is not None}
-    return EndpointWriter(config, tokenizer, context=context, end_ids=end_ids, state=state)
+    return EndpointWriter(config, tokenizer, context=context, end_ids=end_ids, state=state, model=served)

@@ -22,6 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 from configs.schema import Config
 from student.records import Document
 from teacher.checkpoints import OPTIMIZER_FILE
+from teacher.clock import Clock
 from teacher.gates import Gate
 from teacher.records import Reward, Rewrite
 from teacher.rest_em import trainer_settings
@@ -79,6 +80,7 @@ def train_round(
     gates: Iterable[Gate],
     score: ScoreStep,
     start: Path | None,
+    clock: Clock | None = None,
 ) -> tuple[dict[str, float | int], torch.optim.Optimizer]:
     """Trains the writer's model in place, in `steps_per_round` steps over all `documents`.
 
@@ -91,7 +93,10 @@ def train_round(
     writer.model.config._name_or_path = config.teacher.model
     writer.tokenizer.padding_side = "left"
     gain = StudentGain(config, writer, documents, gates, score)
-    rows, rollout = _rows(config, round, writer, documents), _rollout(config, round, writer, len(documents))
+    rows, rollout = (
+        _rows(config, round, writer, documents),
+        _rollout(config, round, writer, len(documents), clock or Clock()),
+    )
     sizes = step_sizes(config, len(documents))
     losses: list[float] = []
     history: list[dict[str, float]] = []
@@ -162,7 +167,7 @@ def _train(
     return trainer
 
 
-def _rollout(config: Config, round: int, writer: TransformersWriter, documents: int) -> Rollout:
+def _rollout(config: Config, round: int, writer: TransformersWriter, documents: int, clock: Clock) -> Rollout:
     """What samples in TRL's place: with dealt openings, and in batches of `teacher.batch_size`, where TRL would sample
     a whole step's rewrites at once.
 
@@ -176,7 +181,8 @@ def _rollout(config: Config, round: int, writer: TransformersWriter, documents: 
 
     def rollout(prompts: list[str], _trainer: GRPOTrainer) -> dict[str, Any]:
         prompt_ids = writer.tokenizer(prompts)["input_ids"]
-        completion_ids = writer.sample(prompt_ids, list(itertools.islice(openings, len(prompts))))
+        with clock("sample"):
+            completion_ids = writer.sample(prompt_ids, list(itertools.islice(openings, len(prompts))))
         return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
 
     return rollout

@@ -48,6 +48,17 @@ def step_line(place: str, metrics: Mapping[str, Any], seconds_left: float) -> st
     )
 
 
+def clock_line(place: str, seconds: Mapping[str, float]) -> str:
+    """Where a round's wall clock went (`teacher.clock.Clock.figures`)."""
+    names = {"sample": "sampling", "students": "students", "update": "update", "idle": "idle"}
+    wall = seconds["seconds/round"]
+    parts = (f"{name} {seconds[f'seconds/{phase}'] / wall:.0%}" for phase, name in names.items())
+    overlap = seconds["seconds/overlap"] / wall
+    return f"  {place} took {duration(wall)}: {', '.join(parts)}" + (
+        f" ({overlap:.0%} at once)" if overlap >= 0.005 else ""
+    )
+
+
 def _bounds(low: float, high: float, digits: int) -> str:
     """` [0.1, 0.2]`; nothing where one batch of documents made no interval possible."""
     return "" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"

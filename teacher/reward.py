@@ -12,7 +12,7 @@ lessons at face value; with `reward.pool_strategies` each is charged with its ow
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from student.adaptive import believed_gains, next_seats
 from student.noise import Reliability, reliability
@@ -37,11 +37,26 @@ class RewardModel(StudentRuns):
 
         A rejected rewrite teaches nobody and leaves its place in the lesson empty.
         """
+        return self.score_batches([groups])
+
+    def score_batches(self, batches: Iterable[Sequence[Sequence[Rewrite]]]) -> list[list[Reward]]:
+        """As `score`, of groups that come in batches: each is taught when it is there, and all are judged together.
+
+        Documents that share students are in one batch.
+        """
         reward = self.config.reward
-        table = self._lessons(groups)
+        table: list[list[Sequence[Rewrite]]] = []
         runs: dict[Seat, Runs] = defaultdict(Runs)
         uniform = 1 if reward.adaptive else reward.repeats
-        self._run([student for repeat in range(uniform) for student in self._students(table, repeat)], table, runs)
+        asked = 0
+        for groups in batches:
+            first = len(table)
+            assert first % self.documents_per_student() == 0, "a batch ended among documents that share students"
+            table += self._lessons(groups)
+            every = [student for repeat in range(uniform) for student in self._students(table, repeat)]
+            students = [student for student in every if student.seats[0].document >= first]
+            self._run(students, table, runs, asked)
+            asked += len(students)
         believed = self._repeat_adaptively(table, runs) if reward.adaptive else {}
         lost: dict[Seat, float] = {}
         if reward.pool_strategies:
@@ -146,8 +161,9 @@ class RewardModel(StudentRuns):
             if marginal:
                 yield from without_each(student, self.config.rl.rewrites_per_lesson)
 
-    def _run(self, students: Sequence[Student], table: list, runs: dict[Seat, Runs]) -> None:
-        """Trains `students` (those that have anything to learn) and notes what each lesson's document gained."""
+    def _run(self, students: Sequence[Student], table: list, runs: dict[Seat, Runs], first: int = 0) -> None:
+        """Trains `students` (those that have anything to learn) and notes what each lesson's document gained. They are
+        numbered from `first` on."""
         jobs = [self._job_of(student, table) for student in students]
         asked = [(student, job) for student, job in zip(students, jobs, strict=True) if job.lesson.texts]
         for student, job in zip(students, jobs, strict=True):
@@ -155,7 +171,7 @@ class RewardModel(StudentRuns):
                 if seat.without is not None:  # nothing is left to learn, and nothing gained
                     runs[seat].note(0.0, 0.0, None, student.repeat, -1)
         by_pool = self.examine_all([job for _, job in asked]).values()
-        for number, ((student, job), *outcomes) in enumerate(zip(asked, *by_pool, strict=True)):
+        for number, ((student, job), *outcomes) in enumerate(zip(asked, *by_pool, strict=True), first):
             ran = [outcome for outcome in outcomes if outcome.gain is not None]
             if len(ran) < len(outcomes):  # a lesson is judged by all students or by none
                 continue

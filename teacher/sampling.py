@@ -23,8 +23,9 @@ def sample_rewrites(
     max_prompt_tokens: int | None = None,
     explore: float = 0.0,
     rewrites_per_lesson: int = 1,
+    first: int = 0,
 ) -> list[list[Rewrite]]:
-    """`n` rewrites of every document, gated, in the order of `documents`.
+    """`n` rewrites of every document, gated, in the order of `documents`, of which `first` others came before.
 
     Under `strategy` prompting a document's samples are spread evenly over the strategies, and the first of them rotates
     from document to document. Under `policy` prompting the teacher chooses by itself, but for the share `explore` of
@@ -34,10 +35,11 @@ def sample_rewrites(
     if settings.prompting == "policy":
         ways = [[""] * n for _ in documents]
         prompts = [[build_prompt(tokenizer, settings, d, None, max_prompt_tokens)] * n for d in documents]
-        openings = deal(settings.strategies, len(documents), n, rewrites_per_lesson, explore, offset=seed)
+        every = deal(settings.strategies, first + len(documents), n, rewrites_per_lesson, explore, offset=seed)
+        openings = every[first:]
     else:
         assert not explore, "'strategy' prompting deals every strategy"
-        ways = [spread(settings.strategies, n, offset) for offset in range(len(documents))]
+        ways = [spread(settings.strategies, n, offset) for offset in range(first, first + len(documents))]
         prompts = [
             [build_prompt(tokenizer, settings, document, name, max_prompt_tokens) for name in names]
             for document, names in zip(documents, ways, strict=True)

@@ -1,8 +1,10 @@
-"""Student runs that are never made twice: lessons and exams to jobs, jobs to pools, outcomes kept in the journal."""
+"""Student runs that are never made twice: lessons and exams to jobs, jobs to pools, outcomes kept in the journal as
+batches finish, so that `kill -9` costs no more than the batches that were being trained."""
 
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
 import torch
@@ -11,12 +13,11 @@ from configs.errors import UserError
 from configs.schema import Config
 from configs.schema import Student as StudentSettings
 from student.models import pick_device
+from student.pool import most_slots
 from student.records import Benchmark, Document, Exam, Job, Lesson, Outcome, Split, StudentPool
+from teacher.clock import Clock
 from teacher.exams import external_questions, read_texts
 from teacher.journal import Journal, outcome_key
-
-STUDENTS_AT_ONCE = {"cpu": 32, "cuda": 256}
-"""Students between two writes of the cache: what `kill -9` can cost. More at once gains no speed."""
 
 
 class StudentRuns:
@@ -31,6 +32,7 @@ class StudentRuns:
         journal: Journal,
         count_tokens: Callable[[str], int] = lambda text: len(text.split()),
         on_progress: Callable[[int, int], None] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.config = config
         self.pools = pools
@@ -40,6 +42,7 @@ class StudentRuns:
         self.journal = journal
         self.count_tokens = count_tokens
         self.on_progress = on_progress
+        self.clock = clock or Clock()
         self._asked: set[str] = set()
         self.trained = 0
         """Of these, students that were trained now and not found in the cache."""
@@ -63,22 +66,36 @@ class StudentRuns:
         unique = dict(zip(keys, jobs, strict=True))
         order = list(unique)
         known = self.journal.outcomes.get_many(order)
-        chunk = self.config.student.max_slots or STUDENTS_AT_ONCE[pick_device(self.config.student.device).type]
-        # Cut before the cached ones are left out: a resumed run then trains the same students in the same batches.
-        for start in range(0, len(order), chunk):
-            missing = [key for key in order[start : start + chunk] if key not in known]
-            if missing:
-                # The pool may draw from the global generator; sampling after it must not depend on what was cached.
-                with torch.random.fork_rng(), torch.enable_grad():
-                    outcomes = pool.examine([unique[key] for key in missing])
-                fresh = dict(zip(missing, outcomes, strict=True))
-                self.journal.outcomes.put_many(fresh)
-                known |= fresh
-                self.trained += len(missing)
-            if self.on_progress is not None:
-                self.on_progress(min(start + chunk, len(order)), len(order))
+        # A pool cuts batches from what is missing. Since a batch is kept whole or not at all, a resumed run trains the
+        # rest in the batches that they would have been in.
+        missing = [key for key in order if key not in known]
+
+        def keep(found: Mapping[int, Outcome]) -> None:
+            fresh = {missing[place]: outcome for place, outcome in found.items()}
+            self.journal.outcomes.put_many(fresh)
+            known.update(fresh)
+            self.trained += len(fresh)
+            self._progress(len(known), len(order))
+
+        if missing:
+            with self.clock("students"), self._own_chance(), torch.enable_grad():
+                outcomes = pool.examine([unique[key] for key in missing], keep)
+            rest = {place: outcome for place, outcome in enumerate(outcomes) if missing[place] not in known}
+            if rest:
+                keep(rest)
+        elif order:
+            self._progress(len(order), len(order))
         self._asked.update(keys)
         return [known[key] for key in keys]
+
+    def _own_chance(self) -> AbstractContextManager[None]:
+        """Keeps the pool's draws out of the global random state. Students elsewhere draw none of it, and the thread
+        that samples meanwhile must not find it moved."""
+        return torch.random.fork_rng() if self.config.student.pool == "inline" else nullcontext()
+
+    def _progress(self, done: int, total: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(done, total)
 
     def exam(self, document: Document, split: Split) -> Exam:
         """The document's questions of one split. Raises UserError where it has none."""
@@ -132,6 +149,12 @@ class StudentRuns:
     @cached_property
     def retention_texts(self) -> tuple[str, ...]:
         return read_texts(self.config.reward.retention_texts) if self.config.reward.retention_texts else ()
+
+
+def at_once(config: Config) -> int:
+    """Students that keep a pool busy: a batch, or one for each of `student.actors`."""
+    device, actors = config.student.device, config.student.actors if config.student.pool == "ray" else None
+    return most_slots(config.student, pick_device(device).type if device == "auto" else device) * (actors or 1)
 
 
 def planned_steps(settings: StudentSettings, documents: int, texts_a_document: int = 1) -> int:

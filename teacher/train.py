@@ -8,7 +8,8 @@ had not been.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from teacher.lines import (
     Progress,
     arm_line,
     best_words,
+    clock_line,
     estimate_figures,
     evaluation_figures,
     promotion_line,
@@ -43,7 +45,7 @@ from teacher.students import MakePool, Students, check_students, promote, round_
 from teacher.summary import TrainSummary, differences, summarise
 from teacher.tracking import Tracker
 from teacher.workshop import Workshop, taught
-from teacher.writer import load_teacher
+from teacher.writers import Writers, check_writer
 
 
 def train_teacher(
@@ -68,6 +70,7 @@ def train_teacher(
     """
     check_documents(config, train, heldout)
     check_students(config)
+    check_writer(config)
     external_questions(config)
     if config.reward.retention_texts:
         read_texts(config.reward.retention_texts)
@@ -76,10 +79,15 @@ def train_teacher(
     students = Students(config, make_pool)
     claim_run(config, data_hash(config, train, heldout))
     started = time.perf_counter()
-    with Journal(config.run.dir) as journal, Tracker(config, journal) as tracker:
+    with (
+        closing(students),
+        Journal(config.run.dir) as journal,
+        Tracker(config, journal) as tracker,
+        Writers(config) as writers,
+    ):
         for note in journal.notes:
             progress(note)
-        shop = Workshop(config, train, heldout, students, journal, tracker, progress)
+        shop = Workshop(config, train, heldout, students, writers, journal, tracker, progress)
         loop = TeacherLoop(config, training, validation, heldout, shop)
         loop.pilot()
         for arm in ("raw", "untrained") if heldout else ():
@@ -140,29 +148,38 @@ class TeacherLoop:
         shop, start = self.shop, checkpoint_of(self.config.run.dir, round - 1)
         shop.rewards.pools = shop.students.use(round_bases(self.config, start))
         documents = round_documents(self.config, self.train, round)
-        writer = load_teacher(self.config, start, train=True)
+        shop.clock.restart()
         optimizer = None
         scored: list[tuple[list[list[Rewrite]], list[list[Reward]]]] = []
 
-        def score(step: int, groups: list[list[Rewrite]]) -> list[list[Reward]]:
-            rewards = self._score(round, (round - 1) * self.steps_per_round + step, groups)
-            scored.append((groups, rewards))
-            return rewards
+        def score(step: int, batches: Iterable[list[list[Rewrite]]]) -> tuple[list[list[Rewrite]], list[list[Reward]]]:
+            scored.append(self._score(round, (round - 1) * self.steps_per_round + step, batches))
+            return scored[-1]
 
+        if not shop.writers.on_server:
+            shop.writers.trainable(round - 1)  # the one that samples is the one that is trained
         match self.config.rl.algorithm:
             case "rest_em" | "dpo" as algorithm:
-                lessons, explore = self.config.rl.group_size, explore_share(self.config, round)
-                groups = shop.sample(f"round-{round:04d}", writer, documents, lessons, round, explore)
-                rewards = score(1, groups)
+                batches = shop.sample_batches(round, documents, explore_share(self.config, round))
+                groups, rewards = score(1, batches)
+                writer = shop.writers.trainable(round - 1)
                 update = rest_em.update if algorithm == "rest_em" else dpo.update
-                metrics = update(self.config, round, writer, groups, rewards)
+                with shop.clock("update"):
+                    metrics = update(self.config, round, writer, groups, rewards)
             case "grpo":
-                metrics, optimizer = grpo.train_round(self.config, round, writer, documents, shop.gates, score, start)
+                writer = shop.writers.trainable(round - 1)
+                with shop.clock("update"):
+                    metrics, optimizer = grpo.train_round(
+                        self.config, round, writer, documents, shop.gates,
+                        lambda step, groups: score(step, [groups])[1], start, shop.clock,
+                    )  # fmt: skip
         if self.config.rl.promotion_threshold is not None:
             accepted = [rewrite for part in scored for rewrite in rest_em.accepted(self.config, *part)]
             write_rewrites(self._accepted(round), [accepted])
-        shop.log("update", round, metrics)
+        shop.log("update", round, metrics | (spent := shop.clock.figures()))
+        self.progress(clock_line(f"round {round}/{self.config.rl.rounds}", spent))
         save_checkpoint(self.config.run.dir, round, writer, optimizer)
+        shop.writers.release()
 
     @property
     def steps_per_round(self) -> int:
@@ -187,7 +204,7 @@ class TeacherLoop:
         if ("pilot", 0) not in shop.history.lines:
             asked, explore = shop.rewards.students, explore_share(self.config, 1)
             documents = round_documents(self.config, self.train, 1)[:PILOT_DOCUMENTS]
-            groups = shop.sample("pilot", shop.writer, documents, self.config.rl.group_size, "pilot", explore)
+            groups = shop.sample("pilot", 0, documents, self.config.rl.group_size, "pilot", explore)
             found = shop.rewards.reliability_of(groups, PILOT_REPEATS)
             shop.log("pilot", 0, pilot_figures(self.config, found), asked=asked)
         self.progress(check_pilot(self.config, shop.history.lines["pilot", 0]))
@@ -203,9 +220,7 @@ class TeacherLoop:
         if not self.validation or ("validation", round) in shop.history.lines:
             return
         asked = shop.rewards.students
-        groups = shop.sample(
-            f"validation-{round:04d}", shop.teacher(round), self.validation, 1, "validation", evaluate=True
-        )
+        groups = shop.sample(f"validation-{round:04d}", round, self.validation, 1, "validation", evaluate=True)
         found = shop.examine(self.validation, taught(groups), "validation", "reward")
         figures = evaluation_figures(found) | share_figures(groups) | {"documents": len(self.validation)}
         bases = round_bases(self.config, None)
@@ -240,7 +255,7 @@ class TeacherLoop:
         texts = {document.id: [document.text] for document in self.heldout}
         if arm != "raw":
             # The same random numbers sample the untrained and the trained teacher.
-            groups = shop.sample(f"heldout-{arm}", shop.teacher(round), self.heldout, 1, 0, evaluate=True)
+            groups = shop.sample(f"heldout-{arm}", round, self.heldout, 1, 0, evaluate=True)
             texts = taught(groups)
         asked = shop.rewards.students
         found = self.arms[arm] = shop.examine(self.heldout, texts, "heldout", "heldout")
@@ -257,14 +272,24 @@ class TeacherLoop:
             figures |= estimate_figures(name, found)
         self.shop.tracker.log("difference", self.best, figures)
 
-    def _score(self, round: int, step: int, groups: list[list[Rewrite]]) -> list[list[Reward]]:
-        shop, started, asked = self.shop, time.perf_counter(), self.shop.rewards.students
-        rewards = shop.rewards.score(groups)
-        seconds = time.perf_counter() - started
+    def _score(
+        self, round: int, step: int, batches: Iterable[list[list[Rewrite]]]
+    ) -> tuple[list[list[Rewrite]], list[list[Reward]]]:
+        """All groups of the batches, as they came, and their rewards."""
+        shop, before, asked = self.shop, self.shop.clock.seconds("students"), self.shop.rewards.students
+        groups: list[list[Rewrite]] = []
+
+        def kept() -> Iterator[list[list[Rewrite]]]:
+            for batch in batches:
+                groups.extend(batch)
+                yield batch
+
+        rewards = shop.rewards.score_batches(kept())
+        seconds = shop.clock.seconds("students") - before
         metrics = step_metrics(groups, rewards, self.config)
         if self.config.reward.repeats == 1 and (step - 1) % self.steps_per_round == 0:
             metrics |= {"reward/reliability": shop.rewards.probe(groups).reliability}
-        metrics |= {"students_per_second": (shop.rewards.students - asked) / seconds, "seconds": seconds}
+        metrics |= {"students_per_second": (shop.rewards.students - asked) / max(seconds, 1e-9), "seconds": seconds}
         shop.log_rewrites(groups, rewards, arm="train", round=round, step=step)
         metrics = shop.log("step", round, metrics, asked=asked, step=step)
         first = shop.history.first_step
@@ -275,7 +300,7 @@ class TeacherLoop:
         self.progress(step_line(f"round {round}/{rounds} step {(step - 1) % steps + 1}/{steps}", metrics, left))
         if alarm is not None:
             self.progress(f"warning: {alarm}")
-        return rewards
+        return groups, rewards
 
     def _patience_is_over(self, round: int) -> bool:
         patience = self.config.rl.patience

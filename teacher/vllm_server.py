@@ -32,12 +32,16 @@ STATE = "NOTEWRIGHT_VLLM_STATE"
 """Environment variable by which processes find the server: the path of its state file."""
 MARK = "NOTEWRIGHT_VLLM_FOLDER"
 """In the environment of the server and all that it starts: its folder."""
+STATE_FILE = "server.json"
+"""In a server's folder."""
 GUARD = Path(__file__).with_name("guard.py")
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM reserves room for."""
 POLL_SECONDS = 0.5
 SILENT_SECONDS = 60.0
 """A server whose health check fails for so long is killed."""
+ADAPTER_SECONDS = 120.0
+"""Longest time that loading an adapter may take."""
 CACHE_SHARE = 0.25
 """Of the free memory, for the cache of keys and values on a CPU; vLLM by itself takes nearly all."""
 
@@ -110,10 +114,12 @@ def state_file(config: Config, checkpoint: Path | None, folder: Path) -> Path:
 class VllmServer:
     """One server, and the thread that starts it and looks after it."""
 
-    def __init__(self, config: Config, checkpoint: Path | None, folder: Path) -> None:
+    def __init__(self, config: Config, checkpoint: Path | None, folder: Path, *, lora_rank: int | None = None) -> None:
+        """`lora_rank` makes room for adapters of that rank, which `load` brings while the server runs."""
         self.config, self.folder = config, folder.absolute()
-        self.path, self.log = self.folder / "server.json", self.folder / "vllm.log"
-        self.serves, self.model = arguments(config, checkpoint)
+        self.path, self.log = self.folder / STATE_FILE, self.folder / "vllm.log"
+        self.serves, self.model = arguments(config, checkpoint, lora_rank)
+        self._adapter: tuple[str, Path] | None = None
         self._python = find_vllm()
         self._up, self._ended, self._stopping = threading.Event(), threading.Event(), threading.Event()
         self._failed: str | None = None
@@ -133,6 +139,26 @@ class VllmServer:
         if self._thread.ident is not None:
             self._thread.join()
         self.path.unlink(missing_ok=True)
+
+    def load(self, name: str, adapter: Path) -> None:
+        """Serves this adapter folder under `name`, in the place of the one before it, also after a restart.
+
+        Raises RunError where the server refuses it or is gone for good.
+        """
+        if self._adapter == (name, adapter):
+            return
+        before, self._adapter = self._adapter, (name, adapter)
+        with httpx.Client(timeout=5, trust_env=False) as client:
+            while True:
+                url = read_state(self.path).url
+                try:
+                    if (refused := load_adapter(client, url, name, adapter)) is not None:
+                        raise RunError(f"vLLM does not load the adapter {adapter}: {refused}; its log is {self.log}")
+                    if before is not None:
+                        client.post(f"{url}/unload_lora_adapter", json={"lora_name": before[0]})
+                    return
+                except httpx.TransportError:  # it starts again, and loads the adapter by itself
+                    time.sleep(POLL_SECONDS)
 
     def _keep(self) -> None:
         """The thread's work. The kernel ends the guard with the thread that started it, so all starts are made here."""
@@ -186,6 +212,8 @@ class VllmServer:
                 if is_healthy(client, url):
                     well = now
                     if not answered:
+                        if self._adapter is not None and (why := _loaded(client, url, *self._adapter)) is not None:
+                            return why
                         answered = True
                         self._write_state(f"{url}/v1", None)
                         self._up.set()
@@ -201,6 +229,8 @@ class VllmServer:
 
     def _environment(self) -> dict[str, str]:
         given = {MARK: str(self.folder), "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+        if "--enable-lora" in self.serves:
+            given["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         if pick_device("auto").type == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             gigabytes = int(psutil.virtual_memory().available * CACHE_SHARE / 2**30)
             given["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, gigabytes))
@@ -224,8 +254,21 @@ class VllmServer:
         return " | ".join(line[-300:] for line in [*causes[-1:], *lines[-2:]]) or "it logged nothing"
 
 
-def arguments(config: Config, checkpoint: Path | None) -> tuple[tuple[str, ...], str]:
-    """The arguments of `vllm serve`, without host and port, and the name of the model to ask for."""
+def load_adapter(client: httpx.Client, url: str, name: str, adapter: Path) -> str | None:
+    """Brings an adapter folder to a running server; why it would not take it, None where it did or has it already.
+
+    A new name for new weights: cached prefixes of a name stay those of its first weights. Raises httpx.TransportError.
+    """
+    body = {"lora_name": name, "lora_path": str(adapter.absolute())}
+    reply = client.post(f"{url}/load_lora_adapter", json=body, timeout=ADAPTER_SECONDS)
+    if reply.status_code == httpx.codes.OK or "already been loaded" in reply.text:
+        return None
+    return f"HTTP {reply.status_code}: {' '.join(reply.text.split())[:300]}"
+
+
+def arguments(config: Config, checkpoint: Path | None, lora_rank: int | None = None) -> tuple[tuple[str, ...], str]:
+    """The arguments of `vllm serve`, without host and port, and the name of the model to ask for. `lora_rank` is that
+    of adapters that will be loaded later."""
     teacher, settings = config.teacher, config.serving
     adapter = checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
     model = teacher.model if checkpoint is None or adapter else str(checkpoint.absolute())
@@ -243,9 +286,11 @@ def arguments(config: Config, checkpoint: Path | None) -> tuple[tuple[str, ...],
         given += ["--speculative-config", json.dumps(guess)]
     if adapter:
         assert checkpoint is not None
-        rank = json.loads((checkpoint / "adapter_config.json").read_bytes())["r"]
-        room = next((size for size in LORA_RANKS if size >= rank), rank)
-        given += ["--enable-lora", "--max-lora-rank", str(room), "--lora-modules", f"teacher={checkpoint.absolute()}"]
+        lora_rank = json.loads((checkpoint / "adapter_config.json").read_bytes())["r"]
+        given += ["--lora-modules", f"teacher={checkpoint.absolute()}"]
+    if lora_rank is not None:
+        room = next((size for size in LORA_RANKS if size >= lora_rank), lora_rank)
+        given += ["--enable-lora", "--max-lora-rank", str(room)]
     return (*given, *settings.arguments), "teacher" if adapter else "base"
 
 
@@ -269,6 +314,15 @@ def is_healthy(client: httpx.Client, url: str) -> bool:
         return client.get(f"{url}/health").status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
+
+
+def _loaded(client: httpx.Client, url: str, name: str, adapter: Path) -> str | None:
+    """As `load_adapter`, for a server that has just started: it may die of it."""
+    try:
+        refused = load_adapter(client, f"{url}/v1", name, adapter)
+    except httpx.TransportError as error:
+        refused = type(error).__name__
+    return None if refused is None else f"it does not load the adapter {adapter}: {refused}"
 
 
 def _free_port() -> int:

@@ -1,12 +1,14 @@
 """What a run works with: the teacher that samples, the students that learn, and the journal that keeps all of it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from configs.schema import Config
 from student.records import Document, Split
-from teacher.checkpoints import checkpoint_of
+from teacher.clock import Clock, ahead
+from teacher.documents import sampled_together
 from teacher.estimates import Evaluation
 from teacher.exams import document_questions, external_questions
 from teacher.gates import Gate, build_gates
@@ -20,7 +22,7 @@ from teacher.sampling import sample_rewrites
 from teacher.student_runs import stable_seed
 from teacher.students import Students, starting_bases
 from teacher.tracking import Tracker
-from teacher.writer import TransformersWriter, load_teacher
+from teacher.writers import Writers
 
 EVALUATION_STUDENTS = 2
 """Students a batch of evaluated documents, with different seeds; more where `reward.repeats` says so."""
@@ -35,57 +37,80 @@ class Workshop:
         documents: Sequence[Document],
         heldout: Sequence[Document],
         students: Students,
+        writers: Writers,
         journal: Journal,
         tracker: Tracker,
         progress: Progress,
     ) -> None:
-        self.config, self.students, self.journal, self.tracker, self.progress = (
-            config, students, journal, tracker, progress,
+        self.config, self.students, self.writers, self.journal, self.tracker, self.progress = (
+            config, students, writers, journal, tracker, progress,
         )  # fmt: skip
         self.history = History(config.run.dir, journal)
-        self.writer = load_teacher(config)
-        """The untrained teacher."""
-        count_tokens = self.writer.count_tokens
+        self.clock = Clock()
+        """Of the present round."""
+        count_tokens = writers.untrained.count_tokens
         benchmark = document_questions(config)
         self.rewards = RewardModel(
-            config, students.pools, benchmark, [*documents, *heldout], journal, count_tokens, self._students_line
-        )
+            config, students.pools, benchmark, [*documents, *heldout], journal, count_tokens, self._students_line,
+            self.clock,
+        )  # fmt: skip
         items = [question for document in heldout for question in self.rewards.exam(document, "heldout").questions]
         items += [question for question in external_questions(config) if question.split == "heldout"]
-        self.gates: list[Gate] = build_gates(config, self.writer.tokenizer, items, count_tokens)
+        self.gates: list[Gate] = build_gates(config, writers.untrained.tokenizer, items, count_tokens)
         self._last_line = time.perf_counter()
-
-    def teacher(self, round: int) -> TransformersWriter:
-        """The teacher after `round`, to sample from."""
-        return load_teacher(self.config, checkpoint_of(self.config.run.dir, round)) if round else self.writer
 
     def sample(
         self,
         name: str,
-        writer: TransformersWriter,
+        round: int,
         documents: Sequence[Document],
         lessons: int,
         stream: object,
         explore: float = 0.0,
         *,
+        first: int = 0,
         evaluate: bool = False,
     ) -> list[list[Rewrite]]:
-        """Gated rewrites for `lessons` lessons a document, from `journal/samples/<name>.json` where an earlier attempt
-        got that far; `stream` names the random numbers. `evaluate` samples at `teacher.evaluation_temperature`."""
-        path = self.journal.dir / "samples" / f"{name}.json"
+        """Gated rewrites for `lessons` lessons a document by the teacher of `round`, from `journal/samples/<name>.json`
+        where an earlier attempt got that far; `stream` names the random numbers, and `first` documents of it came
+        before. `evaluate` samples at `teacher.evaluation_temperature`."""
+        path = self._samples(name)
         if not path.is_file():
+            writer = self.writers.of(round)
             together = self.config.rl.rewrites_per_lesson
             seed = stable_seed(self.config.run.seed, "sample", stream)
             settings = self.config.teacher
             if evaluate and settings.evaluation_temperature is not None:
                 settings = settings.model_copy(update={"temperature": settings.evaluation_temperature})
-                writer = TransformersWriter(writer.model, writer.tokenizer, settings)
-            groups = sample_rewrites(
-                writer, writer.tokenizer, settings, documents, lessons * together, seed, self.gates,
-                writer.max_prompt_tokens, explore=explore, rewrites_per_lesson=together,
-            )  # fmt: skip
+                writer = writer.at(settings)
+            with self.clock("sample"):
+                groups = sample_rewrites(
+                    writer, writer.tokenizer, settings, documents, lessons * together, seed, self.gates,
+                    writer.max_prompt_tokens, explore=explore, rewrites_per_lesson=together, first=first,
+                )  # fmt: skip
             write_rewrites(path, groups)
         return read_rewrites(path)
+
+    def sample_batches(
+        self, round: int, documents: Sequence[Document], explore: float
+    ) -> Iterator[list[list[Rewrite]]]:
+        """The rewrites that `round` is to learn from, by the teacher of the round before, batch by batch: while one is
+        worked on the next is sampled, where writer or students run outside this process.
+
+        A batch has its own random numbers and its own file, so that its rewrites are the same whoever samples when.
+        """
+        name, batches = f"round-{round:04d}", sampled_together(self.config, len(documents))
+
+        def task(number: int, batch: range) -> Callable[[], list[list[Rewrite]]]:
+            place = (f"{name}-{number:03d}", (round, number)) if number else (name, round)
+            return lambda: self.sample(
+                place[0], round - 1, documents[batch.start : batch.stop], self.config.rl.group_size, place[1], explore,
+                first=batch.start,
+            )  # fmt: skip
+
+        tasks = [task(number, batch) for number, batch in enumerate(batches)]
+        apart = self.writers.on_server or self.config.student.pool != "inline"
+        return ahead(tasks, overlap=apart and len(tasks) > 1)
 
     def examine(
         self,
@@ -125,6 +150,9 @@ class Workshop:
         self.tracker.log(kind, round, figures, step=step)
         self.journal.sync()
         return figures
+
+    def _samples(self, name: str) -> Path:
+        return self.journal.dir / "samples" / f"{name}.json"
 
     def _students_line(self, done: int, total: int) -> None:
         now = time.perf_counter()

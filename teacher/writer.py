@@ -42,6 +42,10 @@ class TransformersWriter:
         ends = {*(declared if isinstance(declared, list) else [declared]), self.tokenizer.eos_token_id}
         return {int(end) for end in ends if end is not None}
 
+    def at(self, settings: Teacher) -> "TransformersWriter":
+        """The same teacher, sampled from under other settings."""
+        return TransformersWriter(self.model, self.tokenizer, settings)
+
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 

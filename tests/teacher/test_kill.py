@@ -36,12 +36,13 @@ def kill_at(owner, name, count):
     setattr(owner, name, killing)
 
 class Noting:
-    # Notes whom it trained, beside the run.
-    def examine(self, jobs):
-        outcomes = super().examine(jobs)
-        with config.run.dir.with_suffix(".students").open("a") as file:
-            file.write("".join(outcome_key(self.fingerprint, job) + " " for job in jobs))
-        return outcomes
+    # Notes whom it trained, once that is kept, beside the run.
+    def examine(self, jobs, on_done):
+        def note(found):
+            on_done(found)
+            with config.run.dir.with_suffix(".students").open("a") as file:
+                file.write("".join(outcome_key(self.fingerprint, jobs[place]) + " " for place in found))
+        return super().examine(jobs, note)
 
 class Gold(Noting, doubles.GoldPool):
     def __init__(self, settings):
@@ -76,9 +77,9 @@ for attempt in sys.argv[2:]:
 def what_is_left(run_dir):
     """Metrics without times, rewrites, the weights of teacher and promoted students, and the students that were trained
     and kept."""
-    timed = {"time", "seconds", "students_per_second"}
+    timed = ("time", "seconds", "students_per_second", "idle_share")
     metrics = read_json_lines(run_dir / "journal" / "metrics.jsonl")
-    lines = [{k: v for k, v in line.items() if k not in timed} for line in metrics]
+    lines = [{k: v for k, v in line.items() if not k.startswith(timed)} for line in metrics]
     weights = {
         str(path.parent.relative_to(run_dir)): path.read_bytes()
         for folder in ("teacher", "student")
