@@ -1,105 +1,213 @@
-"""The report's plots: matplotlib figures as inline SVG whose text and axes take the page's colour, light or dark.
+"""The report's kinds of plots. Each takes figures with their intervals and gives an inline SVG; see `svg`."""
 
-Colours are Okabe and Ito's, told apart by people with any common colour blindness.
-"""
-
-import io
-import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
+from markupsafe import Markup
 
-matplotlib.use("Agg")
-from matplotlib.figure import Figure
+from curation.report.svg import INK, PAGE, SERIES, STYLE, Canvas, colour, dash, marker
 
-PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#999999"]
-INK = "#123456"
-"""Stands for the page's text colour until the SVG is written."""
-
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "notewright",
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
-
-Line = tuple[Sequence[float], Sequence[float | None]]
-Interval = tuple[float, float, float]
-"""Mean, low, high."""
+Interval = tuple[float, float | None, float | None]
+"""Mean, low, high; bounds are None where the data make none possible."""
 
 
-def _figure(width: float = 6.4, height: float = 3.4) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    axes.grid(axis="y", alpha=0.2, color=INK)
-    return figure, axes
+class Curve(NamedTuple):
+    """Points in the order of x; None is a gap."""
+
+    x: Sequence[float]
+    y: Sequence[Interval | None]
 
 
-def _svg(figure: Figure, label: str) -> str:
-    with io.StringIO() as out:
-        figure.savefig(out, format="svg", metadata={"Date": None})
-        svg = out.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+class Row(NamedTuple):
+    """A line of a forest plot; `accent` draws it in the first colour, others are ink."""
+
+    name: str
+    value: Interval
+    accent: bool = False
 
 
-def curve_with_interval(x: Sequence[float], intervals: Sequence[Interval], *, xlabel: str, ylabel: str) -> str:
-    """One curve with its 95% band."""
+def spoken(value: Interval, digits: int = 2, sign: str = "") -> str:
+    """`1.25 [0.88, 1.50]`."""
+    mean, low, high = value
+    found = f"{mean:{sign}.{digits}f}"
+    if low is not None and high is not None:
+        found += f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+    return found.replace("-", "\N{MINUS SIGN}")
+
+
+def plain(values: Sequence[float | None]) -> list[Interval | None]:
+    """Values without intervals."""
+    return [None if value is None else (value, None, None) for value in values]
+
+
+def curves(
+    name: str,
+    title: str,
+    series: Mapping[str, Curve],
+    *,
+    xlabel: str,
+    ylabel: str,
+    digits: int = 2,
+    share: bool = False,
+    log_x: bool = False,
+    floor: float | None = None,
+    mark: tuple[float, str] | None = None,
+) -> Markup:
+    """Curves with 95% bands, a whisker where a point stands alone. `share` fixes the axis to 0 ... 1, `floor` lets it
+    begin there, `mark` points out a place on the x axis with a word."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure()
-        mean, low, high = zip(*intervals, strict=True)
-        axes.plot(x, mean, color=PALETTE[0], marker="o", markersize=4)
-        axes.fill_between(x, low, high, color=PALETTE[0], alpha=0.2, linewidth=0)
+        canvas = Canvas(height=3.0 + (0.18 * ((len(series) - 1) // 3 + 1) if len(series) > 1 else 0))
+        axes, said = canvas.axes, []
+        canvas.grid("y")
+        for n, (label, curve) in enumerate(series.items()):
+            points = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if y is not None]
+            if not points:
+                continue
+            xs, means = [x for x, _ in points], [y[0] for _, y in points]
+            axes.plot(xs, means, dash(n), marker=marker(n), color=colour(n), label=label, zorder=3)
+            _bands(axes, points, n)
+            for x, y in points:
+                canvas.tip(x, y[0], f"{label}, {xlabel} {x:g}: {spoken(y, digits)}")
+            first, last = points[0], points[-1]
+            said.append(
+                f"{label}: {spoken(first[1], digits)} at {xlabel} {first[0]:g}"
+                + (f", {spoken(last[1], digits)} at {last[0]:g}" if len(points) > 1 else "")
+            )
+        if log_x:
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        if share:
+            axes.set_ylim(-0.02, 1.02)
+        elif floor is not None:
+            top = max((y[0] for curve in series.values() for y in curve.y if y is not None), default=1.0)
+            axes.set_ylim(floor, floor + 1.15 * max(top - floor, 1e-9))
+        if mark is not None:
+            axes.axvline(mark[0], color=INK, linewidth=0.8, alpha=0.5, linestyle=(0, (2, 3)))
+            axes.annotate(
+                mark[1], (mark[0], 1), xycoords=("data", "axes fraction"), xytext=(0, 2), textcoords="offset points",
+                ha="center", fontsize=8.5,
+            )  # fmt: skip
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        return _svg(figure, ylabel)
+        if len(series) > 1:
+            canvas.legend()
+        return canvas.svg(name, title, "; ".join(said))
 
 
-def lines(series: Mapping[str, Line], *, xlabel: str, ylabel: str, ylim: tuple[float, float] | None = None) -> str:
-    """Several curves with a legend; None in a curve is a gap."""
+def _bands(axes: Any, points: Sequence[tuple[float, Interval]], n: int) -> None:
+    bounded = [(x, y[1], y[2]) for x, y in points if y[1] is not None and y[2] is not None]
+    if len(bounded) > 1:
+        x, low, high = zip(*bounded, strict=True)
+        axes.fill_between(x, low, high, color=colour(n), alpha=0.18, linewidth=0, zorder=2)
+    elif bounded:
+        axes.vlines(*bounded[0], color=colour(n), linewidth=1.4, zorder=2)
+
+
+def stacked(
+    name: str, title: str, x: Sequence[int], shares: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str
+) -> Markup:
+    """A bar of shares a step, the series one upon the other in their order."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure()
-        for (name, (x, y)), colour in zip(series.items(), PALETTE * 4, strict=False):
-            values = [math.nan if value is None else value for value in y]
-            axes.plot(x, values, label=name, color=colour, marker="o", markersize=4)
-        axes.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
+        canvas = Canvas(height=3.0 + 0.18 * ((len(shares) - 1) // 3 + 1))
+        axes, floor, said = canvas.axes, [0.0] * len(x), []
+        width = 0.8 if len(x) < 20 else 1.0
+        for n, (label, values) in enumerate(shares.items()):
+            axes.bar(x, values, width, floor, label=label, color=colour(n), edgecolor=PAGE, linewidth=0.6)
+            for at, value, base in zip(x, values, floor, strict=True):
+                if value >= 0.04:
+                    canvas.tip(at, base + value / 2, f"{label}, {xlabel} {at}: {value:.0%}")
+            floor = [base + value for base, value in zip(floor, values, strict=True)]
+            said.append(f"{label}: {values[0]:.0%} at first, {values[-1]:.0%} at last")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
-        return _svg(figure, ylabel)
+        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.001))
+        canvas.legend()
+        return canvas.svg(name, title, "; ".join(said))
 
 
-def bars_with_interval(values: Mapping[str, Interval], *, xlabel: str) -> str:
-    """Horizontal points with 95% whiskers, one row a name."""
+def forest(
+    name: str, title: str, rows: Sequence[Row], *, xlabel: str, digits: int = 2, sign: str = "", share: bool = False
+) -> Markup:
+    """A point with its whisker a row, the figures beside; a line at zero, or `share` for an axis from 0 to 1."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(height=0.9 + 0.5 * len(values))
-        for row, ((name, (mean, low, high)), colour) in enumerate(zip(values.items(), PALETTE * 4, strict=False)):
-            whisker = [[mean - low], [high - mean]]
-            axes.errorbar(mean, row, xerr=whisker, fmt="o", color=colour, capsize=4, label=name, markersize=7)
-        axes.set_yticks(range(len(values)), list(values))
+        names = [textwrap.fill(row.name, 26) for row in rows]
+        canvas = Canvas(height=0.75 + sum(0.16 + 0.15 * (wrapped.count("\n") + 1) for wrapped in names))
+        axes = canvas.axes
+        canvas.grid("x")
+        if share:
+            axes.set_xlim(-0.02, 1.02)
+        else:
+            axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
+        for y, row in enumerate(rows):
+            mean, low, high = row.value
+            shade = SERIES[0] if row.accent else INK
+            if low is not None and high is not None:
+                axes.hlines(y, low, high, color=shade, linewidth=2.2 if row.accent else 1.4)
+            axes.plot(mean, y, "D" if row.accent else "o", color=shade, markersize=6.5 if row.accent else 5.5)
+            figures = spoken(row.value, digits, sign)
+            canvas.tip(mean, y, f"{row.name}: {figures}")
+            axes.text(1.02, y, figures, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5)
+        axes.set_yticks(range(len(rows)), names)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+        said = "; ".join(f"{row.name}: {spoken(row.value, digits, sign)}" for row in rows)
+        return canvas.svg(name, title, said)
+
+
+def bars(name: str, title: str, values: Mapping[str, float], *, xlabel: str) -> Markup:
+    """Plain horizontal bars with their figures at the end."""
+    with matplotlib.rc_context(STYLE):
+        canvas = Canvas(height=0.75 + 0.3 * len(values))
+        axes = canvas.axes
+        drawn = axes.barh([textwrap.fill(label, 26) for label in values], list(values.values()), 0.6, color=SERIES[0])
+        axes.bar_label(drawn, fmt="{:g}", padding=4, fontsize=8.5)
+        axes.margins(x=0.12)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
-        axes.grid(axis="y", visible=False)
-        axes.grid(axis="x", alpha=0.2, color=INK)
-        axes.axvline(0, color=INK, linewidth=0.8, alpha=0.5)
-        return _svg(figure, xlabel)
+        return canvas.svg(name, title, "; ".join(f"{label}: {value:g}" for label, value in values.items()))
 
 
-def bars(values: Mapping[str, float], *, xlabel: str) -> str:
-    """Plain horizontal bars."""
+def heatmap(
+    name: str,
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Sequence[Sequence[Interval | None]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    pale: Sequence[tuple[int, int]] = (),
+) -> Markup:
+    """Shares 0 ... 1 as shaded cells with the figure in each; `pale` cells (row, column) have their figure in italics.
+
+    A shade is the first colour thinned by the value, so that the ink stays readable upon it, light or dark.
+    """
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(height=0.9 + 0.35 * len(values))
-        axes.barh(list(values), list(values.values()), color=PALETTE[0])
-        axes.invert_yaxis()
-        axes.set(xlabel=xlabel)
-        axes.grid(axis="y", visible=False)
-        return _svg(figure, xlabel)
+        canvas = Canvas(height=0.9 + 0.3 * len(rows), width=5.2)
+        axes, said = canvas.axes, []
+        for r, row in enumerate(values):
+            for c, value in enumerate(row):
+                if value is None:
+                    continue
+                shade = 0.04 + 0.58 * min(1.0, max(0.0, value[0]))
+                box = matplotlib.patches.Rectangle((c - 0.48, r - 0.46), 0.96, 0.92, color=SERIES[0], alpha=shade, lw=0)
+                axes.add_patch(box)
+                faint = (r, c) in pale
+                axes.text(
+                    c, r, f"{value[0]:.2f}", ha="center", va="center", fontsize=8.5,
+                    fontstyle="italic" if faint else "normal", alpha=0.75 if faint else 1.0,
+                )  # fmt: skip
+                canvas.tip(c, r, f"{rows[r]}, {columns[c]}: {spoken(value)}")
+            filled = [f"{columns[c]} {value[0]:.2f}" for c, value in enumerate(row) if value is not None]
+            said.append(f"{rows[r]}: {', '.join(filled)}")
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel, ylabel=ylabel)
+        return canvas.svg(name, title, "; ".join(said))

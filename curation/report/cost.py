@@ -1,0 +1,105 @@
+"""What a run cost, what it was set to, and what it ran on."""
+
+import importlib.metadata
+import json
+import platform
+import sqlite3
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from configs.load import config_difference
+from configs.schema import Config
+from curation.evaluation.records import EvaluationResult
+from curation.report.parts import Table, count
+from curation.report.training import Training
+from teacher.history import COSTS
+from teacher.lines import duration
+
+PACKAGES = ("notewright", "torch", "transformers", "trl", "peft", "datasets", "datatrove")
+
+
+class Taught(NamedTuple):
+    """What the students of the reward cache were taught."""
+
+    students: int
+    tokens: int
+    steps: int
+
+
+def cost_table(run: Training, evaluation: EvaluationResult | None, run_dir: Path) -> Table:
+    """Student runs, tokens and seconds."""
+    rows: list[list[str]] = []
+    if run.metrics:
+        by_kind = {kind: sum(line.get("students", 0) for line in run.kind(kind)) for kind in COSTS}
+        parts = ", ".join(f"{count(n)} {WHAT_FOR[kind]}" for kind, n in by_kind.items() if n)
+        total = max((line.get("students_total", 0) for line in run.metrics), default=0)
+        rows.append(["student runs of training", count(total), parts])
+        held = sum(line.get("students", 0) for line in run.heldout.values())
+        if held:
+            rows.append(["student runs of the held-out arms", count(held), ""])
+        taught = taught_tokens(run_dir / "journal" / "outcomes.sqlite")
+        if taught is not None and taught.students:
+            words = f"{count(taught.students)} students in the reward cache, {count(taught.steps)} optimiser steps"
+            rows.append(["lesson tokens of all students", count(taught.tokens), words])
+        scoring = sum(line.get("seconds", 0.0) for line in run.kind("step"))
+        updating = sum(line.get("seconds", 0.0) for line in run.kind("update"))
+        times = [line["time"] for line in run.metrics if "time" in line]
+        rows += [
+            ["scoring rewards", duration(scoring), "seconds of students, over all steps"],
+            ["updating the teacher", duration(updating), ""],
+            ["first to last line of the journal", duration(max(times) - min(times)), "interruptions counted in"],
+        ]
+    if evaluation is not None:
+        rows.append(["student runs of the evaluation", count(evaluation.student_runs), "over all calls"])
+        rows.append(["seconds of the evaluation", duration(evaluation.seconds), "of its last call"])
+    return Table(["", "", "of which"], rows, "lrw")
+
+
+WHAT_FOR = {"pilot": "for the pilot", "step": "for rewards", "validation": "for validation", "promotion": "promoted"}
+
+
+def taught_tokens(path: Path) -> Taught | None:
+    """Sums over the reward cache; None where there is none, or it cannot be read."""
+    if not path.is_file():
+        return None
+    metric = "coalesce(sum(json_extract(outcome, '$.metrics.{}')), 0)"
+    query = f"SELECT count(*), {metric.format('lesson_tokens')}, {metric.format('steps')} FROM outcomes"
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10) as db:
+            students, tokens, steps = db.execute(query).fetchone()
+    except sqlite3.Error:
+        return None
+    return Taught(students, round(tokens), round(steps))
+
+
+def settings_table(config: Config) -> Table:
+    """What the config sets otherwise than the defaults."""
+    rows = []
+    for line in config_difference(Config(), config):
+        name, _, values = line.partition(": ")
+        default, _, value = values.partition(" -> ")
+        rows.append([name, value, default])
+    return Table(["setting", "here", "default"], rows, "lww")
+
+
+def versions() -> dict[str, str]:
+    """Of the machine that wrote the page."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def manifest(config: Config) -> dict[str, Any] | None:
+    """The curated dataset's counts, where there is one."""
+    path = config.curation.output / "manifest.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    files = found["files"]
+    names = ("documents_in", "documents_out", "filtered", "quarantined", "failed")
+    counts = {name: sum(file[name] for file in files) for name in names}
+    return {"folder": str(config.curation.output), "files": len(files), **counts, "shards": found["shards"]}

@@ -1,0 +1,175 @@
+"""What evaluation.json says, in words: verdicts, key figures, tables of arms and of comparisons."""
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from curation.evaluation.records import Arm, Comparison, EvaluationResult, Figure, StudentResult
+from curation.report.parts import Kind, Table, Tile, Verdict, cell, count, number, shares
+from curation.report.plots import Interval, spoken
+
+UNIT = {"gain": "nats a token", "accuracy": "share of answers right"}
+KINDS: dict[str, Kind] = {"better": "better", "worse": "worse", "no detectable difference": "same"}
+OPENINGS: dict[Kind, str] = {
+    "better": "better than",
+    "worse": "worse than",
+    "same": "no detectable difference from",
+    "note": "",
+}
+
+
+def triple(figure: Figure | None) -> Interval | None:
+    """As the plots take it."""
+    return None if figure is None else (figure.mean, figure.low, figure.high)
+
+
+def verdicts(found: EvaluationResult) -> list[Verdict]:
+    """What stands after correction, a sentence a student and verdict, and the claims that the evaluation was made for.
+
+    The arm told of is the trained teacher's where there is one, else the reference.
+    """
+    said = []
+    for label, student in found.students.items():
+        about = "trained" if "trained" in student.arms else found.reference
+        by_kind: dict[Kind, list[str]] = {}
+        for comparison in about_arm(student.comparisons, about):
+            by_kind.setdefault(KINDS[comparison.verdict], []).append(_beside(comparison))
+        for kind in ("better", "worse", "same"):
+            if by_kind.get(kind):  # type: ignore[call-overload]
+                others = "; ".join(by_kind[kind])  # type: ignore[index]
+                words = f"{label}, taught with {_words(student, about)}: {OPENINGS[kind]} {others}."  # type: ignore[index]
+                said.append(Verdict(words, kind))  # type: ignore[arg-type]
+    comparisons = found.correction.families.get("together/gain", 0)
+    said.append(
+        Verdict(
+            f"Gain in nats a token on {found.documents} held-out documents, {found.seeds} students each, at equal"
+            f" tokens and steps. The intervals are 95% each by itself; the verdicts are corrected by Holm's method over"
+            f" {comparisons} comparisons: were nothing different, at most {found.correction.level:.0%} of such"
+            " evaluations would call anything so.",
+            "note",
+        )
+    )
+    return said
+
+
+def about_arm(comparisons: Sequence[Comparison], arm: str) -> list[Comparison]:
+    """Those of gain, many documents together, that the arm is part of; turned so that it comes first."""
+    found = []
+    for comparison in comparisons:
+        if comparison.measure != "gain" or comparison.setting != "together":
+            continue
+        if comparison.arm == arm:
+            found.append(comparison)
+        elif comparison.against == arm:
+            found.append(_turned(comparison))
+    return sorted(found, key=lambda comparison: -comparison.difference.mean)
+
+
+def _turned(comparison: Comparison) -> Comparison:
+    difference = comparison.difference
+    turned = difference.model_copy(
+        update={
+            "mean": -difference.mean,
+            "low": None if difference.high is None else -difference.high,
+            "high": None if difference.low is None else -difference.low,
+        }
+    )
+    verdict = {"better": "worse", "worse": "better"}.get(comparison.verdict, comparison.verdict)
+    names = {"arm": comparison.against, "against": comparison.arm}
+    return comparison.model_copy(update={**names, "difference": turned, "verdict": verdict})
+
+
+def _beside(comparison: Comparison) -> str:
+    difference = triple(comparison.difference)
+    assert difference is not None
+    found = f"{comparison.against} ({spoken(difference, 2, '+')}"
+    if comparison.verdict == "no detectable difference" and comparison.detectable is not None:
+        found += f"; {number(comparison.detectable)} would have been found"
+    return f"{found})"
+
+
+def _words(student: StudentResult, arm: str) -> str:
+    return f"{arm} ({words})" if (words := student.arms[arm].words) and words != arm else arm
+
+
+def tiles(found: EvaluationResult) -> list[Tile]:
+    """What to see first."""
+    said = []
+    for label, student in found.students.items():
+        arm = "trained" if "trained" in student.arms else found.reference
+        right = triple(student.arms[arm].together.accuracy)
+        if right is not None:
+            other = next((name for name in ("raw-repeated", "raw", found.reference) if name in student.arms), arm)
+            beside = triple(student.arms[other].together.accuracy)
+            detail = f"{other} {spoken(beside)}" if beside and other != arm else ""
+            said.append(Tile(f"answers right, {arm}, {label}", spoken(right), detail))
+    said.append(Tile("evaluated on", f"{found.documents} documents", f"{count(found.student_runs)} student runs"))
+    return said
+
+
+def intervals_of(found: EvaluationResult) -> str:
+    """What whiskers are, and n."""
+    batches = {
+        figure.clusters
+        for student in found.students.values()
+        for arm in student.arms.values()
+        if (figure := arm.together.gain) is not None
+    }
+    drawn = " or ".join(str(number) for number in sorted(batches))
+    return (
+        f"95% intervals over {drawn} batches of {found.documents_per_student} documents that share a student "
+        f"({found.documents} documents, {found.seeds} students each)"
+    )
+
+
+def arm_table(student: StudentResult) -> Table:
+    """What each arm taught and what came of it."""
+    benchmarks = list(dict.fromkeys(name for arm in student.arms.values() for name in arm.together.benchmarks))
+    rows: list[list[str | Markup]] = []
+    for name, arm in student.arms.items():
+        flag = "" if arm.equal_tokens else " †"
+        words = Markup("<b>{}</b>{}<br><small>{}</small>").format(name, flag, arm.words)
+        results = [
+            arm.together.gain,
+            arm.together.accuracy,
+            *(arm.together.benchmarks.get(name) for name in benchmarks),
+        ]
+        texts = [number(arm.lesson_tokens, 0), number(arm.texts, 1), count(arm.together.tokens), number(arm.overlap)]
+        rows.append([words, *(cell(triple(result)) for result in results), *texts, _written(arm)])
+    outside = [f"{benchmark}, gain" for benchmark in benchmarks]
+    head = ["arm", "gain", "answered right", *outside, "lesson tokens", "texts", "trained on", "overlap", "strategies"]
+    return Table(head, rows, "w" + "r" * (len(head) - 2) + "w")
+
+
+def _written(arm: Arm) -> Markup:
+    refused = f"{arm.rejected} refused" if arm.rejected else ""
+    failed = f"{arm.together.failed} students failed" if arm.together.failed else ""
+    parts = [shares(list(arm.strategies.items())), refused, failed]
+    return Markup("<small>{}</small>").format("; ".join(part for part in parts if part))
+
+
+def comparison_tables(student: StudentResult) -> list[Table]:
+    """One a setting and measure; that of the verdicts is open."""
+    tables = []
+    for setting, company in (("together", "many documents share a student"), ("single", "one document, one student")):
+        for measure, unit in UNIT.items():
+            ours = [one for one in student.comparisons if (one.setting, one.measure) == (setting, measure)]
+            if ours:
+                title = f"{measure.capitalize()} ({unit}), {company}"
+                head = ["pair", "difference", "p", "p, corrected", "detectable", "verdict"]
+                folded = (setting, measure) != ("together", "gain")
+                tables.append(Table(head, [_compared(one) for one in ours], "lrrrrl", title, folded))
+    return tables
+
+
+def _compared(one: Comparison) -> list[str | Markup]:
+    pair = Markup("<b>{}</b> − {}").format(one.arm, one.against)
+    verdict = Markup('<span class="{}">{}</span>').format(KINDS[one.verdict], one.verdict)
+    difference = cell(triple(one.difference), 2, "+")
+    return [pair, difference, _p(one.p), _p(one.p_corrected), number(one.detectable), verdict]
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"

@@ -1,0 +1,112 @@
+"""matplotlib figures as inline SVG that lives in the page.
+
+Its colours are the page's variables, light or dark, its text is the page's font, points tell their figures when pointed
+at, and a title and a description are there for who cannot see. Colours are Okabe and Ito's, told apart by people with
+any common colour blindness and darkened where a line of them would vanish on white; markers and dashes repeat what they
+say.
+"""
+
+import io
+import re
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup, escape
+
+matplotlib.use("Agg")
+from matplotlib.figure import Figure
+
+INK, PAGE = "#123456", "#fedcba"
+"""Stand for the page's text and background until the SVG is written."""
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#b0568c", "#b97d00", "#2e9bd6", "#7a4a1e", "#7a7f85")
+"""The page's variables `--s1` ... `--s8`: darker on white, lighter on black."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", "--", ":", "-.")
+
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "notewright",
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.7,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.markersize": 4.5,
+    "lines.linewidth": 1.6,
+}
+
+
+def colour(number: int) -> str:
+    """Of the series of that number."""
+    return SERIES[number % len(SERIES)]
+
+
+def marker(number: int) -> str:
+    """Of the series of that number."""
+    return MARKERS[number % len(MARKERS)]
+
+
+def dash(number: int) -> str:
+    """Another one where the colours come round again."""
+    return DASHES[number // len(SERIES) % len(DASHES)]
+
+
+class Canvas:
+    """One figure while it is drawn; `width` and `height` are inches, as wide as a phone can show at readable size."""
+
+    def __init__(self, width: float = 5.2, height: float = 3.0, panels: int = 1) -> None:
+        with matplotlib.rc_context(STYLE):
+            self.figure = Figure(figsize=(width, height), layout="constrained")
+            self.panels = self.figure.subplots(1, panels, squeeze=False, sharey=True)[0]
+        self.figure.patch.set_alpha(0)
+        for axes in self.panels:
+            axes.patch.set_alpha(0)
+        self.axes = self.panels[0]
+        self._tips: dict[str, str] = {}
+
+    def grid(self, axis: str) -> None:
+        for axes in self.panels:
+            axes.grid(axis=axis, alpha=0.18, color=INK, linewidth=0.6)
+
+    def tip(self, x: float, y: float, text: str, axes: Any = None) -> None:
+        """What is shown when the place is pointed at."""
+        name = f"tip{len(self._tips)}"
+        # Nearly clear, for a wholly clear one is not written.
+        (axes or self.axes).plot([x], [y], "o", markersize=13, color=INK, alpha=0.001, gid=name, zorder=9)
+        self._tips[name] = text
+
+    def legend(self, columns: int = 3, **options: Any) -> None:
+        """Below the axes, so that no curve loses width to it."""
+        self.figure.legend(loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.2, **options)
+
+    def svg(self, name: str, title: str, description: str) -> Markup:
+        """The figure; `name` makes its ids unique on the page."""
+        with matplotlib.rc_context(STYLE), io.StringIO() as out:
+            self.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+            drawn = out.getvalue()
+        drawn = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", drawn, flags=re.DOTALL)
+        view = re.search(r'viewBox="[^"]*"', drawn)
+        assert view, "matplotlib gives every figure a viewBox"
+        drawn = drawn[drawn.index(">", drawn.index("<svg")) + 1 :]
+        for id, text in self._tips.items():
+            drawn = drawn.replace(f'<g id="{id}">', f'<g id="{id}"><title>{escape(text)}</title>')
+        drawn = re.sub(r'( id="|url\(#|href="#)', rf"\1{name}-", drawn)
+        drawn = drawn.replace(INK, "currentColor").replace(PAGE, "var(--page)")
+        for number, hex in enumerate(SERIES, 1):
+            drawn = drawn.replace(hex, f"var(--s{number})")
+        head = (
+            f'<svg {view[0]} role="img" aria-labelledby="{name}-title {name}-desc" xmlns="http://www.w3.org/2000/svg"'
+            f' xmlns:xlink="http://www.w3.org/1999/xlink"><title id="{name}-title">{escape(title)}</title>'
+            f'<desc id="{name}-desc">{escape(description)}</desc>'
+        )
+        return Markup(head + re.sub(r"\n\s*", "\n", drawn))
