@@ -17,7 +17,7 @@ from configs.errors import RunError, UserError
 from curation.cli_arguments import ConfigFile, Overrides, load
 from curation.cli_bench import bench
 from curation.cli_evaluate import evaluate
-from curation.cli_look import plan, preview
+from curation.cli_look import doctor, plan, preview
 
 INTERRUPTED = 130
 
@@ -138,6 +138,7 @@ def warm_up(
 app.command()(evaluate)
 app.command()(preview)
 app.command()(plan)
+app.command()(doctor)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The verbs that look before a run: `preview` and `plan`. Neither writes anything."""
+"""The verbs that look before a run: `preview`, `plan` and `doctor`. None writes anything."""
 
 from typing import Annotated
 
@@ -56,3 +56,29 @@ def plan(
         print(json.dumps(plain(found), allow_nan=False))
     else:
         print_plan(found, stdout_console())
+
+
+def doctor(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
+) -> None:
+    """Whether this machine can run a config: devices, memory, versions, models, data, disk, Hub, vLLM, Ray, Slurm,
+    compiler; and what to change.
+
+    Exit code 0: nothing stands in the way (warnings may); 1: something has to be changed; 2: the config is wrong.
+
+    **Example:** `notewright doctor configs/qwen-0.5b-1gpu.yaml`
+    """
+    import json
+    from dataclasses import asdict
+
+    from curation.doctor import examine, exit_code, print_checks
+    from curation.terminal import stdout_console
+
+    checks = examine(load(config, overrides))
+    if as_json:
+        print(json.dumps({"checks": [asdict(check) for check in checks], "exit_code": exit_code(checks)}))
+    else:
+        print_checks(checks, stdout_console())
+    raise typer.Exit(exit_code(checks))

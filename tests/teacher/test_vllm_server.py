@@ -21,7 +21,7 @@ from teacher.records import Completion
 from teacher.vllm_server import MARK, STATE, read_state, serving, state_file
 
 STAND_IN = """
-import json, os, subprocess, sys, time
+import json, os, random, subprocess, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 given = sys.argv[1:]
@@ -32,6 +32,7 @@ stubborn = "signal.signal(15, signal.SIG_IGN);" if "--stubborn" in given else ""
 engine = f"import os, signal, time; {stubborn} os.setsid(); time.sleep(600)"
 subprocess.Popen([sys.executable, "-c", engine])
 time.sleep(float(given[given.index("--sleep") + 1]) if "--sleep" in given else 0)
+adapters = set()
 sick = given[given.index("--sick") + 1] if "--sick" in given else "/nowhere"
 
 class Handler(BaseHTTPRequestHandler):
@@ -46,8 +47,17 @@ class Handler(BaseHTTPRequestHandler):
         self.reply({}, 503 if os.path.exists(sick) else 200)
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.endswith("load_lora_adapter"):
+            known = "unload" not in self.path and body["lora_name"] in adapters
+            (adapters.discard if "unload" in self.path else adapters.add)(body["lora_name"])
+            print(f"adapter {self.path} {body['lora_name']}\\n", end="", flush=True)
+            return self.reply({"message": "has already been loaded"} if known else {}, 400 if known else 200)
+        print(f"asked for {body['model']}\\n", end="", flush=True)
+        if body["model"] not in adapters | {"base", "teacher"}:
+            return self.reply({}, 404)
         if "--slow" in given: time.sleep(0.2)
         tokens = [body["prompt"][-2], body["stop_token_ids"][0]]
+        if "--sampling" in given: tokens[:1] = [random.Random(body["seed"]).choice(body["prompt"]) for _ in range(4)]
         self.reply({"choices": [{"token_ids": tokens, "finish_reason": "stop"}], "model": body["model"]})
 
 ThreadingHTTPServer(("127.0.0.1", int(given[given.index("--port") + 1])), Handler).serve_forever()
