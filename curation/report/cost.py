@@ -41,20 +41,28 @@ def cost_table(run: Training, evaluation: EvaluationResult | None, run_dir: Path
         if taught is not None and taught.students:
             words = f"{count(taught.students)} students in the reward cache, {count(taught.steps)} optimiser steps"
             rows.append(["lesson tokens of all students", count(taught.tokens), words])
-        scoring = sum(line.get("seconds", 0.0) for line in run.kind("step"))
-        updating = sum(line.get("seconds", 0.0) for line in run.kind("update"))
-        times = [line["time"] for line in run.metrics if "time" in line]
-        rows += [
-            ["scoring rewards", duration(scoring), "seconds of students, over all steps"],
-            ["updating the teacher", duration(updating), ""],
-            ["first to last line of the journal", duration(max(times) - min(times)), "interruptions counted in"],
-        ]
+        rows += _seconds(run)
     if evaluation is not None:
         rows.append(["student runs of the evaluation", count(evaluation.student_runs), "over all calls"])
         rows.append(["seconds of the evaluation", duration(evaluation.seconds), "of its last call"])
     return Table(["", "", "of which"], rows, "lrw")
 
 
+def _seconds(run: Training) -> list[list[str]]:
+    updates = run.kind("update")
+    scoring = sum(line.get("seconds", 0.0) for line in run.kind("step"))
+    updating = sum(line.get("seconds", 0.0) for line in updates)
+    times = [line["time"] for line in run.metrics if "time" in line]
+    rows = [["scoring rewards", duration(scoring), ""], ["updating the teacher", duration(updating), ""]]
+    whole = sum(line.get("seconds/round", 0.0) for line in updates)
+    if whole:
+        spent = {phase: sum(line.get(f"seconds/{phase}", 0.0) for line in updates) / whole for phase in PHASES}
+        split = ", ".join(f"{PHASES[phase]} {share:.0%}" for phase, share in spent.items())
+        rows.append(["rounds, wall clock", duration(whole), split])
+    return [*rows, ["first to last line of the journal", duration(max(times) - min(times)), "with interruptions"]]
+
+
+PHASES = {"sample": "sampling", "students": "students", "update": "update", "idle": "idle"}
 WHAT_FOR = {"pilot": "for the pilot", "step": "for rewards", "validation": "for validation", "promotion": "promoted"}
 
 

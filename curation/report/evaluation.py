@@ -134,10 +134,11 @@ def arm_table(student: StudentResult) -> Table:
             arm.together.accuracy,
             *(arm.together.benchmarks.get(name) for name in benchmarks),
         ]
-        texts = [number(arm.lesson_tokens, 0), number(arm.texts, 1), count(arm.together.tokens), number(arm.overlap)]
+        lesson = Markup("{} <small>in {}</small>").format(number(arm.lesson_tokens, 0), number(arm.texts, 1))
+        texts = [lesson, count(arm.together.tokens), number(arm.overlap)]
         rows.append([words, *(cell(triple(result)) for result in results), *texts, _written(arm)])
     outside = [f"{benchmark}, gain" for benchmark in benchmarks]
-    head = ["arm", "gain", "answered right", *outside, "lesson tokens", "texts", "trained on", "overlap", "strategies"]
+    head = ["arm", "gain", "answered right", *outside, "tokens in texts", "trained on", "overlap", "strategies"]
     return Table(head, rows, "w" + "r" * (len(head) - 2) + "w")
 
 

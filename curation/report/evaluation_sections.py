@@ -36,7 +36,8 @@ def _arms(found: EvaluationResult) -> Section:
     text = (
         f"Every arm trains its students for {found.steps} steps of {found.tokens_per_step} tokens, from up to "
         f"{found.rewrites} texts a document; † marks arms that do not. Gain and accuracy are of held-out questions "
-        "about held-out documents; overlap is the share of a text's 4-grams that another text of its lesson holds."
+        "about held-out documents. Tokens in texts: different ones of a document's lesson, and its texts. Overlap: the "
+        "share of a text's 4-grams that another text of its lesson holds."
     )
     return Section("arms", "Arms", "Arms: what students gain from each kind of text", text, blocks)
 

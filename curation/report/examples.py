@@ -48,14 +48,15 @@ def examples(run: Training, evaluation: EvaluationResult | None, run_dir: Path) 
     last = max(map(place, trained), default=None)
     rewarded = _lessons([line for line in trained if place(line) == last])
     before, after = ({lesson.document_id: lesson for lesson in _arm(run, arm)} for arm in ("untrained", "trained"))
-    both = [] if found else [name for name in before if name in after][:2]
+    differ = [name for name in before if name in after and before[name].text != after[name].text]
+    both = [] if found else differ[:2]
     texts = documents(run.config, {*both, *(lesson.document_id for lesson in _extremes(rewarded))})
     for name in both:
-        columns = [_column("untrained teacher", before[name]), _column("trained teacher", after[name])]
-        found.append(_beside(f"Held-out document {name}", texts.get(name), columns, (before[name], after[name])))
+        shown = [("untrained teacher", before[name]), ("trained teacher", after[name])]
+        found.append(_beside(f"Held-out, {name}", texts.get(name), shown))
     for which, lesson in zip(("Highest", "Lowest"), _extremes(rewarded), strict=False):
-        title = f"{which} gain of the last training step"
-        found.append(_beside(title, texts.get(lesson.document_id), ["the lesson"], (lesson,)))
+        title = f"{which} gain of the last training step, {lesson.document_id}"
+        found.append(_beside(title, texts.get(lesson.document_id), [("the lesson", lesson)]))
     return found
 
 
@@ -87,23 +88,21 @@ def _lessons(lines: Iterable[Mapping[str, Any]]) -> list[Lesson]:
     return found
 
 
-def _column(title: str, lesson: Lesson) -> str:
-    return f"{title} ({lesson.strategy})" if lesson.strategy else title
-
-
-def _beside(title: str, document: str | None, names: Sequence[str], lessons: Sequence[Lesson]) -> Example:
+def _beside(title: str, document: str | None, lessons: Sequence[tuple[str, Lesson]]) -> Example:
     """The document, where it can be found, and its lessons with what each has that the document has not. Without it,
     two lessons are marked against each other."""
+    texts = [lesson.text for _, lesson in lessons]
     columns = []
     if document is not None:
-        columns.append(Column("the document", marked(document, " ".join(lesson.text for lesson in lessons), "del")))
-    for name, lesson in zip(names, lessons, strict=True):
-        others = [other.text for other in lessons if other is not lesson]
-        reference = document if document is not None else " ".join(others)
-        tag = "del" if document is None and lesson is lessons[0] and len(lessons) > 1 else "ins"
-        text = marked(lesson.text, reference, tag) if reference else Markup(escape(lesson.text))  # type: ignore[arg-type]
+        columns.append(Column("the document", marked(document, " ".join(texts), "del")))
+    else:
+        title += " (not where the config names it; marked: what the other lesson lacks)"
+    for n, (name, lesson) in enumerate(lessons):
+        others = texts[:n] + texts[n + 1 :]
+        reference = " ".join(others) if document is None else document
+        text = marked(lesson.text, reference, "ins") if reference else Markup(escape(lesson.text))
+        strategy = f" ({lesson.strategy})" if lesson.strategy else ""
         gain = f", {number(lesson.gain, 2, '+')} nats a token" if lesson.gain is not None else ""
-        strategy = "" if f"({lesson.strategy})" in name else f" ({lesson.strategy}, {lesson.document_id})"
         columns.append(Column(f"{name}{strategy}{gain}", text))
     return Example(title, columns)
 
@@ -127,12 +126,10 @@ def _evaluated(evaluation: EvaluationResult, path: Path) -> list[Example]:
         documents = {row["document_id"]: row["document"] for row in rows}
         own = [lesson for (name, _), lesson in lessons.items() if name == arm]
         for which, lesson in zip(("Highest", "Lowest"), _extremes(own), strict=False):
-            shown = [("untrained", lessons.get(("untrained", lesson.document_id)))] if arm == "trained" else []
-            shown = [*shown, (arm, lesson)]
-            pairs = [(f"{name} ({other.strategy})", other) for name, other in shown if other is not None]
-            title = f"{which} gain, {label}, held-out document {lesson.document_id}"
-            names, texts = zip(*pairs, strict=True)
-            found.append(_beside(title, documents[lesson.document_id], names, texts))
+            before = lessons.get(("untrained", lesson.document_id)) if arm == "trained" else None
+            shown = [*([] if before is None else [("untrained", before)]), (arm, lesson)]
+            title = f"{which} gain of {label}, held-out, {lesson.document_id}"
+            found.append(_beside(title, documents[lesson.document_id], shown))
     return found
 
 

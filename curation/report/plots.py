@@ -1,13 +1,16 @@
 """The report's kinds of plots. Each takes figures with their intervals and gives an inline SVG; see `svg`."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 from markupsafe import Markup
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from curation.report.svg import INK, PAGE, SERIES, STYLE, Canvas, colour, dash, marker
+from curation.report.svg import INK, LEGEND_COLUMNS, PAGE, SERIES, SMALL, STYLE, Canvas, colour, dash, marker
 
 Interval = tuple[float, float | None, float | None]
 """Mean, low, high; bounds are None where the data make none possible."""
@@ -58,7 +61,7 @@ def curves(
     """Curves with 95% bands, a whisker where a point stands alone. `share` fixes the axis to 0 ... 1, `floor` lets it
     begin there, `mark` points out a place on the x axis with a word."""
     with matplotlib.rc_context(STYLE):
-        canvas = Canvas(height=3.0 + (0.18 * ((len(series) - 1) // 3 + 1) if len(series) > 1 else 0))
+        canvas = Canvas(height=3.1 + (_legend_height(len(series)) if len(series) > 1 else 0))
         axes, said = canvas.axes, []
         canvas.grid("y")
         for n, (label, curve) in enumerate(series.items()):
@@ -79,7 +82,7 @@ def curves(
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
         else:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if share:
             axes.set_ylim(-0.02, 1.02)
         elif floor is not None:
@@ -89,12 +92,21 @@ def curves(
             axes.axvline(mark[0], color=INK, linewidth=0.8, alpha=0.5, linestyle=(0, (2, 3)))
             axes.annotate(
                 mark[1], (mark[0], 1), xycoords=("data", "axes fraction"), xytext=(0, 2), textcoords="offset points",
-                ha="center", fontsize=8.5,
+                ha="center", fontsize=SMALL,
             )  # fmt: skip
         axes.set(xlabel=xlabel, ylabel=ylabel)
         if len(series) > 1:
             canvas.legend()
         return canvas.svg(name, title, "; ".join(said))
+
+
+def _legend_height(entries: int) -> float:
+    """Inches."""
+    return 0.2 * math.ceil(entries / LEGEND_COLUMNS)
+
+
+def _wrapped(name: str) -> str:
+    return textwrap.fill(name, 24, break_on_hyphens=False)
 
 
 def _bands(axes: Any, points: Sequence[tuple[float, Interval]], n: int) -> None:
@@ -111,7 +123,7 @@ def stacked(
 ) -> Markup:
     """A bar of shares a step, the series one upon the other in their order."""
     with matplotlib.rc_context(STYLE):
-        canvas = Canvas(height=3.0 + 0.18 * ((len(shares) - 1) // 3 + 1))
+        canvas = Canvas(height=3.1 + _legend_height(len(shares)))
         axes, floor, said = canvas.axes, [0.0] * len(x), []
         width = 0.8 if len(x) < 20 else 1.0
         for n, (label, values) in enumerate(shares.items()):
@@ -121,8 +133,8 @@ def stacked(
                     canvas.tip(at, base + value / 2, f"{label}, {xlabel} {at}: {value:.0%}")
             floor = [base + value for base, value in zip(floor, values, strict=True)]
             said.append(f"{label}: {values[0]:.0%} at first, {values[-1]:.0%} at last")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.001))
         canvas.legend()
         return canvas.svg(name, title, "; ".join(said))
@@ -133,8 +145,8 @@ def forest(
 ) -> Markup:
     """A point with its whisker a row, the figures beside; a line at zero, or `share` for an axis from 0 to 1."""
     with matplotlib.rc_context(STYLE):
-        names = [textwrap.fill(row.name, 26) for row in rows]
-        canvas = Canvas(height=0.75 + sum(0.16 + 0.15 * (wrapped.count("\n") + 1) for wrapped in names))
+        names = [_wrapped(row.name) for row in rows]
+        canvas = Canvas(height=0.8 + sum(0.15 + 0.16 * (wrapped.count("\n") + 1) for wrapped in names))
         axes = canvas.axes
         canvas.grid("x")
         if share:
@@ -149,7 +161,7 @@ def forest(
             axes.plot(mean, y, "D" if row.accent else "o", color=shade, markersize=6.5 if row.accent else 5.5)
             figures = spoken(row.value, digits, sign)
             canvas.tip(mean, y, f"{row.name}: {figures}")
-            axes.text(1.02, y, figures, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5)
+            axes.text(1.02, y, figures, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL)
         axes.set_yticks(range(len(rows)), names)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -163,11 +175,11 @@ def bars(name: str, title: str, values: Mapping[str, float], *, xlabel: str) -> 
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(height=0.75 + 0.3 * len(values))
         axes = canvas.axes
-        drawn = axes.barh([textwrap.fill(label, 26) for label in values], list(values.values()), 0.6, color=SERIES[0])
-        axes.bar_label(drawn, fmt="{:g}", padding=4, fontsize=8.5)
+        drawn = axes.barh([_wrapped(label) for label in values], list(values.values()), 0.6, color=SERIES[0])
+        axes.bar_label(drawn, fmt="{:g}", padding=4, fontsize=SMALL)
         axes.margins(x=0.12)
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
         return canvas.svg(name, title, "; ".join(f"{label}: {value:g}" for label, value in values.items()))
 
@@ -188,18 +200,18 @@ def heatmap(
     A shade is the first colour thinned by the value, so that the ink stays readable upon it, light or dark.
     """
     with matplotlib.rc_context(STYLE):
-        canvas = Canvas(height=0.9 + 0.3 * len(rows), width=5.2)
+        canvas = Canvas(height=0.9 + 0.3 * len(rows))
         axes, said = canvas.axes, []
         for r, row in enumerate(values):
             for c, value in enumerate(row):
                 if value is None:
                     continue
                 shade = 0.04 + 0.58 * min(1.0, max(0.0, value[0]))
-                box = matplotlib.patches.Rectangle((c - 0.48, r - 0.46), 0.96, 0.92, color=SERIES[0], alpha=shade, lw=0)
+                box = Rectangle((c - 0.48, r - 0.46), 0.96, 0.92, color=SERIES[0], alpha=shade, lw=0)
                 axes.add_patch(box)
                 faint = (r, c) in pale
                 axes.text(
-                    c, r, f"{value[0]:.2f}", ha="center", va="center", fontsize=8.5,
+                    c, r, f"{value[0]:.2f}", ha="center", va="center", fontsize=SMALL,
                     fontstyle="italic" if faint else "normal", alpha=0.75 if faint else 1.0,
                 )  # fmt: skip
                 canvas.tip(c, r, f"{rows[r]}, {columns[c]}: {spoken(value)}")

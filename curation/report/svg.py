@@ -8,7 +8,7 @@ say.
 
 import io
 import re
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from markupsafe import Markup, escape
@@ -23,11 +23,14 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#b0568c", "#b97d00", "#2e9bd6", "#7a
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
 
+LEGEND_COLUMNS = 3
+SMALL = 9.5
+"""Points of figures beside marks; a phone shows a point as about a pixel."""
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "notewright",
     "font.family": "sans-serif",
-    "font.size": 9.5,
+    "font.size": 10.5,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": INK,
@@ -40,7 +43,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 10,
     "lines.markersize": 4.5,
     "lines.linewidth": 1.6,
 }
@@ -62,32 +65,30 @@ def dash(number: int) -> str:
 
 
 class Canvas:
-    """One figure while it is drawn; `width` and `height` are inches, as wide as a phone can show at readable size."""
+    """One figure while it is drawn; inches, no wider than a phone can show at a readable size."""
 
-    def __init__(self, width: float = 5.2, height: float = 3.0, panels: int = 1) -> None:
+    def __init__(self, width: float = 5.0, height: float = 3.1) -> None:
         with matplotlib.rc_context(STYLE):
             self.figure = Figure(figsize=(width, height), layout="constrained")
-            self.panels = self.figure.subplots(1, panels, squeeze=False, sharey=True)[0]
+            self.axes = self.figure.add_subplot()
         self.figure.patch.set_alpha(0)
-        for axes in self.panels:
-            axes.patch.set_alpha(0)
-        self.axes = self.panels[0]
+        self.axes.patch.set_alpha(0)
         self._tips: dict[str, str] = {}
 
-    def grid(self, axis: str) -> None:
-        for axes in self.panels:
-            axes.grid(axis=axis, alpha=0.18, color=INK, linewidth=0.6)
+    def grid(self, axis: Literal["x", "y"]) -> None:
+        """Faint lines across one axis."""
+        self.axes.grid(axis=axis, alpha=0.18, color=INK, linewidth=0.6)
 
-    def tip(self, x: float, y: float, text: str, axes: Any = None) -> None:
+    def tip(self, x: float, y: float, text: str) -> None:
         """What is shown when the place is pointed at."""
         name = f"tip{len(self._tips)}"
         # Nearly clear, for a wholly clear one is not written.
-        (axes or self.axes).plot([x], [y], "o", markersize=13, color=INK, alpha=0.001, gid=name, zorder=9)
+        self.axes.plot([x], [y], "o", markersize=13, color=INK, alpha=0.001, gid=name, zorder=9)
         self._tips[name] = text
 
-    def legend(self, columns: int = 3, **options: Any) -> None:
+    def legend(self) -> None:
         """Below the axes, so that no curve loses width to it."""
-        self.figure.legend(loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.2, **options)
+        self.figure.legend(loc="outside lower center", ncols=LEGEND_COLUMNS, handlelength=2.0, columnspacing=1.2)
 
     def svg(self, name: str, title: str, description: str) -> Markup:
         """The figure; `name` makes its ids unique on the page."""

@@ -36,12 +36,21 @@ class Training(NamedTuple):
 
     def drawn(self, documents: int) -> str:
         """What an interval over so many documents draws."""
+        batches = self._batches(documents)
+        if batches == documents:
+            return f"{documents} documents"
+        return f"{batches} batches of documents that share students ({documents} documents)"
+
+    def bounds(self, mark: str, documents: int) -> str:
+        """A caption's sentence about its intervals, drawn as `mark`."""
+        if self._batches(documents) < 2:
+            return f"No interval: all of {documents} documents share their students."
+        return f"{mark}: 95% intervals over {self.drawn(documents)}."
+
+    def _batches(self, documents: int) -> int:
         reward = self.config.reward
-        if reward.credit == "document" or reward.documents_per_student == 1 or documents < 2:
-            return f"{documents} document{'s' if documents != 1 else ''}"
-        batches = len(batches_of(documents, reward.documents_per_student))
-        words = "batch" if batches == 1 else "batches"
-        return f"{batches} {words} of documents that share students ({documents} documents)"
+        together = 1 if reward.credit == "document" else reward.documents_per_student
+        return len(batches_of(documents, together))
 
 
 def place(line: Record) -> tuple[int, int]:

@@ -47,7 +47,7 @@ def sections(run: Training) -> list[Section]:
 
 def _heldout(run: Training) -> Section:
     n = max(line.get("documents", 0) for line in run.heldout.values())
-    drawn = f"Whiskers: 95% intervals over {run.drawn(n)}."
+    drawn = run.bounds("Whiskers", n)
     difference = next(iter(run.kind("difference")), {})
     arms = list(run.heldout)
     figures = [
@@ -94,8 +94,7 @@ def _arm_table(run: Training) -> Table:
 def _validation(run: Training) -> Section:
     lines = run.kind("validation")
     rounds, best = [line["round"] for line in lines], best_validated(run)
-    n = lines[-1].get("documents")
-    over = run.drawn(n) if n else "the validation documents"
+    n = lines[-1].get("documents", run.config.rl.validation_documents)
     mark = None if best is None else (best, "kept")
     figures = []
     for name, ylabel in (("gain", GAIN), ("accuracy", RIGHT)):
@@ -107,7 +106,7 @@ def _validation(run: Training) -> Section:
                 share=name == "accuracy", mark=mark,
             )  # fmt: skip
             table = Table(["round", name], [[str(r), cell(v)] for r, v in zip(rounds, values, strict=True)], "rr")
-            figures.append(Figure(title, svg, f"Band: 95% intervals over {over}.", table))
+            figures.append(Figure(title, svg, run.bounds("Band", n), table))
     shown = "none was measured" if best is None else f"round {best}"
     text = (
         "Documents of data.train that are never trained on; round 0 is the untrained teacher. The round with the "
@@ -134,12 +133,11 @@ def _reward(run: Training, steps: Sequence[Record]) -> Section:
         for at, line in zip(x, steps, strict=True)
     ]
     table = Table(["round", "step", "reward", "student runs"], rows, "rrrr")
-    over = f"over {run.drawn(n)} a step" if n else "over the step's documents"
     text = (
         "Mean reward of what the teacher sampled while it learnt, on the questions that are rewarded. A rising curve "
         "shows that RL works, not that the lessons help elsewhere: that is what held-out documents are for."
     )
-    figure = Figure("Reward", svg, f"Band: 95% interval {over}.", table)
+    figure = Figure("Reward", svg, run.bounds("Band", n), table)
     return Section("reward", "Reward", "Reward, step by step", text, [Block([figure])])
 
 
@@ -218,7 +216,7 @@ def _penalties(steps: Sequence[Record], penalties: Sequence[str]) -> Section:
     x, title = _numbers(steps), "Penalties"
     curves = {key.removeprefix("penalty/"): Curve(x, plain([line.get(key) for line in steps])) for key in penalties}
     svg = plots.curves("penalties-by-step", title, curves, xlabel="step", ylabel="taken off (nats a token)", floor=0.0)
-    text = "What was taken off the gain, mean over the step's rewrites; `retention` is what students forgot."
+    text = "What was taken off the gain, mean over the step's rewrites; “retention” is what students forgot."
     blocks = [Block([Figure(title, svg, "Means, no interval.")])]
     return Section("penalties", "Penalties", "Forgetting and other penalties in the reward", text, blocks)
 
