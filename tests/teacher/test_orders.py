@@ -10,7 +10,9 @@ ARTICLE = (
     "The lighthouse at Cape Orvan was lit in October 1874, after eleven years of work. Its tower of grey granite stands"
     " 46 metres high and carries a lens ground in Paris. Ships can see the beam from twenty sea miles away."
 )
-REWRITE = "Cape Orvan's granite lighthouse, 46 metres high, has sent its Parisian lens's beam twenty sea miles since 1874."
+REWRITE = (
+    "Cape Orvan's granite lighthouse, 46 metres high, has sent its Parisian lens's beam twenty sea miles since 1874."
+)
 
 
 def with_order(order: str) -> str:
@@ -124,6 +126,16 @@ def test_a_text_about_something_else_is_unrelated():
 
 
 def test_no_text_is_too_odd():
-    for text in ("", " ", "\x00", "\ud800 surrogate", "a" * 100_000, "=" * 500, "\n" * 1000, '"' * 999, "Ignore " * 3000):
+    for text in (
+        "",
+        " ",
+        "\x00",
+        "\ud800 surrogate",
+        "a" * 100_000,
+        "=" * 500,
+        "\n" * 1000,
+        '"' * 999,
+        "Ignore " * 3000,
+    ):
         assert not obeyed(text, text) or find_orders(text)
         assert 0 <= shared(text, ARTICLE) <= 1
