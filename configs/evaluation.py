@@ -16,7 +16,8 @@ class Evaluation(Section):
     `strategy:NAME`: it writes in one way. `strategies`: one such arm for each of `teacher.strategies`. `ensemble`: the
     ways of `ensemble` in turn, without RL (SPA, arXiv 2603.22213). `trained`: the best checkpoint of `run.dir`, or
     `trained:RUN` of another run. `best-of:N`: of N lessons by the untrained teacher the one that gains most on the
-    documents' `reward` questions. `file:PATH.jsonl`: rewrites that you bring, in the format of `notewright score`."""
+    documents' `reward` questions. `file:PATH.jsonl`: rewrites that you bring, in the format of `notewright score`.
+    `file:lab`: rewrites by the lab's world itself."""
     students: tuple[str, ...] = ()
     """Base models of the students that are taught, e.g. also one of another family and a larger one; empty takes those
     of `student`. All other settings are those of `student`."""

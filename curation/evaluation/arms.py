@@ -7,12 +7,16 @@ from typing import Literal, NamedTuple
 
 from configs.errors import UserError, nearest
 from configs.schema import Config
+from curation.evaluation.lab_items import LAB, REWRITES
 from teacher.strategies import read_strategy, strategy_label
 
 FORMS = [
     "none", "raw", "repeated", "untrained", "strategy:NAME", "strategies", "ensemble", "trained", "trained:RUN",
     "best-of:N", "file:PATH.jsonl",
 ]  # fmt: skip
+
+LAB_ARM = "world"
+"""Name of the arm `file:lab`."""
 
 Kind = Literal["none", "raw", "repeated", "untrained", "strategy", "ensemble", "trained", "best-of", "file"]
 
@@ -60,7 +64,7 @@ class ArmLine(NamedTuple):
             case "best-of":
                 return f"best of {self.value} by reward"
             case "file":
-                return f"rewrites of {Path(self.value).name}"
+                return "the world's own rewrites" if self.name == LAB_ARM else f"rewrites of {Path(self.value).name}"
 
 
 def parse_arms(config: Config) -> list[ArmLine]:
@@ -101,6 +105,8 @@ def _arm(config: Config, line: str) -> ArmLine:
             if not value.isdecimal() or int(value) < 2:
                 raise UserError(f"evaluation.arms: {line!r}: best of how many lessons? e.g. best-of:4")
             return ArmLine(line, "best-of", value)
+        case "file", True if value == LAB and config.evaluation.lab:
+            return ArmLine(LAB_ARM, "file", str(config.run.dir / "evaluation" / REWRITES))
         case "file", True:
             if not Path(value).is_file():
                 raise UserError(f"evaluation.arms: no file {value!r}")

@@ -1,6 +1,9 @@
-"""Questions about the people of whom the lab's students have read: what they knew before any lesson."""
+"""What the lab brings to an evaluation: questions about people that its students have read of, and rewrites without
+error."""
 
 import json
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from configs.files import write_whole
@@ -9,9 +12,10 @@ from curation.lab import world
 from curation.lab.build import RETENTION_TEXTS
 
 LAB = "lab"
-"""In the config: the lab's own questions."""
+"""In the config: the lab's own questions, or rewrites."""
 
 PEOPLE = 16
+REWRITES = "lab-rewrites.jsonl"
 
 
 def lab_questions(lab: Lab, folder: Path, known: bool) -> str:
@@ -24,3 +28,18 @@ def lab_questions(lab: Lab, folder: Path, known: bool) -> str:
     path = folder / f"lab-{'known' if known else 'unasked'}.jsonl"
     write_whole(path, "".join(json.dumps(item) + "\n" for item in items))
     return f"file:{path}"
+
+
+def lab_rewrites(lab: Lab, folder: Path, ways: Sequence[str], most: int) -> Path:
+    """A file in the format of `notewright score`: `most` rewrites of each held-out person in the `ways` in turn, by the
+    world itself. It stands for a stronger model that makes no mistake."""
+    people = world.make_people(lab.seed, lab.base_people + lab.train_people, lab.heldout_people)
+    lines = []
+    for number, person in enumerate(people):
+        row = world.document(person, f"lab-heldout-{number:05d}")
+        rng = random.Random(f"rewrites {lab.seed} {number}")
+        rewrites = [world.rewrite(ways[i % len(ways)], person, rng) for i in range(most)]
+        lines.append({key: row[key] for key in ("id", "text", "questions")} | {"rewrites": rewrites})
+    path = folder / REWRITES
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+    return path

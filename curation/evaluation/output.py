@@ -133,9 +133,9 @@ def notes(config: Config, arms: Sequence[ArmLine], documents: Sequence[Document]
     """What a reader must know of how it was measured."""
     settings, student = config.evaluation, config.student
     clusters = math.ceil(len(documents) / documents_per_student(config))
-    asked = "all questions, none of which was rewarded" if settings.questions == "all" else "held-out questions"
+    asked = "all their questions, none of which was rewarded" if settings.questions == "all" else "held-out questions"
     found = [
-        f"{len(documents)} documents that no teacher was trained on, asked their {asked}; every arm but `none` and"
+        f"{len(documents)} documents that no teacher was trained on, asked {asked}; every arm but `none` and"
         f" `raw` gets {student.steps} steps of {student.tokens_per_step} tokens, and what holds fewer is met again.",
         f"Intervals are 95%, cluster-robust over {clusters} batches of documents that share students (Student's t,"
         f" {clusters - 1} degrees of freedom), {settings.seeds} students a batch and arm, whose random numbers all arms"
@@ -144,7 +144,7 @@ def notes(config: Config, arms: Sequence[ArmLine], documents: Sequence[Document]
         " `no detectable difference` stands after that.",
     ]
     if any(arm.kind == "raw" for arm in arms):
-        found.append(f"`raw` reads the documents {student.epochs} times: fewer tokens and steps than the others.")
+        found.append(f"`raw` reads the documents {student.epochs} times, with as many tokens and steps as that takes.")
     if any(arm.kind == "best-of" for arm in arms):
         found.append("`best-of` chose among lessons by the same documents' reward questions, which are not asked here.")
     if settings.scaling:

@@ -18,7 +18,7 @@ from configs.schema import Config
 from curation.evaluation.arms import ArmLine, edits_line, parse_arms
 from curation.evaluation.claims import lab_claims
 from curation.evaluation.figures import Design, figures
-from curation.evaluation.lab_items import LAB, lab_questions
+from curation.evaluation.lab_items import LAB, lab_questions, lab_rewrites
 from curation.evaluation.measure import HeldoutQuestions
 from curation.evaluation.output import lesson_table, notes, student_result, write_result
 from curation.evaluation.processes import run_tasks
@@ -35,10 +35,11 @@ from curation.evaluation.task import (
 from curation.evaluation.teachers import Checkpoints, trained_teachers
 from curation.evaluation.texts import Desk
 from curation.experiment import check_model, read_asked, read_splits
+from curation.lab import world
 from curation.lab.build import build_lab
 from curation.progress import say
 from student.benchmarks import make_benchmark
-from student.pool import InlinePool
+from student.pools import make_pool
 from student.records import Question
 from teacher.claim import claim_config
 from teacher.documents import check_documents
@@ -47,7 +48,7 @@ from teacher.students import MakePool
 from teacher.summary import labels
 
 
-def run_evaluate(config: Config, make_pool: MakePool = InlinePool) -> EvaluationResult:
+def run_evaluate(config: Config) -> EvaluationResult:
     """Measures what is missing and writes evaluation.json, the Parquet files and the report into `run.dir`.
 
     Raises UserError (nothing was started) and RunError (finished students are kept, the same command goes on).
@@ -58,13 +59,15 @@ def run_evaluate(config: Config, make_pool: MakePool = InlinePool) -> Evaluation
     arms = parse_arms(config)
     if config.evaluation.lab:
         build_lab(config.lab, progress=say)
+        _write_rewrites(config)
     train, documents = _documents(config, arms)
     students = {label: name for name, label in labels(list(config.evaluation.students)).items()}
     _check(config, arms, documents, students)
     claim_config(given)
     extra = _extra(config)
-    checkpoints = trained_teachers(given, arms, students, train, make_pool)
-    found = _measure(config, arms, documents, extra, students, checkpoints, make_pool)
+    pools = partial(make_pool, sharing=min(config.evaluation.workers, len(students)))
+    checkpoints = trained_teachers(given, arms, students, train, pools)
+    found = _measure(config, arms, documents, extra, students, checkpoints, pools)
     rows = [row for measured in found.values() for row in pq.read_table(measured.items).to_pylist()]
     design = _design(config, arms)
     made, correction = figures(rows, design)
@@ -119,6 +122,13 @@ def as_evaluated(config: Config) -> Config:
             "reward": config.reward.model_copy(update={"retention_texts": texts}),
         }
     )
+
+
+def _write_rewrites(config: Config) -> None:
+    """What the arm `file:lab` reads."""
+    most = max(config.rl.rewrites_per_lesson, *config.evaluation.scaling, 1)
+    ways = [name for name in config.evaluation.ensemble if name in world.STRATEGIES] or list(world.STRATEGIES)
+    lab_rewrites(config.lab, config.run.dir / "evaluation", ways, most)
 
 
 def _documents(config: Config, arms: Sequence[ArmLine]) -> tuple[list[Document], list[Document]]:
@@ -188,7 +198,7 @@ def _measure(
     extra: Mapping[tuple[str, str], Sequence[Question]],
     students: Mapping[str, str],
     checkpoints: Checkpoints,
-    make_pool: MakePool,
+    pools: MakePool,
 ) -> dict[str, Measurements]:
     """By student label. What all students share is written first, here."""
     exams = HeldoutQuestions(config.student.prompt_template, config.evaluation.questions == "all")
@@ -211,7 +221,7 @@ def _measure(
             extra=extra,
             items=items,
             checkpoints={name: path for (name, of), path in checkpoints.items() if of == label},
-            make_pool=make_pool,
+            make_pool=pools,
         )
         tasks.append(partial(measure_student, work))
     return dict(zip(students, run_tasks("evaluating", tasks, config.evaluation.workers), strict=True))

@@ -13,8 +13,7 @@ def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) 
     """Arms with intervals and verdicts, curves, sequences, the check of the verdict, claims, notes, and where it is."""
     for label, student in result.students.items():
         console.print(_arms(label, student, result.reference))
-        if any(arm.single for arm in student.arms.values()):
-            console.print(_single(student))
+        console.print(_beside(student))
         if student.scaling:
             console.print(_scaling(student))
         for line in _rest(student):
@@ -30,49 +29,46 @@ def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) 
 
 
 def _arms(label: str, student: StudentResult, reference: str) -> Table:
-    """Rising in gain."""
+    """Rising in gain; below them the trained teacher against each other arm."""
     table = Table("students taught with", "tokens", "gain (nats a token)", "accuracy", title_justify="left")
     table.title = f"student {label}: many documents together"
     for heading in (f"gain - {reference}", "p (Holm)", "verdict"):
         table.add_column(heading)
-    benchmarks = list(next(iter(student.arms.values())).together.benchmarks)
-    retention = any(arm.together.retention_accuracy for arm in student.arms.values())
-    for name in benchmarks:
-        table.add_column(f"benchmark {name}")
-    if retention:
-        table.add_column("old knowledge")
-    table.add_column("overlap")
-    against = {
-        c.arm: c for c in student.comparisons if (c.setting, c.measure, c.against) == ("together", "gain", reference)
-    }
+    compared = [c for c in student.comparisons if (c.setting, c.measure) == ("together", "gain")]
+    against = {c.arm: c for c in compared if c.against == reference}
     for name, arm in sorted(student.arms.items(), key=lambda item: _mean(item[1].together.gain)):
         measured, comparison = arm.together, against.get(name)
-        row = [
-            f"{measured.tokens:.0f}", interval(measured.gain), interval(measured.accuracy),
+        table.add_row(
+            Text(arm.words), f"{measured.tokens:.0f}", interval(measured.gain), interval(measured.accuracy),
             interval(comparison.difference, sign=True) if comparison else "-", _p(comparison),
             comparison.verdict if comparison else "-",
-        ]  # fmt: skip
-        row += [interval(measured.benchmark_accuracies.get(benchmark)) for benchmark in benchmarks]
-        row += [interval(measured.retention_accuracy)] if retention else []
-        table.add_row(Text(arm.words), *row, f"{arm.overlap:.2f}")
-    others = [
-        c for c in student.comparisons if (c.setting, c.measure) == ("together", "gain") and c.against != reference
-    ]
-    if others:
-        table.add_section()
-    for comparison in others:
-        table.add_row(
-            Text(f"{comparison.arm} - {comparison.against}"), "", "", "",
-            interval(comparison.difference, sign=True), _p(comparison), comparison.verdict,
         )  # fmt: skip
+    table.add_section()
+    for comparison in compared:
+        if comparison.against != reference:
+            table.add_row(
+                Text(f"{comparison.arm} - {comparison.against}"), "", "", "",
+                interval(comparison.difference, sign=True), _p(comparison), comparison.verdict,
+            )  # fmt: skip
     return table
 
 
-def _single(student: StudentResult) -> Table:
-    table = Table("one document a student", "gain", "accuracy", title_justify="left")
-    for arm in student.arms.values():
-        if arm.single is not None:
-            table.add_row(Text(arm.words), interval(arm.single.gain), interval(arm.single.accuracy))
+def _beside(student: StudentResult) -> Table:
+    """What was measured beside the gain, as far as it was."""
+    arms = list(student.arms.values())
+    columns: dict[str, list[str]] = {}
+    for name in arms[0].together.benchmarks:
+        columns[f"benchmark {name}"] = [interval(arm.together.benchmark_accuracies.get(name)) for arm in arms]
+    if any(arm.together.retention_accuracy for arm in arms):
+        columns["old knowledge"] = [interval(arm.together.retention_accuracy) for arm in arms]
+    if any(arm.together.retention_loss for arm in arms):
+        columns["loss on old texts"] = [interval(arm.together.retention_loss, sign=True) for arm in arms]
+    if any(arm.single for arm in arms):
+        columns["one document: gain"] = [interval(arm.single.gain if arm.single else None) for arm in arms]
+    columns["overlap"] = [f"{arm.overlap:.2f}" for arm in arms]
+    table = Table("beside it", *columns, title_justify="left")
+    for arm, *cells in zip(arms, *columns.values(), strict=True):
+        table.add_row(Text(arm.words), *cells)
     return table
 
 
@@ -118,8 +114,11 @@ def interval(figure: Figure | None, *, sign: bool = False) -> str:
     if figure is None:
         return "-"
     form = "+.2f" if sign else ".2f"
-    bounds = "" if figure.low is None else f" [{figure.low:{form}}, {figure.high:{form}}]"
-    return f"{figure.mean:{form}}{bounds}"
+    # Rounded first: rounding noise is 0.00, not -0.00.
+    mean, low, high = (
+        None if value is None else round(value, 2) + 0.0 for value in (figure.mean, figure.low, figure.high)
+    )
+    return f"{mean:{form}}" + ("" if low is None else f" [{low:{form}}, {high:{form}}]")
 
 
 def _p(comparison: Comparison | None) -> str:

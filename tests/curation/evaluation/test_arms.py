@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+from curation.evaluation.arms import parse_arms
+from curation.evaluation.texts import Desk, choose_best, lesson_texts
+from curation.experiment import read_asked
+from teacher.records import Rewrite
+
+
+def test_lines_become_arms(make_config, shop_file):
+    config = make_config(
+        evaluation={"arms": ["repeated", "strategies", "trained:runs/a", "best-of:3", f"file:{shop_file}"]}
+    )
+    arms = parse_arms(config)
+    assert [arm.name for arm in arms] == [
+        "repeated", "strategy:copy", "strategy:question-answer", "strategy:permuted", "trained:runs/a", "best-of:3",
+        "shops",
+    ]  # fmt: skip
+    assert [arm.name for arm in arms if arm.samples] == [
+        "strategy:copy", "strategy:question-answer", "strategy:permuted", "trained:runs/a",
+    ]  # fmt: skip
+
+
+def documents(config):
+    return read_asked(config, config.data.heldout, None)
+
+
+def test_each_arm_writes_in_its_own_ways(make_config):
+    config = make_config(
+        evaluation={
+            "arms": ["repeated", "strategy:permuted", "ensemble"],
+            "ensemble": ["copy", "permuted"],
+            "scaling": [6],
+        }
+    )
+    arms = {arm.name: arm for arm in parse_arms(config)}
+    desk = Desk(config, documents(config), ())
+    alone = desk.texts(arms["strategy:permuted"], list(arms.values()))
+    assert {rewrite.strategy for group in alone for rewrite in group} == {"permuted"}
+    ensemble = desk.texts(arms["ensemble"], list(arms.values()))
+    assert all(len(group) == 6 for group in ensemble)
+    for group in ensemble:
+        assert sorted(rewrite.strategy for rewrite in group) == ["copy"] * 3 + ["permuted"] * 3
+        assert group[0].strategy != group[1].strategy, "a lesson of two holds both"
+
+
+def test_texts_are_kept_and_other_settings_are_other_texts(make_config):
+    config = make_config(evaluation={"arms": ["repeated", "untrained"]})
+    arms = parse_arms(config)
+    first = Desk(config, documents(config), ()).texts(arms[1], arms)
+    folder = config.run.dir / "evaluation" / "texts"
+    (path,) = folder.glob("*.json")
+    kept = json.loads(path.read_text())
+    kept[0][0]["text"] = "as it stands on disk"
+    path.write_text(json.dumps(kept))
+    assert Desk(config, documents(config), ()).texts(arms[1], arms)[0][0].text == "as it stands on disk"
+    hotter = config.model_copy(update={"teacher": config.teacher.model_copy(update={"temperature": 2.0})})
+    assert Desk(hotter, documents(config), ()).texts(arms[1], arms) != first
+    assert len(list(folder.glob("*.json"))) == 2
+
+
+def rewrite(text, rejected=None):
+    return Rewrite(document_id="d", strategy="s", text=text, completion=text, prompt="", rejected=rejected)
+
+
+def test_the_best_lesson_is_chosen_whole():
+    group = [rewrite(text) for text in "abcdef"]
+    chosen = choose_best([group], 2, lambda _: [[0.1, 0.1, 0.7, 0.7, 0.7, 0.7]])
+    assert [r.text for r in chosen[0]] == ["c", "d"]
+
+
+def test_refused_texts_teach_nothing():
+    groups = [[rewrite("a"), rewrite("b", "leak"), rewrite("c")]]
+    assert lesson_texts(groups, 2) == {"d": ["a"]}
+
+
+@pytest.mark.parametrize("line", ["strategies:copy", "none:1", "", "file:", "best-of:0"])
+def test_odd_lines_are_refused(make_config, line):
+    with pytest.raises(ValueError, match=r"evaluation\.arms"):
+        parse_arms(make_config(evaluation={"arms": ["repeated", line]}))
