@@ -4,7 +4,7 @@ import logging
 import os
 from typing import Any
 
-from configs.errors import UserError
+from configs.errors import RunError, UserError
 from configs.schema import Student
 
 STORE_BYTES = 256 * 2**20
@@ -16,10 +16,10 @@ def connect() -> Any:
     """The `ray` module, initialised: as this process has it already, else on the cluster that RAY_ADDRESS names, else
     on one that is started on this machine and ends with this process.
 
-    Raises UserError where Ray is missing or not reachable.
+    Raises UserError where Ray is missing or not reachable, RunError where it does not start.
     """
-    # Before the import, which reads them. A cluster that is started here reports to nobody unless the user wants it to,
-    # and 200 lines of advice on memory, GPUs and metrics would drown our own.
+    # Before the import, which reads them. A cluster that is started here reports to nobody unless the user wants it
+    # to, and gives no advice on what it will change some day.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -30,13 +30,20 @@ def connect() -> Any:
         return ray
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
-    try:
-        if address:
+    if address:
+        try:
             ray.init(address=address, **quiet)
-        else:
+        except ConnectionError:
+            raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}") from None
+        return ray
+    for last in (False, True):
+        try:
             ray.init(address="local", include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
-    except ConnectionError:
-        raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}") from None
+            break
+        except Exception as error:  # that is all the type it has where Ray's processes are not up within 30 s
+            ray.shutdown()
+            if last:
+                raise RunError(f"Ray did not start on this machine: {str(error).splitlines()[0]}") from error
     return ray
 
 

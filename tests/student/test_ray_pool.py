@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -16,11 +15,12 @@ from configs.schema import Lora, Student
 from student.cluster import actor_resources, count_actors
 from student.pool import InlinePool
 from student.pools import make_pool
+from student.ray_pool import RayPool
 from student.records import Exam, Job, Lesson, Question
+from tests.ray_cluster import NODE, Noting, kill_another, name_of, noted, times_begun, two_nodes
 from tests.student.conftest import build
 
-ray = pytest.importorskip("ray")
-from student.ray_pool import RayPool  # noqa: E402
+pytest.importorskip("ray")
 
 EXAM = Exam(
     questions=(
@@ -37,30 +37,10 @@ def jobs(count):
     return [Job(lesson=Lesson(texts=TEXTS[: 1 + n % 4], seed=n), exam=EXAM) for n in range(count)]
 
 
-class Noting(InlinePool):
-    """Notes its process and the seeds of each batch that it begins in `$STUDENTS_NOTED`, as lines of a file."""
-
-    def examine(self, jobs, on_done=None):
-        # In a file name of the model's folder: the actor knows no other place that this process does.
-        with (Path(self.settings.model) / "noted").open("a") as file:
-            file.write(f"{os.getpid()} {' '.join(str(job.lesson.seed) for job in jobs)}\n")
-        if any("poison" in text for job in jobs for text in job.lesson.texts):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().examine(jobs, on_done)
-
-
 @pytest.fixture(scope="module")
 def cluster():
-    from ray.cluster_utils import Cluster
-
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    memory = {"object_store_memory": 100 * 2**20}
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
-    found.add_node(num_cpus=1, **memory)
-    ray.init(address=found.address, log_to_driver=False)
-    yield found
-    ray.shutdown()
-    found.shutdown()
+    with two_nodes(__name__) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +82,15 @@ def wait_for_all(pool):
     assert all(worker.ready for worker in pool._workers)
 
 
-def noted(settings):
-    """(process, seeds) of each batch that was begun."""
-    lines = (Path(settings.model) / "noted").read_text().splitlines()
-    return [(int(line.split()[0]), [int(seed) for seed in line.split()[1:]]) for line in lines]
-
-
-def times_begun(settings):
-    return Counter(seed for _, seeds in noted(settings) for seed in seeds)
+def differences(outcomes, expected):
+    """Places with what is not equal there, to the last bit."""
+    return {
+        place: {
+            name: (a.metrics[name], b.metrics.get(name)) for name in a.metrics if a.metrics[name] != b.metrics.get(name)
+        }
+        for place, (a, b) in enumerate(zip(outcomes, expected, strict=True))
+        if a != b
+    }
 
 
 def test_a_pool_of_two_nodes_is_the_inline_pool_to_the_last_bit(pool, inline, settings):
@@ -117,27 +98,25 @@ def test_a_pool_of_two_nodes_is_the_inline_pool_to_the_last_bit(pool, inline, se
     assert pool.at_once == 2 * inline.at_once == 8
     done = []
     outcomes = pool.examine(jobs(18), done.append)
-    assert outcomes == inline.examine(jobs(18))
+    assert not differences(outcomes, inline.examine(jobs(18)))
     assert sorted(len(found) for found in done) == [2, 4, 4, 4, 4]
     assert {place: outcome for found in done for place, outcome in found.items()} == dict(enumerate(outcomes))
-    assert len({process for process, _ in noted(settings)}) == 2, "both actors worked"
-    assert times_begun(settings) == Counter(range(18))
+    assert len({process for process, _ in noted(settings.model)}) == 2, "both actors worked"
+    assert times_begun(settings.model) == Counter(map(name_of, jobs(18)))
 
 
 def test_an_actor_that_is_killed_costs_its_batch_and_nothing_else(pool, inline, settings):
     killed, before = [], pool.restarts
 
     def kill_the_other(found):
-        others = [process for process, seeds in noted(settings) if seeds[0] not in found]
-        if others and not killed:
-            os.kill(others[-1], signal.SIGKILL)
-            killed.append(others[-1])
+        if not killed and kill_another(settings.model, [jobs(18)[place] for place in found]):
+            killed.append(True)
 
     outcomes = pool.examine(jobs(18), kill_the_other)
     assert killed and pool.restarts == before + 1
-    assert outcomes == inline.examine(jobs(18))
-    begun = times_begun(settings)
-    assert set(begun) == set(range(18)) and sum(begun.values()) <= 18 + 4, "one batch was begun again"
+    assert not differences(outcomes, inline.examine(jobs(18)))
+    begun = times_begun(settings.model)
+    assert set(begun) == set(map(name_of, jobs(18))) and sum(begun.values()) <= 18 + 4, "one batch was begun again"
 
 
 def test_a_job_that_kills_its_process_is_an_error_and_stops_nobody(pool, inline, settings):
@@ -149,7 +128,7 @@ def test_a_job_that_kills_its_process_is_an_error_and_stops_nobody(pool, inline,
     expected = inline.examine(jobs(8))
     for place in set(range(8)) - {5}:
         assert outcomes[place].gain == pytest.approx(expected[place].gain, abs=1e-4)
-    assert times_begun(settings)[5] == 4, "in the whole batch, twice; in a half; alone"
+    assert times_begun(settings.model)[name_of(lessons[5])] == 4, "in the whole batch, twice; in a half; alone"
 
 
 @pytest.mark.slow
@@ -168,11 +147,11 @@ def test_a_node_that_goes_is_done_without(cluster, pool, inline, settings):
         outcomes = pool.examine(jobs(18), remove)
     finally:
         if gone:
-            cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+            cluster.add_node(**NODE)
     assert gone
-    assert outcomes == inline.examine(jobs(18))
-    begun = times_begun(settings)
-    assert set(begun) == set(range(18)) and sum(begun.values()) <= 18 + 4
+    assert not differences(outcomes, inline.examine(jobs(18)))
+    begun = times_begun(settings.model)
+    assert set(begun) == set(map(name_of, jobs(18))) and sum(begun.values()) <= 18 + 4
     wait_for_all(pool)  # what comes back is taken up again
 
 
@@ -186,7 +165,7 @@ def test_without_exact_few_students_still_keep_both_actors_busy(cluster, setting
     pool.close()
     expected = InlinePool(loose).examine(jobs(6))
     assert [o.gain for o in outcomes] == pytest.approx([o.gain for o in expected], abs=1e-4)
-    assert len(noted(settings)) == len({process for process, _ in noted(settings)}) == 2
+    assert len(noted(settings.model)) == len({process for process, _ in noted(settings.model)}) == 2
 
 
 @pytest.mark.slow
