@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import platform
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,40 +27,49 @@ class Taught(NamedTuple):
     steps: int
 
 
-def cost_table(run: Training, evaluation: EvaluationResult | None, run_dir: Path) -> Table:
+def cost_table(trainings: Sequence[Training], evaluation: EvaluationResult | None) -> Table:
     """Student runs, tokens and seconds."""
-    rows: list[list[str]] = []
-    if run.metrics:
-        by_kind = {kind: sum(line.get("students", 0) for line in run.kind(kind)) for kind in COSTS}
-        parts = ", ".join(f"{count(n)} {WHAT_FOR[kind]}" for kind, n in by_kind.items() if n)
-        total = max((line.get("students_total", 0) for line in run.metrics), default=0)
-        rows.append(["student runs of training", count(total), parts])
-        held = sum(line.get("students", 0) for line in run.heldout.values())
-        if held:
-            rows.append(["student runs of the held-out arms", count(held), ""])
-        taught = taught_tokens(run_dir / "journal" / "outcomes.sqlite")
-        if taught is not None and taught.students:
-            words = f"{count(taught.students)} students in the reward cache, {count(taught.steps)} optimiser steps"
-            rows.append(["lesson tokens of all students", count(taught.tokens), words])
-        rows += _seconds(run)
+    rows = [row for run in trainings for row in _training(run)]
     if evaluation is not None:
         rows.append(["student runs of the evaluation", count(evaluation.student_runs), "over all calls"])
         rows.append(["seconds of the evaluation", duration(evaluation.seconds), "of its last call"])
     return Table(["", "", "of which"], rows, "lrw")
 
 
-def _seconds(run: Training) -> list[list[str]]:
+def _training(run: Training) -> list[list[str]]:
+    about = f", {run.label}" if run.label else ""
+    by_kind = {kind: sum(line.get("students", 0) for line in run.kind(kind)) for kind in COSTS}
+    parts = ", ".join(f"{count(n)} {WHAT_FOR[kind]}" for kind, n in by_kind.items() if n)
+    total = max((line.get("students_total", 0) for line in run.metrics), default=0)
+    rows = [[f"student runs of training{about}", count(total), parts]]
+    held = sum(line.get("students", 0) for line in run.heldout.values())
+    if held:
+        rows.append([f"student runs of the held-out arms{about}", count(held), ""])
+    taught = taught_tokens(run.folder / "journal" / "outcomes.sqlite")
+    if taught is not None and taught.students:
+        words = f"{count(taught.students)} students in the reward cache, {count(taught.steps)} optimiser steps"
+        rows.append([f"lesson tokens of all students{about}", count(taught.tokens), words])
+    return [*rows, *_seconds(run, about)]
+
+
+def _seconds(run: Training, about: str) -> list[list[str]]:
     updates = run.kind("update")
     scoring = sum(line.get("seconds", 0.0) for line in run.kind("step"))
     updating = sum(line.get("seconds", 0.0) for line in updates)
     times = [line["time"] for line in run.metrics if "time" in line]
-    rows = [["scoring rewards", duration(scoring), ""], ["updating the teacher", duration(updating), ""]]
+    rows = [
+        [f"scoring rewards{about}", duration(scoring), ""],
+        [f"updating the teacher{about}", duration(updating), ""],
+    ]
     whole = sum(line.get("seconds/round", 0.0) for line in updates)
     if whole:
         spent = {phase: sum(line.get(f"seconds/{phase}", 0.0) for line in updates) / whole for phase in PHASES}
         split = ", ".join(f"{PHASES[phase]} {share:.0%}" for phase, share in spent.items())
-        rows.append(["rounds, wall clock", duration(whole), split])
-    return [*rows, ["first to last line of the journal", duration(max(times) - min(times)), "with interruptions"]]
+        rows.append([f"rounds, wall clock{about}", duration(whole), split])
+    if times:
+        whole = max(times) - min(times)
+        rows.append([f"first to last line of the journal{about}", duration(whole), "with interruptions"])
+    return rows
 
 
 PHASES = {"sample": "sampling", "students": "students", "update": "update", "idle": "idle"}

@@ -99,9 +99,8 @@ def tiles(found: EvaluationResult) -> list[Tile]:
         arm = "trained" if "trained" in student.arms else found.reference
         right = triple(student.arms[arm].together.accuracy)
         if right is not None:
-            other = next((name for name in ("raw-repeated", "raw", found.reference) if name in student.arms), arm)
-            beside = triple(student.arms[other].together.accuracy)
-            detail = f"{other} {spoken(beside)}" if beside and other != arm else ""
+            beside = triple(student.arms[found.reference].together.accuracy) if found.reference != arm else None
+            detail = f"{found.reference} {spoken(beside)}" if beside else ""
             said.append(Tile(f"answers right, {arm}, {label}", spoken(right), detail))
     said.append(Tile("evaluated on", f"{found.documents} documents", f"{count(found.student_runs)} student runs"))
     return said

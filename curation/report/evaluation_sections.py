@@ -7,7 +7,7 @@ from curation.evaluation import records
 from curation.evaluation.records import EvaluationResult, FalsePositives, Measured, ScalingPoint, StudentResult
 from curation.report import plots
 from curation.report.evaluation import arm_table, comparison_tables, intervals_of, triple
-from curation.report.parts import Block, Figure, Section, Table, cell, number
+from curation.report.parts import Block, Figure, Section, Table, cell, number, slug
 from curation.report.plots import Curve, Interval, Row, plain, spoken
 
 GAIN = "held-out gain (nats a token)"
@@ -235,8 +235,3 @@ def _tested(found: FalsePositives) -> str:
         f"of {found.pairs} pairs of the arm {found.arm} with itself, a single comparison at 5% called {found.differ} "
         f"different (rate {rate}, Wilson's interval), the corrected verdict {found.differ_corrected}."
     )
-
-
-def slug(label: str) -> str:
-    """A label as part of an id."""
-    return "".join(character if character.isalnum() else "-" for character in label.lower())

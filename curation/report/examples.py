@@ -41,9 +41,11 @@ class Lesson(NamedTuple):
     gain: float | None
 
 
-def examples(run: Training, evaluation: EvaluationResult | None, run_dir: Path) -> list[Example]:
+def examples(run: Training | None, evaluation: EvaluationResult | None, folder: Path) -> list[Example]:
     """Held-out documents first, best and worst of the evaluation, then best and worst of the last step of training."""
-    found = _evaluated(evaluation, run_dir / LESSONS_FILE) if evaluation else []
+    found = _evaluated(evaluation, folder / LESSONS_FILE) if evaluation else []
+    if run is None:
+        return found
     trained = [line for line in run.rewrites if line["arm"] == "train" and line.get("gain") is not None]
     last = max(map(place, trained), default=None)
     rewarded = _lessons([line for line in trained if place(line) == last])

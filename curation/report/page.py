@@ -18,8 +18,7 @@ from curation.evaluation.records import RESULT_FILE, EvaluationResult, read_resu
 from curation.report import evaluation, evaluation_sections, training, training_sections
 from curation.report.cost import cost_table, manifest, settings_table, versions
 from curation.report.examples import examples
-from curation.report.training import Training
-from teacher.journal import read_json_lines
+from curation.report.training import read_training
 
 
 def write_report(run_dir: Path) -> Path:
@@ -31,24 +30,29 @@ def write_report(run_dir: Path) -> Path:
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"{run_dir} holds no run: no config.yaml")
     config = load_config(run_dir / "config.yaml")
-    journal = run_dir / "journal"
-    run = Training(config, read_json_lines(journal / "metrics.jsonl"), read_json_lines(journal / "rewrites.jsonl"))
-    found = _evaluation(run_dir)
-    if not run.metrics and found is None:
+    found, run = _evaluation(run_dir), read_training(run_dir)
+    if run is None and found is None:
         raise UserError(f"{run_dir} has nothing to report yet: its journal is empty, and there is no {RESULT_FILE}")
-    parts = []
+    # An evaluation may have trained a teacher for each student, in a run of its own.
+    folders = {label: run_dir / "teachers" / label.replace("/", "-") for label in (found.students if found else ())}
+    own = [read_training(folder, label) for label, folder in folders.items()]
+    trainings = [one for one in (run, *own) if one is not None]
+    parts, tiles = [], []
     if found is not None:
         parts.append(("Evaluation", evaluation.verdicts(found), evaluation_sections.sections(found)))
-    if run.metrics:
-        parts.append(("Training", training.verdicts(run), training_sections.sections(run)))
+        tiles += evaluation.tiles(found)
+    for one in trainings:
+        title = f"Training for {one.label}" if one.label else "Training"
+        parts.append((title, training.verdicts(one), training_sections.sections(one)))
+        tiles += training.tiles(one)
     page = _environment().get_template("report.html.j2").render(
         run=run_dir.name,
         config=config,
         parts=parts,
-        tiles=[*(evaluation.tiles(found) if found else ()), *(training.tiles(run) if run.metrics else ())],
+        tiles=tiles,
         examples=examples(run, found, run_dir),
         dataset=manifest(config),
-        cost=cost_table(run, found, run_dir),
+        cost=cost_table(trainings, found),
         settings=settings_table(config),
         config_text=(run_dir / "config.yaml").read_text(encoding="utf-8"),
         versions=versions(),

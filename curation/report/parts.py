@@ -84,6 +84,11 @@ def cell(value: Interval | None, digits: int = 2, sign: str = "") -> Markup:
     return Markup(f"{mean} <small>{bounds}</small>") if bounds else Markup(mean)
 
 
+def slug(label: str) -> str:
+    """A label as part of an id."""
+    return "".join(character if character.isalnum() else "-" for character in label.lower())
+
+
 def shares(found: Sequence[tuple[str, float]], most: int = 4) -> str:
     """`question-answer 90%, copy 10%`."""
     shown = [f"{name} {share:.0%}" for name, share in found if share >= 0.005][:most]

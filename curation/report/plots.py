@@ -16,6 +16,12 @@ Interval = tuple[float, float | None, float | None]
 """Mean, low, high; bounds are None where the data make none possible."""
 
 
+HATCHES = ("", "///", "...", "xxx")
+"""Another one where the colours come round again."""
+MOST_MARKED = 50
+"""Points of a curve that have a marker and tell their figure; of a longer one only every so many."""
+
+
 class Curve(NamedTuple):
     """Points in the order of x; None is a gap."""
 
@@ -65,13 +71,14 @@ def curves(
         axes, said = canvas.axes, []
         canvas.grid("y")
         for n, (label, curve) in enumerate(series.items()):
-            points = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if y is not None]
+            points = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if y is not None and (x > 0 or not log_x)]
             if not points:
                 continue
             xs, means = [x for x, _ in points], [y[0] for _, y in points]
-            axes.plot(xs, means, dash(n), marker=marker(n), color=colour(n), label=label, zorder=3)
+            every = math.ceil(len(points) / MOST_MARKED)
+            axes.plot(xs, means, dash(n), marker=marker(n), markevery=every, color=colour(n), label=label, zorder=3)
             _bands(axes, points, n)
-            for x, y in points:
+            for x, y in points[::every]:
                 canvas.tip(x, y[0], f"{label}, {xlabel} {x:g}: {spoken(y, digits)}")
             first, last = points[0], points[-1]
             said.append(
@@ -127,9 +134,10 @@ def stacked(
         axes, floor, said = canvas.axes, [0.0] * len(x), []
         width = 0.8 if len(x) < 20 else 1.0
         for n, (label, values) in enumerate(shares.items()):
-            axes.bar(x, values, width, floor, label=label, color=colour(n), edgecolor=PAGE, linewidth=0.6)
+            hatch = HATCHES[n // len(SERIES) % len(HATCHES)]
+            axes.bar(x, values, width, floor, label=label, color=colour(n), hatch=hatch, edgecolor=PAGE, linewidth=0.6)
             for at, value, base in zip(x, values, floor, strict=True):
-                if value >= 0.04:
+                if value >= 0.04 and len(x) <= MOST_MARKED:
                     canvas.tip(at, base + value / 2, f"{label}, {xlabel} {at}: {value:.0%}")
             floor = [base + value for base, value in zip(floor, values, strict=True)]
             said.append(f"{label}: {values[0]:.0%} at first, {values[-1]:.0%} at last")

@@ -31,6 +31,7 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "notewright",
     "font.family": "sans-serif",
     "font.size": 10.5,
+    "text.parse_math": False,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": INK,

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs.load import load_config
 from configs.schema import Config
-from curation.report.parts import Tile, Verdict, number
+from curation.report.parts import Tile, Verdict, number, slug
 from curation.report.plots import Interval, spoken
-from teacher.journal import Record
+from teacher.journal import Record, read_json_lines
 from teacher.seats import batches_of
 
 ARMS = {
@@ -19,11 +21,17 @@ GAIN = "gain (nats a token)"
 
 
 class Training(NamedTuple):
-    """A journal as it is read."""
+    """A journal as it is read. `label` tells several of one page apart."""
 
     config: Config
     metrics: Sequence[Record]
     rewrites: Sequence[Record]
+    folder: Path = Path()
+    label: str = ""
+
+    def id(self, name: str) -> str:
+        """`name` as an id that no other training of the page has."""
+        return f"{slug(self.label)}-{name}" if self.label else name
 
     def kind(self, kind: str) -> list[Record]:
         """The lines of one kind, in the order of their rounds (a fork may count its steps otherwise)."""
@@ -51,6 +59,15 @@ class Training(NamedTuple):
         reward = self.config.reward
         together = 1 if reward.credit == "document" else reward.documents_per_student
         return len(batches_of(documents, together))
+
+
+def read_training(run_dir: Path, label: str = "") -> Training | None:
+    """The run's training; None where it has not begun. Raises UserError for a config that cannot be read."""
+    metrics = read_json_lines(run_dir / "journal" / "metrics.jsonl")
+    if not metrics:
+        return None
+    rewrites = read_json_lines(run_dir / "journal" / "rewrites.jsonl")
+    return Training(load_config(run_dir / "config.yaml"), metrics, rewrites, run_dir, label)
 
 
 def place(line: Record) -> tuple[int, int]:
@@ -94,7 +111,7 @@ def verdicts(run: Training) -> list[Verdict]:
         n = run.heldout.get("trained", {}).get("documents", 0)
         words = f"Paired by document; {run.drawn(n)}; questions that were never rewarded."
         found.append(Verdict(words, "note"))
-    elif run.metrics:
+    elif not run.label:
         found.append(Verdict("Nothing was compared on held-out documents: set data.heldout.", "note"))
     if best_validated(run) == 0 and run.kind("step"):
         words = "No round beat the untrained teacher on the validation documents: it is the one to use."
@@ -126,4 +143,4 @@ def tiles(run: Training) -> list[Tile]:
     if best is not None and steps:
         last = max(line["round"] for line in steps)
         found.append(Tile("teacher kept", f"round {best} of {last}" if best else "the untrained one", "by validation"))
-    return found
+    return [tile._replace(name=f"{tile.name}, {run.label}") for tile in found] if run.label else found

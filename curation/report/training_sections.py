@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from curation.report import plots
-from curation.report.parts import Block, Figure, Section, Table, cell, count, number, shares
+from curation.report.parts import Block, Figure, Section, Table, cell, count, number, shares, slug
 from curation.report.plots import Curve, Interval, Row, plain, spoken
 from curation.report.training import ARMS, GAIN, Training, best_validated, interval, place
 from teacher.journal import Record
@@ -40,9 +40,15 @@ def sections(run: Training) -> list[Section]:
     found += [_validation(run)] if run.kind("validation") else []
     if not steps:
         return found
-    found += [_reward(run, steps), _strategies(steps), _reliability(run, steps), _diversity(steps), _gates(run)]
+    found += [
+        _reward(run, steps),
+        _strategies(run, steps),
+        _reliability(run, steps),
+        _diversity(run, steps),
+        _gates(run),
+    ]
     penalties = sorted({key for line in steps for key in line if key.startswith("penalty/")})
-    return [*found, _penalties(steps, penalties)] if penalties else found
+    return [*found, _penalties(run, steps, penalties)] if penalties else found
 
 
 def _heldout(run: Training) -> Section:
@@ -51,9 +57,10 @@ def _heldout(run: Training) -> Section:
     difference = next(iter(run.kind("difference")), {})
     arms = list(run.heldout)
     figures = [
-        _forest("Held-out gain", {arm: interval(run.heldout[arm], "gain") for arm in arms}, GAIN, drawn),
-        _forest("Held-out answers", {arm: interval(run.heldout[arm], "accuracy") for arm in arms}, RIGHT, drawn),
+        _forest(run, "Held-out gain", {arm: interval(run.heldout[arm], "gain") for arm in arms}, GAIN, drawn),
+        _forest(run, "Held-out answers", {arm: interval(run.heldout[arm], "accuracy") for arm in arms}, RIGHT, drawn),
         _forest(
+            run,
             "Trained teacher against the others",
             {f"trained − {other}": interval(difference, f"trained_minus_{other}") for other in arms},
             f"difference in {GAIN}",
@@ -62,15 +69,17 @@ def _heldout(run: Training) -> Section:
     ]
     text = "Documents and questions that the teacher never learnt on, one lesson a document, equal optimiser steps."
     blocks = [Block([figure for figure in figures if figure], [_arm_table(run)])]
-    return Section("heldout", "Held-out documents", "What students gain, on held-out documents", text, blocks)
+    return Section(run.id("heldout"), "Held-out documents", "What students gain, on held-out documents", text, blocks)
 
 
-def _forest(title: str, values: Mapping[str, Interval | None], xlabel: str, caption: str) -> Figure | None:
+def _forest(
+    run: Training, title: str, values: Mapping[str, Interval | None], xlabel: str, caption: str
+) -> Figure | None:
     rows = [Row(name, value, name.startswith("trained")) for name, value in values.items() if value is not None]
     if not rows:
         return None
     sign = "+" if "difference" in xlabel else ""
-    name = title.lower().replace(" ", "-")
+    name = run.id(slug(title))
     return Figure(title, plots.forest(name, title, rows, xlabel=xlabel, sign=sign, share=xlabel == RIGHT), caption)
 
 
@@ -102,7 +111,7 @@ def _validation(run: Training) -> Section:
         if any(values):
             title = f"Validation {name}"
             svg = plots.curves(
-                f"validation-{name}", title, {name: Curve(rounds, values)}, xlabel="round", ylabel=ylabel,
+                run.id(f"validation-{name}"), title, {name: Curve(rounds, values)}, xlabel="round", ylabel=ylabel,
                 share=name == "accuracy", mark=mark,
             )  # fmt: skip
             table = Table(["round", name], [[str(r), cell(v)] for r, v in zip(rounds, values, strict=True)], "rr")
@@ -112,7 +121,7 @@ def _validation(run: Training) -> Section:
         "Documents of data.train that are never trained on; round 0 is the untrained teacher. The round with the "
         f"highest reward is kept. Best: {shown}."
     )
-    return Section("validation", "Validation", "Validation, round by round", text, [Block(figures)])
+    return Section(run.id("validation"), "Validation", "Validation, round by round", text, [Block(figures)])
 
 
 def _reward(run: Training, steps: Sequence[Record]) -> Section:
@@ -127,7 +136,7 @@ def _reward(run: Training, steps: Sequence[Record]) -> Section:
     penalised = any(key.startswith("penalty/") for line in steps for key in line)
     if penalised and any(value is not None for value in gains):
         series["gain, before penalties"] = Curve(x, plain(gains))
-    svg = plots.curves("reward-by-step", "Reward", series, xlabel="step", ylabel="mean reward (nats a token)")
+    svg = plots.curves(run.id("reward-by-step"), "Reward", series, xlabel="step", ylabel="mean reward (nats a token)")
     rows = [
         [str(line["round"]), str(at), cell(interval(line, "reward")), count(line.get("students", 0))]
         for at, line in zip(x, steps, strict=True)
@@ -138,24 +147,24 @@ def _reward(run: Training, steps: Sequence[Record]) -> Section:
         "shows that RL works, not that the lessons help elsewhere: that is what held-out documents are for."
     )
     figure = Figure("Reward", svg, run.bounds("Band", n), table)
-    return Section("reward", "Reward", "Reward, step by step", text, [Block([figure])])
+    return Section(run.id("reward"), "Reward", "Reward, step by step", text, [Block([figure])])
 
 
-def _strategies(steps: Sequence[Record]) -> Section:
+def _strategies(run: Training, steps: Sequence[Record]) -> Section:
     x, figures = _numbers(steps), []
     written, gains = _series(steps, "strategy/"), _series(steps, "gain_by_strategy/")
     if written:
         title, filled = "Strategies written", {name: [v or 0.0 for v in values] for name, values in written.items()}
-        svg = plots.stacked("strategies-written", title, x, filled, xlabel="step", ylabel="share of samples")
+        svg = plots.stacked(run.id("strategies-written"), title, x, filled, xlabel="step", ylabel="share of samples")
         caption = "Share of the step's samples, refused ones and those dealt for exploration included."
         figures.append(Figure(title, svg, caption, _series_table(x, written)))
     if gains:
         title, curves = "Gain by strategy", {name: Curve(x, plain(values)) for name, values in gains.items()}
-        svg = plots.curves("gain-by-strategy", title, curves, xlabel="step", ylabel=GAIN)
+        svg = plots.curves(run.id("gain-by-strategy"), title, curves, xlabel="step", ylabel=GAIN)
         caption = "Mean gain of students taught with it; no interval, and few samples where a strategy is rare."
         figures.append(Figure(title, svg, caption, _series_table(x, gains)))
     text = "Share of the samples by strategy, and what students gained from each."
-    return Section("strategies", "Strategies", "What the teacher writes", text, [Block(figures)])
+    return Section(run.id("strategies"), "Strategies", "What the teacher writes", text, [Block(figures)])
 
 
 def _reliability(run: Training, steps: Sequence[Record]) -> Section:
@@ -166,7 +175,9 @@ def _reliability(run: Training, steps: Sequence[Record]) -> Section:
     )
     if any(value is not None for value in values):
         title, series = "Reliability of the reward", {"reliability": Curve(x, plain(values))}
-        svg = plots.curves("reliability-by-step", title, series, xlabel="step", ylabel="reliability", share=True)
+        svg = plots.curves(
+            run.id("reliability-by-step"), title, series, xlabel="step", ylabel="reliability", share=True
+        )
         repeats = run.config.reward.repeats
         how = f"Of the mean of {repeats} students" if repeats > 1 else "Of one student, from lessons taught twice"
         figures.append(Figure(title, svg, f"{how}; an estimate a step, without interval."))
@@ -176,10 +187,10 @@ def _reliability(run: Training, steps: Sequence[Record]) -> Section:
     found = interval(pilot, "reliability")
     if found is not None:
         text += f" Before the first round: {spoken(found)} on {pilot['documents']} documents (95% interval)."
-    return Section("reliability", "Reliability", "How much of the reward is signal", text, [Block(figures)])
+    return Section(run.id("reliability"), "Reliability", "How much of the reward is signal", text, [Block(figures)])
 
 
-def _diversity(steps: Sequence[Record]) -> Section:
+def _diversity(run: Training, steps: Sequence[Record]) -> Section:
     x, figures = _numbers(steps), []
     for title, ylabel, series, caption in DIVERSITY:
         values = {label: [line.get(f"diversity/{key}") for line in steps] for key, label in series.items()}
@@ -188,11 +199,11 @@ def _diversity(steps: Sequence[Record]) -> Section:
         }
         if curves:
             floor = 1.0 if "compression" in ylabel else 0.0
-            name = title.lower().replace(" ", "-")
+            name = run.id(slug(title))
             svg = plots.curves(name, title, curves, xlabel="step", ylabel=ylabel, floor=floor)
             figures.append(Figure(title, svg, caption))
     text = "Samples that grow alike, or strategies that vanish, leave RL nothing to choose from."
-    return Section("diversity", "Diversity", "Diversity", text, [Block(figures)])
+    return Section(run.id("diversity"), "Diversity", "Diversity", text, [Block(figures)])
 
 
 def _gates(run: Training) -> Section:
@@ -202,23 +213,23 @@ def _gates(run: Training) -> Section:
     blocks = []
     if refused:
         title = "Refused rewrites by reason"
-        svg = plots.bars("refused-by-reason", title, dict(refused.most_common()), xlabel="rewrites refused")
+        svg = plots.bars(run.id("refused-by-reason"), title, dict(refused.most_common()), xlabel="rewrites refused")
         by_round: dict[int, Counter[str]] = {}
         for line in sampled:
             by_round.setdefault(line["round"], Counter())[line.get("rejected") or ""] += 1
         rows = [[str(round), *(str(found[reason]) for reason in refused)] for round, found in sorted(by_round.items())]
         table = Table(["round", *refused], rows, "r" * (len(refused) + 1))
         blocks.append(Block([Figure(title, svg, "All steps of training together.", table)]))
-    return Section("gates", "Gates", "What the gates refused", text, blocks)
+    return Section(run.id("gates"), "Gates", "What the gates refused", text, blocks)
 
 
-def _penalties(steps: Sequence[Record], penalties: Sequence[str]) -> Section:
-    x, title = _numbers(steps), "Penalties"
+def _penalties(run: Training, steps: Sequence[Record], penalties: Sequence[str]) -> Section:
+    x, name, title = _numbers(steps), run.id("penalties-by-step"), "Penalties"
     curves = {key.removeprefix("penalty/"): Curve(x, plain([line.get(key) for line in steps])) for key in penalties}
-    svg = plots.curves("penalties-by-step", title, curves, xlabel="step", ylabel="taken off (nats a token)", floor=0.0)
+    svg = plots.curves(name, title, curves, xlabel="step", ylabel="taken off (nats a token)", floor=0.0)
     text = "What was taken off the gain, mean over the step's rewrites; “retention” is what students forgot."
     blocks = [Block([Figure(title, svg, "Means, no interval.")])]
-    return Section("penalties", "Penalties", "Forgetting and other penalties in the reward", text, blocks)
+    return Section(run.id("penalties"), "Penalties", "Forgetting and other penalties in the reward", text, blocks)
 
 
 def _numbers(steps: Sequence[Record]) -> range:

@@ -36,3 +36,12 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run that has everything to show."""
+    from curation.report import write_report
+    from tests.curation.report_runs import full_run
+
+    return write_report(full_run(tmp_path_factory.mktemp("report")))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.load import save_config
+from configs.load import load_config, save_config
 from configs.schema import Config
 from curation.documents import find_shards, training_id
 from curation.evaluation import records
@@ -42,9 +42,20 @@ def new_run(folder: Path) -> Path:
     return folder / "run"
 
 
-def add_training(run: Path, rounds: int = 3) -> None:
+def full_run(folder: Path) -> Path:
+    """Trained, evaluated, and with a teacher of its own for one of the students: everything that a page can show."""
+    run = new_run(folder)
+    add_training(run, rounds=4)
+    add_evaluation(run)
+    own = run / "teachers" / STUDENTS[0]
+    save_config(load_config(run / "config.yaml"), own / "config.yaml")
+    add_training(own, rounds=2, heldout=False)
+    return run
+
+
+def add_training(run: Path, rounds: int = 3, heldout: bool = True) -> None:
     """A journal of as many rounds, written as a run writes it."""
-    [shard] = find_shards((str(run.parent / "people.jsonl"),))
+    [shard] = find_shards(load_config(run / "config.yaml").data.train)
     name = training_id(shard, 0, DOCUMENT)
     with Journal(run) as journal:
         for step in range(1, rounds + 1):
@@ -64,14 +75,15 @@ def add_training(run: Path, rounds: int = 3) -> None:
         for round in range(rounds + 1):
             figures = interval("gain", 0.1 * (round + 1), 0.1) | interval("accuracy", 0.2, 0.1) | {"documents": 16}
             journal.metric({"kind": "validation", "round": round, "students": 2, **figures})
-        for arm, gain in (("raw", 0.5), ("untrained", 0.4), ("trained", 1.4)):
+        for arm, gain in (("raw", 0.5), ("untrained", 0.4), ("trained", 1.4)) if heldout else ():
             figures = interval("gain", gain, 0.2) | interval("accuracy", gain / 2, 0.1)
             journal.metric({"kind": "heldout", "round": 0, "arm": arm, "documents": 12, **figures})
             if arm != "raw":
                 place = {"arm": arm, "round": 0, "step": 0, "document_id": "h", "sample": 0}
                 journal.rewrites.append(place | {"strategy": "copy", "rejected": None, "text": f"Ada by the {arm} one"})
         differences = interval("trained_minus_raw", 0.9, 0.3) | interval("trained_minus_untrained", 0.1, 0.3)
-        journal.metric({"kind": "difference", "round": rounds, **differences})
+        if heldout:
+            journal.metric({"kind": "difference", "round": rounds, **differences})
 
 
 def add_evaluation(run: Path) -> records.EvaluationResult:

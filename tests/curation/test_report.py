@@ -24,12 +24,9 @@ def run(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def page(report):
     """The page of a run that was trained and evaluated."""
-    found = new_run(tmp_path_factory.mktemp("report"))
-    add_training(found)
-    add_evaluation(found)
-    return write_report(found).read_text(encoding="utf-8")
+    return report.read_text(encoding="utf-8")
 
 
 def words_of(page):
@@ -48,9 +45,15 @@ def test_the_page_says_what_the_journal_says(page):
     assert "No detectable difference: what students gain from the trained teacher's lessons and from the untr" in words
     assert "1.40 [1.20, 1.60]" in words
     assert "<b> & what" in words, "texts are shown, not obeyed"
-    assert "round 0 is the untrained teacher. The round with the highest reward is kept. Best: round 3." in words
-    assert "student runs of training 30 24 for rewards, 8 for validation" in words
-    assert "by reason: 3 of 9 sampled" in words, "refused by a gate"
+    assert "round 0 is the untrained teacher. The round with the highest reward is kept. Best: round 4." in words
+    assert "student runs of training 40 32 for rewards, 10 for validation" in words
+    assert "by reason: 4 of 12 sampled" in words, "refused by a gate"
+
+
+def test_a_teacher_that_the_evaluation_trained_has_its_curves_too(page):
+    words = words_of(page)
+    assert "Training for student-fixed" in words and "student runs of training, student-fixed 20" in words
+    assert "Nothing was compared on held-out documents" not in words, "that is what the evaluation did"
 
 
 def test_what_changed_is_marked(run):
@@ -104,9 +107,9 @@ def test_a_fork_that_counts_its_steps_otherwise_ends_with_its_last_round(run):
 
 def test_a_validation_without_an_interval_is_drawn_too(run):
     with Journal(run) as journal:
-        journal.metric({"kind": "validation", "round": 4, "gain/mean": 0.7, "gain/low": float("nan")})
+        journal.metric({"kind": "validation", "round": 9, "gain/mean": 0.7, "gain/low": float("nan")})
     words = words_of(write_report(run).read_text(encoding="utf-8"))
-    assert "Best: round 4." in words and "gain, round 4: 0.70" in words
+    assert "Best: round 9." in words and "gain, round 9: 0.70" in words
 
 
 @pytest.mark.parametrize("gains", [(0.5, 0.4), (0.5, 0.5)])

@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from curation.report import write_report
-from tests.curation.report_runs import add_evaluation, add_training, new_run
-
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -22,15 +19,6 @@ PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium on the PATH: the page is not opened (Debian and Ubuntu: apt install chromium)"
 )
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """A page with everything that a page can show."""
-    run = new_run(tmp_path_factory.mktemp("run"))
-    add_training(run, rounds=4)
-    add_evaluation(run)
-    return write_report(run)
 
 
 @pytest.fixture(scope="module")
