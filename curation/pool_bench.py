@@ -14,6 +14,7 @@ grows with the queue. Last, the costs that were measured are the parts of simula
 * `driver_ms_per_job`, `driver_ms_per_batch`: CPU time of the dealing process alone.
 * `queue`: `jobs`, `seconds`, `rss_start_mb`, `rss_growth_mb`: memory of the dealing process, at its highest while the
   jobs are run, above what it was with all of them made.
+* `most_students_per_second`: beyond which one process cannot deal, in the largest batches.
 * `simulation`: by how many times as fast an actor is as one core here (a GPU runs larger students; what counts is
   seconds a student), what `curation.pool_simulation.scaling` returns. `costs` in seconds; `teacher_share` of a round on
   8 GPUs is `assumed` to be the teacher's unless `--run` names a run that measured it.
@@ -37,7 +38,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from configs.errors import UserError
 from configs.schema import Lora, Student
-from curation.pool_simulation import Costs, scaling
+from curation.pool_simulation import MOST, Costs, scaling
 from student.batches import Size
 from student.bench_inputs import bench_model, environment, lesson_texts
 from student.pool import InlinePool
@@ -121,6 +122,7 @@ def run_bench(
         "within_target": overhead < TARGET,
         **passing,
         "costs": asdict(costs),
+        "most_students_per_second": 1 / max(costs.deal_student + costs.deal_batch / MOST, 1e-9),
         "teacher_share": share[0],
         "teacher_share_how": share[1],
         "simulation": {f"{times:g}": scaling(lengths, costs.faster(times), share[0]) for times in FASTER},

@@ -126,5 +126,4 @@ def scaling(lengths: Sequence[float], costs: Costs, teacher_share: float) -> dic
         "bends_at": bent and bent["gpus"],
         "why": bent and max(lost, key=lambda name: bent[name]),
         "round_bends_at": round_bent,
-        "dealer_students_per_second": 1 / (costs.deal_student + costs.deal_batch / MOST),
     }
