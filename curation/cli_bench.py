@@ -114,3 +114,59 @@ def bench_curate(
 
     result = run_bench(rows, steps=steps, vllm=vllm, tell=say)
     print(json.dumps(result, allow_nan=False) if as_json else table(result))
+
+
+@bench.command("pool")
+def bench_pool(
+    students: Annotated[int, typer.Option(min=64, help="Students of each arm, in batches of 32.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each student.")] = 15,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 3,
+    run: Annotated[
+        Path | None, typer.Option(help="A run that measured the teacher's part of a round.", show_default=False)
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="A PNG of the simulated scaling.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
+) -> None:
+    """Students on Ray actors beside students in this process: speed, overhead, memory, and where scaling bends.
+
+    Students of the lab's shape on one and two actors; 10,000 queued jobs; rounds on 8 to 512 simulated GPUs from the
+    costs that were measured. A few minutes on two cores.
+
+    **Example:** `notewright bench pool --json`
+    """
+    import json
+
+    from curation.bench_plot import plot_scaling
+    from curation.pool_bench import run_bench, table
+    from curation.progress import say
+
+    result = run_bench(students=students, steps=steps, repeats=repeats, run=run, tell=say)
+    print(json.dumps(result, allow_nan=False) if as_json else table(result))
+    if plot:
+        say(f"plot: {plot_scaling(result, plot)}")
+
+
+@bench.command("round")
+def bench_round(
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="A new folder for run and dataset.")] = Path(
+        "runs/bench-round"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of Markdown.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="section.key=value", help="Settings that replace the preset's.", show_default=False),
+    ] = None,
+) -> None:
+    """One ReST-EM round and `curate` of 600 passages on this machine: sampling, students, update, idle.
+
+    configs/qwen-0.5b-1gpu.yaml with SmolLM2-135M in the place of both models (`make smollm2 vllm` first). Minutes on a
+    GPU; for a CPU make it smaller.
+
+    **Example:** `notewright bench round --dir runs/bench-round`
+    """
+    import json
+
+    from curation.round_bench import run_bench, table
+
+    result = run_bench(folder, overrides or ())
+    print(json.dumps(result, allow_nan=False) if as_json else table(result))

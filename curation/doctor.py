@@ -184,8 +184,9 @@ def _disk(config: Config) -> Found:
     for folder, gigabytes in needs.items():
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         name = "run.dir" if folder == config.run.dir else "curation.output"
-        if not os.access(there, os.W_OK):
-            yield "disk", "fail", f"{name} {folder}: {there} cannot be written", f"another {name}"
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            why = "cannot be written" if there.is_dir() else "is no folder"
+            yield "disk", "fail", f"{name} {folder}: {there} {why}", f"another {name}"
             continue
         free = shutil.disk_usage(there).free / 1e9
         what = f"{name} {folder}: {free:.0f} GB free"

@@ -16,6 +16,7 @@ from student.records import Split
 from teacher.exams import document_questions
 from teacher.question_writer import TEACHER
 from teacher.questions import ensure_questions
+from teacher.ranks import Ranks
 from teacher.summary import TrainSummary
 from teacher.train import train_teacher
 
@@ -23,7 +24,11 @@ from teacher.train import train_teacher
 def train_from_config(config: Config) -> TrainSummary:
     """Trains, or goes on training, the teacher in `run.dir`; progress goes to stderr. Raises UserError and RunError."""
     disable_progress_bar()  # a bar for every model loaded would drown our own lines
-    train, heldout = read_splits(config)
+    ranks = Ranks()
+    ranks.check(config)
+    ranks.start()
+    with ranks.first():  # questions may be written on the way
+        train, heldout = read_splits(config)
     if not heldout:
         say("data.heldout is not set: the gain of the trained teacher will not be measured")
     pools = partial(make_pool, sharing=len(config.student.names))

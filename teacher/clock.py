@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from teacher.gpu_watch import GpuWatch
+
 Span = tuple[float, float]
 T = TypeVar("T")
 
@@ -13,10 +15,19 @@ PHASES = ("sample", "students", "update")
 
 
 class Clock:
-    """Notes when which phase ran, in whatever thread: `with clock("sample"):`."""
+    """Notes when which phase ran, in whatever thread: `with clock("sample"):`. Inside of `with clock:` it watches the
+    GPUs, too."""
 
     def __init__(self) -> None:
+        self._gpus = GpuWatch()
         self.restart()
+
+    def __enter__(self) -> "Clock":
+        self._gpus.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._gpus.__exit__(*error)
 
     def restart(self) -> None:
         """Forgets what was noted; the round's wall clock starts now."""
@@ -39,7 +50,8 @@ class Clock:
     def figures(self) -> dict[str, float]:
         """`seconds/round`, `seconds/<phase>` and `seconds/idle`, in which none of them ran, since `restart`;
         `seconds/overlap`, in which sampling and students both ran; and the shares of the round in which the writer, the
-        students, and both with the update were idle.
+        students, and both with the update were idle. `idle_share/gpu` is the mean over this machine's GPUs, if it has
+        some.
 
         An update that samples and asks students itself (GRPO) counts without them, so that without overlap the phases
         and `idle` add up to the round.
@@ -57,6 +69,8 @@ class Clock:
         }
         shares = {"writer": 1 - seconds["sample"] / wall, "students": 1 - seconds["students"] / wall}
         shares["all"] = seconds["idle"] / wall
+        if (gpu := self._gpus.idle_share(self._started)) is not None:
+            shares["gpu"] = gpu
         return {f"seconds/{name}": value for name, value in seconds.items()} | {
             f"idle_share/{name}": value for name, value in shares.items()
         }

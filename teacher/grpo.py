@@ -24,6 +24,7 @@ from student.records import Document
 from teacher.checkpoints import OPTIMIZER_FILE
 from teacher.clock import Clock
 from teacher.gates import Gate
+from teacher.ranks import Ranks
 from teacher.records import Reward, Rewrite
 from teacher.rest_em import trainer_settings
 from teacher.sampling import deal, explore_share, make_rewrite
@@ -50,6 +51,7 @@ class StudentGain:
         documents: Sequence[Document],
         gates: Iterable[Gate],
         score: ScoreStep,
+        ranks: Ranks,
     ) -> None:
         self.settings = config.teacher
         self.group = rewrites_per_group(config)
@@ -57,14 +59,19 @@ class StudentGain:
         self.documents = {document.id: document for document in documents}
         self.gates = list(gates)
         self.score = score
+        self.ranks = ranks
         self.step = 0
 
     def __call__(
         self, prompts: list[str], completion_ids: list[list[int]], document_id: list[str], strategy: list[str], **_: Any
     ) -> list[float]:
+        rows = list(zip(prompts, completion_ids, document_id, strategy, strict=True))
+        return self.ranks.scored_together(rows, self._score)
+
+    def _score(self, rows: Sequence[tuple[str, list[int], str, str]]) -> list[float]:
         rewrites = [
             make_rewrite(self.settings, self.documents[name], prompt, self.writer.read(ids), way, self.gates)
-            for prompt, ids, name, way in zip(prompts, completion_ids, document_id, strategy, strict=True)
+            for prompt, ids, name, way in rows
         ]
         groups = [rewrites[start : start + self.group] for start in range(0, len(rewrites), self.group)]
         assert all(len({rewrite.document_id for rewrite in group}) == 1 for group in groups), "TRL split a group"
@@ -81,21 +88,24 @@ def train_round(
     score: ScoreStep,
     start: Path | None,
     clock: Clock | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[dict[str, float | int], torch.optim.Optimizer]:
     """Trains the writer's model in place, in `steps_per_round` steps over all `documents`.
 
     Returns the metrics of the update and the optimiser, whose moments go on from those kept in the checkpoint `start`.
     Under `strategy` prompting a group has one prompt, hence one strategy; strategies rotate over documents and rounds.
+    Of several `ranks` all call this at once, and rank 0 scores.
     """
+    ranks = ranks or Ranks()
     started = time.perf_counter()
     optimizer = _optimizer(config, writer.model, start)
     # TRL loads the reference by the name in the model's config; the KL is to the teacher's start, not the round's.
     writer.model.config._name_or_path = config.teacher.model
     writer.tokenizer.padding_side = "left"
-    gain = StudentGain(config, writer, documents, gates, score)
+    gain = StudentGain(config, writer, documents, gates, score, ranks)
     rows, rollout = (
         _rows(config, round, writer, documents),
-        _rollout(config, round, writer, len(documents), clock or Clock()),
+        _rollout(config, round, writer, len(documents), clock or Clock(), ranks),
     )
     sizes = step_sizes(config, len(documents))
     losses: list[float] = []
@@ -104,7 +114,7 @@ def train_round(
     for size in sorted(set(sizes), reverse=True):
         steps, done = sizes.count(size), sum(other for other in sizes if other > size)
         part = rows.select(range(done, done + steps * size))
-        trainer = _train(config, round, writer, part, size, gain, rollout, optimizer)
+        trainer = _train(config, round, writer, part, size, gain, rollout, optimizer, ranks)
         losses += [trainer.state.log_history[-1]["train_loss"]] * steps
         history += trainer.state.log_history
     metrics = {
@@ -146,6 +156,7 @@ def _train(
     gain: StudentGain,
     rollout: Rollout,
     optimizer: torch.optim.Optimizer,
+    ranks: Ranks,
 ) -> GRPOTrainer:
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
@@ -153,7 +164,7 @@ def _train(
         trainer = GRPOTrainer(
             model=writer.model,
             reward_funcs=gain,
-            args=GRPOConfig(output_dir=scratch, **_settings(config, round, writer, len(rows), per_step)),
+            args=GRPOConfig(output_dir=scratch, **_settings(config, round, writer, len(rows), per_step, ranks)),
             train_dataset=rows,
             processing_class=writer.tokenizer,
             optimizers=(optimizer, constant),
@@ -167,7 +178,9 @@ def _train(
     return trainer
 
 
-def _rollout(config: Config, round: int, writer: TransformersWriter, documents: int, clock: Clock) -> Rollout:
+def _rollout(
+    config: Config, round: int, writer: TransformersWriter, documents: int, clock: Clock, ranks: Ranks
+) -> Rollout:
     """What samples in TRL's place: with dealt openings, and in batches of `teacher.batch_size`, where TRL would sample
     a whole step's rewrites at once.
 
@@ -179,13 +192,50 @@ def _rollout(config: Config, round: int, writer: TransformersWriter, documents: 
     dealt = deal(config.teacher.strategies, documents, n, m, share, offset=round)
     openings = iter([writer.opening_ids(opening) for row in dealt for opening in row])
 
-    def rollout(prompts: list[str], _trainer: GRPOTrainer) -> dict[str, Any]:
+    def rollout(prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         prompt_ids = writer.tokenizer(prompts)["input_ids"]
+        opening_ids = list(ranks.share(list(itertools.islice(openings, len(prompts) * ranks.count))))
         with clock("sample"):
-            completion_ids = writer.sample(prompt_ids, list(itertools.islice(openings, len(prompts))))
+            if trainer.use_vllm:
+                return _sample_inside(trainer, prompt_ids, opening_ids, config.teacher.max_new_tokens)
+            completion_ids = writer.sample(prompt_ids, opening_ids)
         return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
 
     return rollout
+
+
+def _sample_inside(
+    trainer: GRPOTrainer, prompt_ids: list[list[int]], opening_ids: list[list[int]], longest: int
+) -> dict[str, Any]:
+    """As `TransformersWriter.sample`, by the vLLM inside the trainer, with the log-probabilities that it sampled at."""
+    rows = [[*prompt, *opening] for prompt, opening in zip(prompt_ids, opening_ids, strict=True)]
+    _, sampled, found, _ = trainer.vllm_generation.generate(prompts=rows, images=None, num_generations=1)
+    completion_ids, logprobs = [], []
+    for opening, new, at in zip(opening_ids, sampled, found, strict=True):
+        completion_ids.append([*opening, *new][:longest])
+        # Nobody sampled an opening: TRL corrects nothing where the sampler's log-probability is no number.
+        logprobs.append([*(math.nan for _ in opening), *(token[0] for token in at)][:longest])
+    return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": logprobs}
+
+
+def vllm_settings(config: Config) -> dict[str, Any]:
+    """What TRL is told of the vLLM inside its trainer; memory and tensor parallelism as in `serving.arguments`. It
+    sleeps, and leaves the GPU to students and update, while it does not write."""
+    given = config.serving.arguments
+
+    def option(name: str, default: str) -> str:
+        places = [place for place, word in enumerate(given[:-1]) if word == name]
+        return given[places[-1] + 1] if places else default
+
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_enable_sleep_mode": True,
+        "vllm_gpu_memory_utilization": float(option("--gpu-memory-utilization", "0.3")),
+        "vllm_tensor_parallel_size": int(option("--tensor-parallel-size", "1")),
+        "vllm_max_model_length": config.serving.context_tokens,
+        "vllm_importance_sampling_mode": "token_truncate",
+    }
 
 
 def _optimizer(config: Config, model: PreTrainedModel, start: Path | None) -> torch.optim.Optimizer:
@@ -209,28 +259,36 @@ def _rows(config: Config, round: int, writer: TransformersWriter, documents: Seq
     return Dataset.from_dict({"prompt": prompts, "document_id": ids, "strategy": ways})
 
 
-def _settings(config: Config, round: int, writer: TransformersWriter, documents: int, per_step: int) -> dict[str, Any]:
+def _settings(
+    config: Config, round: int, writer: TransformersWriter, documents: int, per_step: int, ranks: Ranks
+) -> dict[str, Any]:
     batch = per_step * rewrites_per_group(config)
-    rows_at_once = max(size for size in range(1, config.teacher.batch_size + 1) if batch % size == 0)
-    return trainer_settings(writer) | {
-        "per_device_train_batch_size": rows_at_once,
-        "gradient_accumulation_steps": batch // rows_at_once,
-        "generation_batch_size": batch,
-        "num_generations": rewrites_per_group(config),
-        "max_steps": documents // per_step,
-        "learning_rate": config.rl.learning_rate,
-        "max_completion_length": config.teacher.max_new_tokens,
-        "temperature": config.teacher.temperature,
-        "top_p": config.teacher.top_p,
-        "top_k": 0,
-        "beta": config.rl.kl,
-        "loss_type": "dr_grpo",
-        "scale_rewards": "none",
-        "shuffle_dataset": False,
-        "logging_strategy": "steps",
-        "logging_steps": 1,
-        "seed": stable_seed(config.run.seed, "grpo", round, per_step),
-    }
+    local = batch // ranks.count
+    rows_at_once = max(size for size in range(1, config.teacher.batch_size + 1) if local % size == 0)
+    vllm = vllm_settings(config) if config.teacher.writer == "vllm" else {}
+    return (
+        trainer_settings(writer)
+        | vllm
+        | {
+            "per_device_train_batch_size": rows_at_once,
+            "gradient_accumulation_steps": local // rows_at_once,
+            "generation_batch_size": batch,
+            "num_generations": rewrites_per_group(config),
+            "max_steps": documents // per_step,
+            "learning_rate": config.rl.learning_rate,
+            "max_completion_length": config.teacher.max_new_tokens,
+            "temperature": config.teacher.temperature,
+            "top_p": config.teacher.top_p,
+            "top_k": 0,
+            "beta": config.rl.kl,
+            "loss_type": "dr_grpo",
+            "scale_rewards": "none",
+            "shuffle_dataset": False,
+            "logging_strategy": "steps",
+            "logging_steps": 1,
+            "seed": stable_seed(config.run.seed, "grpo", round, per_step),
+        }
+    )
 
 
 def _reset_reference(model: PreTrainedModel) -> bool:

@@ -21,6 +21,7 @@ from student.records import Document
 from teacher import dpo, grpo, rest_em
 from teacher.checkpoints import best_checkpoint, best_round, checkpoint_of, finished_rounds, save_checkpoint
 from teacher.claim import claim_run
+from teacher.clock import Clock
 from teacher.documents import check_documents, data_hash, round_documents, set_apart
 from teacher.estimates import Evaluation
 from teacher.exams import external_questions, read_texts
@@ -38,6 +39,7 @@ from teacher.lines import (
 )
 from teacher.metrics import diversity_alarm, step_metrics
 from teacher.pilot import PILOT_DOCUMENTS, PILOT_REPEATS, check_pilot, pilot_figures
+from teacher.ranks import Ranks
 from teacher.records import Reward, Rewrite
 from teacher.samples import read_rewrites, write_rewrites
 from teacher.sampling import explore_share
@@ -45,6 +47,7 @@ from teacher.students import MakePool, Students, check_students, promote, round_
 from teacher.summary import TrainSummary, differences, summarise
 from teacher.tracking import Tracker
 from teacher.workshop import Workshop, taught
+from teacher.writer import load_teacher
 from teacher.writers import Writers, check_writer
 
 
@@ -71,12 +74,18 @@ def train_teacher(
     check_documents(config, train, heldout)
     check_students(config)
     check_writer(config)
+    ranks = Ranks()
+    ranks.check(config)
     external_questions(config)
     if config.reward.retention_texts:
         read_texts(config.reward.retention_texts)
     training, validation = set_apart(config, train)
     disable_progress_bar()  # a bar for every model loaded would drown our line a step
     students = Students(config, make_pool)
+    ranks.start()
+    if ranks.follows:
+        _follow(config, training, ranks)
+        raise SystemExit(0)  # the run is another process's: this one has nothing to return
     claim_run(config, data_hash(config, train, heldout))
     started = time.perf_counter()
     with (
@@ -84,15 +93,17 @@ def train_teacher(
         Journal(config.run.dir) as journal,
         Tracker(config, journal) as tracker,
         Writers(config) as writers,
+        Clock() as clock,
     ):
         for note in journal.notes:
             progress(note)
-        shop = Workshop(config, train, heldout, students, writers, journal, tracker, progress)
-        loop = TeacherLoop(config, training, validation, heldout, shop)
+        shop = Workshop(config, train, heldout, students, writers, journal, tracker, clock, progress)
+        loop = TeacherLoop(config, training, validation, heldout, shop, ranks)
         loop.pilot()
         for arm in ("raw", "untrained") if heldout else ():
             loop.evaluate(arm, 0)
         loop.run()
+        ranks.tell(None)
         if heldout:
             loop.evaluate("trained", loop.best)
             loop.compare()
@@ -111,6 +122,18 @@ def train_teacher(
         )
 
 
+def _follow(config: Config, training: Sequence[Document], ranks: Ranks) -> None:
+    """Takes part in the rounds that rank 0 tells of, until it tells of none."""
+
+    def never(_step: int, _groups: list[list[Rewrite]]) -> list[list[Reward]]:
+        raise AssertionError("rank 0 scores")
+
+    while (round := ranks.tell(None)) is not None:
+        start = checkpoint_of(config.run.dir, round - 1)
+        writer, documents = load_teacher(config, start, train=True), round_documents(config, training, round)
+        grpo.train_round(config, round, writer, documents, [], never, start, ranks=ranks)
+
+
 class TeacherLoop:
     """One run's rounds, and what is measured around them."""
 
@@ -121,7 +144,9 @@ class TeacherLoop:
         validation: Sequence[Document],
         heldout: Sequence[Document],
         shop: Workshop,
+        ranks: Ranks,
     ) -> None:
+        self.ranks = ranks
         self.config, self.train, self.validation, self.heldout = config, train, validation, heldout
         self.shop, self.progress = shop, shop.progress
         self.arms: dict[str, Evaluation] = {}
@@ -168,10 +193,11 @@ class TeacherLoop:
                     metrics = update(self.config, round, writer, groups, rewards)
             case "grpo":
                 writer = shop.writers.trainable(round - 1)
+                self.ranks.tell(round)
                 with shop.clock("update"):
                     metrics, optimizer = grpo.train_round(
                         self.config, round, writer, documents, shop.gates,
-                        lambda step, groups: score(step, [groups])[1], start, shop.clock,
+                        lambda step, groups: score(step, [groups])[1], start, shop.clock, self.ranks,
                     )  # fmt: skip
         if self.config.rl.promotion_threshold is not None:
             accepted = [rewrite for part in scored for rewrite in rest_em.accepted(self.config, *part)]

@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.errors import RunError
 from configs.schema import Config
 from student.records import Document, Split
 from teacher.clock import Clock, ahead
 from teacher.documents import sampled_together
+from teacher.endpoint import EndpointError
 from teacher.estimates import Evaluation
 from teacher.exams import document_questions, external_questions
 from teacher.gates import Gate, build_gates
@@ -40,19 +42,18 @@ class Workshop:
         writers: Writers,
         journal: Journal,
         tracker: Tracker,
+        clock: Clock,
         progress: Progress,
     ) -> None:
-        self.config, self.students, self.writers, self.journal, self.tracker, self.progress = (
-            config, students, writers, journal, tracker, progress,
+        self.config, self.students, self.writers, self.journal, self.tracker, self.clock, self.progress = (
+            config, students, writers, journal, tracker, clock, progress,
         )  # fmt: skip
         self.history = History(config.run.dir, journal)
-        self.clock = Clock()
-        """Of the present round."""
         count_tokens = writers.untrained.count_tokens
         benchmark = document_questions(config)
         self.rewards = RewardModel(
             config, students.pools, benchmark, [*documents, *heldout], journal, count_tokens, self._students_line,
-            self.clock,
+            clock,
         )  # fmt: skip
         items = [question for document in heldout for question in self.rewards.exam(document, "heldout").questions]
         items += [question for question in external_questions(config) if question.split == "heldout"]
@@ -73,7 +74,7 @@ class Workshop:
     ) -> list[list[Rewrite]]:
         """Gated rewrites for `lessons` lessons a document by the teacher of `round`, from `journal/samples/<name>.json`
         where an earlier attempt got that far; `stream` names the random numbers, and `first` documents of it came
-        before. `evaluate` samples at `teacher.evaluation_temperature`."""
+        before. `evaluate` samples at `teacher.evaluation_temperature`. Raises RunError."""
         path = self._samples(name)
         if not path.is_file():
             writer = self.writers.of(round)
@@ -83,11 +84,16 @@ class Workshop:
             if evaluate and settings.evaluation_temperature is not None:
                 settings = settings.model_copy(update={"temperature": settings.evaluation_temperature})
                 writer = writer.at(settings)
-            with self.clock("sample"):
-                groups = sample_rewrites(
-                    writer, writer.tokenizer, settings, documents, lessons * together, seed, self.gates,
-                    writer.max_prompt_tokens, explore=explore, rewrites_per_lesson=together, first=first,
-                )  # fmt: skip
+            try:
+                with self.clock("sample"):
+                    groups = sample_rewrites(
+                        writer, writer.tokenizer, settings, documents, lessons * together, seed, self.gates,
+                        writer.max_prompt_tokens, explore=explore, rewrites_per_lesson=together, first=first,
+                    )  # fmt: skip
+            except EndpointError as error:
+                raise RunError(
+                    f"vLLM gave no completion of a prompt: {error}; what is finished is kept, the same command goes on"
+                ) from None
             write_rewrites(path, groups)
         return read_rewrites(path)
 
@@ -101,14 +107,15 @@ class Workshop:
         """
         name, batches = f"round-{round:04d}", sampled_together(self.config, len(documents))
 
-        def task(number: int, batch: range) -> Callable[[], list[list[Rewrite]]]:
-            place = (f"{name}-{number:03d}", (round, number)) if number else (name, round)
-            return lambda: self.sample(
-                place[0], round - 1, documents[batch.start : batch.stop], self.config.rl.group_size, place[1], explore,
-                first=batch.start,
-            )  # fmt: skip
+        def task(batch: range) -> Callable[[], list[list[Rewrite]]]:
+            # Named by its documents: a run that goes on with other batches, on another device, takes no wrong ones.
+            own = f"{name}-{batch.start:04d}-{batch.stop:04d}" if len(batches) > 1 else name
+            stream = (round, batch.start) if batch.start else round
+            part = documents[batch.start : batch.stop]
+            lessons = self.config.rl.group_size
+            return lambda: self.sample(own, round - 1, part, lessons, stream, explore, first=batch.start)
 
-        tasks = [task(number, batch) for number, batch in enumerate(batches)]
+        tasks = [task(batch) for batch in batches]
         apart = self.writers.on_server or self.config.student.pool != "inline"
         return ahead(tasks, overlap=apart and len(tasks) > 1)
 

@@ -13,7 +13,11 @@ STUDENT = CONFIGS | {"torch", "transformers", "safetensors", "numpy", "psutil"}
 TEACHER = STUDENT | {"trl", "peft", "datasets", "httpx"}
 ALLOWED_AT_IMPORT = {"configs": CONFIGS, "student": STUDENT, "teacher": TEACHER}
 # Inside a function: what the one feature needs, so that the rest runs without it.
-ALLOWED_INSIDE = {"configs": set(), "student": {"peft", "ray", "lm_eval", "olmo_eval"}, "teacher": {"wandb", "vllm"}}
+ALLOWED_INSIDE = {
+    "configs": set(),
+    "student": {"peft", "ray", "lm_eval", "olmo_eval"},
+    "teacher": {"wandb", "vllm", "accelerate"},
+}
 
 
 def imports(source: str) -> list[tuple[int, str, bool]]:

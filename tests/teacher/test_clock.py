@@ -1,12 +1,15 @@
 """Sampling beside students: the results are the same, and the wall clock says what was idle."""
 
+import os
 import threading
 import time
 
 import pytest
+import torch
 
 from teacher.clock import Clock, ahead, length
 from teacher.documents import sampled_together
+from teacher.gpu_watch import GpuWatch
 from teacher.journal import read_json_lines
 from teacher.train import train_teacher
 from tests.teacher.test_kill import run_and_kill, same
@@ -126,3 +129,20 @@ def test_batches_that_are_sampled_ahead_survive_kill_9(make_config, tmp_path):
         make_config, tmp_path, kills, rl={"documents_per_batch": 4, "rounds": 1}, reward={"repeats": 2}
     )
     same(whole, killed)
+
+
+def test_the_gpus_idle_share_is_the_drivers(tmp_path, monkeypatch):
+    """A driver's program that tells of two GPUs, one of which works half of the time."""
+    program = tmp_path / "nvidia-smi"
+    told = "while true; do echo 50; echo 0; echo '[N/A]'; sleep 0.05; done"
+    program.write_text(f'#!/bin/sh\necho "$@" > $0.called\n{told}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with Clock() as clock:
+        time.sleep(0.5)
+        assert clock.figures()["idle_share/gpu"] == pytest.approx(0.75, abs=0.05)
+    assert "--id 0,1" in (tmp_path / "nvidia-smi.called").read_text()
+    with GpuWatch() as idle:
+        assert idle.idle_share(time.perf_counter()) is None

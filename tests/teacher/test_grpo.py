@@ -1,13 +1,16 @@
+import math
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import LlamaForCausalLM
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
 from student.records import Outcome
 from teacher import grpo
 from teacher.gates import build_gates
+from teacher.ranks import Ranks
 from teacher.records import Reward
 from teacher.writer import load_teacher
 
@@ -194,3 +197,34 @@ def spy_on_logps(monkeypatch):
 
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", spy)
     return found
+
+
+def test_vllm_is_trls_own_with_the_memory_that_serving_names(make_config, make_documents):
+    """The settings alone: vLLM inside a trainer needs a GPU."""
+    arguments = ("--gpu-memory-utilization", "0.2", "--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.4")
+    config = grpo_config(
+        make_config, teacher={"writer": "vllm"}, serving={"arguments": arguments, "context_tokens": 1024}
+    )
+    given = grpo._settings(config, 1, load_teacher(config), 8, 4, Ranks())
+    args = GRPOConfig(output_dir="unused", **given)
+    assert (args.use_vllm, args.vllm_mode, args.vllm_enable_sleep_mode) == (True, "colocate", True)
+    assert (args.vllm_gpu_memory_utilization, args.vllm_tensor_parallel_size) == (0.4, 2)
+    assert (args.vllm_max_model_length, args.vllm_importance_sampling_mode) == (1024, "token_truncate")
+    assert "use_vllm" not in grpo._settings(grpo_config(make_config), 1, load_teacher(config), 8, 4, Ranks())
+
+
+def test_dealt_openings_reach_the_vllm_inside_the_trainer_and_are_not_corrected(make_config):
+    """A double of TRL's VLLMGeneration: what it is asked, and what becomes of what it gives."""
+    asked = []
+
+    def generate(prompts, images, num_generations):
+        asked.append((prompts, images, num_generations))
+        return prompts, [[7, 8, 1], [9] * 4], [[[-0.1], [-0.2], [-0.3]], [[-0.5]] * 4], None
+
+    trainer = SimpleNamespace(use_vllm=True, vllm_generation=SimpleNamespace(generate=generate))
+    found = grpo._sample_inside(trainer, [[3, 4], [5]], [[40], []], longest=3)
+    assert asked == [([[3, 4, 40], [5]], None, 1)]
+    assert found["prompt_ids"] == [[3, 4], [5]]
+    assert found["completion_ids"] == [[40, 7, 8], [9, 9, 9]]
+    assert math.isnan(found["logprobs"][0][0]) and found["logprobs"][0][1:] == [-0.1, -0.2]
+    assert found["logprobs"][1] == [-0.5] * 3

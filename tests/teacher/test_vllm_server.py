@@ -55,6 +55,8 @@ class Handler(BaseHTTPRequestHandler):
         print(f"asked for {body['model']}\\n", end="", flush=True)
         if body["model"] not in adapters | {"base", "teacher"}:
             return self.reply({}, 404)
+        if "--refuse" in given:
+            return self.reply({"message": "too long"}, 422)
         if "--slow" in given: time.sleep(0.2)
         tokens = [body["prompt"][-2], body["stop_token_ids"][0]]
         if "--sampling" in given: tokens[:1] = [random.Random(body["seed"]).choice(body["prompt"]) for _ in range(4)]

@@ -106,3 +106,12 @@ def test_an_adapter_is_there_again_after_the_server_died(vllm_config, stand_in):
             writers._on_server(2).write(["gold iron salt"], 1, 0)
     assert not left(folder)
     assert asked(config.run.dir)[1].count(("load_lora_adapter", "checkpoint-0002")) == 2
+
+
+def test_a_prompt_that_the_server_refuses_ends_the_run_in_one_line(make_config, make_documents, gold_pool, stand_in):
+    config = make_config(
+        teacher={"writer": "vllm", "lora": LORA}, serving={"arguments": ("--refuse",), "start_seconds": 60}
+    )
+    with pytest.raises(RunError, match=r"gave no completion of a prompt: HTTP 422.*the same command goes on"):
+        train_teacher(config, make_documents(8), [], lambda _: gold_pool(), lambda _: None)
+    assert not left(config.run.dir / "vllm")
