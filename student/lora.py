@@ -93,11 +93,14 @@ class StackedLinear(nn.Module):
         rows, slots = self.stack.rows, self.stack.current
         if rows is None or slots is None:
             return self.base(x_RTI)
-        a, b = (leaf.to(x_RTI.dtype) for leaf in slots.leaves[self.number])
+        compiling = torch.compiler.is_compiling()
+        # What a layer's number leads to is compiled anew for each layer; its own tensors are not.
+        leaves = (self.a_KrI, self.b_KrO) if compiling else slots.leaves[self.number]
+        a, b = (leaf.to(x_RTI.dtype) for leaf in leaves if leaf is not None)
         if rows.index_G is not None:
             a, b = a.index_select(0, rows.index_G), b.index_select(0, rows.index_G)
         x_GNI = x_RTI.reshape(a.shape[0], -1, x_RTI.shape[-1])
-        if torch.compiler.is_compiling():  # the compiler makes its own backward pass, and fails on one by hand
+        if compiling:  # the compiler makes its own backward pass, and fails on one by hand
             h_GrN = torch.bmm(a, x_GNI.transpose(1, 2))
             y_GNO = torch.baddbmm(self.base(x_GNI), h_GrN.transpose(1, 2), b, alpha=self.stack.scale)
         else:
@@ -172,12 +175,10 @@ class AdapterStack:
         """
         self.params_KP = torch.zeros(len(seeds), self.size, device=self.device)
         self.grads_KP = torch.zeros(len(seeds), self.size, device=self.device)
-        drawn = {seed: self._draw(seed) for seed in set(seeds)}
-        for slot, seed in enumerate(seeds):
-            self.params_KP[slot] = drawn[seed].to(self.device)
         self.all_slots = everyone = self.part(slice(None))
         for layer, leaves in zip(self.layers.values(), everyone.leaves, strict=True):
             layer.a_KrI, layer.b_KrO = leaves
+        self._draw(seeds)
 
     def part(self, which: slice) -> Slots:
         """The students at `which` as slots of their own."""
@@ -192,14 +193,18 @@ class AdapterStack:
             start = end
         return Slots(params_KP, grads_KP, leaves)
 
-    def _draw(self, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)  # on CPU: the same start on every device
-        rank, parts = self.settings.rank, []
-        for layer in self.layers.values():
-            width_in, width_out = layer.base.in_features, layer.base.out_features
-            parts.append((torch.rand(rank * width_in, generator=generator) * 2 - 1) / math.sqrt(width_in))
-            parts.append(torch.zeros(rank * width_out))
-        return torch.cat(parts)
+    @torch.no_grad()
+    def _draw(self, seeds: list[int]) -> None:
+        """Fills every A: a seed's numbers go to the layers in their order."""
+        sizes = [self.settings.rank * layer.base.in_features for layer in self.layers.values()]
+        number = {seed: i for i, seed in enumerate(dict.fromkeys(seeds))}
+        generator = torch.Generator()  # on CPU: the same start on every device
+        drawn = torch.stack([torch.rand(sum(sizes), generator=generator.manual_seed(seed)) for seed in number])
+        index_K = torch.tensor([number[seed] for seed in seeds])
+        for layer, uniform in zip(self.layers.values(), drawn.split(sizes, dim=1), strict=True):
+            assert layer.a_KrI is not None
+            starts = uniform.mul(2).sub_(1).div_(math.sqrt(layer.base.in_features)).index_select(0, index_K)
+            layer.a_KrI.copy_(starts.view(layer.a_KrI.shape))
 
     def release(self) -> None:
         """Frees the students' memory; the model is the base again."""

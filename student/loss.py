@@ -44,7 +44,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 likeliest_N[part] = (largest <= gold).squeeze(1)
             else:  # in bfloat16 ties are common
                 likeliest_N[part] = logits.argmax(-1) == target_N[part]
-            delta = logits.softmax(-1)
+            # In place: fresh memory for as many values costs a CPU as much as their exponentials.
+            delta = torch.softmax(logits, -1, out=logits)
             # The likeliest token's probability tells the normaliser: exponentials are taken once, not twice.
             nll_N[part] = (largest - gold - delta.amax(-1, keepdim=True).log()).squeeze(1)
             if grad_ND is None and grad_VD is None:

@@ -69,8 +69,9 @@ class StackedAdamW:
 
     def __init__(self, slots: Slots, settings: Student):
         self.params, self.grads, self.settings = slots.params_KP, slots.grads_KP, settings
-        self.mean = torch.zeros_like(self.params)
-        self.square = torch.zeros_like(self.params)
+        mean, square = torch.zeros_like(self.params), torch.zeros_like(self.params)
+        # Slot by slot: the fused kernel takes a tensor for contiguous, and some threads' slots are every other one.
+        self.states = [list(buffer) for buffer in (self.params, self.grads, mean, square)]
 
     @torch.no_grad()
     def step(self, number: int, rate_K: Tensor, active_K: Tensor) -> Tensor:
@@ -92,10 +93,7 @@ class StackedAdamW:
             if active:
                 slots_at[rate].append(slot)
         for rate, slots in slots_at.items():
-            # Slot by slot: the fused kernel takes a tensor for contiguous, and some threads' slots are every other one.
-            params, grads, means, squares = (
-                [buffer[k] for k in slots] for buffer in (self.params, self.grads, self.mean, self.square)
-            )
+            params, grads, means, squares = ([state[k] for k in slots] for state in self.states)
             counts = torch.full((len(slots),), number - 1.0, device=self.params.device).unbind()
             # The fused kernel goes over the state once; written out in tensor operations it took 2-7 times as long.
             adamw(
