@@ -20,7 +20,13 @@ from curation.evaluation.records import (
 from curation.evaluation.statistics import LEVEL, Mean, false_positives, holm
 
 Row = Mapping[str, Any]
-MEASURES = ("gain", "accuracy")
+MEASURES = {
+    "gain": ("document", "gain"),
+    "accuracy": ("document", "accuracy"),
+    "benchmark": ("benchmark", "gain"),
+    "retention": ("retention", "accuracy"),
+}
+"""What is compared: the kind of its rows, and what is read off them."""
 
 
 class Design(NamedTuple):
@@ -99,11 +105,14 @@ class Cell(NamedTuple):
     batch: int
 
 
-def cells(rows: Sequence[Row], arm: str, kind: str = "document", source: str = "") -> dict[tuple[str, int], Cell]:
-    """By document and seed. Items about no document are the batch's: its number stands for a document."""
+def cells(
+    rows: Sequence[Row], arm: str, kind: str = "document", source: str | None = None
+) -> dict[tuple[str, int], Cell]:
+    """By document and seed. Items about no document are the batch's: its number stands for a document. `source` None
+    takes the items of all sources."""
     found: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
-        if row["arm"] == arm and row["kind"] == kind and row["source"] == source:
+        if row["arm"] == arm and row["kind"] == kind and source in (None, row["source"]):
             found.setdefault((row["document_id"] or str(row["batch"]), row["seed"]), []).append(row)
     return {
         key: Cell(
@@ -143,15 +152,13 @@ def _measured(rows: Sequence[Row], arm: str) -> Measured:
     }
     sources = sorted({row["source"] for row in rows if row["kind"] == "benchmark"})
     benchmarks = {source: cells(own, arm, "benchmark", source) for source in sources}
-    retained = {source for row in rows if row["kind"] == "retention" for source in [row["source"]]}
-    kept = cells(own, arm, "retention", next(iter(retained))) if retained else {}
     return Measured(
         gain=_figure(cells(own, arm), "gain"),
         accuracy=_figure(cells(own, arm), "accuracy"),
         benchmarks={name: f for name, found in benchmarks.items() if (f := _figure(found, "gain"))},
         benchmark_accuracies={name: f for name, found in benchmarks.items() if (f := _figure(found, "accuracy"))},
         retention_loss=_figure(lost, "gain"),
-        retention_accuracy=_figure(kept, "accuracy"),
+        retention_accuracy=_figure(cells(own, arm, "retention"), "accuracy"),
         steps=statistics.fmean(row["steps"] for row in students.values()) if students else 0.0,
         tokens=statistics.fmean(row["tokens"] for row in students.values()) if students else 0.0,
         failed=len(asked) - len(students),
@@ -176,21 +183,15 @@ def _comparisons(settings: Mapping[str, Sequence[Row]], design: Design) -> list[
     found = []
     for setting in ("together", "single"):
         rows = settings.get(setting, [])
-        by_arm = {arm: cells(rows, arm) for arm in dict.fromkeys(row["arm"] for row in rows)}
-        for arm, against in _pairs(design, set(by_arm)):
-            for measure in MEASURES:
+        for measure, (kind, value) in MEASURES.items():
+            by_arm = {arm: cells(rows, arm, kind) for arm in dict.fromkeys(row["arm"] for row in rows)}
+            for arm, against in _pairs(design, set(by_arm)):
                 ours, theirs = by_arm[arm], by_arm[against]
                 # Only where both sides' students ran: what a seed does is common to both.
-                paired = {
-                    key: Cell(
-                        ours[key].gain - theirs[key].gain, ours[key].accuracy - theirs[key].accuracy, ours[key].batch
-                    )
-                    for key in ours
-                    if key in theirs
-                }
+                paired = {key: _minus(ours[key], theirs[key]) for key in ours if key in theirs}
                 if not paired:
                     continue
-                mean = Mean(*over_seeds(paired, measure))
+                mean = Mean(*over_seeds(paired, value))
                 found.append(
                     Comparison(
                         measure=measure,  # type: ignore[arg-type]
@@ -205,6 +206,10 @@ def _comparisons(settings: Mapping[str, Sequence[Row]], design: Design) -> list[
                     )
                 )
     return found
+
+
+def _minus(ours: Cell, theirs: Cell) -> Cell:
+    return Cell(ours.gain - theirs.gain, ours.accuracy - theirs.accuracy, ours.batch)
 
 
 def _verdict(comparison: Comparison, p: float | None) -> str:

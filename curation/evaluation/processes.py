@@ -4,8 +4,10 @@ import multiprocessing
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
+from configs.errors import RunError
 from curation.manifest import die_with_parent
 from curation.progress import say
 from curation.student_progress import StudentProgress
@@ -55,6 +57,11 @@ def run_tasks(what: str, tasks: Sequence[Task], workers: int) -> list[Any]:
                         failed.result()
                 _drain(messages, show, 0.0)
                 return [future.result() for future in futures]
+            except BrokenProcessPool:
+                raise RunError(
+                    f"{what}: a process was killed, perhaps for want of memory; finished students are kept, and the"
+                    " same command goes on: with evaluation.workers=1 it takes less memory"
+                ) from None
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in list((pool._processes or {}).values()):

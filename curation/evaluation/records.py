@@ -136,9 +136,11 @@ class ScalingPoint(Record):
 
 
 class Comparison(Record):
-    """Two arms of one student, paired by document, question and seed."""
+    """Two arms of one student, paired by document (items about no document: by batch), question and seed."""
 
-    measure: Literal["gain", "accuracy"]
+    measure: Literal["gain", "accuracy", "benchmark", "retention"]
+    """`gain` and `accuracy` on held-out questions; `benchmark`: gain on the items of all `evaluation.benchmarks`;
+    `retention`: accuracy on `evaluation.retention_questions`."""
     setting: Literal["together", "single"]
     arm: str
     against: str

@@ -207,7 +207,7 @@ def _measure(
     desk = Desk(config, documents, items)
     for arm in arms:
         if (arm.samples and not arm.own_to_student) or arm.kind == "best-of":
-            say(f"writing: {arm.words()}")
+            say(f"texts: {arm.words()}")
             desk.texts(arm, arms, next((c for (name, _), c in checkpoints.items() if name == arm.name), None))
     del desk
     tasks = []

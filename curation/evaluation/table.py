@@ -32,7 +32,7 @@ def _arms(label: str, student: StudentResult, reference: str) -> Table:
     """Rising in gain; below them the trained teacher against each other arm."""
     table = Table("students taught with", "tokens", "gain (nats a token)", "accuracy", title_justify="left")
     table.title = f"student {label}: many documents together"
-    for heading in (f"gain - {reference}", "p (Holm)", "verdict"):
+    for heading in (f"gain - {reference}", "MDE", "p (Holm)", "verdict"):
         table.add_column(heading)
     compared = [c for c in student.comparisons if (c.setting, c.measure) == ("together", "gain")]
     against = {c.arm: c for c in compared if c.against == reference}
@@ -40,15 +40,14 @@ def _arms(label: str, student: StudentResult, reference: str) -> Table:
         measured, comparison = arm.together, against.get(name)
         table.add_row(
             Text(arm.words), f"{measured.tokens:.0f}", interval(measured.gain), interval(measured.accuracy),
-            interval(comparison.difference, sign=True) if comparison else "-", _p(comparison),
-            comparison.verdict if comparison else "-",
+            *(_compared(comparison) if comparison else "----"),
         )  # fmt: skip
     table.add_section()
     for comparison in compared:
         if comparison.against != reference:
             table.add_row(
                 Text(f"{comparison.arm} - {comparison.against}"), "", "", "",
-                interval(comparison.difference, sign=True), _p(comparison), comparison.verdict,
+                *_compared(comparison),
             )  # fmt: skip
     return table
 
@@ -121,8 +120,10 @@ def interval(figure: Figure | None, *, sign: bool = False) -> str:
     return f"{mean:{form}}" + ("" if low is None else f" [{low:{form}}, {high:{form}}]")
 
 
-def _p(comparison: Comparison | None) -> str:
-    return "-" if comparison is None or comparison.p_corrected is None else f"{comparison.p_corrected:.2g}"
+def _compared(comparison: Comparison) -> tuple[str, str, str, str]:
+    """Difference, minimum detectable effect, corrected p-value, verdict."""
+    numbers = ("-" if value is None else f"{value:.2g}" for value in (comparison.detectable, comparison.p_corrected))
+    return (interval(comparison.difference, sign=True), *numbers, comparison.verdict)  # type: ignore[return-value]
 
 
 def _mean(figure: Figure | None) -> float:

@@ -1,5 +1,4 @@
 import io
-import json
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,28 +10,8 @@ from curation.evaluation.run import run_evaluate
 from curation.evaluation.table import print_evaluation
 
 
-def whole(make_config, shop_file, **more):
-    """Every kind of arm but a trained teacher, and every setting."""
-    benchmark = shop_file.with_name("benchmark.jsonl")
-    benchmark.write_text(
-        "".join(json.dumps({"question": f"the shop in {i}", "answer": "gold"}) + "\n" for i in range(3))
-    )
-    old = shop_file.with_name("old.jsonl")
-    old.write_text(json.dumps({"text": "the shop in 9"}) + "\n")
-    arms = ["none", "raw", "repeated", "untrained", "strategies", "ensemble", "best-of:2", f"file:{shop_file}"]
-    return make_config(
-        evaluation={
-            "arms": arms, "ensemble": ["copy", "permuted"], "single_documents": 3, "scaling": [1, 2, 4],
-            "scaling_arms": ["untrained", "ensemble"], "benchmarks": [f"file:{benchmark}"],
-            "retention_texts": str(old), "retention_questions": f"file:{benchmark}", "edits": 3,
-            "false_positives": 20, "false_positive_seeds": 4, **more,
-        }
-    )  # fmt: skip
-
-
-def test_every_arm_and_setting(make_config, shop_file):
-    config = whole(make_config, shop_file)
-    result = run_evaluate(config)
+def test_every_arm_and_setting(evaluated):
+    config, result = evaluated
     assert result == read_result(config.run.dir)
     (student,) = result.students.values()
     expected = "none raw repeated untrained strategy:copy strategy:question-answer strategy:permuted ensemble best-of:2"
@@ -49,15 +28,15 @@ def test_every_arm_and_setting(make_config, shop_file):
         assert [len(row) for row in found.gain] == [3] * 4 and found.gain[0] == [0] * 3
         assert found.studied_unedited[-1] == pytest.approx(sum(found.accuracy[0]) / 3)
     assert student.false_positives.pairs == 20 and student.false_positives.seeds == 4
-    assert result.correction.families["together/gain"] == 9
+    assert result.correction.families["together/gain"] == 9 == result.correction.families["together/benchmark"]
+    assert {c.difference.n for c in student.comparisons if c.measure == "benchmark"} == {4}, "one figure a batch"
     console = Console(file=io.StringIO(), width=200)
     print_evaluation(result, config.run.dir, console)
     assert "fixed-prompt ensemble" in console.file.getvalue()
 
 
-def test_nothing_is_measured_twice(make_config, shop_file, monkeypatch):
-    config = whole(make_config, shop_file)
-    first = run_evaluate(config)
+def test_nothing_is_measured_twice(evaluated, monkeypatch):
+    config, first = evaluated
     rows = pq.read_table(config.run.dir / ITEMS_FILE)
     monkeypatch.setattr("student.pool.InlinePool.examine", lambda *_: pytest.fail("a student was trained again"))
     monkeypatch.setattr("student.pool.InlinePool.keep", lambda *_: pytest.fail("an edit was made again"))
@@ -67,10 +46,10 @@ def test_nothing_is_measured_twice(make_config, shop_file, monkeypatch):
     assert pq.read_table(config.run.dir / ITEMS_FILE) == rows
 
 
-def test_the_parquet_makes_the_json(make_config, shop_file):
+def test_the_parquet_makes_the_json(evaluated):
     """By hand from the rows, not by our own code."""
-    config = whole(make_config, shop_file)
-    (student,) = run_evaluate(config).students.values()
+    config, result = evaluated
+    (student,) = result.students.values()
     table = pq.read_table(config.run.dir / ITEMS_FILE)
     assert table.schema.equals(ITEM_COLUMNS)
     items = table.to_pandas()
