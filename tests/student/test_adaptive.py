@@ -1,6 +1,7 @@
 """Adaptive repeats spend their budget exactly, where it matters, and pick better rewrites than uniform ones."""
 
 import math
+import random
 from collections import Counter
 
 import numpy as np
@@ -18,32 +19,38 @@ from student.adaptive import (
 
 
 class World:
-    """True gains of rewrites, and students that measure them with noise; four documents a batch."""
+    """True gains of rewrites, and students that measure them with noise; four documents a batch.
+
+    What chance adds to a run depends on the run's name alone, not on those before it: two ways of spending meet the
+    same luck, and a last bit that turns one decision does not change all that follows.
+    """
 
     def __init__(self, seed, documents=40, rewrites=6, reliability=0.4, seed_sd=0.0, student_sd=0.0):
-        self.rng = np.random.default_rng(seed)
-        self.truth_DG = self.rng.normal(size=(documents, rewrites)) * reliability**0.5
+        self.seed = seed
+        self.truth_DG = np.random.default_rng(seed).normal(size=(documents, rewrites)) * reliability**0.5
         self.noise_sd = (1 - reliability) ** 0.5
         self.seed_sd, self.student_sd = seed_sd, student_sd
-        self.luck = {}
+        self.runs = Counter()
         self.sizes = [rewrites] * documents
         self.batches = [d // 4 for d in range(documents)]
         self.seats = []
 
     def measure(self, seats):
         self.seats += seats
-        return [
-            float(
-                self.truth_DG[seat.document, seat.rewrite]
-                + self.draw("seed", seat.document, seat.repeat) * self.seed_sd
-                + self.draw("student", seat.student) * self.student_sd
-                + self.rng.normal() * self.noise_sd
-            )
-            for seat in seats
-        ]
+        return [self.run(seat) for seat in seats]
+
+    def run(self, seat):
+        place = seat.document, seat.rewrite
+        self.runs[place] += 1
+        return (
+            float(self.truth_DG[place])
+            + self.draw("seed", seat.document, seat.repeat) * self.seed_sd
+            + self.draw("student", seat.student) * self.student_sd
+            + self.draw("run", *place, self.runs[place]) * self.noise_sd
+        )
 
     def draw(self, *name):
-        return self.luck.setdefault(name, self.rng.normal())
+        return random.Random(f"{self.seed} {name}").gauss(0, 1)
 
     def regret(self, runs):
         choices = chosen(runs, self.sizes)

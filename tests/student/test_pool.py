@@ -203,6 +203,7 @@ def test_gradient_checkpointing_changes_nothing(llama, tokenizer, pool):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes of compiling, on a busy machine many
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_layers_change_nothing(llama, tokenizer, pool):
     lessons = jobs(HELPFUL, FILLER, dataclasses.replace(HELPFUL, seed=1))

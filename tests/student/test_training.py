@@ -133,6 +133,17 @@ def test_equal_seeds_start_equal_whatever_the_number_of_slots(llama):
     assert not torch.equal(stack.params_KP[0], alone)
 
 
+def test_a_seed_starts_as_it_did(llama):
+    """Cached outcomes started from these bits: a seed's numbers, layer by layer."""
+    stack, generator = AdapterStack(llama, LORA), torch.Generator().manual_seed(7)
+    stack.allocate([3, 7])
+    for layer in stack.layers.values():
+        width = layer.base.in_features
+        drawn = (torch.rand(LORA.rank * width, generator=generator) * 2 - 1) / math.sqrt(width)
+        assert torch.equal(layer.a_KrI[1], drawn.view(LORA.rank, width))
+        assert not layer.b_KrO.any()
+
+
 def test_accumulated_steps_equal_whole_ones(llama, tokenizer):
     courses = [plan_course(tokenizer, lesson, SETTINGS) for lesson in LESSONS]
     weights = []
