@@ -101,7 +101,9 @@ def bench_config(folder: Path, model: Path) -> Config:
                 "model": str(model), "writer": "vllm", "strategies": ["rewrite"], "max_new_tokens": NEW_TOKENS,
                 "temperature": 0.0, "batch_size": DOCUMENTS,
             },
-            "serving": {"context_tokens": 1024, "concurrency": DOCUMENTS},
+            # On a busy machine a reply takes minutes; one that is asked for again would be counted twice.
+            "serving": {"context_tokens": 1024, "concurrency": DOCUMENTS, "timeout_seconds": 3600.0,
+                        "deadline_seconds": 7200.0},
             # Short rewrites of a small model: what they are worth is not measured here.
             "gates": {"truncated": False},
             "curation": {"allow_unknown_licence": True},
