@@ -10,9 +10,9 @@ a truncated archive or Parquet file     -> siblings die    | test_echo.test_one_
 a file that fails while it is read      -> rest dropped    | test_a_file_that_cannot_be_read_for_a_while, here
 the figures after a resume              -> of its last run | test_pipeline, test_chaos: the manifests are equal
 a step that raises                      -> texts in logs   | test_no_text_in_logs, here
-HTTP 429 or 503                        -> rank dies       | test_endpoint.test_storms_torn_replies_and_resets_are_weathered
-a server that never answers            -> hangs for ever  | test_endpoint.test_a_reply_that_does_not_come_is_given_up
-the key of an endpoint                 -> in its logs     | test_endpoint.test_a_key_comes_from_the_environment_...
+HTTP 429 or 503 of an endpoint          -> the rank dies   | test_endpoint.test_storms_torn_replies_...
+an endpoint that never answers          -> hangs for ever  | test_endpoint.test_a_reply_that_does_not_come_is_given_up
+an endpoint's key                       -> in its logs     | test_endpoint.test_a_key_comes_from_the_environment_...
 a Ray task that raises                  -> ends well       | test_executors.test_errors_on_a_ray_cluster_come_out
 """
 
