@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import torch
@@ -17,7 +18,9 @@ from student.memory import free_bytes
 from student.models import pick_device, pick_dtype
 from teacher.question_writer import TEACHER
 
-Found = Iterator[tuple[str, str, str] | tuple[str, str, str, str]]
+State = Literal["ok", "warn", "fail"]
+Found = Iterator[tuple[str, State, str] | tuple[str, State, str, str]]
+"""What a check finds: its name, its state, what was found, and what to change."""
 
 HUB_SECONDS = 10.0
 TRAINED_BYTES = 16
@@ -56,7 +59,7 @@ def _is_hub_id(name: str) -> bool:
     return not name.startswith((".", "/", "~")) and name.count("/") == 1 and not Path(name).parent.is_dir()
 
 
-def _folder(config: Config, key: str, name: str) -> tuple[str, str, str, str]:
+def _folder(config: Config, key: str, name: str) -> tuple[str, State, str, str]:
     try:
         check_model(key, name)
     except UserError as error:
@@ -69,7 +72,7 @@ def _folder(config: Config, key: str, name: str) -> tuple[str, str, str, str]:
     return key, "ok", f"{name}" + (f", {size.value:.3g} parameters" if size else ""), ""
 
 
-def _on_hub(key: str, name: str) -> tuple[str, str, str, str]:
+def _on_hub(key: str, name: str) -> tuple[str, State, str, str]:
     try:
         return key, "ok", f"{name} is in the cache, {snapshot_download(name, local_files_only=True)}", ""
     except (OSError, ValueError):

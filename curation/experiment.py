@@ -29,7 +29,7 @@ def train_from_config(config: Config) -> TrainSummary:
     ranks.start()
     with ranks.first():  # questions may be written on the way
         train, heldout = read_splits(config)
-    if not heldout:
+    if not heldout and not ranks.follows:
         say("data.heldout is not set: the gain of the trained teacher will not be measured")
     pools = partial(make_pool, sharing=len(config.student.names))
     return train_teacher(config, train, heldout, pools, progress=say)

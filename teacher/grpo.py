@@ -273,6 +273,7 @@ def _settings(
             "per_device_train_batch_size": rows_at_once,
             "gradient_accumulation_steps": local // rows_at_once,
             "generation_batch_size": batch,
+            "ddp_find_unused_parameters": False,
             "num_generations": rewrites_per_group(config),
             "max_steps": documents // per_step,
             "learning_rate": config.rl.learning_rate,

@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig
 
 from configs.schema import Config
-from curation import doctor, doctor_models
+from curation import doctor, doctor_models, doctor_services
 from curation.cli import main
 from curation.doctor import examine, exit_code
 from tests.teacher.conftest import teacher_folder
@@ -134,11 +134,13 @@ def test_data_that_is_not_there(config):
 
 def test_writers_that_cannot_train(config):
     endpoint = {"teacher": {"writer": "endpoint"}, "serving": {"url": "http://x/v1", "model": "m"}}
-    assert "cannot be trained" in found(config(**endpoint), "settings")
+    assert "cannot be trained -> its weights are not here" in found(config(**endpoint), "settings")
+    promoted = {"student": {"model": "teacher"}, "rl": {"promotion_threshold": 0.1, "validation_documents": 1}}
+    assert "student.model cannot be 'teacher'" in found(config(**promoted), "settings")
 
 
 def test_vllm_that_is_not_there_or_does_not_import(config, monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "find_vllm", lambda: sys.executable)
+    monkeypatch.setattr(doctor_services, "find_vllm", lambda: sys.executable)
     (tmp_path / "broken/vllm").mkdir(parents=True)
     (tmp_path / "broken/vllm/__init__.py").write_text("raise ImportError('libcudart.so.12: cannot open')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
@@ -148,6 +150,17 @@ def test_vllm_that_is_not_there_or_does_not_import(config, monkeypatch, tmp_path
     monkeypatch.setattr("teacher.vllm_server.sys.prefix", str(tmp_path))
     monkeypatch.setattr("teacher.vllm_server.importlib.util.find_spec", lambda name: None)
     assert "make vllm" in found(vllm, "vllm")
+
+
+def test_a_vllm_that_trl_is_not_made_for(config, monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor_services, "find_vllm", lambda: sys.executable)
+    package = tmp_path / "old/vllm/entrypoints/openai"
+    package.mkdir(parents=True)
+    (tmp_path / "old/vllm/__init__.py").write_text("__version__ = '0.3.0+cpu'\n")
+    (package / "api_server.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "old"))
+    grpo = config(teacher={"writer": "vllm"}, rl={"algorithm": "grpo"})
+    assert "vLLM 0.3.0+cpu" in found(grpo, "vllm") and "made for others" in found(grpo, "vllm")
 
 
 def test_a_ray_cluster_that_does_not_answer(config, monkeypatch):
