@@ -5,17 +5,21 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from curation.evaluation.records import Arm, Comparison, EvaluationResult, Figure, StudentResult
-from curation.report.parts import Kind, Table, Tile, Verdict, cell, count, number, shares
+from curation.report.parts import Kind, Table, Tile, Verdict, amount, cell, count, number, shares
 from curation.report.plots import Interval, spoken
 
-UNIT = {"gain": "nats a token", "accuracy": "share of answers right"}
-KINDS: dict[str, Kind] = {"better": "better", "worse": "worse", "no detectable difference": "same"}
-OPENINGS: dict[Kind, str] = {
-    "better": "better than",
-    "worse": "worse than",
-    "same": "no detectable difference from",
-    "note": "",
+UNIT = {
+    "gain": "nats a token",
+    "accuracy": "share of answers right",
+    "benchmark": "gain in nats a token on what was never rewarded",
+    "retention": "share of old questions still answered",
 }
+"""Of the measures of a comparison."""
+KINDS: dict[str, Kind] = {"better": "better", "worse": "worse", "no detectable difference": "same"}
+BESIDE: dict[Kind, str] = {"better": "better than", "worse": "worse than", "same": "no detectable difference from"}
+"""What the trained teacher's arm is."""
+AMONG: dict[Kind, str] = {"better": "better with", "worse": "worse with", "same": "no detectable difference with"}
+"""How it goes with the other arms, where no trained teacher is among them."""
 
 
 def triple(figure: Figure | None) -> Interval | None:
@@ -24,28 +28,31 @@ def triple(figure: Figure | None) -> Interval | None:
 
 
 def verdicts(found: EvaluationResult) -> list[Verdict]:
-    """What stands after correction, a sentence a student and verdict, and the claims that the evaluation was made for.
+    """What stands after correction, a sentence a student and verdict.
 
-    The arm told of is the trained teacher's where there is one, else the reference.
+    The trained teacher's arm is told against every other; without one the other arms are told against the reference.
     """
     said = []
     for label, student in found.students.items():
-        about = "trained" if "trained" in student.arms else found.reference
-        by_kind: dict[Kind, list[str]] = {}
-        for comparison in about_arm(student.comparisons, about):
-            by_kind.setdefault(KINDS[comparison.verdict], []).append(_beside(comparison))
-        for kind in ("better", "worse", "same"):
-            if by_kind.get(kind):  # type: ignore[call-overload]
-                others = "; ".join(by_kind[kind])  # type: ignore[index]
-                words = f"{label}, taught with {_words(student, about)}: {OPENINGS[kind]} {others}."  # type: ignore[index]
-                said.append(Verdict(words, kind))  # type: ignore[arg-type]
+        trained = "trained" in student.arms
+        about = "trained" if trained else found.reference
+        ours = about_arm(student.comparisons, about)
+        if not trained:
+            ours = [_turned(comparison) for comparison in reversed(ours)]
+        subject = f"{'taught with' if trained else 'against'} {_words(student, about)}"
+        for kind, opening in (BESIDE if trained else AMONG).items():
+            others = [
+                _beside(one, student, one.against if trained else one.arm) for one in ours if KINDS[one.verdict] == kind
+            ]
+            if others:
+                said.append(Verdict(f"{label}, {subject}: {opening} {'; '.join(others)}.", kind))
     comparisons = found.correction.families.get("together/gain", 0)
     said.append(
         Verdict(
-            f"Gain in nats a token on {found.documents} held-out documents, {found.seeds} students each, at equal"
-            f" tokens and steps. The intervals are 95% each by itself; the verdicts are corrected by Holm's method over"
-            f" {comparisons} comparisons: were nothing different, at most {found.correction.level:.0%} of such"
-            " evaluations would call anything so.",
+            f"Gain in nats a token on {amount(found.documents, 'held-out document')}, {amount(found.seeds, 'student')}"
+            " each, at equal tokens and steps (but for †). The intervals are 95% each by itself; the verdicts are"
+            f" corrected by Holm's method over {amount(comparisons, 'comparison')}: were nothing different, at most"
+            f" {found.correction.level:.0%} of such evaluations would call anything so.",
             "note",
         )
     )
@@ -79,10 +86,11 @@ def _turned(comparison: Comparison) -> Comparison:
     return comparison.model_copy(update={**names, "difference": turned, "verdict": verdict})
 
 
-def _beside(comparison: Comparison) -> str:
+def _beside(comparison: Comparison, student: StudentResult, other: str) -> str:
     difference = triple(comparison.difference)
     assert difference is not None
-    found = f"{comparison.against} ({spoken(difference, 2, '+')}"
+    flag = "" if student.arms[other].equal_tokens else " †"
+    found = f"{other}{flag} ({spoken(difference, 2, '+')}"
     if comparison.verdict == "no detectable difference" and comparison.detectable is not None:
         found += f"; {number(comparison.detectable)} would have been found"
     return f"{found})"
@@ -102,23 +110,26 @@ def tiles(found: EvaluationResult) -> list[Tile]:
             beside = triple(student.arms[found.reference].together.accuracy) if found.reference != arm else None
             detail = f"{found.reference} {spoken(beside)}" if beside else ""
             said.append(Tile(f"answers right, {arm}, {label}", spoken(right), detail))
-    said.append(Tile("evaluated on", f"{found.documents} documents", f"{count(found.student_runs)} student runs"))
+    said.append(Tile("evaluated on", amount(found.documents, "document"), amount(found.student_runs, "student run")))
     return said
 
 
-def intervals_of(found: EvaluationResult) -> str:
-    """What whiskers are, and n."""
-    batches = {
-        figure.clusters
+def intervals_of(found: EvaluationResult, setting: str = "together") -> str:
+    """What intervals are over, and n."""
+    measured = [
+        gain
         for student in found.students.values()
         for arm in student.arms.values()
-        if (figure := arm.together.gain) is not None
-    }
-    drawn = " or ".join(str(number) for number in sorted(batches))
-    return (
-        f"95% intervals over {drawn} batches of {found.documents_per_student} documents that share a student "
-        f"({found.documents} documents, {found.seeds} students each)"
-    )
+        if (own := arm.together if setting == "together" else arm.single) and (gain := own.gain)
+    ]
+    n = max((gain.n for gain in measured), default=0)
+    clusters = max((gain.clusters for gain in measured), default=0)
+    if clusters < 2:
+        return f"no interval, for {amount(n, 'document')} in one batch make none possible"
+    documents, seeds = amount(n, "document"), "" if setting == "single" else f", {amount(found.seeds, 'student')} each"
+    if clusters == n:
+        return f"95% intervals over {documents}{seeds}"
+    return f"95% intervals over {amount(clusters, 'batch')} of documents ({documents}{seeds})"
 
 
 def arm_table(student: StudentResult) -> Table:

@@ -7,7 +7,7 @@ from curation.evaluation import records
 from curation.evaluation.records import EvaluationResult, FalsePositives, Measured, ScalingPoint, StudentResult
 from curation.report import plots
 from curation.report.evaluation import arm_table, comparison_tables, intervals_of, triple
-from curation.report.parts import Block, Figure, Section, Table, cell, number, slug
+from curation.report.parts import Block, Figure, Section, Table, amount, cell, number, slug
 from curation.report.plots import Curve, Interval, Row, plain, spoken
 
 GAIN = "held-out gain (nats a token)"
@@ -21,7 +21,7 @@ def sections(found: EvaluationResult) -> list[Section]:
 
 
 def _arms(found: EvaluationResult) -> Section:
-    whiskers, blocks = f"Whiskers: {intervals_of(found)}.", []
+    blocks = []
     for label, student in found.students.items():
         figures = []
         for setting, company in (("together", ""), ("single", ", one document a student")):
@@ -31,13 +31,13 @@ def _arms(found: EvaluationResult) -> Section:
                     title = f"{measure.capitalize()}{company}: {label}"
                     name = f"arms-{setting}-{measure}-{slug(label)}"
                     svg = plots.forest(name, title, rows, xlabel=xlabel, share=measure == "accuracy")
-                    figures.append(Figure(title, svg, whiskers))
+                    figures.append(Figure(title, svg, f"Whiskers: {intervals_of(found, setting)}."))
         blocks.append(Block(figures, [arm_table(student)], label))
     text = (
         f"Every arm trains its students for {found.steps} steps of {found.tokens_per_step} tokens, from up to "
-        f"{found.rewrites} texts a document; † marks arms that do not. Gain and accuracy are of held-out questions "
-        "about held-out documents. Tokens in texts: different ones of a document's lesson, and its texts. Overlap: the "
-        "share of a text's 4-grams that another text of its lesson holds."
+        f"{amount(found.rewrites, 'text')} a document; † marks arms that do not. Gain and accuracy are of held-out "
+        "questions about held-out documents. Tokens in texts: different ones of a document's lesson, and its texts. "
+        "Overlap: the share of a text's 4-grams that another text of its lesson holds."
     )
     return Section("arms", "Arms", "Arms: what students gain from each kind of text", text, blocks)
 
@@ -73,7 +73,7 @@ def _comparisons(found: EvaluationResult) -> Section:
                 figures.append(Figure(title, svg, caption))
         if figures:
             blocks.append(Block(figures, comparison_tables(student), label))
-    families = ", ".join(f"{size} of {name}" for name, size in found.correction.families.items())
+    families = ", ".join(f"{size} of {name}" for name, size in found.correction.families.items() if size)
     text = (
         "Paired by document, question and seed. The intervals are of each comparison by itself; the verdict is by the "
         f"p value after Holm's correction over all students (comparisons: {families}) at {found.correction.level:.0%}. "
@@ -147,7 +147,9 @@ def _forgetting(found: EvaluationResult) -> Section:
                     f"{slug(measure)}-{slug(label)}", title, rows, xlabel=xlabel, share=measure == "retention_accuracy"
                 )
                 batches = max(own.clusters for arm in student.arms.values() if (own := getattr(arm.together, measure)))
-                figures.append(Figure(title, svg, f"Whiskers: 95% intervals over {batches} batches of students."))
+                figures.append(
+                    Figure(title, svg, f"Whiskers: 95% intervals over {amount(batches, 'batch')} of documents.")
+                )
         if figures:
             blocks.append(Block(figures, title=label))
     text = "What each arm costs: questions that the student could answer before it was taught, and texts that it knew."

@@ -111,13 +111,14 @@ def _beside(title: str, document: str | None, lessons: Sequence[tuple[str, Lesso
 
 def _evaluated(evaluation: EvaluationResult, path: Path) -> list[Example]:
     """For each student the held-out documents that the trained teacher's lessons helped most and least, beside the
-    untrained teacher's or, without these, whatever the reference taught."""
+    untrained teacher's; without a trained one, those of the config's last arm."""
     if not path.is_file():
         return []
     rows = pq.read_table(path).to_pylist()
     found = []
     for label, student in evaluation.students.items():
-        arm = "trained" if "trained" in student.arms else evaluation.reference
+        others = [name for name in student.arms if name != evaluation.reference]
+        arm = "trained" if "trained" in student.arms else others[-1] if others else evaluation.reference
         lessons = {
             (row["arm"], row["document_id"]): Lesson(
                 row["document_id"], SEPARATOR.join(row["texts"]), _counted(row["strategies"]), row["gain"]

@@ -18,6 +18,7 @@ from curation.evaluation.records import RESULT_FILE, EvaluationResult, read_resu
 from curation.report import evaluation, evaluation_sections, training, training_sections
 from curation.report.cost import cost_table, manifest, settings_table, versions
 from curation.report.examples import examples
+from curation.report.parts import prose
 from curation.report.training import read_training
 
 
@@ -48,6 +49,7 @@ def write_report(run_dir: Path) -> Path:
     page = _environment().get_template("report.html.j2").render(
         run=run_dir.name,
         config=config,
+        students=[student.model for student in found.students.values()] if found else config.student.names,
         parts=parts,
         tiles=tiles,
         examples=examples(run, found, run_dir),
@@ -72,10 +74,12 @@ def _evaluation(run_dir: Path) -> EvaluationResult | None:
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.filters["prose"] = prose
+    return found

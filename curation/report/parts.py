@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
-from curation.report.plots import Interval, spoken
+from curation.report.plots import Interval, spoken, written
 
 Kind = Literal["better", "worse", "same", "note"]
 
@@ -68,7 +68,7 @@ def number(value: float | None, digits: int = 2, sign: str = "") -> str:
     """A dash for what is not known."""
     if value is None or not math.isfinite(value):
         return "\N{EN DASH}"
-    return f"{value:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return written(value, digits, sign)
 
 
 def count(value: float) -> str:
@@ -82,6 +82,17 @@ def cell(value: Interval | None, digits: int = 2, sign: str = "") -> Markup:
         return Markup("\N{EN DASH}")
     mean, _, bounds = spoken(value, digits, sign).partition(" ")
     return Markup(f"{mean} <small>{bounds}</small>") if bounds else Markup(mean)
+
+
+def amount(n: int, thing: str) -> str:
+    """`1 document`, `2 documents`, `6 batches`."""
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}{'es' if thing.endswith('ch') else 's'}"
+
+
+def prose(text: str) -> Markup:
+    """Escaped, with what stands between backticks as code."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def slug(label: str) -> str:

@@ -37,13 +37,18 @@ class Row(NamedTuple):
     accent: bool = False
 
 
+def written(value: float, digits: int = 2, sign: str = "") -> str:
+    """With a real minus sign, and none before a zero."""
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
 def spoken(value: Interval, digits: int = 2, sign: str = "") -> str:
     """`1.25 [0.88, 1.50]`."""
     mean, low, high = value
-    found = f"{mean:{sign}.{digits}f}"
+    found = written(mean, digits, sign)
     if low is not None and high is not None:
-        found += f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
-    return found.replace("-", "\N{MINUS SIGN}")
+        found += f" [{written(low, digits, sign)}, {written(high, digits, sign)}]"
+    return found
 
 
 def plain(values: Sequence[float | None]) -> list[Interval | None]:

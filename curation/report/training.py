@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from configs.load import load_config
 from configs.schema import Config
-from curation.report.parts import Tile, Verdict, number, slug
+from curation.report.parts import Tile, Verdict, amount, number, slug
 from curation.report.plots import Interval, spoken
 from teacher.journal import Record, read_json_lines
 from teacher.seats import batches_of
@@ -46,13 +46,13 @@ class Training(NamedTuple):
         """What an interval over so many documents draws."""
         batches = self._batches(documents)
         if batches == documents:
-            return f"{documents} documents"
-        return f"{batches} batches of documents that share students ({documents} documents)"
+            return amount(documents, "document")
+        return f"{amount(batches, 'batch')} of documents that share students ({amount(documents, 'document')})"
 
     def bounds(self, mark: str, documents: int) -> str:
         """A caption's sentence about its intervals, drawn as `mark`."""
         if self._batches(documents) < 2:
-            return f"No interval: all of {documents} documents share their students."
+            return f"No interval: {amount(documents, 'document')} in one batch make none possible."
         return f"{mark}: 95% intervals over {self.drawn(documents)}."
 
     def _batches(self, documents: int) -> int:

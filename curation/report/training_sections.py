@@ -227,7 +227,7 @@ def _penalties(run: Training, steps: Sequence[Record], penalties: Sequence[str])
     x, name, title = _numbers(steps), run.id("penalties-by-step"), "Penalties"
     curves = {key.removeprefix("penalty/"): Curve(x, plain([line.get(key) for line in steps])) for key in penalties}
     svg = plots.curves(name, title, curves, xlabel="step", ylabel="taken off (nats a token)", floor=0.0)
-    text = "What was taken off the gain, mean over the step's rewrites; “retention” is what students forgot."
+    text = "What was taken off the gain, mean over the step's rewrites; `retention` is what students forgot."
     blocks = [Block([Figure(title, svg, "Means, no interval.")])]
     return Section(run.id("penalties"), "Penalties", "Forgetting and other penalties in the reward", text, blocks)
 

@@ -139,7 +139,7 @@ def test_a_run_without_heldout_documents_claims_nothing():
 def test_an_evaluation_is_told_with_its_correction(page):
     words = words_of(page)
     assert "student-fixed, taught with trained (the trained teacher): better than raw-repeated (+1.10 [+0.85" in words
-    assert "by Holm's method over 12 comparisons" in words
+    assert "corrected by Holm's method over 12 comparisons" in words
     assert "called 9 different (rate 0.045 [0.015, 0.075], Wilson's interval), the corrected verdict 0." in words
     assert "wrong − raw-repeated −0.85 [−1.10, −0.60] < 0.001 < 0.001 0.31 worse" in words
     assert "untrained − raw-repeated +0.20 [−0.05, +0.45] 0.200 0.600 0.31 no detectable difference" in words
@@ -162,6 +162,19 @@ def test_the_arm_that_was_compared_with_is_turned_round(tmp_path):
         "taught with trained (the trained teacher): better than wrong (+1.00 [+0.50, +1.50])."
     )
     assert told[0].kind == "better"
+
+
+def test_without_a_trained_teacher_the_arms_are_told_against_the_reference(tmp_path):
+    found = add_evaluation(new_run(tmp_path))
+    student = found.students["student-fixed"]
+    arms = {name: arm for name, arm in student.arms.items() if name != "trained"}
+    ours = [one for one in student.comparisons if one.arm != "trained"]
+    student = student.model_copy(update={"arms": arms, "comparisons": ours})
+    told = evaluation.verdicts(found.model_copy(update={"students": {"s": student}}))
+    start = "s, against raw-repeated (the documents, repeated to equal tokens): "
+    assert told[0].words.startswith(f"{start}better with question-answer (+1.00 [+0.75, +1.25])")
+    assert told[1].words == f"{start}worse with wrong (−0.85 [−1.10, −0.60])."
+    assert told[2].words.endswith("difference with untrained (+0.20 [−0.05, +0.45]; 0.31 would have been found).")
 
 
 def test_an_evaluation_alone_makes_a_page(tmp_path):
