@@ -94,7 +94,7 @@ class RayPool:
         if (settings.actors or 0) > room:
             log.warning("student.actors=%d: the Ray cluster has room for %d, the others wait", settings.actors, room)
         self.settings, self._build = _on_actor(settings, self.resources), build
-        self._failed_starts, self.restarts = 0, 0
+        self._failed_starts, self.restarts, self._last_loss = 0, 0, ""
         self._workers = [self._start() for _ in range(settings.actors or room)]
         self.fingerprint = ""
         """As that of an `InlinePool` of the same model and settings."""
@@ -215,7 +215,10 @@ class RayPool:
         if fingerprint is None:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:
-                raise RunError(f"{FAILED_STARTS} student actors in a row died while they loaded {self.settings.model}")
+                raise RunError(
+                    f"{FAILED_STARTS} student actors in a row died while they loaded {self.settings.model}"
+                    f" (the last: {self._last_loss})"
+                )
             return
         self._failed_starts, worker.ready = 0, True
         self.fingerprint = self.fingerprint or fingerprint
@@ -233,7 +236,8 @@ class RayPool:
                 raise error.cause from None
             raise
         except errors.RayError as error:  # the process, its node, or the way to it
-            log.warning("a student actor was lost (%s); another takes its place", type(error).__name__)
+            self._last_loss = type(error).__name__
+            log.warning("a student actor was lost (%s); another takes its place", self._last_loss)
             self._ray.kill(worker.actor)
             fresh = self._start()
             worker.actor, worker.task, worker.ready = fresh.actor, fresh.task, False

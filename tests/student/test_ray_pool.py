@@ -119,6 +119,7 @@ def test_an_actor_that_is_killed_costs_its_batch_and_nothing_else(pool, inline, 
     assert set(begun) == set(map(name_of, jobs(18))) and sum(begun.values()) <= 18 + 4, "one batch was begun again"
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_process_is_an_error_and_stops_nobody(pool, inline, settings):
     lessons = jobs(8)
     lessons[5] = replace(lessons[5], lesson=replace(lessons[5].lesson, texts=("poison",)))

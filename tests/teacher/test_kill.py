@@ -23,7 +23,7 @@ from configs.load import load_config
 from student.pool import InlinePool
 from teacher import dpo, grpo, rest_em, students, train, writer
 from teacher.reward import RewardModel
-from teacher.journal import outcome_key
+from teacher.journal import OutcomeCache, outcome_key
 
 def kill_at(owner, name, count):
     # kill -9 when the run comes to owner.name for the count-th time
@@ -56,7 +56,7 @@ PLACES = {
     "cached": (train.Journal, "sync"), "lines": (train.Tracker, "log"), "scoring": (train.TeacherLoop, "_score"),
     "rest_em": (rest_em, "update"), "grpo": (grpo, "_settings"), "dpo": (dpo, "update"), "saving": (torch, "save"),
     "rename": (os, "rename"), "evaluate": (RewardModel, "evaluate"), "keep": (students, "_keep"),
-    "merge": (students, "merge"), "log": (train.Workshop, "log"),
+    "merge": (students, "merge"), "kept": (OutcomeCache, "put_many"), "log": (train.Workshop, "log"),
 }
 for attempt in sys.argv[2:]:
     path, place = attempt.split()
@@ -151,3 +151,16 @@ def test_validation_and_promotion_survive_kill_9(make_config, tmp_path, student_
     assert "student/promoted-0001/0" in whole[2] or "student/promoted-0002/0" in whole[2]
     total = [line["students_total"] for line in whole[0] if "students_total" in line]
     assert total == sorted(total)
+
+
+def test_a_run_killed_between_batches_of_students_trains_the_rest_as_they_would_have_been(
+    make_config, tmp_path, student_folder
+):
+    whole, killed = run_and_kill(
+        make_config, tmp_path, ["kept=2", "kept=3"],
+        student={
+            "model": str(student_folder), "steps": 2, "device": "cpu", "lora": {"rank": 2, "alpha": 4.0}, "max_slots": 3
+        },
+        rl={"rounds": 1},
+    )  # fmt: skip
+    same(whole, killed)

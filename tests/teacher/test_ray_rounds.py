@@ -50,14 +50,8 @@ def left(run_dir):
     )
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "what"),
-    [
-        ("rest_em", "actor"),
-        pytest.param("grpo", "actor", marks=pytest.mark.slow),
-        pytest.param("rest_em", "node", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("algorithm", "what"), [("rest_em", "actor"), ("grpo", "actor"), ("rest_em", "node")])
 def test_a_round_that_loses_students_ends_as_the_inline_one_to_the_last_bit(
     cluster, make_config, make_documents, student_folder, tmp_path, algorithm, what
 ):
