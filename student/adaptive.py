@@ -166,7 +166,9 @@ class _Belief:
 
     def add(self) -> None:
         """Gives one seat to the most valuable rewrite."""
-        g = int(np.argmax(self._values()))
+        values_G = self._values()
+        # Leader and rival are worth the same where both ran equally often: the first is taken, no last bit decides.
+        g = int(np.argmax(np.isclose(values_G, values_G.max(), rtol=1e-6, atol=0.0)))
         self.extra_G[g] += 1
         self.variances_G[g] = 1 / (1 / max(self.variances_G[g], 1e-18) + 1 / self.noise_variance)
         self._values_G = None

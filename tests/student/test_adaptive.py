@@ -110,6 +110,15 @@ def test_documents_of_a_batch_sit_once_in_each_of_its_students():
     assert len(first) == len(set(first)) == 72
 
 
+def test_no_last_bit_decides_a_seat():
+    """A leader and its rival with as many runs are worth the same: other machines round otherwise."""
+    exact, rounded = World(0, reliability=0.2), World(0, reliability=0.2)
+    repeat_adaptively(exact.measure, exact.sizes, 2)
+    signs = random.Random(1)
+    repeat_adaptively(lambda seats: [g + signs.uniform(-1e-9, 1e-9) for g in rounded.measure(seats)], rounded.sizes, 2)
+    assert exact.seats == rounded.seats
+
+
 def test_every_rewrite_runs_once_before_any_runs_twice():
     runs = [Run(1, g, 1.0) for g in (0, 2, 3)]
     assert Counter(g for g in next_seats(runs, [4, 4], 4)[0]) == Counter(range(4))
