@@ -27,14 +27,8 @@ def test_a_base_model() -> None:
     assert value(given, "--dtype") == "float32"
     assert value(arguments(config_with({"dtype": "bfloat16"}), None)[0], "--dtype") == "bfloat16"
     # The server is ours alone to place, and loads no code of the model's author.
-    for absent in (
-        "--host",
-        "--port",
-        "--trust-remote-code",
-        "--enable-lora",
-        "--max-model-len",
-        "--speculative-config",
-    ):
+    absent = {"--host", "--port", "--trust-remote-code", "--enable-lora", "--max-model-len", "--speculative-config"}
+    assert not absent & set(given)
     # Sampling defaults of the model's folder do not stand in for ours.
     assert value(given, "--generation-config") == "vllm"
 
