@@ -91,8 +91,12 @@ def _beside(comparison: Comparison, student: StudentResult, other: str) -> str:
     assert difference is not None
     flag = "" if student.arms[other].equal_tokens else " †"
     found = f"{other}{flag} ({spoken(difference, 2, '+')}"
-    if comparison.verdict == "no detectable difference" and comparison.detectable is not None:
-        found += f"; {number(comparison.detectable)} would have been found"
+    if comparison.verdict == "no detectable difference":
+        low, high = difference[1:]
+        if low is not None and high is not None and not low <= 0 <= high:
+            found += "; not after correction"
+        elif comparison.detectable is not None:
+            found += f"; detectable: {number(comparison.detectable)}"
     return f"{found})"
 
 

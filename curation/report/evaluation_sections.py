@@ -95,7 +95,7 @@ def _scaling(found: EvaluationResult) -> Section:
             title = f"{measure.capitalize()} by lesson tokens: {label}"
             svg = plots.curves(
                 f"scaling-{measure}-{slug(label)}", title, series, xlabel="different tokens of a document's lesson",
-                ylabel=ylabel, log_x=True,
+                ylabel=ylabel, log_x=True, named=True,
             )  # fmt: skip
             band = "No interval: it is of the texts." if measure == "overlap" else f"Bands: {intervals_of(found)}."
             figures.append(Figure(title, svg, band, _scaling_table(student.scaling, read)))

@@ -67,12 +67,13 @@ def curves(
     share: bool = False,
     log_x: bool = False,
     floor: float | None = None,
+    named: bool = False,
     mark: tuple[float, str] | None = None,
 ) -> Markup:
     """Curves with 95% bands, a whisker where a point stands alone. `share` fixes the axis to 0 ... 1, `floor` lets it
-    begin there, `mark` points out a place on the x axis with a word."""
+    begin there, `named` names a single curve too, `mark` points out a place on the x axis with a word."""
     with matplotlib.rc_context(STYLE):
-        canvas = Canvas(height=3.1 + (_legend_height(len(series)) if len(series) > 1 else 0))
+        canvas = Canvas(height=3.1 + (_legend_height(len(series)) if named or len(series) > 1 else 0))
         axes, said = canvas.axes, []
         canvas.grid("y")
         for n, (label, curve) in enumerate(series.items()):
@@ -107,7 +108,7 @@ def curves(
                 ha="center", fontsize=SMALL,
             )  # fmt: skip
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        if len(series) > 1:
+        if named or len(series) > 1:
             canvas.legend()
         return canvas.svg(name, title, "; ".join(said))
 

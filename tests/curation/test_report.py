@@ -174,7 +174,20 @@ def test_without_a_trained_teacher_the_arms_are_told_against_the_reference(tmp_p
     start = "s, against raw-repeated (the documents, repeated to equal tokens): "
     assert told[0].words.startswith(f"{start}better with question-answer (+1.00 [+0.75, +1.25])")
     assert told[1].words == f"{start}worse with wrong (−0.85 [−1.10, −0.60])."
-    assert told[2].words.endswith("difference with untrained (+0.20 [−0.05, +0.45]; 0.31 would have been found).")
+    assert told[2].words.endswith("difference with untrained (+0.20 [−0.05, +0.45]; detectable: 0.31).")
+
+
+def test_what_the_correction_does_not_leave_standing_is_said_so(tmp_path):
+    found = add_evaluation(new_run(tmp_path))
+    student = found.students["student-fixed"]
+    [one] = [one for one in student.comparisons if (one.arm, one.measure) == ("trained", "gain")]
+    one = one.model_copy(update={"verdict": "no detectable difference"})
+    student = student.model_copy(update={"comparisons": [one]})
+    told = evaluation.verdicts(found.model_copy(update={"students": {"s": student}}))
+    assert told[0].words.endswith(
+        "no detectable difference from raw-repeated (+1.10 [+0.85, +1.35]; not after correction)."
+    )
+    assert told[0].kind == "same"
 
 
 def test_an_evaluation_alone_makes_a_page(tmp_path):
