@@ -103,10 +103,8 @@ def train_round(
     writer.model.config._name_or_path = config.teacher.model
     writer.tokenizer.padding_side = "left"
     gain = StudentGain(config, writer, documents, gates, score, ranks)
-    rows, rollout = (
-        _rows(config, round, writer, documents),
-        _rollout(config, round, writer, len(documents), clock or Clock(), ranks),
-    )
+    rows = _rows(config, round, writer, documents)
+    rollout = _rollout(config, round, writer, len(documents), clock or Clock(), ranks)
     sizes = step_sizes(config, len(documents))
     losses: list[float] = []
     history: list[dict[str, float]] = []

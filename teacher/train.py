@@ -81,11 +81,11 @@ def train_teacher(
         read_texts(config.reward.retention_texts)
     training, validation = set_apart(config, train)
     disable_progress_bar()  # a bar for every model loaded would drown our line a step
-    students = Students(config, make_pool)
     ranks.start()
     if ranks.follows:
         _follow(config, training, ranks)
         raise SystemExit(0)  # the run is another process's: this one has nothing to return
+    students = Students(config, make_pool)
     claim_run(config, data_hash(config, train, heldout))
     started = time.perf_counter()
     with (

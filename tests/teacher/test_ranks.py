@@ -34,7 +34,12 @@ def noting(config, round, writer, *args, **kwargs):
 
 grpo.train_round = noting
 pool = doubles.GoldPool(0.1)
-train.train_teacher(config, doubles._documents(12), doubles._documents(4, "heldout"), lambda _: pool)
+
+def make_pool(settings):
+    assert rank == "0", "students are rank 0's"
+    return pool
+
+train.train_teacher(config, doubles._documents(12), doubles._documents(4, "heldout"), make_pool)
 print("rank", rank, "has the summary", "and examined", len(pool.jobs), flush=True)
 """
 
