@@ -128,7 +128,7 @@ def edits_folder(config: Config, bench: StudentBench, texts: Mapping[str, Sequen
     folder."""
     digest = stable_seed(bench.pool.fingerprint, [repr(job) for job in edit_jobs(bench, texts, replay)])
     name = f"{'replay' if replay else 'none'}-{digest:08x}"
-    return config.run.dir / "evaluation" / "students" / bench.label / "edits" / name
+    return config.run.dir / "evaluation" / "students" / bench.label.replace("/", "-") / "edits" / name
 
 
 class _Failed(Exception):

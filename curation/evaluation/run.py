@@ -22,9 +22,7 @@ from curation.evaluation.lab_items import LAB, lab_questions, lab_rewrites
 from curation.evaluation.measure import HeldoutQuestions
 from curation.evaluation.output import lesson_table, notes, student_result, write_result
 from curation.evaluation.processes import run_tasks
-from curation.evaluation.records import (
-    EvaluationResult,
-)
+from curation.evaluation.records import EvaluationResult
 from curation.evaluation.task import (
     Measurements,
     Work,
@@ -49,7 +47,7 @@ from teacher.summary import labels
 
 
 def run_evaluate(config: Config) -> EvaluationResult:
-    """Measures what is missing and writes evaluation.json, the Parquet files and the report into `run.dir`.
+    """Measures what is missing and writes evaluation.json and the Parquet files into `run.dir`.
 
     Raises UserError (nothing was started) and RunError (finished students are kept, the same command goes on).
     """

@@ -5,6 +5,8 @@ import pytest
 from rich.console import Console
 
 from configs.errors import UserError
+from configs.load import save_config
+from curation.cli import main
 from curation.evaluation.records import ITEM_COLUMNS, ITEMS_FILE, LESSONS_FILE, read_result
 from curation.evaluation.run import run_evaluate
 from curation.evaluation.table import print_evaluation
@@ -91,6 +93,14 @@ def test_mistakes_are_one_line_and_start_nothing(make_config, evaluation, words,
     with pytest.raises(UserError) as error:
         run_evaluate(make_config(evaluation=evaluation))
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_misspelt_key_is_told_from_the_command_line(make_config, tmp_path, capsys):
+    file = tmp_path / "evaluate.yaml"
+    save_config(make_config(), file)
+    assert main(["evaluate", str(file), "evaluation.armz=[none]"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "did you mean 'arms'?" in said and "\n" not in said
 
 
 def test_unequal_tokens_are_refused(make_config):
