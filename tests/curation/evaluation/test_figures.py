@@ -65,7 +65,8 @@ def test_a_sequence_by_hand():
         row(
             "none", document, 0.0, setting="sequence", edit=edit, batch=document + 1,
             correct_before=edit == 2 and document == 0, correct_after=told[edit][document],
-            loglik_before=-3.0 + (edit == 2), loglik_after=-3.0 + edit, retention_loss_before=1.0 + (edit == 2) / 2, retention_loss_after=1.0 + edit / 2,
+            loglik_before=-3.0 + (edit == 2), loglik_after=-3.0 + edit,
+            retention_loss_before=1.0 + (edit == 2) / 2, retention_loss_after=1.0 + edit / 2,
         )
         for edit in (1, 2)
         for document in (0, 1)

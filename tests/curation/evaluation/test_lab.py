@@ -13,7 +13,8 @@ def test_the_preset_runs_from_nothing(tmp_path):
         "configs/lab-evaluate.yaml",
         [
             f"run.dir={tmp_path / 'run'}", f"lab.dir={lab}", "lab.effort=0.02",
-            f"data.train=[{lab}/shards/train.jsonl]", f"data.heldout=[{lab}/shards/heldout.jsonl]", "data.heldout_limit=6", f"teacher.model={lab}/teacher",
+            f"data.train=[{lab}/shards/train.jsonl]",
+            f"data.heldout=[{lab}/shards/heldout.jsonl]", "data.heldout_limit=6", f"teacher.model={lab}/teacher",
             f"student.model={lab}/student-fixed", f"evaluation.retention_texts={lab}/shards/retention.jsonl",
             f"evaluation.students=[{lab}/student-fixed,{lab}/student-augmented]", "student.steps=4",
             "student.tokens_per_step=100", "reward.documents_per_student=2", "rl.rounds=1", "rl.documents_per_round=8",
