@@ -40,3 +40,10 @@ def test_the_reward_is_the_gain_minus_each_documents_penalties():
     assert found.reward.mean == pytest.approx((1.5 - 0.75 + 1.0 - 0.25) / 2)
     assert found.penalties == {"a": penalties["a"], "b": penalties["b"]}, "c was never measured"
     assert mean_penalties(list(found.penalties.values())) == {"retention": 0.25, "length": 0.25}
+
+
+def test_a_share_of_one_batch_has_no_interval():
+    accuracies = {"a": [1.0], "b": [0.0]}
+    found = Evaluation.of(accuracies, accuracies, {"a": 0, "b": 0}, {name: {} for name in accuracies})
+    assert found.accuracy.mean == 0.5
+    assert np.isnan(found.accuracy.low) and np.isnan(found.accuracy.high)
