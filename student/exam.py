@@ -5,6 +5,7 @@ and batched over all students. Before-values are the same calls with the adapter
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -158,11 +159,13 @@ class Examiner:
                 max_new_tokens=self.settings.max_answer_tokens,
             )  # fmt: skip
 
-        if trained and self.stack is not None:
-            with self.stack.using(Rows.of([k for k, _ in prompts], self.stack.n_slots, device)):
+        # A cache is another one in each layer: compiling them all would use up what the compiler allows a model.
+        with torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext():
+            if trained and self.stack is not None:
+                with self.stack.using(Rows.of([k for k, _ in prompts], self.stack.n_slots, device)):
+                    out = generate()
+            else:
                 out = generate()
-        else:
-            out = generate()
         return self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
 
 
