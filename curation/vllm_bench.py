@@ -104,8 +104,8 @@ def bench_config(folder: Path, model: Path) -> Config:
             # On a busy machine a reply takes minutes; one that is asked for again would be counted twice.
             "serving": {"context_tokens": 1024, "concurrency": DOCUMENTS, "timeout_seconds": 3600.0,
                         "deadline_seconds": 7200.0},
-            # Short rewrites of a small model: what they are worth is not measured here.
-            "gates": {"truncated": False},
+            # Short rewrites of a small model: what they are worth is not measured here, and some must be kept.
+            "gates": {"truncated": False, "instructions": False, "max_repetition": 1.0, "min_words": 1},
             "curation": {"allow_unknown_licence": True},
         }
     )  # fmt: skip
