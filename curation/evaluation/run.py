@@ -30,7 +30,7 @@ from curation.evaluation.task import (
     measure_student,
     repeated_arm,
 )
-from curation.evaluation.teachers import Checkpoints, trained_teachers
+from curation.evaluation.teachers import Checkpoints, teacher_of_run, trained_teachers, trains
 from curation.evaluation.texts import Desk
 from curation.experiment import check_model, read_asked, read_splits
 from curation.lab import world
@@ -61,8 +61,8 @@ def run_evaluate(config: Config) -> EvaluationResult:
     train, documents = _documents(config, arms)
     students = {label: name for name, label in labels(list(config.evaluation.students)).items()}
     _check(config, arms, documents, students)
-    claim_config(given)
     extra = _extra(config)
+    claim_config(given)
     pools = partial(make_pool, sharing=min(config.evaluation.workers, len(students)))
     checkpoints = trained_teachers(given, arms, students, train, pools)
     found = _measure(config, arms, documents, extra, students, checkpoints, pools)
@@ -133,7 +133,7 @@ def _documents(config: Config, arms: Sequence[ArmLine]) -> tuple[list[Document],
     """Training documents (where a teacher may be trained) and the evaluated ones, which have a question to be asked."""
     if not config.data.heldout:
         raise UserError("data.heldout is not set: name the documents that are evaluated, with `questions`")
-    if config.evaluation.teacher_for == "each" and any(arm.kind == "trained" and not arm.value for arm in arms):
+    if any(trains(config, arm) for arm in arms):
         train, documents = read_splits(config)
         check_documents(config, train, documents)
         return train, documents
@@ -169,6 +169,8 @@ def _check(config: Config, arms: Sequence[ArmLine], documents: Sequence[Document
     for arm in arms:
         if arm.kind == "file":
             desk.texts(arm, arms)
+        elif arm.kind == "trained" and not trains(config, arm):
+            teacher_of_run(config, arm)
 
 
 def _extra(config: Config) -> dict[tuple[str, str], tuple[Question, ...]]:

@@ -33,16 +33,14 @@ def trained_teachers(
     for arm in arms:
         if arm.kind != "trained":
             continue
-        if not arm.value and config.evaluation.teacher_for == "each":
+        if trains(config, arm):
             runs = {label: own_run(config, label, model) for label, model in students.items()}
             tasks = [partial(_train, run, train, make_pool, label) for label, run in runs.items()]
             say(f"teachers for {', '.join(students)}: {config.rl.rounds} rounds each, where they are not trained yet")
             run_tasks("training", tasks, config.evaluation.workers)
             found |= {(arm.name, label): best_checkpoint(run.run.dir) for label, run in runs.items()}
         else:
-            run_dir = Path(arm.value) if arm.value else config.run.dir
-            checkpoint = _of_run(config, run_dir)
-            found |= dict.fromkeys(((arm.name, label) for label in students), checkpoint)
+            found |= dict.fromkeys(((arm.name, label) for label in students), teacher_of_run(config, arm))
     return found
 
 
@@ -63,7 +61,14 @@ def _train(config: Config, train: Sequence[Document], make_pool: MakePool, label
     train_teacher(config, train, (), make_pool, lambda line: tell(Message("line", f"{label}: {line}")))
 
 
-def _of_run(config: Config, run_dir: Path) -> Path | None:
+def trains(config: Config, arm: ArmLine) -> bool:
+    """Whether the arm's teachers are trained here where they are missing."""
+    return arm.kind == "trained" and not arm.value and config.evaluation.teacher_for == "each"
+
+
+def teacher_of_run(config: Config, arm: ArmLine) -> Path | None:
+    """The best checkpoint of the run that a `trained` arm names. Raises UserError where there is none."""
+    run_dir = Path(arm.value) if arm.value else config.run.dir
     if not finished_rounds(run_dir):
         raise UserError(
             f"evaluation.arms: no trained teacher in {run_dir}: `notewright train` makes one, evaluation.teacher_for"

@@ -90,9 +90,11 @@ def test_the_parquet_makes_the_json(evaluated):
 )
 def test_mistakes_are_one_line_and_start_nothing(make_config, evaluation, words, monkeypatch):
     monkeypatch.setattr("student.pool.InlinePool.examine", lambda *_: pytest.fail("a student was trained"))
+    config = make_config(evaluation=evaluation)
     with pytest.raises(UserError) as error:
-        run_evaluate(make_config(evaluation=evaluation))
+        run_evaluate(config)
     assert words in str(error.value) and "\n" not in str(error.value)
+    assert not config.run.dir.exists()
 
 
 def test_a_misspelt_key_is_told_from_the_command_line(make_config, tmp_path, capsys):
