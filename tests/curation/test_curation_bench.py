@@ -95,7 +95,9 @@ def test_linearity_is_told() -> None:
     assert square["ratio"] == 16 and square["worst_residual"] > 0.5
 
 
-def test_a_bench_in_small(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_bench_in_small() -> None:
     """The real thing on three small corpora, each in a process of its own."""
     found = run_bench(400, vllm=False, tell=lambda _: None)
     keys = ("rows_in", "rows_out", "rows_quarantined", "ms_per_document", "peak_memory_mb", "vllm_ratio")
