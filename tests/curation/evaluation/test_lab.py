@@ -6,6 +6,7 @@ from curation.evaluation.run import run_evaluate
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_preset_runs_from_nothing(tmp_path):
     """Plumbing at a fiftieth of the training: the lab, a teacher for each student, every arm and setting."""
     lab = tmp_path / "lab"
@@ -28,7 +29,7 @@ def test_the_preset_runs_from_nothing(tmp_path):
     assert list(result.students) == ["student-fixed", "student-augmented"]
     for student in result.students.values():
         assert len(student.arms) == 14 and {"trained", "best-of:4", "world", "strategy:wrong"} <= set(student.arms)
-        assert student.arms["world"].together.gain.mean > student.arms["strategy:filler"].together.gain.mean
+        assert student.arms["world"].texts == 5 and student.arms["world"].together.gain.n == 6
         assert student.arms["none"].together.benchmarks["lab"].mean == pytest.approx(0, abs=1e-5)
         assert [len(found.accuracy) for found in student.sequences] == [3, 3]
         assert student.false_positives.pairs == 20
