@@ -242,8 +242,10 @@ class InlinePool:
 
     def _before(self, exam: Exam, max_tokens: int) -> Sitting:
         """The base's answers. Questions in other company differ in the last bits, so that `exact` asks a whole exam."""
-        if not self.settings.exact:
-            return self.examiner.before(exam, max_tokens)
+        return self._before_alone(exam, max_tokens) if self.settings.exact else self.examiner.before(exam, max_tokens)
+
+    def _before_alone(self, exam: Exam, max_tokens: int) -> Sitting:
+        """The base's answers in an exam of its own, whatever else this process was asked."""
         if exam not in self._whole_exams:
             fresh = Examiner(self.model, self.tokenizer, self.stack, self.settings)
             self._whole_exams[exam] = fresh.before(exam, max_tokens)
@@ -273,7 +275,7 @@ class InlinePool:
         """Trains one student and saves it: a PEFT adapter folder, or (`mode: full`) a model folder."""
         course = plan_course(self.tokenizer, job.lesson, self.settings)
         max_tokens = self._batch_tokens()
-        before = self._before(job.exam, max_tokens)
+        before = self._before_alone(job.exam, max_tokens)  # a resumed process has met other questions before
         if self.stack is None:
             with train_full(self.model, course, self.settings, self.pad_id, max_tokens) as (progress, _):
                 after = self.examiner.after([job.exam], max_tokens)
