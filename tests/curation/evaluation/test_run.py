@@ -2,11 +2,13 @@ import io
 
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.image import imread
 from rich.console import Console
 
 from configs.errors import UserError
 from configs.load import save_config
 from curation.cli import main
+from curation.evaluation.picture import write_picture
 from curation.evaluation.records import ITEM_COLUMNS, ITEMS_FILE, LESSONS_FILE, read_result
 from curation.evaluation.run import run_evaluate
 from curation.evaluation.table import print_evaluation
@@ -46,6 +48,16 @@ def test_nothing_is_measured_twice(evaluated, monkeypatch):
     again = run_evaluate(config)
     assert again.model_copy(update={"seconds": first.seconds}) == first
     assert pq.read_table(config.run.dir / ITEMS_FILE) == rows
+
+
+def test_the_picture_has_a_row_for_every_arm(evaluated, tmp_path):
+    _, result = evaluated
+    whole = imread(write_picture(result, tmp_path))
+    (label, student), = result.students.items()  # fmt: skip
+    fewer = {name: arm for name, arm in student.arms.items() if name != "shops"}
+    without = result.model_copy(update={"students": {label: student.model_copy(update={"arms": fewer})}})
+    assert len(imread(write_picture(without, tmp_path))) < len(whole)
+    assert (whole[..., :3].min(axis=(1, 2)) < 0.7).mean() > 0.3, "something is drawn over much of its height"
 
 
 def test_the_parquet_makes_the_json(evaluated):
