@@ -37,8 +37,8 @@ $(READY): pyproject.toml
 quickstart: setup ## the whole job on the embedded lab: train a teacher, curate, report; minutes on two cores
 	$(VENV)/bin/notewright quickstart
 
-test: lint ## lint and the fast tests
-	$(VENV)/bin/python -m pytest
+test: lint ## lint and the fast tests, those of a file in one of two processes
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup ## the tests that train for minutes
 	$(VENV)/bin/python -m pytest -m slow

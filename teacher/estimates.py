@@ -79,7 +79,7 @@ class Evaluation:
 
 def _share(found: Estimate) -> Estimate:
     """Bounds of a share, which cannot lie outside 0 ... 1; few batches give wide ones, and one gives none (nan)."""
-    return Estimate(found.mean, *(float(np.clip(bound, 0.0, 1.0)) for bound in found[1:]))
+    return Estimate(found.mean, *(b if math.isnan(b) else min(1.0, max(0.0, b)) for b in found[1:]))
 
 
 def mean_penalties(charged: Sequence[Mapping[str, float]]) -> dict[str, float]:
