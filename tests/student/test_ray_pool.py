@@ -103,6 +103,7 @@ def differences(outcomes, expected):
     }
 
 
+@pytest.mark.slow
 def test_a_pool_of_two_nodes_is_the_inline_pool_to_the_last_bit(pool, inline, settings):
     assert pool.fingerprint == inline.fingerprint
     assert pool.at_once == 2 * inline.at_once == 8
@@ -115,6 +116,7 @@ def test_a_pool_of_two_nodes_is_the_inline_pool_to_the_last_bit(pool, inline, se
     assert times_begun(settings.model) == Counter(map(name_of, jobs(18)))
 
 
+@pytest.mark.slow
 def test_an_actor_that_is_killed_costs_its_batch_and_nothing_else(pool, inline, settings):
     killed, before = [], pool.restarts
 

@@ -69,7 +69,7 @@ def test_a_base_model_gets_a_plain_prompt_and_a_chat_model_its_template(tokenize
     assert build_prompt(tokenizer, Teacher(delimit=False), document, "faq") == f"USER {plain.strip()} TEACHER"
     delimited = build_prompt(tokenizer, Teacher(), document, "faq")
     before, after = delimited.split(f"\n{document.text}\n")
-    assert before.split()[-1] == after.split()[0], "the same code on both sides"
+    assert before.split()[-1].replace("<", "</") == after.split()[0], "the same code on both sides"
 
 
 def test_a_document_cannot_end_the_users_turn(chat_tokenizer, make_documents):
