@@ -303,6 +303,7 @@ class TeacherLoop:
     ) -> tuple[list[list[Rewrite]], list[list[Reward]]]:
         """All groups of the batches, as they came, and their rewards."""
         shop, before, asked = self.shop, self.shop.clock.seconds("students"), self.shop.rewards.students
+        trained = shop.rewards.trained
         groups: list[list[Rewrite]] = []
 
         def kept() -> Iterator[list[list[Rewrite]]]:
@@ -315,7 +316,8 @@ class TeacherLoop:
         metrics = step_metrics(groups, rewards, self.config)
         if self.config.reward.repeats == 1 and (step - 1) % self.steps_per_round == 0:
             metrics |= {"reward/reliability": shop.rewards.probe(groups).reliability}
-        metrics |= {"students_per_second": (shop.rewards.students - asked) / max(seconds, 1e-9), "seconds": seconds}
+        # Of those trained now: a resumed step finds its students in the cache, in no time.
+        metrics |= {"students_per_second": (shop.rewards.trained - trained) / max(seconds, 1e-9), "seconds": seconds}
         shop.log_rewrites(groups, rewards, arm="train", round=round, step=step)
         metrics = shop.log("step", round, metrics, asked=asked, step=step)
         first = shop.history.first_step
