@@ -26,6 +26,8 @@ class Losing(RayPool):
     def __init__(self, settings, lose):
         super().__init__(settings, build=Noting)
         self.lose, self.lost = lose, False
+        while not all(worker.ready for worker in self._workers):  # there has to be another to lose
+            self._finished()
 
     def examine(self, jobs, on_done=None):
         def noting(found):
