@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from configs.errors import RunError, UserError
-from teacher import vllm_server
+from teacher import vllm_server, writers
 from teacher.endpoint import load_endpoint
 from teacher.records import Completion
 from teacher.vllm_server import MARK, STATE, read_state, serving, state_file
@@ -73,7 +73,8 @@ def stand_in(tmp_path, monkeypatch):
     package.mkdir(parents=True)
     (package / "api_server.py").write_text(STAND_IN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stand-in"))
-    monkeypatch.setattr(vllm_server, "find_vllm", lambda: sys.executable)
+    for module in (vllm_server, writers):
+        monkeypatch.setattr(module, "find_vllm", lambda: sys.executable)
     monkeypatch.delenv(STATE, raising=False)
 
 
