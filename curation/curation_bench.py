@@ -9,7 +9,6 @@ each row must stand exactly once in the dataset, the quarantine or among the fil
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -233,7 +232,9 @@ def _child(figures: Path, overrides: list[str]) -> None:
     began = time.perf_counter()
     curate(config)
     seconds = time.perf_counter() - began
-    own_peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    # Not getrusage: its peak begins with what the process that forked this one held.
+    status = Path("/proc/self/status").read_text()
+    own_peak_mb = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
     spent = {"seconds": seconds, "cpu_seconds": _cpu_seconds() - start["start_cpu_seconds"]}
     figures.write_text(json.dumps(start | spent | {"own_peak_mb": own_peak_mb}))
 
