@@ -50,6 +50,11 @@ class Curation(Section):
     benchmarks: tuple[str, ...] = ()
     """Benchmarks whose items no row may carry: `file:PATH.jsonl`, `text:PATH.jsonl`, `lm-eval:TASK`, `olmo:TASK`. An
     item is carried by `gates.leak_ngram` of its question's words in a row, a shorter one by question and answer."""
+    embedder: str | None = None
+    """A sentence-transformers model (folder or Hub id) that also finds items of `benchmarks` in other words: a sentence
+    or two in a row that are like question and answer by `max_similarity`."""
+    max_similarity: float = Field(default=0.85, gt=0, le=1)
+    """Cosine from which a stretch of text carries an item, for `embedder`; the right number is each embedder's own."""
     decontaminate: bool = True
     """Refuse source documents that carry an item of `benchmarks`, before the teacher."""
     rewrites_per_document: int = Field(default=1, ge=1)
@@ -86,6 +91,12 @@ class Curation(Section):
     def _one(cls, value: object) -> object:
         """One folder needs no list: `curation.input=DIR`."""
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _embedder(self) -> "Curation":
+        if self.embedder is not None and not self.benchmarks:
+            raise ValueError("curation.embedder looks for items of curation.benchmarks, which names none")
+        return self
 
     @model_validator(mode="after")
     def _shares(self) -> "Curation":

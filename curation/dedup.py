@@ -2,14 +2,15 @@
 
 The texts compared are those that the filters leave. datatrove's stages do the work, one task a file; a document is
 known by its place among its file's documents, which is the same in every reading. The result is one file of verdicts a
-task, written whole: after a kill the stages that are not complete run again.
+task, written whole: after a kill the stages that are not complete run again. It also says what the filters refused, so
+that the second reading need not ask them again.
 """
 
 import shutil
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -31,6 +32,16 @@ MINHASH = MinhashConfig()
 
 Place = tuple[int, int]
 """A document: its task, and its place among the task's documents."""
+
+
+class Verdicts(NamedTuple):
+    """Of a task's documents, by their rows."""
+
+    refused: frozenset[int]
+    """Those that the filters refuse."""
+    repeats: dict[int, Place]
+    """Those that repeat another, with its task and row."""
+
 
 HASHES = np.dtype([("hash", "V16"), ("task", "<u4"), ("place", "<u4")])
 
@@ -75,7 +86,7 @@ class Survivors(PipelineStep):
 
 
 def find_duplicates(settings: Curation, read: PipelineStep, new_cleaner: Any, tasks: int, work: Path) -> None:
-    """Leaves for each task the rows of its documents that repeat another, with that one's task and row.
+    """Leaves the Verdicts of each task.
 
     Goes on where a killed call stopped. `read` is the step that reads a task's documents.
     """
@@ -100,16 +111,19 @@ def find_duplicates(settings: Curation, read: PipelineStep, new_cleaner: Any, ta
     found: list[dict[int, Place]] = [{} for _ in range(tasks)]
     for (task, place), (of, first) in sorted(repeats.items()):
         found[task][int(rows[task][place])] = of, int(rows[of][first])
-    for task, verdict in enumerate(found):
+    for task, task_repeats in enumerate(found):
+        passed = np.fromfile(scratch / "hashes" / f"{task:05d}.hashes", dtype=HASHES)["place"]
+        verdict = {"refused": np.delete(rows[task], passed).tolist(), "repeats": task_repeats}
         write_whole(verdicts / f"{task:05d}.json", orjson.dumps(verdict, option=orjson.OPT_NON_STR_KEYS))
     write_whole(verdicts / "complete", b"")
     shutil.rmtree(scratch)
 
 
-def duplicates_of(work: Path, task: int) -> dict[int, Place]:
-    """By the row of each of a task's documents that repeats another, that one's task and row."""
+def verdicts_of(work: Path, task: int) -> Verdicts:
+    """What `find_duplicates` left for a task."""
     found = orjson.loads((work / "duplicates" / f"{task:05d}.json").read_bytes())
-    return {int(row): (task, first) for row, (task, first) in found.items()}
+    repeats = {int(row): (task, first) for row, (task, first) in found["repeats"].items()}
+    return Verdicts(frozenset(found["refused"]), repeats)
 
 
 def exact_duplicates(files: Iterable[Path]) -> dict[Place, Place]:

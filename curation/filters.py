@@ -31,6 +31,9 @@ UNKNOWN_LICENCES = ("", "unknown", "none", "n/a")
 Step = Callable[[Document], str | None]
 """May change the document's text; returns why it leaves, or None."""
 
+REPAIRS = ("extract", "ftfy", "pii", "c4")
+"""The steps that change a text; all others only refuse."""
+
 
 class Refusal(NamedTuple):
     """Why a document goes no further. `stage` is `filter`, or `step` where a step itself failed on the document."""
@@ -48,6 +51,7 @@ class Cleaner:
         self.steps: list[tuple[str, Step]] = [("extract", self._extract), *build_steps(filters, language)]
         if not allow_unknown_licence:
             self.steps.insert(0, ("unknown_licence", lambda d: "" if is_unknown(licence_of(d, licence)) else None))
+        self.repairs = [(name, step) for name, step in self.steps if name in REPAIRS]
         self._sandbox = ExtractorSandbox(EXTRACT_SECONDS)
         # Its `deduplicate` counts what it saw in earlier pages.
         self._trafilatura = Trafilatura(deduplicate=False)
@@ -58,9 +62,12 @@ class Cleaner:
     def __exit__(self, *_: object) -> None:
         self._sandbox.__exit__(None, None, None)
 
-    def clean(self, document: Document) -> Refusal | None:
-        """Changes the document's text in place; the first step's refusal, or None."""
-        for name, step in self.steps:
+    def clean(self, document: Document, *, passed: bool = False) -> Refusal | None:
+        """Changes the document's text in place; the first step's refusal, or None.
+
+        `passed`: it is known that no step refuses this document, and only those that change its text run.
+        """
+        for name, step in self.repairs if passed else self.steps:
             try:
                 reason = step(document)
             except (ValueError, ArithmeticError, LookupError, RecursionError) as error:

@@ -25,6 +25,7 @@ def leak_check(index: BenchmarkIndex, merged: Merged) -> dict[str, Any] | None:
         "benchmarks": {name: len(items) for name, items in index.items.items()},
         "items": sum(map(len, index.items.values())),
         "n": index.ngram,
+        **({} if index.paraphrases is None else {"max_similarity": index.paraphrases.max_similarity}),
         "checked": merged.rows + refused,
         "refused": refused,
         "by_benchmark": dict(merged.leaks),
@@ -54,7 +55,7 @@ def examples(output: Path, shards: list[Shard], data: list[dict[str, Any]], clea
         for row in rows:
             sources = (d for d in read_shard(by_name[row["source_file"]]) if isinstance(d, Document))
             source = next(d for d in sources if d.metadata["source_row"] == row["source_row"])
-            cleaner.clean(source)
+            cleaner.clean(source, passed=True)
             example = {"id": row["id"], "strategy": row["strategy"]}
             found.append(example | {"source": _shortened(source.text), "text": _shortened(row["text"])})
     return found

@@ -205,7 +205,7 @@ def _past_filters(step: RewriteWithTeacher, sample: Sequence[Document]) -> list[
     for document in documents:
         document.metadata["training_id"] = document.id
     with step.new_cleaner() as cleaner:
-        kept = [document for document in documents if step._refusal(document, cleaner, {}) is None]
+        kept = [document for document in documents if step.refusal(document, cleaner) is None]
     random.Random(0).shuffle(kept)
     return kept
 

@@ -92,7 +92,7 @@ def preview(config: Config, documents: int) -> Iterator[Seen]:
                 yield item
                 continue
             before = item.text
-            refusal = step._refusal(item, cleaner, {})
+            refusal = step.refusal(item, cleaner)
             records = [] if refusal else step.rewrite([item], number)
             yield Seen(
                 id=item.id,

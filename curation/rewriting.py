@@ -13,7 +13,7 @@ from configs.errors import RunError
 from configs.schema import Config
 from curation.dataset import RAW, part_documents, part_path, write_part
 from curation.decontaminate import BenchmarkIndex
-from curation.dedup import duplicates_of
+from curation.dedup import Verdicts, verdicts_of
 from curation.documents import SNIPPET_CHARACTERS, Shard, read_shard, training_id
 from curation.filters import Cleaner, Refusal, licence_of
 from curation.manifest import locked
@@ -92,9 +92,9 @@ class RewriteWithTeacher(PipelineStep):
             finished = self._finished(rank)
             done = sum(part_documents(path) for path in finished)
             self.index = BenchmarkIndex(self.config)
-            repeats = self._repeats(rank)
+            verdicts = None if self.config.curation.dedup == "none" else verdicts_of(self.work, rank)
             rest = islice(iter(data), done, None)
-            for batch, (kept, refused) in enumerate(self._batches(rest, cleaner, repeats), start=len(finished)):
+            for batch, (kept, refused) in enumerate(self._batches(rest, cleaner, verdicts), start=len(finished)):
                 with self.track_time(unit="batch"):
                     self._write(part_path(self.work / "parts", rank, batch), kept, refused, batch)
         yield from ()
@@ -110,21 +110,14 @@ class RewriteWithTeacher(PipelineStep):
         assert [p.stem for p in paths] == [f"{i:06d}" for i in range(len(paths))], f"parts of task {rank} have a hole"
         return paths
 
-    def _repeats(self, rank: int) -> dict[int, str]:
-        """By the row of each document that repeats another, that one's id."""
-        if self.config.curation.dedup == "none":
-            return {}
-        found = duplicates_of(self.work, rank)
-        return {row: f"{self.shards[task].name}#{first}" for row, (task, first) in found.items()}
-
     def _batches(
-        self, documents: Iterator[Document], cleaner: Cleaner, repeats: dict[int, str]
+        self, documents: Iterator[Document], cleaner: Cleaner, verdicts: Verdicts | None
     ) -> Iterator[tuple[list[Document], list[Record]]]:
         """The documents for the teacher, and the records of those that do not reach it."""
         kept: list[Document] = []
         refused: list[Record] = []
         for document in documents:
-            if (refusal := self._refusal(document, cleaner, repeats)) is None:
+            if (refusal := self.refusal(document, cleaner, verdicts)) is None:
                 kept.append(document)
             else:
                 refused.append(self._refused(document, refusal))
@@ -134,11 +127,15 @@ class RewriteWithTeacher(PipelineStep):
         if kept or refused:
             yield kept, refused
 
-    def _refusal(self, document: Document, cleaner: Cleaner, repeats: dict[int, str]) -> Refusal | None:
-        if (refusal := cleaner.clean(document)) is not None:
+    def refusal(self, document: Document, cleaner: Cleaner, verdicts: Verdicts | None = None) -> Refusal | None:
+        """Why a document does not reach the teacher; changes its text as the filters do. `verdicts` are dedup's."""
+        row = document.metadata["source_row"]
+        if (
+            refusal := cleaner.clean(document, passed=verdicts is not None and row not in verdicts.refused)
+        ) is not None:
             return refusal
-        if (first := repeats.get(document.metadata["source_row"])) is not None:
-            return Refusal("filter", "duplicate", first)
+        if verdicts is not None and (first := verdicts.repeats.get(row)) is not None:
+            return Refusal("filter", "duplicate", f"{self.shards[first[0]].name}#{first[1]}")
         if self.config.curation.decontaminate and (benchmark := self.index.carried_by(document.text)) is not None:
             return Refusal("filter", "contaminated", benchmark)
         return None

@@ -24,7 +24,7 @@ from teacher.exams import external_questions
 from teacher.questions import questions_file, read_questions
 from teacher.strategies import read_strategy, strategy_label
 
-FORMAT = 3
+FORMAT = 4
 """Version of the rows that this code makes; part of the fingerprint."""
 SPEED = ("workers", "executor", "slurm", "ray", "wait")
 """What in `curation` says where and how fast the rows are made, and changes none of them."""
@@ -122,7 +122,7 @@ def run_settings(
     served = SERVED if config.teacher.writer != "transformers" and not echo else set()
     name = config.serving.model if foreign else config.teacher.model
     name = Path(name).name if Path(name).is_dir() else name
-    elsewhere = {"input", "output", "temperature", "benchmarks", *SPEED}
+    elsewhere = {"input", "output", "temperature", "benchmarks", "embedder", *SPEED}
     not_sampled = {"model", "lora", "evaluation_temperature"}  # `temperature` is what curation samples at
     adapter = checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
     return {
@@ -138,6 +138,7 @@ def run_settings(
         "gates": config.gates.model_dump(mode="json"),
         "benchmarks": list(index.items),
         "benchmark_items": _items_hash(items, index),
+        "embedder_hash": _embedder_hash(config.curation.embedder),
         "curation": config.curation.model_dump(mode="json", exclude=elsewhere),
         "input": {c.name: c.sha256 for c in checked},
     }
@@ -146,6 +147,14 @@ def run_settings(
 def _items_hash(items: list[Question], index: BenchmarkIndex) -> str:
     gated = hashlib.sha256(repr([(q.prompt, q.answer) for q in items]).encode()).hexdigest()
     return hashlib.sha256(f"{gated}\n{index.sha256}".encode()).hexdigest() if index.items else gated
+
+
+def _embedder_hash(embedder: str | None) -> str | None:
+    """A folder's content, that of its modules' folders too; a Hub id is taken as it is."""
+    if embedder is None or not Path(embedder).is_dir():
+        return embedder
+    folders = [Path(embedder), *sorted(path for path in Path(embedder).rglob("*") if path.is_dir())]
+    return hashlib.sha256("\n".join(map(hash_folder, folders)).encode()).hexdigest()
 
 
 def teacher_hash(config: Config, checkpoint: Path | None) -> str:

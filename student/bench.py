@@ -61,19 +61,22 @@ class Bench:
 
     def engine(self, courses: list[Course]) -> tuple[float, list[list[float]], Usage]:
         """Trains the courses in the batches that the pool plans: seconds, losses (K, steps), use of positions."""
-        stack, usage, losses = self.pool.stack, Usage(), []
+        stack, usage, losses = self.pool.stack, Usage(), [[] for _ in courses]  # type: ignore[var-annotated]
         assert stack is not None
         at_once = self.pool._slots(courses)
         self._wait()
         start = time.perf_counter()
+        order = sorted(range(len(courses)), key=lambda k: courses[k].tokens(), reverse=True)
         for first in range(0, len(courses), at_once):
-            batch = courses[first : first + at_once]
-            stack.allocate(list(range(first, first + len(batch))))
+            batch = order[first : first + at_once]
+            stack.allocate(batch)
             progress, used = train_slots(
-                self.base, stack, batch, self.pool.settings, pad_id=self.pad_id, max_tokens=self.pool._batch_tokens()
-            )
+                self.base, stack, [courses[k] for k in batch], self.pool.settings, pad_id=self.pad_id,
+                max_tokens=self.pool._batch_tokens(),
+            )  # fmt: skip
             stack.release()
-            losses += [slot.losses for slot in progress]
+            for k, slot in zip(batch, progress, strict=True):
+                losses[k] = slot.losses
             usage.labels += used.labels
             usage.positions += used.positions
         self._wait()

@@ -41,7 +41,7 @@ from student.training import Usage, train_slots
 
 log = logging.getLogger(__name__)
 
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 """Part of the key of a cached outcome; raised whenever the same job would give another outcome."""
 
 IRRELEVANT = {

@@ -11,7 +11,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
@@ -70,7 +72,7 @@ class StackedAdamW:
     def __init__(self, slots: Slots, settings: Student):
         self.params, self.grads, self.settings = slots.params_KP, slots.grads_KP, settings
         mean, square = torch.zeros_like(self.params), torch.zeros_like(self.params)
-        # Slot by slot: the fused kernel takes a tensor for contiguous, and some threads' slots are every other one.
+        # Slot by slot, as each has its own rate.
         self.states = [list(buffer) for buffer in (self.params, self.grads, mean, square)]
 
     @torch.no_grad()
@@ -123,45 +125,52 @@ def train_slots(
         max_tokens: positions in one forward pass; a larger step is accumulated over several.
     """
     parts = _parts(model, courses, settings)
-    if parts == 1:
+    if len(parts) == 1:
         assert stack.all_slots is not None, "allocate() first"
         return _train(model, stack, stack.all_slots, courses, settings, pad_id, max_tokens)
     threads, stop = torch.get_num_threads(), threading.Event()
 
-    def train(part: int) -> tuple[list[Progress], Usage]:
-        torch.set_num_threads(threads // parts)
-        which = slice(part, None, parts)  # courses come sorted by length: dealt in turn, the parts weigh the same
+    def train(which: slice) -> tuple[list[Progress], Usage]:
+        torch.set_num_threads(threads // len(parts))
+        at_once = max_tokens // len(parts)
         try:
-            return _train(
-                model, stack, stack.part(which), courses[which], settings, pad_id, max_tokens // parts, stop.is_set
-            )
+            return _train(model, stack, stack.part(which), courses[which], settings, pad_id, at_once, stop.is_set)
         except BaseException:
             stop.set()
             raise
 
     progress, usage = [Progress() for _ in courses], Usage()
     try:
-        with ThreadPoolExecutor(parts) as pool:
+        with ThreadPoolExecutor(len(parts)) as pool:
             try:
-                done = list(pool.map(train, range(parts)))
+                done = list(pool.map(train, parts))
             except BaseException:  # an interrupt arrives here, not in the threads
                 stop.set()
                 raise
     finally:
         torch.set_num_threads(threads)  # a thread's number is also what later threads begin with
-    for part, (of_part, used) in enumerate(done):
-        progress[part::parts] = of_part
+    for which, (of_part, used) in zip(parts, done, strict=True):
+        progress[which] = of_part
         usage.labels += used.labels
         usage.positions += used.positions
     return progress, usage
 
 
-def _parts(model: PreTrainedModel, courses: list[Course], settings: Student) -> int:
-    """Threads that train slots of their own."""
-    if model.device.type != "cpu" or settings.compile or settings.gradient_checkpointing:
-        return 1  # compiled layers and checkpoints keep state that threads would share
-    tokens = sum(course.tokens_per_step() for course in courses)
-    return max(1, min(torch.get_num_threads(), MAX_PARTS, len(courses), tokens // PART_TOKENS))
+def _parts(model: PreTrainedModel, courses: list[Course], settings: Student) -> list[slice]:
+    """The slots of each thread that trains slots of its own: runs of about as many tokens each.
+
+    Courses come sorted by length, so the courses of a run are of like length, and their passes hold little padding.
+    """
+    tokens_K = np.array([max(1, course.tokens()) for course in courses])
+    count = 1
+    # Compiled layers and checkpoints keep state that threads would share.
+    if model.device.type == "cpu" and not settings.compile and not settings.gradient_checkpointing:
+        a_step = sum(course.tokens_per_step() for course in courses)
+        count = max(1, min(torch.get_num_threads(), MAX_PARTS, len(courses), a_step // PART_TOKENS))
+    # A course belongs to the part in which its middle lies.
+    middles = (tokens_K.cumsum() - tokens_K / 2) / tokens_K.sum()
+    ends = sorted({0, *np.searchsorted(middles, np.arange(1, count) / count).tolist(), len(courses)})
+    return [slice(start, end) for start, end in pairwise(ends)] or [slice(0, 0)]
 
 
 def _train(

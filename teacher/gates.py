@@ -160,6 +160,12 @@ def over_length(max_tokens: int, count_tokens: Callable[[str], int]) -> Gate:
     return lambda document, text: "over_length" if count_tokens(text) > max_tokens else None
 
 
+def bare_question(prompt: str, prompt_template: str) -> str:
+    """The question of a prompt that a template made."""
+    before, *_, after = prompt_template.split("{question}")
+    return prompt.removeprefix(before).removesuffix(after)
+
+
 def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}") -> Gate:
     """Refuses text that carries a held-out benchmark item.
 
@@ -168,11 +174,10 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
     is no leak, however it is worded: to ask what a passage answers is what a rewriter is for, and it never saw the
     item. But where the document holds the whole question, the item was planted there, and no rewrite may hand it on.
     """
-    frame = prompt_template.split("{question}")
     long: dict[tuple[str, ...], list[tuple[str, Question]]] = {}
     short: dict[int, dict[tuple[str, ...], list[Question]]] = {}
     for item in items:
-        asked = words(item.prompt.removeprefix(frame[0]).removesuffix(frame[-1]))
+        asked = words(bare_question(item.prompt, prompt_template))
         if len(asked) >= n:
             for gram in ngrams(asked, n):
                 long.setdefault(gram, []).append((_line(asked), item))

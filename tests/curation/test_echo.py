@@ -11,13 +11,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
 from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Config
-from curation import pipeline, rewriting
+from curation import filters, pipeline, rewriting
 from curation.pipeline import curate
 from teacher.records import Completion
 from tests.curation.corpus import WORDS, data_bytes, data_rows, lines, manifest_of, rows, sentences, write_jsonl
@@ -127,6 +128,37 @@ def test_duplicates_over_all_files(tmp_path: Path, kind: str) -> None:
     assert not list((tmp_path / "out/.notewright").glob("d*"))
 
 
+def test_dedup_reads_twice_and_changes_nothing_but_the_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second reading takes the refusals from the first, and repairs the texts as it would without dedup."""
+    line = "A crow watched the harbour of the old town for the whole long day and said nothing."
+    five = "\n".join([line] * 5)
+    kept = [f"{five}\nno end\nWhoever wants to know more of crow {n} writes to ann@uni.edu today." for n in range(4)]
+    texts = [*kept, kept[0], "key AKIAIOSFODNN7EXAMPLE", "too short", f"{line} {line}", "no end"]
+    write_jsonl(tmp_path / "in/a.jsonl", [{"text": text} for text in texts])
+    steps = ("curation.filters.ftfy=true", "curation.filters.secrets=true", "curation.filters.pii=true",
+             "curation.filters.c4=true", "gates.min_words=1")  # fmt: skip
+    plain = echo_config(tmp_path / "in", tmp_path / "plain", *steps)
+    curate(plain)
+    scanned: list[str] = []
+    scan = filters.find_secrets
+    monkeypatch.setattr(filters, "find_secrets", lambda text: scanned.append(text) or scan(text))
+    deduplicated = echo_config(tmp_path / "in", tmp_path / "deduplicated", *steps, "curation.dedup=exact")
+    curate(deduplicated)
+
+    def ended(config: Config, without: int) -> list[Any]:
+        found = [(r["source_row"], r["text"], None) for r in data_rows(config)]
+        found += [(r["source_row"], r["text"], r["reason"]) for r in lines(config, "filtered")]
+        return sorted(record for record in found if record[0] != without)
+
+    assert ended(deduplicated, 4) == ended(plain, 4)
+    out = [row["text"] for row in data_rows(deduplicated)]
+    assert len(out) == 4 and all("email@example.com" in text and "no end" not in text for text in out)
+    refused = [r["source_row"] for r in lines(deduplicated, "filtered") if r["reason"] != "duplicate"]
+    assert refused and len(scanned) == len(texts) + len(refused), (
+        "only the refused are scanned twice, for their records"
+    )
+
+
 def test_benchmark_items_neither_enter_nor_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = "which of the nine rivers in the northern province reaches the sea"
     items = [{"question": long, "answer": "the Lune"}, {"question": "Who won?", "answer": "Ann Bell"}]
@@ -155,6 +187,74 @@ def test_benchmark_items_neither_enter_nor_leave(tmp_path: Path, monkeypatch: py
     assert (check["checked"], check["refused"], check["by_benchmark"]) == (8, 6, {"file:quiz.jsonl": 6})
     assert [row["text"] for row in data_rows(leaky)] == texts[2:]
     assert Counter(r["stage"] for r in lines(leaky, "quarantine")) == {"leak_check": 6}
+
+
+def test_items_in_other_words_are_found_by_what_they_mean(tmp_path: Path) -> None:
+    words = [f"word{n}" for n in range(400)]
+    embedder = bag_of_words(tmp_path / "embedder", words)
+    asked = " ".join(words[:12])
+    benchmark = write_jsonl(tmp_path / "quiz.jsonl", [{"question": f"{asked}?", "answer": words[12]}])
+    turned = " ".join(reversed(words[:13]))
+    other = [" ".join(words[n : n + 12]) for n in (100, 200, 300)]
+    texts = [f"{other[0]}. {turned}. {other[1]}.", f"{other[0]}. {other[1]}.", f"{' '.join(reversed(words[:6]))}."]
+    write_jsonl(tmp_path / "in/a.jsonl", [{"text": text} for text in texts])
+    settings = (f"curation.benchmarks=[file:{benchmark}]", "gates.min_words=1")
+    by_words = echo_config(tmp_path / "in", tmp_path / "words", *settings)
+    assert curate(by_words).rows_out == 3, "no n-gram of the item is left"
+    by_meaning = echo_config(tmp_path / "in", tmp_path / "meaning", *settings, f"curation.embedder={embedder}")
+    curate(by_meaning)
+    assert [(r["source_row"], r["detail"]) for r in lines(by_meaning, "filtered")] == [(0, "file:quiz.jsonl")]
+    assert manifest_of(by_meaning)["leak_check"]["max_similarity"] == 0.85
+    assert "whose embedding is like an item's (cosine of 0.85 or more)" in (tmp_path / "meaning/README.md").read_text()
+    # Other weights are another dataset.
+    bag_of_words(embedder, words, seed=1)
+    (tmp_path / "meaning/manifest.json").unlink()
+    with pytest.raises(UserError, match="embedder_hash"):
+        curate(by_meaning)
+
+
+def bag_of_words(folder: Path, words: list[str], seed: int = 0) -> Path:
+    """A sentence-transformers model for which the order of words is nothing."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate([*words, "?"])}, unk_token="?"))
+    tokenizer.pre_tokenizer = Whitespace()
+    weights = np.random.default_rng(seed).normal(size=(len(words) + 1, 64)).astype(np.float32)
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)]).save(str(folder))
+    return folder
+
+
+def test_an_embedder_that_cannot_be_had_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    benchmark = write_jsonl(tmp_path / "quiz.jsonl", [{"question": "Who won?", "answer": "Ann Bell"}])
+    write_jsonl(tmp_path / "in/a.jsonl", rows(3))
+    quiz = f"curation.benchmarks=[file:{benchmark}]"
+    with pytest.raises(UserError, match=r"curation\.embedder: \./nowhere is no model folder"):
+        curate(echo_config(tmp_path / "in", tmp_path / "out", quiz, "curation.embedder=./nowhere"))
+    with pytest.raises(UserError, match="looks for items of curation"):
+        echo_config(tmp_path / "in", tmp_path / "out", "curation.embedder=./nowhere")
+
+
+def test_a_writer_that_repeats_itself_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "in/a.jsonl", [{"text": " ".join(random.Random(n).choices(WORDS, k=60))} for n in range(40)])
+    curate(echo_config(tmp_path / "in", tmp_path / "echo", batch_size=40))
+    assert "the teacher repeats itself" not in capsys.readouterr().err
+
+    def same(held: Any, config: Config, ordered: list[Any], seed: int) -> Any:
+        return ["" for _ in ordered], [Completion(f"{sentences(1)} {n}", True) for n, _ in enumerate(ordered)]
+
+    monkeypatch.setattr(rewriting, "write", same)
+    config = echo_config(tmp_path / "in", tmp_path / "out", batch_size=40)
+    curate(config)
+    found = manifest_of(config)["diversity"]
+    assert found["compression"] > 2 * found["source_compression"]
+    said = capsys.readouterr().err
+    assert f"warning: the texts compress {found['compression']:.1f} times" in said and "repeats itself" in said
 
 
 def faulty_corpus(folder: Path, documents: int) -> None:

@@ -237,6 +237,21 @@ def test_threads_train_the_students_that_one_thread_does(llama, tokenizer, monke
             assert progress[slot].losses == pytest.approx(alone[slot].losses, abs=1e-5)
 
 
+def test_threads_get_neighbours_in_length_and_about_equal_tokens(llama, tokenizer, monkeypatch):
+    monkeypatch.setattr(student.training, "PART_TOKENS", 1)
+    texts = [" ".join(["cat"] * n) for n in (400, 90, 80, 70, 60, 50, 40, 30, 20, 10)]
+    courses = [plan_course(tokenizer, Lesson(texts=(text,), steps=2), SETTINGS) for text in texts]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert student.training._parts(llama, courses, SETTINGS) == [slice(0, 1), slice(1, 10)]
+        assert student.training._parts(llama, courses[1:], SETTINGS) == [slice(0, 3), slice(3, 9)]
+        assert student.training._parts(llama, courses[-1:], SETTINGS) == [slice(0, 1)]
+        assert student.training._parts(llama, courses, SETTINGS.model_copy(update={"compile": True})) == [slice(0, 10)]
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_thread_that_fails_stops_the_others(llama, tokenizer, monkeypatch):
     monkeypatch.setattr(student.training, "PART_TOKENS", 1)
     real, steps = StackedAdamW.step, []

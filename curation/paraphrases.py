@@ -1,0 +1,84 @@
+"""Benchmark items that a text carries in other words, by sentence embeddings.
+
+N-grams miss an item that was reworded (arXiv 2311.04850, whose decontaminator finds its candidates by embeddings too,
+and lets a language model judge them). Here the similarity decides, so that the right `curation.max_similarity` hangs on
+the embedder: look at a few hundred pairs of your own before you trust a number.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.errors import UserError
+
+_SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
+
+
+class Paraphrases:
+    """The items of benchmarks as unit vectors; a text is compared with them sentence by sentence, and by two sentences
+    in a row, as a question and its answer mostly are.
+
+    Raises UserError where sentence-transformers or the model is missing. The model is loaded for the first text.
+    """
+
+    def __init__(self, items: Mapping[str, Sequence[str]], embedder: str, max_similarity: float):
+        """`items` are questions with their answers, by benchmark."""
+        check_embedder(embedder)
+        self.embedder, self.max_similarity = embedder, max_similarity
+        self.names = [name for name, texts in items.items() for _ in texts]
+        self.texts = tuple(text for texts in items.values() for text in texts)
+
+    def carried_by(self, text: str) -> str | None:
+        """The name of the benchmark whose item is most like a stretch of the text, if it is that like."""
+        stretches = windows(text)
+        if not stretches or not self.texts:
+            return None
+        cosine_SI = _embed(self.embedder, stretches) @ _embed_items(self.embedder, self.texts).T
+        most = int(cosine_SI.max(axis=0).argmax())
+        return self.names[most] if cosine_SI[:, most].max() >= self.max_similarity else None
+
+
+def check_embedder(embedder: str) -> None:
+    """Raises UserError where texts cannot be embedded, without loading anything."""
+    if find_spec("sentence_transformers") is None:
+        raise UserError("curation.embedder needs sentence-transformers: pip install 'notewright[embeddings]'")
+    folder = Path(embedder)
+    local = folder.exists() or embedder.startswith((".", "/", "~")) or embedder.count("/") > 1
+    if local and not any((folder / name).is_file() for name in ("modules.json", "config.json")):
+        raise UserError(
+            f"curation.embedder: {embedder} is no model folder: it holds no modules.json and no config.json"
+        )
+
+
+def windows(text: str) -> list[str]:
+    """The text's sentences, and each with the next one."""
+    sentences = [found for match in _SENTENCE.findall(text) if (found := match.strip())]
+    pairs = [f"{first} {second}" for first, second in pairwise(sentences)]
+    return list(dict.fromkeys(sentences + pairs))
+
+
+@lru_cache(maxsize=1)
+def _model(embedder: str) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        return SentenceTransformer(embedder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"curation.embedder: cannot load {embedder!r}: {str(error).splitlines()[0]}") from error
+
+
+@lru_cache(maxsize=1)
+def _embed_items(embedder: str, texts: tuple[str, ...]) -> np.ndarray:
+    return _embed(embedder, texts)
+
+
+def _embed(embedder: str, texts: Sequence[str]) -> np.ndarray:
+    """float32 (texts, dimensions), each of length 1."""
+    vectors = _model(embedder).encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+    return np.asarray(vectors, dtype=np.float32)
