@@ -41,7 +41,7 @@ test: lint ## lint and the fast tests, those of a file in one of two processes
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup ## the tests that train for minutes
-	$(VENV)/bin/python -m pytest -m slow
+	$(VENV)/bin/python -m pytest -m slow --durations=20
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -25,7 +25,7 @@ import configs
 from configs.errors import RunError
 from configs.load import load_config
 from curation.bench_corpus import Corpus, row_places, write_corpus
-from curation.manifest import read_manifest
+from curation.manifest import die_with_parent, read_manifest
 
 CONFIG = Path(configs.__file__).parent / "curate-echo.yaml"
 SETTINGS = ("curation.dedup=exact", "curation.filters.ftfy=true", "curation.filters.secrets=true",
@@ -227,6 +227,7 @@ def _child(figures: Path, overrides: list[str]) -> None:
     """What the fresh process does."""
     from curation.pipeline import curate
 
+    die_with_parent()
     config = load_config(CONFIG, overrides)
     start = {"start_cpu_seconds": _cpu_seconds(), "start_memory_mb": psutil.Process().memory_info().rss / 1e6}
     began = time.perf_counter()

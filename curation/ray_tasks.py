@@ -5,7 +5,6 @@ node died before it answered, and gives a task up in silence after three tries. 
 task whose worker or node died starts again, up to `curation.ray.retries` times; the parts that it left are kept.
 """
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from typing import Any
 import dill
 from datatrove.pipeline.base import PipelineStep
 
-from configs.errors import RunError, UserError
+from configs.errors import RunError
 from configs.executor import Ray
 from curation.progress import say
 from curation.workers import WatchedExecutor
+from student.cluster import connect
 
 
 def run_on_ray(steps: list[PipelineStep], tasks: int, settings: Ray, logs: Path) -> None:
@@ -30,7 +30,7 @@ def run_on_ray(steps: list[PipelineStep], tasks: int, settings: Ray, logs: Path)
     ranks = executor.get_incomplete_ranks(range(tasks))
     if not ranks:
         return
-    ray, ours = _connect()
+    ray, ours = connect("curation.executor=ray", store_bytes=None, worker_logs=True)
     try:
         _run(ray, executor, ranks, settings)
     finally:
@@ -85,23 +85,6 @@ def _check(ray: Any, reference: Any) -> None:
             f"a task's worker or node in the Ray cluster died again and again ({type(error).__name__}); finished "
             "batches are kept, the same command goes on from there"
         ) from None
-
-
-def _connect() -> tuple[Any, bool]:
-    """Ray, and whether it was initialised here."""
-    try:
-        import ray
-    except ImportError:
-        raise UserError("curation.executor=ray needs Ray: pip install 'notewright[ray]'") from None
-    if ray.is_initialized():
-        return ray, False
-    # A cluster started here reports to nobody, unless the user wants it to.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        ray.init(log_to_driver=True, logging_level=logging.WARNING)
-    except ConnectionError:
-        raise UserError(f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}") from None
-    return ray, True
 
 
 def _warn_of_no_room(ray: Any, settings: Ray) -> None:

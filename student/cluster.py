@@ -12,9 +12,14 @@ STORE_BYTES = 256 * 2**20
 30% of the memory, which the students need."""
 
 
-def connect() -> Any:
-    """The `ray` module, initialised: as this process has it already, else on the cluster that RAY_ADDRESS names, else
-    on one that is started on this machine and ends with this process.
+def connect(setting: str, *, store_bytes: int | None = STORE_BYTES, worker_logs: bool = False) -> tuple[Any, bool]:
+    """The `ray` module, initialised, and whether that was done here: as this process has it already, else on the
+    cluster that RAY_ADDRESS names, else on one that is started on this machine and ends with this process.
+
+    Args:
+        setting: what in the config asks for Ray.
+        store_bytes: object store of a Ray that is started here; None leaves it to Ray.
+        worker_logs: print what the workers log.
 
     Raises UserError where Ray is missing or not reachable, RunError where it does not start.
     """
@@ -25,28 +30,29 @@ def connect() -> Any:
     try:
         import ray
     except ImportError:
-        raise UserError("student.pool=ray needs Ray: pip install 'notewright[ray]'") from None
+        raise UserError(f"{setting} needs Ray: pip install 'notewright[ray]'") from None
     if ray.is_initialized():
-        return ray
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        return ray, False
+    level = logging.WARNING if worker_logs else logging.ERROR
+    options: dict[str, Any] = {"log_to_driver": worker_logs, "logging_level": level}
     address = os.environ.get("RAY_ADDRESS")
     if address:
         try:
-            ray.init(address=address, **quiet)
+            ray.init(address=address, **options)
         except ConnectionError:
             raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}") from None
-        return ray
+        return ray, True
     # By itself Ray runs workers at niceness 15: beside anything else on the machine, students would hardly run at all.
-    quiet["_system_config"] = {"worker_niceness": 0}
+    options["_system_config"] = {"worker_niceness": 0}
     for last in (False, True):
         try:
-            ray.init(address="local", include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
+            ray.init(address="local", include_dashboard=False, object_store_memory=store_bytes, **options)
             break
         except Exception as error:  # that is all the type it has where Ray's processes are not up within 30 s
             ray.shutdown()
             if last:
                 raise RunError(f"Ray did not start on this machine: {str(error).splitlines()[0]}") from error
-    return ray
+    return ray, True
 
 
 def actor_resources(nodes: list[dict[str, Any]], settings: Student) -> dict[str, float]:

@@ -85,7 +85,7 @@ class RayPool:
         self, settings: Student, *, sharing: int = 1, build: Callable[[Student], StudentPool] = InlinePool
     ) -> None:
         check_folder(settings.model)
-        self._ray = connect()
+        self._ray, _ = connect("student.pool=ray")
         nodes = self._ray.nodes()
         whole = actor_resources(nodes, settings)
         room = count_actors(nodes, whole)
