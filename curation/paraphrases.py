@@ -7,13 +7,14 @@ the embedder: look at a few hundred pairs of your own before you trust a number.
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from configs.errors import UserError
 
@@ -29,22 +30,26 @@ class Paraphrases:
 
     def __init__(self, items: Mapping[str, Sequence[str]], embedder: str, max_similarity: float):
         """`items` are questions with their answers, by benchmark."""
-        check_embedder(embedder)
+        _check(embedder)
         self.embedder, self.max_similarity = embedder, max_similarity
         self.names = [name for name, texts in items.items() for _ in texts]
         self.texts = tuple(text for texts in items.values() for text in texts)
 
     def carried_by(self, text: str) -> str | None:
         """The name of the benchmark whose item is most like a stretch of the text, if it is that like."""
-        stretches = windows(text)
+        stretches = _stretches(text)
         if not stretches or not self.texts:
             return None
-        cosine_SI = _embed(self.embedder, stretches) @ _embed_items(self.embedder, self.texts).T
-        most = int(cosine_SI.max(axis=0).argmax())
-        return self.names[most] if cosine_SI[:, most].max() >= self.max_similarity else None
+        cosine_I = (self._items_ID @ _embed(self.embedder, stretches).T).max(axis=1)
+        most = int(cosine_I.argmax())
+        return self.names[most] if cosine_I[most] >= self.max_similarity else None
+
+    @cached_property
+    def _items_ID(self) -> np.ndarray:
+        return _embed_items(self.embedder, self.texts)
 
 
-def check_embedder(embedder: str) -> None:
+def _check(embedder: str) -> None:
     """Raises UserError where texts cannot be embedded, without loading anything."""
     if find_spec("sentence_transformers") is None:
         raise UserError("curation.embedder needs sentence-transformers: pip install 'notewright[embeddings]'")
@@ -56,7 +61,7 @@ def check_embedder(embedder: str) -> None:
         )
 
 
-def windows(text: str) -> list[str]:
+def _stretches(text: str) -> list[str]:
     """The text's sentences, and each with the next one."""
     sentences = [found for match in _SENTENCE.findall(text) if (found := match.strip())]
     pairs = [f"{first} {second}" for first, second in pairwise(sentences)]
@@ -69,12 +74,13 @@ def _model(embedder: str) -> Any:
 
     try:
         return SentenceTransformer(embedder)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # the last: truncated weights
         raise UserError(f"curation.embedder: cannot load {embedder!r}: {str(error).splitlines()[0]}") from error
 
 
 @lru_cache(maxsize=1)
 def _embed_items(embedder: str, texts: tuple[str, ...]) -> np.ndarray:
+    """Once for all tasks of a process."""
     return _embed(embedder, texts)
 
 

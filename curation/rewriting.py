@@ -130,9 +130,8 @@ class RewriteWithTeacher(PipelineStep):
     def refusal(self, document: Document, cleaner: Cleaner, verdicts: Verdicts | None = None) -> Refusal | None:
         """Why a document does not reach the teacher; changes its text as the filters do. `verdicts` are dedup's."""
         row = document.metadata["source_row"]
-        if (
-            refusal := cleaner.clean(document, passed=verdicts is not None and row not in verdicts.refused)
-        ) is not None:
+        passed = verdicts is not None and row not in verdicts.refused
+        if (refusal := cleaner.clean(document, passed=passed)) is not None:
             return refusal
         if verdicts is not None and (first := verdicts.repeats.get(row)) is not None:
             return Refusal("filter", "duplicate", f"{self.shards[first[0]].name}#{first[1]}")

@@ -47,7 +47,8 @@ TUNED: dict[str, tuple[str, ...]] = {
 REPEATS = ("reward.repeats=2", "rl.documents_per_round=24", "reward.pool_strategies=false")
 """Half the documents, each lesson taught to two students."""
 
-FORGETFUL = ("student.steps=20", "student.tokens_per_step=400", "student.lora.rank=8", "student.lora.alpha=16")
+FORGETFUL = ("student.steps=20", "student.tokens_per_step=400", "student.learning_rate=3e-3", "student.lora.rank=8",
+             "student.lora.alpha=16")  # fmt: skip
 """A lesson of little enough that the retention penalty has a choice: at the usual rate every lesson costs the student
 more of what it knew."""
 

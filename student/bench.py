@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from configs.schema import Lora, Student
+from student.batches import Size, by_length, consecutive
 from student.bench_inputs import (
     SHAPES,
     bench_model,
@@ -61,14 +62,14 @@ class Bench:
 
     def engine(self, courses: list[Course]) -> tuple[float, list[list[float]], Usage]:
         """Trains the courses in the batches that the pool plans: seconds, losses (K, steps), use of positions."""
-        stack, usage, losses = self.pool.stack, Usage(), [[] for _ in courses]  # type: ignore[var-annotated]
+        stack, usage = self.pool.stack, Usage()
+        losses: list[list[float]] = [[] for _ in courses]
         assert stack is not None
-        at_once = self.pool._slots(courses)
+        order = by_length([Size(course.steps, course.tokens_per_step()) for course in courses])
+        batches = consecutive(order, self.pool._slots(courses))
         self._wait()
         start = time.perf_counter()
-        order = sorted(range(len(courses)), key=lambda k: courses[k].tokens(), reverse=True)
-        for first in range(0, len(courses), at_once):
-            batch = order[first : first + at_once]
+        for batch in batches:
             stack.allocate(batch)
             progress, used = train_slots(
                 self.base, stack, [courses[k] for k in batch], self.pool.settings, pad_id=self.pad_id,

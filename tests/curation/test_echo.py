@@ -228,7 +228,7 @@ def bag_of_words(folder: Path, words: list[str], seed: int = 0) -> Path:
     return folder
 
 
-def test_an_embedder_that_cannot_be_had_is_told_before_anything_is_read(tmp_path: Path) -> None:
+def test_an_embedder_that_cannot_be_had_is_told_in_a_line(tmp_path: Path) -> None:
     benchmark = write_jsonl(tmp_path / "quiz.jsonl", [{"question": "Who won?", "answer": "Ann Bell"}])
     write_jsonl(tmp_path / "in/a.jsonl", rows(3))
     quiz = f"curation.benchmarks=[file:{benchmark}]"
@@ -236,6 +236,11 @@ def test_an_embedder_that_cannot_be_had_is_told_before_anything_is_read(tmp_path
         curate(echo_config(tmp_path / "in", tmp_path / "out", quiz, "curation.embedder=./nowhere"))
     with pytest.raises(UserError, match="looks for items of curation"):
         echo_config(tmp_path / "in", tmp_path / "out", "curation.embedder=./nowhere")
+    embedder = bag_of_words(tmp_path / "embedder", ["who", "won"])
+    (weights,) = embedder.rglob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"curation\.embedder: cannot load .*embedder'"):
+        curate(echo_config(tmp_path / "in", tmp_path / "out", quiz, f"curation.embedder={embedder}"))
 
 
 def test_a_writer_that_repeats_itself_is_told(
