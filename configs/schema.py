@@ -248,6 +248,9 @@ class Rl(Section):
     validation_documents: int = Field(default=0, ge=0)
     """Documents of `data.train` that are never trained on: the gain on them after each round picks the checkpoint that
     is kept as best. 0 keeps the last."""
+    evaluation_lessons: int = Field(default=2, ge=1)
+    """Lessons a document that a teacher writes where it is measured, on validation and on held-out documents, each
+    taught to a student of its own. The raw text is taught to as many."""
     patience: int | None = Field(default=None, ge=1)
     """End after so many rounds without a better validation gain; null runs all rounds."""
     promotion_threshold: float | None = Field(default=None, gt=0)

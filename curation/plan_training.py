@@ -19,7 +19,6 @@ from teacher.pilot import PILOT_DOCUMENTS, PILOT_REPEATS
 from teacher.question_writer import TEACHER
 from teacher.reward import PROBE_DOCUMENTS
 from teacher.student_runs import planned_steps
-from teacher.workshop import EVALUATION_STUDENTS
 
 STUDENT_SECONDS = 20.0
 ARMS = 3
@@ -81,20 +80,20 @@ def count_students(config: Config, train: int, heldout: int) -> StudentRuns:
     if reward.repeats == 1:
         # Some lessons of the round's first step are taught once more, for the reward's reliability.
         a_round += scored(min(steps[0], max(PROBE_DOCUMENTS, together)), 1)
-    students = max(EVALUATION_STUDENTS, reward.repeats)
-    validated = batches(validation) * students * (rl.rounds + 1)
+    validated = batches(validation) * rl.evaluation_lessons * (rl.rounds + 1)
     piloted = min(PILOT_DOCUMENTS, documents) if reward.minimum_reliability else 0
     pilot = scored(piloted, PILOT_REPEATS)
-    measured = batches(heldout) * students * ARMS
+    measured = batches(heldout) * rl.evaluation_lessons * ARMS
     models = len(config.student.names)
-    rewrites = rl.group_size * (rl.rounds * documents + piloted) + validation * (rl.rounds + 1) + 2 * heldout
+    measured_on = validation * (rl.rounds + 1) + 2 * heldout
+    lessons = rl.group_size * (rl.rounds * documents + piloted) + rl.evaluation_lessons * measured_on
     return StudentRuns(
         a_round=a_round * models,
         validation=validated * models,
         pilot=pilot * models,
         heldout=measured * models,
         total=models * (rl.rounds * a_round + validated + pilot + measured),
-        rewrites=rewrites * rl.rewrites_per_lesson,
+        rewrites=lessons * rl.rewrites_per_lesson,
     )
 
 

@@ -161,7 +161,9 @@ def _train(unit: Unit, config: Config) -> dict[str, Any]:
     from curation.experiment import read_splits
     from student.pools import make_pool as make_student_pool
     from student.records import StudentPool
+    from teacher.samples import read_rewrites
     from teacher.train import train_teacher
+    from teacher.workshop import taught
 
     train, heldout = read_splits(config)
     log = config.run.dir.with_name(config.run.dir.name + ".log")
@@ -176,12 +178,15 @@ def _train(unit: Unit, config: Config) -> dict[str, Any]:
             return ShuffledPool(pool) if unit.shuffle else pool
 
         summary = train_teacher(config, train, heldout, make_pool, progress)
-    texts = _heldout_lines(config.run.dir)
+    written = {
+        arm: read_rewrites(config.run.dir / "journal" / "samples" / f"heldout-{arm}.json")
+        for arm in ("untrained", "trained")
+    }
     result: dict[str, Any] = {
         "arms": {arm: arm_figures(found) for arm, found in summary.heldout.items()},
         "strategies": {
-            arm: {name: dict(Counter(line["strategy"] for line in own)) for name, own in by_document.items()}
-            for arm, by_document in texts.items()
+            arm: {group[0].document_id: dict(Counter(rewrite.strategy for rewrite in group)) for group in groups}
+            for arm, groups in written.items()
         },
         "student_runs": summary.student_runs,
         "rounds": summary.rounds,
@@ -192,24 +197,11 @@ def _train(unit: Unit, config: Config) -> dict[str, Any]:
         result["arms"]["last_round"] = measure_last_round(config)
     if unit.old:
         result["retention_weight"] = config.reward.retention_weight
-        result["old_accuracy"] = {arm: old_knowledge(config, heldout, _passed(own)) for arm, own in texts.items()}
+        n = config.rl.rewrites_per_lesson
+        result["old_accuracy"] = {
+            arm: old_knowledge(config, heldout, taught(groups, n)) for arm, groups in written.items()
+        }  # fmt: skip
     return result
-
-
-def _heldout_lines(run: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """What the untrained and the trained teacher wrote about each held-out document."""
-    from teacher.journal import read_json_lines
-
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {"untrained": {}, "trained": {}}
-    for line in read_json_lines(run / "journal" / "rewrites.jsonl"):
-        if line["arm"] in found:
-            found[line["arm"]].setdefault(line["document_id"], []).append(line)
-    return found
-
-
-def _passed(by_document: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
-    """The texts that no gate refused."""
-    return {name: [line["text"] for line in own if not line["rejected"]] for name, own in by_document.items()}
 
 
 def headline(result: dict[str, Any]) -> str:

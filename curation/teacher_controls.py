@@ -24,11 +24,8 @@ from teacher.journal import Journal
 from teacher.reward import RewardModel
 from teacher.sampling import sample_rewrites
 from teacher.student_runs import chunked, stable_seed
-from teacher.workshop import taught
+from teacher.workshop import evaluation_seeds, taught
 from teacher.writer import load_teacher
-
-SEEDS = 2
-"""Students a batch of people and lesson."""
 
 OLD_PEOPLE = 24
 
@@ -68,21 +65,20 @@ def measure_strategies(config: Config) -> dict[str, Any]:
     about the held-out people."""
     _, heldout = read_splits(config)
     writer = load_teacher(_as_evaluated(config))
-    n = config.rl.rewrites_per_lesson
-    arms: dict[str, dict[str, list[str]]] = {"raw": {document.id: [document.text] for document in heldout}}
+    n, seeds = config.rl.rewrites_per_lesson, evaluation_seeds(config, "heldout")
+    arms = {"raw": [{document.id: [document.text] for document in heldout}] * len(seeds)}
     for name in config.teacher.strategies:
         settings = config.teacher.model_copy(update={"strategies": (name,)})
         groups = sample_rewrites(
-            writer, writer.tokenizer, settings, heldout, n, stable_seed(0, name), [], writer.max_prompt_tokens,
-            explore=1.0, rewrites_per_lesson=n,
+            writer, writer.tokenizer, settings, heldout, n * len(seeds), stable_seed(0, name), [],
+            writer.max_prompt_tokens, explore=1.0, rewrites_per_lesson=n,
         )  # fmt: skip
-        arms[name] = {group[0].document_id: [rewrite.text for rewrite in group] for group in groups}
+        arms[name] = taught(groups, n)
     found = {}
     with TemporaryDirectory() as scratch, Journal(Path(scratch)) as journal:
         rewards = _reward_model(config, heldout, journal)
-        seeds = [stable_seed(config.run.seed, "heldout", repeat) for repeat in range(SEEDS)]
-        for name, texts in arms.items():
-            found[name] = arm_figures(rewards.evaluate(heldout, texts, seeds))
+        for name, lessons in arms.items():
+            found[name] = arm_figures(rewards.evaluate(heldout, lessons, seeds))
     return {"strategy_arms": found, "students": rewards.students}
 
 
@@ -90,17 +86,16 @@ def measure_last_round(config: Config) -> dict[str, Any]:
     """The held-out arm of a finished run's last round, whichever validated best: the same random numbers and students
     as the run's own arms."""
     _, heldout = read_splits(config)
-    used, n = _as_evaluated(config), config.rl.rewrites_per_lesson
+    used, n, seeds = _as_evaluated(config), config.rl.rewrites_per_lesson, evaluation_seeds(config, "heldout")
     writer = load_teacher(used, latest_checkpoint(config.run.dir))
     gates = build_gates(config, writer.tokenizer, _heldout_items(config, heldout), writer.count_tokens)
     groups = sample_rewrites(
-        writer, writer.tokenizer, used.teacher, heldout, n, stable_seed(config.run.seed, "sample", 0), gates,
-        writer.max_prompt_tokens, rewrites_per_lesson=n,
+        writer, writer.tokenizer, used.teacher, heldout, n * len(seeds), stable_seed(config.run.seed, "sample", 0),
+        gates, writer.max_prompt_tokens, rewrites_per_lesson=n,
     )  # fmt: skip
     with TemporaryDirectory() as scratch, Journal(Path(scratch)) as journal:
         rewards = _reward_model(config, heldout, journal)
-        seeds = [stable_seed(config.run.seed, "heldout", repeat) for repeat in range(SEEDS)]
-        return arm_figures(rewards.evaluate(heldout, taught(groups), seeds))
+        return arm_figures(rewards.evaluate(heldout, taught(groups, n), seeds))
 
 
 def arm_figures(arm: Evaluation) -> dict[str, Any]:
@@ -147,10 +142,10 @@ def planted_questions(config: Config, documents: int = 16) -> dict[str, Any]:
 
 
 def old_knowledge(
-    config: Config, heldout: Sequence[Document], texts: Mapping[str, Sequence[str]]
+    config: Config, heldout: Sequence[Document], lessons: Sequence[Mapping[str, Sequence[str]]]
 ) -> dict[str, list[float]]:
-    """Share of right answers about people the student knew, before and after it learnt `texts` about the held-out ones:
-    one figure for each batch of these.
+    """Share of right answers about people the student knew, before and after it learnt one of `lessons` (texts by
+    document) about the held-out ones: one figure for each batch of these.
 
     None of these people are in the retention texts that a penalty may watch.
     """
@@ -166,14 +161,13 @@ def old_knowledge(
         jobs = []
         for number, batch in enumerate(chunked(list(heldout), together)):
             ids = [document.id for document in batch]
-            taught = [(name, text) for name in ids for text in texts[name]]
-            for repeat in range(SEEDS):
-                job = rewards.job(ids, taught, stable_seed(config.run.seed, "heldout", repeat, number), "heldout")
+            for texts, seed in zip(lessons, evaluation_seeds(config, "heldout"), strict=True):
+                own = [(name, text) for name in ids for text in texts[name]]
+                job = rewards.job(ids, own, stable_seed(seed, number), "heldout")
                 jobs.append(replace(job, exam=replace(job.exam, questions=asked)))
         [outcomes] = rewards.examine_all(jobs).values()
     by_batch = [
-        [answer for outcome in outcomes[start : start + SEEDS] for answer in outcome.answers]
-        for start in range(0, len(outcomes), SEEDS)
+        [answer for outcome in of_batch for answer in outcome.answers] for of_batch in chunked(outcomes, len(lessons))
     ]
     return {
         "before": [statistics.fmean(answer.correct_before for answer in answers) for answers in by_batch],

@@ -97,42 +97,42 @@ class RewardModel(StudentRuns):
     def evaluate(
         self,
         documents: Sequence[Document],
-        texts_by_document: Mapping[str, Sequence[str]],
+        lessons: Sequence[Mapping[str, Sequence[str]]],
         seeds: Sequence[int],
         split: Split = "heldout",
     ) -> Evaluation:
-        """Gain, accuracy and reward on the `split` questions of `documents`, taught one lesson each at equal steps.
+        """Gain, accuracy and reward on the `split` questions of `documents`, taught at equal steps: the mean over
+        `lessons`, each of which is the texts of every document and is taught to students of its own seed.
 
         A document without texts (all rejected) keeps its place in the exam but teaches nothing. With several students
         the figures are their mean or worst by document, as in the reward, and each student's own are beside them.
         """
-        jobs = []
+        jobs, texts_of_jobs = [], []
         batches: dict[str, int] = {}
         for number, batch in enumerate(batches_of(len(documents), self.documents_per_student())):
             ids = [documents[d].id for d in batch]
             batches |= dict.fromkeys(ids, number)
-            taught = [(name, text) for name in ids for text in texts_by_document[name]]
-            # Every batch has seeds of its own, so that what a seed does is part of the spread between batches.
-            jobs += [self.job(ids, taught, stable_seed(seed, number), split) for seed in seeds]
+            for texts_by_document, seed in zip(lessons, seeds, strict=True):
+                taught = [(name, text) for name in ids for text in texts_by_document[name]]
+                # Every batch has seeds of its own, so that what a seed does is part of the spread between batches.
+                jobs.append(self.job(ids, taught, stable_seed(seed, number), split))
+                texts_of_jobs.append(texts_by_document)
         names = [document.id for document in documents]
         found: dict[str, Evaluation] = {}
         for student, outcomes in self.examine_all(jobs).items():
             gains: dict[str, list[float]] = {name: [] for name in names}
             accuracies: dict[str, list[float]] = {name: [] for name in names}
-            lost: dict[str, list[float]] = {name: [] for name in names}
-            for job, outcome in zip(jobs, outcomes, strict=True):
+            charged: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+            for job, texts_by_document, outcome in zip(jobs, texts_of_jobs, outcomes, strict=True):
                 for name in asked_about(job) if outcome.gain is not None else ():
                     own = narrow(job, outcome, name)
                     assert own.gain is not None
                     gains[name].append(own.gain)
                     accuracies[name].append(own.metrics["accuracy_after"])
-                    lost[name].append(forgotten(outcome))
+                    texts = texts_by_document[name] or [""]
+                    charged[name].append(mean_penalties(self._penalties(name, texts, forgotten(outcome))))
             failed = sum(outcome.gain is None for outcome in outcomes)
-            penalties = {
-                name: mean_penalties(self._penalties(name, texts_by_document[name] or [""], statistics.fmean(values)))
-                for name, values in lost.items()
-                if values
-            }
+            penalties = {name: mean_penalties(found) for name, found in charged.items() if found}
             found[student] = Evaluation.of(gains, accuracies, batches, penalties, failed)
         if len(found) == 1:
             return next(iter(found.values()))

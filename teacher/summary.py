@@ -151,10 +151,10 @@ def _examples(lines: Sequence[Record], heldout: Sequence[Document], count: int =
 
 
 def _lessons(lines: Sequence[Record], arm: str) -> dict[str, list[Record]]:
-    """The rewrites of each document's lesson."""
+    """The rewrites of each document's first lesson."""
     found: dict[str, list[Record]] = {}
     for line in lines:
-        if line["arm"] == arm:
+        if line["arm"] == arm and line["set"] == 0:
             found.setdefault(line["document_id"], []).append(line)
     return found
 

@@ -246,12 +246,16 @@ class TeacherLoop:
         if not self.validation or ("validation", round) in shop.history.lines:
             return
         asked = shop.rewards.students
-        groups = shop.sample(f"validation-{round:04d}", round, self.validation, 1, "validation", evaluate=True)
-        found = shop.examine(self.validation, taught(groups), "validation", "reward")
+        rl = self.config.rl
+        groups = shop.sample(
+            f"validation-{round:04d}", round, self.validation, rl.evaluation_lessons, "validation", evaluate=True
+        )
+        lessons = taught(groups, rl.rewrites_per_lesson)
+        found = shop.examine(self.validation, lessons, "validation", "reward")
         figures = evaluation_figures(found) | share_figures(groups) | {"documents": len(self.validation)}
         bases = round_bases(self.config, None)
         if bases != starting_bases(self.config):
-            present = shop.examine(self.validation, taught(groups), "validation", "reward", bases)
+            present = shop.examine(self.validation, lessons, "validation", "reward", bases)
             figures |= estimate_figures("gain_of_promoted", present.gain)
         shop.log_rewrites(groups, arm="validation", round=round)
         shop.log("validation", round, figures, asked=asked)
@@ -277,14 +281,14 @@ class TeacherLoop:
     def evaluate(self, arm: str, round: int) -> None:
         """Measures one arm on the held-out documents: `raw` text, the `untrained` teacher, or the `trained` one of
         `round`."""
-        shop, groups = self.shop, []
-        texts = {document.id: [document.text] for document in self.heldout}
+        shop, rl, groups = self.shop, self.config.rl, []
+        lessons = [{document.id: [document.text] for document in self.heldout}] * rl.evaluation_lessons
         if arm != "raw":
             # The same random numbers sample the untrained and the trained teacher.
-            groups = shop.sample(f"heldout-{arm}", round, self.heldout, 1, 0, evaluate=True)
-            texts = taught(groups)
+            groups = shop.sample(f"heldout-{arm}", round, self.heldout, rl.evaluation_lessons, 0, evaluate=True)
+            lessons = taught(groups, rl.rewrites_per_lesson)
         asked = shop.rewards.students
-        found = self.arms[arm] = shop.examine(self.heldout, texts, "heldout", "heldout")
+        found = self.arms[arm] = shop.examine(self.heldout, lessons, "heldout", "heldout")
         counts = {"documents": len(self.heldout), "students": shop.rewards.students - asked}
         figures = evaluation_figures(found) | share_figures(groups) | counts
         shop.tracker.log("heldout", round, figures, arm=arm)

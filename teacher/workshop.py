@@ -21,13 +21,11 @@ from teacher.records import Reward, Rewrite
 from teacher.reward import RewardModel
 from teacher.samples import journal_rewrites, read_rewrites, write_rewrites
 from teacher.sampling import sample_rewrites
+from teacher.seats import lessons_of
 from teacher.student_runs import stable_seed
 from teacher.students import Students, starting_bases
 from teacher.tracking import Tracker
 from teacher.writers import Writers
-
-EVALUATION_STUDENTS = 2
-"""Students a batch of evaluated documents, with different seeds; more where `reward.repeats` says so."""
 
 
 class Workshop:
@@ -122,16 +120,14 @@ class Workshop:
     def examine(
         self,
         documents: Sequence[Document],
-        texts: Mapping[str, Sequence[str]],
+        lessons: Sequence[Mapping[str, Sequence[str]]],
         name: str,
         split: Split,
         bases: Mapping[str, str] | None = None,
     ) -> Evaluation:
-        """What students of `bases` (the run's first ones) gain from the texts, with the seeds that `name` has."""
+        """What students of `bases` (the run's first ones) gain from the lessons, with the seeds that `name` has."""
         self.rewards.pools = self.students.use(bases or starting_bases(self.config))
-        students = max(EVALUATION_STUDENTS, self.config.reward.repeats)
-        seeds = [stable_seed(self.config.run.seed, name, repeat) for repeat in range(students)]
-        return self.rewards.evaluate(documents, texts, seeds, split)
+        return self.rewards.evaluate(documents, lessons, evaluation_seeds(self.config, name), split)
 
     def log_rewrites(
         self,
@@ -168,6 +164,15 @@ class Workshop:
             self.progress(f"  students {done}/{total}")
 
 
-def taught(groups: Sequence[Sequence[Rewrite]]) -> dict[str, list[str]]:
-    """The texts of each document that passed the gates."""
-    return {group[0].document_id: [r.text for r in group if r.rejected is None] for group in groups}
+def evaluation_seeds(config: Config, name: str) -> list[int]:
+    """The seed of each lesson's students in a measurement."""
+    return [stable_seed(config.run.seed, name, lesson) for lesson in range(config.rl.evaluation_lessons)]
+
+
+def taught(groups: Sequence[Sequence[Rewrite]], rewrites_per_lesson: int) -> list[dict[str, list[str]]]:
+    """The texts of each document that passed the gates, lesson by lesson."""
+    by_document = [lessons_of(group, rewrites_per_lesson) for group in groups]
+    return [
+        {lesson[0].document_id: [r.text for r in lesson if r.rejected is None] for lesson in lessons}
+        for lessons in zip(*by_document, strict=True)
+    ]

@@ -127,7 +127,8 @@ def test_nothing_to_plan(tmp_path: Path) -> None:
     [
         # 8 documents share a student: 2 batches x 4 lessons, and one batch of 8 documents once more for the noise.
         ({"rl": {"rounds": 2}}, 8 + 4, 2 * 12 + 3 * 1 * 2),
-        ({"rl": {"rounds": 2}, "reward": {"repeats": 3}}, 24, 2 * 24 + 3 * 1 * 3),
+        ({"rl": {"rounds": 2}, "reward": {"repeats": 3}}, 24, 2 * 24 + 3 * 1 * 2),
+        ({"rl": {"rounds": 2, "evaluation_lessons": 3}}, 8 + 4, 2 * 12 + 3 * 1 * 3),
         ({"rl": {"rounds": 1}, "reward": {"credit": "document", "repeats": 2}}, 16 * 4 * 2, 128 + 3 * 6 * 2),
         ({"rl": {"rounds": 1}, "student": {"models": ["a", "b"]}}, 24, 24 + 2 * 3 * 1 * 2),
     ],

@@ -142,7 +142,7 @@ def test_validation_and_promotion_survive_kill_9(make_config, tmp_path, student_
             "model": str(student_folder), "steps": 6, "learning_rate": 0.01, "device": "cpu",
             "lora": {"rank": 4, "alpha": 8.0},
         },
-        rl={"algorithm": "dpo", "validation_documents": 4, "promotion_threshold": 0.001},
+        rl={"algorithm": "dpo", "validation_documents": 4, "promotion_threshold": 0.001, "evaluation_lessons": 1},
     )  # fmt: skip
     same(whole, killed)
     lines = [(line["kind"], line["round"]) for line in whole[0] if line["kind"] in ("validation", "promotion")]

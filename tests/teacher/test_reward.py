@@ -220,7 +220,7 @@ def test_an_evaluation_has_the_reward_that_lessons_would_earn(build, forgetful, 
     model, documents = build(forgetful(), reward=settings)
     texts = {d.id: ["gold gold gold gold"] * 2 if n % 2 else ["salt"] * 8 for n, d in enumerate(documents)}
     texts[documents[7].id] = []
-    found = model.evaluate(documents, texts, seeds=[1, 2])
+    found = model.evaluate(documents, [texts, texts], seeds=[1, 2])
     assert found.penalties[documents[0].id] == pytest.approx({"length": 0.0, "overlap": 0.0, "retention": 0.2})
     assert found.penalties[documents[1].id]["overlap"] == 0.2
     assert found.penalties[documents[7].id]["retention"] == pytest.approx(0.4 * 8 / 24)
@@ -231,7 +231,7 @@ def test_an_evaluation_has_the_reward_that_lessons_would_earn(build, forgetful, 
     groups = [[rewrite(d, " ".join(["gold"] * n)) for n in (1, 40)] for d in documents]
     rewards = model.score(groups)
     for slot, words in enumerate((1, 40)):
-        again = model.evaluate(documents, {d.id: [" ".join(["gold"] * words)] for d in documents}, [1], "reward")
+        again = model.evaluate(documents, [{d.id: [" ".join(["gold"] * words)] for d in documents}], [1], "reward")
         assert again.reward.mean == pytest.approx(statistics.fmean(group[slot].value for group in rewards))
 
 
@@ -252,7 +252,7 @@ def test_arms_are_taught_in_equal_steps_and_asked_held_out_questions(build, gold
     model, documents = build(gold_pool(), student={"steps": None, "epochs": 3, "texts_per_step": 2})
     # Four documents share a student: three of one batch are taught, and one of the other.
     texts = {document.id: ["gold"] if i in (0, 1, 2, 5) else [] for i, document in enumerate(documents)}
-    found = model.evaluate(documents, texts, seeds=[1, 2])
+    found = model.evaluate(documents, [texts, texts], seeds=[1, 2])
     assert [found.gains[document.id] for document in documents] == [1, 1, 1, 0, 0, 1, 0, 0]
     assert found.gain.mean == found.accuracy.mean == 0.5
     assert found.gain.low < 0.5 < found.gain.high
@@ -260,8 +260,22 @@ def test_arms_are_taught_in_equal_steps_and_asked_held_out_questions(build, gold
     assert {job.lesson.steps for job in jobs} == {6}
     assert len({job.lesson.seed for job in jobs}) == 4, "each batch has seeds of its own"
     assert all(question.split == "heldout" for job in jobs for question in job.exam.questions)
-    nothing = model.evaluate(documents, dict.fromkeys(texts, ()), seeds=[1])
+    nothing = model.evaluate(documents, [dict.fromkeys(texts, ())], seeds=[1])
     assert nothing.gain.mean == 0.0
+
+
+def test_what_a_teacher_is_worth_is_the_mean_over_its_lessons(build, gold_pool):
+    """Each lesson is taught to students of its own seed, and its penalties are its own."""
+    model, documents = build(gold_pool(), reward={"length_weight": 0.1})
+    gold, salt = ({d.id: [text] for d in documents} for text in ("gold", " ".join(["salt"] * 30)))
+    found = model.evaluate(documents, [gold, salt], seeds=[1, 2])
+    assert set(found.gains.values()) == {0.5}
+    assert {job.lesson.texts[0].split()[0] for job in pool_of(model).jobs} == {"gold", "salt"}
+    alone = model.evaluate(documents, [salt], seeds=[2])
+    for name, penalties in found.penalties.items():
+        assert penalties["length"] == pytest.approx(alone.penalties[name]["length"] / 2) != 0
+    with pytest.raises(ValueError, match="longer than"):
+        model.evaluate(documents, [gold], seeds=[1, 2])
 
 
 def test_a_document_without_questions_is_the_users_mistake(build, gold_pool):
@@ -339,7 +353,7 @@ def test_several_students_judge_a_lesson_together(build, gold_pool, across, expe
     rewards = model.score([[rewrite(documents[0], text) for text in ("gold", "iron", "gold bad")]])
     assert values(rewards) == [expected]
     assert model.students == 6
-    found = model.evaluate(documents[:2], {d.id: ["gold"] for d in documents[:2]}, seeds=[1])
+    found = model.evaluate(documents[:2], [{d.id: ["gold"] for d in documents[:2]}], seeds=[1])
     assert found.gain.mean == expected[0]
     assert [e.gain.mean for e in found.by_student.values()] == [1.0, 0.0]
 
@@ -395,6 +409,6 @@ def test_a_lesson_can_be_taught_as_seal_does(build, gold_pool):
     [job] = pool_of(model).jobs
     assert job.lesson.texts == ("gold one", "gold two", documents[0].text)
     assert job.lesson.steps is None, "each of a lesson's own lines is met in every epoch"
-    raw = model.evaluate(documents[:1], {documents[0].id: [documents[0].text]}, seeds=[1])
+    raw = model.evaluate(documents[:1], [{documents[0].id: [documents[0].text]}], seeds=[1])
     assert raw.gain.mean == 0.0
     assert pool_of(model).jobs[-1].lesson.texts == (documents[0].text,)

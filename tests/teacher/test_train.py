@@ -48,7 +48,7 @@ def test_the_teacher_learns_to_write_what_students_gain_from(make_config, make_d
     assert all(kinds["heldout", arm] == 1 for arm in ("raw", "untrained", "trained"))
     rewrites = read_json_lines(config.run.dir / "journal" / "rewrites.jsonl")
     per_round = config.rl.documents_per_round * config.rl.group_size
-    assert len(rewrites) == config.rl.rounds * per_round + 2 * 12
+    assert len(rewrites) == config.rl.rounds * per_round + 2 * 12 * config.rl.evaluation_lessons
     assert len([line for line in lines if line.startswith("round")]) == steps
     assert all(line.endswith("left") and " students, " in line for line in lines if line.startswith("round"))
     assert summary.checkpoint == latest_checkpoint(config.run.dir)
