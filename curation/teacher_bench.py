@@ -27,7 +27,6 @@ from curation.progress import say
 from curation.teacher_controls import (
     ShuffledPool,
     arm_figures,
-    measure_last_round,
     measure_strategies,
     old_knowledge,
     planted_questions,
@@ -46,6 +45,9 @@ TUNED: dict[str, tuple[str, ...]] = {
 
 REPEATS = ("reward.repeats=2", "rl.documents_per_round=24", "reward.pool_strategies=false")
 """Half the documents, each lesson taught to two students."""
+
+BLIND = ("rl.validation_documents=0",)
+"""The last round is kept: validation would choose by gains that nobody shuffled."""
 
 FORGETFUL = ("student.steps=20", "student.tokens_per_step=400", "student.learning_rate=3e-3", "student.lora.rank=8",
              "student.lora.alpha=16")  # fmt: skip
@@ -67,7 +69,7 @@ class Unit:
     student: str
     overrides: tuple[str, ...] = ()
     shuffle: bool = False
-    """Deal the students' outcomes to the wrong lessons."""
+    """Deal the students' answers to the wrong lessons."""
     old: bool = False
     """Also measure what the students still know of old."""
 
@@ -86,7 +88,7 @@ def units(seeds: int, quick: bool, overrides: Sequence[str]) -> list[Unit]:
         for seed in range(seeds)
         for student in STUDENTS
     ]
-    found += [Unit(f"{student}/shuffled", "train", student, shuffle=True) for student in STUDENTS]
+    found += [Unit(f"{student}/shuffled", "train", student, BLIND, shuffle=True) for student in STUDENTS]
     if not quick:
         for name, extra in (("fixed", ()), ("adaptive", ("reward.adaptive=true",))):
             found += [Unit(f"{student}/repeats-{name}-0", "train", student, (*REPEATS, *extra)) for student in STUDENTS]
@@ -193,8 +195,6 @@ def _train(unit: Unit, config: Config) -> dict[str, Any]:
         "best_round": summary.best_round,
         "train_seconds": summary.seconds,
     }
-    if unit.shuffle:  # validation keeps the untrained teacher, and would hide what such rewards teach
-        result["arms"]["last_round"] = measure_last_round(config)
     if unit.old:
         result["retention_weight"] = config.reward.retention_weight
         n = config.rl.rewrites_per_lesson

@@ -15,8 +15,7 @@ from curation.experiment import read_splits
 from curation.lab import world
 from curation.lab.build import RETENTION_TEXTS
 from student.pools import make_pool
-from student.records import Job, OnDone, Outcome, Question, StudentPool
-from teacher.checkpoints import latest_checkpoint
+from student.records import Exam, Job, OnDone, Outcome, Question, StudentPool
 from teacher.estimates import Evaluation
 from teacher.exams import document_questions
 from teacher.gates import build_gates, check
@@ -31,8 +30,12 @@ OLD_PEOPLE = 24
 
 
 class ShuffledPool:
-    """Students whose outcomes are dealt at random among those that sat the same exam: a reward of the same size and
-    spread that says nothing about the lesson."""
+    """Students whose answers are dealt at random among those that sat the same exam, document by document: a reward of
+    the same size and spread that says nothing about the lesson.
+
+    Whole students dealt at random would leave a reward that says something wrong: their lessons of all documents would
+    change places together, and few such draws favour one strategy or another by chance.
+    """
 
     def __init__(self, pool: StudentPool) -> None:
         self.pool = pool
@@ -46,18 +49,27 @@ class ShuffledPool:
         return self.pool.at_once
 
     def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
-        """As the pool does; nothing is done before all are, so that all can be dealt."""
+        """As the pool does; nothing is done before all are, so that all can be dealt. Failed students stay failed."""
         outcomes = self.pool.examine(jobs)
-        alike: dict[tuple[Any, ...], list[int]] = {}
-        for number, job in enumerate(jobs):
-            alike.setdefault((job.exam, job.lesson.seed), []).append(number)
-        dealt = list(outcomes)
+        alike: dict[tuple[Exam, int], list[int]] = {}
+        for number, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):
+            if outcome.gain is not None:
+                alike.setdefault((job.exam, job.lesson.seed), []).append(number)
         for (exam, seed), numbers in alike.items():
-            order = list(numbers)
-            random.Random(f"{seed} {len(exam.questions)} {len(numbers)}").shuffle(order)
-            for place, source in zip(numbers, order, strict=True):
-                dealt[place] = outcomes[source]
-        return dealt
+            by_document: dict[str | None, list[int]] = {}
+            for place, question in enumerate(exam.questions):
+                by_document.setdefault(question.document_id, []).append(place)
+            answers = {number: list(outcomes[number].answers) for number in numbers}
+            for document, places in by_document.items():
+                sources = list(numbers)
+                random.Random(f"{seed} {document} {len(numbers)}").shuffle(sources)
+                for number, source in zip(numbers, sources, strict=True):
+                    for place in places:
+                        answers[number][place] = outcomes[source].answers[place]
+            for number, own in answers.items():
+                gain = statistics.fmean(answer.gain for answer in own)
+                outcomes[number] = replace(outcomes[number], gain=gain, answers=tuple(own))
+        return outcomes
 
 
 def measure_strategies(config: Config) -> dict[str, Any]:
@@ -80,22 +92,6 @@ def measure_strategies(config: Config) -> dict[str, Any]:
         for name, lessons in arms.items():
             found[name] = arm_figures(rewards.evaluate(heldout, lessons, seeds))
     return {"strategy_arms": found, "students": rewards.students}
-
-
-def measure_last_round(config: Config) -> dict[str, Any]:
-    """The held-out arm of a finished run's last round, whichever validated best: the same random numbers and students
-    as the run's own arms."""
-    _, heldout = read_splits(config)
-    used, n, seeds = _as_evaluated(config), config.rl.rewrites_per_lesson, evaluation_seeds(config, "heldout")
-    writer = load_teacher(used, latest_checkpoint(config.run.dir))
-    gates = build_gates(config, writer.tokenizer, _heldout_items(config, heldout), writer.count_tokens)
-    groups = sample_rewrites(
-        writer, writer.tokenizer, used.teacher, heldout, n * len(seeds), stable_seed(config.run.seed, "sample", 0),
-        gates, writer.max_prompt_tokens, rewrites_per_lesson=n,
-    )  # fmt: skip
-    with TemporaryDirectory() as scratch, Journal(Path(scratch)) as journal:
-        rewards = _reward_model(config, heldout, journal)
-        return arm_figures(rewards.evaluate(heldout, taught(groups, n), seeds))
 
 
 def arm_figures(arm: Evaluation) -> dict[str, Any]:
