@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from teacher.estimates import Estimate, crossed_estimate, estimate
+from teacher.estimates import Estimate, as_share, crossed_estimate, estimate
 
 JUNK = ("filler", "wrong", "none")
 """Strategies that teach nothing true, and texts that follow none."""
@@ -83,10 +83,10 @@ def _algorithm(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _figures(arms: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    return {
-        name: _json(crossed_estimate([arm[key] for arm in arms], arms[0]["batches"]))
-        for name, key in (("accuracy", "accuracies"), ("gain", "gains"))
-    }
+    accuracy, gain = (
+        crossed_estimate([arm[key] for arm in arms], arms[0]["batches"]) for key in ("accuracies", "gains")
+    )
+    return {"accuracy": _json(as_share(accuracy)), "gain": _json(gain)}
 
 
 def _difference(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Evaluation:
         reward_by = {name: gain - sum(penalties[name].values()) for name, gain in gain_by.items()}
         return cls(
             gain=estimate(list(gain_by.values()), [batches[name] for name in gain_by]),
-            accuracy=_share(estimate(list(accuracy_by.values()), [batches[name] for name in accuracy_by])),
+            accuracy=as_share(estimate(list(accuracy_by.values()), [batches[name] for name in accuracy_by])),
             reward=estimate(list(reward_by.values()), [batches[name] for name in reward_by]),
             gains=gain_by,
             accuracies=accuracy_by,
@@ -77,7 +77,7 @@ class Evaluation:
         )
 
 
-def _share(found: Estimate) -> Estimate:
+def as_share(found: Estimate) -> Estimate:
     """Bounds of a share, which cannot lie outside 0 ... 1; few batches give wide ones, and one gives none (nan)."""
     return Estimate(found.mean, *(b if math.isnan(b) else min(1.0, max(0.0, b)) for b in found[1:]))
 
