@@ -127,13 +127,16 @@ def _controls(results: Results, students: Sequence[str]) -> dict[str, Any]:
                 "strategy_shares": shares_of(run["strategies"]["trained"] for run in runs),
             }
     found["planted_questions"] = results.get("planted")
-    without, kept = (_runs(results, f"{students[0]}/retention-{name}") for name in ("without", "with"))
-    if without and kept:
+    for student in students:
+        without, kept = (_runs(results, f"{student}/retention-{name}") for name in ("without", "with"))
+        if not (without and kept):
+            continue
         found["retention_penalty"] = {
             name: {
                 "old_knowledge": _json(estimate(runs[0]["old_accuracy"]["trained"]["after"])),
                 "old_knowledge_before_lessons": statistics.fmean(runs[0]["old_accuracy"]["trained"]["before"]),
                 "weight": runs[0]["retention_weight"],
+                "best_round": runs[0]["best_round"],
                 "accuracy": _algorithm(runs)["trained"],
                 "strategy_shares": _algorithm(runs)["strategy_shares"],
             }
@@ -214,6 +217,8 @@ def _claims(found: Mapping[str, Any]) -> dict[str, bool]:
             retention["with"]["old_knowledge"]["mean"] >= OLD_KNOWLEDGE
             and retention["without"]["old_knowledge"]["high"] < retention["with"]["old_knowledge"]["low"]
             and retention["without"]["old_knowledge"]["mean"] < OLD_KNOWLEDGE
+            # Falling back to the untrained teacher keeps what is known, and teaches nothing.
+            and retention["with"]["best_round"] > 0
         )
     return claims
 
