@@ -12,12 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import configs
-from configs.errors import UserError
+from configs.errors import RunError, UserError
 from configs.files import write_whole
 from configs.load import load_config
 from configs.schema import Config, Student
@@ -45,6 +46,9 @@ TUNED: dict[str, tuple[str, ...]] = {
 
 REPEATS = ("reward.repeats=2", "rl.documents_per_round=24", "reward.pool_strategies=false")
 """Half the documents, each lesson taught to two students."""
+
+QUICK = ("rl.evaluation_lessons=2",)
+"""One run decides nothing, however well it is measured."""
 
 BLIND = ("rl.validation_documents=0",)
 """The last round is kept: validation would choose by gains that nobody shuffled."""
@@ -88,7 +92,11 @@ def units(seeds: int, quick: bool, overrides: Sequence[str]) -> list[Unit]:
         for seed in range(seeds)
         for student in STUDENTS
     ]
-    found += [Unit(f"{student}/shuffled", "train", student, BLIND, shuffle=True) for student in STUDENTS]
+    found += [
+        Unit(f"{student}/shuffled-{seed}", "train", student, (f"run.seed={seed}", *BLIND), shuffle=True)
+        for seed in range(seeds)
+        for student in STUDENTS
+    ]
     if not quick:
         for name, extra in (("fixed", ()), ("adaptive", ("reward.adaptive=true",))):
             found += [Unit(f"{student}/repeats-{name}-0", "train", student, (*REPEATS, *extra)) for student in STUDENTS]
@@ -99,6 +107,7 @@ def units(seeds: int, quick: bool, overrides: Sequence[str]) -> list[Unit]:
         ]
     found += [Unit(f"{student}/strategies", "strategies", student) for student in STUDENTS]
     found.append(Unit("planted", "planted", STUDENTS[0]))
+    overrides = (*QUICK, *overrides) if quick else overrides
     return [
         Unit(u.name, u.kind, u.student, (*u.overrides, *overrides), shuffle=u.shuffle, old=u.old) for u in found
     ]  # fmt: skip
@@ -129,12 +138,16 @@ def run_bench(
                 pace = (time.monotonic() - started) / (ready - len(todo) + len(missing))
                 place = f"[{ready}/{len(todo)}, {(len(todo) - ready) * pace / 60:.0f} min left]"
                 say(f"{unit.name}: {headline(results[unit.name])}  {place}")
+        except BrokenProcessPool:
+            raise RunError(
+                "a unit's process died (killed, or out of memory); finished units are kept, the same command goes on"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list((pool._processes or {}).values()):
                 process.kill()
             raise
-    return results
+    return {unit.name: results[unit.name] for unit in todo}
 
 
 def unit_config(unit: Unit, folder: Path, config: Path = CONFIG) -> Config:

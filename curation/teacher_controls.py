@@ -18,7 +18,7 @@ from student.pools import make_pool
 from student.records import Exam, Job, OnDone, Outcome, Question, StudentPool
 from teacher.estimates import Evaluation
 from teacher.exams import document_questions
-from teacher.gates import build_gates, check
+from teacher.gates import build_gates, check, words
 from teacher.journal import Journal
 from teacher.reward import RewardModel
 from teacher.sampling import sample_rewrites
@@ -113,7 +113,8 @@ def _heldout_items(config: Config, heldout: Sequence[Document]) -> list[Question
 
 def planted_questions(config: Config, documents: int = 16) -> dict[str, Any]:
     """Plants a held-out item about somebody else in each of some documents: how many texts that carry it on (a copy of
-    the document, and what the teacher makes of it) the leak gate refuses, and how many clean copies it refuses."""
+    the document, and what the teacher writes where it is told to copy) the leak gate refuses, and how many clean copies
+    it refuses."""
     _, heldout = read_splits(config)
     items = _heldout_items(config, heldout)
     writer = load_teacher(config)
@@ -125,16 +126,23 @@ def planted_questions(config: Config, documents: int = 16) -> dict[str, Any]:
         text = f"{item.prompt} {item.answer}. {document.text}"
         planted.append(Document(text=text, id=document.id, metadata=document.metadata))
     written = sample_rewrites(
-        writer, writer.tokenizer, config.teacher, planted, config.rl.group_size, 0, gates, writer.max_prompt_tokens
-    )
+        writer, writer.tokenizer, config.teacher.model_copy(update={"strategies": ("copy",)}), planted,
+        config.rl.group_size, 0, gates, writer.max_prompt_tokens, explore=1.0,
+    )  # fmt: skip
     copies = [check(document, document.text, gates) for document in planted]
-    told = [w for group in written for w in group if carriers[w.document_id].prompt in w.text]
+    told = [w for group in written for w in group if _holds(w.text, carriers[w.document_id].prompt)]
     return {
         "carried": len(copies) + len(told),
+        "carried_by_the_teacher": len(told),
         "gated": sum(reason == "leak" for reason in (*copies, *(w.rejected for w in told))),
-        "clean": documents,
+        "clean": len(planted),
         "clean_gated": sum(check(document, document.text, gates) is not None for document in heldout[:documents]),
     }
+
+
+def _holds(text: str, item: str) -> bool:
+    """Whether the item's words stand in the text one after the other."""
+    return f" {' '.join(words(item))} " in f" {' '.join(words(text))} "
 
 
 def old_knowledge(

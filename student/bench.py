@@ -10,11 +10,13 @@ All are measured in one process, on the same lessons and in turns, so that a bus
 import argparse
 import gc
 import json
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -253,8 +255,11 @@ def run_bench(
 
 
 def max_difference(ours: list[list[float]], theirs: list[list[float]]) -> float:
-    """Largest absolute difference of two (K, steps) tables of losses."""
-    return max(abs(a - b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one, other, strict=True))
+    """Largest absolute difference of two (K, steps) tables of losses; inf where one is missing or not finite."""
+    pairs = [
+        pair for one, other in zip(ours, theirs, strict=True) for pair in zip_longest(one, other, fillvalue=math.nan)
+    ]
+    return max(abs(a - b) if math.isfinite(a - b) else math.inf for a, b in pairs)
 
 
 def median_ratio(slow: list[float], fast: list[float]) -> float:

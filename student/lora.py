@@ -122,8 +122,16 @@ class Slots:
         return self.params_KP.shape[0]
 
 
-class _Current(threading.local):
-    """Whose adapters a thread computes with: threads train their own slots through the same layers."""
+@dataclass(slots=True)
+class _Current:
+    """Whose adapters are computed with."""
+
+    rows: Rows | None = None
+    slots: Slots | None = None
+
+
+class _OwnCurrent(threading.local):
+    """The same for one thread: on a CPU threads train their own slots through the same layers."""
 
     rows: Rows | None = None
     slots: Slots | None = None
@@ -141,7 +149,7 @@ class AdapterStack:
         self.model = model
         self.device = model.device
         self.layers: dict[str, StackedLinear] = {}
-        self._current = _Current()
+        self._current, self._own = _Current(), _OwnCurrent()
         self.all_slots: Slots | None = None
         """What `allocate` made, as one."""
         for parameter in model.parameters():
@@ -162,11 +170,11 @@ class AdapterStack:
 
     @property
     def rows(self) -> Rows | None:
-        return self._current.rows
+        return self._own.rows if self._own.slots is not None else self._current.rows
 
     @property
     def current(self) -> Slots | None:
-        return self._current.slots
+        return self._own.slots if self._own.slots is not None else self._current.slots
 
     def allocate(self, seeds: list[int]) -> None:
         """K = len(seeds) fresh students. Slots with equal seeds start with equal bits, whatever K is.
@@ -215,10 +223,13 @@ class AdapterStack:
 
     @contextmanager
     def using(self, rows: Rows | None, slots: Slots | None = None) -> Iterator[None]:
-        """Within it, this thread computes a batch's rows with these slots' adapters (all slots where none are given; no
-        rows: the base). Backward belongs inside."""
-        current = self._current
-        current.rows, current.slots = rows, slots or self.all_slots
+        """Within it a batch's rows are computed with these slots' adapters, in this thread alone; with those of all
+        slots in any thread, where none are given (no rows: the base). Backward belongs inside.
+
+        On a GPU backward has a thread of its own, and recomputes checkpointed layers there."""
+        whole = slots is None or slots is self.all_slots
+        current = self._current if whole else self._own
+        current.rows, current.slots = rows, self.all_slots if whole else slots
         try:
             yield
         finally:
@@ -267,6 +278,8 @@ def _target_names(model: PreTrainedModel, settings: Lora) -> list[str]:
     """Names of the linear layers to adapt, in the model's order; the output layer never, as in PEFT's all-linear."""
     head = model.get_output_embeddings()
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    if not linear:
+        raise UserError(f"student.model: a {model.config.model_type} has no nn.Linear layers to adapt")
     if settings.target == "all-linear":
         return linear
     suffixes = {name.rpartition(".")[2] for name in linear}

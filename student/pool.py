@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,6 +50,9 @@ IRRELEVANT = {
     "pool", "actors", "cpus_per_actor", "num_gpus_per_actor", "exact",
 }  # fmt: skip
 """Settings of how students are computed, which change an outcome in its last bits only."""
+
+NO_ARCHITECTURE = {"_name_or_path", "transformers_version", "use_cache"}
+"""What a model's config says of other things than the model."""
 
 MAX_SLOTS = 256
 """Beyond this a batch only gets slower to plan: cost is linear in students long before."""
@@ -113,10 +117,12 @@ class InlinePool:
 
     @property
     def fingerprint(self) -> str:
-        """Names base weights, engine version and every student setting that an outcome depends on."""
+        """Names base weights, architecture, tokenizer, engine version and every student setting that an outcome depends
+        on."""
         if self._fingerprint is None:
             settings = self.settings.model_dump(mode="json", exclude=IRRELEVANT)
-            digest = hashlib.sha256(json.dumps([ENGINE_VERSION, settings], sort_keys=True).encode())
+            described = [ENGINE_VERSION, settings, _architecture(self.model), _tokenization(self.tokenizer)]
+            digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
             for name, tensor in self.model.state_dict().items():
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
@@ -314,6 +320,18 @@ def _one_thread(alone: bool) -> Iterator[None]:
     finally:
         if alone:
             torch.set_num_threads(threads)
+
+
+def _architecture(model: PreTrainedModel) -> dict[str, Any]:
+    """The model's config without what no outcome depends on."""
+    return {name: value for name, value in model.config.to_dict().items() if name not in NO_ARCHITECTURE}
+
+
+def _tokenization(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """What the tokenizer makes of a text; padding and truncation are whatever its last call asked for."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    return [{k: v for k, v in rules.items() if k not in ("padding", "truncation")}, tokenizer.special_tokens_map]
 
 
 def _check_compiler(device: torch.device) -> None:

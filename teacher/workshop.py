@@ -72,11 +72,13 @@ class Workshop:
     ) -> list[list[Rewrite]]:
         """Gated rewrites for `lessons` lessons a document by the teacher of `round`, from `journal/samples/<name>.json`
         where an earlier attempt got that far; `stream` names the random numbers, and `first` documents of it came
-        before. `evaluate` samples at `teacher.evaluation_temperature`. Raises RunError."""
-        path = self._samples(name)
+        before. `evaluate` samples at `teacher.evaluation_temperature`.
+
+        Raises RunError where vLLM gave nothing, or the file is of another number of rewrites, as an earlier version's
+        may be."""
+        path, together = self._samples(name), self.config.rl.rewrites_per_lesson
         if not path.is_file():
             writer = self.writers.of(round)
-            together = self.config.rl.rewrites_per_lesson
             seed = stable_seed(self.config.run.seed, "sample", stream)
             settings = self.config.teacher
             if evaluate and settings.evaluation_temperature is not None:
@@ -93,7 +95,12 @@ class Workshop:
                     f"vLLM gave no completion of a prompt: {error}; what is finished is kept, the same command goes on"
                 ) from None
             write_rewrites(path, groups)
-        return read_rewrites(path)
+        groups = read_rewrites(path)
+        if any(len(group) != lessons * together for group in groups):
+            raise RunError(
+                f"{path} does not hold {lessons} lessons of {together} rewrites a document: remove it to sample anew"
+            )
+        return groups
 
     def sample_batches(
         self, round: int, documents: Sequence[Document], explore: float

@@ -49,7 +49,8 @@ def results(trained=0.95, shuffled=0.4, second="permuted", old=0.9, penalised_ro
         for seed in range(3):
             found[f"{student}/rest_em-{seed}"] = run(trained, strategy)
             found[f"{student}/dpo-{seed}"] = run(trained - 0.1, strategy)
-        found[f"{student}/shuffled"] = run(shuffled, "copy")
+        for seed in range(3):
+            found[f"{student}/shuffled-{seed}"] = run(shuffled, "copy")
         found[f"{student}/strategies"] = {"strategy_arms": {strategy: arm(0.97), "copy": arm(0.1)}}
     found["student-fixed/retention-without"] = run(trained, "question-answer", old=0.6)
     found["student-fixed/retention-with"] = run(trained, "permuted", old=old) | {"best_round": penalised_round}
@@ -60,6 +61,11 @@ def test_every_claim_holds_where_the_runs_show_it():
     found = summarise(dict(reversed(results().items())))  # units end in any order
     assert all(found["claims"].values())
     assert len(found["claims"]) == 15
+    kept = found["controls"]["retention_penalty"]
+    assert [kept[how]["strategy_shares"] for how in ("without", "with")] == [
+        {"question-answer": 1.0},
+        {"permuted": 1.0},
+    ]
     fixed = found["students"]["student-fixed"]
     assert (fixed["algorithm"], fixed["dominant_strategy"]) == ("rest_em", "question-answer")
     assert fixed["trained"]["low"] <= fixed["trained"]["mean"] <= fixed["trained"]["high"]
@@ -90,11 +96,11 @@ def test_a_claim_fails_where_the_runs_do_not_show_it(changed, claim):
 def test_the_quick_bench_is_one_algorithm_and_seed_on_both_students():
     names = [unit.name for unit in units(1, True, [])]
     assert names == [
-        "student-fixed/rest_em-0", "student-augmented/rest_em-0", "student-fixed/shuffled",
-        "student-augmented/shuffled",
+        "student-fixed/rest_em-0", "student-augmented/rest_em-0", "student-fixed/shuffled-0",
+        "student-augmented/shuffled-0",
         "student-fixed/strategies", "student-augmented/strategies", "planted",
     ]  # fmt: skip
-    assert len({unit.name for unit in units(3, False, [])}) == 29
+    assert len({unit.name for unit in units(3, False, [])}) == 33
 
 
 class Counting:

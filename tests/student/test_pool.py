@@ -1,13 +1,15 @@
 """The engine as its callers see it: jobs in, outcomes out."""
 
+import copy
 import dataclasses
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 import student.pool
 from configs.errors import UserError
@@ -192,14 +194,33 @@ def test_one_long_lesson_does_not_make_the_others_go_alone(pool, monkeypatch):
     assert sizes == [4, 2, 2, 4]
 
 
-def test_gradient_checkpointing_changes_nothing(llama, tokenizer, pool):
+def test_gradient_checkpointing_changes_nothing(llama, tokenizer, pool, monkeypatch):
+    """Backward, and so what is computed again in it, has a thread of its own on a GPU."""
     expected = pool.examine(jobs(HELPFUL))[0]
     settings = SETTINGS.model_copy(update={"gradient_checkpointing": True})
-    checkpointed = InlinePool(settings, model=build("llama"), tokenizer=tokenizer).examine(jobs(HELPFUL))[0]
+    model, passes, backward = build("llama"), [], torch.Tensor.backward
+
+    def elsewhere(loss):
+        passes.append("backward")
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(backward, loss).result()
+
+    monkeypatch.setattr(torch.Tensor, "backward", elsewhere)
+    layer = model.model.layers[0].mlp
+    layer.register_forward_pre_hook(lambda *_: passes.append("forward") if torch.is_grad_enabled() else None)
+    checkpointed = InlinePool(settings, model=model, tokenizer=tokenizer).examine(jobs(HELPFUL))[0]
+    trained = passes[-3 * SETTINGS.steps :]
+    assert trained == ["forward", "backward", "forward"] * SETTINGS.steps, "each layer is computed again"
     assert checkpointed.gain == pytest.approx(expected.gain, abs=1e-4)
     decoded, plain = ([a.extra["exact_match_after"] for a in o.answers] for o in (checkpointed, expected))
     assert decoded == plain
     assert sum(plain) >= 2
+
+
+def test_a_model_without_linear_layers_is_refused(tokenizer):
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2))
+    with pytest.raises(UserError, match=r"a gpt2 has no nn\.Linear layers"):
+        InlinePool(SETTINGS, model=model, tokenizer=tokenizer)
 
 
 @pytest.mark.slow
@@ -239,6 +260,16 @@ def test_the_fingerprint_names_what_outcomes_depend_on(tokenizer):
     with torch.no_grad():
         next(iter(other.parameters()))[0, 0] += 1e-3
     assert fingerprint() == fingerprint() == fingerprint(max_slots=3, memory_fraction=0.1)
+    stretched, ended = build("llama"), copy.deepcopy(tokenizer)
+    stretched.config.rms_norm_eps = 1e-3
+    ended.eos_token = "mat"
+    assert (
+        fingerprint(stretched)
+        != fingerprint()
+        != InlinePool(SETTINGS, model=build("llama"), tokenizer=ended).fingerprint
+    )
+    tokenizer(["the cat", "the"], padding=True)
+    assert fingerprint() == InlinePool(SETTINGS, model=build("llama"), tokenizer=copy.deepcopy(tokenizer)).fingerprint
     assert len({fingerprint(), fingerprint(other), fingerprint(learning_rate=1e-3), fingerprint(steps=3)}) == 4
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.errors import UserError
+from configs.errors import RunError, UserError
 from configs.load import save_config
 from student.pool import InlinePool
 from teacher.checkpoints import latest_checkpoint, save_checkpoint
@@ -65,6 +65,16 @@ def test_a_finished_run_is_not_run_again(make_config, make_documents, gold_pool)
     assert pool.calls == []
     assert metrics_of(config.run.dir) == lines
     assert (again.reward_last, again.heldout, again.examples) == (first.reward_last, first.heldout, first.examples)
+
+
+def test_samples_of_an_earlier_version_are_refused_in_a_line(make_config, make_documents, gold_pool):
+    config = make_config(rl={"evaluation_lessons": 1})
+    documents, heldout = make_documents(8), make_documents(4, "heldout")
+    train_teacher(config, documents, heldout, lambda _: gold_pool(), quiet)
+    kept = config.run.dir / "config.yaml"
+    kept.write_text("".join(line for line in kept.open() if "evaluation_lessons" not in line))
+    with pytest.raises(RunError, match=r"heldout-untrained\.json does not hold 2 lessons of 1 rewrites a document"):
+        train_teacher(make_config(), documents, heldout, lambda _: gold_pool(), quiet)
 
 
 def test_a_run_directory_of_another_config_is_refused_with_the_difference(make_config, make_documents, gold_pool):
