@@ -35,7 +35,7 @@ def bench_student(
 
     from curation.bench_plot import plot_sweep
     from curation.progress import say
-    from student.bench import SWEEP, run_bench, table
+    from student.bench import SWEEP, check_losses, run_bench, table
 
     result = run_bench(
         model=model,
@@ -50,6 +50,7 @@ def bench_student(
     print(json.dumps(result, indent=2) if as_json else table(result))
     if plot:
         say(f"plot: {plot_sweep(result, plot)}")
+    check_losses(result)
 
 
 @bench.command("teacher")

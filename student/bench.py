@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from configs.errors import RunError
 from configs.schema import Lora, Student
 from student.batches import Size, by_length, consecutive
 from student.bench_inputs import (
@@ -41,6 +42,8 @@ from student.records import Lesson
 from student.training import Usage, train_slots
 
 SWEEP = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+MOST_LOSS_DIFFERENCE = 1e-5
+
 GPU_SHAPES = ("smollm2-135m", "qwen2.5-0.5b", "qwen2.5-7b")
 
 Tell = Callable[[str], None]
@@ -262,6 +265,16 @@ def max_difference(ours: list[list[float]], theirs: list[list[float]]) -> float:
     return max(abs(a - b) if math.isfinite(a - b) else math.inf for a, b in pairs)
 
 
+def check_losses(result: dict[str, Any]) -> None:
+    """Raises RunError where engine and PEFT did not train the same, to what float32 rounds. (In bfloat16 they round at
+    different places, and the figure is there to be read.)"""
+    if result["dtype"] == "float32" and not result["max_loss_difference"] <= MOST_LOSS_DIFFERENCE:
+        raise RunError(
+            f"losses of engine and PEFT differ by {result['max_loss_difference']:.1e} nats, more than "
+            f"{MOST_LOSS_DIFFERENCE:.0e}: the times are not of the same work"
+        )
+
+
 def median_ratio(slow: list[float], fast: list[float]) -> float:
     """Median of the pairwise ratios: pairs were measured one after the other, so a busy spell cancels."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
@@ -360,6 +373,11 @@ def main() -> None:
     if output:
         output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2) if as_json else shown)
+    try:
+        for one in result.values() if "dtype" not in result else [result]:
+            check_losses(one)
+    except RunError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from configs.errors import UserError
-from student.bench import Bench, max_difference, median_ratio, run_bench, table
+from configs.errors import RunError, UserError
+from student.bench import Bench, check_losses, max_difference, median_ratio, run_bench, table
 from student.bench_inputs import biographies, course_flops, lesson_texts, matmul_peak
 
 
@@ -47,6 +47,15 @@ def test_a_rival_that_trains_otherwise_is_noticed():
     one.rival.settings = one.rival.settings.model_copy(update={"max_grad_norm": None})
     _, unclipped = one.separate(one.courses)
     assert max_difference(losses, unclipped) > 1e-5
+
+
+def test_losses_that_differ_end_the_bench():
+    assert max_difference([[1.0, float("nan")]], [[1.0, 2.0]]) == max_difference([[1.0]], [[1.0, 2.0]]) == float("inf")
+    check_losses({"dtype": "float32", "max_loss_difference": 2e-6})
+    check_losses({"dtype": "bfloat16", "max_loss_difference": 0.01})
+    for difference in (1.1e-5, float("nan"), float("inf")):
+        with pytest.raises(RunError, match="not of the same work"):
+            check_losses({"dtype": "float32", "max_loss_difference": difference})
 
 
 def test_the_padded_recipe_trains_the_steps_asked_for():
