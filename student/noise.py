@@ -148,6 +148,14 @@ def reliability(
     )
 
 
+def noise_variance(gains: Sequence[Any] | np.ndarray) -> float | None:
+    """Of one run of the same rewrite, where seeds are common: what all rewrites of a document share in a repeat moves
+    no ranking and is left out. `gains` as for `reliability`; None where nothing was repeated beside something else."""
+    sums_DS = np.array([_moments(runs_GR, True) for runs_GR in gains_table(gains)]).reshape(-1, 8)
+    residual, freedom = sums_DS[:, 3].sum(), sums_DS[:, 4].sum()
+    return float(residual / freedom) if freedom > 0.5 else None
+
+
 def bootstrap_interval(
     values: Sequence[float | None] | np.ndarray,
     clusters: Sequence[Hashable] | None = None,

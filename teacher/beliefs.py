@@ -1,5 +1,6 @@
 """What is known of each lesson from the students that learnt it, and what is believed of it from all of them."""
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from student.adaptive import Run
+from student.noise import noise_variance
 from student.records import Outcome
 from teacher.pooling import pooled_values
 from teacher.seats import RewriteSet, Seat
@@ -71,11 +73,14 @@ class PooledBeliefs:
     def of_lessons(self) -> dict[Seat, float]:
         """Gains of lessons of which each shows its own document's: those of one document are compared."""
         rows = [(statistics.fmean(seen.gains), [n], self._seats[n].document) for n, seen in self._runs.items()]
-        repeated = [seen.gains for seen in self._runs.values() if len(seen.gains) > 1]
-        noise = None
-        if repeated:
-            noise = statistics.fmean(statistics.variance(gains) for gains in repeated)
-            noise /= statistics.fmean(len(gains) for gains in repeated)
+        by_document: dict[int, list[list[float]]] = defaultdict(list)
+        repeats = 1 + max((repeat for seen in self._runs.values() for repeat, _ in seen.students), default=0)
+        for n, seen in self._runs.items():
+            by_repeat = {repeat: gain for (repeat, _), gain in zip(seen.students, seen.gains, strict=True)}
+            by_document[self._seats[n].document].append([by_repeat.get(r, math.nan) for r in range(repeats)])
+        noise = noise_variance(list(by_document.values()))
+        if noise is not None:
+            noise /= statistics.fmean(len(seen.gains) for seen in self._runs.values())
         return self._pooled(rows, noise)
 
     def of_students(self, measure: str) -> dict[Seat, float]:

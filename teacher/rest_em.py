@@ -17,6 +17,7 @@ from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from configs.schema import Config
+from student.noise import noise_variance
 from teacher.records import Reward, Rewrite
 from teacher.seats import lessons_of
 from teacher.student_runs import stable_seed
@@ -79,14 +80,10 @@ def select(units: Sequence[Unit], keep: int) -> list[Unit]:
 
 
 def standard_error(unit: Unit, group: Sequence[Unit]) -> float:
-    """Of a unit's mean gain over its repeats, by the variance over repeats pooled over its group; 0 where nothing of
+    """Of a unit's mean gain over its repeats beside others of its group, which share a seed in each; 0 where nothing of
     the group was repeated, and for what has no gains."""
-    repeated = [other.gains for other in group if len(other.gains) > 1]
-    if not repeated or not unit.gains:
-        return 0.0
-    freedom = sum(len(gains) - 1 for gains in repeated)
-    pooled = sum(statistics.variance(gains) * (len(gains) - 1) for gains in repeated) / freedom
-    return math.sqrt(pooled / len(unit.gains))
+    pooled = noise_variance([[other.gains for other in group]])
+    return math.sqrt(pooled / len(unit.gains)) if pooled is not None and unit.gains else 0.0
 
 
 def accepted(config: Config, groups: Sequence[Sequence[Rewrite]], rewards: Sequence[Sequence[Reward]]) -> list[Rewrite]:

@@ -40,7 +40,7 @@ def test_the_best_meets_the_worst():
 
 def test_no_pair_without_a_contrast_beyond_the_noise():
     assert pairs("abcd", [reward(0.5)] * 4) == []
-    assert pairs("abc", [reward(0.0, 1.0), reward(0.1, 1.1), reward(-0.1, 0.9)]) == []
+    assert pairs("abc", [reward(0.0, 1.0), reward(1.1, 0.1), reward(-0.1, 0.9)]) == []
     assert pairs("abc", [reward(0.5, 0.6), reward(0.9, 1.0), reward(0.1, 0.2)]) == ["bc"]
 
 

@@ -1,7 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 
+from teacher.beliefs import PooledBeliefs, Runs
 from teacher.pooling import pooled_values
+from teacher.records import Rewrite
+from teacher.seats import Seat
 
 
 def pooled_gains(gains_DG, shares_DGS, noise):
@@ -82,3 +87,23 @@ def test_an_empty_place_is_no_lesson():
     pooled_L = pooled_values(np.array([1.0, 3.0]), np.array([[0, -1], [1, -1]]), np.array([0, 0]), shares_LS, 0.0)
     assert np.isnan(pooled_L[2])
     np.testing.assert_allclose(pooled_L[:2], [1.0, 3.0])
+
+
+def test_what_a_common_seed_does_to_all_lessons_draws_none_of_them_to_the_mean():
+    """Two repeats whose seeds are worth 2 nats more and less to whatever is taught."""
+    generator = np.random.default_rng(0)
+    table = [
+        [[Rewrite(document_id=f"d{d}", strategy="copy", text="t", completion="t", prompt="p")] for _ in range(6)]
+        for d in range(20)
+    ]
+    runs: dict[Seat, Runs] = {}
+    true = generator.normal(size=(20, 6))
+    for d, g in itertools.product(range(20), range(6)):
+        runs[Seat(d, g)] = own = Runs()
+        for repeat, seed in enumerate((2.0, -2.0)):
+            own.note(true[d, g] + seed + 0.1 * generator.normal(), 0.0, None, repeat, d)
+    believed = PooledBeliefs(table, runs, 1).of_lessons()
+    found = np.array([[believed[Seat(d, g)] for g in range(6)] for d in range(20)])
+    found, true = (values - values.mean(1, keepdims=True) for values in (found, true))
+    assert np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.99
+    assert found.std(1).mean() > 0.9 * true.std(1).mean()

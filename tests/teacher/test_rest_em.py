@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -41,14 +42,18 @@ def test_a_group_without_contrast_gives_nothing():
 
 
 def test_a_contrast_within_the_noise_gives_nothing():
-    noisy = [reward(0.0, 1.0), reward(0.1, 1.1), reward(-0.1, 0.9), reward(0.0, 1.0)]
+    noisy = [reward(0.0, 1.0), reward(1.1, 0.1), reward(-0.1, 0.9), reward(1.0, 0.0)]
     clear = [reward(0.5, 0.5), reward(0.6, 0.6), reward(0.4, 0.4), reward(0.5, 0.5)]
     assert kept(noisy) == []
     assert kept(clear) == ["b"]
 
 
+def test_what_a_common_seed_does_to_all_is_no_noise():
+    assert kept([reward(0.0, 1.0), reward(0.1, 1.1), reward(-0.1, 0.9), reward(0.0, 1.0)]) == ["b"]
+
+
 def test_what_was_repeated_more_has_the_smaller_error():
-    often = [reward(*[0.5, 1.1] * 8), reward(0.2, 0.8), reward(0.3, 0.9), reward(0.4, 1.0)]
+    often = [reward(*[0.5, 1.1] * 8), reward(0.8, 0.2), reward(0.3, 0.9), reward(1.0, 0.4)]
     seldom = [reward(0.5, 1.1), *often[1:]]
     assert kept(often) == ["a"]
     assert kept(seldom) == []
@@ -75,10 +80,11 @@ def test_a_sets_refused_members_count_neither_for_nor_against_it():
 
 
 def test_members_of_a_set_are_one_measurement():
-    noisy = reward(0.0, 1.0), reward(0.5, 1.5), reward(0.1, 1.1)
+    noisy = reward(0.0, 1.0), reward(1.5, 0.5), reward(0.1, 1.1)
     doubled = [one for one in noisy for _ in range(2)]
     apart, together = (rest_em.units_of(config_of(m=m), SIX[: 3 * m], own) for m, own in ((1, noisy), (2, doubled)))
-    assert rest_em.standard_error(together[0], together) == rest_em.standard_error(apart[0], apart) == 0.5
+    assert rest_em.standard_error(together[0], together) == rest_em.standard_error(apart[0], apart)
+    assert rest_em.standard_error(apart[0], apart) == pytest.approx(math.sqrt(1 / 3))
     assert kept(doubled, texts=SIX, m=2) == kept(noisy, texts=SIX[:3]) == []
 
 
