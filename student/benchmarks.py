@@ -6,6 +6,7 @@ restarts, reordering and new items. lm-eval tasks are in `lm_eval_tasks.py`, ai2
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from student.records import Benchmark, Document, Exam, Question, Split
 
 HELDOUT_SHARE = 0.3
 """Share of the items that are never rewarded, where the data does not say itself."""
+
+PROMPT_WORDS = 8
+"""Of a held-out text, before what is asked for."""
 
 QUESTION_KEYS = ["question", "prompt", "answer", "choices", "split"]
 
@@ -86,16 +90,18 @@ class QuestionFile:
     """The same questions for every document: a benchmark in a JSONL file, one question a line."""
 
     def __init__(self, path: Path, template: str = "{question}", limit: int | None = None):
-        if not path.is_file():
-            raise UserError(f"benchmark file {path} does not exist")
         checked_template(template)
         questions = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:limit], start=1):
+        for number, line in enumerate(_lines(path, limit), start=1):
             try:
                 questions.append(parse_question(json.loads(line), template))
             except (json.JSONDecodeError, UserError) as error:
                 raise UserError(f"{path}, line {number}: {error}") from error
         self.questions = tuple(dict.fromkeys(questions))
+        splits: dict[Question, str] = {}
+        for question in self.questions:
+            if splits.setdefault(replace(question, split="reward"), question.split) != question.split:
+                raise UserError(f"{path}: {question.prompt!r} is both in `reward` and in `heldout`")
 
     def exam(self, document: Document) -> Exam:
         return Exam(questions=self.questions)
@@ -107,7 +113,7 @@ class HeldoutText:
     For corpora without questions: a student that learnt the domain finds its held-out text likelier.
     """
 
-    def __init__(self, texts: list[str], prompt_words: int = 8):
+    def __init__(self, texts: list[str], prompt_words: int = PROMPT_WORDS):
         cut = [(text, text.split(" ", prompt_words)) for text in texts]
         self.questions = tuple(
             Question(prompt=" ".join(words[:-1]), answer=words[-1], split=split_of(text))
@@ -151,7 +157,10 @@ def make_benchmark(spec: str, template: str = "{question}", limit: int | None = 
         case "file", True:
             return QuestionFile(Path(name), template, limit)
         case "text", True:
-            return HeldoutText(_read_texts(Path(name), limit))
+            benchmark = HeldoutText(_read_texts(Path(name), limit))
+            if not benchmark.questions:
+                raise UserError(f"{name}: no text has words to ask for after the {PROMPT_WORDS} that are given")
+            return benchmark
         case "lm-eval", True:
             from student.lm_eval_tasks import LmEvalTasks
 
@@ -165,15 +174,25 @@ def make_benchmark(spec: str, template: str = "{question}", limit: int | None = 
             raise UserError(f"benchmark {spec!r} is none of: {', '.join(SPEC_FORMS)}")
 
 
-def _read_texts(path: Path, limit: int | None) -> list[str]:
+def _lines(path: Path, limit: int | None) -> list[str]:
     if not path.is_file():
         raise UserError(f"benchmark file {path} does not exist")
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:limit]
+    except UnicodeDecodeError as error:
+        raise UserError(f"benchmark file {path} is not UTF-8: {error}") from None
+
+
+def _read_texts(path: Path, limit: int | None) -> list[str]:
     texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:limit], start=1):
+    for number, line in enumerate(_lines(path, limit), start=1):
         try:
-            texts.append(json.loads(line)["text"])
+            text = json.loads(line)["text"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}: not an object with `text`: {error}") from error
+        if not isinstance(text, str):
+            raise UserError(f"{path}, line {number}: `text` is {json.dumps(text)[:40]}, not a text")
+        texts.append(text)
     return texts
 
 

@@ -11,8 +11,15 @@ FREE_KEYS = ("run.dir:", "curation.", "evaluation.", "tracking.", "reward.minimu
 
 def claim_run(config: Config, data: str) -> None:
     """Writes config.yaml and the data's hash into the run directory, or checks that the run is this config's, on this
-    data. Raises UserError."""
+    data. Raises UserError.
+
+    A run that has done nothing yet is anyone's: a model that is not there is told when it is loaded, after this.
+    """
     named = config.run.dir / "journal" / "data"
+    if named.is_file() and not _begun(config):
+        save_config(config, config.run.dir / "config.yaml")
+        write_whole(named, data + "\n")
+        return
     if named.is_file() and named.read_text().strip() != data:
         raise UserError(
             f"{config.run.dir} is a run on other contents: the documents, their questions, a strategy file, the"
@@ -20,6 +27,13 @@ def claim_run(config: Config, data: str) -> None:
         )
     claim_config(config)
     write_whole(named, data + "\n")
+
+
+def _begun(config: Config) -> bool:
+    """Whether anything was measured or sampled in the run directory."""
+    journal = config.run.dir / "journal"
+    metrics = journal / "metrics.jsonl"
+    return (metrics.is_file() and metrics.stat().st_size > 0) or any((journal / "samples").glob("*"))
 
 
 def claim_config(config: Config) -> None:

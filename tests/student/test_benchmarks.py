@@ -1,6 +1,7 @@
 """Where exams come from: disjoint stable splits, and clear errors."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -133,6 +134,27 @@ def test_a_missing_file_is_named(tmp_path):
     for spec in ("file", "text"):
         with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
             make_benchmark(f"{spec}:{tmp_path / 'none.jsonl'}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "content", "says"),
+    [
+        ("text", b'{"text": null}', "line 1: `text` is null, not a text"),
+        ("text", '{"text": "caf\u00e9"}'.encode("latin-1"), "is not UTF-8"),
+        ("text", b'{"text": "too few words"}', "no text has words to ask for"),
+        ("file", '{"question": "caf\u00e9", "answer": "a"}'.encode("latin-1"), "is not UTF-8"),
+        (
+            "file",
+            b'{"question": "q", "answer": "a", "split": "reward"}\n'
+            b'{"question": "q", "answer": "a", "split": "heldout"}',
+            "'q' is both in `reward` and in `heldout`",
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_exam_can_be_made_of_is_told_in_a_line(tmp_path, spec, content, says):
+    (tmp_path / "b.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(says)):
+        make_benchmark(f"{spec}:{tmp_path / 'b.jsonl'}")
 
 
 def test_heldout_text_asks_for_the_rest_of_each_text():

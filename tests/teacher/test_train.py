@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from configs.errors import RunError, UserError
-from configs.load import save_config
+from configs.load import load_config, save_config
 from student.pool import InlinePool
 from teacher.checkpoints import latest_checkpoint, save_checkpoint
 from teacher.grpo import train_round
@@ -65,6 +65,19 @@ def test_a_finished_run_is_not_run_again(make_config, make_documents, gold_pool)
     assert pool.calls == []
     assert metrics_of(config.run.dir) == lines
     assert (again.reward_last, again.heldout, again.examples) == (first.reward_last, first.heldout, first.examples)
+
+
+def test_a_run_that_could_not_start_leaves_its_directory_free(make_config, make_documents, gold_pool, tmp_path):
+    documents = make_documents(8)
+    with pytest.raises(UserError, match="nowhere"):
+        train_teacher(
+            make_config(teacher={"model": str(tmp_path / "nowhere")}), documents, [], lambda _: gold_pool(), quiet
+        )
+    config = make_config()
+    train_teacher(config, documents[:7], [], lambda _: gold_pool(), quiet)
+    assert load_config(config.run.dir / "config.yaml").teacher.model == config.teacher.model
+    with pytest.raises(UserError, match="on other contents"):
+        train_teacher(config, documents, [], lambda _: gold_pool(), quiet)
 
 
 def test_samples_of_an_earlier_version_are_refused_in_a_line(make_config, make_documents, gold_pool):
