@@ -53,8 +53,11 @@ def data_hash(config: Config, train: Sequence[Document], heldout: Sequence[Docum
     content: list[object] = [
         [d.id, d.text, d.metadata.get("questions")] for documents in (train, heldout) for d in documents
     ]
-    if config.teacher.prompting == "strategy":
-        content += [read_strategy(name) for name in config.teacher.strategies]
+    for name in config.teacher.strategies:
+        try:
+            content.append(read_strategy(name))
+        except UserError:  # a `policy` teacher without a chat template knows strategies without files
+            content.append(name)
     named = [spec.partition(":")[2] for spec in config.reward.benchmarks] + [config.reward.retention_texts or ""]
     content += [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in named if Path(name).is_file()]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -118,6 +118,8 @@ class RewardModel(StudentRuns):
                 jobs.append(self.job(ids, taught, stable_seed(seed, number), split))
                 texts_of_jobs.append(texts_by_document)
         names = [document.id for document in documents]
+        # What is rewarded is what validates: under shard credit the gain over all that the student was asked.
+        whole = self.config.reward.credit == "shard" and split == "reward"
         found: dict[str, Evaluation] = {}
         for student, outcomes in self.examine_all(jobs).items():
             gains: dict[str, list[float]] = {name: [] for name in names}
@@ -126,8 +128,9 @@ class RewardModel(StudentRuns):
             for job, texts_by_document, outcome in zip(jobs, texts_of_jobs, outcomes, strict=True):
                 for name in asked_about(job) if outcome.gain is not None else ():
                     own = narrow(job, outcome, name)
-                    assert own.gain is not None
-                    gains[name].append(own.gain)
+                    gain = outcome.gain if whole else own.gain
+                    assert gain is not None
+                    gains[name].append(gain)
                     accuracies[name].append(own.metrics["accuracy_after"])
                     texts = texts_by_document[name] or [""]
                     charged[name].append(mean_penalties(self._penalties(name, texts, forgotten(outcome))))

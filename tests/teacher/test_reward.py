@@ -264,6 +264,13 @@ def test_arms_are_taught_in_equal_steps_and_asked_held_out_questions(build, gold
     assert nothing.gain.mean == 0.0
 
 
+def test_under_shard_credit_a_teacher_is_validated_by_the_whole_students_gain(build, gold_pool):
+    model, documents = build(gold_pool(), reward={"credit": "shard"})
+    half = {document.id: ["gold" if n % 2 else "iron"] for n, document in enumerate(documents)}
+    assert set(model.evaluate(documents, [half], [1], "reward").gains.values()) == {0.5}
+    assert set(model.evaluate(documents, [half], [1], "heldout").gains.values()) == {0.0, 1.0}
+
+
 def test_what_a_teacher_is_worth_is_the_mean_over_its_lessons(build, gold_pool):
     """Each lesson is taught to students of its own seed, and its penalties are its own."""
     model, documents = build(gold_pool(), reward={"length_weight": 0.1})

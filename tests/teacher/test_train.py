@@ -8,9 +8,11 @@ from configs.errors import RunError, UserError
 from configs.load import load_config, save_config
 from student.pool import InlinePool
 from teacher.checkpoints import latest_checkpoint, save_checkpoint
+from teacher.documents import data_hash
 from teacher.grpo import train_round
 from teacher.journal import read_json_lines
 from teacher.records import Reward
+from teacher.strategies import read_strategy
 from teacher.train import round_documents, train_teacher
 from teacher.writer import load_teacher
 
@@ -78,6 +80,21 @@ def test_a_run_that_could_not_start_leaves_its_directory_free(make_config, make_
     assert load_config(config.run.dir / "config.yaml").teacher.model == config.teacher.model
     with pytest.raises(UserError, match="on other contents"):
         train_teacher(config, documents, [], lambda _: gold_pool(), quiet)
+
+
+def test_an_edited_strategy_file_is_another_run(make_config, make_documents, tmp_path):
+    """Under either prompting: a `policy` teacher with a chat template is shown the files too."""
+    (way := tmp_path / "way.txt").write_text("Say it: {document}")
+    documents = make_documents(2)
+    for prompting in ("strategy", "policy"):
+        config = make_config(
+            teacher={"prompting": prompting, "strategies": (str(way), "made-up")[: 1 + (prompting == "policy")]}
+        )
+        before = data_hash(config, documents, [])
+        assert data_hash(config, documents, []) == before
+        way.write_text(f"{way.read_text()}!")
+        read_strategy.cache_clear()  # a resumed run is another process
+        assert data_hash(config, documents, []) != before
 
 
 def test_samples_of_an_earlier_version_are_refused_in_a_line(make_config, make_documents, gold_pool):
