@@ -71,7 +71,7 @@ class Bench:
         losses: list[list[float]] = [[] for _ in courses]
         assert stack is not None
         order = by_length([Size(course.steps, course.tokens_per_step()) for course in courses])
-        batches = consecutive(order, self.pool._slots(courses))
+        batches = consecutive(order, min(self.pool.at_once, self.pool._slots(courses)))
         self._wait()
         start = time.perf_counter()
         for batch in batches:
@@ -117,11 +117,21 @@ class Bench:
         if self.base.device.type == "cuda":
             torch.cuda.synchronize(self.base.device)
 
-    def warm_up(self, courses: list[Course]) -> None:
-        """One step of each, unmeasured: threads, kernels and memory pools start here."""
-        first_steps = [replace(course, order=course.order[:1]) for course in courses]
-        self.engine(first_steps)
+    def warm_up(self, courses: list[Course]) -> list[Course]:
+        """One step of each, unmeasured: threads, kernels and memory pools start here. Returns the courses that fit:
+        half as many where the plan was out by that, as the pool itself goes on."""
+        while True:
+            first_steps = [replace(course, order=course.order[:1]) for course in courses]
+            try:
+                self.engine(first_steps)
+                break
+            except Exception as error:
+                if not is_out_of_memory(error) or len(courses) == 1:
+                    raise
+            self.pool._free_memory()
+            courses = courses[: len(courses) // 2]
         self.separate(first_steps[:1])
+        return courses
 
     def sweep(self, numbers: Iterable[int], tell: Tell) -> list[dict[str, float]]:
         """The engine alone with each number of students, best of two; ends where the device holds no more at once."""
@@ -197,9 +207,9 @@ def run_bench(
         count=max(students or MAX_SLOTS, *sweep, 1), device=device,
     )  # fmt: skip
     students = students or bench.pool._slots(bench.courses)
-    courses = bench.courses[:students]
+    courses = bench.warm_up(bench.courses[:students])
+    students = len(courses)
     some = min(students, peft_students or students)
-    bench.warm_up(courses)
     in_turn = bench.base.dtype == torch.float32
     engine_s, peft_s, padded_s = [], [], []
     difference, usage = 0.0, Usage()

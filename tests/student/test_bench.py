@@ -49,6 +49,20 @@ def test_a_rival_that_trains_otherwise_is_noticed():
     assert max_difference(losses, unclipped) > 1e-5
 
 
+def test_half_as_many_students_where_the_plan_was_too_large(monkeypatch):
+    one = bench(count=5)
+    engine, sizes = one.engine, []
+
+    def small(courses):
+        sizes.append(len(courses))
+        if len(courses) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return engine(courses)
+
+    monkeypatch.setattr(one, "engine", small)
+    assert one.warm_up(one.courses) == one.courses[:2] and sizes == [5, 2]
+
+
 def test_losses_that_differ_end_the_bench():
     assert max_difference([[1.0, float("nan")]], [[1.0, 2.0]]) == max_difference([[1.0]], [[1.0, 2.0]]) == float("inf")
     check_losses({"dtype": "float32", "max_loss_difference": 2e-6})
