@@ -65,20 +65,20 @@ def pack(
     max_tokens: int,
     row_tokens: int | None = None,
 ) -> list[Batch]:
-    """Packs all pieces into batches of at most `max_tokens` positions (a longer text makes a batch alone).
+    """Packs all pieces into batches of at most `max_tokens` positions (a longer text is a batch of its own).
 
     Args:
         pieces: the texts of one step or one exam, in any order.
         n_slots: students allocated.
         row_tokens: length up to which texts share a row; a longer text has its own. None: `ROW_TOKENS`.
     """
+    capacity = min(row_tokens or ROW_TOKENS, max_tokens)
     by_slot: dict[int, list[Piece]] = {}
     for piece in pieces:
         by_slot.setdefault(piece.slot, []).append(piece)
     rows = []
     for group in by_slot.values():
         lengths = [len(piece.text) for piece in group]
-        capacity = max(row_tokens or ROW_TOKENS, *lengths)
         rows += [[group[i] for i in members] for members in first_fit(lengths, capacity)]
     pass_tokens = PASS_TOKENS_GPU if device.type == "cuda" else PASS_TOKENS_CPU
     batches = []
@@ -96,15 +96,14 @@ def row_length(row: list[Piece]) -> int:
 
 def first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
     """Indices packed into rows of `capacity`, longest first (first-fit decreasing: at most 11/9 of the best + 1
-    rows)."""
+    rows); what is longer has a row of its own."""
     rows: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        assert lengths[index] <= capacity
         row = next((r for r, left in enumerate(room) if left >= lengths[index]), None)
         if row is None:
             rows.append([])
-            room.append(capacity)
+            room.append(max(capacity, lengths[index]))
             row = len(rows) - 1
         rows[row].append(index)
         room[row] -= lengths[index]

@@ -44,6 +44,8 @@ def step_metrics(groups: Groups, rewards: Rewards, config: Config | None = None)
     values |= {f"gain_by_strategy/{name}": statistics.fmean(gains[name]) for name in sorted(gains)}
     gates = Counter(rewrite.rejected for group in groups for rewrite in group if rewrite.rejected)
     values |= {f"gates/{reason}": count for reason, count in sorted(gates.items())}
+    if labelled := [o.metrics["label_fraction"] for o in outcomes if "label_fraction" in o.metrics]:
+        values["label_fraction"] = statistics.fmean(labelled)
     for name in sorted({name for _, r in scored for name in r.penalties}):
         values[f"penalty/{name}"] = _mean([r.penalties[name] for _, r in scored if name in r.penalties])
     return values | diversity(groups, size)

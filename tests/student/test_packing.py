@@ -86,6 +86,20 @@ def test_long_texts_are_cut_and_counted(tokenizer):
     assert text.cut == 13
 
 
+def test_no_pass_holds_more_than_asked_but_for_a_text_that_is_longer_itself():
+    def texts(*lengths):
+        return [Piece(0, Encoded(ids=np.zeros(n, dtype=np.int64), labelled=np.arange(1, n))) for n in lengths]
+
+    def shapes(found, **limits):
+        return sorted(tuple(b.ids_RT.shape) for b in pack(found, 1, 0, torch.device("cpu"), **limits))
+
+    long = shapes(texts(2000, *[100] * 40), max_tokens=512)
+    assert long.count((1, 2000)) == 1, "a long text makes no other row long"
+    assert all(rows * width <= 512 for rows, width in long if width != 2000)
+    assert all(rows * width <= 32 for rows, width in shapes(texts(*[20] * 40), max_tokens=32))
+    assert max(width for _, width in shapes(texts(*[20] * 40), max_tokens=4096)) > 200
+
+
 def test_answers_are_labelled_alone(tokenizer):
     encoded = encode_answer(tokenizer, "what is red ?", "the rug")
     assert tokenizer.decode(encoded.ids[encoded.labelled]) == " the rug"
