@@ -29,7 +29,7 @@ def estimate(values: Sequence[float], clusters: Sequence[int] | None = None) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What one lesson a document was worth to students, asked questions of one split."""
+    """What lessons were worth to students, asked questions of one split."""
 
     gain: Estimate
     """Nats a token, over documents."""

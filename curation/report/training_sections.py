@@ -67,7 +67,7 @@ def _heldout(run: Training) -> Section:
             f"Paired by document. {drawn}",
         ),
     ]
-    text = "Documents and questions that the teacher never learnt on, one lesson a document, equal optimiser steps."
+    text = "Documents and questions that the teacher never learnt on, equal optimiser steps for all."
     blocks = [Block([figure for figure in figures if figure], [_arm_table(run)])]
     return Section(run.id("heldout"), "Held-out documents", "What students gain, on held-out documents", text, blocks)
 
