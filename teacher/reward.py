@@ -22,7 +22,7 @@ from teacher.diversity import overlap_shares
 from teacher.estimates import Evaluation, mean_penalties
 from teacher.exams import asked_about, forgotten, narrow
 from teacher.records import Reward, Rewrite
-from teacher.seats import RewriteSet, Seat, Student, batches_of, deal, lessons_of, without_each
+from teacher.seats import RewriteSet, Seat, Student, batches_of, deal, lessons_of, way_of, without_each
 from teacher.student_runs import StudentRuns, stable_seed
 
 PROBE_DOCUMENTS = 8
@@ -157,9 +157,11 @@ class RewardModel(StudentRuns):
         """The students of one repeat, each followed by those without a member under `marginal` credit."""
         reward, seed = self.config.reward, stable_seed(self.config.run.seed, "deal")
         marginal = reward.set_credit == "marginal"
-        # Strategies are dealt so that students get the same mix of them: what whole students show could not be traced.
+        # Of students that all learn the same mix of strategies, what whole students show could not be traced; and what
+        # it is in other mixes does not tell what a teacher brings about that writes nothing else.
         traced = reward.pool_strategies and (reward.retention_weight > 0 or reward.credit == "shard")
-        for student in deal(len(table), len(table[0]), self.documents_per_student(), repeat, seed, shuffled=traced):
+        ways = [[way_of(lesson) for lesson in lessons] for lessons in table] if traced else None
+        for student in deal(len(table), len(table[0]), self.documents_per_student(), repeat, seed, ways=ways):
             yield student
             if marginal:
                 yield from without_each(student, self.config.rl.rewrites_per_lesson)

@@ -1,6 +1,7 @@
 """Who sits in which student: the lessons of many documents dealt to students, one seat a document."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -37,26 +38,35 @@ def lessons_of(group: Sequence[Rewrite], size: int) -> list[RewriteSet]:
     return [group[start : start + size] for start in range(0, len(group), size)]
 
 
+def way_of(lesson: RewriteSet) -> str:
+    """The strategy of most of a lesson's rewrites that passed the gates; of none, where none passed."""
+    counts = Counter(rewrite.strategy for rewrite in lesson if rewrite.rejected is None)
+    return max(sorted(counts), key=counts.__getitem__, default="")
+
+
 def batches_of(documents: int, size: int) -> list[range]:
     """Numbers of the documents that share students; the last batch may be smaller."""
     return [range(start, min(start + size, documents)) for start in range(0, documents, size)]
 
 
 def deal(
-    documents: int, lessons: int, size: int, repeat: int, seed: int, *, shuffled: bool = False
+    documents: int, lessons: int, size: int, repeat: int, seed: int, *, ways: Sequence[Sequence[str]] | None = None
 ) -> Iterator[Student]:
     """The students of one repeat: each lesson of each document sits in exactly one.
 
-    In repeat 0 the j-th student learns the j-th lesson of every document of its batch. In later ones, and with
-    `shuffled` in all, each document's lessons are shuffled by themselves, so that a lesson meets other company and its
-    neighbours' luck averages out.
+    In repeat 0 the j-th student learns the j-th lesson of every document of its batch. In later ones each document's
+    lessons are shuffled by themselves, so that a lesson meets other company and its neighbours' luck averages out. With
+    `ways` (D x G), how each lesson was written, students learn lessons of one way as far as there are enough of them:
+    what shows of the whole student alone is then that way's doing.
     """
     for number, batch in enumerate(batches_of(documents, size)):
         orders = []
         for d in batch:
             order = list(range(lessons))
-            if repeat or shuffled:
+            if repeat or ways is not None:
                 random.Random(f"{seed} {repeat} {d}").shuffle(order)
+            if ways is not None:
+                order.sort(key=ways[d].__getitem__)
             orders.append(order)
         for slot in range(lessons):
             yield Student(tuple(Seat(d, order[slot]) for d, order in zip(batch, orders, strict=True)), number, repeat)
