@@ -61,6 +61,9 @@ def test_every_claim_holds_where_the_runs_show_it():
     found = summarise(dict(reversed(results().items())))  # units end in any order
     assert all(found["claims"].values())
     assert len(found["claims"]) == 15
+    shuffled = found["controls"]["shuffled_rewards"]["student-fixed"]
+    assert shuffled["real_minus_shuffled"]["mean"] == pytest.approx(6 * 0.55)
+    assert shuffled["trained_minus_untrained"]["gain"]["verdict"] == "no detectable difference"
     kept = found["controls"]["retention_penalty"]
     assert [kept[how]["strategy_shares"] for how in ("without", "with")] == [
         {"question-answer": 1.0},
