@@ -8,11 +8,13 @@ import hashlib
 import json
 import multiprocessing
 import os
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from curation.teacher_controls import (
     old_knowledge,
     planted_questions,
 )
+from teacher.journal import OUTCOMES
 
 CONFIG = Path(configs.__file__).parent / "lab-sets.yaml"
 STUDENTS = ("student-fixed", "student-augmented")
@@ -161,6 +164,7 @@ def unit_config(unit: Unit, folder: Path, config: Path = CONFIG) -> Config:
 def run_unit(unit: Unit, folder: Path, config: Path = CONFIG) -> dict[str, Any]:
     """Does one unit's work and keeps its result."""
     settings = unit_config(unit, folder, config)
+    _take_over_outcomes(unit, folder, settings)
     started = time.perf_counter()
     work: dict[str, Callable[[], dict[str, Any]]] = {
         "train": lambda: _train(unit, settings),
@@ -170,6 +174,22 @@ def run_unit(unit: Unit, folder: Path, config: Path = CONFIG) -> dict[str, Any]:
     result = work[unit.kind]() | {"seconds": round(time.perf_counter() - started, 1), "settings": _settings(settings)}
     write_whole(folder / unit.name / "result.json", json.dumps(result).encode() + b"\n")
     return result
+
+
+def _take_over_outcomes(unit: Unit, folder: Path, config: Config) -> None:
+    """Begins with what ReST-EM's students of the same seed gained, where that unit is finished: what all algorithms
+    have in common (raw text, the untrained teacher, the first round's lessons) is not trained again. Outcomes are
+    found by all that they depend on, so that others do no harm."""
+    known = folder / unit.student / f"{ALGORITHMS[0]}-{config.run.seed}"
+    journal = config.run.dir / "journal"
+    if unit.kind != "train" or not (known / "result.json").is_file() or (journal / OUTCOMES).exists():
+        return
+    journal.mkdir(parents=True, exist_ok=True)
+    with (
+        closing(sqlite3.connect(known / "journal" / OUTCOMES)) as source,
+        closing(sqlite3.connect(journal / OUTCOMES)) as own,
+    ):
+        source.backup(own)
 
 
 def _train(unit: Unit, config: Config) -> dict[str, Any]:

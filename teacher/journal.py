@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 
+OUTCOMES = "outcomes.sqlite"
+
+
 class JsonLines:
     """An append-only file of JSON objects, none of which is written twice under the same values of `key`."""
 
@@ -100,7 +103,7 @@ class Journal:
             raise UserError(f"another process is at work in {run_dir}") from None
         self.metrics = JsonLines(self.dir / "metrics.jsonl", ("kind", "round", "step", "arm"))
         self.rewrites = JsonLines(self.dir / "rewrites.jsonl", ("arm", "round", "step", "document_id", "sample"))
-        self.outcomes = OutcomeCache(self.dir / "outcomes.sqlite")
+        self.outcomes = OutcomeCache(self.dir / OUTCOMES)
 
     @property
     def notes(self) -> list[str]:

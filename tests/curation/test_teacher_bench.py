@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from configs.schema import Config
 from curation.cli import main
-from curation.teacher_bench import STUDENTS, units
+from curation.teacher_bench import STUDENTS, _take_over_outcomes, units
 from curation.teacher_controls import ShuffledPool
 from curation.teacher_verdict import print_summary, summarise
 from student.records import Answer, Exam, Job, Lesson, Outcome, Question
+from teacher.journal import Journal
 
 PEOPLE = [f"person-{number}" for number in range(48)]
 BATCHES = {name: number // 8 for number, name in enumerate(PEOPLE)}
@@ -104,6 +106,25 @@ def test_the_quick_bench_is_one_algorithm_and_seed_on_both_students():
         "student-fixed/strategies", "student-augmented/strategies", "planted",
     ]  # fmt: skip
     assert len({unit.name for unit in units(3, False, [])}) == 33
+
+
+def test_students_of_another_algorithm_are_not_trained_again(tmp_path):
+    first = tmp_path / STUDENTS[0] / "rest_em-1"
+    with Journal(first) as journal:
+        journal.outcomes.put_many({"key": Outcome(gain=0.5)})
+
+    def known(name, seed):
+        unit = next(u for u in units(2, False, []) if u.name == f"{STUDENTS[0]}/{name}")
+        config = Config.model_validate({"run": {"dir": str(tmp_path / unit.name), "seed": seed}})
+        _take_over_outcomes(unit, tmp_path, config)
+        with Journal(config.run.dir) as journal:
+            return journal.outcomes.get_many(["key"])
+
+    assert known("grpo-1", 1) == {}, "it is not finished"
+    (first / "result.json").write_text("{}")
+    assert known("grpo-1", 1) == {}, "a unit that was begun goes on with its own"
+    assert known("dpo-1", 1) == {"key": Outcome(gain=0.5)}
+    assert known("dpo-0", 0) == {}
 
 
 class Counting:
