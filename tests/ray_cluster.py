@@ -4,6 +4,7 @@ import hashlib
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,23 @@ def two_nodes(*modules: str) -> Iterator:
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def lose_node(cluster, node) -> None:
+    """Kills a node, and waits until Ray knows: until then its processes may go on, and what they do may count.
+
+    Raises:
+        TimeoutError: Ray has not noticed within a minute.
+    """
+    import ray
+
+    alive = sum(known["Alive"] for known in ray.nodes())
+    cluster.remove_node(node, allow_graceful=False)
+    deadline = time.monotonic() + 60
+    while sum(known["Alive"] for known in ray.nodes()) >= alive:
+        if time.monotonic() > deadline:
+            raise TimeoutError("Ray does not notice that a node is lost")
+        time.sleep(0.05)
 
 
 class Noting(InlinePool):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from student.ray_pool import RayPool
-from tests.ray_cluster import NODE, Noting, name_of, times_begun, two_nodes
+from tests.ray_cluster import NODE, Noting, lose_node, name_of, times_begun, two_nodes
 from tests.student.test_ray_pool import differences, inline, jobs, settings, wait_for_all  # noqa: F401  (fixtures)
 
 pytest.importorskip("ray")
@@ -23,7 +23,7 @@ def test_a_node_that_goes_is_done_without(inline, settings):  # noqa: F811
         def remove(found):
             if not gone:
                 gone.append(node)
-                cluster.remove_node(node, allow_graceful=False)
+                lose_node(cluster, node)
 
         outcomes = pool.examine(jobs(18), remove)
         assert gone

@@ -1,7 +1,6 @@
 """Rounds whose students run on a Ray cluster of two nodes, of which one is lost on the way."""
 
 import sqlite3
-import time
 from contextlib import closing
 
 import pytest
@@ -10,7 +9,7 @@ from student.pool import InlinePool
 from student.ray_pool import RayPool
 from teacher.journal import read_json_lines
 from teacher.train import train_teacher
-from tests.ray_cluster import Noting, kill_another, times_begun, two_nodes
+from tests.ray_cluster import Noting, kill_another, lose_node, times_begun, two_nodes
 
 ray = pytest.importorskip("ray")
 
@@ -72,9 +71,7 @@ def test_a_round_that_loses_students_ends_as_the_inline_one_to_the_last_bit(
     def lose(finished):
         if what == "actor":
             return kill_another(student_folder, finished)
-        cluster.remove_node(next(node for node in cluster.list_all_nodes() if not node.head), allow_graceful=False)
-        while sum(node["Alive"] for node in ray.nodes()) > 1:  # until Ray knows, its actor may go on, and end the round
-            time.sleep(0.1)
+        lose_node(cluster, next(node for node in cluster.list_all_nodes() if not node.head))
         return True
 
     pools = []
