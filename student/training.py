@@ -7,13 +7,11 @@ axis.
 
 import math
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
@@ -71,9 +69,7 @@ class StackedAdamW:
 
     def __init__(self, slots: Slots, settings: Student):
         self.params, self.grads, self.settings = slots.params_KP, slots.grads_KP, settings
-        mean, square = torch.zeros_like(self.params), torch.zeros_like(self.params)
-        # Slot by slot, as each has its own rate.
-        self.states = [list(buffer) for buffer in (self.params, self.grads, mean, square)]
+        self.state = (self.params, self.grads, torch.zeros_like(self.params), torch.zeros_like(self.params))
 
     @torch.no_grad()
     def step(self, number: int, rate_K: Tensor, active_K: Tensor) -> Tensor:
@@ -90,16 +86,16 @@ class StackedAdamW:
         if limit is not None:
             self.grads.mul_((limit / (norm_K + 1e-6)).clamp(max=1.0).nan_to_num(1.0)[:, None])
         # All slots start together, so one count serves: a slot that is done never moves again.
-        slots_at: dict[float, list[int]] = defaultdict(list)
-        for slot, (rate, active) in enumerate(zip(rate_K.tolist(), active_K.tolist(), strict=True)):
-            if active:
-                slots_at[rate].append(slot)
-        for rate, slots in slots_at.items():
-            params, grads, means, squares = ([state[k] for k in slots] for state in self.states)
-            counts = torch.full((len(slots),), number - 1.0, device=self.params.device).unbind()
+        start = 0
+        for (rate, active), alike in groupby(zip(rate_K.tolist(), active_K.tolist(), strict=True)):
+            neighbours = slice(start, start := start + len(list(alike)))
+            if not active:
+                continue
+            params, grads, means, squares = ([buffer[neighbours]] for buffer in self.state)
+            count = torch.tensor(number - 1.0, device=self.params.device)
             # The fused kernel goes over the state once; written out in tensor operations it took 2-7 times as long.
             adamw(
-                params, grads, means, squares, [], list(counts), amsgrad=False, beta1=BETA1, beta2=BETA2, lr=rate,
+                params, grads, means, squares, [], [count], amsgrad=False, beta1=BETA1, beta2=BETA2, lr=rate,
                 weight_decay=self.settings.weight_decay, eps=EPSILON, maximize=False, fused=True,
             )  # fmt: skip
         self.grads.zero_()
@@ -157,20 +153,37 @@ def train_slots(
 
 
 def _parts(model: PreTrainedModel, courses: list[Course], settings: Student) -> list[slice]:
-    """The slots of each thread that trains slots of its own: runs of about as many tokens each.
-
-    Courses come sorted by length, so the courses of a run are of like length, and their passes hold little padding.
-    """
-    tokens_K = np.array([max(1, course.tokens()) for course in courses])
+    """The slots of each thread that trains slots of its own."""
     count = 1
     # Compiled layers and checkpoints keep state that threads would share.
     if model.device.type == "cpu" and not settings.compile and not settings.gradient_checkpointing:
         a_step = sum(course.tokens_per_step() for course in courses)
         count = max(1, min(torch.get_num_threads(), MAX_PARTS, len(courses), a_step // PART_TOKENS))
-    # A course belongs to the part in which its middle lies.
-    middles = (tokens_K.cumsum() - tokens_K / 2) / tokens_K.sum()
-    ends = sorted({0, *np.searchsorted(middles, np.arange(1, count) / count).tolist(), len(courses)})
-    return [slice(start, end) for start, end in pairwise(ends)] or [slice(0, 0)]
+    return even_runs([course.tokens() for course in courses], count)
+
+
+def even_runs(lengths: list[int], count: int) -> list[slice]:
+    """At most `count` runs of neighbours, of which the longest to compute is as short as can be.
+
+    A run costs its number of students times the length of its longest, as padding has it: courses come sorted by
+    length, so the runs are of like length and hold little of it.
+    """
+
+    def filled(most: int) -> list[slice]:
+        runs, start, longest = [], 0, 0
+        for place, length in enumerate(lengths):
+            longest = max(longest, length)
+            if (place + 1 - start) * longest > most:
+                runs.append(slice(start, place))
+                start, longest = place, length
+        return [*runs, slice(start, len(lengths))]
+
+    low = max(lengths, default=0)
+    high = len(lengths) * low
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(filled(middle)) <= count else (middle + 1, high)
+    return filled(low)
 
 
 def _train(

@@ -14,7 +14,7 @@ from configs.schema import Lora, Student
 from student.course import plan_course, step_order, step_pieces
 from student.lora import AdapterStack
 from student.records import Lesson, Segment
-from student.training import StackedAdamW, train_slots
+from student.training import StackedAdamW, even_runs, train_slots
 
 LORA = Lora(rank=4, alpha=8)
 LESSONS = [
@@ -237,19 +237,33 @@ def test_threads_train_the_students_that_one_thread_does(llama, tokenizer, monke
             assert progress[slot].losses == pytest.approx(alone[slot].losses, abs=1e-5)
 
 
-def test_threads_get_neighbours_in_length_and_about_equal_tokens(llama, tokenizer, monkeypatch):
+def test_threads_get_neighbours_in_length_and_about_equal_work(llama, tokenizer, monkeypatch):
     monkeypatch.setattr(student.training, "PART_TOKENS", 1)
-    texts = [" ".join(["cat"] * n) for n in (400, 90, 80, 70, 60, 50, 40, 30, 20, 10)]
+    texts = [" ".join(["cat"] * n) for n in (900, 90, 80, 70, 60, 50, 40, 30, 20, 10)]
     courses = [plan_course(tokenizer, Lesson(texts=(text,), steps=2), SETTINGS) for text in texts]
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         assert student.training._parts(llama, courses, SETTINGS) == [slice(0, 1), slice(1, 10)]
-        assert student.training._parts(llama, courses[1:], SETTINGS) == [slice(0, 3), slice(3, 9)]
+        assert student.training._parts(llama, courses[1:], SETTINGS) == [slice(0, 4), slice(4, 9)]
         assert student.training._parts(llama, courses[-1:], SETTINGS) == [slice(0, 1)]
         assert student.training._parts(llama, courses, SETTINGS.model_copy(update={"compile": True})) == [slice(0, 10)]
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_longest_run_is_as_short_as_any_division_has_it(count):
+    lengths = [47, 40, 40, 36, 33, 33, 20, 8]
+
+    def longest(runs):
+        return max(len(lengths[run]) * max(lengths[run]) for run in runs)
+
+    runs = even_runs(lengths, count)
+    assert [place for run in runs for place in range(8)[run]] == list(range(8)) and len(runs) <= count
+    divisions = (itertools.combinations(range(1, 8), cuts) for cuts in range(count))
+    edges = [(0, *cuts, 8) for cuts in itertools.chain.from_iterable(divisions)]
+    assert longest(runs) == min(longest([slice(a, b) for a, b in itertools.pairwise(ends)]) for ends in edges)
 
 
 def test_a_thread_that_fails_stops_the_others(llama, tokenizer, monkeypatch):
