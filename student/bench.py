@@ -78,7 +78,7 @@ class Bench:
             stack.allocate(batch)
             progress, used = train_slots(
                 self.base, stack, [courses[k] for k in batch], self.pool.settings, pad_id=self.pad_id,
-                max_tokens=self.pool._batch_tokens(),
+                max_tokens=self.pool._batch_tokens(), helpers=self.pool.helpers,
             )  # fmt: skip
             stack.release()
             for k, slot in zip(batch, progress, strict=True):

@@ -7,7 +7,6 @@ one tensor instead of hundreds on small ones.
 """
 
 import math
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,21 +121,6 @@ class Slots:
         return self.params_KP.shape[0]
 
 
-@dataclass(slots=True)
-class _Current:
-    """Whose adapters are computed with."""
-
-    rows: Rows | None = None
-    slots: Slots | None = None
-
-
-class _OwnCurrent(threading.local):
-    """The same for one thread: on a CPU threads train their own slots through the same layers."""
-
-    rows: Rows | None = None
-    slots: Slots | None = None
-
-
 class AdapterStack:
     """Wraps a model's linear layers once; `allocate` then gives it K fresh students at a time.
 
@@ -149,7 +133,9 @@ class AdapterStack:
         self.model = model
         self.device = model.device
         self.layers: dict[str, StackedLinear] = {}
-        self._current, self._own = _Current(), _OwnCurrent()
+        self.rows: Rows | None = None
+        self.current: Slots | None = None
+        """Whose adapters are computed with, see `using`."""
         self.all_slots: Slots | None = None
         """What `allocate` made, as one."""
         for parameter in model.parameters():
@@ -168,25 +154,21 @@ class AdapterStack:
     def n_slots(self) -> int:
         return self.params_KP.shape[0]
 
-    @property
-    def rows(self) -> Rows | None:
-        return self._own.rows if self._own.slots is not None else self._current.rows
-
-    @property
-    def current(self) -> Slots | None:
-        return self._own.slots if self._own.slots is not None else self._current.slots
-
     def allocate(self, seeds: list[int]) -> None:
         """K = len(seeds) fresh students. Slots with equal seeds start with equal bits, whatever K is.
 
         A is drawn as PEFT draws it (uniform in +-1/sqrt(in), Kaiming with a = sqrt(5)), B is zero.
         """
-        self.params_KP = torch.zeros(len(seeds), self.size, device=self.device)
-        self.grads_KP = torch.zeros(len(seeds), self.size, device=self.device)
+        self.take_over(torch.zeros(len(seeds), self.size, device=self.device))
+        self._draw(seeds)
+
+    def take_over(self, params_KP: Tensor) -> Slots:
+        """K students with these parameters; they are trained in place."""
+        self.params_KP, self.grads_KP = params_KP, torch.zeros_like(params_KP)
         self.all_slots = everyone = self.part(slice(None))
         for layer, leaves in zip(self.layers.values(), everyone.leaves, strict=True):
             layer.a_KrI, layer.b_KrO = leaves
-        self._draw(seeds)
+        return everyone
 
     def part(self, which: slice) -> Slots:
         """The students at `which` as slots of their own."""
@@ -223,17 +205,14 @@ class AdapterStack:
 
     @contextmanager
     def using(self, rows: Rows | None, slots: Slots | None = None) -> Iterator[None]:
-        """Within it a batch's rows are computed with these slots' adapters, in this thread alone; with those of all
-        slots in any thread, where none are given (no rows: the base). Backward belongs inside.
-
-        On a GPU backward has a thread of its own, and recomputes checkpointed layers there."""
-        whole = slots is None or slots is self.all_slots
-        current = self._current if whole else self._own
-        current.rows, current.slots = rows, self.all_slots if whole else slots
+        """Within it a batch's rows are computed with the adapters of these slots, or of all where none are given (no
+        rows: the base). Backward belongs inside; on a GPU it has a thread of its own, and recomputes checkpointed
+        layers there."""
+        self.rows, self.current = rows, slots or self.all_slots
         try:
             yield
         finally:
-            current.rows = current.slots = None
+            self.rows = self.current = None
 
     def detach(self) -> None:
         """Puts the base's own layers back."""

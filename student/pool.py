@@ -33,12 +33,12 @@ from student.exam import Examiner, Sitting
 from student.full import train_full
 from student.lora import AdapterStack
 from student.loss import check_head
-from student.memory import activation_bytes_per_token, free_bytes, is_out_of_memory, plan_slots
+from student.memory import activation_bytes_per_token, free_bytes, is_out_of_memory, keep_freed_memory, plan_slots
 from student.models import load_model
 from student.outcomes import outcome_of, with_label_fraction
 from student.packing import Piece
 from student.records import Exam, Job, OnDone, Outcome
-from student.training import Usage, train_slots
+from student.training import Usage, student_helpers, train_slots
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,9 @@ class InlinePool:
             _check_compiler(model.device)
             for layer in model.get_decoder().layers:
                 layer.compile(dynamic=True)
+        if model.device.type == "cpu":
+            keep_freed_memory()
+        self.helpers = student_helpers(model, self.stack, settings, self.pad_id) if self.stack else None
 
     @property
     def fingerprint(self) -> str:
@@ -237,7 +240,13 @@ class InlinePool:
         self.stack.allocate([job.lesson.seed for job in jobs])
         with self._training():
             progress, usage = train_slots(
-                self.model, self.stack, courses, self.settings, pad_id=self.pad_id, max_tokens=max_tokens
+                self.model,
+                self.stack,
+                courses,
+                self.settings,
+                pad_id=self.pad_id,
+                max_tokens=max_tokens,
+                helpers=self.helpers,
             )
         self.usage.labels += usage.labels
         self.usage.positions += usage.positions
@@ -290,12 +299,7 @@ class InlinePool:
             self.stack.allocate([job.lesson.seed])
             with self._training():
                 [progress], _ = train_slots(
-                    self.model,
-                    self.stack,
-                    [course],
-                    self.settings,
-                    pad_id=self.pad_id,
-                    max_tokens=max_tokens,
+                    self.model, self.stack, [course], self.settings, pad_id=self.pad_id, max_tokens=max_tokens
                 )
             after = self.examiner.after([job.exam], max_tokens)
             self.stack.export(0, folder, base_model=self.settings.model)

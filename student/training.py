@@ -6,12 +6,10 @@ axis.
 """
 
 import math
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
@@ -19,6 +17,7 @@ from transformers import PreTrainedModel
 
 from configs.schema import Student
 from student.course import Course, learning_rate, step_pieces
+from student.helpers import Helpers, Stopped, can_fork
 from student.lora import AdapterStack, Slots
 from student.loss import linear_cross_entropy
 from student.packing import Batch, pack
@@ -26,10 +25,10 @@ from student.packing import Batch, pack
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 PART_TOKENS = 256
-"""A thread takes slots of its own from this many tokens a step: with fewer the passes cost more than the texts."""
+"""A helper is given slots from this many tokens a step: with fewer the passes cost more than the texts."""
 
 MAX_PARTS = 8
-"""Threads that train slots of their own; each issues its operations from Python, which runs one at a time."""
+"""Processes that train slots of their own, this one counted: a batch on a CPU seldom has students for more."""
 
 
 @dataclass(slots=True)
@@ -110,56 +109,64 @@ def train_slots(
     *,
     pad_id: int,
     max_tokens: int,
+    helpers: Helpers | None = None,
 ) -> tuple[list[Progress], Usage]:
     """Trains slot k on `courses[k]`, all slots in one batch a step; `stack` must have been allocated for them.
 
-    A slot whose loss or gradient stops being finite is stopped with an error; the others are not touched. On a CPU with
-    several threads the slots are dealt to the threads: students share nothing, so that no thread waits for another
-    after each operation, which on small models (and on a busy machine) costs more than the operation.
+    A slot whose loss or gradient stops being finite is stopped with an error; the others are not touched. Students
+    share nothing, so that helpers take some of the slots: then no core waits for another after each operation, which on
+    small models (and on a busy machine) costs more than the operation.
 
     Args:
-        max_tokens: positions in one forward pass; a larger step is accumulated over several.
+        max_tokens: positions in one forward pass of this and its helpers' together; a larger step is accumulated over
+            several.
+        helpers: see `student_helpers`.
     """
-    parts = _parts(model, courses, settings)
-    if len(parts) == 1:
-        assert stack.all_slots is not None, "allocate() first"
+    assert stack.all_slots is not None, "allocate() first"
+    cores = min(torch.get_num_threads(), 1 + len(helpers)) if helpers else 1
+    a_step = sum(course.tokens_per_step() for course in courses)
+    count = max(1, min(cores, len(courses), a_step // PART_TOKENS))
+    mine, *theirs = even_runs([course.tokens() for course in courses], count)
+    if helpers is None or not theirs:
         return _train(model, stack, stack.all_slots, courses, settings, pad_id, max_tokens)
-    threads, stop = torch.get_num_threads(), threading.Event()
+    at_once = max_tokens // count
 
-    def train(which: slice) -> tuple[list[Progress], Usage]:
-        torch.set_num_threads(threads // len(parts))
-        at_once = max_tokens // len(parts)
-        try:
-            return _train(model, stack, stack.part(which), courses[which], settings, pad_id, at_once, stop.is_set)
-        except BaseException:
-            stop.set()
-            raise
+    def own(stopped: Stopped) -> tuple[list[Progress], Usage]:
+        return _train(model, stack, stack.part(mine), courses[mine], settings, pad_id, at_once, stopped)
 
-    progress, usage = [Progress() for _ in courses], Usage()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(len(parts)) as pool:
-            try:
-                done = list(pool.map(train, parts))
-            except BaseException:  # an interrupt arrives here, not in the threads
-                stop.set()
-                raise
+        shares = [(stack.params_KP[run].numpy(), courses[run], at_once) for run in theirs]
+        (progress, usage), *done = helpers.share(shares, own)
     finally:
-        torch.set_num_threads(threads)  # a thread's number is also what later threads begin with
-    for which, (of_part, used) in zip(parts, done, strict=True):
-        progress[which] = of_part
+        torch.set_num_threads(threads)
+    for run, (params_KP, of_run, used) in zip(theirs, done, strict=True):
+        stack.params_KP[run] = torch.from_numpy(params_KP)
+        progress += of_run
         usage.labels += used.labels
         usage.positions += used.positions
     return progress, usage
 
 
-def _parts(model: PreTrainedModel, courses: list[Course], settings: Student) -> list[slice]:
-    """The slots of each thread that trains slots of its own."""
-    count = 1
-    # Compiled layers and checkpoints keep state that threads would share.
-    if model.device.type == "cpu" and not settings.compile and not settings.gradient_checkpointing:
-        a_step = sum(course.tokens_per_step() for course in courses)
-        count = max(1, min(torch.get_num_threads(), MAX_PARTS, len(courses), a_step // PART_TOKENS))
-    return even_runs([course.tokens() for course in courses], count)
+def student_helpers(model: PreTrainedModel, stack: AdapterStack, settings: Student, pad_id: int) -> Helpers | None:
+    """A process for each further thread that torch has, up to `MAX_PARTS` with this one; None where there are to be
+    none, and torch's threads share each operation instead: on a GPU, in compiled layers, and see `can_fork`."""
+    count = min(torch.get_num_threads(), MAX_PARTS) - 1
+    alone = settings.exact or settings.compile or settings.gradient_checkpointing
+    if model.device.type != "cpu" or alone or not count or not can_fork():
+        return None
+
+    def work(share: tuple[np.ndarray, list[Course], int], stopped: Stopped) -> tuple[np.ndarray, list[Progress], Usage]:
+        params_KP, courses, max_tokens = share
+        slots = stack.take_over(torch.from_numpy(params_KP))
+        try:
+            progress, usage = _train(model, stack, slots, courses, settings, pad_id, max_tokens, stopped)
+            return slots.params_KP.numpy(), progress, usage
+        finally:
+            stack.release()
+
+    return Helpers(work, count)
 
 
 def even_runs(lengths: list[int], count: int) -> list[slice]:
@@ -194,9 +201,9 @@ def _train(
     settings: Student,
     pad_id: int,
     max_tokens: int,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Stopped = lambda: False,
 ) -> tuple[list[Progress], Usage]:
-    """`train_slots` for some of a stack's slots, in this thread; ends early where another thread has failed."""
+    """`train_slots` for some of a stack's slots, in this process; ends early where another has failed."""
     optimiser = StackedAdamW(slots, settings)
     progress = [Progress() for _ in courses]
     usage = Usage()

@@ -1,7 +1,6 @@
 """Stacked students equal separate PEFT students, in losses and in weights."""
 
 import copy
-import dataclasses
 import itertools
 import math
 
@@ -9,12 +8,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-import student.training
 from configs.schema import Lora, Student
 from student.course import plan_course, step_order, step_pieces
 from student.lora import AdapterStack
 from student.records import Lesson, Segment
-from student.training import StackedAdamW, even_runs, train_slots
+from student.training import even_runs, train_slots
 
 LORA = Lora(rank=4, alpha=8)
 LESSONS = [
@@ -213,45 +211,6 @@ def test_without_tokens_a_step_the_order_is_as_it_was():
     assert order == [[2, 0], [3], [0, 1], [3]]
 
 
-def test_threads_train_the_students_that_one_thread_does(llama, tokenizer, monkeypatch):
-    """Slots dealt to threads: the same losses and weights, and one student that diverges stays alone."""
-    monkeypatch.setattr(student.training, "PART_TOKENS", 1)
-    lessons = [*LESSONS, Lesson(texts=("the cat sat .",), learning_rate=1e30)]
-    courses = [plan_course(tokenizer, lesson, SETTINGS) for lesson in lessons]
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            stack = AdapterStack(copy.deepcopy(llama), LORA)
-            stack.allocate([1, 2, 1, 3, 1])
-            results.append(train_slots(stack.model, stack, courses, SETTINGS, pad_id=0, max_tokens=4096))
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-    (alone, usage), *others = results
-    for progress, used in others:
-        assert used.labels == usage.labels
-        assert progress[4].error
-        for slot in range(4):
-            assert progress[slot].error is None
-            assert progress[slot].losses == pytest.approx(alone[slot].losses, abs=1e-5)
-
-
-def test_threads_get_neighbours_in_length_and_about_equal_work(llama, tokenizer, monkeypatch):
-    monkeypatch.setattr(student.training, "PART_TOKENS", 1)
-    texts = [" ".join(["cat"] * n) for n in (900, 90, 80, 70, 60, 50, 40, 30, 20, 10)]
-    courses = [plan_course(tokenizer, Lesson(texts=(text,), steps=2), SETTINGS) for text in texts]
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        assert student.training._parts(llama, courses, SETTINGS) == [slice(0, 1), slice(1, 10)]
-        assert student.training._parts(llama, courses[1:], SETTINGS) == [slice(0, 4), slice(4, 9)]
-        assert student.training._parts(llama, courses[-1:], SETTINGS) == [slice(0, 1)]
-        assert student.training._parts(llama, courses, SETTINGS.model_copy(update={"compile": True})) == [slice(0, 10)]
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_the_longest_run_is_as_short_as_any_division_has_it(count):
     lengths = [47, 40, 40, 36, 33, 33, 20, 8]
@@ -264,30 +223,6 @@ def test_the_longest_run_is_as_short_as_any_division_has_it(count):
     divisions = (itertools.combinations(range(1, 8), cuts) for cuts in range(count))
     edges = [(0, *cuts, 8) for cuts in itertools.chain.from_iterable(divisions)]
     assert longest(runs) == min(longest([slice(a, b) for a, b in itertools.pairwise(ends)]) for ends in edges)
-
-
-def test_a_thread_that_fails_stops_the_others(llama, tokenizer, monkeypatch):
-    monkeypatch.setattr(student.training, "PART_TOKENS", 1)
-    real, steps = StackedAdamW.step, []
-
-    def step(self, number, *args):
-        steps.append(number)
-        if len(steps) == 3:
-            raise torch.OutOfMemoryError("injected")
-        return real(self, number, *args)
-
-    monkeypatch.setattr(StackedAdamW, "step", step)
-    lessons = [dataclasses.replace(LESSONS[0], steps=500, seed=seed) for seed in range(2)]
-    courses = [plan_course(tokenizer, lesson, SETTINGS) for lesson in lessons]
-    stack, before = AdapterStack(llama, LORA), torch.get_num_threads()
-    stack.allocate([0, 1])
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(torch.OutOfMemoryError):
-            train_slots(llama, stack, courses, SETTINGS, pad_id=0, max_tokens=4096)
-    finally:
-        torch.set_num_threads(before)
-    assert len(steps) < 500
 
 
 def test_one_document_is_plain_shuffled_epochs():
