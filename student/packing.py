@@ -43,6 +43,7 @@ class Batch:
 
     ids_RT: Tensor
     position_ids_RT: Tensor
+    """(1, T) where no row holds several texts: all count alike, and nothing of them is computed R times."""
     index_N: Tensor
     """Flat positions (into R*T) whose *next* token is labelled."""
     target_N: Tensor
@@ -155,6 +156,8 @@ def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.dev
             start = end
         # Padding goes on as the last text would: no text looks ahead, and a row of one text then needs no mask at all.
         position_ids[number, start:] = np.arange(width - start) + len(row[-1].text)
+    if all(len(row) == 1 for row in rows):
+        position_ids = position_ids[:1]
     counts = [len(places) for places in index]
 
     def per_label(values: list[float] | list[int], dtype: type) -> Tensor:
