@@ -43,6 +43,7 @@ from student.training import Usage, train_slots
 
 SWEEP = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MOST_LOSS_DIFFERENCE = 1e-5
+WARM_UP_STEPS = 3
 
 GPU_SHAPES = ("smollm2-135m", "qwen2.5-0.5b", "qwen2.5-7b")
 
@@ -118,10 +119,10 @@ class Bench:
             torch.cuda.synchronize(self.base.device)
 
     def warm_up(self, courses: list[Course]) -> list[Course]:
-        """One step of each, unmeasured: threads, kernels and memory pools start here. Returns the courses that fit:
-        half as many where the plan was out by that, as the pool itself goes on."""
+        """A few steps of each, unmeasured: threads, kernels and memory pools start here, and helpers take pages of their
+        own. Returns the courses that fit: half as many where the plan was out by that, as the pool itself goes on."""
         while True:
-            first_steps = [replace(course, order=course.order[:1]) for course in courses]
+            first_steps = [replace(course, order=course.order[:WARM_UP_STEPS]) for course in courses]
             try:
                 self.engine(first_steps)
                 break

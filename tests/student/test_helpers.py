@@ -38,8 +38,9 @@ LESSONS = [
 
 @pytest.fixture(autouse=True)
 def helped(monkeypatch):
-    """Lessons of a few tokens are work enough for three processes."""
+    """Lessons of a few tokens are work enough for three processes, however uneven."""
     monkeypatch.setattr(student.training, "PART_TOKENS", 1)
+    monkeypatch.setattr(student.training, "UNEVEN", 10)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield

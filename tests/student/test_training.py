@@ -8,11 +8,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+import student.training
 from configs.schema import Lora, Student
 from student.course import plan_course, step_order, step_pieces
 from student.lora import AdapterStack
+from student.packing import pack
 from student.records import Lesson, Segment
-from student.training import even_runs, train_slots
+from student.training import even_runs, positions, train_slots
 
 LORA = Lora(rank=4, alpha=8)
 LESSONS = [
@@ -211,18 +213,45 @@ def test_without_tokens_a_step_the_order_is_as_it_was():
     assert order == [[2, 0], [3], [0, 1], [3]]
 
 
+@pytest.mark.parametrize("max_tokens", [1000, 100, 30])
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_the_longest_run_is_as_short_as_any_division_has_it(count):
+def test_the_longest_run_is_as_short_as_any_division_has_it(count, max_tokens):
     lengths = [47, 40, 40, 36, 33, 33, 20, 8]
 
     def longest(runs):
-        return max(len(lengths[run]) * max(lengths[run]) for run in runs)
+        return max(positions(lengths[run], max_tokens) for run in runs)
 
-    runs = even_runs(lengths, count)
+    runs = even_runs(lengths, count, max_tokens)
     assert [place for run in runs for place in range(8)[run]] == list(range(8)) and len(runs) <= count
     divisions = (itertools.combinations(range(1, 8), cuts) for cuts in range(count))
     edges = [(0, *cuts, 8) for cuts in itertools.chain.from_iterable(divisions)]
     assert longest(runs) == min(longest([slice(a, b) for a, b in itertools.pairwise(ends)]) for ends in edges)
+
+
+def test_positions_are_those_that_packing_takes(tokenizer):
+    """Students of a text each, sorted by length; packing may take a further pass where that saves positions."""
+    texts = [" ".join(["cat"] * n) for n in (90, 88, 85, 80, 50, 50, 49)]
+    courses = [plan_course(tokenizer, Lesson(texts=(text,), steps=2), SETTINGS) for text in texts]
+    lengths = [course.tokens_per_step() for course in courses]
+    pieces = [piece for slot, course in enumerate(courses) for piece in step_pieces(slot, course, 0)]
+    for max_tokens in (2000, 200, 80):
+        batches = pack(pieces, len(courses), 0, torch.device("cpu"), max_tokens=max_tokens)
+        assert positions(lengths, max_tokens) == sum(batch.positions for batch in batches)
+
+
+def test_parts_that_would_be_small_or_uneven_stay_in_one_process(tokenizer, monkeypatch):
+    def parts(*numbers, cores=2):
+        texts = [" ".join(["cat"] * n) for n in numbers]
+        courses = [plan_course(tokenizer, Lesson(texts=(text,), steps=2), SETTINGS) for text in texts]
+        return student.training._parts(courses, cores, 4096)
+
+    monkeypatch.setattr(student.training, "PART_TOKENS", 100)
+    assert parts(*[40] * 8) == [slice(0, 4), slice(4, 8)]
+    assert parts(*[40] * 8, cores=4) == [slice(0, 3), slice(3, 6), slice(6, 8)]
+    assert parts(*[20] * 8) == [slice(0, 8)]  # 160 tokens
+    assert parts(400, 40, 40, 40) == [slice(0, 4)]
+    assert parts(300, 100, 100, 100) == [slice(0, 1), slice(1, 4)]
+    assert parts() == [slice(0, 0)]
 
 
 def test_one_document_is_plain_shuffled_epochs():
