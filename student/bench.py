@@ -119,8 +119,9 @@ class Bench:
             torch.cuda.synchronize(self.base.device)
 
     def warm_up(self, courses: list[Course]) -> list[Course]:
-        """A few steps of each, unmeasured: threads, kernels and memory pools start here, and helpers take pages of their
-        own. Returns the courses that fit: half as many where the plan was out by that, as the pool itself goes on."""
+        """A few steps of each, unmeasured: threads, kernels and memory pools start here, and helpers get pages of
+        their own. Returns the courses that fit: half as many where the plan was out by that, as the pool itself goes
+        on."""
         while True:
             first_steps = [replace(course, order=course.order[:WARM_UP_STEPS]) for course in courses]
             try:
