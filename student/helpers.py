@@ -6,6 +6,7 @@ in memory once.
 """
 
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -42,9 +43,7 @@ class Helpers:
         self.processes = []
         for _ in range(count):
             here, there = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(work, there, [*self._ends, here], self._stop), daemon=True, name="student-helper"
-            )
+            process = context.Process(target=_serve, args=(work, there, self._stop), daemon=True, name="student-helper")
             with warnings.catch_warnings():  # Python 3.12 warns where there are threads, and torch has some
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
@@ -113,10 +112,9 @@ def _close(ends: list[Connection]) -> None:
         ends.pop().close()
 
 
-def _serve(work: Callable[[Any, Stopped], Any], end: Connection, others: list[Connection], stop: Any) -> None:
+def _serve(work: Callable[[Any, Stopped], Any], end: Connection, stop: Any) -> None:
     """A helper's life."""
-    for other in others:  # while a copy of one is open, its helper is not told that the parent is gone
-        other.close()
+    _let_go_of_files(end.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
@@ -127,6 +125,15 @@ def _serve(work: Callable[[Any, Stopped], Any], end: Connection, others: list[Co
             del answer
     except (EOFError, ConnectionError):
         return
+
+
+def _let_go_of_files(kept: int) -> None:
+    """Puts /dev/null in the place of every other file that the parent had open: a lock on one would outlive it, and the
+    reader of a pipe, another helper among them, would not learn that it is gone."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in (kept, nothing):
+            os.dup2(nothing, int(name))
 
 
 def _answer(work: Callable[[Any, Stopped], Any], share: Any, stop: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import fcntl
 import gc
 import os
 import signal
@@ -160,6 +161,19 @@ def test_helpers_end_with_their_owner():
     del helpers
     gc.collect()
     assert all(map(gone, processes))
+
+
+def test_a_helper_holds_no_lock_and_no_unwritten_line(tmp_path):
+    """Those of a run's journal would bar the next process from the run."""
+    with (tmp_path / "journal").open("a") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+        journal.write("a line")
+        helpers = Helpers(lambda share, stopped: gc.collect(), 1)
+    helpers.share([None], lambda stopped: None)
+    with (tmp_path / "journal").open() as again:
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        helpers.close()
+        assert gone(helpers.processes[0].pid) and again.read() == "a line"
 
 
 def test_helpers_end_with_a_process_that_is_killed(tmp_path):
