@@ -22,7 +22,7 @@ def bench_student(
     lessons: Annotated[
         Path | None, typer.Option(help="JSONL with `rewrites` or `text`; else generated.", show_default=False)
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 15,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also 1, 2, 4, ... 256 students.")] = False,
     plot: Annotated[Path | None, typer.Option(help="A PNG of the sweep.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
@@ -35,7 +35,8 @@ def bench_student(
 
     from curation.bench_plot import plot_sweep
     from curation.progress import say
-    from student.bench import SWEEP, check_losses, run_bench, table
+    from student.bench import SWEEP, run_bench
+    from student.bench_report import check_losses, table
 
     result = run_bench(
         model=model,

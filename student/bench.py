@@ -10,13 +10,11 @@ All are measured in one process, on the same lessons and in turns, so that a bus
 import argparse
 import gc
 import json
-import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from student.bench_inputs import (
     lesson_texts,
     matmul_peak,
 )
+from student.bench_report import check_losses, max_difference, median_interval, median_ratio, table
 from student.bench_rivals import SeparateRuns, twin
 from student.course import Course, plan_course
 from student.memory import is_out_of_memory
@@ -42,7 +41,6 @@ from student.records import Lesson
 from student.training import Usage, train_slots
 
 SWEEP = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-MOST_LOSS_DIFFERENCE = 1e-5
 WARM_UP_STEPS = 3
 
 GPU_SHAPES = ("smollm2-135m", "qwen2.5-0.5b", "qwen2.5-7b")
@@ -163,7 +161,7 @@ def run_bench(
     texts_per_lesson: int = 1,
     lessons: Path | None = None,
     rank: int | None = None,
-    repeats: int = 5,
+    repeats: int = 15,
     peft_students: int | None = None,
     padded_tokens: int = 2048,
     padded_steps: int = 2,
@@ -191,10 +189,11 @@ def run_bench(
 
     Returns:
         Medians over the repeats. `seconds`: the engine's, for all K students. `speedup_vs_peft`, `speedup_vs_padded`:
-        median of the ratios within a repeat. `max_loss_difference`: largest |engine - PEFT| over students and steps, in
-        nats. `label_fraction`: labelled positions a position computed. `tokens_per_second`: lesson tokens.
-        `model_flops_utilisation`: useful arithmetic as a share of the measured matmul peak; `share_of_datasheet_peak`
-        on known GPUs. `sweep`: {students, seconds, students_per_second, tokens_per_second} each. Settings and versions.
+        median of the ratios within a repeat; `interval_vs_peft`: 95% interval of that median, None below six repeats.
+        `max_loss_difference`: largest |engine - PEFT| over students and steps, in nats. `label_fraction`: labelled
+        positions a position computed. `tokens_per_second`: lesson tokens. `model_flops_utilisation`: useful arithmetic
+        as a share of the measured matmul peak; `share_of_datasheet_peak` on known GPUs. `sweep`: {students, seconds,
+        students_per_second, tokens_per_second} each. Settings and versions.
 
     Raises:
         UserError: unknown model or unusable lessons file.
@@ -236,12 +235,13 @@ def run_bench(
         bench.base.float()
         bench.padded(courses[0], padded_tokens, 1)
         padded_s = [bench.padded(courses[0], padded_tokens, padded_steps) * padded_scale] * repeats
+    ratios = [rival / ours for rival, ours in zip(peft_s, engine_s, strict=True)]
     seconds, tokens = statistics.median(engine_s), sum(course.tokens() for course in courses)
     sheet = datasheet_flops(bench.base.device)
     return {
         "students": students,
         "seconds": seconds,
-        "speedup_vs_peft": median_ratio(peft_s, engine_s),
+        "speedup_vs_peft": statistics.median(ratios),
         "speedup_vs_padded": median_ratio(padded_s, engine_s) if padded_s else None,
         "max_loss_difference": difference,
         "label_fraction": usage.labels / usage.positions,
@@ -251,7 +251,8 @@ def run_bench(
         "students_per_second": students / seconds,
         "seconds_peft": statistics.median(peft_s),
         "seconds_padded": statistics.median(padded_s) if padded_s else None,
-        "ratios_vs_peft": [rival / ours for rival, ours in zip(peft_s, engine_s, strict=True)],
+        "ratios_vs_peft": ratios,
+        "interval_vs_peft": median_interval(ratios),
         "peft_note": f"{some} of {students} runs measured in each repeat" + (", scaled up" if some < students else ""),
         "padded_note": f"extrapolated: {padded_steps} steps of one student at {padded_tokens} tokens, float32, for "
         f"{padded_scale} text-steps",
@@ -267,29 +268,6 @@ def run_bench(
         "repeats": repeats,
         "sweep": points,
     } | where
-
-
-def max_difference(ours: list[list[float]], theirs: list[list[float]]) -> float:
-    """Largest absolute difference of two (K, steps) tables of losses; inf where one is missing or not finite."""
-    pairs = [
-        pair for one, other in zip(ours, theirs, strict=True) for pair in zip_longest(one, other, fillvalue=math.nan)
-    ]
-    return max(abs(a - b) if math.isfinite(a - b) else math.inf for a, b in pairs)
-
-
-def check_losses(result: dict[str, Any]) -> None:
-    """Raises RunError where engine and PEFT did not train the same, to what float32 rounds. (In bfloat16 they round at
-    different places, and the figure is there to be read.)"""
-    if result["dtype"] == "float32" and not result["max_loss_difference"] <= MOST_LOSS_DIFFERENCE:
-        raise RunError(
-            f"losses of engine and PEFT differ by {result['max_loss_difference']:.1e} nats, more than "
-            f"{MOST_LOSS_DIFFERENCE:.0e}: the times are not of the same work"
-        )
-
-
-def median_ratio(slow: list[float], fast: list[float]) -> float:
-    """Median of the pairwise ratios: pairs were measured one after the other, so a busy spell cancels."""
-    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def run_gpu_bench(
@@ -318,40 +296,6 @@ def run_gpu_bench(
     return results
 
 
-def table(result: dict[str, Any]) -> str:
-    """A result for reading: one line a figure."""
-    lines = [
-        f"{result['model']} ({result['parameters']:,} parameters), rank {result['rank']}, {result['dtype']}, "
-        f"{result['device']}, {result['threads']} threads",
-        f"{result['students']} students x {result['steps']} steps of {result['tokens_per_student_step']:.0f} tokens, "
-        f"median of {result['repeats']}",
-        "",
-        f"{'engine':24}{result['seconds']:10.2f} s   {result['students_per_second']:.2f} students/s, "
-        f"{result['tokens_per_second']:,.0f} tokens/s",
-        f"{'separate PEFT runs':24}{result['seconds_peft']:10.2f} s   {result['speedup_vs_peft']:.1f}x slower "
-        f"({result['peft_note']})",
-    ]
-    if result["seconds_padded"] is not None:
-        lines.append(
-            f"{'padded recipe of SEAL':24}{result['seconds_padded']:10.2f} s   "
-            f"{result['speedup_vs_padded']:.0f}x slower ({result['padded_note']})"
-        )
-    lines += [
-        "",
-        f"losses differ by at most {result['max_loss_difference']:.1e} nats",
-        f"{result['label_fraction']:.1%} of the positions computed carry a label",
-        f"{result['model_flops_utilisation']:.1%} of the measured peak ({result['peak_flops'] / 1e12:.3g} TFLOP/s: "
-        f"{result['peak_note']})",
-    ]
-    if result["share_of_datasheet_peak"] is not None:
-        lines.append(f"{result['share_of_datasheet_peak']:.1%} of the data sheet's peak")
-    lines += [
-        f"sweep {p['students']:4} students {p['seconds']:8.2f} s {p['students_per_second']:8.2f} students/s"
-        for p in result["sweep"]
-    ]
-    return "\n".join(lines)
-
-
 def main() -> None:
     """`python -m student.bench`: the bench on a machine that holds nothing but this package."""
     parser = argparse.ArgumentParser(prog="python -m student.bench")
@@ -361,7 +305,7 @@ def main() -> None:
     parser.add_argument("--texts-per-lesson", type=int, default=1)
     parser.add_argument("--lessons", type=Path, help="JSONL with `rewrites` or `text`")
     parser.add_argument("--rank", type=int)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--peft-students", type=int, help="PEFT runs really done, scaled up")
     parser.add_argument("--padded-tokens", type=int, default=2048)
     parser.add_argument("--padded-steps", type=int, default=2, help="0 leaves the padded recipe out")

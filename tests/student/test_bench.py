@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from configs.errors import RunError, UserError
-from student.bench import Bench, check_losses, max_difference, median_ratio, run_bench, table
+from student.bench import Bench, run_bench
 from student.bench_inputs import biographies, course_flops, lesson_texts, matmul_peak
+from student.bench_report import check_losses, max_difference, median_interval, median_ratio, table
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,7 @@ def test_the_keys_are_there_and_are_json(result):
     assert set(keys.split()) | {"model_flops_utilisation"} <= set(result)
     assert json.loads(json.dumps(result)) == result
     assert "separate PEFT runs" in table(result) and "extrapolated" in table(result)
+    assert "slower [6.5, 9.2] (" in table(result | {"interval_vs_peft": [6.5, 9.24]})
 
 
 def test_engine_and_peft_agree_at_every_step(result):
@@ -103,6 +105,15 @@ def test_useful_arithmetic_counts_the_base_twice_and_the_adapter_three_times():
 
 def test_ratios_are_taken_within_a_repeat():
     assert median_ratio([2.0, 40.0, 3.0], [1.0, 20.0, 1.0]) == 2.0
+
+
+def test_the_interval_of_a_median():
+    assert median_interval([3.0, 1.0, 2.0, 5.0, 4.0]) is None  # 2 in 32 to miss it
+    assert median_interval([6.0, 3.0, 1.0, 2.0, 5.0, 4.0]) == [1.0, 6.0]
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.empty(400, 25).exponential_(generator=generator).tolist()
+    held = sum(low <= 0.6931 <= high for low, high in map(median_interval, draws))
+    assert 0.93 < held / 400 < 0.99
 
 
 def test_lessons_come_from_rewrites_or_texts_and_are_met_again(tmp_path):
