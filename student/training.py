@@ -212,7 +212,7 @@ def _positions(lengths: list[int], max_tokens: int) -> Iterator[int]:
     before = size = longest = of_all = 0
     for length in lengths:
         of_all = max(of_all, length)
-        if size >= max(1, max_tokens // of_all):  # a pass is full
+        if size >= max(1, max_tokens // max(1, of_all)):  # a pass is full
             before, size, longest = before + size * longest, 0, 0
         size, longest = size + 1, max(longest, length)
         yield before + size * longest

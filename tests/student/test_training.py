@@ -252,6 +252,7 @@ def test_parts_that_would_be_small_or_uneven_stay_in_one_process(tokenizer, monk
     assert parts(400, 40, 40, 40) == [slice(0, 4)]
     assert parts(300, 100, 100, 100) == [slice(0, 1), slice(1, 4)]
     assert parts() == [slice(0, 0)]
+    assert parts(0, 0) == [slice(0, 2)]  # lessons without text
 
 
 def test_one_document_is_plain_shuffled_epochs():
