@@ -85,8 +85,8 @@ class Student(Section):
     actors: int | None = Field(default=None, ge=1)
     """Actors of `pool: ray`; null takes one for each GPU of the cluster, or for each of its CPU shares."""
     cpus_per_actor: int = Field(default=1, ge=1)
-    """CPUs and threads of an actor. On a CPU many actors of one thread are faster than few of many: threads of one
-    process wait for each other's Python."""
+    """CPUs of an actor. Training is dealt to as many processes, but exams share each operation among as many threads,
+    so that on a CPU many actors of one are faster than few of many."""
     num_gpus_per_actor: float = Field(default=1.0, gt=0)
     """GPUs of an actor; below 1 several share a GPU. Ray knows of its own processes alone: to keep a GPU for the
     teacher, start Ray with the others (`CUDA_VISIBLE_DEVICES=1,2,3 ray start --head`)."""

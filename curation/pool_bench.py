@@ -5,9 +5,9 @@ through actors whose students are simulated (they answer at once), for what pass
 grows with the queue. Last, the costs that were measured are the parts of simulated rounds on 8 to 512 GPUs
 (`curation.pool_simulation`). Keys of the result:
 
-* `students_per_second`: medians by arm. `inline` (as many threads as there are cores), `inline_1` (one thread),
-  `actors_1` and `actors_2` (one thread each); `ratio_to_inline` and `ratio_to_inline_1` are medians of ratios within a
-  turn, which a busy machine leaves alone.
+* `students_per_second`: medians by arm. `inline` (this process and its helpers, on all cores), `inline_1` (one
+  thread), `actors_1` and `actors_2` (one thread each); `ratio_to_inline` and `ratio_to_inline_1` are medians of ratios
+  within a turn, which a busy machine leaves alone.
 * `seconds_per_student`: of `inline_1`, in batches of 32; `small_batch_seconds_per_student`: the same in batches of 4.
 * `overhead_ms_per_job`: wall clock that a job takes through two actors that do nothing, in batches of 32, with
   outcomes of real size; `overhead_share` of `seconds_per_student`, which is to be below 0.05.

@@ -1,8 +1,9 @@
 """Which students are trained together, and what becomes of a batch whose worker dies."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import NamedTuple
 
 from configs.schema import Student
@@ -95,3 +96,42 @@ def cut(costs: Sequence[float], most: int, workers: int) -> list[int]:
         sizes.append(size)
         left, waiting = left - cost, waiting - size
     return sizes
+
+
+def even_runs(lengths: list[int], count: int, max_tokens: int) -> list[slice]:
+    """At most `count` runs of neighbours, of which the longest to compute is as short as can be.
+
+    Unlike `cut` it knows the lengths in tokens, and so what padding adds (`positions`); nothing is left for later.
+    """
+
+    def filled(most: int) -> list[slice]:
+        runs, start = [], 0
+        while start < len(lengths):
+            fit = sum(1 for _ in takewhile(lambda so_far: so_far <= most, _positions(lengths[start:], max_tokens)))
+            runs.append(slice(start, start + fit))
+            start += fit
+        return runs or [slice(0, 0)]
+
+    low = max(lengths, default=0)
+    high = len(lengths) * low
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(filled(middle)) <= count else (middle + 1, high)
+    return filled(low)
+
+
+def positions(lengths: list[int], max_tokens: int) -> int:
+    """Positions of a step of students of these lengths, all padding counted: those of a pass are as long as its
+    longest, and come sorted by length, so that this is little."""
+    return max(_positions(lengths, max_tokens), default=0)
+
+
+def _positions(lengths: list[int], max_tokens: int) -> Iterator[int]:
+    """The same of the first, the first two, ..."""
+    before = size = longest = of_all = 0
+    for length in lengths:
+        of_all = max(of_all, length)
+        if size >= max(1, max_tokens // max(1, of_all)):  # a pass is full
+            before, size, longest = before + size * longest, 0, 0
+        size, longest = size + 1, max(longest, length)
+        yield before + size * longest

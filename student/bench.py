@@ -82,8 +82,7 @@ class Bench:
             stack.release()
             for k, slot in zip(batch, progress, strict=True):
                 losses[k] = slot.losses
-            usage.labels += used.labels
-            usage.positions += used.positions
+            usage.add(used)
         self._wait()
         return time.perf_counter() - start, losses, usage
 
@@ -241,7 +240,7 @@ def run_bench(
     return {
         "students": students,
         "seconds": seconds,
-        "speedup_vs_peft": statistics.median(ratios),
+        "speedup_vs_peft": median_ratio(peft_s, engine_s),
         "speedup_vs_padded": median_ratio(padded_s, engine_s) if padded_s else None,
         "max_loss_difference": difference,
         "label_fraction": usage.labels / usage.positions,

@@ -248,8 +248,7 @@ class InlinePool:
                 max_tokens=max_tokens,
                 helpers=self.helpers,
             )
-        self.usage.labels += usage.labels
-        self.usage.positions += usage.positions
+        self.usage.add(usage)
         after = self.examiner.after(exams, max_tokens)
         self.stack.release()
         outcomes = [outcome_of(*parts) for parts in zip(jobs, courses, progress, before, after, strict=True)]
@@ -281,8 +280,7 @@ class InlinePool:
     def _run_full(self, job: Job, course: Course, max_tokens: int) -> list[Outcome]:
         before = self._before(job.exam, max_tokens)
         with train_full(self.model, course, self.settings, self.pad_id, max_tokens) as (progress, usage):
-            self.usage.labels += usage.labels
-            self.usage.positions += usage.positions
+            self.usage.add(usage)
             after = self.examiner.after([job.exam], max_tokens)
         return [with_label_fraction(outcome_of(job, course, progress, before, after[0]), usage)]
 

@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -23,6 +22,7 @@ from student.lora import AdapterStack
 from student.pool import InlinePool
 from student.records import Exam, Job, Lesson, Question
 from student.training import StackedAdamW, student_helpers, train_slots
+from tests.processes import gone
 from tests.student.conftest import build
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="helpers are forked, and cannot be here")
@@ -46,16 +46,6 @@ def helped(monkeypatch):
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
-
-
-def gone(process: int) -> bool:
-    """Whether a process ends within ten seconds."""
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_helpers_train_the_students_that_one_process_does(any_model, tokenizer):
@@ -160,7 +150,7 @@ def test_helpers_end_with_their_owner():
     processes = [process.pid for process in helpers.processes]
     del helpers
     gc.collect()
-    assert all(map(gone, processes))
+    assert gone(processes, seconds=10)
 
 
 def test_a_helper_holds_no_lock_and_no_unwritten_line(tmp_path):
@@ -173,7 +163,7 @@ def test_a_helper_holds_no_lock_and_no_unwritten_line(tmp_path):
     with (tmp_path / "journal").open() as again:
         fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
         helpers.close()
-        assert gone(helpers.processes[0].pid) and again.read() == "a line"
+        assert gone([helpers.processes[0].pid], seconds=10) and again.read() == "a line"
 
 
 def test_helpers_end_with_a_process_that_is_killed(tmp_path):
@@ -190,4 +180,4 @@ time.sleep(60)
         processes = list(map(int, parent.stdout.readline().split()))
         assert len(processes) == 3
         parent.kill()
-    assert all(map(gone, processes))
+    assert gone(processes, seconds=10)

@@ -10,11 +10,12 @@ from peft import LoraConfig, get_peft_model
 
 import student.training
 from configs.schema import Lora, Student
+from student.batches import even_runs, positions
 from student.course import plan_course, step_order, step_pieces
 from student.lora import AdapterStack
 from student.packing import pack
 from student.records import Lesson, Segment
-from student.training import even_runs, positions, train_slots
+from student.training import train_slots
 
 LORA = Lora(rank=4, alpha=8)
 LESSONS = [

@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from teacher.vllm_server import GUARD
+from tests.processes import gone
 
 # A server that leaves an engine in a session of its own; both write their pids, and neither ends when told to.
 FAMILY = """
@@ -45,15 +45,6 @@ def pids(folder: Path) -> list[int]:
         assert time.monotonic() < end, "the family does not start"
         time.sleep(0.02)
     return [int((folder / name).read_text()) for name in ("server", "engine")]
-
-
-def gone(found: list[int]) -> bool:
-    end = time.monotonic() + 30
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in found):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_the_status_of_the_command_is_its_own() -> None:
