@@ -75,8 +75,9 @@ class Helpers:
                 end.send_bytes(share)
             done = [own(self._stopped)]
             while busy:
-                answer = busy[0].recv()
-                del busy[0]
+                answer = busy[0].recv_bytes()
+                del busy[0]  # whatever becomes of its answer, it owes none
+                answer = pickle.loads(answer)
                 if isinstance(answer, BaseException):
                     raise answer
                 done.append(answer)
@@ -97,7 +98,7 @@ class Helpers:
         try:
             for end in busy:
                 try:
-                    end.recv()
+                    end.recv_bytes()
                 except (EOFError, ConnectionError):
                     end.close()
                     self._ends.remove(end)
@@ -143,4 +144,8 @@ def _answer(work: Callable[[Any, Stopped], Any], share: Any, stop: Any) -> Any:
     except BaseException as error:
         stop.value = 1
         error.add_note("in a process beside this one:\n" + traceback.format_exc())
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # one that cannot be sent is told
+            return RuntimeError("".join(traceback.format_exception_only(error)).rstrip())
         return error.with_traceback(None)

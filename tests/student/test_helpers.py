@@ -134,6 +134,39 @@ def test_the_pool_does_without_a_helper_that_dies(llama, tokenizer, caplog):
     assert pool.examine(jobs)[0].error is None
 
 
+class Odd(Exception):
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+
+
+def test_an_error_that_cannot_be_sent_is_told():
+    def work(share, stopped):
+        if share == 0:
+            raise Odd("a", "b")  # pickle makes it again of one argument
+        return share
+
+    helpers = Helpers(work, 2)
+    with pytest.raises(RuntimeError, match="Odd: a and b"):
+        helpers.share([0, 1], lambda stopped: None)
+    assert helpers.share([1, 2], lambda stopped: 0) == [0, 1, 2]
+
+
+class Unreadable:
+    def __reduce__(self):
+        return refuse, ()
+
+
+def refuse():
+    raise TypeError("unreadable")
+
+
+def test_an_answer_that_cannot_be_read_is_the_last_of_its_share():
+    helpers = Helpers(lambda share, stopped: Unreadable() if share == 0 else share, 2)
+    with pytest.raises(TypeError, match="unreadable"):
+        helpers.share([0, 1], lambda stopped: None)
+    assert helpers.share([1, 2], lambda stopped: 0) == [0, 1, 2]
+
+
 def test_an_interrupt_leaves_no_answer_for_later():
     helpers = Helpers(lambda share, stopped: share + 1, 2)
 
