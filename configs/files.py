@@ -1,7 +1,15 @@
 """Files that appear complete or not at all."""
 
+import fcntl
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+"""One line of a JSONL file."""
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -19,3 +27,24 @@ def write_whole(path: Path, content: bytes | str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds an exclusive lock on `path` against other processes. Raises BlockingIOError if it is taken and not `wait`.
+
+    A POSIX record lock, not `flock`: it dies with this process, where a forked child (datatrove's manager is one) would
+    keep a `flock` alive after the parent was killed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+def read_json_lines(path: Path) -> list[Record]:
+    """The records of a journal file, without a torn last line; empty if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        return [json.loads(line) for line in file if line.endswith(b"\n")]

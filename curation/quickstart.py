@@ -17,13 +17,13 @@ import configs
 from configs.files import write_whole
 from configs.load import config_difference, load_config
 from configs.schema import Config
-from curation.experiment import train_from_config
+from curation.console.progress import say
+from curation.console.tables import interval, print_example, print_training
 from curation.lab.build import build_lab
-from curation.pipeline import CurateSummary, curate
-from curation.progress import say
+from curation.pipeline.curate import CurateSummary, curate, print_curation
 from curation.report import write_report
-from curation.terminal import interval, print_curation, print_example, print_training
-from teacher.summary import TrainSummary
+from curation.train import train_from_config
+from teacher.training.summary import TrainSummary
 
 DEFAULT = Path(configs.__file__).parent / "lab.yaml"
 SUMMARY = "summary.json"

@@ -115,8 +115,8 @@ OnDone = Callable[[dict[int, Outcome]], None]
 
 
 class StudentPool(Protocol):
-    """Where students run: in this process (`student.pool.InlinePool`), or on Ray actors
-    (`student.ray_pool.RayPool`)."""
+    """Where students run: in this process (`student.pools.inline.InlinePool`), or on Ray actors
+    (`student.pools.ray.RayPool`)."""
 
     def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
         """Trains and examines one student a job; outcomes in the order of `jobs`. Never raises for one student.

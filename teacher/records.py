@@ -50,7 +50,7 @@ class Completion(NamedTuple):
 
 
 class Writer(Protocol):
-    """Whatever writes: local transformers (`teacher.writer.TransformersWriter`), a vLLM server."""
+    """Whatever writes: local transformers (`teacher.writers.local.TransformersWriter`), a vLLM server."""
 
     def write(
         self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None

@@ -7,9 +7,10 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.schema import Config, Teacher
 from student.records import Document
-from teacher.gates import Gate, check
+from teacher.gates.checks import Gate, check
+from teacher.prompting.prompts import build_prompt
+from teacher.prompting.strategies import parse_completion, spread, tag_of
 from teacher.records import Completion, Rewrite, Writer
-from teacher.strategies import build_prompt, parse_completion, spread, tag_of
 
 
 def sample_rewrites(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from student.pool import InlinePool
+from student.pools.inline import InlinePool
 from student.records import Job
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}

@@ -1,1 +1,1 @@
-"""`notewright evaluate`: what students gain from arms of texts at equal tokens, and how sure that is."""
+"""Arms of texts taught to students at equal tokens, compared with intervals."""

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 from configs.errors import UserError, nearest
 from configs.schema import Config
-from curation.evaluation.lab_items import LAB, REWRITES
-from teacher.strategies import read_strategy, strategy_label
+from curation.lab.items import LAB, REWRITES
+from teacher.prompting.strategies import read_strategy, strategy_label
 
 FORMS = [
     "none", "raw", "repeated", "untrained", "strategy:NAME", "strategies", "ensemble", "trained", "trained:RUN",

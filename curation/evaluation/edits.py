@@ -17,12 +17,12 @@ import torch
 from configs.errors import UserError
 from configs.files import write_whole
 from configs.schema import Config
+from configs.seeds import stable_seed
 from curation.evaluation.measure import Place, Row, StudentBench
 from student.records import Job
-from teacher.checkpoints import save_folder
-from teacher.seats import batches_of
-from teacher.student_runs import stable_seed
-from teacher.students import Keeping, MakePool, merge
+from teacher.reward.assignment import batches_of
+from teacher.reward.student_models import Keeping, MakePool, merge
+from teacher.run.checkpoints import save_folder
 
 KEPT = "result.json"
 

@@ -10,15 +10,15 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from configs.schema import Config
+from configs.seeds import stable_seed
 from curation.evaluation.arms import ArmLine
 from curation.evaluation.records import Setting
 from curation.evaluation.texts import Groups, choose_best, lesson_texts
-from student.benchmarks import DocumentQuestions
+from student.benchmarks.sources import DocumentQuestions
 from student.records import Document, Exam, Job, Outcome, Question, StudentPool
-from teacher.journal import Journal
-from teacher.reward import RewardModel
-from teacher.seats import batches_of
-from teacher.student_runs import stable_seed
+from teacher.reward.assignment import batches_of
+from teacher.reward.gain import RewardModel
+from teacher.run.journal import Journal
 
 Row = dict[str, Any]
 

@@ -27,10 +27,10 @@ from curation.evaluation.records import (
     ScalingPoint,
     StudentResult,
 )
-from curation.evaluation.task import Measurements, documents_per_student
+from curation.evaluation.students import Measurements, documents_per_student
 from curation.evaluation.teachers import Checkpoints
 from curation.evaluation.texts import Groups, lesson_texts
-from teacher.diversity import overlap_shares
+from teacher.gates.text import overlap_shares
 
 
 def student_result(

@@ -8,9 +8,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 from configs.errors import RunError
-from curation.manifest import die_with_parent
-from curation.progress import say
-from curation.student_progress import StudentProgress
+from configs.processes import die_with_parent
+from curation.console.progress import say
+from curation.console.student_progress import StudentProgress
 
 
 class Message(NamedTuple):

@@ -15,15 +15,16 @@ from transformers.utils.logging import disable_progress_bar
 
 from configs.errors import RunError, UserError
 from configs.schema import Config
+from curation.console.progress import say
+from curation.corpus.training_data import read_asked, read_splits
 from curation.evaluation.arms import ArmLine, edits_line, parse_arms
-from curation.evaluation.claims import lab_claims
 from curation.evaluation.figures import Design, figures
-from curation.evaluation.lab_items import LAB, lab_questions, lab_rewrites
+from curation.evaluation.lab_claims import lab_claims
 from curation.evaluation.measure import HeldoutQuestions
 from curation.evaluation.output import lesson_table, notes, student_result, write_result
 from curation.evaluation.processes import run_tasks
 from curation.evaluation.records import EvaluationResult
-from curation.evaluation.task import (
+from curation.evaluation.students import (
     Measurements,
     Work,
     documents_per_student,
@@ -32,18 +33,17 @@ from curation.evaluation.task import (
 )
 from curation.evaluation.teachers import Checkpoints, teacher_of_run, trained_teachers, trains
 from curation.evaluation.texts import Desk
-from curation.experiment import check_model, read_asked, read_splits
 from curation.lab import world
 from curation.lab.build import build_lab
-from curation.progress import say
-from student.benchmarks import make_benchmark
+from curation.lab.items import LAB, lab_questions, lab_rewrites
+from student.benchmarks.sources import make_benchmark
+from student.engine.models import check_model
 from student.pools import make_pool
 from student.records import Question
-from teacher.claim import claim_config
-from teacher.documents import check_documents
-from teacher.seats import batches_of
-from teacher.students import MakePool
-from teacher.summary import labels
+from teacher.reward.assignment import batches_of
+from teacher.reward.student_models import MakePool, labels
+from teacher.run.ownership import claim_config
+from teacher.training.data import check_documents
 
 
 def run_evaluate(config: Config) -> EvaluationResult:

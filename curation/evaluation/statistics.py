@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from curation.evaluation.records import FalsePositives, Figure
-from student.noise import t_quantile
+from student.statistics.intervals import t_quantile
 
 LEVEL = 0.05
 POWER = 0.8

@@ -9,12 +9,12 @@ from datatrove.data import Document
 from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Config, Evaluation
+from curation.console.progress import say
 from curation.evaluation.arms import ArmLine
 from curation.evaluation.processes import Message, Tell, run_tasks
-from curation.progress import say
-from teacher.checkpoints import best_checkpoint, finished_rounds
-from teacher.students import MakePool
-from teacher.train import train_teacher
+from teacher.reward.student_models import MakePool
+from teacher.run.checkpoints import best_checkpoint, finished_rounds
+from teacher.training.loop import train_teacher
 
 Checkpoints = dict[tuple[str, str], Path | None]
 """By arm and student label; None where no round was better than the untrained teacher."""

@@ -12,16 +12,16 @@ from pathlib import Path
 
 from configs.errors import UserError
 from configs.schema import Config
+from configs.seeds import stable_seed
 from curation.evaluation.arms import ArmLine, scaling_lines
-from curation.score_lines import Item, read_items
-from student.benchmarks import DocumentQuestions
+from curation.scoring.rewrite_file import Item, read_items
+from student.benchmarks.sources import DocumentQuestions
 from student.records import Document, Question
-from teacher.gates import build_gates
+from teacher.gates.checks import build_gates
 from teacher.records import Rewrite
-from teacher.samples import read_rewrites, write_rewrites
+from teacher.run.samples import read_rewrites, write_rewrites
 from teacher.sampling import sample_rewrites
-from teacher.student_runs import stable_seed
-from teacher.writer import TransformersWriter, load_teacher
+from teacher.writers.local import TransformersWriter, load_teacher
 
 Groups = list[list[Rewrite]]
 """The rewrites of each document, in the order of the documents."""

@@ -1,1 +1,1 @@
-"""The embedded lab: fictional people, tiny students and a tiny teacher, built from a seed without network or GPU."""
+"""The embedded world of fictional people, with its small students and teacher."""

@@ -13,8 +13,8 @@ from configs.schema import Config
 from curation.evaluation.records import EvaluationResult
 from curation.report.parts import Table, count
 from curation.report.training import Training
-from teacher.history import COSTS
-from teacher.lines import duration
+from teacher.run.history import COSTS
+from teacher.training.console import duration
 
 PACKAGES = ("notewright", "torch", "transformers", "trl", "peft", "datasets", "datatrove")
 

@@ -10,7 +10,8 @@ from markupsafe import Markup, escape
 
 from configs.errors import UserError
 from configs.schema import Config
-from curation.documents import find_shards, read_shard, training_id
+from curation.corpus.shards import find_shards, read_shard
+from curation.corpus.training_data import training_id
 from curation.evaluation.records import LESSONS_FILE, EvaluationResult
 from curation.report.parts import marked, number
 from curation.report.training import Training, place

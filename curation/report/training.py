@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs.files import Record, read_json_lines
 from configs.load import load_config
 from configs.schema import Config
 from curation.report.parts import Tile, Verdict, amount, number, slug
 from curation.report.plots import Interval, spoken
-from teacher.journal import Record, read_json_lines
-from teacher.seats import batches_of
+from teacher.reward.assignment import batches_of
 
 ARMS = {
     "raw": "the documents themselves",

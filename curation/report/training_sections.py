@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from configs.files import Record
 from curation.report import plots
 from curation.report.parts import Block, Figure, Section, Table, cell, count, number, shares, slug
 from curation.report.plots import Curve, Interval, Row, plain, spoken
 from curation.report.training import ARMS, GAIN, Training, best_validated, interval, place
-from teacher.journal import Record
 
 RIGHT = "questions answered right (share)"
 DIVERSITY = (

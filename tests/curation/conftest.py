@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.curation.corpus import WORDS
+from tests.curation.datasets import WORDS
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +42,6 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run that has everything to show."""
     from curation.report import write_report
-    from tests.curation.report_runs import full_run
+    from tests.curation.report.report_runs import full_run
 
     return write_report(full_run(tmp_path_factory.mktemp("report")))

@@ -10,10 +10,10 @@ from configs.load import load_config, save_config
 from configs.schema import Config
 from curation import quickstart
 from curation.cli import main
-from curation.pipeline import CurateSummary
+from curation.pipeline.curate import CurateSummary
 from curation.quickstart import SUMMARY, fresh_run
-from teacher.estimates import estimate
-from teacher.summary import TrainSummary
+from teacher.reward.evaluation import estimate
+from teacher.training.summary import TrainSummary
 
 
 def config_in(folder: Path, **rl) -> Config:

@@ -8,11 +8,11 @@ from transformers import AutoTokenizer
 from configs.schema import Config
 from curation.lab.models import make_tokenizer, new_model
 from curation.lab.world import STRATEGIES, make_people, raw
-from teacher.gates import build_gates
+from teacher.algorithms.rest_em import token_ids
+from teacher.gates.checks import build_gates
 from teacher.records import Completion
-from teacher.rest_em import token_ids
 from teacher.sampling import deal, explore_share, make_rewrite, sample_rewrites
-from teacher.writer import TransformersWriter, load_teacher
+from teacher.writers.local import TransformersWriter, load_teacher
 
 TAGS = ("copy", "question-answer", "permuted")
 

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from curation.corpus.training_data import read_asked
 from curation.evaluation.arms import parse_arms
 from curation.evaluation.texts import Desk, choose_best, lesson_texts
-from curation.experiment import read_asked
 from teacher.records import Rewrite
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from curation.evaluation.claims import lab_claims
 from curation.evaluation.figures import Design, figures
+from curation.evaluation.lab_claims import lab_claims
 from curation.evaluation.records import Arm, Correction, EvaluationResult, StudentResult
 
 DESIGN = Design(

@@ -11,7 +11,7 @@ import pytest
 from configs.load import save_config
 from curation.evaluation.records import ITEMS_FILE, read_result
 from curation.evaluation.run import run_evaluate
-from student.pool import InlinePool
+from student.pools.inline import InlinePool
 from student.records import Outcome
 
 

@@ -42,9 +42,13 @@ def test_every_arm_and_setting(evaluated):
 def test_nothing_is_measured_twice(evaluated, monkeypatch):
     config, first = evaluated
     rows = pq.read_table(config.run.dir / ITEMS_FILE)
-    monkeypatch.setattr("student.pool.InlinePool.examine", lambda *_: pytest.fail("a student was trained again"))
-    monkeypatch.setattr("student.pool.InlinePool.keep", lambda *_: pytest.fail("an edit was made again"))
-    monkeypatch.setattr("teacher.writer.TransformersWriter.write", lambda *_: pytest.fail("a text was written again"))
+    monkeypatch.setattr(
+        "student.pools.inline.InlinePool.examine", lambda *_: pytest.fail("a student was trained again")
+    )
+    monkeypatch.setattr("student.pools.inline.InlinePool.keep", lambda *_: pytest.fail("an edit was made again"))
+    monkeypatch.setattr(
+        "teacher.writers.local.TransformersWriter.write", lambda *_: pytest.fail("a text was written again")
+    )
     again = run_evaluate(config)
     assert again.model_copy(update={"seconds": first.seconds}) == first
     assert pq.read_table(config.run.dir / ITEMS_FILE) == rows
@@ -101,7 +105,7 @@ def test_the_parquet_makes_the_json(evaluated):
     ],
 )
 def test_mistakes_are_one_line_and_start_nothing(make_config, evaluation, words, monkeypatch):
-    monkeypatch.setattr("student.pool.InlinePool.examine", lambda *_: pytest.fail("a student was trained"))
+    monkeypatch.setattr("student.pools.inline.InlinePool.examine", lambda *_: pytest.fail("a student was trained"))
     config = make_config(evaluation=evaluation)
     with pytest.raises(UserError) as error:
         run_evaluate(config)

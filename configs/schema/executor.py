@@ -1,0 +1,60 @@
+"""Where the tasks of a curation run, one input file each; part of the config in `curation.py`.
+
+None of it changes the rows, so a run that began on one executor may go on with another.
+"""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from configs.schema.section import Section
+
+
+class Slurm(Section):
+    """A job array, one index an input file. The nodes must see the input, the output and the environment at the same
+    paths as the machine that submits."""
+
+    partition: str = ""
+    """Where the jobs go; it has to be named."""
+    time: str = "24:00:00"
+    """Limit of one task, as `sbatch --time` takes it."""
+    cpus_per_task: int = Field(default=4, ge=1)
+    memory_gb_per_cpu: int = Field(default=4, ge=1)
+    gpus_per_task: int = Field(default=0, ge=0)
+    most_at_once: int | None = Field(default=None, ge=1)
+    """Most tasks running at the same time; null: as many as the cluster lets."""
+    max_array_size: int = Field(default=1001, ge=1)
+    """The cluster's own limit (`MaxArraySize`); more files become several arrays."""
+    qos: str = ""
+    sbatch: dict[str, str] = Field(default_factory=dict)
+    """More options of sbatch, e.g. {account: lab, constraint: a100}."""
+    env_command: str = ""
+    """Shell line that prepares the environment on the node, e.g. `module load cuda && source /shared/env.sh`."""
+    venv: Path | None = None
+    """A virtual environment to activate on the node; null takes the one that submits."""
+    srun: bool = True
+    """Start a task through `srun`, which most clusters want."""
+    poll_seconds: float = Field(default=30, gt=0)
+    """How often `curation.wait` asks the queue."""
+
+    @model_validator(mode="after")
+    def _one_environment(self) -> "Slurm":
+        if self.env_command and self.venv is not None:
+            raise ValueError("curation.slurm.env_command and curation.slurm.venv: name one of them")
+        return self
+
+
+class Ray(Section):
+    """Tasks on the Ray cluster that RAY_ADDRESS names, or on one of this machine. The nodes must see the input, the
+    output and the environment at the same paths as the machine that starts the run."""
+
+    cpus_per_task: float = Field(default=1, gt=0)
+    gpus_per_task: float = Field(default=0, ge=0)
+    memory_gb_per_task: float = Field(default=0, ge=0)
+    """Memory that Ray sets aside for a task; 0 sets none aside."""
+    most_at_once: int | None = Field(default=None, ge=1)
+    """Most tasks running at the same time; null: as many as the cluster has room for."""
+    retries: int = Field(default=3, ge=0)
+    """How often a task starts again after its worker or its node died."""
+    pass_on: tuple[str, ...] = ()
+    """Environment variables that the tasks get from here, e.g. [OPENAI_API_KEY]."""

@@ -1,0 +1,54 @@
+"""Settings of the RL rounds and of their algorithm."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from configs.schema.section import Section
+
+
+class Rl(Section):
+    algorithm: Literal["rest_em", "grpo", "dpo"] = "rest_em"
+    """ReST-EM (arXiv 2312.06585, SEAL's choice), GRPO (arXiv 2402.03300), or DPO (arXiv 2305.18290) on best and worst
+    (as in Montessori-Instruct, arXiv 2410.14208)."""
+    rounds: int = Field(default=2, ge=1)
+    """Rounds of sample, score, update."""
+    documents_per_round: int = Field(default=48, ge=1)
+    """Documents drawn a round."""
+    documents_per_batch: int | None = Field(default=None, ge=1)
+    """ReST-EM and DPO: documents whose rewrites are sampled in one go, in whole batches of documents that share
+    students. While students of one batch run the next is sampled, where the writer or the students are outside this
+    process (`teacher.writer: vllm`, `student.pool: ray`). null: such that each has students enough to fill a pool."""
+    group_size: int = Field(default=8, ge=2)
+    """Lessons sampled a document (G)."""
+    rewrites_per_lesson: int = Field(default=1, ge=1)
+    """Rewrites in a lesson: they are sampled, taught and credited as a set, so that diversity inside it pays."""
+    explore: float = Field(default=0.0, ge=0, le=1)
+    """`policy` prompting: share of the first round's samples whose strategy is dealt evenly over `teacher.strategies`
+    instead of chosen; falls linearly to 0 over `explore_rounds`."""
+    explore_rounds: int = Field(default=2, ge=1)
+    """Rounds with dealt strategies."""
+    keep: int = Field(default=1, ge=1)
+    """ReST-EM and DPO: the best `keep` lessons of a document that beat the group's mean by more than noise are learnt
+    from."""
+    learning_rate: float = Field(default=2e-5, gt=0)
+    epochs: int = Field(default=2, ge=1)
+    """ReST-EM and DPO: passes over the kept rewrites a round."""
+    batch_size: int = Field(default=8, ge=1)
+    """ReST-EM and DPO: kept rewrites (pairs) a gradient step. (GRPO steps once a batch of
+    `reward.documents_per_student` groups.)"""
+    kl: float = Field(default=0.01, ge=0)
+    """GRPO: weight of the KL to the teacher at the start. DPO: its beta is the same weight, at least 0.01."""
+    validation_documents: int = Field(default=0, ge=0)
+    """Documents of `data.train` that are never trained on: the gain on them after each round picks the checkpoint that
+    is kept as best. 0 keeps the last."""
+    evaluation_lessons: int = Field(default=2, ge=1)
+    """Lessons a document that a teacher writes where it is measured, on validation and on held-out documents, each
+    taught to a student of its own. The raw text is taught to as many."""
+    patience: int | None = Field(default=None, ge=1)
+    """End after so many rounds without a better validation gain; null runs all rounds."""
+    promotion_threshold: float | None = Field(default=None, gt=0)
+    """Nats a token: when a round's validation gain passes it, the student trained on the accepted lessons becomes the
+    base of the next round's students (SOAR, arXiv 2601.18778)."""
+    diversity_alarm: float = Field(default=1.5, gt=1)
+    """Warn when a group's texts compress this many times better than in the first step: the teacher repeats itself."""

@@ -1,0 +1,79 @@
+"""Settings of the teacher: what samples, how it is prompted, what its texts must pass, who writes questions."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from configs.schema.section import Section
+from configs.schema.student import Lora
+
+
+class Teacher(Section):
+    model: str = ""
+    """Path or Hub id of the teacher's base model."""
+    writer: Literal["transformers", "vllm", "endpoint"] = "transformers"
+    """What samples: this process, a vLLM server that we start, or (curating alone) an OpenAI-compatible endpoint; see
+    `serving`. ReST-EM and DPO load each round's adapter into the running server; GRPO runs vLLM inside its trainer, on
+    a GPU."""
+    prompting: Literal["strategy", "policy"] = "strategy"
+    """`strategy`: each prompt names the way of rewriting (teacher/strategies/*.txt) and samples are spread over
+    `strategies`. `policy`: the teacher opens its completion with a strategy tag `<name>` of its own choice; a model
+    with a chat template is shown the menu of `strategies`, another the bare document."""
+    strategies: tuple[str, ...] = ("implications", "rewrite", "question-answer")
+    """Ways of rewriting: names of files in teacher/strategies, or paths of your own .txt files."""
+    delimit: bool = True
+    """Documents are data: a model with a chat template reads each between two markers that its author cannot know, and
+    is told that nothing between them is an instruction. Others get the bare document."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Longest rewrite sampled."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    evaluation_temperature: float | None = Field(default=None, ge=0)
+    """Of validation and held-out lessons, and of curation where that sets none; null takes `temperature`. RL at a
+    temperature below 1 sharpens the teacher a little more with every round, until its rewrites repeat each other; what
+    is used may well be sampled below it."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    batch_size: int = Field(default=16, ge=1)
+    """Rewrites sampled at once."""
+    lora: Lora | None = Lora()
+    """Adapters that RL trains; null trains all weights (small teachers)."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Gates(Section):
+    """What a rewrite must pass before a student sees it; a gate's name is the reason it leaves."""
+
+    min_words: int = Field(default=3, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest accepted rewrite in teacher tokens; null accepts up to `teacher.max_new_tokens`."""
+    truncated: bool = True
+    """Refuse a rewrite that reached `teacher.max_new_tokens` before its end."""
+    max_repetition: float = Field(default=0.6, gt=0, le=1)
+    """Largest share of a text's word 4-grams that may be repeats of an earlier one."""
+    instructions: bool = True
+    """Refuse a rewrite that followed what its document says to a model instead of rewriting it: it carries what it was
+    ordered to write (`obeyed`), talks as an assistant or declines (`assistant_talk`), repeats the document's markers
+    (`markers`), or is about something else (`unrelated`)."""
+    min_shared: float = Field(default=0.15, ge=0, le=1)
+    """Least share of a rewrite's content words that its document must hold (of the document's where those are fewer),
+    from a teacher with a chat template; 0.3 at least where the document holds an order to a model. The lowest of 1,000
+    rewrites by Qwen2.5-7B is 0.17. 0 for strategies that translate."""
+    leak_ngram: int = Field(default=8, ge=2)
+    """A rewrite that shares this many words in a row with a benchmark item, absent from its source, is a leak."""
+
+
+class Questions(Section):
+    """For documents without questions: written once, never shown to the teacher."""
+
+    model: str = ""
+    """Path or Hub id of the model that writes them, `teacher` for the untrained teacher; empty writes none."""
+    file: Path | None = None
+    """Where they are kept, one document a line, yours to edit; null takes `run.dir/questions.jsonl`."""
+    per_document: int = Field(default=5, ge=1)
+    """Questions asked of the writer for a document."""
+    min_lift: float = Field(default=0.3, ge=0)
+    """A question stays if the writing model finds its answer likelier by this many nats a token after document and
+    question than after the question alone, the document alone, and the document with its other questions; 0 does not
+    check. Of a passage's answers SmolLM2-135M keeps 13 of 18 at 0.3, and 3 or 4 of 36 put behind the wrong question."""

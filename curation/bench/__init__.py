@@ -1,0 +1,1 @@
+"""The project's own speed and learning, measured with controls."""

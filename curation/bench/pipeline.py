@@ -1,0 +1,269 @@
+"""`notewright bench curate`: what the pipeline itself costs, with an echo in the teacher's place.
+
+    notewright bench curate --rows 100000 --json
+
+A corpus with known faults is generated and curated by `configs/curate-echo.yaml` with the settings below, at several
+sizes, each in a process of its own. In the same run every row is looked for: the manifest must say what was put in, and
+each row must stand exactly once in the dataset, the quarantine or among the filtered.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+import configs
+from configs.errors import RunError
+from configs.load import load_config
+from configs.processes import die_with_parent
+from curation.bench.pipeline_corpus import Corpus, row_places, write_corpus
+from curation.pipeline.manifest import read_manifest
+
+CONFIG = Path(configs.__file__).parent / "curate-echo.yaml"
+SETTINGS = ("curation.dedup=exact", "curation.filters.ftfy=true", "curation.filters.secrets=true",
+            "curation.filters.pii=true")  # fmt: skip
+"""Beside what always runs: preflight, decontamination, gates, leak check, merger."""
+
+STEPS: dict[str, tuple[str, ...]] = {
+    "ftfy": ("curation.filters.ftfy=true",),
+    "secrets": ("curation.filters.secrets=true",),
+    "pii": ("curation.filters.pii=true",),
+    # The generated language is none; py3langid takes it for Esperanto.
+    "languages": ("curation.filters.languages=[eo,bs]", "curation.filters.min_language_probability=0"),
+    "gopher_repetition": ("curation.filters.gopher_repetition=true",),
+    "gopher_quality": ("curation.filters.gopher_quality=true",),
+    "dedup exact": ("curation.dedup=exact",),
+    "dedup minhash": ("curation.dedup=minhash",),
+}
+STEP_ROWS = 2000
+SAMPLE_SECONDS = 0.02
+TARGETS = {"ms_per_document": 5.0, "peak_memory_mb": 1500.0}
+
+Tell = Callable[[str], None]
+
+
+def run_bench(rows: int, *, steps: bool = False, vllm: bool | None = False, tell: Tell = print) -> dict[str, Any]:
+    """Curates `rows` rows, a quarter and a sixteenth of them; returns the figures, which `table` shows.
+
+    `ms_per_document` is CPU time (user and system, all processes) of the curation at one worker, without the start of
+    Python and its imports. `steps` also measures each step by itself, `vllm` the teacher's pace (curation.bench.vllm);
+    None does where vLLM and the model are installed. Raises RunError if a single row is missing, doubled or miscounted.
+    """
+    sizes = sorted({max(100, rows // 16), max(100, rows // 4), rows})
+    points = []
+    for size in sizes:
+        points.append(measure(size, SETTINGS))
+        tell(
+            f"{size} rows: {points[-1]['ms_per_document']:.2f} ms of CPU a document,"
+            f" {points[-1]['rows_per_second']:.0f} rows/s, {points[-1]['peak_memory_mb']:.0f} MB"
+        )
+    first, last = points[0], points[-1]
+    result: dict[str, Any] = {
+        name: last[name]
+        for name in ("rows_in", "rows_out", "rows_filtered", "rows_quarantined", "rows_failed", "ms_per_document",
+                     "rows_per_second", "tokens_per_second", "tokens_per_document", "peak_memory_mb")
+    }  # fmt: skip
+    result |= {
+        "rows_exact": True,
+        "memory_growth_mb": last["peak_memory_mb"] - first["peak_memory_mb"],
+        "linearity": _linearity(points),
+        "within_targets": {name: last[name] <= most for name, most in TARGETS.items()},
+        "settings": list(SETTINGS),
+        "machine": f"{os.cpu_count()} cores, 1 worker",
+        "sizes": points,
+    }
+    if steps:
+        result["step_ms"] = _step_costs(tell)
+    return result | _vllm(vllm, tell)
+
+
+def measure(rows: int, settings: tuple[str, ...], *, exact: bool = True) -> dict[str, Any]:
+    """One curation of a generated corpus in a fresh process, with its costs; `exact` looks for every row after it."""
+    with tempfile.TemporaryDirectory(prefix="notewright-bench-") as name:
+        folder = Path(name)
+        corpus, output = write_corpus(folder, rows), folder / "dataset"
+        overrides = [
+            f"curation.input={corpus.folder}", f"curation.output={output}", f"run.dir={folder / 'run'}",
+            f"curation.benchmarks=[file:{corpus.quiz}]", *settings,
+        ]  # fmt: skip
+        found = _in_a_process(overrides, folder / "figures.json")
+        counted = check_rows(output, corpus) if exact else {"rows_in": rows}
+        tokens = read_manifest(output)["tokens"]
+    return counted | {
+        "ms_per_document": 1000 * found["cpu_seconds"] / rows,
+        "rows_per_second": rows / found["seconds"],
+        "tokens_per_second": tokens / found["seconds"],
+        "tokens_per_document": tokens / max(1, counted.get("rows_out", rows)),
+        "peak_memory_mb": found["peak_memory_mb"],
+        "start_memory_mb": found["start_memory_mb"],
+        "seconds": found["seconds"],
+        "cpu_seconds": found["cpu_seconds"],
+        "start_cpu_seconds": found["start_cpu_seconds"],
+    }
+
+
+def check_rows(output: Path, corpus: Corpus) -> dict[str, int]:
+    """The counts of a finished dataset, held against the corpus and against the rows that are there.
+
+    Raises RunError with the difference unless `rows_in` is the sum of the other four, all are what the corpus says, and
+    every row of every file stands exactly once in the dataset, the quarantine or among the filtered.
+    """
+    manifest = read_manifest(output)
+    names = ("documents_in", "documents_out", "filtered", "quarantined", "failed")
+    counts = {name: sum(file[name] for file in manifest["files"]) for name in names}
+    out = corpus.rows - corpus.filtered - corpus.quarantined
+    expected = dict(zip(names, (corpus.rows, out, corpus.filtered, corpus.quarantined, 0), strict=True))
+    places = row_places(output, manifest)
+    different = len(set(places))
+    if counts != expected or manifest["rows"] != out or not len(places) == different == corpus.rows:
+        raise RunError(
+            f"the curated rows are not exact: expected {expected}, the manifest says {counts} with {manifest['rows']}"
+            f" rows; {len(places)} records of {different} rows were found"
+        )
+    return {
+        "rows_in": counts["documents_in"],
+        "rows_out": manifest["rows"],
+        "rows_filtered": counts["filtered"],
+        "rows_quarantined": counts["quarantined"],
+        "rows_failed": counts["failed"],
+    }
+
+
+def _linearity(points: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Of CPU seconds over rows: cost a document at the largest size over that at the smallest, and the least-squares
+    line with the largest distance of a point from it, as a share of the point."""
+    if len(points) < 2:
+        return {"ratio": None, "slope_ms": None, "fixed_seconds": None, "worst_residual": None}
+    rows = np.array([point["rows_in"] for point in points], dtype=float)
+    seconds = np.array([point["cpu_seconds"] for point in points])
+    slope, fixed = np.polyfit(rows, seconds, 1)
+    return {
+        "ratio": float(points[-1]["ms_per_document"] / points[0]["ms_per_document"]),
+        "slope_ms": float(1000 * slope),
+        "fixed_seconds": float(fixed),
+        "worst_residual": float(np.max(np.abs(slope * rows + fixed - seconds) / seconds)),
+    }
+
+
+def _step_costs(tell: Tell) -> dict[str, float]:
+    """Milliseconds of CPU a document that each step adds to a curation without any."""
+    plain = measure(STEP_ROWS, (), exact=False)["ms_per_document"]
+    costs = {"none": plain}
+    for name, settings in STEPS.items():
+        costs[name] = measure(STEP_ROWS, settings, exact=False)["ms_per_document"] - plain
+        tell(f"{name}: {costs[name]:+.2f} ms a document")
+    return costs
+
+
+def _vllm(wanted: bool | None, tell: Tell) -> dict[str, Any]:
+    from curation.bench.vllm import measure as measure_vllm
+    from curation.bench.vllm import why_not_here
+
+    why = "--no-vllm" if wanted is False else why_not_here() if wanted is None else None
+    if why is not None:
+        return {"vllm_ratio": None, "vllm_note": f"not measured: {why}"}
+    tell("the teacher through vLLM, against bare vLLM on the same prompts")
+    return measure_vllm(tell)
+
+
+def _in_a_process(overrides: list[str], figures: Path) -> dict[str, float]:
+    """Curates in a process of its own; returns what it measured of itself, and the memory seen from here."""
+    command = [sys.executable, "-m", "curation.bench.pipeline", str(figures), *overrides]
+    peak = 0
+    with tempfile.TemporaryFile() as errors:
+        child = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        watch = _Memory(child)
+        watch.start()
+        code = child.wait()
+        peak = watch.stop()
+        if code:
+            errors.seek(0)
+            last = (errors.read().decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+            raise RunError(f"the curation that was measured ended with code {code}: {last}")
+    found = json.loads(figures.read_bytes())
+    return found | {"peak_memory_mb": max(peak / 1e6, found["own_peak_mb"])}
+
+
+class _Memory(threading.Thread):
+    """Samples the resident memory of a process and all below it; pages that they share count for each."""
+
+    def __init__(self, process: psutil.Process):
+        super().__init__(daemon=True)
+        self.process, self.peak = process, 0
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(SAMPLE_SECONDS):
+            total = 0
+            try:
+                for process in (self.process, *self.process.children(recursive=True)):
+                    total += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+            self.peak = max(self.peak, total)
+
+    def stop(self) -> int:
+        """Bytes at the highest."""
+        self._ended.set()
+        self.join()
+        return self.peak
+
+
+def _cpu_seconds() -> float:
+    """Of this process and those below it that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _child(figures: Path, overrides: list[str]) -> None:
+    """What the fresh process does."""
+    from curation.pipeline.curate import curate
+
+    die_with_parent()
+    config = load_config(CONFIG, overrides)
+    start = {"start_cpu_seconds": _cpu_seconds(), "start_memory_mb": psutil.Process().memory_info().rss / 1e6}
+    began = time.perf_counter()
+    curate(config)
+    seconds = time.perf_counter() - began
+    # Not getrusage: its peak begins with what the process that forked this one held.
+    status = Path("/proc/self/status").read_text()
+    own_peak_mb = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+    spent = {"seconds": seconds, "cpu_seconds": _cpu_seconds() - start["start_cpu_seconds"]}
+    figures.write_text(json.dumps(start | spent | {"own_peak_mb": own_peak_mb}))
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as lines to read."""
+    lines = ["   rows  ms/document  rows/s  tokens/s  peak MB"]
+    lines += [
+        f"{p['rows_in']:7}  {p['ms_per_document']:11.2f}  {p['rows_per_second']:6.0f}  {p['tokens_per_second']:8.0f}"
+        f"  {p['peak_memory_mb']:7.0f}"
+        for p in result["sizes"]
+    ]
+    line = result["linearity"]
+    if line["ratio"] is not None:
+        lines.append(
+            f"cost a document at the largest over the smallest size: {line['ratio']:.2f}; line: {line['slope_ms']:.2f}"
+            f" ms a document and {line['fixed_seconds']:.2f} s, at most {line['worst_residual']:.0%} off"
+        )
+    lines.append(
+        f"every row once: {result['rows_in']} in = {result['rows_out']} out + {result['rows_filtered']} filtered +"
+        f" {result['rows_quarantined']} quarantined + {result['rows_failed']} failed"
+    )
+    lines += [f"  {name:18} {cost:+6.2f} ms a document" for name, cost in result.get("step_ms", {}).items()]
+    ratio = result["vllm_ratio"]
+    lines.append(f"vLLM: {result['vllm_note']}" if ratio is None else f"of bare vLLM's speed: {ratio:.2f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    _child(Path(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,268 @@
+"""What the student pool on Ray brings and costs: `notewright bench pool --json`.
+
+Students of the lab's shape learn in this process and on one and two actors, in turns. Then 10,000 queued jobs pass
+through actors whose students are simulated (they answer at once), for what passing alone costs, and whether memory
+grows with the queue. Last, the costs that were measured are the parts of simulated rounds on 8 to 512 GPUs
+(`curation.bench.pool_simulation`). Keys of the result:
+
+* `students_per_second`: medians by arm. `inline` (this process and its helpers, on all cores), `inline_1` (one
+  thread), `actors_1` and `actors_2` (one thread each); `ratio_to_inline` and `ratio_to_inline_1` are medians of ratios
+  within a turn, which a busy machine leaves alone.
+* `seconds_per_student`: of `inline_1`, in batches of 32; `small_batch_seconds_per_student`: the same in batches of 4.
+* `overhead_ms_per_job`: wall clock that a job takes through two actors that do nothing, in batches of 32, with
+  outcomes of real size; `overhead_share` of `seconds_per_student`, which is to be below 0.05.
+* `driver_ms_per_job`, `driver_ms_per_batch`: CPU time of the dealing process alone.
+* `queue`: `jobs`, `seconds`, `rss_start_mb`, `rss_growth_mb`: memory of the dealing process, at its highest while the
+  jobs are run, above what it was with all of them made.
+* `most_students_per_second`: beyond which one process cannot deal, in the largest batches.
+* `simulation`: by how many times as fast an actor is as one core here (a GPU runs larger students; what counts is
+  seconds a student), what `curation.bench.pool_simulation.scaling` returns. `costs` in seconds; `teacher_share` of a
+  round on 8 GPUs is `assumed` to be the teacher's unless `--run` names a run that measured it.
+"""
+
+import gc
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from configs.errors import UserError
+from configs.files import read_json_lines
+from configs.schema import Lora, Student
+from curation.bench.pool_simulation import MOST, Costs, scaling
+from student.bench.inputs import bench_model, environment, lesson_texts
+from student.pools.batching import Size
+from student.pools.inline import InlinePool
+from student.pools.ray import RayPool
+from student.records import Answer, Exam, Job, Lesson, OnDone, Outcome, Question
+
+TEXTS, QUESTIONS = 8, 40
+"""Of a student, as in the lab: eight people, five questions about each."""
+BATCH, SMALL_BATCH = 32, 4
+QUEUE = 10_000
+FASTER = (1.0, 10.0, 100.0)
+TEACHER_SHARE = 0.1
+TARGET = 0.05
+SIMULATED = "simulated"
+
+Tell = Callable[[str], None]
+
+
+class BenchStudents(InlinePool):
+    """Real students, and simulated ones (lessons with `loss_on: simulated`), which answer at once with outcomes as
+    large as real ones: an answer for each question."""
+
+    def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
+        if jobs[0].lesson.loss_on != SIMULATED:
+            return super().examine(jobs, on_done)
+        return [_simulated(job) for job in jobs]
+
+
+def _simulated(job: Job) -> Outcome:
+    names = ("loglik_sum_before", "loglik_sum_after", "bits_per_byte_before", "bits_per_byte_after")
+    answers = tuple(
+        Answer(
+            loglik_before=-2.0, loglik_after=-1.0, correct_before=False, correct_after=True,
+            extra=dict.fromkeys(names, 0.5),
+        )
+        for _ in job.exam.questions
+    )  # fmt: skip
+    return Outcome(gain=1.0, metrics={f"metric_{n}": float(n) for n in range(12)} if answers else {}, answers=answers)
+
+
+def run_bench(
+    *, students: int = 64, steps: int = 15, repeats: int = 3, run: Path | None = None, tell: Tell = print
+) -> dict[str, Any]:
+    """Measures and simulates; `students` train in each arm, `repeats` times in turns. Raises UserError (Ray is missing,
+    `run` holds no measured round)."""
+    share = (TEACHER_SHARE, "assumed") if run is None else (_teacher_share(run), "measured")
+    disable_progress_bar()
+    jobs = make_jobs(max(students, QUEUE), steps)
+    with tempfile.TemporaryDirectory(prefix="notewright-bench-") as folder:
+        settings = _settings(Path(folder), jobs)
+        # Both stand at the same time: each actor asks for half a core.
+        one, two = (RayPool(settings.model_copy(update={"actors": n}), sharing=2, build=BenchStudents) for n in (1, 2))
+        arms, spread = _measure_arms(settings, one, two, jobs[:students], repeats, tell)
+        one.close()
+        passing = _measure_passing(two, jobs[:QUEUE], tell)
+        two.close()
+    alone = statistics.median(arms["inline_1"])
+    small = statistics.median(arms["small"])
+    student = max((alone * BATCH - small * SMALL_BATCH) / (BATCH - SMALL_BATCH), 0.1 * alone)
+    costs = Costs(
+        batch=max(0.0, (small - student) * SMALL_BATCH), student=student, spread=spread,
+        deal_batch=passing["driver_ms_per_batch"] / 1000, deal_student=passing["driver_ms_per_job"] / 1000,
+    )  # fmt: skip
+    sizes = [Size.of(job.lesson, settings).cost for job in jobs[:QUEUE]]
+    lengths = [size / statistics.fmean(sizes) for size in sizes]
+    ratios = {
+        f"ratio_to_{base}": {
+            arm: statistics.median(b / a for a, b in zip(arms[arm], arms[base], strict=True))
+            for arm in ("actors_1", "actors_2")
+        }
+        for base in ("inline", "inline_1")
+    }
+    overhead = passing["overhead_ms_per_job"] / 1000 / alone
+    result = {
+        "students_per_second": {arm: 1 / statistics.median(seconds) for arm, seconds in arms.items() if arm != "small"},
+        **ratios,
+        "seconds_per_student": alone,
+        "small_batch_seconds_per_student": small,
+        "overhead_share": overhead,
+        "within_target": overhead < TARGET,
+        **passing,
+        "costs": asdict(costs),
+        "most_students_per_second": 1 / max(costs.deal_student + costs.deal_batch / MOST, 1e-9),
+        "teacher_share": share[0],
+        "teacher_share_how": share[1],
+        "simulation": {f"{times:g}": scaling(lengths, costs.faster(times), share[0]) for times in FASTER},
+        "students": students,
+        "steps": steps,
+        "repeats": repeats,
+        "cores": os.cpu_count(),
+    }
+    return result | environment(torch.device("cpu"), torch.float32)
+
+
+def make_jobs(count: int, steps: int) -> list[Job]:
+    """Lessons of eight biographies, each its own; students of one group of 32 sit the same exam."""
+    texts = lesson_texts(None, 2000)
+    exams = [
+        Exam(
+            questions=tuple(
+                Question(
+                    prompt=f"{texts[(7 * g + q) % 2000][:30]} was born in", answer="Lisbon", document_id=str(q % 8)
+                )
+                for q in range(QUESTIONS)
+            )
+        )
+        for g in range(math.ceil(count / BATCH))
+    ]
+    return [
+        Job(
+            lesson=Lesson(
+                texts=tuple(texts[(n * TEXTS + i * (1 + n % 13)) % 2000] for i in range(TEXTS)),
+                document_ids=tuple(map(str, range(TEXTS))), steps=steps, seed=n,
+            ),
+            exam=exams[n // BATCH],
+        )
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def _settings(folder: Path, jobs: list[Job]) -> Student:
+    model, tokenizer = bench_model("lab", [text for job in jobs[:200] for text in job.lesson.texts], "cpu")  # type: ignore[misc]
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    return Student(
+        model=str(folder / "base"), lora=Lora(rank=8, alpha=16), learning_rate=5e-3, device="cpu", max_slots=BATCH,
+        texts_per_step=TEXTS,
+    )  # fmt: skip
+
+
+def _measure_arms(
+    settings: Student, one: RayPool, two: RayPool, jobs: list[Job], repeats: int, tell: Tell
+) -> tuple[dict[str, list[float]], float]:
+    """Seconds a student by arm and turn; and the spread of the logarithm of a batch's time."""
+    inline, small = InlinePool(settings), InlinePool(settings.model_copy(update={"max_slots": SMALL_BATCH}))
+    cores = os.cpu_count() or 1
+    arms: dict[str, tuple[InlinePool | RayPool, int]] = {
+        "inline": (inline, cores), "inline_1": (inline, 1), "small": (small, 1), "actors_1": (one, 1),
+        "actors_2": (two, 1),
+    }  # fmt: skip
+    for pool, _ in arms.values():
+        pool.examine(jobs[:SMALL_BATCH])
+    found: dict[str, list[float]] = {arm: [] for arm in arms}
+    spread: list[float] = []
+    for turn in range(repeats):
+        for arm, (pool, threads) in arms.items():
+            torch.set_num_threads(threads)
+            times = [time.perf_counter()]
+            pool.examine(jobs, lambda _, times=times: times.append(time.perf_counter()))  # type: ignore[misc]
+            found[arm].append((times[-1] - times[0]) / len(jobs))
+            if arm == "small":
+                took = [later - earlier for earlier, later in pairwise(times)]
+                spread += [math.log(seconds / statistics.median(took)) for seconds in took]
+        tell(f"turn {turn + 1}/{repeats}, students/s: " + ", ".join(f"{a} {1 / s[-1]:.2f}" for a, s in found.items()))
+    torch.set_num_threads(cores)
+    return found, statistics.pstdev(spread)
+
+
+def _measure_passing(pool: RayPool, jobs: list[Job], tell: Tell) -> dict[str, Any]:
+    """What passing jobs through two actors costs that do nothing with them."""
+    full = [replace(job, lesson=replace(job.lesson, loss_on=SIMULATED)) for job in jobs[: 64 * BATCH]]
+    queued = [Job(lesson=replace(job.lesson, loss_on=SIMULATED), exam=Exam()) for job in jobs]
+    pool.examine(full[: 4 * BATCH])
+    seconds, cpu_full = _timed(pool, full)
+    pool.settings = pool.settings.model_copy(update={"max_slots": 1})
+    _, cpu_single = _timed(pool, full[: 16 * BATCH])
+    pool.settings = pool.settings.model_copy(update={"max_slots": BATCH})
+    a_job = max(0.0, (cpu_full * BATCH - cpu_single) / (BATCH - 1))
+    tell(f"through actors that do nothing: {1000 * seconds:.2f} ms a job, {1000 * cpu_full:.2f} ms of CPU here")
+    gc.collect()
+    process = psutil.Process()
+    memory = [process.memory_info().rss]
+    began = time.perf_counter()
+    pool.examine(queued, lambda _: memory.append(process.memory_info().rss))
+    queue = {
+        "jobs": len(queued),
+        "seconds": time.perf_counter() - began,
+        "rss_start_mb": memory[0] / 1e6,
+        "rss_growth_mb": (max(memory) - memory[0]) / 1e6,
+    }
+    tell(f"{len(queued)} queued: {queue['seconds']:.1f} s, memory +{queue['rss_growth_mb']:.1f} MB")
+    return {
+        "overhead_ms_per_job": 1000 * seconds,
+        "driver_ms_per_job": 1000 * a_job,
+        "driver_ms_per_batch": 1000 * max(0.0, cpu_single - a_job),
+        "queue": queue,
+    }
+
+
+def _timed(pool: RayPool, jobs: list[Job]) -> tuple[float, float]:
+    """Wall clock and CPU seconds of this process, a job."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    pool.examine(jobs)
+    return (time.perf_counter() - wall) / len(jobs), (time.process_time() - cpu) / len(jobs)
+
+
+def _teacher_share(run: Path) -> float:
+    """Of the rounds of a run on one device: what is not students."""
+    lines = [line for line in read_json_lines(run / "journal" / "metrics.jsonl") if "seconds/students" in line]
+    if not lines:
+        raise UserError(f"{run}: no round in its journal says how long its students took")
+    return 1 - sum(line["seconds/students"] for line in lines) / sum(line["seconds/round"] for line in lines)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as lines to read."""
+    rates = result["students_per_second"]
+    queue, inline = result["queue"], result["ratio_to_inline_1"]
+    lines = [
+        "students/s: " + ", ".join(f"{arm} {rate:.2f}" for arm, rate in rates.items()),
+        f"beside one thread in this process: 1 actor {inline['actors_1']:.2f} times, 2 actors"
+        f" {inline['actors_2']:.2f} times as fast",
+        f"passing a job through an actor: {result['overhead_ms_per_job']:.2f} ms,"
+        f" {result['overhead_share']:.2%} of a student's {1000 * result['seconds_per_student']:.0f} ms",
+        f"{queue['jobs']} jobs queued: {queue['seconds']:.1f} s, memory +{queue['rss_growth_mb']:.1f} MB",
+    ]
+    for times, found in result["simulation"].items():
+        each = 1000 * result["costs"]["student"] / float(times)
+        bend = f"bends at {found['bends_at']} GPUs: {found['why']}" if found["bends_at"] else "does not bend"
+        lines.append(f"simulated, {each:.1f} ms a student: {bend}; with the teacher at {found['round_bends_at']}")
+        lines += [
+            f"  {p['gpus']:4} GPUs {p['students_per_second']:9.1f} students/s, efficiency {p['efficiency']:.2f}"
+            f" (lost: small batches {p['small_batches']:.2f}, dealing {p['dealing']:.2f}, tail {p['tail']:.2f})"
+            for p in found["points"]
+        ]
+    return "\n".join(lines)

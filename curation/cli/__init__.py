@@ -1,0 +1,314 @@
+"""The command `notewright VERB ...`: arguments in, exit code out. What a verb does is in the module it imports.
+
+Exit codes: 0 done; 1 the run failed, what was finished is kept; 2 the call or the config is wrong; 130 interrupted.
+Those print one line on stderr. A traceback is a defect of ours.
+"""
+
+import errno
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import Abort, Exit, TyperException
+
+from configs.errors import RunError, UserError
+from curation.cli.arguments import ConfigFile, Overrides, load
+from curation.cli.bench import bench
+from curation.cli.evaluate import evaluate
+from curation.cli.look import doctor, plan, preview
+
+INTERRUPTED = 130
+
+# torch, transformers and datatrove take seconds to import: each verb imports its own, so that --help is instant.
+
+app = typer.Typer(
+    name="notewright",
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""A teacher language model rewrites documents into lessons; what students gain from the lessons is its reward.
+
+One YAML file is one experiment; `section.key=value` after it overrides a setting. Every setting is documented in
+configs/schema.py. Runs resume by themselves: the same command goes on where it stopped.
+
+**First:** `notewright quickstart`""",
+)
+
+
+@app.command()
+def quickstart(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="Another lab experiment.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """The whole job on the embedded lab: build it, train a teacher, curate, report.
+
+    Minutes on two CPU cores, without network. The last line of the output is one JSON object with the run's figures.
+    Each call makes a run directory of its own; the lab's models are kept.
+
+    **Example:** `notewright quickstart`
+    """
+    from curation.quickstart import DEFAULT, run_quickstart
+
+    given = overrides or []
+    if config is not None and "=" in str(config):
+        config, given = None, [str(config), *given]
+    run_quickstart(config or DEFAULT, given)
+
+
+@app.command()
+def lab(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Builds the lab: fictional people as JSONL shards, two tiny students, a tiny teacher.
+
+    What is there already is kept.
+
+    **Example:** `notewright lab configs/lab.yaml lab.dir=models/lab`
+    """
+    from curation.console.progress import say
+    from curation.lab.build import build_lab
+
+    settings = load(config, overrides)
+    build_lab(settings.lab, progress=say)
+    print(f"the lab is in {settings.lab.dir}")
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    fork: Annotated[
+        Path | None,
+        typer.Option("--fork", metavar="NEW_RUN", help="Go on from the finished rounds of run.dir in this directory."),
+    ] = None,
+) -> None:
+    """Trains the teacher: rounds of rewriting, teaching students, and learning from their gains.
+
+    Reads `data.train` and `data.heldout`, writes `run.dir`. An interrupted run goes on from its last finished round; a
+    run directory of another config is refused with the difference. With `--fork NEW_RUN` the run in `run.dir` goes on
+    in another directory under the config given, and stays as it is.
+
+    **Example:** `notewright train configs/smollm2-cpu.yaml rl.rounds=1`
+    """
+    from curation.console.tables import print_training
+    from curation.train import train_from_config
+
+    settings = load(config, overrides)
+    if fork is not None:
+        from curation.corpus.training_data import read_splits
+        from teacher.run.fork import fork_run
+
+        read_splits(settings)  # what is wrong with the documents is said before anything is copied
+        settings = fork_run(settings, fork)
+    print_training(train_from_config(settings), settings)
+
+
+@app.command("warm-up")
+def warm_up(
+    config: ConfigFile,
+    model: Annotated[str, typer.Option(help="The pretrained model to start from.")],
+    data: Annotated[str, typer.Option(metavar="FILE", help="Documents with questions, JSONL or Parquet.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the student is saved.")],
+    skip: Annotated[int, typer.Option(min=0, help="Leave out the first documents of the file.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many.", show_default=False)] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 3,
+    learning_rate: Annotated[float, typer.Option(min=0)] = 1e-4,
+    overrides: Overrides = None,
+) -> None:
+    """Makes a student that can answer: trains a model on questions without their passages.
+
+    Documents of the config's data.train and data.heldout are left out.
+
+    **Example:** `notewright warm-up configs/squad-smollm2.yaml --model models/smollm2-135m-instruct --data squad.jsonl
+    --output models/smollm2-closed-book`
+    """
+    from curation.models.warm_up import warm_up as run
+
+    found = run(
+        load(config, overrides), model=model, data=data, output=output, skip=skip, limit=limit, epochs=epochs,
+        learning_rate=learning_rate,
+    )  # fmt: skip
+    print(
+        f"{output}: on {found['asked']} unseen questions the log-likelihood of gold answers went"
+        f" {found['loglik_before']:.3f} -> {found['loglik_after']:.3f} nats a token, accuracy"
+        f" {found['accuracy_before']:.2f} -> {found['accuracy_after']:.2f}"
+    )
+
+
+app.command()(evaluate)
+app.command()(preview)
+app.command()(plan)
+app.command()(doctor)
+
+
+@app.command()
+def curate(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Rewrites a corpus with the trained teacher: shards in, a dataset folder for the Hub out.
+
+    Reads `curation.input` (JSONL or WARC, also .gz and .zst, or Parquet), takes the best checkpoint in `run.dir` (or
+    says why the teacher is untrained), and writes `curation.output`: Parquet, manifest, card, and what was refused with
+    its reason: filtered.jsonl before the teacher, quarantine.jsonl after it or because it could not be read.
+
+    **Example:** `notewright curate configs/smollm2-cpu.yaml curation.input=[my/*.jsonl.gz] curation.output=my/dataset`
+    """
+    from curation.pipeline.curate import curate as run
+    from curation.pipeline.curate import print_curation
+    from curation.pipeline.executors.slurm import Queued
+
+    try:
+        print_curation(run(load(config, overrides)))
+    except Queued as queued:
+        print(queued)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset folder that `curate` wrote.")],
+    repo_id: Annotated[str, typer.Option("--repo-id", metavar="ORG/NAME", help="The dataset's name on the Hub.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, show what would be pushed, push nothing.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Visible to all; else private.")] = False,
+    tag: Annotated[str, typer.Option(help="Names this version.")] = "v1",
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Also push that run's teacher, to ORG/NAME-teacher.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the place of an earlier version there.")] = False,
+    allow_unchecked: Annotated[
+        bool, typer.Option("--allow-unchecked", help="Push texts that were held against no benchmark.")
+    ] = False,
+    allow_secrets: Annotated[
+        bool, typer.Option("--allow-secrets", help="Push texts that look as if they held credentials.")
+    ] = False,
+    allow_licence: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="`unknown`, or a licence without derived works.")
+    ] = None,
+) -> None:
+    """Publishes a curated dataset on the Hugging Face Hub: checks, card, push, verification, tag.
+
+    The token comes from HF_TOKEN or `hf auth login`. An interrupted push goes on with the same command.
+
+    **Example:** `notewright export runs/lab/dataset --repo-id me/lessons --dry-run`
+    """
+    from curation.export.publish import describe, plan_export, publish
+
+    plan = plan_export(
+        folder,
+        repo_id,
+        tag=tag,
+        public=public,
+        replace=replace,
+        teacher=teacher,
+        allow_unchecked=allow_unchecked,
+        allow_secrets=allow_secrets,
+        allow_licences=allow_licence or (),
+    )
+    if dry_run:
+        print(describe(plan))
+        return
+    for done in publish(plan):
+        print(
+            f"{done.url} at {done.commit[:8]}, tag {tag}: {done.sent} files sent, {done.present} were there, verified"
+        )
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or the CONFIG.yaml of one.")],
+) -> None:
+    """Writes one self-contained HTML page about a run, with plots and examples.
+
+    **Example:** `notewright report runs/lab`
+    """
+    from curation.report import write_report
+
+    print(write_report(run if run.is_dir() else load(run, None).run.dir))
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Lines of id, text, questions, rewrites.")],
+    config: Annotated[Path, typer.Option("--config", metavar="CONFIG.yaml", help="The experiment.")],
+    output: Annotated[Path, typer.Option("--output", metavar="OUT.jsonl", help="One line a rewrite.")],
+    overrides: Overrides = None,
+) -> None:
+    """Gains of rewrites that you bring, each beside the document's raw text as the lesson.
+
+    A line of the input is {"id", "text", "questions": [{"question", "answer"}], "rewrites": [...]}. Lines that are none
+    go to OUT.rejects.jsonl, and the exit code is then 1.
+
+    **Example:** `notewright score rewrites.jsonl --config configs/smollm2-cpu.yaml --output gains.jsonl`
+    """
+    from curation.scoring.score import run_score
+
+    raise Exit(run_score(file, load(config, overrides), output))
+
+
+@app.command()
+def reliability(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    source: Annotated[
+        str | None, typer.Option(help="JSONL or Parquet with rewrites, or `lab`; else data.train.", show_default=False)
+    ] = None,
+    documents: Annotated[int, typer.Option(min=1, help="Documents, each with a group of rewrites.")] = 16,
+    rewrites: Annotated[
+        int | None, typer.Option(min=2, help="Rewrites a document; else rl.group_size.", show_default=False)
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=2, help="Students a rewrite.")] = 4,
+    credit: Annotated[
+        list[str] | None, typer.Option(help="document, shared or shard; may be given again.", show_default=False)
+    ] = None,
+    adaptive: Annotated[bool, typer.Option("--adaptive", help="Also compare adaptive with uniform repeats.")] = False,
+    output: Annotated[Path | None, typer.Option(help="The JSON, else in run.dir.", show_default=False)] = None,
+) -> None:
+    """How much of the reward is signal and how much retraining noise, before a GPU-day goes into RL.
+
+    **Example:** `notewright reliability configs/lab.yaml --source lab --documents 8`
+    """
+    from curation.reliability.run import run_reliability
+
+    chosen = {"credits": credit} if credit else {}
+    run_reliability(
+        load(config, overrides),
+        source=source,
+        documents=documents,
+        rewrites=rewrites,
+        repeats=repeats,
+        adaptive=adaptive,
+        output=output,
+        **chosen,  # type: ignore[arg-type]
+    )
+
+
+app.add_typer(bench, name="bench")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = app(arguments, prog_name="notewright", standalone_mode=False) or 0
+        return _interrupted() if code == INTERRUPTED else code
+    except UserError as error:
+        return _fail(str(error), 2)
+    except RunError as error:
+        return _fail(str(error), 1)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "notewright"
+        return _fail(f"{error.format_message().rstrip('.')} (see {command} --help)", error.exit_code)
+    except (KeyboardInterrupt, Abort):
+        return _interrupted()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        return _fail(f"the disk is full{where}; what was finished is kept: free some space and run the same command", 1)
+
+
+def _interrupted() -> int:
+    return _fail("interrupted; what was finished is kept, and the same command goes on from there", INTERRUPTED)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,174 @@
+"""The verbs of `notewright bench`: the project's claims about speed and learning, measured."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curation.cli.injections import bench_injections
+
+bench = typer.Typer(rich_markup_mode="markdown", help="The project's speed beside what you would use instead.")
+bench.command("injections")(bench_injections)
+
+
+@bench.command("student")
+def bench_student(
+    model: Annotated[
+        str, typer.Option(help="A model folder, or a shape with random weights: lab, smollm2-135m.")
+    ] = "lab",
+    students: Annotated[int, typer.Option(min=1, help="Students trained at once.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each student.")] = 10,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank; else 8 for the lab, 32 for others.")] = None,
+    lessons: Annotated[
+        Path | None, typer.Option(help="JSONL with `rewrites` or `text`; else generated.", show_default=False)
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 15,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Also 1, 2, 4, ... 256 students.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="A PNG of the sweep.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
+) -> None:
+    """Many students at once, against separate PEFT runs and the padded batch-1 recipe; losses must agree.
+
+    **Example:** `notewright bench student --students 32 --json`
+    """
+    import json
+
+    from curation.bench.plot import plot_sweep
+    from curation.console.progress import say
+    from student.bench.report import check_losses, table
+    from student.bench.run import SWEEP, run_bench
+
+    result = run_bench(
+        model=model,
+        students=students,
+        steps=steps,
+        rank=rank,
+        lessons=lessons,
+        repeats=repeats,
+        sweep=SWEEP if sweep or plot else (),
+        tell=say,
+    )
+    print(json.dumps(result, indent=2) if as_json else table(result))
+    if plot:
+        say(f"plot: {plot_sweep(result, plot)}")
+    check_losses(result)
+
+
+@bench.command("teacher")
+def bench_teacher(
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where the runs are kept.")] = Path(
+        "runs/bench-teacher"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, one algorithm, both students, no extras.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Training runs of each algorithm and student.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the tables.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="section.key=value", help="Settings that replace the preset's.", show_default=False),
+    ] = None,
+) -> None:
+    """Does the teacher learn what its students need? Held-out people of the lab, both students, with controls.
+
+    Trains a teacher with each algorithm, student and seed, and compares its lessons with raw text and the untrained
+    teacher at equal tokens and steps. About an hour on two cores, ten minutes with --quick; goes on where it stopped.
+
+    **Example:** `notewright bench teacher --quick --json`
+    """
+    import json
+
+    from rich.console import Console
+
+    from curation.bench.teacher import run_bench
+    from curation.bench.teacher_report import print_summary, summarise
+
+    found = summarise(run_bench(folder, quick=quick, seeds=seeds, overrides=overrides or ()))
+    if as_json:
+        print(json.dumps(found, allow_nan=False))
+    else:
+        print_summary(found, Console())
+
+
+@bench.command("curate")
+def bench_curate(
+    rows: Annotated[int, typer.Option(min=800, help="Rows of the largest corpus; a quarter and a 16th as well.")] = (
+        16_000
+    ),
+    steps: Annotated[bool, typer.Option("--steps", help="Also what each step costs by itself.")] = False,
+    vllm: Annotated[
+        bool | None,
+        typer.Option(
+            help="A teacher through vLLM, beside bare vLLM; by itself where both are installed.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
+) -> None:
+    """What the curation pipeline costs by itself, with an echo in the teacher's place; every row is counted.
+
+    About two minutes, and five more for vLLM; `--rows 100000` takes ten. CPU time a document at one worker, linearity,
+    memory.
+
+    **Example:** `notewright bench curate --json`
+    """
+    import json
+
+    from curation.bench.pipeline import run_bench, table
+    from curation.console.progress import say
+
+    result = run_bench(rows, steps=steps, vllm=vllm, tell=say)
+    print(json.dumps(result, allow_nan=False) if as_json else table(result))
+
+
+@bench.command("pool")
+def bench_pool(
+    students: Annotated[int, typer.Option(min=64, help="Students of each arm, in batches of 32.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each student.")] = 15,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 3,
+    run: Annotated[
+        Path | None, typer.Option(help="A run that measured the teacher's part of a round.", show_default=False)
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="A PNG of the simulated scaling.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
+) -> None:
+    """Students on Ray actors beside students in this process: speed, overhead, memory, and where scaling bends.
+
+    Students of the lab's shape on one and two actors; 10,000 queued jobs; rounds on 8 to 512 simulated GPUs from the
+    costs that were measured. A few minutes on two cores.
+
+    **Example:** `notewright bench pool --json`
+    """
+    import json
+
+    from curation.bench.plot import plot_scaling
+    from curation.bench.pool import run_bench, table
+    from curation.console.progress import say
+
+    result = run_bench(students=students, steps=steps, repeats=repeats, run=run, tell=say)
+    print(json.dumps(result, allow_nan=False) if as_json else table(result))
+    if plot:
+        say(f"plot: {plot_scaling(result, plot)}")
+
+
+@bench.command("round")
+def bench_round(
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="A new folder for run and dataset.")] = Path(
+        "runs/bench-round"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of Markdown.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="section.key=value", help="Settings that replace the preset's.", show_default=False),
+    ] = None,
+) -> None:
+    """One ReST-EM round and `curate` of 600 passages on this machine: sampling, students, update, idle.
+
+    configs/qwen-0.5b-1gpu.yaml with SmolLM2-135M in the place of both models (`make smollm2 vllm` first). Minutes on a
+    GPU; for a CPU make it smaller.
+
+    **Example:** `notewright bench round --dir runs/bench-round`
+    """
+    import json
+
+    from curation.bench.round import run_bench, table
+
+    result = run_bench(folder, overrides or ())
+    print(json.dumps(result, allow_nan=False) if as_json else table(result))

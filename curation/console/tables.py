@@ -1,0 +1,121 @@
+"""What the terminal shows when a verb has ended: short tables on stdout."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from configs.schema import Config
+from teacher.reward.evaluation import Estimate, Evaluation
+from teacher.reward.student_models import labels
+from teacher.training.summary import TrainSummary
+
+if TYPE_CHECKING:
+    pass
+
+ARMS = {
+    "raw": "raw text",
+    "untrained": "untrained teacher",
+    "trained": "trained teacher",
+}
+EXAMPLE_CHARACTERS = 400
+
+
+def interval(figure: Estimate, digits: int = 3) -> str:
+    """`0.812 [0.771, 0.853]`; without bounds where one value gave none."""
+    if math.isnan(figure.mean):
+        return "-"
+    bounds = "" if math.isnan(figure.low) else f" [{figure.low:.{digits}f}, {figure.high:.{digits}f}]"
+    return f"{figure.mean:.{digits}f}{bounds}"
+
+
+def print_training(summary: TrainSummary, config: Config) -> None:
+    """Reward, held-out gain by arm, strategies, and where the outputs are."""
+    console = stdout_console()
+    reward = Table("", "first step", "last step", title="Training", title_justify="left")
+    reward.add_row("reward", interval(summary.reward_first), interval(summary.reward_last))
+    names = sorted({*summary.strategies_first, *summary.strategies_last})
+    for name in sorted(names, key=lambda name: -summary.strategies_last.get(name, 0.0)):
+        first, last = summary.strategies_first.get(name, 0.0), summary.strategies_last.get(name, 0.0)
+        reward.add_row(Text(f"writes {name}"), f"{first:.0%}", f"{last:.0%}")
+    console.print(reward)
+    if summary.heldout:
+        console.print(_arms(summary))
+    console.print(f"teacher: {_teacher(summary, config)}", markup=False)
+    console.print(f"journal: {config.run.dir / 'journal'}", markup=False)
+    console.print(
+        f"{summary.algorithm}: {summary.rounds} rounds, {summary.student_runs} student runs ({summary.students} with"
+        f" held-out arms in this call), {summary.seconds:.0f} s",
+        markup=False,
+    )
+
+
+def _teacher(summary: TrainSummary, config: Config) -> str:
+    if summary.checkpoint is None:
+        return f"{config.teacher.model} as it is: no round beat it on the validation documents"
+    best = "" if summary.best_round is None else f" (round {summary.best_round} validated best)"
+    return f"{summary.checkpoint}{best}"
+
+
+def _arms(summary: TrainSummary) -> Table:
+    """All students together, and below them each by itself where there are several."""
+    table = Table("students taught with", "gain (nats a token)", "accuracy", title_justify="left")
+    table.title = "Documents that the teacher never learnt on (95% intervals)"
+    _add_arms(table, summary.heldout, summary.differences)
+    students = next(iter(summary.heldout.values())).by_student
+    for student, label in labels(list(students)).items():
+        prefix = f"student/{label}/"
+        table.add_section()
+        table.add_row(Text(f"student {label}"), "", "")
+        _add_arms(
+            table,
+            {arm: found.by_student[student] for arm, found in summary.heldout.items()},
+            {k.removeprefix(prefix): figure for k, figure in summary.differences.items() if k.startswith(prefix)},
+        )
+    return table
+
+
+def _add_arms(table: Table, heldout: Mapping[str, Evaluation], differences: Mapping[str, Estimate]) -> None:
+    for arm, label in ARMS.items():
+        if arm in heldout:
+            table.add_row(label, interval(heldout[arm].gain), interval(heldout[arm].accuracy, 2))
+    for other in ("untrained", "raw"):
+        gain, accuracy = (differences.get(f"{name}_minus_{other}") for name in ("trained", "accuracy"))
+        if gain is not None and accuracy is not None:
+            table.add_row(f"trained - {other}", interval(gain), interval(accuracy, 2))
+
+
+def print_example(summary: TrainSummary) -> None:
+    """One held-out document, and what the teacher made of it at first and in the end."""
+    if not summary.examples:
+        return
+    # One that changed says more than one that did not.
+    changed = [example for example in summary.examples if example.before != example.after]
+    example = (changed or list(summary.examples))[0]
+    console = stdout_console()
+    console.print("Document (never learnt on):", markup=False)
+    console.print(Text(_short(example.source)), style="dim")
+    table = Table(
+        f"at first: {example.strategy_before}",
+        f"now: {example.strategy_after}",
+        title="What the teacher writes from it",
+        title_justify="left",
+        expand=True,
+    )
+    table.add_row(Text(_short(example.before)), Text(_short(example.after)))
+    console.print(table)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= EXAMPLE_CHARACTERS else text[:EXAMPLE_CHARACTERS].rsplit(" ", 1)[0] + " ..."
+
+
+def stdout_console() -> Console:
+    """Of stdout."""
+    # Made anew each time, so that a redirected stdout is the one written to. In a pipe rich would assume 80 columns.
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)

@@ -1,0 +1,1 @@
+"""Documents before the teacher: shards, filters, secrets, decontamination."""

@@ -1,0 +1,1 @@
+"""A finished dataset or teacher to the Hub: checks, card, push, verification."""

@@ -1,0 +1,1 @@
+"""All shards through the teacher into a dataset folder, every source row accounted for."""

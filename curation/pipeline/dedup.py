@@ -1,0 +1,156 @@
+"""Which documents repeat an earlier one, over all input files: equal texts, then near-equal ones by MinHash.
+
+The texts compared are those that the filters leave. datatrove's stages do the work, one task a file; a document is
+known by its place among its file's documents, which is the same in every reading. The result is one file of verdicts a
+task, written whole: after a kill the stages that are not complete run again. It also says what the filters refused, so
+that the second reading need not ask them again.
+"""
+
+import shutil
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import xxhash
+from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupSignature, minhash
+from datatrove.pipeline.dedup.minhash import MinhashConfig
+
+from configs.files import write_whole
+from configs.schema.curation import Curation
+from curation.pipeline.executors.local import run_tasks
+
+# Its bar would stand between our own lines.
+minhash.tqdm = partial(minhash.tqdm, disable=True)
+
+MINHASH = MinhashConfig()
+"""datatrove's (and FineWeb's): 14 buckets of 8 hashes over 5-grams, which finds a pair of similarity 0.8 in 92%."""
+
+Place = tuple[int, int]
+"""A document: its task, and its place among the task's documents."""
+
+
+class Verdicts(NamedTuple):
+    """Of a task's documents, by their rows."""
+
+    refused: frozenset[int]
+    """Those that the filters refuse."""
+    repeats: dict[int, Place]
+    """Those that repeat another, with its task and row."""
+
+
+HASHES = np.dtype([("hash", "V16"), ("task", "<u4"), ("place", "<u4")])
+
+
+class HashTexts(PipelineStep):
+    """Writes a task's text hashes and row numbers, and passes the documents on. An empty text is a document that was
+    refused."""
+
+    type = "🫂 - DEDUP"
+    name = "Exact"
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        records, rows = [], []
+        for place, document in enumerate(data):
+            rows.append(document.metadata["source_row"])
+            if document.text:
+                records.append((xxhash.xxh3_128_digest(" ".join(document.text.split())), rank, place))
+            yield document
+        write_whole(self.folder / f"{rank:05d}.rows", np.array(rows, dtype="<u8").tobytes())
+        write_whole(self.folder / f"{rank:05d}.hashes", np.array(records, dtype=HASHES).tobytes())
+
+
+class Survivors(PipelineStep):
+    """The filters before dedup: a refused document keeps its place, without its text."""
+
+    type = "🔻 - FILTER"
+    name = "Survivors"
+
+    def __init__(self, new_cleaner: Any):
+        super().__init__()
+        self.new_cleaner = new_cleaner
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        with self.new_cleaner() as cleaner:
+            for document in data:
+                text = "" if cleaner.clean(document) else document.text
+                yield Document(text, document.id, metadata={"source_row": document.metadata["source_row"]})
+
+
+def find_duplicates(settings: Curation, read: PipelineStep, new_cleaner: Any, tasks: int, work: Path) -> None:
+    """Leaves the Verdicts of each task.
+
+    Goes on where a killed call stopped. `read` is the step that reads a task's documents.
+    """
+    verdicts, scratch = work / "duplicates", work / "dedup"
+    if (verdicts / "complete").exists():
+        return
+    steps: list[PipelineStep] = [read, Survivors(new_cleaner), HashTexts(scratch / "hashes")]
+    near = settings.dedup == "minhash"
+    if near:
+        signatures, pairs = str(scratch / "signatures"), str(scratch / "pairs")
+        steps.append(MinhashDedupSignature(signatures, MINHASH, settings.language))
+    run_tasks(steps, tasks, settings.workers, scratch / "logs-read")
+    repeats = exact_duplicates(sorted((scratch / "hashes").glob("*.hashes")))
+    if near:
+        buckets = MinhashDedupBuckets(signatures, pairs, config=MINHASH)
+        run_tasks([buckets], MINHASH.num_buckets, settings.workers, scratch / "logs-pairs")
+        clusters = MinhashDedupCluster(pairs, str(scratch / "clusters"), MINHASH, save_cluster_id=True)
+        run_tasks([clusters], 1, 1, scratch / "logs-clusters")
+        # Equal texts have equal signatures, so every chain of repeats ends in the first of a cluster.
+        repeats |= near_duplicates(sorted((scratch / "clusters").glob("*.clusters")))
+    rows = [np.fromfile(scratch / "hashes" / f"{task:05d}.rows", dtype="<u8") for task in range(tasks)]
+    found: list[dict[int, Place]] = [{} for _ in range(tasks)]
+    for (task, place), (of, first) in sorted(repeats.items()):
+        found[task][int(rows[task][place])] = of, int(rows[of][first])
+    for task, task_repeats in enumerate(found):
+        passed = np.fromfile(scratch / "hashes" / f"{task:05d}.hashes", dtype=HASHES)["place"]
+        verdict = {"refused": np.delete(rows[task], passed).tolist(), "repeats": task_repeats}
+        write_whole(verdicts / f"{task:05d}.json", orjson.dumps(verdict, option=orjson.OPT_NON_STR_KEYS))
+    write_whole(verdicts / "complete", b"")
+    shutil.rmtree(scratch)
+
+
+def verdicts_of(work: Path, task: int) -> Verdicts:
+    """What `find_duplicates` left for a task."""
+    found = orjson.loads((work / "duplicates" / f"{task:05d}.json").read_bytes())
+    repeats = {int(row): (task, first) for row, (task, first) in found["repeats"].items()}
+    return Verdicts(frozenset(found["refused"]), repeats)
+
+
+def exact_duplicates(files: Iterable[Path]) -> dict[Place, Place]:
+    """Each document of which an earlier one has the same hash, with the first of them. Needs 24 bytes a document."""
+    records = np.concatenate([np.frombuffer(path.read_bytes(), dtype=HASHES) for path in files])
+    # Sorted by hash, then in the order of the input; a V16 has no order of its own.
+    halves = records["hash"].copy().view("<u8").reshape(-1, 2)
+    records = records[np.lexsort((records["place"], records["task"], halves[:, 0], halves[:, 1]))]
+    same = np.flatnonzero(records["hash"][1:] == records["hash"][:-1]) + 1
+    repeats: dict[Place, Place] = {}
+    for index in same:
+        before = _place(records[index - 1])
+        repeats[_place(records[index])] = repeats.get(before, before)
+    return repeats
+
+
+def near_duplicates(files: Iterable[Path]) -> dict[Place, Place]:
+    """Each document of a cluster but the first, with the first. (datatrove keeps any one of a cluster.)"""
+    first: dict[int, Place] = {}
+    repeats: dict[Place, Place] = {}
+    for path in files:
+        for place, cluster in sorted(np.frombuffer(path.read_bytes(), dtype="<u4").reshape(-1, 2).tolist()):
+            document = (int(path.stem), place)
+            if first.setdefault(cluster, document) != document:
+                repeats[document] = first[cluster]
+    return repeats
+
+
+def _place(record: Any) -> Place:
+    return int(record["task"]), int(record["place"])

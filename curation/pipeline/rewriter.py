@@ -1,0 +1,195 @@
+"""The teacher as a curating process holds it: a batch of documents in, a completion for each rewrite out."""
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from datatrove.data import Document
+
+from configs.errors import RunError
+from configs.schema import Config
+from curation.console.progress import say
+from curation.pipeline.manifest import WORK
+from student.records import Question
+from teacher.gates.checks import Gate, build_gates, chat_tokens, empty, gate_names, leak, over_length, repetition
+from teacher.prompting.prompts import build_prompt
+from teacher.prompting.strategies import spread, tag_of
+from teacher.records import Completion
+from teacher.writers.endpoint import EndpointWriter, load_endpoint
+from teacher.writers.local import TransformersWriter, load_teacher
+from teacher.writers.vllm_server import serving, state_file
+
+ECHO = "echo"
+"""The strategy of what the echo writes."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+Written = Completion | Exception
+
+
+class Order(NamedTuple):
+    """One rewrite to be written."""
+
+    document: Document
+    number: int
+    strategy: str | None
+    """None: the teacher chooses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pen:
+    """Who writes (None: the echo), and what a text must pass."""
+
+    writer: TransformersWriter | EndpointWriter | None
+    gates: tuple[Gate, ...]
+
+    def count_tokens(self, text: str) -> int:
+        """Length in the teacher's tokens; the echo has words."""
+        return len(text.split()) if self.writer is None else self.writer.count_tokens(text)
+
+
+@lru_cache(maxsize=1)
+def load_pen(config: Config, checkpoint: Path | None, items: tuple[Question, ...]) -> Pen:
+    """Loads the teacher once a process, whatever the number of its tasks. `items` may not reach a rewrite."""
+    if config.curation.writer == "echo":
+        return Pen(None, _echo_gates(config, items))
+    writer = _load_writer(config, checkpoint)
+    return Pen(writer, tuple(build_gates(config, writer.tokenizer, items)))
+
+
+def server(config: Config, checkpoint: Path | None, work: Path) -> AbstractContextManager[str | None]:
+    """The vLLM that writes for every process of this machine, where the config wants one; its log lies in `work`."""
+    if config.curation.writer == "echo":
+        return nullcontext()
+    return serving(config, checkpoint, work / "vllm")
+
+
+def _load_writer(config: Config, checkpoint: Path | None) -> TransformersWriter | EndpointWriter:
+    match config.teacher.writer:
+        case "transformers":
+            return load_teacher(config, checkpoint)
+        case "vllm":
+            state = state_file(config, checkpoint, config.curation.output / WORK / "vllm")
+            return load_endpoint(config, checkpoint, state)
+        case "endpoint":
+            return load_endpoint(config)
+
+
+def pen_gates(config: Config) -> tuple[str, ...]:
+    """Names of the gates that a text of the config's pen passes."""
+    if config.curation.writer != "echo":
+        return gate_names(config.gates)
+    over_length = ("over_length",) if config.gates.max_tokens else ()
+    return "empty", "chat_tokens", "repetition", *over_length, "leak"
+
+
+def _echo_gates(config: Config, items: tuple[Question, ...]) -> tuple[Gate, ...]:
+    """Those of a teacher, as far as they need no tokenizer: what they cost is part of the pipeline's cost."""
+    settings = config.gates
+    return (
+        empty(settings.min_words),
+        chat_tokens(()),
+        repetition(settings.max_repetition),
+        *([over_length(settings.max_tokens, lambda text: len(text.split()))] if settings.max_tokens else []),
+        leak(items, settings.leak_ngram, config.student.prompt_template),
+    )
+
+
+def orders(config: Config, documents: Sequence[Document]) -> list[Order]:
+    """The rewrites of documents, `rewrites_per_document` each, with their strategies."""
+    curation, n = config.curation, config.curation.rewrites_per_document
+    result = []
+    for document in documents:
+        row = document.metadata["source_row"]
+        ways: Sequence[str | None]
+        if curation.writer == "echo":
+            ways = [ECHO] * n
+        elif curation.strategies:
+            ways = shared(curation.strategies, n, row)
+        elif config.teacher.prompting == "policy":
+            ways = [None] * n
+        else:
+            # Rotated by the row, so that each strategy gets its share also with one rewrite a document.
+            ways = spread(config.teacher.strategies, n, offset=row * n)
+        result += [Order(document, number, way) for number, way in enumerate(ways)]
+    return result
+
+
+def shared(shares: dict[str, float], n: int, row: int) -> list[str]:
+    """`n` strategies for a row: each gets `n` times its share, give or take one, and its share over any run of rows.
+
+    Systematic sampling from a starting point that the golden ratio moves from row to row.
+    """
+    total = sum(shares.values())
+    ends, end = [], 0.0
+    for share in shares.values():
+        end += share / total
+        ends.append(end)
+    ends[-1] = 1.0
+    names = list(shares)
+    points = [((row * GOLDEN) % 1 + j) / n for j in range(n)]
+    return [names[next(i for i, end in enumerate(ends) if point < end)] for point in points]
+
+
+def write(pen: Pen, config: Config, ordered: Sequence[Order], seed: int) -> tuple[list[str], list[Written]]:
+    """The prompts, and for each a completion, or the error that the writer ended in."""
+    if pen.writer is None:
+        return [order.document.text for order in ordered], [Completion(o.document.text, True) for o in ordered]
+    teacher, writer = config.teacher, pen.writer
+    policy = teacher.prompting == "policy"
+    limit = writer.max_prompt_tokens
+    prompts = [
+        build_prompt(writer.tokenizer, teacher, order.document, None if policy else order.strategy, limit)
+        for order in ordered
+    ]
+    # Under `policy` a share is dealt by beginning the completion.
+    openings = [tag_of(order.strategy) if policy and order.strategy else "" for order in ordered]
+    return prompts, _write_all(writer, prompts, openings, seed)
+
+
+def _write_all(
+    writer: TransformersWriter | EndpointWriter, prompts: list[str], openings: list[str], seed: int
+) -> list[Written]:
+    """One completion a prompt, with an error in the place of each that could not be had. If all fail it is the teacher
+    that is at fault, and RunError is raised."""
+    if not prompts:
+        return []
+    given = openings if any(openings) else None
+    results: list[Written] = []
+    if isinstance(writer, EndpointWriter):
+        results += [result for [result] in writer.attempt(prompts, 1, seed, given)]
+    else:
+        results += _one_by_one(writer, prompts, given, seed)
+    if len(results) > 1 and all(isinstance(result, Exception) for result in results):
+        raise RunError(
+            f"the teacher fails on every document of a batch ({type(results[0]).__name__}: {results[0]}); finished "
+            "batches are kept, the same command goes on from there"
+        )
+    return results
+
+
+def _one_by_one(writer: TransformersWriter, prompts: list[str], openings: list[str] | None, seed: int) -> list[Written]:
+    """If the batch fails, its prompts are tried by themselves, so that only those fail that must."""
+
+    def write(part: slice) -> list[Written]:
+        given = {"openings": openings[part]} if openings else {}
+        return [completions[0] for completions in writer.write(prompts[part], 1, seed, **given)]
+
+    try:
+        return write(slice(None))
+    except RunError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        say(f"the teacher failed on a batch of {len(prompts)} ({type(error).__name__}); trying one at a time")
+    results: list[Written] = []
+    for index in range(len(prompts)):
+        try:
+            results += write(slice(index, index + 1))
+        except RunError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            results.append(error)
+    return results

@@ -1,0 +1,1 @@
+"""What a config will cost: documents, tokens, student runs, hours, disk."""

@@ -1,0 +1,1 @@
+"""How much of the reward is signal, before RL is paid for."""

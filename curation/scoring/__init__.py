@@ -1,0 +1,1 @@
+"""Gains of rewrites that users bring in a file."""

@@ -1,0 +1,99 @@
+"""The input of `notewright score`: lines as documents with rewrites, or as rejects with their reason."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+from student.benchmarks.sources import DocumentQuestions
+from student.records import Exam
+
+RAW = "raw"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One valid input line."""
+
+    id: str
+    texts: dict[int | str, str]
+    """Lesson texts by `rewrite` key: `"raw"` first, then 0, 1, ..."""
+    exam: Exam
+
+    @property
+    def digest(self) -> str:
+        """Names what the rows depend on."""
+        questions = [(question.prompt, question.answer, question.choices) for question in self.exam.questions]
+        return hashlib.sha256(json.dumps([list(self.texts.values()), questions]).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """An input line that is no document."""
+
+    line: int
+    """From 1."""
+    reason: str
+    content: str
+
+
+@dataclass(slots=True)
+class _Questioned:
+    """What a benchmark reads of a document."""
+
+    text: str
+    id: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def read_items(path: Path, benchmark: DocumentQuestions) -> Iterator[Item | Reject]:
+    """Lines of `path` as documents, or as rejects with their number; blank lines are passed over.
+
+    A document that says the `id` of an earlier line is rejected: its rows could not be told apart.
+    """
+    seen: set[str] = set()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                item = _parse(line, benchmark)
+                if item.id in seen:
+                    raise UserError(f"id {item.id!r} stands on an earlier line")
+                seen.add(item.id)
+                yield item
+            except UserError as error:
+                yield Reject(number, str(error), line.decode("utf-8", errors="replace").rstrip("\n"))
+
+
+def _parse(line: bytes, benchmark: DocumentQuestions) -> Item:
+    """Raises UserError with the reason where the line is no document."""
+    try:
+        row = json.loads(line.decode("utf-8").removeprefix("\ufeff"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8: byte {line[error.start]:#04x} at {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise UserError("not JSON that can be read: nested too deeply") from None
+    if not isinstance(row, dict):
+        raise UserError(f"not an object but {type(row).__name__}")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError("holds half of a surrogate pair, which is no character") from None
+    for key in ("id", "text"):
+        if not isinstance(row.get(key), str) or not row[key].strip():
+            raise UserError(f"`{key}` must be a non-empty string")
+    questions, rewrites = row.get("questions"), row.get("rewrites")
+    if not isinstance(questions, list) or not questions or not all(isinstance(q, dict) for q in questions):
+        raise UserError("`questions` must be a list of at least one {question, answer}")
+    if not isinstance(rewrites, list) or not all(isinstance(text, str) and text.strip() for text in rewrites):
+        raise UserError("`rewrites` must be a list of non-empty strings")
+    # One brings all questions to be scored on, so none is kept back as held out.
+    asked = [{**question, "split": "reward"} for question in questions]
+    exam = benchmark.exam(_Questioned(row["text"], row["id"], {"questions": asked}))
+    return Item(row["id"], {RAW: row["text"], **dict(enumerate(rewrites))}, exam)

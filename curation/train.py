@@ -1,0 +1,27 @@
+"""A config's training run: reads the documents that it names, and trains its teacher on students of this process."""
+
+from functools import partial
+
+from transformers.utils.logging import disable_progress_bar
+
+from configs.schema import Config
+from curation.console.progress import say
+from curation.corpus.training_data import read_splits
+from student.pools import make_pool
+from teacher.algorithms.distributed import Ranks
+from teacher.training.loop import train_teacher
+from teacher.training.summary import TrainSummary
+
+
+def train_from_config(config: Config) -> TrainSummary:
+    """Trains, or goes on training, the teacher in `run.dir`; progress goes to stderr. Raises UserError and RunError."""
+    disable_progress_bar()  # a bar for every model loaded would drown our own lines
+    ranks = Ranks()
+    ranks.check(config)
+    ranks.start()
+    with ranks.first():  # questions may be written on the way
+        train, heldout = read_splits(config)
+    if not heldout and not ranks.follows:
+        say("data.heldout is not set: the gain of the trained teacher will not be measured")
+    pools = partial(make_pool, sharing=len(config.student.names))
+    return train_teacher(config, train, heldout, pools, progress=say)

@@ -1,0 +1,76 @@
+"""Full fine-tuning of one student: all weights move, and the base comes back afterwards.
+
+For continued pretraining on a shard's rewrites, where an adapter is too small. Same packing, shares and loss as
+`training.py`.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+
+from configs.schema import Student
+from student.engine.packing import pack
+from student.engine.schedule import Course, learning_rate, step_pieces
+from student.engine.training import EPSILON, Progress, Usage, batch_loss
+
+
+@contextmanager
+def train_full(
+    model: PreTrainedModel, course: Course, settings: Student, pad_id: int, max_tokens: int
+) -> Iterator[tuple[Progress, Usage]]:
+    """Trains all weights in place; inside the `with` the model is the student, after it the base, bit for bit.
+
+    A loss or gradient that is not finite stops the training and is the progress's `error`.
+    """
+    base = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+    progress, usage = Progress(), Usage()
+    try:
+        try:
+            _train(model, course, settings, pad_id, max_tokens, progress, usage)
+        finally:
+            model.eval()
+        yield progress, usage
+    finally:
+        # A student that diverged leaves gradients behind; the next one must not add to them.
+        model.zero_grad(set_to_none=True)
+        model.load_state_dict(base)
+        model.requires_grad_(False)
+
+
+def _train(
+    model: PreTrainedModel,
+    course: Course,
+    settings: Student,
+    pad_id: int,
+    max_tokens: int,
+    progress: Progress,
+    usage: Usage,
+) -> None:
+    if not course.steps:
+        return
+    model.requires_grad_(True)
+    model.train(settings.gradient_checkpointing)  # exams need eval mode
+    parameters = list(model.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=course.learning_rate, eps=EPSILON, weight_decay=settings.weight_decay)
+    limit = settings.max_grad_norm or math.inf
+    for step in range(course.steps):
+        loss_sum = 0.0
+        pieces = step_pieces(0, course, step)
+        for batch in pack(pieces, 1, pad_id, model.device, max_tokens=max_tokens, row_tokens=settings.row_tokens):
+            loss, *_ = batch_loss(model, batch)
+            loss.backward()
+            loss_sum += loss.item()
+            usage.labels += len(batch.target_N)
+            usage.positions += batch.positions
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
+        progress.losses.append(loss_sum)
+        if not (math.isfinite(loss_sum) and math.isfinite(norm)):
+            progress.error = f"diverged at step {step + 1}: loss {loss_sum}, gradient norm {norm}"
+            return
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(course, step)
+        optimiser.step()
+        optimiser.zero_grad()

@@ -1,0 +1,264 @@
+"""Students on a Ray cluster: one actor for each GPU or CPU share, each an `InlinePool` in a process of its own.
+
+    pool = RayPool(config.student)
+    outcomes = pool.examine(jobs)
+
+Batches are cut here, longest jobs first, and an actor gets its next one when it has finished the last: nothing is
+queued behind a slow actor, and what is in flight is one batch an actor, however many jobs wait. The base model is
+loaded by every actor from its path, which all nodes must see; jobs of a batch travel together, so that what they share
+(exams, retention texts) travels once.
+
+An actor that dies, with its process or its node, is started again wherever there is room, and its batch runs again. A
+batch that has killed two actors is halved until the student is found that does it: that one becomes an outcome with
+`error`, and nobody else is lost. With `student.exact` outcomes are those of an `InlinePool` to the last bit on a CPU,
+but for students that were in one batch with such a one.
+"""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.errors import RunError, UserError
+from configs.schema import Student
+from student.engine.models import check_folder
+from student.pools.batching import Batch, Size, by_length, consecutive, cut
+from student.pools.inline import InlinePool, most_slots
+from student.pools.ray_cluster import actor_resources, connect, count_actors
+from student.records import Job, OnDone, Outcome, StudentPool
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 900.0
+"""Without an actor for so long a pool gives up: loading a large model over a network takes minutes."""
+
+FAILED_STARTS = 5
+"""Actors that die one after another while they start, until the pool gives up."""
+
+
+class StudentActor:
+    """What runs in the actor's process."""
+
+    def start(self, settings: Student, build: Callable[[Student], StudentPool]) -> str:
+        """Loads the model; returns the pool's fingerprint."""
+        torch.set_num_threads(settings.cpus_per_actor)
+        if settings.device == "cpu" and not settings.exact:  # exact batches are those of a process that is alone
+            share = min(1.0, settings.cpus_per_actor / (os.cpu_count() or 1))
+            settings = settings.model_copy(update={"memory_fraction": settings.memory_fraction * share})
+        self.pool = build(settings)
+        return self.pool.fingerprint
+
+    def examine(self, jobs: list[Job]) -> list[Outcome]:
+        return self.pool.examine(jobs)
+
+    def keep(self, job: Job, folder: Path) -> Outcome:
+        return self.pool.keep(job, folder)  # type: ignore[attr-defined]  # only a pool that has it is asked
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """An actor as seen from here."""
+
+    actor: Any
+    task: Any
+    """What it is doing; None: nothing."""
+    ready: bool = False
+    """Its model is loaded."""
+    batch: Batch | None = None
+
+
+class RayPool:
+    """Students on the actors of a Ray cluster.
+
+    Raises (on construction):
+        UserError: Ray is missing or not reachable, no actor fits on any node, or the model cannot be loaded.
+        RunError: actors die while they start, or none gets a place.
+    """
+
+    def __init__(
+        self, settings: Student, *, sharing: int = 1, build: Callable[[Student], StudentPool] = InlinePool
+    ) -> None:
+        check_folder(settings.model)
+        self._ray, _ = connect("student.pool=ray")
+        nodes = self._ray.nodes()
+        whole = actor_resources(nodes, settings)
+        room = count_actors(nodes, whole)
+        # Pools of several student models take turns: each asks for its part, so that all fit.
+        self.resources = {kind: amount / sharing for kind, amount in whole.items()}
+        if (settings.actors or 0) > room:
+            log.warning("student.actors=%d: the Ray cluster has room for %d, the others wait", settings.actors, room)
+        self.settings, self._build = _on_actor(settings, self.resources), build
+        self._failed_starts, self.restarts, self._last_loss = 0, 0, ""
+        self._workers = [self._start() for _ in range(settings.actors or room)]
+        self.fingerprint = ""
+        """As that of an `InlinePool` of the same model and settings."""
+        self._until_one_is_ready()
+
+    @property
+    def at_once(self) -> int:
+        """A batch for every actor."""
+        return self._most * len(self._workers)
+
+    @property
+    def _most(self) -> int:
+        if self.settings.mode == "full":
+            return 1  # they are trained one by one, and whoever is free takes the next
+        return most_slots(self.settings, "cuda" if self.resources["num_gpus"] else "cpu")
+
+    def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
+        """Trains and examines one student a job on the actors; see `InlinePool.examine`.
+
+        Raises what an actor raises (that is a bug, or the model cannot be loaded on its node), and RunError where no
+        actor is left to start. The pool is closed then.
+        """
+        waiting = deque(self._batches(jobs))
+        outcomes: dict[int, Outcome] = {}
+
+        def note(found: dict[int, Outcome]) -> None:
+            outcomes.update(found)
+            if on_done is not None:
+                on_done(found)
+
+        try:
+            while len(outcomes) < len(jobs):
+                self._hand_out(waiting, jobs)
+                for worker in self._finished():
+                    batch, worker.batch = worker.batch, None
+                    assert batch is not None
+                    found = self._result(worker)
+                    if found is not None:
+                        note(dict(zip(batch.jobs, found, strict=True)))
+                    elif again := batch.after_death():
+                        waiting.extendleft(reversed(again))
+                    else:
+                        note({batch.jobs[0]: Outcome(gain=None, error="its process died each time that it was run")})
+        except BaseException:
+            self.close()  # what is still running is of no use to anybody
+            raise
+        return [outcomes[i] for i in range(len(jobs))]
+
+    def keep(self, job: Job, folder: Path) -> Outcome:
+        """Trains one student on an actor, which saves it; see `InlinePool.keep`. Raises RunError where the actor's node
+        does not see the folder that this process sees, or the actor dies twice."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(2):
+            self._until_one_is_ready()
+            worker = next(worker for worker in self._workers if worker.ready)
+            worker.task = worker.actor.keep.remote(job, folder.absolute())
+            outcome = self._result(worker)
+            if outcome is not None:
+                if not folder.is_dir():
+                    raise RunError(f"{folder} was written on another node and is not here: run.dir must be shared")
+                return outcome
+        raise RunError(f"the process that was to save a student to {folder} died twice")
+
+    def close(self) -> None:
+        """Ends the actors; the pool cannot be used any more. Ray goes on until the process ends."""
+        for worker in self._workers:
+            self._ray.kill(worker.actor)
+        self._workers = []
+
+    def _batches(self, jobs: list[Job]) -> Iterator[Batch]:
+        """Longest first."""
+        sizes = [Size.of(job.lesson, self.settings) for job in jobs]
+        order = by_length(sizes)
+        if self.settings.exact:
+            return map(Batch, consecutive(order, self._most))
+        places = iter(order)
+        counts = cut([sizes[i].cost for i in order], self._most, len(self._workers))
+        return (Batch([next(places) for _ in range(count)]) for count in counts)
+
+    def _hand_out(self, waiting: deque[Batch], jobs: list[Job]) -> None:
+        for worker in self._workers:
+            if not waiting:
+                return
+            if worker.ready and worker.task is None:
+                worker.batch = waiting.popleft()
+                worker.task = worker.actor.examine.remote([jobs[i] for i in worker.batch.jobs])
+
+    def _finished(self) -> list[_Worker]:
+        """Workers whose batch is done or lost; waits for news of any actor, and sees to those that have started."""
+        busy = {worker.task: worker for worker in self._workers if worker.task is not None}
+        started = time.monotonic()
+        while True:
+            done, rest = self._ray.wait(list(busy), num_returns=1, timeout=10.0)
+            if done:
+                break
+            if not any(worker.ready for worker in self._workers) and time.monotonic() - started > START_SECONDS:
+                raise RunError(
+                    f"no student actor was given a place in the Ray cluster for {START_SECONDS:.0f} s (each needs"
+                    f" {self.resources['num_cpus']:g} CPUs and {self.resources['num_gpus']:g} GPUs); the same command"
+                    " resumes"
+                )
+        if rest:  # whoever else is done is seen to as well: each wait looks at all actors
+            done += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        workers = [busy[task] for task in done]
+        for worker in workers:
+            if not worker.ready:
+                self._welcome(worker)
+        return [worker for worker in workers if worker.batch is not None]
+
+    def _until_one_is_ready(self) -> None:
+        while not any(worker.ready for worker in self._workers):
+            self._finished()
+
+    def _welcome(self, worker: _Worker) -> None:
+        """Takes up an actor that has loaded its model. Raises what it raised, and RunError where its model is another
+        than that of the first, or too many have died before they came so far."""
+        fingerprint = self._result(worker)
+        if fingerprint is None:
+            self._failed_starts += 1
+            if self._failed_starts >= FAILED_STARTS:
+                raise RunError(
+                    f"{FAILED_STARTS} student actors in a row died while they loaded {self.settings.model}"
+                    f" (the last: {self._last_loss})"
+                )
+            return
+        self._failed_starts, worker.ready = 0, True
+        self.fingerprint = self.fingerprint or fingerprint
+        if fingerprint != self.fingerprint:
+            raise RunError(f"{self.settings.model} is not the same model on all nodes of the Ray cluster")
+
+    def _result(self, worker: _Worker) -> Any:
+        """What the worker's task gave, or None where the actor died: another is on its way in its place."""
+        errors = self._ray.exceptions
+        task, worker.task = worker.task, None
+        try:
+            return self._ray.get(task)
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, UserError | RunError):
+                raise error.cause from None
+            raise
+        except errors.RayError as error:  # the process, its node, or the way to it
+            self._last_loss = type(error).__name__
+            log.warning("a student actor was lost (%s); another takes its place", self._last_loss)
+            self._ray.kill(worker.actor)
+            fresh = self._start()
+            worker.actor, worker.task, worker.ready = fresh.actor, fresh.task, False
+            self.restarts += 1
+            return None
+
+    def _start(self) -> _Worker:
+        # Each is placed on its own, not all as one placement group: a group waits until all of it fits at once.
+        remote = self._ray.remote(StudentActor).options(**self.resources, scheduling_strategy="SPREAD")
+        actor = remote.remote()
+        return _Worker(actor, actor.start.remote(self.settings, self._build))
+
+
+def _on_actor(settings: Student, resources: dict[str, float]) -> Student:
+    """The settings in the actor's process: an absolute path to the model, and its own share of a GPU's memory."""
+    folder = Path(settings.model)
+    on_gpu = resources["num_gpus"] > 0
+    return settings.model_copy(
+        update={
+            "model": str(folder.absolute()) if folder.exists() else settings.model,
+            "device": "cuda" if on_gpu else "cpu",
+            "memory_fraction": settings.memory_fraction * (min(1.0, settings.num_gpus_per_actor) if on_gpu else 1.0),
+        }
+    )

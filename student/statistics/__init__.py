@@ -1,0 +1,1 @@
+"""How noisy a gain is: intervals, reliability, and which student to run next."""

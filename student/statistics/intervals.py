@@ -1,0 +1,108 @@
+import math
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+Sums = np.ndarray
+"""(..., S): sufficient statistics that add up over documents."""
+
+
+FEW_CLUSTERS = 6
+"""Below this, resampling cannot show the spread: 4 clusters at nominal 95%: percentiles cover 80%, t 95%."""
+
+
+class Interval(NamedTuple):
+    """Bounds of a confidence interval; both nan where fewer than two clusters make one impossible."""
+
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    values: Sequence[float | None] | np.ndarray,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Confidence interval of the mean of `values`; None and nan are left out.
+
+    `clusters` (aligned with `values`) names what is drawn as a whole: rewrites of one document, documents that
+    shared a student. Bounds are nan with fewer than two clusters.
+    """
+    values_N = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    kept_N = np.isfinite(values_N)
+    names = list(range(len(values_N))) if clusters is None else list(clusters)
+    assert len(names) == len(values_N), f"{len(names)} clusters for {len(values_N)} values"
+    sums_NS = np.stack([values_N[kept_N], np.ones(kept_N.sum())], axis=1)
+    kept_names = [name for name, kept in zip(names, kept_N, strict=True) if kept]
+    return cluster_interval(sums_NS, _mean, kept_names, level=level, resamples=resamples, seed=seed)
+
+
+def cluster_interval(
+    sums_NS: Sums,
+    statistic: Callable[[Sums], np.ndarray],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Confidence interval of `statistic` (from (..., S) to (...)) of summed rows, whole clusters drawn together.
+
+    Expanded percentile bootstrap (Hesterberg 2015, arXiv 1411.5279, section 5.3.2), which keeps its level from
+    6 clusters on where plain percentiles and BCa fall to 85%; below that Student's t with the jackknife's
+    standard error.
+    """
+    sums_CS = _by_cluster(sums_NS, clusters)
+    C = len(sums_CS)
+    if C < 2:
+        return Interval(math.nan, math.nan)
+    t = t_quantile(0.5 + level / 2, C - 1)
+    if C < FEW_CLUSTERS:
+        left_out_C = statistic(sums_CS.sum(0) - sums_CS)
+        left_out_C = left_out_C[np.isfinite(left_out_C)]
+        if len(left_out_C) < 2:
+            return Interval(math.nan, math.nan)
+        error = math.sqrt((C - 1) * float(np.var(left_out_C)))
+        centre = float(statistic(sums_CS.sum(0)))
+        return Interval(centre - t * error, centre + t * error)
+    drawn_BC = np.random.default_rng(seed).multinomial(C, np.full(C, 1 / C), size=resamples)
+    replicates_B = statistic(drawn_BC @ sums_CS)
+    replicates_B = replicates_B[np.isfinite(replicates_B)]
+    if len(replicates_B) < 2:
+        return Interval(math.nan, math.nan)
+    tail = NormalDist().cdf(-t * math.sqrt(C / (C - 1)))
+    low, high = np.quantile(replicates_B, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def _mean(sums: Sums) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sums[..., 0] / sums[..., 1]
+
+
+def _by_cluster(sums_NS: Sums, clusters: Sequence[Hashable] | None) -> Sums:
+    """Rows summed within each cluster, in order of first appearance."""
+    if clusters is None:
+        return sums_NS
+    assert len(clusters) == len(sums_NS), f"{len(clusters)} clusters for {len(sums_NS)} rows"
+    index: dict[Hashable, int] = {}
+    cluster_N = [index.setdefault(name, len(index)) for name in clusters]
+    sums_CS = np.zeros((len(index), sums_NS.shape[1]))
+    np.add.at(sums_CS, cluster_N, sums_NS)
+    return sums_CS
+
+
+@lru_cache
+def t_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t: with t = sqrt(df) tan(a) the density in a is proportional to cos(a)^(df - 1)."""
+    angle_N = np.linspace(-math.pi / 2, math.pi / 2, 200_001)
+    density_N = np.cos(angle_N) ** (degrees - 1)
+    cumulative_N = np.cumsum((density_N + np.roll(density_N, 1)) / 2)
+    angle = np.interp(probability, (cumulative_N - cumulative_N[0]) / (cumulative_N[-1] - cumulative_N[0]), angle_N)
+    return math.sqrt(degrees) * math.tan(angle)

@@ -1,0 +1,218 @@
+"""How much of a gain is the rewrite's doing, and how much is retraining noise.
+
+The model of a gain is `y[d, g, r] = document[d] + rewrite[d, g] + seed[d, r] + noise[d, g, r]`: rewrites are nested in
+documents, and runs ("repeats") in rewrites. `seed` is what all rewrites of a document share in repeat r when they
+are trained with common random numbers; it moves no ranking inside a group, so it is no noise of the reward. Variance
+components are Henderson's method 3 (Searle, Casella and McCulloch, "Variance Components", 1992, ch. 5), which on full
+tables is the classical analysis of variance; reliability is the intraclass correlation of Shrout and Fleiss (1979),
+with common seeds its consistency form ICC(C, 1) of McGraw and Wong (1996); Spearman-Brown gives the mean of R runs.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from student.statistics.intervals import Sums, cluster_interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reliability:
+    """Variance components of a gain, and what they say about a reward. `None`: the data cannot tell, see `reason`."""
+
+    documents: int
+    """Documents with at least two rewrites that ran."""
+    rewrites: int
+    """Rewrites that ran at least once."""
+    runs: int
+    """Student runs that gave a gain."""
+    failed: int
+    """Student runs that gave none (nan)."""
+    between_variance: float | None = None
+    """Of the true gain between rewrites of a document. Unbiased, hence below 0 at times where there is no contrast."""
+    noise_variance: float | None = None
+    """Of one run of the same rewrite; without what common seeds cancel, where seeds are common."""
+    seed_variance: float | None = None
+    """Of what all rewrites of a document share in a repeat; None where seeds are not common."""
+    reliability: float | None = None
+    """Share of the variance of single runs between rewrites that is signal, 0 ... 1."""
+    low: float | None = None
+    high: float | None = None
+    """95% bootstrap interval of `reliability` over documents (or the clusters given)."""
+    reason: str = ""
+    """Why a figure is None; empty where none is."""
+
+    def at(self, repeats: float) -> float | None:
+        """Reliability of the mean of `repeats` runs (Spearman-Brown)."""
+        return spearman_brown(self.reliability, repeats)
+
+    def interval_at(self, repeats: float) -> tuple[float | None, float | None]:
+        """Interval of `at(repeats)`: Spearman-Brown is monotone, so the bounds go through it."""
+        return spearman_brown(self.low, repeats), spearman_brown(self.high, repeats)
+
+    def repeats_for(self, target: float = 0.8) -> int | None:
+        """Fewest repeats whose mean reaches `target`; None where there is no contrast to find."""
+        return repeats_for(self.reliability, target)
+
+
+def spearman_brown(reliability: float | None, repeats: float) -> float | None:
+    """Reliability of the mean of `repeats` runs from that of one; None stays None."""
+    if reliability is None:
+        return None
+    return repeats * reliability / (1 + (repeats - 1) * reliability)
+
+
+def repeats_for(reliability: float | None, target: float = 0.8) -> int | None:
+    """Fewest repeats whose mean reaches reliability `target`; None where the reliability is unknown or 0."""
+    assert 0 < target < 1
+    if not reliability:
+        return None
+    needed = target / (1 - target) * (1 - reliability) / reliability
+    return max(1, math.ceil(needed - 1e-9))
+
+
+def gains_table(gains: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Documents x rewrites x repeats as a float64 array (D, G, R): ragged nested lists are filled up, and None turned
+    into nan."""
+    if isinstance(gains, np.ndarray) and gains.dtype != object:
+        assert gains.ndim == 3, f"gains are documents x rewrites x repeats, not of {gains.ndim} axes"
+        return gains.astype(np.float64)
+    documents = [[list(runs) for runs in rewrites] for rewrites in gains]
+    G = max((len(rewrites) for rewrites in documents), default=0)
+    R = max((len(runs) for rewrites in documents for runs in rewrites), default=0)
+    table_DGR = np.full((len(documents), G, R), np.nan)
+    for d, rewrites in enumerate(documents):
+        for g, runs in enumerate(rewrites):
+            table_DGR[d, g, : len(runs)] = [np.nan if gain is None else gain for gain in runs]
+    table_DGR[~np.isfinite(table_DGR)] = np.nan
+    return table_DGR
+
+
+def reliability(
+    gains: Sequence[Any] | np.ndarray,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    common_seeds: bool = False,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Reliability:
+    """Variance components of `gains` (documents x rewrites x repeats, ragged or with nan for failed runs).
+
+    `clusters` names, for each document, what the bootstrap draws as a whole: the batch of documents that shared a
+    student. `common_seeds` says that repeat r of all rewrites of a document had the same seed.
+    """
+    table_DGR = gains_table(gains)
+    ran_DGR = np.isfinite(table_DGR)
+    counts = {
+        "documents": int((ran_DGR.any(-1).sum(-1) >= 2).sum()),
+        "rewrites": int(ran_DGR.any(-1).sum()),
+        "runs": int(ran_DGR.sum()),
+        "failed": _failed(gains, ran_DGR),
+    }
+    if not counts["documents"]:
+        return Reliability(**counts, reason="no document has two rewrites that ran")
+    sums_DS = np.array([_moments(runs_GR, common_seeds) for runs_GR in table_DGR])
+    totals_S = sums_DS.sum(0)
+    if totals_S[4] == 0:
+        return Reliability(**counts, reason="no rewrite ran twice, so retraining noise cannot be told from contrast")
+    between, noise, seeds = (float(component) for component in _components(totals_S))
+    if between + noise <= 1e-24 * max(1.0, float(np.nanmax(table_DGR**2))):
+        reason = "all gains of a document are equal: no contrast and no noise"
+        return Reliability(**counts, between_variance=0.0, noise_variance=0.0, reason=reason)
+    low, high = cluster_interval(sums_DS, _intraclass, clusters, level=level, resamples=resamples, seed=seed)
+    return Reliability(
+        **counts,
+        between_variance=between,
+        noise_variance=noise,
+        seed_variance=seeds if common_seeds else None,
+        reliability=_share(_intraclass(totals_S)),
+        low=_share(low),
+        high=_share(high),
+        reason="" if math.isfinite(low) else "an interval needs two documents (or student batches) with repeats",
+    )
+
+
+def noise_variance(gains: Sequence[Any] | np.ndarray) -> float | None:
+    """Of one run of the same rewrite, where seeds are common: what all rewrites of a document share in a repeat moves
+    no ranking and is left out. `gains` as for `reliability`; None where nothing was repeated beside something else."""
+    sums_DS = np.array([_moments(runs_GR, True) for runs_GR in gains_table(gains)]).reshape(-1, 8)
+    residual, freedom = sums_DS[:, 3].sum(), sums_DS[:, 4].sum()
+    return float(residual / freedom) if freedom > 0.5 else None
+
+
+def _failed(gains: Sequence[Any] | np.ndarray, ran_DGR: np.ndarray) -> int:
+    """Runs that were tried and gave no gain; the filling of a ragged table was never tried."""
+    if isinstance(gains, np.ndarray):
+        return int((~ran_DGR).sum())
+    return sum(len(runs) for rewrites in gains for runs in rewrites) - int(ran_DGR.sum())
+
+
+def _moments(runs_GR: np.ndarray, common_seeds: bool) -> list[float]:
+    """Sums of squares of one document with what they expect: rewrites, residual, repeats; see `_components`."""
+    rewrite_N, repeat_N = np.nonzero(np.isfinite(runs_GR))
+    y_N = runs_GR[rewrite_N, repeat_N]
+    if len(y_N) < 2:
+        return [0.0] * 8
+    if not common_seeds:
+        return _nested_moments(y_N, rewrite_N)
+    ran_GR = np.zeros(runs_GR.shape)
+    ran_GR[rewrite_N, repeat_N] = 1.0
+    # Centred, so that what is left of large gains keeps its digits.
+    y_GR = np.where(ran_GR > 0, np.nan_to_num(runs_GR) - y_N.mean(), 0.0)
+    between, residual_GR, df = _adjusted(y_GR, ran_GR)
+    seeds, _, _ = _adjusted(y_GR.T, ran_GR.T)
+    return [*between, float((residual_GR**2).sum()), df, *seeds]
+
+
+def _nested_moments(y_N: np.ndarray, rewrite_N: np.ndarray) -> list[float]:
+    """`_moments` without common seeds, in closed form (Searle et al., section 3.6)."""
+    _, index_N, runs_G = np.unique(rewrite_N, return_inverse=True, return_counts=True)
+    N, G = len(y_N), len(runs_G)
+    means_G = np.bincount(index_N, y_N) / runs_G
+    between = float((runs_G * (means_G - y_N.mean()) ** 2).sum())
+    within = float(((y_N - means_G[index_N]) ** 2).sum())
+    return [between, N - float((runs_G**2).sum()) / N, G - 1, within, N - G, 0.0, 0.0, 0.0]
+
+
+def _adjusted(y_GR: np.ndarray, ran_GR: np.ndarray) -> tuple[tuple[float, float, float], np.ndarray, float]:
+    """Rows adjusted for columns in an unbalanced two-way table (Searle et al., section 5.5).
+
+    Returns the sum of squares that rows explain beyond columns with the coefficients of the rows' variance and of the
+    noise's in its expectation, the residuals of the additive model, and their degrees of freedom.
+    """
+    runs_R = ran_GR.sum(0)
+    weight_GR = ran_GR / np.maximum(runs_R, 1.0)
+    information_GG = np.diag(ran_GR.sum(1)) - weight_GR @ ran_GR.T
+    totals_G = y_GR.sum(1) - weight_GR @ y_GR.sum(0)
+    values_G, vectors_GG = np.linalg.eigh(information_GG)
+    known_G = values_G > 1e-8
+    inverse_G = np.where(known_G, 1 / np.where(known_G, values_G, 1.0), 0.0)
+    effects_G = vectors_GG @ (inverse_G * (vectors_GG.T @ totals_G))
+    left_GR = (y_GR - effects_G[:, None]) * ran_GR
+    residual_GR = left_GR - ran_GR * (left_GR.sum(0) / np.maximum(runs_R, 1.0))
+    rank = float(known_G.sum())
+    degrees = float(ran_GR.sum() - (runs_R > 0).sum()) - rank
+    return (float(effects_G @ totals_G), float(np.trace(information_GG)), rank), residual_GR, degrees
+
+
+def _components(sums: Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Between-rewrite, noise and seed variance from `_moments` summed over documents."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        noise = sums[..., 3] / sums[..., 4]
+        between = (sums[..., 0] - sums[..., 2] * noise) / sums[..., 1]
+        seeds = (sums[..., 5] - sums[..., 7] * noise) / sums[..., 6]
+    return between, noise, seeds
+
+
+def _intraclass(sums: Sums) -> np.ndarray:
+    between, noise, _ = _components(sums)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return between / (between + noise)
+
+
+def _share(value: float | np.ndarray) -> float | None:
+    """An estimate of a share, brought into 0 ... 1; None where it does not exist."""
+    return float(np.clip(value, 0.0, 1.0)) if np.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""How rewards change the teacher: ReST-EM, DPO, GRPO."""

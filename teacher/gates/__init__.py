@@ -1,0 +1,1 @@
+"""What a rewrite must pass before a student sees it."""

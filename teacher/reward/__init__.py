@@ -1,0 +1,1 @@
+"""Rewrites to rewards: which student learns what, its exam, its gain."""

@@ -1,0 +1,125 @@
+"""Means with intervals, and what an arm of texts was worth to students."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from student.statistics.intervals import bootstrap_interval, t_quantile
+
+
+class Estimate(NamedTuple):
+    """A mean with its 95% bootstrap interval; the bounds are nan where one value alone makes none possible."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def estimate(values: Sequence[float], clusters: Sequence[int] | None = None) -> Estimate:
+    """Mean and interval over `values`, one a document. `clusters` names the batch of each: documents that share their
+    students are not independent, and are drawn together."""
+    if not values:
+        return Estimate(math.nan, math.nan, math.nan)
+    return Estimate(statistics.fmean(values), *bootstrap_interval(values, clusters))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What lessons were worth to students, asked questions of one split."""
+
+    gain: Estimate
+    """Nats a token, over documents."""
+    accuracy: Estimate
+    """Share of answers right after the lesson."""
+    reward: Estimate
+    """Gain minus penalties: what the teacher is trained for."""
+    gains: dict[str, float] = field(default_factory=dict)
+    """Mean over seeds, by document."""
+    accuracies: dict[str, float] = field(default_factory=dict)
+    penalties: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What was taken off the gain, by document and name; empty ones where the config penalises nothing."""
+    batches: dict[str, int] = field(default_factory=dict)
+    """The batch of each document: those of one batch share students."""
+    failed: int = 0
+    """Students that failed; their documents count with the other seeds."""
+    by_student: "Mapping[str, Evaluation]" = field(default_factory=dict)
+    """The same by student model, where there are several."""
+
+    @classmethod
+    def of(
+        cls,
+        gains: Mapping[str, Sequence[float]],
+        accuracies: Mapping[str, Sequence[float]],
+        batches: Mapping[str, int],
+        penalties: Mapping[str, Mapping[str, float]],
+        failed: int = 0,
+        by_student: "Mapping[str, Evaluation] | None" = None,
+    ) -> "Evaluation":
+        """From the values of each document over seeds, and its penalties; documents without any values are left
+        out."""
+        gain_by = {name: statistics.fmean(values) for name, values in gains.items() if values}
+        accuracy_by = {name: statistics.fmean(values) for name, values in accuracies.items() if values}
+        reward_by = {name: gain - sum(penalties[name].values()) for name, gain in gain_by.items()}
+        return cls(
+            gain=estimate(list(gain_by.values()), [batches[name] for name in gain_by]),
+            accuracy=as_share(estimate(list(accuracy_by.values()), [batches[name] for name in accuracy_by])),
+            reward=estimate(list(reward_by.values()), [batches[name] for name in reward_by]),
+            gains=gain_by,
+            accuracies=accuracy_by,
+            penalties={name: dict(penalties[name]) for name in gain_by},
+            batches=dict(batches),
+            failed=failed,
+            by_student=by_student or {},
+        )
+
+
+def as_share(found: Estimate) -> Estimate:
+    """Bounds of a share, which cannot lie outside 0 ... 1; few batches give wide ones, and one gives none (nan)."""
+    return Estimate(found.mean, *(b if math.isnan(b) else min(1.0, max(0.0, b)) for b in found[1:]))
+
+
+def mean_penalties(charged: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each penalty."""
+    names = dict.fromkeys(name for penalties in charged for name in penalties)
+    return {name: statistics.fmean(penalties[name] for penalties in charged) for name in names}
+
+
+def crossed_estimate(values: Sequence[Mapping[str, float]], batches: Mapping[str, int]) -> Estimate:
+    """Mean and 95% interval of values by document from several training runs.
+
+    Runs and batches of documents are crossed random effects (Searle, Casella and McCulloch, "Variance Components",
+    1992, ch. 4): the variance of the grand mean is (MS_runs + MS_batches - MS_cells) / cells, and Student's t has its
+    Satterthwaite degrees of freedom. Batches count equally. With one run only batches are drawn.
+    """
+    names = sorted(set.intersection(*(set(found) for found in values)))
+    if len(values) == 1:
+        return estimate([values[0][name] for name in names], [batches[name] for name in names])
+    members: dict[int, list[str]] = {}
+    for name in names:
+        members.setdefault(batches[name], []).append(name)
+    cells_SB = np.array([[statistics.fmean(found[n] for n in own) for own in members.values()] for found in values])
+    S, B = cells_SB.shape
+    mean = float(cells_SB.mean())
+    if B < 2:
+        return Estimate(mean, math.nan, math.nan)
+    runs_S1, batches_1B = cells_SB.mean(1, keepdims=True), cells_SB.mean(0, keepdims=True)
+    freedoms = np.array([S - 1, B - 1, (S - 1) * (B - 1)])
+    squares = np.array(
+        [
+            B * ((runs_S1 - mean) ** 2).sum(),
+            S * ((batches_1B - mean) ** 2).sum(),
+            ((cells_SB - runs_S1 - batches_1B + mean) ** 2).sum(),
+        ]
+    )
+    mean_squares = squares / freedoms
+    # Unbiased, it can fall below what runs or batches alone show.
+    variance = max(mean_squares @ [1, 1, -1], mean_squares[:2].max()) / (S * B)
+    spread = ((mean_squares / (S * B)) ** 2 / freedoms).sum()
+    if spread == 0:
+        return Estimate(mean, mean, mean)
+    half = t_quantile(0.975, max(1, round(variance**2 / spread))) * math.sqrt(variance)
+    return Estimate(mean, mean - half, mean + half)

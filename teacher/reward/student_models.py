@@ -1,0 +1,209 @@
+"""What the students start from: the models of the config, the teacher as it is (SEAL's single-model mode, arXiv
+2506.10943), or students promoted on the way (SOAR, arXiv 2601.18778). Models made here are whole folders under
+`run.dir/student`."""
+
+import gc
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from configs.errors import UserError
+from configs.schema import Config
+from configs.schema import Student as StudentSettings
+from configs.seeds import stable_seed
+from student.engine.models import load_model
+from student.records import Job, Outcome, StudentPool
+from teacher.records import Rewrite
+from teacher.reward.gain import RewardModel
+from teacher.run.checkpoints import save_folder
+
+TEACHER = "teacher"
+"""The name in `student.model` that stands for the teacher as it is."""
+
+PROMOTION_FILE = "promotion.json"
+
+MakePool = Callable[[StudentSettings], StudentPool]
+"""A pool of students of one base model: gets `config.student` with `model` set to its path."""
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A pool that can save a student, too."""
+
+    def keep(self, job: Job, folder: Path) -> Outcome:
+        """Trains one student and saves it: a PEFT adapter folder, or (`mode: full`) a model folder."""
+        ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A pool that holds more than this process's memory: actors, with their GPUs."""
+
+    def close(self) -> None: ...
+
+
+def check_students(config: Config) -> None:
+    """Raises UserError for settings of students that exclude each other."""
+    if TEACHER in config.student.names and config.rl.promotion_threshold is not None:
+        raise UserError("rl.promotion_threshold promotes students of their own: student.model cannot be 'teacher'")
+
+
+def starting_bases(config: Config) -> dict[str, str]:
+    """The model that each of `student.names` starts the run from."""
+    return {name: config.teacher.model if name == TEACHER else name for name in config.student.names}
+
+
+def round_bases(config: Config, checkpoint: Path | None) -> dict[str, str]:
+    """The model of each student in the round that starts from the teacher's `checkpoint`. Raises RunError."""
+    bases = starting_bases(config)
+    promoted = latest_promotion(config.run.dir)
+    if promoted is not None:
+        bases = {name: str(promoted / str(number)) for number, name in enumerate(bases)}
+    if TEACHER in bases and checkpoint is not None:
+        bases[TEACHER] = str(merged_teacher(config, checkpoint))
+    return bases
+
+
+class Students:
+    """The pools of the present bases; one set of models is in memory at a time."""
+
+    def __init__(self, config: Config, make_pool: MakePool) -> None:
+        self.config = config
+        self.make_pool = make_pool
+        self.bases: dict[str, str] = {}
+        self.pools: dict[str, StudentPool] = {}
+        self.use(starting_bases(config))
+        if config.rl.promotion_threshold is not None and not all(isinstance(p, Keeping) for p in self.pools.values()):
+            raise UserError("rl.promotion_threshold needs students that can be saved: those of this pool cannot")
+
+    def use(self, bases: Mapping[str, str]) -> dict[str, StudentPool]:
+        """The pools of these bases, by student. Raises UserError where a model cannot be loaded."""
+        if dict(bases) != self.bases:
+            self.close()
+            settings = self.config.student
+            for name, path in bases.items():
+                self.pools[name] = self.make_pool(settings.model_copy(update={"model": path, "models": ()}))
+            self.bases = dict(bases)
+        return self.pools
+
+    def close(self) -> None:
+        """Lets go of the pools, of their models and their actors."""
+        self.bases = {}
+        for pool in self.pools.values():
+            if isinstance(pool, Closing):
+                pool.close()
+        self.pools.clear()  # in place: whoever holds the old pools lets go of their models too
+        gc.collect()
+
+
+def merged_teacher(config: Config, checkpoint: Path) -> Path:
+    """A model folder of the teacher at `checkpoint`. An adapter is merged into the float32 base, under
+    `run.dir/student`, where it takes the place of an earlier one. Raises RunError."""
+    if not (checkpoint / "adapter_config.json").is_file():
+        return checkpoint
+    folder = config.run.dir / "student" / f"teacher-{checkpoint.name.removeprefix('checkpoint-')}"
+    if not folder.is_dir():
+        save_folder(
+            folder, lambda partial: merge(config.teacher.model, checkpoint, partial), "the same command resumes"
+        )
+    _remove_others(folder, "teacher-*")
+    return folder
+
+
+def merge(base: str, adapter: Path, folder: Path) -> None:
+    """Saves `base` with `adapter` merged into its float32 weights, and its tokenizer."""
+    from peft import PeftModel
+
+    model, tokenizer = load_model(base, device="cpu", dtype="float32")
+    with torch.random.fork_rng():
+        merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()  # type: ignore[operator]
+    merged.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def latest_promotion(run_dir: Path) -> Path | None:
+    """`student/promoted-NNNN` of the last round that promoted its students, a model folder for each by its number."""
+    folders = (run_dir / "student").glob("promoted-*")
+    found = (folder for folder in folders if re.fullmatch(r"promoted-\d{4,}", folder.name))
+    return max(found, key=lambda folder: int(folder.name.removeprefix("promoted-")), default=None)
+
+
+def promote(
+    config: Config, round: int, lessons: Sequence[Rewrite], students: Students, rewards: RewardModel
+) -> dict[str, Any]:
+    """Trains one student of each present base on all `lessons` and saves it as a whole model under
+    `run.dir/student/promoted-NNNN`: the bases of the next rounds.
+
+    Returns what each gained on the documents' reward questions, `gain/<student>`. Nobody is promoted, and `error` says
+    why, where a student fails. Raises RunError.
+    """
+    folder = config.run.dir / "student" / f"promoted-{round:04d}"
+    bases = dict(students.bases)
+    figures: dict[str, Any] = {"lessons": len(lessons), "students": len(bases)}
+    if not lessons:
+        return figures | {"students": 0, "error": "no lesson was accepted"}
+    job = _promotion_job(config, round, lessons, rewards)
+
+    def save(partial: Path) -> None:
+        for number, (name, label) in enumerate(labels(list(bases)).items()):
+            outcome = _keep(config, students.pools[name], bases[name], job, partial / str(number))
+            figures[f"gain/{label}"] = outcome.gain
+            if outcome.error is not None:
+                raise _NotPromoted(f"{label}: {outcome.error}")
+        (partial / PROMOTION_FILE).write_text(json.dumps(figures), encoding="utf-8")
+
+    if not folder.is_dir():
+        try:
+            save_folder(folder, save, f"the same command resumes after round {round}")
+        except _NotPromoted as failed:
+            shutil.rmtree(folder.with_name(f".{folder.name}.partial"), ignore_errors=True)
+            return figures | {"error": str(failed)}
+    _remove_others(folder, "promoted-*")
+    return json.loads((folder / PROMOTION_FILE).read_text(encoding="utf-8"))
+
+
+class _NotPromoted(Exception):
+    """A student failed while it was trained to be promoted."""
+
+
+def _keep(config: Config, pool: StudentPool, base: str, job: Job, folder: Path) -> Outcome:
+    assert isinstance(pool, Keeping)
+    kept = folder if config.student.mode == "full" else folder.with_name(f"adapter-{folder.name}")
+    with torch.random.fork_rng(), torch.enable_grad():
+        outcome = pool.keep(job, kept)
+    if outcome.error is None and kept != folder:
+        merge(base, kept, folder)
+    if kept != folder:
+        shutil.rmtree(kept)
+    return outcome
+
+
+def _promotion_job(config: Config, round: int, lessons: Sequence[Rewrite], rewards: RewardModel) -> Job:
+    """One student on everything: as many steps a document as the rewarded students had, and their exam."""
+    names = list(dict.fromkeys(rewrite.document_id for rewrite in lessons))
+    together = min(rewards.documents_per_student(), len(names))
+    seed = stable_seed(config.run.seed, "promotion", round)
+    steps = rewards.job(names[:together], [], seed, "reward").lesson.steps
+    job = rewards.job(names, [(rewrite.document_id, rewrite.text) for rewrite in lessons], seed, "reward")
+    if steps is None:  # each of its own lines is met in every epoch
+        return job
+    return replace(job, lesson=replace(job.lesson, steps=steps * math.ceil(len(names) / together)))
+
+
+def _remove_others(folder: Path, pattern: str) -> None:
+    for other in folder.parent.glob(pattern):
+        if other != folder:
+            shutil.rmtree(other)
+
+
+def labels(names: Sequence[str]) -> dict[str, str]:
+    """A short name for each student: the last part of its path, or the path where two would be called the same."""
+    short = [Path(name).name for name in names]
+    return {name: last if short.count(last) == 1 else name for name, last in zip(names, short, strict=True)}

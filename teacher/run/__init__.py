@@ -1,0 +1,1 @@
+"""What a run keeps on disk: journal, checkpoints, samples, and whose folder it is."""

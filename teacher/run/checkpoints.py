@@ -1,0 +1,99 @@
+"""Where a run keeps its teacher: `teacher/checkpoint-NNNN`, a model or adapter folder for each finished round, and
+`teacher/best.json`, the round that validated best."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
+
+from configs.errors import RunError
+from configs.files import write_whole
+
+OPTIMIZER_FILE = "optimizer.pt"
+BEST_FILE = "best.json"
+
+
+def latest_checkpoint(run_dir: Path) -> Path | None:
+    """`teacher/checkpoint-NNNN` of the last finished round; None before the first."""
+    folders = (run_dir / "teacher").glob("checkpoint-*")
+    found = (folder for folder in folders if re.fullmatch(r"checkpoint-\d{4,}", folder.name))
+    return max(found, key=_round_of, default=None)
+
+
+def best_checkpoint(run_dir: Path) -> Path | None:
+    """The teacher to use: the checkpoint of the round that validated best, or the latest one of a run that validates
+    nothing. None before the first round, and where no round beat the untrained teacher."""
+    best = best_round(run_dir)
+    return latest_checkpoint(run_dir) if best is None else checkpoint_of(run_dir, best)
+
+
+def best_round(run_dir: Path) -> int | None:
+    """The round that validated best so far, 0 for the untrained teacher; None for a run that validates nothing."""
+    path = run_dir / "teacher" / BEST_FILE
+    return json.loads(path.read_text(encoding="utf-8"))["round"] if path.is_file() else None
+
+
+def write_best(run_dir: Path, round: int, reward: float) -> None:
+    """Records the best round and its reward on the validation documents."""
+    write_whole(run_dir / "teacher" / BEST_FILE, json.dumps({"round": round, "reward": reward}) + "\n")
+
+
+def checkpoint_of(run_dir: Path, round: int) -> Path | None:
+    """The checkpoint folder of a round, there or not; None for round 0, the teacher's start."""
+    return run_dir / "teacher" / f"checkpoint-{round:04d}" if round else None
+
+
+def finished_rounds(run_dir: Path) -> int:
+    """Rounds that have a checkpoint."""
+    checkpoint = latest_checkpoint(run_dir)
+    return 0 if checkpoint is None else _round_of(checkpoint)
+
+
+def save_checkpoint(
+    run_dir: Path,
+    round: int,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: torch.optim.Optimizer | None,
+) -> Path:
+    """Saves model (or adapter) and tokenizer under their final name, whole or not at all. Raises RunError."""
+    if not all(torch.isfinite(p).all() for p in model.parameters() if p.requires_grad):
+        raise RunError(
+            f"round {round} made the teacher's weights non-finite: lower rl.learning_rate; earlier rounds are kept"
+        )
+
+    def save(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        if optimizer is not None:
+            torch.save(optimizer.state_dict(), folder / OPTIMIZER_FILE)
+
+    folder = checkpoint_of(run_dir, round)
+    assert folder is not None
+    return save_folder(folder, save, f"the same command resumes round {round}")
+
+
+def _round_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def save_folder(folder: Path, save: Callable[[Path], None], advice: str) -> Path:
+    """`folder` as `save` writes it, whole or not at all: written beside its place and renamed. Raises RunError."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save(partial)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # A full disk is an OSError for Python, but not for safetensors and torch.save, which write on their own.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunError(f"cannot save {folder}: {error}; {advice}") from error
+    os.rename(partial, folder)
+    return folder

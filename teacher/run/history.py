@@ -1,0 +1,54 @@
+"""What the journal says of the rounds that are finished: what they cost, and which was best."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from configs.files import Record, read_json_lines
+from teacher.run.checkpoints import finished_rounds, write_best
+from teacher.run.journal import Journal
+
+COSTS = ("pilot", "step", "validation", "promotion")
+"""Kinds of metrics whose `students` are the price of the training; held-out arms only report on it."""
+
+
+class History:
+    """A run's past, and its present as it is added.
+
+    Lines of a round that was not finished are left out: the round comes again, and finds them in the journal.
+    """
+
+    def __init__(self, run_dir: Path, journal: Journal) -> None:
+        self.run_dir = run_dir
+        self.lines: dict[tuple[str, int], Mapping[str, Any]] = {}
+        """By kind and round."""
+        self.first_step: Record | None = None
+        self._costs: dict[tuple[str, int, int | None], int] = {}
+        finished = finished_rounds(run_dir)
+        for line in read_json_lines(journal.metrics.path):
+            if line["round"] <= finished:
+                self.add(line["kind"], line["round"], line, step=line.get("step"))
+
+    def add(self, kind: str, round: int, figures: Mapping[str, Any], step: int | None = None) -> None:
+        """A line that was journalled."""
+        self.lines[kind, round] = figures
+        if kind in COSTS:
+            self._costs[kind, round, step] = figures["students"]
+        if kind == "step" and self.first_step is None:
+            self.first_step = dict(figures)
+        if kind == "validation":
+            self.record_best()
+
+    @property
+    def student_runs(self) -> int:
+        """What training has cost so far."""
+        return sum(self._costs.values())
+
+    def record_best(self) -> None:
+        """Writes which validated round is best by its reward; of equal ones the earliest."""
+        found = {round: line["reward/mean"] for (kind, round), line in self.lines.items() if kind == "validation"}
+        rewards = {round: -math.inf if value is None or math.isnan(value) else value for round, value in found.items()}
+        if rewards:
+            best = max(rewards, key=lambda round: (rewards[round], -round))
+            write_best(self.run_dir, best, found[best])

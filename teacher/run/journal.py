@@ -1,0 +1,165 @@
+"""What a run leaves behind as it goes: append-only JSON lines, and the cache of student outcomes.
+
+Both survive `kill -9`: a line is one write, a torn last line is dropped when the journal is opened again, a line that
+a resumed run would repeat is skipped, and the cache is SQLite in WAL mode.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from configs.errors import RunError, UserError
+from configs.files import Record, read_json_lines
+from student.records import Answer, Job, Outcome
+
+logger = logging.getLogger(__name__)
+
+
+OUTCOMES = "outcomes.sqlite"
+
+
+class JsonLines:
+    """An append-only file of JSON objects, none of which is written twice under the same values of `key`."""
+
+    def __init__(self, path: Path, key: Sequence[str]) -> None:
+        self.path = path
+        self.key = tuple(key)
+        self.notes: list[str] = []
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._drop_torn_line()
+        self._seen = {self._key_of(record) for record in read_json_lines(path)}
+
+    def append(self, record: Record) -> bool:
+        """Writes one line. False, and nothing is written, if a line of this key is already there. Raises RunError."""
+        key = self._key_of(record)
+        if key in self._seen:
+            return False
+        line = json.dumps(_jsonable(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        size = os.fstat(self._file).st_size
+        try:
+            written = os.write(self._file, line)
+        except OSError as error:
+            raise RunError(f"cannot write {self.path}: {error.strerror}; lines before it are kept") from error
+        if written < len(line):
+            os.ftruncate(self._file, size)
+            raise RunError(f"cannot write {self.path}: the disk is full; lines before it are kept")
+        self._seen.add(key)
+        return True
+
+    def sync(self) -> None:
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _key_of(self, record: Record) -> tuple[Any, ...]:
+        return tuple(record.get(name) for name in self.key)
+
+    def _drop_torn_line(self) -> None:
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.ftruncate(self._file, whole)
+            self.notes.append(f"{self.path.name}: dropped a torn last line of {len(content) - whole} bytes")
+            logger.warning(self.notes[-1])
+
+
+def _jsonable(value: Any) -> Any:
+    """Numbers that JSON has no form for become null."""
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Journal:
+    """`<run>/journal`: metrics.jsonl, rewrites.jsonl and outcomes.sqlite, held by one process at a time."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.dir = run_dir / "journal"
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise UserError(f"another process is at work in {run_dir}") from None
+        self.metrics = JsonLines(self.dir / "metrics.jsonl", ("kind", "round", "step", "arm"))
+        self.rewrites = JsonLines(self.dir / "rewrites.jsonl", ("arm", "round", "step", "document_id", "sample"))
+        self.outcomes = OutcomeCache(self.dir / OUTCOMES)
+
+    @property
+    def notes(self) -> list[str]:
+        """What had to be repaired on opening."""
+        return self.metrics.notes + self.rewrites.notes
+
+    def metric(self, record: Record) -> bool:
+        """One line of metrics.jsonl, stamped with the time; False if the step is already there."""
+        return self.metrics.append({"time": round(time.time(), 3), **record})
+
+    def sync(self) -> None:
+        self.metrics.sync()
+        self.rewrites.sync()
+
+    def close(self) -> None:
+        self.metrics.close()
+        self.rewrites.close()
+        self.outcomes.close()
+        os.close(self._lock)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def outcome_key(fingerprint: str, job: Job) -> str:
+    """sha256 of all that an outcome depends on, as canonical JSON: the pool, the lesson with its seed, the exam."""
+    content = {"pool": fingerprint, "job": asdict(job)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class OutcomeCache:
+    """Student outcomes on disk, so that no student is trained twice."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, timeout=60)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("CREATE TABLE IF NOT EXISTS outcomes (key TEXT PRIMARY KEY, outcome TEXT NOT NULL)")
+
+    def __len__(self) -> int:
+        return self._db.execute("SELECT count(*) FROM outcomes").fetchone()[0]
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Outcome]:
+        """The outcomes that are there, by key."""
+        found = {}
+        for key in keys:
+            row = self._db.execute("SELECT outcome FROM outcomes WHERE key = ?", (key,)).fetchone()
+            if row is not None:
+                found[key] = _outcome(json.loads(row[0]))
+        return found
+
+    def put_many(self, outcomes: dict[str, Outcome]) -> None:
+        """Keeps them, all or none. Failed students are not kept: what failed may succeed when it is run again."""
+        rows = [(key, json.dumps(asdict(outcome))) for key, outcome in outcomes.items() if outcome.error is None]
+        try:
+            with self._db:
+                self._db.executemany("INSERT OR REPLACE INTO outcomes VALUES (?, ?)", rows)
+        except sqlite3.OperationalError as error:
+            raise RunError(f"cannot write the reward cache: {error}; earlier outcomes are kept") from error
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _outcome(record: Record) -> Outcome:
+    return Outcome(**{**record, "answers": tuple(Answer(**answer) for answer in record["answers"])})

@@ -1,0 +1,1 @@
+"""The rounds of a run, from documents to the kept checkpoint."""

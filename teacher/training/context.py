@@ -1,0 +1,185 @@
+"""What a run works with: the teacher that samples, the students that learn, and the journal that keeps all of it."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.errors import RunError
+from configs.schema import Config
+from configs.seeds import stable_seed
+from student.records import Document, Split
+from teacher.gates.checks import Gate, build_gates
+from teacher.records import Reward, Rewrite
+from teacher.reward.assignment import lessons_of
+from teacher.reward.evaluation import Evaluation
+from teacher.reward.exams import document_questions, external_questions
+from teacher.reward.gain import RewardModel
+from teacher.reward.student_models import Students, starting_bases
+from teacher.run.clock import Clock, ahead
+from teacher.run.history import History
+from teacher.run.journal import Journal
+from teacher.run.samples import journal_rewrites, read_rewrites, write_rewrites
+from teacher.run.tracking import Tracker
+from teacher.sampling import sample_rewrites
+from teacher.training.console import Progress
+from teacher.training.data import sampled_together
+from teacher.writers.by_round import Writers
+from teacher.writers.endpoint import EndpointError
+
+
+class Workshop:
+    """Samples, examines and journals for one run; whatever was done before is found again on disk."""
+
+    def __init__(
+        self,
+        config: Config,
+        documents: Sequence[Document],
+        heldout: Sequence[Document],
+        students: Students,
+        writers: Writers,
+        journal: Journal,
+        tracker: Tracker,
+        clock: Clock,
+        progress: Progress,
+    ) -> None:
+        self.config, self.students, self.writers, self.journal, self.tracker, self.clock, self.progress = (
+            config, students, writers, journal, tracker, clock, progress,
+        )  # fmt: skip
+        self.history = History(config.run.dir, journal)
+        count_tokens = writers.untrained.count_tokens
+        benchmark = document_questions(config)
+        self.rewards = RewardModel(
+            config, students.pools, benchmark, [*documents, *heldout], journal, count_tokens, self._students_line,
+            clock,
+        )  # fmt: skip
+        items = [question for document in heldout for question in self.rewards.exam(document, "heldout").questions]
+        items += [question for question in external_questions(config) if question.split == "heldout"]
+        self.gates: list[Gate] = build_gates(config, writers.untrained.tokenizer, items, count_tokens)
+        self._last_line = time.perf_counter()
+
+    def sample(
+        self,
+        name: str,
+        round: int,
+        documents: Sequence[Document],
+        lessons: int,
+        stream: object,
+        explore: float = 0.0,
+        *,
+        first: int = 0,
+        evaluate: bool = False,
+    ) -> list[list[Rewrite]]:
+        """Gated rewrites for `lessons` lessons a document by the teacher of `round`, from `journal/samples/<name>.json`
+        where an earlier attempt got that far; `stream` names the random numbers, and `first` documents of it came
+        before. `evaluate` samples at `teacher.evaluation_temperature`.
+
+        Raises RunError where vLLM gave nothing, or the file is of another number of rewrites, as an earlier version's
+        may be."""
+        path, together = self._samples(name), self.config.rl.rewrites_per_lesson
+        if not path.is_file():
+            writer = self.writers.of(round)
+            seed = stable_seed(self.config.run.seed, "sample", stream)
+            settings = self.config.teacher
+            if evaluate and settings.evaluation_temperature is not None:
+                settings = settings.model_copy(update={"temperature": settings.evaluation_temperature})
+                writer = writer.at(settings)
+            try:
+                with self.clock("sample"):
+                    groups = sample_rewrites(
+                        writer, writer.tokenizer, settings, documents, lessons * together, seed, self.gates,
+                        writer.max_prompt_tokens, explore=explore, rewrites_per_lesson=together, first=first,
+                    )  # fmt: skip
+            except EndpointError as error:
+                raise RunError(
+                    f"vLLM gave no completion of a prompt: {error}; what is finished is kept, the same command goes on"
+                ) from None
+            write_rewrites(path, groups)
+        groups = read_rewrites(path)
+        if any(len(group) != lessons * together for group in groups):
+            raise RunError(
+                f"{path} does not hold {lessons} lessons of {together} rewrites a document: remove it to sample anew"
+            )
+        return groups
+
+    def sample_batches(
+        self, round: int, documents: Sequence[Document], explore: float
+    ) -> Iterator[list[list[Rewrite]]]:
+        """The rewrites that `round` is to learn from, by the teacher of the round before, batch by batch: while one is
+        worked on the next is sampled, where writer or students run outside this process.
+
+        A batch has its own random numbers and its own file, so that its rewrites are the same whoever samples when.
+        """
+        name, batches = f"round-{round:04d}", sampled_together(self.config, len(documents))
+
+        def task(batch: range) -> Callable[[], list[list[Rewrite]]]:
+            # Named by its documents: a run that goes on with other batches, on another device, takes no wrong ones.
+            own = f"{name}-{batch.start:04d}-{batch.stop:04d}" if len(batches) > 1 else name
+            stream = (round, batch.start) if batch.start else round
+            part = documents[batch.start : batch.stop]
+            lessons = self.config.rl.group_size
+            return lambda: self.sample(own, round - 1, part, lessons, stream, explore, first=batch.start)
+
+        tasks = [task(batch) for batch in batches]
+        apart = self.writers.on_server or self.config.student.pool != "inline"
+        return ahead(tasks, overlap=apart and len(tasks) > 1)
+
+    def examine(
+        self,
+        documents: Sequence[Document],
+        lessons: Sequence[Mapping[str, Sequence[str]]],
+        name: str,
+        split: Split,
+        bases: Mapping[str, str] | None = None,
+    ) -> Evaluation:
+        """What students of `bases` (the run's first ones) gain from the lessons, with the seeds that `name` has."""
+        self.rewards.pools = self.students.use(bases or starting_bases(self.config))
+        return self.rewards.evaluate(documents, lessons, evaluation_seeds(self.config, name), split)
+
+    def log_rewrites(
+        self,
+        groups: Sequence[Sequence[Rewrite]],
+        rewards: Sequence[Sequence[Reward]] = (),
+        *,
+        arm: str,
+        round: int,
+        step: int = 0,
+    ) -> None:
+        """A line of rewrites.jsonl each."""
+        set_size = self.config.rl.rewrites_per_lesson
+        journal_rewrites(self.journal, groups, rewards, arm=arm, round=round, step=step, set_size=set_size)
+
+    def log(
+        self, kind: str, round: int, figures: Mapping[str, Any], *, asked: int | None = None, step: int | None = None
+    ) -> dict[str, Any]:
+        """One line of metrics, with the `students` asked for since there were `asked`, and all that training has cost;
+        returns its figures."""
+        figures = dict(figures) | ({} if asked is None else {"students": self.rewards.students - asked})
+        self.history.add(kind, round, figures, step)
+        figures["students_total"] = self.history.student_runs
+        self.tracker.log(kind, round, figures, step=step)
+        self.journal.sync()
+        return figures
+
+    def _samples(self, name: str) -> Path:
+        return self.journal.dir / "samples" / f"{name}.json"
+
+    def _students_line(self, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if done < total and now - self._last_line > 10:
+            self._last_line = now
+            self.progress(f"  students {done}/{total}")
+
+
+def evaluation_seeds(config: Config, name: str) -> list[int]:
+    """The seed of each lesson's students in a measurement."""
+    return [stable_seed(config.run.seed, name, lesson) for lesson in range(config.rl.evaluation_lessons)]
+
+
+def taught(groups: Sequence[Sequence[Rewrite]], rewrites_per_lesson: int) -> list[dict[str, list[str]]]:
+    """The texts of each document that passed the gates, lesson by lesson."""
+    by_document = [lessons_of(group, rewrites_per_lesson) for group in groups]
+    return [
+        {lesson[0].document_id: [r.text for r in lesson if r.rejected is None] for lesson in lessons}
+        for lessons in zip(*by_document, strict=True)
+    ]

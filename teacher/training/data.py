@@ -1,0 +1,118 @@
+"""Which documents a run trains on, validates on, and takes each round."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from configs.errors import UserError
+from configs.schema import Config
+from configs.seeds import stable_seed
+from student.records import Document
+from teacher.prompting.strategies import read_strategy
+from teacher.reward.assignment import batches_of
+from teacher.reward.exams import document_questions
+from teacher.reward.student_runs import at_once
+
+LEAST_STUDENTS = 64
+"""Students of a sampled batch, unless `rl.documents_per_batch` says otherwise: enough to keep a pool busy."""
+
+
+def check_documents(config: Config, train: Sequence[Document], heldout: Sequence[Document]) -> None:
+    """Raises UserError for what can be known to be wrong before anything is loaded."""
+    if not train:
+        raise UserError("no training documents: set data.train to JSONL or Parquet files with `text` and `questions`")
+    if config.teacher.temperature == 0:
+        raise UserError("teacher.temperature 0 makes all rewrites of a group equal; training needs it above 0")
+    twice = [name for name, count in Counter(document.id for document in [*train, *heldout]).items() if count > 1]
+    if twice:
+        raise UserError(f"document id {twice[0]!r} occurs more than once in data.train and data.heldout")
+    texts = {document.text: document.id for document in train}
+    same = next((document for document in heldout if document.text in texts), None)
+    if same is not None:
+        raise UserError(
+            f"data.heldout: document {same.id!r} is the same text as {texts[same.text]!r} of data.train: what is learnt"
+            " from it would be counted as held out"
+        )
+    if config.teacher.prompting == "strategy":
+        for name in config.teacher.strategies:
+            read_strategy(name)
+    benchmark = document_questions(config)
+    for documents, split, key in ((train, "reward", "train"), (heldout, "heldout", "heldout")):
+        for document in documents:
+            if not any(question.split == split for question in benchmark.exam(document).questions):
+                raise UserError(f"data.{key}: document {document.id!r} has no {split} questions to ask a student")
+
+
+def data_hash(config: Config, train: Sequence[Document], heldout: Sequence[Document]) -> str:
+    """Names the documents and their questions, and the contents of what else the config names: strategies, retention
+    texts, files of benchmark items."""
+    content: list[object] = [
+        [d.id, d.text, d.metadata.get("questions")] for documents in (train, heldout) for d in documents
+    ]
+    for name in config.teacher.strategies:
+        try:
+            content.append(read_strategy(name))
+        except UserError:  # a `policy` teacher without a chat template knows strategies without files
+            content.append(name)
+    named = [spec.partition(":")[2] for spec in config.reward.benchmarks] + [config.reward.retention_texts or ""]
+    content += [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in named if Path(name).is_file()]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def set_apart(config: Config, documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """The documents to train on, and `rl.validation_documents` others, chosen by the seed.
+
+    Where documents share students there are as many more as fill the last student: one with less company would learn
+    its documents better. Raises UserError where nothing is left to train on.
+    """
+    count, together = config.rl.validation_documents, config.reward.documents_per_student
+    if config.reward.credit != "document":
+        count = -(-count // together) * together
+    if count >= len(documents):
+        raise UserError(
+            f"rl.validation_documents={config.rl.validation_documents} sets {count} of {len(documents)} documents of"
+            " data.train apart: none is left to train on"
+        )
+    generator = torch.Generator().manual_seed(stable_seed(config.run.seed, "validation"))
+    chosen = set(torch.randperm(len(documents), generator=generator)[:count].tolist())
+    validation = [document for d, document in enumerate(documents) if d in chosen]
+    texts = {document.text for document in validation}
+    return [d for n, d in enumerate(documents) if n not in chosen and d.text not in texts], validation
+
+
+def round_documents(config: Config, train: Sequence[Document], round: int) -> list[Document]:
+    """The round's documents, dealt from an endlessly reshuffled deck: all come equally often, none twice in a round."""
+    size = min(config.rl.documents_per_round, len(train))
+    generator = torch.Generator().manual_seed(stable_seed(config.run.seed, "deck"))
+    deck: list[int] = []
+    hand: list[int] = []
+    for _ in range(round):
+        hand = []
+        while len(hand) < size:
+            if not deck:
+                deck = torch.randperm(len(train), generator=generator).tolist()
+                deck.sort(key=hand.__contains__)  # what is in the hand already goes under the deck
+            hand.append(deck.pop(0))
+    return [train[card] for card in hand]
+
+
+def sampled_together(config: Config, documents: int) -> list[range]:
+    """Which of a round's `documents` are sampled in one go, and taught before the next are needed: whole batches of
+    documents that share students, `rl.documents_per_batch` of them, or as even as can be with at least as many students
+    as a pool takes at once."""
+    reward, rl = config.reward, config.rl
+    together = 1 if reward.credit == "document" else reward.documents_per_student
+    shared = len(batches_of(documents, together))
+    if rl.documents_per_batch is not None:
+        a_batch = math.ceil(rl.documents_per_batch / together)
+    else:
+        members = 1 + (rl.rewrites_per_lesson if reward.set_credit == "marginal" else 0)
+        students = rl.group_size * members * (1 if reward.adaptive else reward.repeats)
+        least = math.ceil(max(LEAST_STUDENTS, at_once(config)) / students)
+        a_batch = math.ceil(shared / max(1, shared // least))
+    return batches_of(documents, a_batch * together)

@@ -1,0 +1,343 @@
+"""The teacher loop: sample, gate, reward, update, checkpoint, validate; again, and on from where it stopped.
+
+    summary = train_teacher(config, train, heldout)
+
+What is random is seeded from the config and the round, ReST-EM's and DPO's completions are kept before they are scored
+(GRPO samples them again, the same on CPU) and rewards come from the cache, so a run that was killed goes on as if it
+had not been.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.logging import disable_progress_bar
+
+from configs.schema import Config
+from student.pools.inline import InlinePool
+from student.records import Document
+from teacher.algorithms import dpo, grpo, rest_em
+from teacher.algorithms.distributed import Ranks
+from teacher.records import Reward, Rewrite
+from teacher.reward.evaluation import Evaluation
+from teacher.reward.exams import external_questions, read_texts
+from teacher.reward.student_models import MakePool, Students, check_students, promote, round_bases, starting_bases
+from teacher.run.checkpoints import best_checkpoint, best_round, checkpoint_of, finished_rounds, save_checkpoint
+from teacher.run.clock import Clock
+from teacher.run.journal import Journal
+from teacher.run.ownership import claim_run
+from teacher.run.samples import read_rewrites, write_rewrites
+from teacher.run.tracking import Tracker
+from teacher.sampling import explore_share
+from teacher.training.console import (
+    Progress,
+    arm_line,
+    best_words,
+    clock_line,
+    estimate_figures,
+    evaluation_figures,
+    promotion_line,
+    share_figures,
+    step_line,
+)
+from teacher.training.context import Workshop, taught
+from teacher.training.data import check_documents, data_hash, round_documents, set_apart
+from teacher.training.metrics import diversity_alarm, step_metrics
+from teacher.training.pilot import PILOT_DOCUMENTS, PILOT_REPEATS, check_pilot, pilot_figures
+from teacher.training.summary import TrainSummary, differences, summarise
+from teacher.writers.by_round import Writers, check_writer
+from teacher.writers.local import load_teacher
+
+
+def train_teacher(
+    config: Config,
+    train: Sequence[Document],
+    heldout: Sequence[Document],
+    make_pool: MakePool = InlinePool,
+    progress: Progress = print,
+) -> TrainSummary:
+    """Trains the teacher for `rl.rounds` rounds in `run.dir` and measures it on `heldout` documents before and after.
+
+    A finished round is never run again. The trained arm is the best round's, see `best_checkpoint`. All arms teach the
+    students that the run started with, whatever became the students' base on the way: it is the lessons that are
+    compared. (With `student.model: teacher` that is the untrained teacher as student; SEAL itself examines the updated
+    model after its own lesson, which mixes what the model has learnt with what the lesson taught.) Without `heldout`
+    documents the summary has no arms.
+
+    Raises:
+        UserError: a document without questions, an unknown strategy, a run directory of another config.
+        RunError: the reward is less reliable than `reward.minimum_reliability`, the teacher's weights became
+            non-finite, or the disk is full; finished rounds are kept.
+    """
+    check_documents(config, train, heldout)
+    check_students(config)
+    check_writer(config)
+    ranks = Ranks()
+    ranks.check(config)
+    external_questions(config)
+    if config.reward.retention_texts:
+        read_texts(config.reward.retention_texts)
+    training, validation = set_apart(config, train)
+    disable_progress_bar()  # a bar for every model loaded would drown our line a step
+    ranks.start()
+    if ranks.follows:
+        _follow(config, training, ranks)
+        raise SystemExit(0)  # the run is another process's: this one has nothing to return
+    students = Students(config, make_pool)
+    claim_run(config, data_hash(config, train, heldout))
+    started = time.perf_counter()
+    with (
+        closing(students),
+        Journal(config.run.dir) as journal,
+        Tracker(config, journal) as tracker,
+        Writers(config) as writers,
+        Clock() as clock,
+    ):
+        for note in journal.notes:
+            progress(note)
+        shop = Workshop(config, train, heldout, students, writers, journal, tracker, clock, progress)
+        loop = TeacherLoop(config, training, validation, heldout, shop, ranks)
+        loop.pilot()
+        for arm in ("raw", "untrained") if heldout else ():
+            loop.evaluate(arm, 0)
+        loop.run()
+        ranks.tell(None)
+        if heldout:
+            loop.evaluate("trained", loop.best)
+            loop.compare()
+        journal.sync()
+        return summarise(
+            config,
+            journal,
+            heldout,
+            loop.arms,
+            best_checkpoint(config.run.dir),
+            rounds=finished_rounds(config.run.dir),
+            best_round=best_round(config.run.dir),
+            students=shop.rewards.students,
+            student_runs=shop.history.student_runs,
+            seconds=time.perf_counter() - started,
+        )
+
+
+def _follow(config: Config, training: Sequence[Document], ranks: Ranks) -> None:
+    """Takes part in the rounds that rank 0 tells of, until it tells of none."""
+
+    def never(_step: int, _groups: list[list[Rewrite]]) -> list[list[Reward]]:
+        raise AssertionError("rank 0 scores")
+
+    while (round := ranks.tell(None)) is not None:
+        start = checkpoint_of(config.run.dir, round - 1)
+        writer, documents = load_teacher(config, start, train=True), round_documents(config, training, round)
+        grpo.train_round(config, round, writer, documents, [], never, start, ranks=ranks)
+
+
+class TeacherLoop:
+    """One run's rounds, and what is measured around them."""
+
+    def __init__(
+        self,
+        config: Config,
+        train: Sequence[Document],
+        validation: Sequence[Document],
+        heldout: Sequence[Document],
+        shop: Workshop,
+        ranks: Ranks,
+    ) -> None:
+        self.ranks = ranks
+        self.config, self.train, self.validation, self.heldout = config, train, validation, heldout
+        self.shop, self.progress = shop, shop.progress
+        self.arms: dict[str, Evaluation] = {}
+        self._started = time.perf_counter()
+        self._steps_done = 0
+
+    def run(self) -> None:
+        """All rounds that are not finished yet, until the last or until `rl.patience` is at its end."""
+        round = finished_rounds(self.config.run.dir)
+        for earlier in range(round):  # a fork measures them again
+            self.validate(earlier)
+        self.validate(round)
+        self.promote(round)
+        while round < self.config.rl.rounds and not self._patience_is_over(round):
+            round += 1
+            self.run_round(round)
+            self.validate(round)
+            self.promote(round)
+        if self.validation and not self.best:
+            self.progress("no round beat the untrained teacher on the validation documents: it is the one to use")
+
+    def run_round(self, round: int) -> None:
+        """Sample, score, update and save; everything of the round is on disk before its checkpoint appears."""
+        shop, start = self.shop, checkpoint_of(self.config.run.dir, round - 1)
+        shop.rewards.pools = shop.students.use(round_bases(self.config, start))
+        documents = round_documents(self.config, self.train, round)
+        shop.clock.restart()
+        optimizer = None
+        scored: list[tuple[list[list[Rewrite]], list[list[Reward]]]] = []
+
+        def score(step: int, batches: Iterable[list[list[Rewrite]]]) -> tuple[list[list[Rewrite]], list[list[Reward]]]:
+            scored.append(self._score(round, (round - 1) * self.steps_per_round + step, batches))
+            return scored[-1]
+
+        if not shop.writers.on_server:
+            shop.writers.trainable(round - 1)  # the one that samples is the one that is trained
+        match self.config.rl.algorithm:
+            case "rest_em" | "dpo" as algorithm:
+                batches = shop.sample_batches(round, documents, explore_share(self.config, round))
+                groups, rewards = score(1, batches)
+                writer = shop.writers.trainable(round - 1)
+                update = rest_em.update if algorithm == "rest_em" else dpo.update
+                with shop.clock("update"):
+                    metrics = update(self.config, round, writer, groups, rewards)
+            case "grpo":
+                writer = shop.writers.trainable(round - 1)
+                self.ranks.tell(round)
+                with shop.clock("update"):
+                    metrics, optimizer = grpo.train_round(
+                        self.config, round, writer, documents, shop.gates,
+                        lambda step, groups: score(step, [groups])[1], start, shop.clock, self.ranks,
+                    )  # fmt: skip
+        if self.config.rl.promotion_threshold is not None:
+            accepted = [rewrite for part in scored for rewrite in rest_em.accepted(self.config, *part)]
+            write_rewrites(self._accepted(round), [accepted])
+        shop.log("update", round, metrics | (spent := shop.clock.figures()))
+        self.progress(clock_line(f"round {round}/{self.config.rl.rounds}", spent))
+        save_checkpoint(self.config.run.dir, round, writer.model, writer.tokenizer, optimizer)
+        shop.writers.release()
+
+    @property
+    def steps_per_round(self) -> int:
+        """Scored steps: ReST-EM and DPO score a round at once, GRPO steps once a batch of documents."""
+        documents = min(self.config.rl.documents_per_round, len(self.train))
+        return grpo.steps_per_round(self.config, documents) if self.config.rl.algorithm == "grpo" else 1
+
+    @property
+    def best(self) -> int:
+        """The round whose teacher is to be used, 0 for the untrained one."""
+        best = best_round(self.config.run.dir)
+        return finished_rounds(self.config.run.dir) if best is None else best
+
+    def pilot(self) -> None:
+        """Measures the reward's reliability before the first round, where `reward.minimum_reliability` asks for it.
+
+        Raises RunError where it is below, in a resumed run too.
+        """
+        shop = self.shop
+        if not self.config.reward.minimum_reliability or finished_rounds(self.config.run.dir):
+            return
+        if ("pilot", 0) not in shop.history.lines:
+            asked, explore = shop.rewards.students, explore_share(self.config, 1)
+            documents = round_documents(self.config, self.train, 1)[:PILOT_DOCUMENTS]
+            groups = shop.sample("pilot", 0, documents, self.config.rl.group_size, "pilot", explore)
+            found = shop.rewards.reliability_of(groups, PILOT_REPEATS)
+            shop.log("pilot", 0, pilot_figures(self.config, found), asked=asked)
+        self.progress(check_pilot(self.config, shop.history.lines["pilot", 0]))
+
+    def validate(self, round: int) -> None:
+        """Measures a round's teacher on the validation documents' reward questions, and records the best so far by
+        what is rewarded: the gain minus the penalties.
+
+        The same random numbers sample every round's teacher, and all teach the students that the run started with. The
+        gain that promotes is measured on the present ones.
+        """
+        shop = self.shop
+        if not self.validation or ("validation", round) in shop.history.lines:
+            return
+        asked = shop.rewards.students
+        rl = self.config.rl
+        groups = shop.sample(
+            f"validation-{round:04d}", round, self.validation, rl.evaluation_lessons, "validation", evaluate=True
+        )
+        lessons = taught(groups, rl.rewrites_per_lesson)
+        found = shop.examine(self.validation, lessons, "validation", "reward")
+        figures = evaluation_figures(found) | share_figures(groups) | {"documents": len(self.validation)}
+        bases = round_bases(self.config, None)
+        if bases != starting_bases(self.config):
+            present = shop.examine(self.validation, lessons, "validation", "reward", bases)
+            figures |= estimate_figures("gain_of_promoted", present.gain)
+        shop.log_rewrites(groups, arm="validation", round=round)
+        shop.log("validation", round, figures, asked=asked)
+        self.progress(f"{arm_line(f'validation round {round}', found, groups)} · {best_words(self.best)}")
+
+    def promote(self, round: int) -> None:
+        """Makes students taught with the round's accepted lessons the base of the next rounds, where the validation
+        gain says so."""
+        threshold, accepted, lines = self.config.rl.promotion_threshold, self._accepted(round), self.shop.history.lines
+        if threshold is None or ("promotion", round) in lines or not accepted.is_file():
+            return
+        validated = lines["validation", round]
+        gain = validated.get("gain_of_promoted/mean", validated["gain/mean"])
+        if gain is None or not gain > threshold:
+            return
+        [lessons] = read_rewrites(accepted)
+        self.shop.rewards.pools = self.shop.students.use(round_bases(self.config, None))
+        figures = promote(self.config, round, lessons, self.shop.students, self.shop.rewards)
+        figures |= {"threshold": threshold, "validation_gain": gain}
+        self.shop.log("promotion", round, figures)
+        self.progress(promotion_line(round, figures))
+
+    def evaluate(self, arm: str, round: int) -> None:
+        """Measures one arm on the held-out documents: `raw` text, the `untrained` teacher, or the `trained` one of
+        `round`."""
+        shop, rl, groups = self.shop, self.config.rl, []
+        lessons = [{document.id: [document.text] for document in self.heldout}] * rl.evaluation_lessons
+        if arm != "raw":
+            # The same random numbers sample the untrained and the trained teacher.
+            groups = shop.sample(f"heldout-{arm}", round, self.heldout, rl.evaluation_lessons, 0, evaluate=True)
+            lessons = taught(groups, rl.rewrites_per_lesson)
+        asked = shop.rewards.students
+        found = self.arms[arm] = shop.examine(self.heldout, lessons, "heldout", "heldout")
+        counts = {"documents": len(self.heldout), "students": shop.rewards.students - asked}
+        figures = evaluation_figures(found) | share_figures(groups) | counts
+        shop.tracker.log("heldout", round, figures, arm=arm)
+        shop.log_rewrites(groups, arm=arm, round=round)
+        self.progress(arm_line(f"held-out {arm}", found, groups))
+
+    def compare(self) -> None:
+        """Logs the trained teacher's held-out arm against the others, paired by document."""
+        figures: dict[str, Any] = {}
+        for name, found in differences(self.arms).items():
+            figures |= estimate_figures(name, found)
+        self.shop.tracker.log("difference", self.best, figures)
+
+    def _score(
+        self, round: int, step: int, batches: Iterable[list[list[Rewrite]]]
+    ) -> tuple[list[list[Rewrite]], list[list[Reward]]]:
+        """All groups of the batches, as they came, and their rewards."""
+        shop, before, asked = self.shop, self.shop.clock.seconds("students"), self.shop.rewards.students
+        trained = shop.rewards.trained
+        groups: list[list[Rewrite]] = []
+
+        def kept() -> Iterator[list[list[Rewrite]]]:
+            for batch in batches:
+                groups.extend(batch)
+                yield batch
+
+        rewards = shop.rewards.score_batches(kept())
+        seconds = shop.clock.seconds("students") - before
+        metrics = step_metrics(groups, rewards, self.config)
+        if self.config.reward.repeats == 1 and (step - 1) % self.steps_per_round == 0:
+            metrics |= {"reward/reliability": shop.rewards.probe(groups).reliability}
+        # Of those trained now: a resumed step finds its students in the cache, in no time.
+        metrics |= {"students_per_second": (shop.rewards.trained - trained) / max(seconds, 1e-9), "seconds": seconds}
+        shop.log_rewrites(groups, rewards, arm="train", round=round, step=step)
+        metrics = shop.log("step", round, metrics, asked=asked, step=step)
+        first = shop.history.first_step
+        alarm = diversity_alarm(metrics, first, self.config) if first else None
+        self._steps_done += 1
+        steps, rounds = self.steps_per_round, self.config.rl.rounds
+        left = (rounds * steps - step) * (time.perf_counter() - self._started) / self._steps_done
+        self.progress(step_line(f"round {round}/{rounds} step {(step - 1) % steps + 1}/{steps}", metrics, left))
+        if alarm is not None:
+            self.progress(f"warning: {alarm}")
+        return groups, rewards
+
+    def _patience_is_over(self, round: int) -> bool:
+        patience = self.config.rl.patience
+        return patience is not None and round - self.best >= patience
+
+    def _accepted(self, round: int) -> Path:
+        """Where the lessons are kept that a round learnt from, for the students that may be promoted."""
+        return self.shop.journal.dir / "samples" / f"accepted-{round:04d}.json"

@@ -1,0 +1,117 @@
+"""What is logged of a scored step: reward, its noise, what was written and how varied it was."""
+
+import math
+import statistics
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from configs.schema import Config
+from student.statistics.reliability import reliability
+from teacher.algorithms.rest_em import unit_size
+from teacher.gates.text import overlap_shares
+from teacher.records import Reward, Rewrite
+from teacher.reward.assignment import batches_of, lessons_of
+from teacher.reward.evaluation import estimate
+
+Groups = Sequence[Sequence[Rewrite]]
+Rewards = Sequence[Sequence[Reward]]
+Metrics = Mapping[str, float | int | None]
+
+
+def step_metrics(groups: Groups, rewards: Rewards, config: Config | None = None) -> dict[str, float | int | None]:
+    """The metrics of D groups of G scored lessons, under the names of metrics.jsonl. `config` says how many rewrites a
+    lesson has and whether they share its gain; without it each rewrite is a lesson."""
+    size = config.rl.rewrites_per_lesson if config else 1
+    together = 1 if config is None or config.reward.credit == "document" else config.reward.documents_per_student
+    batches = [number for number, batch in enumerate(batches_of(len(rewards), together)) for _ in batch]
+    reward = estimate([statistics.fmean(r.value for r in group) for group in rewards], batches)
+    scored = [(w, r) for ws, rs in zip(groups, rewards, strict=True) for w, r in zip(ws, rs, strict=True) if r.outcome]
+    outcomes = [r.outcome for _, r in scored if r.outcome]
+    values: dict[str, float | int | None] = {
+        "reward/mean": reward.mean,
+        "reward/low": reward.low,
+        "reward/high": reward.high,
+        **noise_metrics(rewards, unit_size(config) if config else 1, not (config and config.reward.adaptive)),
+        "gain/mean": _mean([statistics.fmean(r.gains) for _, r in scored]),
+        "accuracy/before": _mean([o.metrics["accuracy_before"] for o in outcomes]),
+        "accuracy/after": _mean([o.metrics["accuracy_after"] for o in outcomes]),
+    }
+    gains: dict[str, list[float]] = defaultdict(list)
+    for rewrite, scored_reward in scored:
+        gains[rewrite.strategy].append(statistics.fmean(scored_reward.gains))
+    values |= {f"strategy/{name}": share for name, share in strategy_shares(groups).items()}
+    values |= {f"gain_by_strategy/{name}": statistics.fmean(gains[name]) for name in sorted(gains)}
+    gates = Counter(rewrite.rejected for group in groups for rewrite in group if rewrite.rejected)
+    values |= {f"gates/{reason}": count for reason, count in sorted(gates.items())}
+    if labelled := [o.metrics["label_fraction"] for o in outcomes if "label_fraction" in o.metrics]:
+        values["label_fraction"] = statistics.fmean(labelled)
+    for name in sorted({name for _, r in scored for name in r.penalties}):
+        values[f"penalty/{name}"] = _mean([r.penalties[name] for _, r in scored if name in r.penalties])
+    return values | diversity(groups, size)
+
+
+def noise_metrics(rewards: Rewards, unit_size: int = 1, common_seeds: bool = True) -> dict[str, float | None]:
+    """Reliability of the mean of a lesson's repeats, and the noise of one run in nats; nothing with one repeat.
+
+    Reliability is the share of the variance between a document's lessons that is not retraining noise; what all
+    lessons of a group share in a repeat, having one seed, is no noise. Rewrites of one unit (`rest_em.unit_size`) have
+    one gain, which counts once.
+    """
+    units = [[group[start : start + unit_size] for start in range(0, len(group), unit_size)] for group in rewards]
+    table = [[max((reward.gains for reward in unit), key=len) for unit in group] for group in units]
+    repeats = max((len(gains) for group in table for gains in group), default=0)
+    if repeats < 2:
+        return {}
+    found = reliability(
+        [[gains for gains in group if gains] for group in table], common_seeds=common_seeds, resamples=500
+    )
+    noise_sd = None if found.noise_variance is None else found.noise_variance**0.5
+    return {"reward/reliability": found.at(repeats), "reward/noise_sd": noise_sd}
+
+
+def strategy_shares(groups: Groups) -> dict[str, float]:
+    """Share of the samples by strategy, most frequent first."""
+    counts = Counter(rewrite.strategy for group in groups for rewrite in group)
+    return {name: count / counts.total() for name, count in counts.most_common()}
+
+
+def diversity(groups: Groups, rewrites_per_lesson: int = 1) -> dict[str, float]:
+    """How varied the texts are: of a group its compression ratio (higher is more repetitive, arXiv 2403.00553) and the
+    number of its strategies, of all samples the entropy of their strategies in nats; and of a lesson of several
+    rewrites its compression ratio and the share of a rewrite's 4-grams that others of it hold too."""
+    lessons = [lesson for group in groups for lesson in lessons_of(group, rewrites_per_lesson)]
+    shares = strategy_shares(groups).values()
+    values = {
+        "diversity/compression_ratio": compression_ratio(groups),
+        "diversity/distinct_strategies": _mean([len({rewrite.strategy for rewrite in group}) for group in groups])
+        or 0.0,
+        "diversity/strategy_entropy": -sum(share * math.log(share) for share in shares),
+    }
+    if rewrites_per_lesson > 1:
+        overlaps = [share for lesson in lessons for share in overlap_shares([rewrite.text for rewrite in lesson])]
+        values["diversity/lesson_compression_ratio"] = compression_ratio(lessons)
+        values["diversity/lesson_overlap"] = _mean(overlaps) or 0.0
+    return values
+
+
+def compression_ratio(groups: Groups) -> float:
+    """Mean over groups of the bytes of their texts by the bytes of these compressed together; 0 without any text."""
+    joined = ["\n".join(rewrite.text for rewrite in group).encode() for group in groups]
+    return _mean([len(text) / len(zlib.compress(text)) for text in joined if text.strip()]) or 0.0
+
+
+def diversity_alarm(metrics: Metrics, first: Metrics, config: Config) -> str | None:
+    """A warning of one line where a step's groups compress `rl.diversity_alarm` times better than those of the first
+    step; None where they do not."""
+    now, then = metrics.get("diversity/compression_ratio"), first.get("diversity/compression_ratio")
+    if not now or not then or now <= config.rl.diversity_alarm * then:
+        return None
+    return (
+        f"the teacher repeats itself: its texts compress {now:.1f}-fold, {now / then:.1f} times as well as in the first"
+        f" step (rl.diversity_alarm {config.rl.diversity_alarm:g}); raise rl.kl, rl.explore or reward.overlap_weight"
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None

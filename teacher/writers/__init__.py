@@ -1,0 +1,1 @@
+"""What samples rewrites: this process, a vLLM server, an OpenAI-compatible endpoint."""

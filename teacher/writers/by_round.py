@@ -1,0 +1,98 @@
+"""Who writes in a training run: the teacher of any of its rounds, in this process or on a vLLM server of the run."""
+
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.schema import Config
+from student.engine.models import pick_device
+from teacher.run.checkpoints import checkpoint_of
+from teacher.writers.endpoint import EndpointWriter, load_endpoint
+from teacher.writers.local import TransformersWriter, load_teacher
+from teacher.writers.vllm_server import STATE_FILE, VllmServer, find_vllm
+
+
+def check_writer(config: Config) -> None:
+    """Raises UserError for a `teacher.writer` that no training can sample with."""
+    match config.teacher.writer:
+        case "endpoint":
+            raise UserError(
+                "teacher.writer 'endpoint' cannot be trained: its weights are not here; train with 'transformers' or"
+                " 'vllm', and curate with the endpoint"
+            )
+        case "vllm" if config.rl.algorithm == "grpo":
+            if pick_device(config.teacher.device).type != "cuda":
+                raise UserError(
+                    "teacher.writer 'vllm' with rl.algorithm 'grpo' needs an NVIDIA GPU (vLLM runs inside TRL's"
+                    " trainer): take teacher.writer 'transformers', or rl.algorithm 'rest_em' or 'dpo'"
+                )
+        case "vllm":
+            find_vllm()
+
+
+class Writers:
+    """The teacher of each round, one in memory at a time beside the untrained one; the vLLM server starts with the
+    first request for a writer, and ends with the block."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        # GRPO's vLLM lives inside its trainer; what else is sampled then is little.
+        self.on_server = config.teacher.writer == "vllm" and config.rl.algorithm != "grpo"
+        self._folder = config.run.dir / "vllm"
+        self._server: VllmServer | None = None
+        self._base: Path | None = None
+        """The checkpoint that the server was started with; None: the base model."""
+        self._trainable: tuple[int, TransformersWriter] | None = None
+        self.untrained = self._on_server(0) if self.on_server else load_teacher(config)
+        """To sample from, once `of(0)` was called; and whose tokens are counted."""
+
+    def of(self, round: int) -> TransformersWriter | EndpointWriter:
+        """The teacher after `round` (0: untrained), to sample from. Raises RunError where vLLM does not start."""
+        if self.on_server:
+            self._serve(round)
+            return self._on_server(round) if round else self.untrained
+        if self._trainable is not None and self._trainable[0] == round:
+            return self._trainable[1]
+        return load_teacher(self.config, checkpoint_of(self.config.run.dir, round)) if round else self.untrained
+
+    def trainable(self, round: int) -> TransformersWriter:
+        """The teacher after `round`, to be trained; `of(round)` is the same one until it is `released`."""
+        if self._trainable is None or self._trainable[0] != round:
+            writer = load_teacher(self.config, checkpoint_of(self.config.run.dir, round), train=True)
+            self._trainable = (round, writer)
+        return self._trainable[1]
+
+    def release(self) -> None:
+        """Lets go of the trainable teacher: it is the next round's now, and that is loaded from its checkpoint."""
+        self._trainable = None
+
+    def close(self) -> None:
+        """Ends the server."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def _serve(self, round: int) -> None:
+        """Makes the server one that knows the teacher of this round: an adapter is loaded while it runs, all weights
+        need another start."""
+        lora, checkpoint = self.config.teacher.lora, checkpoint_of(self.config.run.dir, round)
+        base = checkpoint if lora is None else None
+        if self._server is not None and self._base != base:
+            self.close()
+        if self._server is None:
+            server = VllmServer(self.config, base, self._folder, lora_rank=lora.rank if lora else None)
+            self._server, self._base = server, base
+            server.start()
+        if lora is not None and checkpoint is not None:
+            self._server.load(checkpoint.name, checkpoint)
+
+    def _on_server(self, round: int) -> EndpointWriter:
+        checkpoint = checkpoint_of(self.config.run.dir, round)
+        adapter = checkpoint is not None and self.config.teacher.lora is not None
+        name = checkpoint.name if checkpoint is not None and adapter else "base"
+        return load_endpoint(self.config, checkpoint, self._folder.absolute() / STATE_FILE, served=name)
+
+    def __enter__(self) -> "Writers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

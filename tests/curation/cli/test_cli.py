@@ -1,0 +1,129 @@
+"""The command line as a user meets it: exit codes, one line on stderr, and help that comes at once."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import curation.train
+from configs.errors import RunError
+from curation.cli import app, main
+
+PROGRAM = Path(sys.executable).with_name("notewright")
+VERBS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """A config in an empty working directory, with one real document file; no model is needed to get it wrong."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "documents.jsonl").write_text(
+        json.dumps(
+            {"id": "1", "text": "Ada was born in Lisbon.", "questions": [{"question": "Where?", "answer": "Lisbon"}]}
+        )
+    )
+    path = tmp_path / "experiment.yaml"
+    path.write_text("data: {train: [documents.jsonl]}\nteacher: {model: models/none}\nstudent: {model: models/none}\n")
+    return path
+
+
+def refused(capsys, arguments, code=2) -> str:
+    assert main([str(argument) for argument in arguments]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert lines[-1].startswith("error: ") and "Traceback" not in captured.err
+    return lines[-1]
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_help_lists_the_verbs_and_needs_no_heavy_import():
+    started = time.monotonic()
+    done = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, timeout=60)
+    seconds = time.monotonic() - started
+    assert done.returncode == 0 and all(verb in done.stdout for verb in VERBS)
+    # 0.4 s of CPU; the limit leaves room for a busy machine, and is far below the 10 s and more that torch would add.
+    assert seconds < 8
+    code = "import sys, curation.cli; print([m for m in ('torch', 'transformers', 'datatrove') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_an_example(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    assert f"Example: notewright {verb}" in " ".join(plain(capsys.readouterr().out).split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["trian"], ["No such command 'trian'", "train"]),
+        (["train"], ["Missing argument 'CONFIG.yaml'", "notewright train --help"]),
+        (["train", "gone.yaml"], ["no config file 'gone.yaml'", "experiment.yaml"]),
+        (["train", "experiment.yaml", "rl.ronds=2"], ["'rl.ronds'", "did you mean 'rounds'?"]),
+        (["train", "experiment.yaml", "--rounds", "2"], ["No such option", "--rounds"]),
+        (["train", "experiment.yaml", "data.train=[gone.jsonl]"], ["no such file", "gone.jsonl"]),
+        (["train", "experiment.yaml", "data.train=[]"], ["data.train is not set"]),
+        (["train", "experiment.yaml"], ["teacher.model 'models/none'"]),
+        (["curate", "experiment.yaml"], ["curation.input"]),
+        (["report", "experiment.yaml"], ["holds no run"]),
+        (
+            ["score", "gone.jsonl", "--config", "experiment.yaml", "--output", "out.jsonl"],
+            ["no such file", "gone.jsonl"],
+        ),
+        (["score", "documents.jsonl", "--output", "out.jsonl"], ["--config"]),
+        (["reliability", "experiment.yaml", "--credit", "shred"], ["unknown credit 'shred'", "did you mean 'shared'?"]),
+    ],
+    ids=lambda value: " ".join(value) if value and isinstance(value[0], str) else None,
+)
+def test_a_mistake_is_one_line_and_exit_code_2(experiment, capsys, arguments, parts):
+    message = refused(capsys, arguments)
+    assert all(part in message for part in parts), message
+    # Nothing was begun.
+    assert sorted(path.name for path in experiment.parent.iterdir()) == ["documents.jsonl", "experiment.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (RunError("round 2 failed; round 1 is kept"), 1, "round 2 failed; round 1 is kept"),
+        (OSError(28, "No space left on device", "runs/x/journal"), 1, "the disk is full at runs/x/journal"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=["run error", "full disk", "interrupted"],
+)
+def test_a_run_that_fails_on_the_way_says_so_in_one_line(experiment, capsys, monkeypatch, raised, code, said):
+    def fail(config):
+        raise raised
+
+    monkeypatch.setattr(curation.train, "train_from_config", fail)
+    assert said in refused(capsys, ["train", experiment], code)
+
+
+def test_a_defect_of_ours_keeps_its_traceback(experiment, monkeypatch):
+    def fail(config):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(curation.train, "train_from_config", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", str(experiment)])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_help_that_cannot_be_written_is_no_success():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([PROGRAM, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode != 0
+
+
+def test_the_program_returns_the_exit_code(experiment):
+    done = subprocess.run([PROGRAM, "train", "gone.yaml"], capture_output=True, text=True, cwd=experiment.parent)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1

@@ -1,0 +1,133 @@
+"""Every preset loads and can be planned on a machine that has neither its models nor its hardware nor a network."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from configs.errors import UserError
+from configs.load import load_config
+from curation.plan.gpus import parameters_in_name
+from curation.plan.plan import make_plan
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+PRESETS = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+SCALES = ["laptop.yaml", "qwen-0.5b-1gpu.yaml", "qwen-7b-8gpu.yaml", "cluster-slurm.yaml", "cluster-ray.yaml"]
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A working directory without anything but 40 documents, in two files."""
+    monkeypatch.chdir(tmp_path)
+    for name, numbers in (("train", range(24)), ("heldout", range(24, 40))):
+        lines = [
+            {
+                "text": f"Shop {i} sells salt, rope and {i} kinds of glass. It opened in {1900 + i} beside the mill.",
+                "questions": [
+                    {"question": f"What opened in {1900 + i}?", "answer": f"shop {i}", "split": "reward"},
+                    {"question": f"Where is shop {i}?", "answer": "beside the mill", "split": "heldout"},
+                ],
+            }
+            for i in numbers
+        ]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_planned_without_models_hardware_or_network(name, elsewhere):
+    given = ["data.train=[train.jsonl]", "data.heldout=[heldout.jsonl]", "data.limit=null", "data.heldout_limit=null"]
+    given += ["curation.input=[]", "rl.validation_documents=0", "questions.model=", "reward.retention_texts=null"]
+    if name == "seal-rewrites.yaml":  # for rewrites that others wrote: it names no teacher
+        given.append("teacher.model=models/smollm2-135m-instruct")
+    if name == "curate-echo.yaml":
+        given = ["curation.input=[train.jsonl]", "curation.output=out"]
+    config = load_config(CONFIGS / name, given)
+    if config.teacher.model.startswith("models/lab/"):  # minutes away, so that nothing is assumed of it
+        with pytest.raises(UserError, match="`notewright lab` builds"):
+            make_plan(config, tell=lambda _: None)
+        return
+    plan = make_plan(config, tell=lambda _: None)
+    if plan.curate is not None:
+        assert plan.curate.documents.value == 24
+        return
+    assert plan.train is not None
+    assert (plan.train.documents, plan.train.heldout) == (24, 16)
+    assert plan.train.runs.total > 0 and plan.train.hours_here is None
+    if all(parameters_in_name(model) for model in (config.teacher.model, *config.student.names)):
+        assert plan.train.gpu_hours is not None and plan.train.gpu_hours.value > 0
+    assert any("not on this machine" in note for note in plan.notes), "what was not measured is said"
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_presets_header_states_hardware_memory_and_what_plan_says(name, elsewhere):
+    """With the documents that the preset's limits name, as its header was written."""
+    header = " ".join(line.lstrip("# ") for line in (CONFIGS / name).read_text().splitlines() if line.startswith("#"))
+    assert "Hardware: " in header and "Memory" in header
+    stated_runs = r"Expected \(`notewright plan`\): ([\d,]+) student runs.*? ([\d,]+) rewrites"
+    [(students, rewrites)] = re.findall(stated_runs, header)
+    plan = make_plan(load_config(CONFIGS / name), tell=lambda _: None).train
+    assert plan is not None
+    assert (int(students.replace(",", "")), int(rewrites.replace(",", ""))) == (plan.runs.total, plan.runs.rewrites)
+    if hours := re.search(r"at least ([\d.]+) \(([\d.]+) to ([\d.]+)\)", header):
+        assert plan.gpu_hours is not None
+        stated = [float(value) for value in hours.groups()]
+        assert stated == pytest.approx(list(plan.gpu_hours[:3]), rel=0.06)
+
+
+def record(folder: Path, *names: str) -> None:
+    """Puts programs of these names into a folder that note how they are called, and run what `srun` is to run."""
+    folder.mkdir()
+    for name in names:
+        script = f'#!/bin/bash\necho "{name} $* | cuda=$CUDA_VISIBLE_DEVICES ray=$RAY_ADDRESS" >> "$CALLS"\n'
+        if name == "srun":
+            script += 'while [[ $1 == --* ]]; do shift; done\n"$@"\n'
+        if name == "scontrol":
+            script += "echo node1; echo node2; echo node3\n"
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+
+
+def test_the_slurm_job_starts_ray_on_every_node_and_keeps_a_gpu_for_the_teacher(tmp_path):
+    programs, calls = tmp_path / "programs", tmp_path / "calls"
+    record(programs, "srun", "scontrol", "ray", "notewright")
+    environment = os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(calls), "SLURM_JOB_NODELIST": "node[1-3]",
+        "SLURM_JOB_NUM_NODES": "3", "SLURM_GPUS_ON_NODE": "4", "SLURM_SUBMIT_DIR": str(tmp_path),
+    }  # fmt: skip
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    script = CONFIGS / "jobs/cluster-slurm.sbatch"
+    subprocess.run(["bash", script, "c.yaml", "rl.rounds=1"], check=True, env=environment, timeout=60)
+    deadline = time.monotonic() + 30
+    while "ray start --address" not in (said := calls.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)  # the workers start beside the training, which takes no time here
+    told = said.splitlines()
+    [head] = [line for line in told if line.startswith("ray start --head")]
+    [worker] = [line for line in told if line.startswith("ray start --address=node1:6379")]
+    [train] = [line for line in told if line.startswith("notewright")]
+    assert "--num-gpus=3" in head and "cuda=1,2,3" in head
+    assert "--num-gpus=4" in worker
+    assert train == "notewright train c.yaml rl.rounds=1 | cuda=0 ray=node1:6379"
+    assert any(line.startswith("srun --overlap --nodes=2 --ntasks=2 --exclude=node1") for line in told)
+    assert any(line.startswith("ray stop") for line in told[told.index(train) :]), "nothing is left on the nodes"
+
+
+def test_the_ray_job_names_the_cluster_and_asks_for_the_teachers_gpu(tmp_path):
+    record(tmp_path / "programs", "ray")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / "programs").rename(tmp_path / ".venv/bin")
+    script, calls = CONFIGS / "jobs/cluster-ray.sh", tmp_path / "calls"
+    environment = os.environ | {"CALLS": str(calls), "RAY_ADDRESS": "http://head:8265"}
+    subprocess.run(
+        ["bash", script, "train", "c.yaml", "rl.rounds=1"], check=True, env=environment, cwd=tmp_path, timeout=60
+    )
+    [told] = calls.read_text().splitlines()
+    assert told.startswith("ray job submit --address http://head:8265 --entrypoint-num-gpus 1 -- bash -c")
+    assert f"{tmp_path} train c.yaml rl.rounds=1" in told
+    environment.pop("RAY_ADDRESS")
+    done = subprocess.run(["bash", script, "train"], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode != 0 and "set it to the dashboard of the cluster" in done.stderr

@@ -1,0 +1,69 @@
+"""What a training run looks at before it begins: documents with and without questions, and models."""
+
+import pytest
+
+from configs.errors import UserError
+from configs.schema import Config
+from configs.seeds import item_hash
+from curation.corpus.shards import Shard
+from curation.corpus.training_data import training_id
+from curation.reliability.study import read_groups
+from curation.train import train_from_config
+from teacher.questions.cache import questions_file
+from tests.curation.datasets import rows, write_jsonl
+
+
+@pytest.fixture
+def config(tmp_path, teacher) -> Config:
+    """Documents without questions, and a teacher that writes no sentence."""
+    shard = write_jsonl(tmp_path / "documents.jsonl", rows(4))
+    return Config.model_validate(
+        {
+            "run": {"dir": tmp_path / "run"},
+            "data": {"train": [str(shard)]},
+            "teacher": {"model": str(teacher), "prompting": "policy", "max_new_tokens": 12, "device": "cpu"},
+            "student": {"model": str(teacher), "device": "cpu"},
+            "questions": {"model": "teacher"},
+        }
+    )
+
+
+def with_(config: Config, **sections) -> Config:
+    changed = {name: getattr(config, name).model_dump() | values for name, values in sections.items()}
+    return Config.model_validate(config.model_dump() | changed)
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"questions": {"model": ""}}, r"4 without questions; set questions\.model"),
+        ({"questions": {"model": "models/none"}}, r"questions\.model 'models/none'"),
+        ({"teacher": {"model": "models/none"}}, r"teacher\.model 'models/none'"),
+        ({"student": {"model": "", "models": ["teacher", "models/none"]}}, r"student\.models 'models/none'"),
+        ({"data": {"train": ["gone.jsonl"]}}, r"gone\.jsonl"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_written(config, sections, said):
+    with pytest.raises(UserError, match=said):
+        train_from_config(with_(config, **sections))
+    assert not config.run.dir.exists()
+
+
+def test_questions_that_were_written_serve_the_reliability_too(config, tmp_path):
+    # The second document brings its own rewrites' questions; the first has those of the file.
+    asked = [{"question": "Who?", "answer": "She"}]
+    made = [row | {"rewrites": ["one text", "another text"]} for row in rows(2)]
+    path = write_jsonl(tmp_path / "brought.jsonl", [made[0], made[1] | {"questions": asked}])
+    key = {"id": training_id(Shard(str(path), path.name), 0, made[0]["text"]), "text_hash": item_hash(made[0]["text"])}
+    written = [{"question": "Where?", "answer": "There"}]
+    write_jsonl(questions_file(config), [key | {"questions": written, "dropped": []}])
+    groups = read_groups(config, str(path), 4, None)
+    assert [group.document.metadata["questions"] for group in groups] == [written, asked]
+    with pytest.raises(UserError, match=r"1 documents? without questions|set questions\.model"):
+        read_groups(with_(config, questions={"model": ""}), str(write_jsonl(path, made)), 4, None)
+
+
+def test_a_writer_without_a_usable_question_ends_before_the_run_begins(config):
+    with pytest.raises(UserError, match="none of 4 documents has a question"):
+        train_from_config(config)
+    assert not (config.run.dir / "config.yaml").exists()

@@ -1,0 +1,216 @@
+"""Processes beside this one train the students that this one would, and leave nothing behind, whatever ends."""
+
+import copy
+import dataclasses
+import fcntl
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import student.engine.training
+from configs.schema import Lora, Student
+from student.engine.helpers import Helpers, can_fork
+from student.engine.lora import AdapterStack
+from student.engine.schedule import plan_course
+from student.engine.training import StackedAdamW, student_helpers, train_slots
+from student.pools.inline import InlinePool
+from student.records import Exam, Job, Lesson, Question
+from tests.processes import gone
+from tests.student.conftest import build
+
+pytestmark = pytest.mark.skipif(not can_fork(), reason="helpers are forked, and cannot be here")
+
+SETTINGS = Student(lora=Lora(rank=4, alpha=8), learning_rate=2e-2, steps=6)
+LESSONS = [
+    Lesson(texts=("the cat sat on the mat .", "where did it sit ? the mat"), seed=1),
+    Lesson(texts=("the dog ran over the red rug . it was green .",), learning_rate=3e-2, steps=4, seed=2),
+    Lesson(texts=("a bird flew over the sea .",), loss_on="all", seed=1),
+    Lesson(texts=("the red rug",), steps=2, seed=3),
+    Lesson(texts=("the cat sat .",), learning_rate=1e30, seed=1),
+]
+
+
+@pytest.fixture(autouse=True)
+def helped(monkeypatch):
+    """Lessons of a few tokens are work enough for three processes, however uneven."""
+    monkeypatch.setattr(student.engine.training, "PART_TOKENS", 1)
+    monkeypatch.setattr(student.engine.training, "UNEVEN", 10)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_helpers_train_the_students_that_one_process_does(any_model, tokenizer):
+    courses = [plan_course(tokenizer, lesson, SETTINGS) for lesson in LESSONS]
+    results = []
+    for with_helpers in (False, True):
+        stack = AdapterStack(copy.deepcopy(any_model), SETTINGS.lora)
+        helpers = student_helpers(stack.model, stack, SETTINGS, 0) if with_helpers else None
+        assert helpers is None or len(helpers) == 2
+        stack.allocate([lesson.seed for lesson in LESSONS])
+        started = stack.params_KP.clone()
+        progress, usage = train_slots(
+            stack.model, stack, courses, SETTINGS, pad_id=0, max_tokens=4096, helpers=helpers
+        )  # fmt: skip
+        assert torch.get_num_threads() == 3
+        results.append((progress, usage.labels, stack.params_KP.clone(), started))
+    (alone, labels, expected_KP, started_KP), (progress, used, params_KP, _) = results
+    assert used == labels
+    assert progress[4].error and alone[4].error
+    for slot in range(4):
+        assert progress[slot].error is None
+        assert progress[slot].losses == pytest.approx(alone[slot].losses, abs=1e-5)
+        moved = (expected_KP[slot] - started_KP[slot]).norm()
+        # Adam makes steps of full size of gradients that are all but zero, where other company rounds otherwise.
+        assert (params_KP[slot] - expected_KP[slot]).norm() < 1e-2 * moved
+
+
+def test_one_seed_gives_the_same_bits(llama, tokenizer):
+    jobs = [
+        Job(lesson=lesson, exam=Exam(questions=(Question(prompt="what is red ?", answer="the rug"),)))
+        for lesson in LESSONS[:4]
+    ]
+    pools = [InlinePool(SETTINGS, model=build("llama"), tokenizer=tokenizer) for _ in "ab"]
+    assert all(len(pool.helpers) == 2 for pool in pools)
+    assert pools[0].examine(jobs) == pools[1].examine(jobs)
+
+
+def test_where_every_process_comes_to_the_same_bits_there_are_none(llama, tokenizer):
+    for alone in ("exact", "gradient_checkpointing"):
+        settings = SETTINGS.model_copy(update={alone: True})
+        assert InlinePool(settings, model=build("llama"), tokenizer=tokenizer).helpers is None
+
+
+@pytest.mark.parametrize("place", ["here", "there"])
+def test_a_process_that_fails_stops_the_others(llama, tokenizer, monkeypatch, place):
+    real, here, steps = StackedAdamW.step, os.getpid(), []
+
+    def step(self, number, *args):
+        steps.append(number)
+        if number == 3 and (os.getpid() == here) == (place == "here"):
+            raise torch.OutOfMemoryError("injected")
+        return real(self, number, *args)
+
+    monkeypatch.setattr(StackedAdamW, "step", step)
+    lessons = [dataclasses.replace(LESSONS[0], steps=3000, seed=seed) for seed in range(3)]
+    stack = AdapterStack(llama, SETTINGS.lora)
+    helpers = student_helpers(llama, stack, SETTINGS, 0)
+
+    def train(some):
+        stack.allocate([lesson.seed for lesson in some])
+        courses = [plan_course(tokenizer, lesson, SETTINGS) for lesson in some]
+        return train_slots(llama, stack, courses, SETTINGS, pad_id=0, max_tokens=4096, helpers=helpers)[0]
+
+    start = time.monotonic()
+    with pytest.raises(torch.OutOfMemoryError, match="injected") as caught:
+        train(lessons)
+    assert len(steps) < 3000 and time.monotonic() - start < 20
+    if place == "there":
+        assert "in step" in caught.value.__notes__[0]  # its traceback
+    assert torch.get_num_threads() == 3 and len(helpers) == 2
+    short = train([dataclasses.replace(lesson, steps=2) for lesson in lessons])
+    assert [len(progress.losses) for progress in short] == [2, 2, 2]  # nobody answers to what was asked before
+
+
+def test_the_pool_does_without_a_helper_that_dies(llama, tokenizer, caplog):
+    jobs = [
+        Job(lesson=lesson, exam=Exam(questions=(Question(prompt="what is red ?", answer="the rug"),)))
+        for lesson in LESSONS[:4]
+    ]
+    expected = InlinePool(SETTINGS, model=build("llama"), tokenizer=tokenizer).examine(jobs)
+    pool = InlinePool(SETTINGS, model=llama, tokenizer=tokenizer)
+    os.kill(pool.helpers.processes[0].pid, signal.SIGKILL)
+    found = pool.examine(jobs)
+    assert [outcome.gain for outcome in found] == pytest.approx([outcome.gain for outcome in expected], abs=1e-4)
+    assert len(pool.helpers) == 1 and "going on with 2" in caplog.text
+    assert pool.examine(jobs)[0].error is None
+
+
+class Odd(Exception):
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+
+
+def test_an_error_that_cannot_be_sent_is_told():
+    def work(share, stopped):
+        if share == 0:
+            raise Odd("a", "b")  # pickle makes it again of one argument
+        return share
+
+    helpers = Helpers(work, 2)
+    with pytest.raises(RuntimeError, match="Odd: a and b"):
+        helpers.share([0, 1], lambda stopped: None)
+    assert helpers.share([1, 2], lambda stopped: 0) == [0, 1, 2]
+
+
+class Unreadable:
+    def __reduce__(self):
+        return refuse, ()
+
+
+def refuse():
+    raise TypeError("unreadable")
+
+
+def test_an_answer_that_cannot_be_read_is_the_last_of_its_share():
+    helpers = Helpers(lambda share, stopped: Unreadable() if share == 0 else share, 2)
+    with pytest.raises(TypeError, match="unreadable"):
+        helpers.share([0, 1], lambda stopped: None)
+    assert helpers.share([1, 2], lambda stopped: 0) == [0, 1, 2]
+
+
+def test_an_interrupt_leaves_no_answer_for_later():
+    helpers = Helpers(lambda share, stopped: share + 1, 2)
+
+    def interrupted(stopped):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        helpers.share([10, 20], interrupted)
+    assert helpers.share([1, 2], lambda stopped: 0) == [0, 2, 3]
+
+
+def test_helpers_end_with_their_owner():
+    helpers = Helpers(lambda share, stopped: share, 2)
+    processes = [process.pid for process in helpers.processes]
+    del helpers
+    gc.collect()
+    assert gone(processes, seconds=10)
+
+
+def test_a_helper_holds_no_lock_and_no_unwritten_line(tmp_path):
+    """Those of a run's journal would bar the next process from the run."""
+    with (tmp_path / "journal").open("a") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+        journal.write("a line")
+        helpers = Helpers(lambda share, stopped: gc.collect(), 1)
+    helpers.share([None], lambda stopped: None)
+    with (tmp_path / "journal").open() as again:
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        helpers.close()
+        assert gone([helpers.processes[0].pid], seconds=10) and again.read() == "a line"
+
+
+def test_helpers_end_with_a_process_that_is_killed(tmp_path):
+    script = """
+from student.engine.helpers import Helpers
+import time
+first, second = Helpers(print, 2), Helpers(print, 1)
+print(*[process.pid for helpers in (first, second) for process in helpers.processes], flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
+    ) as parent:
+        processes = list(map(int, parent.stdout.readline().split()))
+        assert len(processes) == 3
+        parent.kill()
+    assert gone(processes, seconds=10)

@@ -1,0 +1,312 @@
+"""The engine as its callers see it: jobs in, outcomes out."""
+
+import copy
+import dataclasses
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+
+import student.pools.inline
+from configs.errors import UserError
+from configs.schema import Lora, Student
+from student.engine.memory import STATE_BYTES
+from student.engine.models import load_model
+from student.engine.training import StackedAdamW
+from student.pools.inline import InlinePool
+from student.records import Exam, Job, Lesson, Question
+from tests.student.conftest import build
+
+SETTINGS = Student(lora=Lora(rank=4, alpha=8), learning_rate=2e-2, steps=15, decode=True, max_answer_tokens=4)
+EXAM = Exam(
+    questions=(
+        Question(prompt="where did the cat sat ?", answer="mat", document_id="cat"),
+        Question(prompt="what is red ?", answer="the rug", choices=("the rug", "a sea"), document_id="rug"),
+        Question(prompt="what is blue ?", answer="the sea", split="heldout", document_id="rug"),
+    ),
+    retention_texts=("the bird flew over the sea .",),
+)
+HELPFUL = Lesson(texts=("where did the cat sat ? mat", "what is red ? the rug", "what is blue ? the sea"))
+FILLER = Lesson(texts=("it was it was it was",))
+
+
+def jobs(*lessons):
+    return [Job(lesson=lesson, exam=EXAM) for lesson in lessons]
+
+
+@pytest.fixture
+def pool(llama, tokenizer):
+    return InlinePool(SETTINGS, model=llama, tokenizer=tokenizer)
+
+
+def test_a_lesson_that_holds_the_answers_helps(pool):
+    helpful, filler = pool.examine(jobs(HELPFUL, FILLER))
+    assert helpful.gain > 1 > filler.gain
+    assert helpful.metrics["accuracy_after"] == 1.0
+    assert helpful.metrics["heldout_accuracy_after"] == 1.0
+    assert helpful.answers[1].extra["choice_after"] == 1.0
+    assert helpful.answers[1].extra["exact_match_after"] == 1.0
+    assert helpful.gain == pytest.approx((helpful.answers[0].gain + helpful.answers[1].gain) / 2)
+    assert helpful.metrics["retention_after"] != helpful.metrics["retention_before"]
+    assert pool.usage.labels / pool.usage.positions > 0.5
+
+
+def test_identical_lessons_give_identical_outcomes_in_every_slot(pool):
+    first, *others = pool.examine(jobs(*[HELPFUL] * 6))
+    for other in others:
+        assert other.gain == pytest.approx(first.gain, abs=1e-5)
+    repeat = pool.examine(jobs(dataclasses.replace(HELPFUL, seed=1)))
+    assert abs(repeat[0].gain - first.gain) > 1e-4
+
+
+def test_the_same_seed_gives_the_same_bits(tokenizer):
+    runs = [
+        InlinePool(SETTINGS, model=build("llama"), tokenizer=tokenizer).examine(jobs(HELPFUL, FILLER)) for _ in "ab"
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_outcomes_do_not_depend_on_company(pool):
+    lessons = [
+        HELPFUL,
+        FILLER,
+        Lesson(texts=("the dog ran .",) * 7, steps=3),
+        Lesson(texts=("the sea is blue .",), steps=9),
+    ]
+    together = pool.examine(jobs(*lessons))
+    alone = [pool.examine(jobs(lesson))[0] for lesson in lessons]
+    assert [o.gain for o in together] == pytest.approx([o.gain for o in alone], abs=1e-4)
+
+
+def test_an_empty_lesson_changes_nothing(pool):
+    [outcome] = pool.examine(jobs(Lesson(texts=())))
+    assert outcome.gain == 0.0
+    assert outcome.metrics["steps"] == 0
+
+
+def test_out_of_memory_halves_the_students_and_loses_nothing(llama, tokenizer, monkeypatch, pool):
+    lessons = [HELPFUL, FILLER, *[dataclasses.replace(HELPFUL, seed=s) for s in range(1, 7)]]
+    expected = pool.examine(jobs(*lessons))
+    real, sizes = student.pools.inline.train_slots, []
+
+    def train_slots(model, stack, courses, *args, **kwargs):
+        sizes.append(len(courses))
+        if len(courses) > 2:
+            raise torch.OutOfMemoryError("injected")
+        return real(model, stack, courses, *args, **kwargs)
+
+    monkeypatch.setattr(student.pools.inline, "train_slots", train_slots)
+    outcomes = pool.examine(jobs(*lessons))
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    assert [o.gain for o in outcomes] == pytest.approx([o.gain for o in expected], abs=1e-4)
+
+
+def test_out_of_memory_with_one_student_is_an_outcome(pool, monkeypatch):
+    def train_slots(*args, **kwargs):
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(student.pools.inline, "train_slots", train_slots)
+    outcomes = pool.examine(jobs(HELPFUL, FILLER))
+    assert [o.gain for o in outcomes] == [None, None]
+    assert "out of memory" in outcomes[0].error
+
+
+def test_a_nan_touches_one_slot_only(pool, monkeypatch):
+    lessons = [dataclasses.replace(HELPFUL, seed=s) for s in range(4)]
+    expected = pool.examine(jobs(*lessons))
+    real = StackedAdamW.step
+
+    def step(self, number, *args):
+        norm = real(self, number, *args)
+        if number == 3:
+            self.params[2] = float(
+                "nan"
+            )  # from here on it goes through forward, backward, loss and exam with the others
+        return norm
+
+    monkeypatch.setattr(StackedAdamW, "step", step)
+    outcomes = pool.examine(jobs(*lessons))
+    assert outcomes[2].gain is None
+    assert "diverged at step 4" in outcomes[2].error
+    for slot in (0, 1, 3):
+        assert outcomes[slot].gain == pytest.approx(expected[slot].gain, abs=1e-4)
+
+
+def test_a_student_that_diverges_is_an_outcome(pool):
+    good, bad = pool.examine(jobs(HELPFUL, Lesson(texts=("the cat sat .",), learning_rate=1e30)))
+    assert bad.gain is None
+    assert bad.error
+    assert good.gain > 1
+
+
+def test_an_exported_slot_is_a_peft_adapter(any_model, tokenizer, tmp_path):
+    any_model.save_pretrained(tmp_path / "base")
+    pool = InlinePool(SETTINGS, model=any_model, tokenizer=tokenizer)
+    outcome = pool.keep(jobs(HELPFUL)[0], tmp_path / "student")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32).eval()
+    exported = PeftModel.from_pretrained(base, tmp_path / "student").eval()
+    ids = torch.tensor([tokenizer("where did the cat sat ? mat")["input_ids"]])
+    with torch.no_grad():
+        logliks = exported(input_ids=ids).logits[0].log_softmax(-1)
+    assert logliks[-2, ids[0, -1]].item() == pytest.approx(outcome.answers[0].loglik_after, abs=1e-4)
+
+
+def test_full_fine_tuning_learns_and_gives_the_base_back(llama, tokenizer):
+    before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
+    settings = SETTINGS.model_copy(update={"mode": "full", "learning_rate": 5e-3})
+    pool = InlinePool(settings, model=llama, tokenizer=tokenizer)
+    helpful, filler = pool.examine(jobs(HELPFUL, FILLER))
+    assert helpful.gain > 1 > filler.gain
+    assert all(torch.equal(before[name], tensor) for name, tensor in llama.state_dict().items())
+
+
+def test_a_full_student_that_diverges_leaves_nothing_to_the_next(llama, tokenizer):
+    settings = SETTINGS.model_copy(update={"mode": "full", "learning_rate": 5e-3})
+    pool = InlinePool(settings, model=llama, tokenizer=tokenizer)
+    first, bad, again = pool.examine(jobs(HELPFUL, dataclasses.replace(HELPFUL, learning_rate=1e30), HELPFUL))
+    assert bad.error is not None
+    assert again == first
+
+
+def test_a_lesson_without_a_token_to_learn_is_an_error(pool):
+    [outcome] = pool.examine(jobs(dataclasses.replace(HELPFUL, loss_on="anwser")))
+    assert outcome.gain is None
+    assert "loss_on" in outcome.error
+
+
+def test_one_long_lesson_does_not_make_the_others_go_alone(pool, monkeypatch):
+    """An out-of-memory limits the call it happens in, not the pool."""
+    real, sizes = student.pools.inline.train_slots, []
+
+    def train_slots(model, stack, courses, *args, **kwargs):
+        sizes.append(len(courses))
+        if len(sizes) == 1:
+            raise RuntimeError("CUDA error: out of memory")
+        return real(model, stack, courses, *args, **kwargs)
+
+    monkeypatch.setattr(student.pools.inline, "train_slots", train_slots)
+    pool.examine(jobs(*[HELPFUL] * 4))
+    pool.examine(jobs(*[HELPFUL] * 4))
+    assert sizes == [4, 2, 2, 4]
+
+
+def test_gradient_checkpointing_changes_nothing(llama, tokenizer, pool, monkeypatch):
+    """Backward, and so what is computed again in it, has a thread of its own on a GPU."""
+    expected = pool.examine(jobs(HELPFUL))[0]
+    settings = SETTINGS.model_copy(update={"gradient_checkpointing": True})
+    model, passes, backward = build("llama"), [], torch.Tensor.backward
+
+    def elsewhere(loss):
+        passes.append("backward")
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(backward, loss).result()
+
+    monkeypatch.setattr(torch.Tensor, "backward", elsewhere)
+    layer = model.model.layers[0].mlp
+    layer.register_forward_pre_hook(lambda *_: passes.append("forward") if torch.is_grad_enabled() else None)
+    checkpointed = InlinePool(settings, model=model, tokenizer=tokenizer).examine(jobs(HELPFUL))[0]
+    trained = passes[-3 * SETTINGS.steps :]
+    assert trained == ["forward", "backward", "forward"] * SETTINGS.steps, "each layer is computed again"
+    assert checkpointed.gain == pytest.approx(expected.gain, abs=1e-4)
+    decoded, plain = ([a.extra["exact_match_after"] for a in o.answers] for o in (checkpointed, expected))
+    assert decoded == plain
+    assert sum(plain) >= 2
+
+
+def test_a_model_without_linear_layers_is_refused(tokenizer):
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2))
+    with pytest.raises(UserError, match=r"a gpt2 has no nn\.Linear layers"):
+        InlinePool(SETTINGS, model=model, tokenizer=tokenizer)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes of compiling, on a busy machine many
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_change_nothing(tokenizer):
+    """In a model of more layers than torch compiles one piece of code for: layers share what is compiled."""
+    config = build("llama").config
+    config.num_hidden_layers = torch._dynamo.config.recompile_limit + 2
+    lessons = jobs(HELPFUL, FILLER, dataclasses.replace(HELPFUL, seed=1))
+    outcomes = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        settings = SETTINGS.model_copy(update={"compile": compiled, "steps": 3})
+        pool = InlinePool(settings, model=LlamaForCausalLM(config).eval(), tokenizer=tokenizer)
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+            outcomes.append(pool.examine(lessons))
+    eager, compiled = outcomes
+    assert [o.error for o in compiled] == [None] * 3
+    assert [o.gain for o in compiled] == pytest.approx([o.gain for o in eager], abs=1e-4)
+    assert max(abs(o.gain) for o in eager) > 0.01
+
+
+def test_compiling_without_a_compiler_is_one_line(llama, tokenizer, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match="needs a C"):
+        InlinePool(SETTINGS.model_copy(update={"compile": True}), model=llama, tokenizer=tokenizer)
+
+
+def test_the_fingerprint_names_what_outcomes_depend_on(tokenizer):
+    def fingerprint(model=None, **changes):
+        settings = SETTINGS.model_copy(update=changes)
+        return InlinePool(settings, model=model or build("llama"), tokenizer=tokenizer).fingerprint
+
+    other = build("llama")
+    with torch.no_grad():
+        next(iter(other.parameters()))[0, 0] += 1e-3
+    assert fingerprint() == fingerprint() == fingerprint(max_slots=3, memory_fraction=0.1)
+    stretched, ended = build("llama"), copy.deepcopy(tokenizer)
+    stretched.config.rms_norm_eps = 1e-3
+    ended.eos_token = "mat"
+    assert (
+        fingerprint(stretched)
+        != fingerprint()
+        != InlinePool(SETTINGS, model=build("llama"), tokenizer=ended).fingerprint
+    )
+    tokenizer(["the cat", "the"], padding=True)
+    assert fingerprint() == InlinePool(SETTINGS, model=build("llama"), tokenizer=copy.deepcopy(tokenizer)).fingerprint
+    assert len({fingerprint(), fingerprint(other), fingerprint(learning_rate=1e-3), fingerprint(steps=3)}) == 4
+
+
+def test_adapters_and_activations_of_a_large_model_are_bounded_on_a_cpu(pool, monkeypatch):
+    lessons = [dataclasses.replace(HELPFUL, seed=s) for s in range(6)]
+    expected = pool.examine(jobs(*lessons))
+    assert pool._batch_tokens() == student.pools.inline.CPU_BATCH_TOKENS
+    real, sizes = student.pools.inline.train_slots, []
+
+    def train_slots(model, stack, courses, *args, max_tokens, **kwargs):
+        sizes.append((len(courses), max_tokens))
+        return real(model, stack, courses, *args, max_tokens=max_tokens, **kwargs)
+
+    monkeypatch.setattr(student.pools.inline, "train_slots", train_slots)
+    bound = 2 * pool.stack.size * STATE_BYTES
+    monkeypatch.setattr(student.pools.inline, "CPU_BYTES", bound)
+    outcomes = pool.examine(jobs(*lessons))
+    assert [students for students, _ in sizes] == [2, 2, 2]
+    # Activations, with the gradients in flight, stay below the bound by at most the rounding to a power of two.
+    assert all(bound / 2 < 2 * tokens * pool._token_bytes <= bound for _, tokens in sizes)
+    assert [o.gain for o in outcomes] == pytest.approx([o.gain for o in expected], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["", "models/nothing-here", "no-such-model"])
+def test_a_path_that_is_no_model_is_one_line(name):
+    with pytest.raises(UserError) as caught:
+        load_model(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_model_is_one_line(tmp_path):
+    (tmp_path / "notes.json").write_text(json.dumps({}))
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        load_model(str(tmp_path))
+
+
+def test_a_misspelt_target_layer_is_refused_with_the_nearest(llama, tokenizer):
+    settings = SETTINGS.model_copy(update={"lora": Lora(target=("q_prj",))})
+    with pytest.raises(UserError, match="did you mean 'q_proj'"):
+        InlinePool(settings, model=llama, tokenizer=tokenizer)

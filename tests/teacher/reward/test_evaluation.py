@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from teacher.reward.evaluation import Evaluation, crossed_estimate, estimate, mean_penalties
+
+BATCHES = {f"{batch}-{d}": batch for batch in range(6) for d in range(2)}
+
+
+@pytest.mark.parametrize(("run_sd", "batch_sd", "cell_sd"), [(0.2, 0.3, 0.3), (0.0, 0.5, 0.3), (0.5, 0.2, 0.2)])
+def test_the_interval_over_runs_and_batches_covers_the_truth(run_sd, batch_sd, cell_sd):
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        cells_SB = (
+            run_sd * rng.normal(size=(3, 1)) + batch_sd * rng.normal(size=(1, 6)) + cell_sd * rng.normal(size=(3, 6))
+        )
+        found = crossed_estimate([{n: cells_SB[s, b] for n, b in BATCHES.items()} for s in range(3)], BATCHES)
+        assert found.mean == pytest.approx(cells_SB.mean())
+        covered += found.low <= 0 <= found.high
+    assert 0.90 <= covered / 200 <= 0.995
+
+
+def test_one_run_is_an_interval_over_batches():
+    values = {name: batch + 0.1 * int(name[-1]) for name, batch in BATCHES.items()}
+    assert crossed_estimate([values], BATCHES) == estimate(list(values.values()), list(BATCHES.values()))
+
+
+def test_an_interval_of_a_share_stays_a_share():
+    accuracies = {"a": [1.0], "b": [1.0], "c": [0.4], "d": [0.5]}
+    found = Evaluation.of(accuracies, accuracies, {"a": 0, "b": 0, "c": 1, "d": 1}, {name: {} for name in accuracies})
+    assert found.gain.high > 1.0
+    assert (found.accuracy.low, found.accuracy.high) == (0.0, 1.0)
+
+
+def test_the_reward_is_the_gain_minus_each_documents_penalties():
+    penalties = {"a": {"retention": 0.5, "length": 0.25}, "b": {"retention": 0.0, "length": 0.25}, "c": {}}
+    found = Evaluation.of({"a": [2.0, 1.0], "b": [1.0], "c": []}, {"a": [1.0], "b": [0.0], "c": []},
+                          {"a": 0, "b": 1, "c": 1}, penalties)  # fmt: skip
+    assert found.gain.mean == 1.25
+    assert found.reward.mean == pytest.approx((1.5 - 0.75 + 1.0 - 0.25) / 2)
+    assert found.penalties == {"a": penalties["a"], "b": penalties["b"]}, "c was never measured"
+    assert mean_penalties(list(found.penalties.values())) == {"retention": 0.25, "length": 0.25}
+
+
+def test_a_share_of_one_batch_has_no_interval():
+    accuracies = {"a": [1.0], "b": [0.0]}
+    found = Evaluation.of(accuracies, accuracies, {"a": 0, "b": 0}, {name: {} for name in accuracies})
+    assert found.accuracy.mean == 0.5
+    assert np.isnan(found.accuracy.low) and np.isnan(found.accuracy.high)

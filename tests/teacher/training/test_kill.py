@@ -1,0 +1,169 @@
+"""`kill -9` at every stage of a run: the same command then ends as if it had not been."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.files import read_json_lines
+from configs.load import save_config
+
+FORKS = """
+# Runs the training of each `CONFIG place=count` in sys.argv[2:] in a fork that is killed there. Forked, since importing
+# is most of the time; nothing has used a thread before.
+import importlib.util, os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+spec = importlib.util.spec_from_file_location("doubles", sys.argv[1])
+doubles = importlib.util.module_from_spec(spec); spec.loader.exec_module(doubles)
+from configs.load import load_config
+from student.pools.inline import InlinePool
+from teacher.algorithms import dpo, grpo, rest_em
+from teacher.reward import student_models as students
+from teacher.training import loop as train
+from teacher.writers import local as writer
+from teacher.reward.gain import RewardModel
+from teacher.run.journal import OutcomeCache, outcome_key
+
+def kill_at(owner, name, count):
+    # kill -9 when the run comes to owner.name for the count-th time
+    real, left = getattr(owner, name), [count]
+    def killing(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+    setattr(owner, name, killing)
+
+class Noting:
+    # Notes whom it trained, once that is kept, beside the run.
+    def examine(self, jobs, on_done):
+        def note(found):
+            on_done(found)
+            with config.run.dir.with_suffix(".students").open("a") as file:
+                file.write("".join(outcome_key(self.fingerprint, jobs[place]) + " " for place in found))
+        return super().examine(jobs, note)
+
+class Gold(Noting, doubles.GoldPool):
+    def __init__(self, settings):
+        super().__init__(noise=0.1)
+
+class Real(Noting, InlinePool):
+    pass
+
+PLACES = {
+    "sampling": (writer.TransformersWriter, "_generate"), "students": (Noting, "examine"),
+    "cached": (train.Journal, "sync"), "lines": (train.Tracker, "log"), "scoring": (train.TeacherLoop, "_score"),
+    "rest_em": (rest_em, "update"), "grpo": (grpo, "_settings"), "dpo": (dpo, "update"), "saving": (torch, "save"),
+    "rename": (os, "rename"), "evaluate": (RewardModel, "evaluate"), "keep": (students, "_keep"),
+    "merge": (students, "merge"), "kept": (OutcomeCache, "put_many"), "log": (train.Workshop, "log"),
+}
+for attempt in sys.argv[2:]:
+    path, place = attempt.split()
+    config = load_config(path)
+    child = os.fork()
+    if child == 0:
+        if place != "end":
+            place, count = place.split("=")
+            kill_at(*PLACES[place], int(count))
+        pool = Real if config.student.model else Gold
+        train.train_teacher(config, doubles._documents(12), doubles._documents(4, "heldout"), pool)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print(attempt, "->", os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+def what_is_left(run_dir):
+    """Metrics without times, rewrites, the weights of teacher and promoted students, and the students that were trained
+    and kept."""
+    timed = ("time", "seconds", "students_per_second", "idle_share")
+    metrics = read_json_lines(run_dir / "journal" / "metrics.jsonl")
+    lines = [{k: v for k, v in line.items() if not k.startswith(timed)} for line in metrics]
+    weights = {
+        str(path.parent.relative_to(run_dir)): path.read_bytes()
+        for folder in ("teacher", "student")
+        for path in (run_dir / folder).rglob("model.safetensors")
+    }
+    students = run_dir.with_suffix(".students").read_text().split()
+    return lines, read_json_lines(run_dir / "journal" / "rewrites.jsonl"), weights, students
+
+
+def run_and_kill(make_config, tmp_path, kills, **sections):
+    """What is left of a run that was not killed, and of one that was at each of `kills`."""
+    attempts = []
+    for name, places in (("whole", []), ("killed", kills)):
+        path = tmp_path / f"{name}.yaml"
+        save_config(make_config(tmp_path / name, **sections), path)
+        attempts += [(f"{path} {place}", -9) for place in places] + [(f"{path} end", 0)]
+    doubles = Path(__file__).parents[1] / "conftest.py"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", FORKS, doubles, *(attempt for attempt, _ in attempts)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
+    codes = [line.split(" -> ") for line in done.stdout.splitlines() if " -> " in line]
+    assert [(attempt, int(code)) for attempt, code in codes] == attempts, done.stderr[-3000:]
+    return what_is_left(tmp_path / "whole"), what_is_left(tmp_path / "killed")
+
+
+def same(whole, killed):
+    assert killed[0] == whole[0]
+    assert killed[1] == whole[1]
+    assert killed[2].keys() == whole[2].keys()
+    assert killed[2] == whole[2], "to the bit"
+    assert len(killed[3]) == len(set(killed[3])), "no student is trained twice"
+    assert sorted(killed[3]) == sorted(whole[3])
+
+
+KILLS = {
+    "rest_em": ["sampling=2", "students=1", "cached=1", "rest_em=1", "lines=4", "rename=1", "scoring=2"],
+    "grpo": ["students=3", "scoring=2", "grpo=1", "lines=3", "saving=1", "rename=2"],
+}
+
+
+@pytest.mark.parametrize("algorithm", KILLS)
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(make_config, tmp_path, algorithm):
+    sections = {"rl": {"algorithm": algorithm}, "reward": {"repeats": 2}}
+    whole, killed = run_and_kill(make_config, tmp_path, KILLS[algorithm], **sections)
+    same(whole, killed)
+    assert whole[2].keys() == {"teacher/checkpoint-0001", "teacher/checkpoint-0002"}
+
+
+def test_validation_and_promotion_survive_kill_9(make_config, tmp_path, student_folder):
+    """Real students, DPO: killed in the validation of the untrained teacher, in round 1's sampling, students, scoring,
+    update, checkpoint, validation, promotion (training, merging, naming, its line), and in round 2's scoring and
+    validation."""
+    kills = [
+        "evaluate=3", "sampling=1", "students=1", "scoring=1", "dpo=1", "rename=1", "evaluate=3", "keep=1", "merge=1",
+        "rename=1", "log=1", "scoring=1", "evaluate=4",
+    ]  # fmt: skip
+    whole, killed = run_and_kill(
+        make_config, tmp_path, kills,
+        student={
+            "model": str(student_folder), "steps": 6, "learning_rate": 0.01, "device": "cpu",
+            "lora": {"rank": 4, "alpha": 8.0},
+        },
+        rl={"algorithm": "dpo", "validation_documents": 4, "promotion_threshold": 0.001, "evaluation_lessons": 1},
+    )  # fmt: skip
+    same(whole, killed)
+    lines = [(line["kind"], line["round"]) for line in whole[0] if line["kind"] in ("validation", "promotion")]
+    assert lines[:3] == [("validation", 0), ("validation", 1), ("promotion", 1)]
+    assert "gain_of_promoted/mean" in next(x for x in whole[0] if (x["kind"], x["round"]) == ("validation", 2))
+    assert "student/promoted-0001/0" in whole[2] or "student/promoted-0002/0" in whole[2]
+    total = [line["students_total"] for line in whole[0] if "students_total" in line]
+    assert total == sorted(total)
+
+
+def test_a_run_killed_between_batches_of_students_trains_the_rest_as_they_would_have_been(
+    make_config, tmp_path, student_folder
+):
+    whole, killed = run_and_kill(
+        make_config, tmp_path, ["kept=2", "kept=3"],
+        student={
+            "model": str(student_folder), "steps": 2, "device": "cpu", "lora": {"rank": 2, "alpha": 4.0}, "max_slots": 3
+        },
+        rl={"rounds": 1},
+    )  # fmt: skip
+    same(whole, killed)

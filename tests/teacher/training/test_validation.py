@@ -1,0 +1,110 @@
+"""Validation documents: best checkpoint and early stop; and the reliability asked for before the first round."""
+
+import pytest
+
+from configs.errors import RunError, UserError
+from configs.files import read_json_lines
+from teacher.run.checkpoints import best_checkpoint
+from teacher.training.data import set_apart
+from teacher.training.loop import train_teacher
+
+LEARNS = {"rounds": 3, "documents_per_round": 16, "group_size": 8, "epochs": 3, "validation_documents": 8}
+
+
+def journalled(config, kind):
+    lines = read_json_lines(config.run.dir / "journal" / "metrics.jsonl")
+    return [line for line in lines if line["kind"] == kind]
+
+
+def test_validation_documents_are_set_apart_in_whole_batches(make_config, make_documents):
+    documents = make_documents(20)
+    train, validation = set_apart(make_config(rl={"validation_documents": 5}), documents)
+    assert len(validation) == 8, "two students of four documents each"
+    assert sorted(d.id for d in [*train, *validation]) == sorted(d.id for d in documents)
+    assert set_apart(make_config(rl={"validation_documents": 5}), documents) == (train, validation)
+    assert set_apart(make_config(run={"seed": 1}, rl={"validation_documents": 5}), documents)[1] != validation
+    alone = make_config(reward={"credit": "document"}, rl={"validation_documents": 5})
+    assert len(set_apart(alone, documents)[1]) == 5
+    assert set_apart(make_config(), documents) == (documents, [])
+    with pytest.raises(UserError, match=r"sets 20 of 20 documents of data\.train apart"):
+        set_apart(make_config(rl={"validation_documents": 17}), documents)
+
+
+def test_the_round_that_validates_best_is_the_one_to_use(make_config, make_documents, gold_pool):
+    config = make_config(rl=LEARNS)
+    lines = []
+    heldout = make_documents(8, "heldout")
+    summary = train_teacher(config, make_documents(24), heldout, lambda _: gold_pool(), lines.append)
+    gains = {line["round"]: line["gain/mean"] for line in journalled(config, "validation")}
+    assert set(gains) == {0, 1, 2, 3}
+    assert summary.best_round == max(gains, key=gains.get) > 0
+    assert summary.checkpoint == best_checkpoint(config.run.dir)
+    assert summary.checkpoint.name == f"checkpoint-{summary.best_round:04d}"
+    rewrites = read_json_lines(config.run.dir / "journal" / "rewrites.jsonl")
+    validated = {line["document_id"] for line in rewrites if line["arm"] == "validation"}
+    assert len(validated) == 8
+    assert not validated & {line["document_id"] for line in rewrites if line["arm"] == "train"}
+    assert len([line for line in lines if line.startswith("validation round") and "best: " in line]) == 4
+    students = [line["students"] for kind in ("step", "validation") for line in journalled(config, kind)]
+    assert summary.student_runs == sum(students) == journalled(config, "validation")[-1]["students_total"]
+
+
+def test_what_validates_a_round_is_what_is_rewarded(make_config, make_documents, forgetful, retention):
+    """Of a text's share of gold students gain one nat, and forget two nats' worth."""
+    config = make_config(rl=LEARNS, reward=retention(2.0))
+    lines = []
+    summary = train_teacher(config, make_documents(24), make_documents(8, "held"), lambda _: forgetful(), lines.append)
+    figures = {line["round"]: line for line in journalled(config, "validation")}
+    gains, rewards = ({n: line[f"{name}/mean"] for n, line in figures.items()} for name in ("gain", "reward"))
+    assert summary.best_round == max(rewards, key=rewards.get) != max(gains, key=gains.get)
+    for number, line in figures.items():
+        assert rewards[number] == pytest.approx(gains[number] - line["penalty/retention"])
+    assert all("reward " in line and "gain " in line for line in lines if line.startswith("validation round"))
+
+
+def test_a_run_that_gets_worse_ends_early_and_stays_ended(make_config, make_documents, gold_pool):
+    """At this learning rate the first update ruins the teacher."""
+    config = make_config(rl=LEARNS | {"patience": 1, "learning_rate": 3.0, "rounds": 4}, teacher={"lora": None})
+    heldout, lines = make_documents(4, "heldout"), []
+
+    def pool(settings):
+        return gold_pool()
+
+    summary = train_teacher(config, make_documents(24), heldout, pool, lines.append)
+    assert (summary.rounds, summary.best_round, summary.checkpoint) == (1, 0, None)
+    assert any("no round beat the untrained teacher" in line for line in lines)
+    assert summary.differences["trained_minus_untrained"].mean == 0, "the teacher to use is the untrained one"
+    before = (config.run.dir / "journal" / "metrics.jsonl").read_bytes()
+    again = train_teacher(config, make_documents(24), heldout, pool, lines.append)
+    assert again.rounds == 1
+    assert (config.run.dir / "journal" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_reward_of_noise_is_refused_before_the_first_round(make_config, make_documents, gold_pool):
+    lines, pools = [], []
+
+    def noise(_settings):
+        pools.append(gold_pool(noise=50.0))
+        return pools[-1]
+
+    config = make_config(reward={"minimum_reliability": 0.9})
+    refused = r"reliability is 0\.\d\d.* with reward\.repeats=1, .* No round was run; .*reliability=0 goes on"
+    for _ in range(2):  # the second time from the journal
+        with pytest.raises(RunError, match=refused):
+            train_teacher(config, make_documents(8), [], noise, lines.append)
+    [pilot] = journalled(config, "pilot")
+    assert pilot["students"] >= sum(pools[0].calls) > 8
+    assert pools[1].calls == []
+    assert not journalled(config, "step")
+    regardless = make_config(reward={"minimum_reliability": 0.0})
+    assert train_teacher(regardless, make_documents(8), [], noise, lines.append).rounds == 2
+
+
+def test_a_reward_without_noise_is_taken_and_the_pilot_counts_as_cost(make_config, make_documents, gold_pool):
+    lines = []
+    config = make_config(reward={"minimum_reliability": 0.5}, rl={"rounds": 1, "group_size": 8})
+    summary = train_teacher(config, make_documents(8), [], lambda _: gold_pool(noise=0.001), lines.append)
+    assert lines[0].startswith("the reward's reliability is 1.00 [")
+    [pilot], [step] = journalled(config, "pilot"), journalled(config, "step")
+    assert summary.student_runs == pilot["students"] + step["students"] == step["students_total"]
+    assert pilot["students"] > step["students"] > 0

@@ -1,0 +1,106 @@
+import pytest
+import torch
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from teacher.prompting.prompts import build_prompt
+from teacher.run.checkpoints import save_checkpoint
+from teacher.writers.local import load_teacher
+
+
+def prompts_for(writer, documents):
+    for i, document in enumerate(documents):  # ragged lengths
+        document.text += " wool" * (3 * i)
+    return [build_prompt(writer.tokenizer, writer.settings, document) for document in documents]
+
+
+def test_equal_seeds_give_equal_texts_and_leave_the_global_generator_alone(make_config, make_documents):
+    writer = load_teacher(make_config())
+    prompts = prompts_for(writer, make_documents(7))
+    state = torch.get_rng_state()
+    first = writer.write(prompts, 3, seed=5)
+    assert torch.equal(state, torch.get_rng_state())
+    assert [len(texts) for texts in first] == [3] * len(prompts)
+    torch.rand(10)
+    assert writer.write(prompts, 3, seed=5) == first
+    assert writer.write(prompts, 3, seed=6) != first
+    assert len({one.text for completions in first for one in completions}) > 15, "samples differ"
+    assert writer.tokens > 0
+    assert writer.seconds > 0
+
+
+def test_greedy_texts_do_not_depend_on_what_shares_the_batch(make_config, make_documents):
+    together = load_teacher(make_config(teacher={"temperature": 0.0, "batch_size": 4}))
+    prompts = prompts_for(together, make_documents(7))
+    alone = [together.write([prompt], 1, seed=0)[0] for prompt in prompts]
+    assert together.write(prompts, 1, seed=9) == alone
+    assert len({texts[0] for texts in alone}) > 1, "answers belong to their prompts"
+
+
+def end_after(writer, tokens):
+    """Makes the model write `gold` and, as the token number `tokens` of a completion, its end."""
+    gold, end = writer.tokenizer.convert_tokens_to_ids(["gold", "<eos>"])
+
+    def forward(input_ids, past_key_values=None, **_):
+        done = 0 if forward.calls == 0 else forward.calls
+        forward.calls += 1
+        logits = torch.full((*input_ids.shape, len(writer.tokenizer)), -100.0)
+        logits[..., end if done + 1 == tokens else gold] = 100.0
+        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+
+    forward.calls = 0
+    return forward
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(4, (3, True)), (10, (9, True)), (11, (10, False))])
+def test_a_completion_ended_where_its_end_was_written_also_as_the_last_token(
+    make_config, make_documents, monkeypatch, tokens, expected
+):
+    writer = load_teacher(make_config(teacher={"max_new_tokens": 10}))
+    monkeypatch.setattr(writer.model, "forward", end_after(writer, tokens))
+    [[completion]] = writer.write(prompts_for(writer, make_documents(1)), 1, seed=0)
+    assert (len(completion.text.split()), completion.ended) == expected
+    assert writer.tokens == min(tokens, 10)
+
+
+def test_an_opening_is_part_of_the_completion_and_of_its_length(make_config, make_documents):
+    writer = load_teacher(make_config(teacher={"max_new_tokens": 10, "batch_size": 3}))
+    prompts = prompts_for(writer, make_documents(8))
+    openings = ["<copy>", "", "<permuted>", ""] * 2
+    prompt_ids = writer.tokenizer(prompts)["input_ids"]
+    torch.manual_seed(0)
+    sampled = writer.sample(prompt_ids, [writer.opening_ids(opening) for opening in openings])
+    for opening, ids in zip(openings, sampled, strict=True):
+        assert writer.tokenizer.decode(ids).startswith(opening)
+        assert writer.read(ids).ended == (ids[-1] in writer.end_ids)
+        assert len(ids) == 10 or writer.read(ids).ended
+    assert sum(len(ids) == 10 for ids in sampled) >= 4
+    [[completion]] = writer.write(prompts[:1], 1, 3, openings[:1])
+    assert completion.text.startswith("<copy>")
+    assert not writer.model.training
+
+
+def test_the_longest_prompt_leaves_room_for_a_tag_and_the_completion(make_config, make_documents):
+    writer = load_teacher(make_config(teacher={"max_new_tokens": 10}))
+    assert writer.max_prompt_tokens == 64 - 10 - 1
+
+
+def test_no_prompts_no_texts(make_config, make_documents):
+    assert load_teacher(make_config()).write([], 2, seed=0) == []
+
+
+def test_a_saved_teacher_writes_as_it_did(make_config, make_documents, tmp_path):
+    for name, lora in (("full", None), ("adapter", {"rank": 4, "alpha": 8.0})):
+        config = make_config(tmp_path / name, teacher={"lora": lora})
+        writer = load_teacher(config, train=True)
+        prompts = prompts_for(writer, make_documents(7))
+        start = writer.write(prompts, 1, seed=0)
+        with torch.no_grad():
+            for parameter in writer.model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+        changed = writer.write(prompts, 1, seed=0)
+        assert changed != start
+        folder = save_checkpoint(tmp_path / name, 1, writer.model, writer.tokenizer, None)
+        assert (folder / "adapter_config.json").is_file() == (lora is not None)
+        assert load_teacher(config, folder).write(prompts, 1, seed=0) == changed
+        assert load_teacher(config).write(prompts, 1, seed=0) == start

@@ -1,0 +1,80 @@
+"""The guard: nothing that a command starts outlives the process that asked for it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from teacher.writers.vllm_server import GUARD
+from tests.processes import gone
+
+# A server that leaves an engine in a session of its own; both write their pids, and neither ends when told to.
+FAMILY = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if sys.argv[2] == "server":
+    subprocess.Popen([sys.executable, *sys.argv[:2], "engine"], start_new_session=True)
+(folder / sys.argv[2]).write_text(str(os.getpid()))
+time.sleep(600)
+"""
+# What asked for it.
+PARENT = """
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-P", sys.argv[1], str(os.getpid()), sys.executable, *sys.argv[2:]])
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> list[str]:
+    """The command of a server with an engine."""
+    script = tmp_path / "family.py"
+    script.write_text(FAMILY)
+    return [str(script), str(tmp_path), "server"]
+
+
+def pids(folder: Path) -> list[int]:
+    end = time.monotonic() + 60
+    while not all((folder / name).exists() and (folder / name).read_text() for name in ("server", "engine")):
+        assert time.monotonic() < end, "the family does not start"
+        time.sleep(0.02)
+    return [int((folder / name).read_text()) for name in ("server", "engine")]
+
+
+def test_the_status_of_the_command_is_its_own() -> None:
+    command = [sys.executable, "-P", str(GUARD), str(os.getpid()), sys.executable, "-c", "import sys; sys.exit(7)"]
+    assert subprocess.run(command, timeout=60).returncode == 7
+
+
+def test_a_parent_that_is_not_there_starts_nothing(tmp_path: Path) -> None:
+    mark = tmp_path / "started"
+    command = [sys.executable, "-P", str(GUARD), "1", "/usr/bin/touch", str(mark)]
+    assert subprocess.run(command, timeout=60).returncode == 1 and not mark.exists()
+
+
+def test_told_to_end_it_takes_all_with_it(tmp_path: Path, family: list[str]) -> None:
+    guard = subprocess.Popen([sys.executable, "-P", str(GUARD), str(os.getpid()), sys.executable, *family])
+    found = pids(tmp_path)
+    guard.terminate()
+    assert guard.wait(60) == 0 and gone(found)
+
+
+def test_an_engine_whose_server_was_killed_goes_too(tmp_path: Path, family: list[str]) -> None:
+    guard = subprocess.Popen([sys.executable, "-P", str(GUARD), str(os.getpid()), sys.executable, *family])
+    found = pids(tmp_path)
+    os.kill(found[0], signal.SIGKILL)
+    assert guard.wait(60) != 0 and gone(found)
+
+
+def test_a_killed_parent_takes_all_with_it(tmp_path: Path, family: list[str]) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(GUARD), *family])
+    found = pids(tmp_path)
+    parent.kill()
+    parent.wait(10)
+    assert gone(found)
