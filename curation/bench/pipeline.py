@@ -166,9 +166,9 @@ def _step_costs(tell: Tell) -> dict[str, float]:
 
 def _vllm(wanted: bool | None, tell: Tell) -> dict[str, Any]:
     from curation.bench.vllm import measure as measure_vllm
-    from curation.bench.vllm import why_not_here
+    from curation.bench.vllm import missing_requirement
 
-    why = "--no-vllm" if wanted is False else why_not_here() if wanted is None else None
+    why = "--no-vllm" if wanted is False else missing_requirement() if wanted is None else None
     if why is not None:
         return {"vllm_ratio": None, "vllm_note": f"not measured: {why}"}
     tell("the teacher through vLLM, against bare vLLM on the same prompts")

@@ -51,7 +51,7 @@ TARGET = 0.9
 Tell = Callable[[str], object]
 
 
-def why_not_here() -> str | None:
+def missing_requirement() -> str | None:
     """What is missing to measure on this machine, with the command that brings it; None if nothing is."""
     try:
         find_vllm()
@@ -67,7 +67,7 @@ def measure(tell: Tell) -> dict[str, Any]:
     Raises UserError where vLLM or the model is missing; RunError where the two read different prompts, or a row of the
     curation is missing or doubled.
     """
-    if (why := why_not_here()) is not None:
+    if (why := missing_requirement()) is not None:
         raise UserError(why)
     with tempfile.TemporaryDirectory(prefix="notewright-bench-") as name, _cache_of(CACHE_GIGABYTES):
         folder = Path(name)

@@ -17,7 +17,7 @@ from fsspec.core import url_to_fs
 
 from configs.errors import UserError
 from curation.corpus.shards import SUFFIXES, Shard, read_shard
-from curation.plan.quantity import Figure, exact
+from curation.plan.quantity import Quantity, exact
 
 PIECE_BYTES = 8 << 20
 """Of a larger file only the beginning is read."""
@@ -34,7 +34,7 @@ class Corpus:
     files_read: int
     bytes: int
     """Of all files, as they lie (compressed)."""
-    documents: Figure
+    documents: Quantity
     """`counted` where every file was read to its end, else `extrapolated` by bytes."""
     sample: tuple[Document, ...]
     """Drawn evenly from all documents read, in the order of the input."""
@@ -56,7 +56,7 @@ class _Piece:
     kept: tuple[Document, ...]
 
 
-def look_at(shards: Sequence[Shard], limit: int | None, sample: int, seconds: float = SECONDS) -> Corpus:
+def survey_corpus(shards: Sequence[Shard], limit: int | None, sample: int, seconds: float = SECONDS) -> Corpus:
     """Reads files in an order that spreads over the input, until 64 MB, `seconds` or the end.
 
     `limit` is `curation.limit`: documents used of each file. Raises UserError if what was read has no document.
@@ -131,7 +131,7 @@ def _reservoir(shard: Shard, limit: int | None, seed: int) -> tuple[int, tuple[D
     return seen, tuple(kept)
 
 
-def _documents(pieces: list[_Piece], rest: list[tuple[str, int]], limit: int | None) -> Figure:
+def _documents(pieces: list[_Piece], rest: list[tuple[str, int]], limit: int | None) -> Quantity:
     """All documents: those that were read, and those of the bytes that were not, by the documents a byte."""
     files = [(p.kind, p.documents, 0 if p.whole else p.size - p.bytes_read) for p in pieces]
     files += [(kind, 0, size) for kind, size in rest]
@@ -147,11 +147,11 @@ def _documents(pieces: list[_Piece], rest: list[tuple[str, int]], limit: int | N
     if len(pieces) >= 3:
         rng = random.Random(0)
         draws = sorted(at(_rates(rng.choices(pieces, k=len(pieces)))) for _ in range(500))
-        return Figure(value, min(value, draws[12]), max(value, draws[487]), "extrapolated")
+        return Quantity(value, min(value, draws[12]), max(value, draws[487]), "extrapolated")
     # Too few files to tell how they differ: how much the documents' lengths do inside them.
     lengths = [len(document.text) for piece in pieces for document in piece.kept]
     spread = statistics.pstdev(lengths) / statistics.fmean(lengths) / sum(p.documents for p in pieces) ** 0.5
-    return Figure(value, value * max(0.0, 1 - 2 * spread), value * (1 + 2 * spread), "extrapolated")
+    return Quantity(value, value * max(0.0, 1 - 2 * spread), value * (1 + 2 * spread), "extrapolated")
 
 
 def _rates(pieces: Sequence[_Piece]) -> dict[str, float]:

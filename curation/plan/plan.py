@@ -18,7 +18,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from curation.console.progress import say
 from curation.pipeline.fingerprint import shards_of
-from curation.plan.corpus import look_at
+from curation.plan.corpus import survey_corpus
 from curation.plan.gpus import (
     END_TO_END,
     SWEEP_SOURCE,
@@ -29,9 +29,9 @@ from curation.plan.gpus import (
     student_seconds,
     writing_speed,
 )
-from curation.plan.quantity import Figure, exact, inverse, product, total
+from curation.plan.quantity import Quantity, exact, inverse, product, total
 from curation.plan.teacher import PipelineFigures, TeacherFigures, measure_pipeline, measure_teacher, model_size
-from curation.plan.training import StudentCost, StudentRuns, count_students, student_cost, training_documents
+from curation.plan.training import StudentCost, StudentRunCounts, count_students, student_cost, training_documents
 
 SAMPLE = 256
 PARTS_FACTOR = 2.2
@@ -47,32 +47,32 @@ class CuratePlan:
     """Of these, looked into for the plan."""
     gigabytes_in: float
     sampled: int
-    documents: Figure
-    documents_written: Figure
+    documents: Quantity
+    documents_written: Quantity
     """Those that reach the teacher."""
-    tokens_in: Figure
+    tokens_in: Quantity
     """Of the documents that reach the teacher, without the prompt's words around them."""
-    rewrites: Figure
-    tokens_written: Figure
+    rewrites: Quantity
+    tokens_written: Quantity
     """By the teacher, refused rewrites included."""
-    tokens_out: Figure
+    tokens_out: Quantity
     """Of the kept rows, originals that are mixed in included."""
-    kept: Figure
+    kept: Quantity
     """Share of the rewrites."""
     teacher: TeacherFigures
     pipeline: PipelineFigures
-    hours_here: Figure | None
+    hours_here: Quantity | None
     """On this machine as it is now; None where the teacher was not run."""
-    pipeline_cpu_hours: Figure
-    gpu_hours: Figure | None
+    pipeline_cpu_hours: Quantity
+    gpu_hours: Quantity | None
     """On the assumed device; None where nobody tells the teacher's size."""
     gpus_at_least: int | None
     """Of the assumed device, so that weights and a fifth more fit."""
-    dataset_gb: Figure
-    disk_gb: Figure
+    dataset_gb: Quantity
+    disk_gb: Quantity
     """At the most, while the run is going."""
-    dollars: Figure | None
-    dollars_per_billion: Figure | None
+    dollars: Quantity | None
+    dollars_per_billion: Quantity | None
     """For a billion tokens of kept rows."""
 
 
@@ -83,14 +83,14 @@ class TrainPlan:
     documents: int
     heldout: int
     rounds: int
-    runs: StudentRuns
+    runs: StudentRunCounts
     students: tuple[StudentCost, ...]
-    rewrite_tokens: Figure
-    hours_here: Figure | None
+    rewrite_tokens: Quantity
+    hours_here: Quantity | None
     """Sampling and students; the teacher's own updates come on top."""
-    gpu_hours: Figure | None
+    gpu_hours: Quantity | None
     """The same by arithmetic on the assumed device: at least that, since small models leave a GPU idle in between."""
-    dollars: Figure | None
+    dollars: Quantity | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ def _plan_curate(
     curation = config.curation
     shards = shards_of(config)
     tell(f"looking into {len(shards)} input file{'s' * (len(shards) > 1)}")
-    corpus = look_at(shards, curation.limit, SAMPLE)
+    corpus = survey_corpus(shards, curation.limit, SAMPLE)
     pipeline = measure_pipeline(config, corpus.sample)
     teacher = measure_teacher(config, corpus.sample, parameters, tell)
     notes += teacher.notes
@@ -203,20 +203,20 @@ def _plan_curate(
     )
 
 
-def _speed(device: Device, parameters: Figure, notes: list[str]) -> Figure:
+def _speed(device: Device, parameters: Quantity, notes: list[str]) -> Quantity:
     """Tokens a second that a whole run writes on one such device."""
     if beyond_sweep(parameters.value):
         notes.append(f"{parameters.value:.3g} parameters are beyond the models of the sweep: its ends are carried on")
     low, high = writing_speed(device, parameters.value)
-    return Figure((low + high) / 2, low, high, "assumed")
+    return Quantity((low + high) / 2, low, high, "assumed")
 
 
-def _per_billion(price: float, speed: Figure, kept: Figure, written: float, out: float) -> Figure | None:
+def _per_billion(price: float, speed: Quantity, kept: Quantity, written: float, out: float) -> Quantity | None:
     """Dollars for a billion tokens of rows. The number of documents cancels out: what is unsure is the speed and the
     kept share. None where nothing is kept."""
     if not kept.value or not out:
         return None
-    share = Figure(1.0, kept.value / kept.high, kept.value / max(kept.low, 1e-9), kept.how)
+    share = Quantity(1.0, kept.value / kept.high, kept.value / max(kept.low, 1e-9), kept.how)
     return product(exact(price * 1e9 / 3600 * written / out), share, inverse(speed))
 
 
@@ -232,7 +232,7 @@ def _plan_train(
         teacher = measure_teacher(writes, documents[:SAMPLE], parameters, tell) if documents else None
         notes += teacher.notes if teacher is not None else ()
     most = float(config.teacher.max_new_tokens)
-    length = teacher.written_tokens if teacher is not None else Figure(most / 2, most / 8, most, "assumed")
+    length = teacher.written_tokens if teacher is not None else Quantity(most / 2, most / 8, most, "assumed")
     if teacher is None:
         notes.append(f"a rewrite is assumed to have half of teacher.max_new_tokens ({most:.0f})")
     costs = tuple(student_cost(config, name, documents, length, tell) for name in config.student.names)
@@ -279,7 +279,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain values, each figure as {value, low, high, how}."""
 
     def plain(value: Any) -> Any:
-        if isinstance(value, Figure):
+        if isinstance(value, Quantity):
             return {name: plain(part) for name, part in value._asdict().items()}
         if dataclasses.is_dataclass(value):
             return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}

@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from curation.plan.plan import CuratePlan, Plan, TrainPlan
-from curation.plan.quantity import Figure, exact
+from curation.plan.quantity import Quantity, exact
 
 COLOURS = {"counted": "green", "measured": "green", "calculated": "cyan", "extrapolated": "yellow", "assumed": "red"}
 
@@ -18,7 +18,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         table = Table("", "", "", title=title, title_justify="left", show_header=False)
         rows = _curate_rows(part, plan) if isinstance(part, CuratePlan) else _train_rows(part, plan)
         for name, figure, unit in rows:
-            if isinstance(figure, Figure):
+            if isinstance(figure, Quantity):
                 table.add_row(name, f"{amount(figure)} {unit}".strip(), Text(figure.how, style=COLOURS[figure.how]))
             else:
                 table.add_row(name, Text(f"{figure} {unit}".strip()), "")
@@ -27,7 +27,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print(Text(f"* {note}"))
 
 
-def amount(figure: Figure) -> str:
+def amount(figure: Quantity) -> str:
     """`1.2M (0.9M to 1.6M)`; without the range where there is none."""
     if figure.high <= figure.low:
         return number(figure.value)
@@ -42,7 +42,7 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-Row = tuple[str, Figure | str, str]
+Row = tuple[str, Quantity | str, str]
 
 
 def _curate_rows(plan: CuratePlan, whole: Plan) -> list[Row]:
@@ -99,14 +99,14 @@ def _train_rows(plan: TrainPlan, whole: Plan) -> list[Row]:
     return rows + _cost_rows(plan.dollars, None, whole)
 
 
-def _here(hours: Figure | None) -> Row:
+def _here(hours: Quantity | None) -> Row:
     if hours is None:
         return "on this machine", "unknown: not all of it could be measured here", ""
     unit, a_unit = next((u for u in (("hours", 1.0), ("minutes", 60.0)) if hours.value * u[1] >= 2), ("s", 3600.0))
     return "on this machine", _times(hours, a_unit), unit
 
 
-def _bytes(gigabytes: Figure) -> tuple[Figure, str]:
+def _bytes(gigabytes: Quantity) -> tuple[Quantity, str]:
     if gigabytes.value >= 1:
         return gigabytes, "GB"
     return (_times(gigabytes, 1e3), "MB") if gigabytes.value >= 1e-3 else (_times(gigabytes, 1e6), "kB")
@@ -117,11 +117,11 @@ def _size(gigabytes: float) -> str:
     return f"{number(figure.value)} {unit}"
 
 
-def _times(figure: Figure, factor: float) -> Figure:
-    return Figure(figure.value * factor, figure.low * factor, figure.high * factor, figure.how)
+def _times(figure: Quantity, factor: float) -> Quantity:
+    return Quantity(figure.value * factor, figure.low * factor, figure.high * factor, figure.how)
 
 
-def _cost_rows(dollars: Figure | None, per_billion: Figure | None, whole: Plan) -> list[Row]:
+def _cost_rows(dollars: Quantity | None, per_billion: Quantity | None, whole: Plan) -> list[Row]:
     rows: list[Row] = []
     if dollars is not None:
         rows.append(("cost", dollars, f"dollars at {whole.price:g} a GPU-hour"))

@@ -27,7 +27,7 @@ from curation.pipeline.preview import lone_step
 from curation.pipeline.rewriter import load_pen, server
 from curation.pipeline.steps import Record, RewriteWithTeacher
 from curation.plan.gpus import parameters_in_name
-from curation.plan.quantity import Figure, exact, mean_of, share_of
+from curation.plan.quantity import Quantity, exact, mean_of, share_of
 from student.engine.memory import free_bytes
 from student.engine.models import check_folder, pick_device, pick_dtype
 
@@ -44,16 +44,16 @@ FEW, MANY = 32, 256
 class TeacherFigures:
     """Of one teacher on one sample. What could not be measured is assumed, and `notes` says so."""
 
-    parameters: Figure | None
+    parameters: Quantity | None
     weights_gb: float | None
     """In bfloat16."""
-    source_tokens: Figure
+    source_tokens: Quantity
     """A document."""
-    written_tokens: Figure
+    written_tokens: Quantity
     """A rewrite, kept or refused."""
-    kept: Figure
+    kept: Quantity
     """Share of the rewrites that pass the gates and the leak check."""
-    kept_tokens: Figure
+    kept_tokens: Quantity
     """A kept rewrite."""
     rewrites_measured: int
     tokens_per_second: float | None
@@ -67,9 +67,9 @@ class TeacherFigures:
 class PipelineFigures:
     """Of the pipeline without its teacher."""
 
-    cpu_ms: Figure
+    cpu_ms: Quantity
     """A document."""
-    past_filters: Figure
+    past_filters: Quantity
     """Share of the documents that reach the teacher."""
     bytes_per_character: float
     """Of the dataset's Parquet, provenance included."""
@@ -94,7 +94,7 @@ def measure_pipeline(config: Config, sample: Sequence[Document]) -> PipelineFigu
     characters = sum(len(document.text) for document in many)
     return PipelineFigures(
         # With few documents the difference is small: the truth lies between it and the whole.
-        cpu_ms=Figure(max(a_document, 0.05), max(a_document, 0.05), many_ms / len(many), "measured"),
+        cpu_ms=Quantity(max(a_document, 0.05), max(a_document, 0.05), many_ms / len(many), "measured"),
         past_filters=share_of(len(many) - filtered, len(many)),
         bytes_per_character=sum(shard["bytes"] for shard in manifest["shards"]) / max(1, characters),
     )
@@ -150,10 +150,10 @@ def measure_teacher(
         size = model_size(model, parameters, notes)
         count = token_counter(model, notes)
         source = mean_of([count(document.text) for document in documents])
-        if count is rule_of_thumb:
+        if count is tokens_by_length:
             source = source._replace(how="assumed")
         records, last, seconds = list[Record](), list[Record](), 0.0
-        why = why_not_here(model, size, config.teacher.device, config.teacher.dtype)
+        why = why_not_loadable(model, size, config.teacher.device, config.teacher.dtype)
         if config.teacher.writer == "endpoint":
             why = None
         if why is None:
@@ -175,8 +175,8 @@ def measure_teacher(
         most = config.teacher.max_new_tokens
         guess = min(source.value, float(most))
         notes.append(f"a rewrite is assumed to be as long as its document, at most {most} tokens, and to be kept")
-        length = kept_tokens = Figure(guess, 0.5 * guess, float(most), "assumed")
-        kept = Figure(1.0, 0.5, 1.0, "assumed")
+        length = kept_tokens = Quantity(guess, 0.5 * guess, float(most), "assumed")
+        kept = Quantity(1.0, 0.5, 1.0, "assumed")
     return TeacherFigures(
         parameters=size,
         weights_gb=None if size is None else 2 * size.value / 1e9,
@@ -239,7 +239,7 @@ def _tokens(records: Iterable[Record]) -> list[float]:
     return [float(record["tokens"]) for record in records if record.get("tokens") is not None]
 
 
-def model_size(model: str, given: float | None, notes: list[str]) -> Figure | None:
+def model_size(model: str, given: float | None, notes: list[str]) -> Quantity | None:
     """A model's parameters: as the user says, as its config gives them (counted without weights), or as its name says;
     None where nobody does."""
     if given is not None:
@@ -264,16 +264,16 @@ def token_counter(model: str, notes: list[str]) -> Callable[[str], float]:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError):
         notes.append(f"{model}'s tokenizer is not at hand: {CHARACTERS_PER_TOKEN:g} characters a token are assumed")
-        return rule_of_thumb
+        return tokens_by_length
     return lambda text: float(len(tokenizer(text, add_special_tokens=False)["input_ids"]))
 
 
-def rule_of_thumb(text: str) -> float:
+def tokens_by_length(text: str) -> float:
     """Tokens of a text, assumed."""
     return len(text) / CHARACTERS_PER_TOKEN
 
 
-def why_not_here(model: str, size: Figure | None, device: str, dtype: str) -> str | None:
+def why_not_loadable(model: str, size: Quantity | None, device: str, dtype: str) -> str | None:
     """Why a model cannot be loaded on this machine; None if it can. Nothing is downloaded for a measurement."""
     folder = Path(model)
     if not folder.is_dir():

@@ -9,8 +9,8 @@ from datatrove.data import Document
 from configs.errors import UserError
 from configs.schema import Config
 from curation.corpus.training_data import read_documents
-from curation.plan.quantity import Figure, exact
-from curation.plan.teacher import model_size, token_counter, why_not_here
+from curation.plan.quantity import Quantity, exact
+from curation.plan.teacher import model_size, token_counter, why_not_loadable
 from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson
 from teacher.algorithms.grpo import step_sizes
@@ -26,7 +26,7 @@ ARMS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StudentRuns:
+class StudentRunCounts:
     """Students that a run trains, at most: what gates refuse altogether, and equal lessons, are not taught."""
 
     a_round: int
@@ -45,18 +45,18 @@ class StudentCost:
     """Of one student run."""
 
     model: str
-    parameters: Figure | None
+    parameters: Quantity | None
     steps: int | None
     """None: as many as the rewrites have lines."""
-    tokens: Figure
+    tokens: Quantity
     """Trained on, repeats counted."""
-    seconds_here: Figure | None
+    seconds_here: Quantity | None
     """On this machine, as one of `at_once` in a batch."""
     at_once: int
     notes: tuple[str, ...]
 
 
-def count_students(config: Config, train: int, heldout: int) -> StudentRuns:
+def count_students(config: Config, train: int, heldout: int) -> StudentRunCounts:
     """The runs of `rl.rounds` rounds on `train` documents with questions, and of all measurements around them.
 
     Raises UserError where `rl.validation_documents` leaves none to train on.
@@ -87,7 +87,7 @@ def count_students(config: Config, train: int, heldout: int) -> StudentRuns:
     models = len(config.student.names)
     measured_on = validation * (rl.rounds + 1) + 2 * heldout
     lessons = rl.group_size * (rl.rounds * documents + piloted) + rl.evaluation_lessons * measured_on
-    return StudentRuns(
+    return StudentRunCounts(
         a_round=a_round * models,
         validation=validated * models,
         pilot=pilot * models,
@@ -119,7 +119,7 @@ def training_documents(config: Config, notes: list[str]) -> tuple[list[Document]
 
 
 def student_cost(
-    config: Config, name: str, documents: Sequence[Document], rewrite_tokens: Figure, tell: Callable[[str], None]
+    config: Config, name: str, documents: Sequence[Document], rewrite_tokens: Quantity, tell: Callable[[str], None]
 ) -> StudentCost:
     """Of a student of the base `name`. Timed on this machine where its weights are here: raw documents are the lessons,
     one and three optimiser steps tell what a step and what all else costs."""
@@ -132,7 +132,7 @@ def student_cost(
     size = model_size(model, None, notes)
     tokens = _trained_tokens(config, together * texts, steps, rewrite_tokens)
     seconds, at_once = None, 1
-    if (why := why_not_here(model, size, settings.device, settings.dtype)) is not None:
+    if (why := why_not_loadable(model, size, settings.device, settings.dtype)) is not None:
         notes.append(f"no student was trained ({why})")
     elif not documents:
         notes.append("no student was trained: there are no documents to train one on")
@@ -145,7 +145,7 @@ def student_cost(
     )  # fmt: skip
 
 
-def _trained_tokens(config: Config, texts: int, steps: int | None, rewrite: Figure) -> Figure:
+def _trained_tokens(config: Config, texts: int, steps: int | None, rewrite: Quantity) -> Quantity:
     settings = config.student
     if steps is not None and settings.tokens_per_step:
         return exact(float(steps * settings.tokens_per_step))
@@ -154,12 +154,12 @@ def _trained_tokens(config: Config, texts: int, steps: int | None, rewrite: Figu
         met = steps * (min(texts, settings.texts_per_step) if settings.texts_per_step else texts)
     longest = float(settings.max_text_tokens)
     value, low, high = (met * min(length, longest) for length in rewrite[:3])
-    return Figure(value, low, high, rewrite.how)
+    return Quantity(value, low, high, rewrite.how)
 
 
 def _time_students(
-    config: Config, model: str, documents: Sequence[Document], tokens: Figure, notes: list[str]
-) -> tuple[Figure, int]:
+    config: Config, model: str, documents: Sequence[Document], tokens: Quantity, notes: list[str]
+) -> tuple[Quantity, int]:
     settings = config.student
     pool = InlinePool(settings.model_copy(update={"model": model, "models": ()}))
     benchmark = document_questions(config)
@@ -192,4 +192,4 @@ def _time_students(
     a_token = max(long - short, 0.0) / (2 * a_step)
     fixed = max(0.0, short - a_token * a_step)
     value, low, high = (fixed + a_token * t for t in tokens[:3])
-    return Figure(value, low, high, "measured" if tokens.how != "assumed" else "assumed"), at_once
+    return Quantity(value, low, high, "measured" if tokens.how != "assumed" else "assumed"), at_once

@@ -121,10 +121,10 @@ def test_a_curation_that_fails_is_the_benchs_failure(monkeypatch: pytest.MonkeyP
 def test_what_is_missing_for_vllm_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_bench, "find_vllm", lambda: "python")
     monkeypatch.setattr(vllm_bench, "FOLDER", tmp_path)
-    assert vllm_bench.why_not_here() == f"{tmp_path} is not there: `make smollm2`"
+    assert vllm_bench.missing_requirement() == f"{tmp_path} is not there: `make smollm2`"
     assert curation_bench._vllm(None, print)["vllm_note"].startswith("not measured: ")
     (tmp_path / "config.json").write_text("{}")
-    assert vllm_bench.why_not_here() is None
+    assert vllm_bench.missing_requirement() is None
 
 
 def test_each_turn_has_documents_of_its_own() -> None:

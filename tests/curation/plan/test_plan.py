@@ -13,9 +13,9 @@ from curation.cli import main
 from curation.corpus.shards import find_shards
 from curation.pipeline.curate import curate
 from curation.plan import corpus as plan_corpus
-from curation.plan.corpus import look_at
+from curation.plan.corpus import survey_corpus
 from curation.plan.plan import as_json, make_plan
-from curation.plan.quantity import Figure, exact
+from curation.plan.quantity import Quantity, exact
 from curation.plan.table import amount, number, print_plan
 from curation.plan.training import count_students
 from tests.curation.datasets import curation_config, manifest_of, rows, sentences, write_jsonl
@@ -29,13 +29,16 @@ def test_small_files_are_counted(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", rows(30))
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
     shards = find_shards((str(tmp_path),))
-    found = look_at(shards, None, 20)
+    found = survey_corpus(shards, None, 20)
     assert found.documents == exact(60, "counted") and found.files == found.files_read == 2 and len(found.sample) == 20
     assert len({document.id for document in found.sample}) == 20
-    assert look_at(shards, 10, 50).documents == exact(20, "counted") and len(look_at(shards, 10, 50).sample) == 20
+    assert (
+        survey_corpus(shards, 10, 50).documents == exact(20, "counted")
+        and len(survey_corpus(shards, 10, 50).sample) == 20
+    )
     (tmp_path / "c.jsonl").write_text("")
     with pytest.raises(UserError, match="no documents in 1 of 1 input files"):
-        look_at(find_shards((str(tmp_path / "c.jsonl"),)), None, 5)
+        survey_corpus(find_shards((str(tmp_path / "c.jsonl"),)), None, 5)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -48,7 +51,7 @@ def test_the_rest_of_large_files_is_extrapolated(tmp_path: Path, monkeypatch: py
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     monkeypatch.setattr(plan_corpus, "PIECE_BYTES", size // 12)
     monkeypatch.setattr(plan_corpus, "MOST_BYTES", size // 4)
-    found = look_at(find_shards((str(tmp_path),)), None, 50)
+    found = survey_corpus(find_shards((str(tmp_path),)), None, 50)
     assert found.files == 6 and 3 <= found.files_read < 6 and found.documents.how == "extrapolated"
     assert found.documents.value == pytest.approx(12_000, rel=0.1)
     assert found.documents.low <= found.documents.value <= found.documents.high
@@ -160,7 +163,7 @@ def test_numbers_for_the_eye() -> None:
     assert [number(x) for x in (0.0123, 7, 123.4, 9999, 12_345, 1.23e6, 4.5e9, 2e12)] == [
         "0.0123", "7", "123", "9999", "12.3K", "1.23M", "4.5B", "2T",
     ]  # fmt: skip
-    assert amount(exact(3)) == "3" and amount(Figure(3, 2, 5, "measured")) == "3 (2 to 5)"
+    assert amount(exact(3)) == "3" and amount(Quantity(3, 2, 5, "measured")) == "3 (2 to 5)"
 
 
 def test_a_whole_experiment_is_planned(tmp_path: Path, teacher: Path) -> None:

@@ -6,37 +6,37 @@ import pytest
 
 from configs.errors import UserError
 from curation.plan.gpus import DEVICES, beyond_sweep, find_device, parameters_in_name, student_seconds, writing_speed
-from curation.plan.quantity import Figure, exact, inverse, mean_of, product, share_of, total, weakest
+from curation.plan.quantity import Quantity, exact, inverse, mean_of, product, share_of, total, weakest
 
 
 def test_a_product_is_as_sure_as_its_factors() -> None:
-    a, b = Figure(10.0, 8.0, 12.0, "measured"), Figure(2.0, 1.9, 2.1, "assumed")
+    a, b = Quantity(10.0, 8.0, 12.0, "measured"), Quantity(2.0, 1.9, 2.1, "assumed")
     found = product(a, b)
     assert found.value == 20 and found.how == "assumed"
     # Relative errors of 20% and 5% add as independent ones do.
     assert found.high == pytest.approx(20 * (1 + math.hypot(0.2, 0.05)))
     assert found.low == pytest.approx(20 * (1 - math.hypot(0.2, 0.05)))
     assert product(exact(3), exact(4)) == exact(12)
-    assert product(a, exact(0)) == Figure(0.0, 0.0, 0.0, "measured")
+    assert product(a, exact(0)) == Quantity(0.0, 0.0, 0.0, "measured")
     nothing_kept = product(exact(100), share_of(0, 50))
     assert nothing_kept.value == 0 and 5 < nothing_kept.high < 10, "what was never seen may still be there"
 
 
 def test_a_sum_is_as_sure_as_its_terms() -> None:
-    found = total(Figure(10.0, 7.0, 13.0, "measured"), Figure(20.0, 16.0, 24.0, "extrapolated"))
-    assert found == Figure(30.0, 25.0, 35.0, "extrapolated")
+    found = total(Quantity(10.0, 7.0, 13.0, "measured"), Quantity(20.0, 16.0, 24.0, "extrapolated"))
+    assert found == Quantity(30.0, 25.0, 35.0, "extrapolated")
     assert total(exact(1), exact(2), exact(3)) == exact(6)
 
 
 def test_an_inverse_turns_the_interval_round() -> None:
-    assert inverse(Figure(4.0, 2.0, 8.0, "assumed")) == Figure(0.25, 0.125, 0.5, "assumed")
+    assert inverse(Quantity(4.0, 2.0, 8.0, "assumed")) == Quantity(0.25, 0.125, 0.5, "assumed")
 
 
 def test_means_and_shares() -> None:
     found = mean_of([1.0, 2.0, 3.0, 4.0, 5.0] * 20)
     assert found.value == 3 and 2.6 < found.low < 3 < found.high < 3.4
     assert mean_of([7.0]) == exact(7.0, "measured"), "one value has no interval"
-    assert share_of(0, 0) == Figure(1.0, 0.0, 1.0, "assumed")
+    assert share_of(0, 0) == Quantity(1.0, 0.0, 1.0, "assumed")
     all_of = share_of(30, 30)
     assert all_of.value == all_of.high == 1 and 0.85 < all_of.low < 0.95
     half = share_of(50, 100)
