@@ -22,6 +22,10 @@ from configs.schema import Config
 Source = tuple[str, Path | None, dict[str, Any]]
 """Where settings come from: how to name it, its file if it is one, and what it sets (interpolations unresolved)."""
 
+RENAMED: dict[str, str] = {}
+"""Keys that have another name now, old to new: `{"rl.keep": "rl.rest_em.keep"}`. An old key is refused with the new
+one, also where it stands in the config.yaml of a run that was begun before."""
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The experiment in `path`, with `section.key=value` overrides applied from left to right.
@@ -30,6 +34,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     taken to the letter. Paths inside are relative to the working directory. Raises UserError.
     """
     sources = [*_files(Path(path), seen=()), *(_override(text) for text in overrides)]
+    for old, new in RENAMED.items():
+        place = _where(old.split("."), sources)
+        if place is not None:
+            raise UserError(f"{old!r} in {place} is now called {new!r}: write the new name")
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(*(settings for _, _, settings in sources)), resolve=True)
     except OmegaConfBaseException as error:
@@ -154,7 +162,7 @@ def _explain(error: ValidationError, sources: Sequence[Source]) -> str:
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     if not keys:
         return f"{sources[0][0]}: {first['msg'].removeprefix('Value error, ')}{more}"
-    name, where = ".".join(keys), _where(keys, sources)
+    name, where = ".".join(keys), _where(keys, sources) or sources[0][0]
     if first["type"] == "extra_forbidden":
         parent = _section(_annotation(keys[:-1]))
         assert parent is not None, "pydantic forbids extra keys in sections only"
@@ -171,8 +179,8 @@ def _explain(error: ValidationError, sources: Sequence[Source]) -> str:
     return f"{name!r} in {where}: {expected} (got {first['input']!r}){more}"
 
 
-def _where(keys: Sequence[str], sources: Sequence[Source]) -> str:
-    """The last source that sets the key: `FILE:LINE`, or `override '...'`."""
+def _where(keys: Sequence[str], sources: Sequence[Source]) -> str | None:
+    """The last source that sets the key: `FILE:LINE`, or `override '...'`; None where none does."""
     for name, file, settings in reversed(sources):
         value: Any = settings
         for key in keys:
@@ -181,7 +189,7 @@ def _where(keys: Sequence[str], sources: Sequence[Source]) -> str:
             value = value[key]
         else:
             return f"{name}:{_line(file, keys)}" if file else name
-    return sources[0][0]
+    return None
 
 
 def _line(file: Path, keys: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import load
 from configs.errors import UserError
 from configs.load import config_difference, load_config, save_config
 from configs.schema import Config
@@ -109,6 +110,18 @@ def test_an_unknown_key_is_blamed_on_the_file_that_has_it(write):
     write("rl: {ronds: 2}\n", "base.yaml")
     message = refused(write("extends: base.yaml\nrl: {group_size: 4}\n"), ["rl.group_size=6"])
     assert "base.yaml:1" in message and "experiment.yaml" not in message
+
+
+def test_a_key_that_was_renamed_is_refused_with_its_new_name(write, monkeypatch):
+    monkeypatch.setattr(load, "RENAMED", {"rl.keep_best": "rl.keep", "rl.old.rate": "rl.learning_rate"})
+    in_file = write("rl:\n  rounds: 2\n  keep_best: 2\n", "begun.yaml")
+    assert refused(in_file) == f"'rl.keep_best' in {in_file}:3 is now called 'rl.keep': write the new name"
+    # Of a file that another extends, and where other keys are wrong as well.
+    assert f"{in_file}:3" in refused(write("extends: begun.yaml\nrl: {ronds: 2}\n"))
+    current = write("rl: {rounds: 2}\n", "current.yaml")
+    message = refused(current, ["rl.old.rate=1e-4"])
+    assert message.startswith("'rl.old.rate' in override 'rl.old.rate=1e-4'") and "'rl.learning_rate'" in message
+    assert load_config(current).rl.rounds == 2
 
 
 def test_a_missing_file_names_the_nearest_one(write, tmp_path):
