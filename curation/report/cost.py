@@ -14,7 +14,7 @@ from curation.evaluation.records import EvaluationResult
 from curation.report.parts import Table, count
 from curation.report.training import Training
 from teacher.run.history import COSTS
-from teacher.training.console import duration
+from teacher.training.progress_lines import duration
 
 PACKAGES = ("notewright", "torch", "transformers", "trl", "peft", "datasets", "datatrove")
 

@@ -22,13 +22,13 @@ from teacher.run.journal import Journal
 from teacher.run.samples import journal_rewrites, read_rewrites, write_rewrites
 from teacher.run.tracking import Tracker
 from teacher.sampling import sample_rewrites
-from teacher.training.console import Progress
 from teacher.training.data import sampled_together
+from teacher.training.progress_lines import Progress
 from teacher.writers.by_round import Writers
 from teacher.writers.endpoint import EndpointError
 
 
-class Workshop:
+class RunContext:
     """Samples, examines and journals for one run; whatever was done before is found again on disk."""
 
     def __init__(

@@ -31,7 +31,11 @@ from teacher.run.ownership import claim_run
 from teacher.run.samples import read_rewrites, write_rewrites
 from teacher.run.tracking import Tracker
 from teacher.sampling import explore_share
-from teacher.training.console import (
+from teacher.training.context import RunContext, taught
+from teacher.training.data import check_documents, data_hash, round_documents, set_apart
+from teacher.training.metrics import diversity_alarm, step_metrics
+from teacher.training.pilot import PILOT_DOCUMENTS, PILOT_REPEATS, check_pilot, pilot_figures
+from teacher.training.progress_lines import (
     Progress,
     arm_line,
     best_words,
@@ -42,10 +46,6 @@ from teacher.training.console import (
     share_figures,
     step_line,
 )
-from teacher.training.context import Workshop, taught
-from teacher.training.data import check_documents, data_hash, round_documents, set_apart
-from teacher.training.metrics import diversity_alarm, step_metrics
-from teacher.training.pilot import PILOT_DOCUMENTS, PILOT_REPEATS, check_pilot, pilot_figures
 from teacher.training.summary import TrainSummary, differences, summarise
 from teacher.writers.by_round import Writers, check_writer
 from teacher.writers.local import load_teacher
@@ -97,8 +97,8 @@ def train_teacher(
     ):
         for note in journal.notes:
             progress(note)
-        shop = Workshop(config, train, heldout, students, writers, journal, tracker, clock, progress)
-        loop = TeacherLoop(config, training, validation, heldout, shop, ranks)
+        context = RunContext(config, train, heldout, students, writers, journal, tracker, clock, progress)
+        loop = TeacherLoop(config, training, validation, heldout, context, ranks)
         loop.pilot()
         for arm in ("raw", "untrained") if heldout else ():
             loop.evaluate(arm, 0)
@@ -116,8 +116,8 @@ def train_teacher(
             best_checkpoint(config.run.dir),
             rounds=finished_rounds(config.run.dir),
             best_round=best_round(config.run.dir),
-            students=shop.rewards.students,
-            student_runs=shop.history.student_runs,
+            students=context.rewards.students,
+            student_runs=context.history.student_runs,
             seconds=time.perf_counter() - started,
         )
 
@@ -143,12 +143,12 @@ class TeacherLoop:
         train: Sequence[Document],
         validation: Sequence[Document],
         heldout: Sequence[Document],
-        shop: Workshop,
+        context: RunContext,
         ranks: Ranks,
     ) -> None:
         self.ranks = ranks
         self.config, self.train, self.validation, self.heldout = config, train, validation, heldout
-        self.shop, self.progress = shop, shop.progress
+        self.context, self.progress = context, context.progress
         self.arms: dict[str, Evaluation] = {}
         self._started = time.perf_counter()
         self._steps_done = 0
@@ -170,10 +170,10 @@ class TeacherLoop:
 
     def run_round(self, round: int) -> None:
         """Sample, score, update and save; everything of the round is on disk before its checkpoint appears."""
-        shop, start = self.shop, checkpoint_of(self.config.run.dir, round - 1)
-        shop.rewards.pools = shop.students.use(round_bases(self.config, start))
+        context, start = self.context, checkpoint_of(self.config.run.dir, round - 1)
+        context.rewards.pools = context.students.use(round_bases(self.config, start))
         documents = round_documents(self.config, self.train, round)
-        shop.clock.restart()
+        context.clock.restart()
         optimizer = None
         scored: list[tuple[list[list[Rewrite]], list[list[Reward]]]] = []
 
@@ -181,31 +181,31 @@ class TeacherLoop:
             scored.append(self._score(round, (round - 1) * self.steps_per_round + step, batches))
             return scored[-1]
 
-        if not shop.writers.on_server:
-            shop.writers.trainable(round - 1)  # the one that samples is the one that is trained
+        if not context.writers.on_server:
+            context.writers.trainable(round - 1)  # the one that samples is the one that is trained
         match self.config.rl.algorithm:
             case "rest_em" | "dpo" as algorithm:
-                batches = shop.sample_batches(round, documents, explore_share(self.config, round))
+                batches = context.sample_batches(round, documents, explore_share(self.config, round))
                 groups, rewards = score(1, batches)
-                writer = shop.writers.trainable(round - 1)
+                writer = context.writers.trainable(round - 1)
                 update = rest_em.update if algorithm == "rest_em" else dpo.update
-                with shop.clock("update"):
+                with context.clock("update"):
                     metrics = update(self.config, round, writer, groups, rewards)
             case "grpo":
-                writer = shop.writers.trainable(round - 1)
+                writer = context.writers.trainable(round - 1)
                 self.ranks.tell(round)
-                with shop.clock("update"):
+                with context.clock("update"):
                     metrics, optimizer = grpo.train_round(
-                        self.config, round, writer, documents, shop.gates,
-                        lambda step, groups: score(step, [groups])[1], start, shop.clock, self.ranks,
+                        self.config, round, writer, documents, context.gates,
+                        lambda step, groups: score(step, [groups])[1], start, context.clock, self.ranks,
                     )  # fmt: skip
         if self.config.rl.promotion_threshold is not None:
             accepted = [rewrite for part in scored for rewrite in rest_em.accepted(self.config, *part)]
             write_rewrites(self._accepted(round), [accepted])
-        shop.log("update", round, metrics | (spent := shop.clock.figures()))
+        context.log("update", round, metrics | (spent := context.clock.figures()))
         self.progress(clock_line(f"round {round}/{self.config.rl.rounds}", spent))
         save_checkpoint(self.config.run.dir, round, writer.model, writer.tokenizer, optimizer)
-        shop.writers.release()
+        context.writers.release()
 
     @property
     def steps_per_round(self) -> int:
@@ -224,16 +224,16 @@ class TeacherLoop:
 
         Raises RunError where it is below, in a resumed run too.
         """
-        shop = self.shop
+        context = self.context
         if not self.config.reward.minimum_reliability or finished_rounds(self.config.run.dir):
             return
-        if ("pilot", 0) not in shop.history.lines:
-            asked, explore = shop.rewards.students, explore_share(self.config, 1)
+        if ("pilot", 0) not in context.history.lines:
+            asked, explore = context.rewards.students, explore_share(self.config, 1)
             documents = round_documents(self.config, self.train, 1)[:PILOT_DOCUMENTS]
-            groups = shop.sample("pilot", 0, documents, self.config.rl.group_size, "pilot", explore)
-            found = shop.rewards.reliability_of(groups, PILOT_REPEATS)
-            shop.log("pilot", 0, pilot_figures(self.config, found), asked=asked)
-        self.progress(check_pilot(self.config, shop.history.lines["pilot", 0]))
+            groups = context.sample("pilot", 0, documents, self.config.rl.group_size, "pilot", explore)
+            found = context.rewards.reliability_of(groups, PILOT_REPEATS)
+            context.log("pilot", 0, pilot_figures(self.config, found), asked=asked)
+        self.progress(check_pilot(self.config, context.history.lines["pilot", 0]))
 
     def validate(self, round: int) -> None:
         """Measures a round's teacher on the validation documents' reward questions, and records the best so far by
@@ -242,29 +242,33 @@ class TeacherLoop:
         The same random numbers sample every round's teacher, and all teach the students that the run started with. The
         gain that promotes is measured on the present ones.
         """
-        shop = self.shop
-        if not self.validation or ("validation", round) in shop.history.lines:
+        context = self.context
+        if not self.validation or ("validation", round) in context.history.lines:
             return
-        asked = shop.rewards.students
+        asked = context.rewards.students
         rl = self.config.rl
-        groups = shop.sample(
+        groups = context.sample(
             f"validation-{round:04d}", round, self.validation, rl.evaluation_lessons, "validation", evaluate=True
         )
         lessons = taught(groups, rl.rewrites_per_lesson)
-        found = shop.examine(self.validation, lessons, "validation", "reward")
+        found = context.examine(self.validation, lessons, "validation", "reward")
         figures = evaluation_figures(found) | share_figures(groups) | {"documents": len(self.validation)}
         bases = round_bases(self.config, None)
         if bases != starting_bases(self.config):
-            present = shop.examine(self.validation, lessons, "validation", "reward", bases)
+            present = context.examine(self.validation, lessons, "validation", "reward", bases)
             figures |= estimate_figures("gain_of_promoted", present.gain)
-        shop.log_rewrites(groups, arm="validation", round=round)
-        shop.log("validation", round, figures, asked=asked)
+        context.log_rewrites(groups, arm="validation", round=round)
+        context.log("validation", round, figures, asked=asked)
         self.progress(f"{arm_line(f'validation round {round}', found, groups)} · {best_words(self.best)}")
 
     def promote(self, round: int) -> None:
         """Makes students taught with the round's accepted lessons the base of the next rounds, where the validation
         gain says so."""
-        threshold, accepted, lines = self.config.rl.promotion_threshold, self._accepted(round), self.shop.history.lines
+        threshold, accepted, lines = (
+            self.config.rl.promotion_threshold,
+            self._accepted(round),
+            self.context.history.lines,
+        )
         if threshold is None or ("promotion", round) in lines or not accepted.is_file():
             return
         validated = lines["validation", round]
@@ -272,27 +276,27 @@ class TeacherLoop:
         if gain is None or not gain > threshold:
             return
         [lessons] = read_rewrites(accepted)
-        self.shop.rewards.pools = self.shop.students.use(round_bases(self.config, None))
-        figures = promote(self.config, round, lessons, self.shop.students, self.shop.rewards)
+        self.context.rewards.pools = self.context.students.use(round_bases(self.config, None))
+        figures = promote(self.config, round, lessons, self.context.students, self.context.rewards)
         figures |= {"threshold": threshold, "validation_gain": gain}
-        self.shop.log("promotion", round, figures)
+        self.context.log("promotion", round, figures)
         self.progress(promotion_line(round, figures))
 
     def evaluate(self, arm: str, round: int) -> None:
         """Measures one arm on the held-out documents: `raw` text, the `untrained` teacher, or the `trained` one of
         `round`."""
-        shop, rl, groups = self.shop, self.config.rl, []
+        context, rl, groups = self.context, self.config.rl, []
         lessons = [{document.id: [document.text] for document in self.heldout}] * rl.evaluation_lessons
         if arm != "raw":
             # The same random numbers sample the untrained and the trained teacher.
-            groups = shop.sample(f"heldout-{arm}", round, self.heldout, rl.evaluation_lessons, 0, evaluate=True)
+            groups = context.sample(f"heldout-{arm}", round, self.heldout, rl.evaluation_lessons, 0, evaluate=True)
             lessons = taught(groups, rl.rewrites_per_lesson)
-        asked = shop.rewards.students
-        found = self.arms[arm] = shop.examine(self.heldout, lessons, "heldout", "heldout")
-        counts = {"documents": len(self.heldout), "students": shop.rewards.students - asked}
+        asked = context.rewards.students
+        found = self.arms[arm] = context.examine(self.heldout, lessons, "heldout", "heldout")
+        counts = {"documents": len(self.heldout), "students": context.rewards.students - asked}
         figures = evaluation_figures(found) | share_figures(groups) | counts
-        shop.tracker.log("heldout", round, figures, arm=arm)
-        shop.log_rewrites(groups, arm=arm, round=round)
+        context.tracker.log("heldout", round, figures, arm=arm)
+        context.log_rewrites(groups, arm=arm, round=round)
         self.progress(arm_line(f"held-out {arm}", found, groups))
 
     def compare(self) -> None:
@@ -300,14 +304,14 @@ class TeacherLoop:
         figures: dict[str, Any] = {}
         for name, found in differences(self.arms).items():
             figures |= estimate_figures(name, found)
-        self.shop.tracker.log("difference", self.best, figures)
+        self.context.tracker.log("difference", self.best, figures)
 
     def _score(
         self, round: int, step: int, batches: Iterable[list[list[Rewrite]]]
     ) -> tuple[list[list[Rewrite]], list[list[Reward]]]:
         """All groups of the batches, as they came, and their rewards."""
-        shop, before, asked = self.shop, self.shop.clock.seconds("students"), self.shop.rewards.students
-        trained = shop.rewards.trained
+        context, before, asked = self.context, self.context.clock.seconds("students"), self.context.rewards.students
+        trained = context.rewards.trained
         groups: list[list[Rewrite]] = []
 
         def kept() -> Iterator[list[list[Rewrite]]]:
@@ -315,16 +319,16 @@ class TeacherLoop:
                 groups.extend(batch)
                 yield batch
 
-        rewards = shop.rewards.score_batches(kept())
-        seconds = shop.clock.seconds("students") - before
+        rewards = context.rewards.score_batches(kept())
+        seconds = context.clock.seconds("students") - before
         metrics = step_metrics(groups, rewards, self.config)
         if self.config.reward.repeats == 1 and (step - 1) % self.steps_per_round == 0:
-            metrics |= {"reward/reliability": shop.rewards.probe(groups).reliability}
+            metrics |= {"reward/reliability": context.rewards.probe(groups).reliability}
         # Of those trained now: a resumed step finds its students in the cache, in no time.
-        metrics |= {"students_per_second": (shop.rewards.trained - trained) / max(seconds, 1e-9), "seconds": seconds}
-        shop.log_rewrites(groups, rewards, arm="train", round=round, step=step)
-        metrics = shop.log("step", round, metrics, asked=asked, step=step)
-        first = shop.history.first_step
+        metrics |= {"students_per_second": (context.rewards.trained - trained) / max(seconds, 1e-9), "seconds": seconds}
+        context.log_rewrites(groups, rewards, arm="train", round=round, step=step)
+        metrics = context.log("step", round, metrics, asked=asked, step=step)
+        first = context.history.first_step
         alarm = diversity_alarm(metrics, first, self.config) if first else None
         self._steps_done += 1
         steps, rounds = self.steps_per_round, self.config.rl.rounds
@@ -340,4 +344,4 @@ class TeacherLoop:
 
     def _accepted(self, round: int) -> Path:
         """Where the lessons are kept that a round learnt from, for the students that may be promoted."""
-        return self.shop.journal.dir / "samples" / f"accepted-{round:04d}.json"
+        return self.context.journal.dir / "samples" / f"accepted-{round:04d}.json"

@@ -59,7 +59,7 @@ PLACES = {
     "cached": (train.Journal, "sync"), "lines": (train.Tracker, "log"), "scoring": (train.TeacherLoop, "_score"),
     "rest_em": (rest_em, "update"), "grpo": (grpo, "_settings"), "dpo": (dpo, "update"), "saving": (torch, "save"),
     "rename": (os, "rename"), "evaluate": (RewardModel, "evaluate"), "keep": (students, "_keep"),
-    "merge": (students, "merge"), "kept": (OutcomeCache, "put_many"), "log": (train.Workshop, "log"),
+    "merge": (students, "merge"), "kept": (OutcomeCache, "put_many"), "log": (train.RunContext, "log"),
 }
 for attempt in sys.argv[2:]:
     path, place = attempt.split()
