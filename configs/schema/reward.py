@@ -45,3 +45,16 @@ class Reward(Section):
     """Penalty for the share of a rewrite's word 4-grams that other rewrites of its set hold too: pays for diversity."""
     rejected: float = Field(default=-1.0, le=0)
     """Reward of a rewrite that a gate refused or whose student failed, added to the worst of its group."""
+
+    @property
+    def documents_together(self) -> int:
+        """Documents that share a student."""
+        return 1 if self.credit == "document" else self.documents_per_student
+
+    def credit_size(self, rewrites_per_lesson: int) -> int:
+        """Rewrites of a lesson that earn one credit together: all of them, or each its own under `marginal` credit."""
+        return 1 if self.set_credit == "marginal" else rewrites_per_lesson
+
+    def students_per_lesson(self, rewrites_per_lesson: int) -> int:
+        """Students that teach a lesson once: one, and under `marginal` credit one more without each rewrite of it."""
+        return 1 + (rewrites_per_lesson if self.set_credit == "marginal" else 0)

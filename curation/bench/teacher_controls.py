@@ -21,7 +21,7 @@ from teacher.gates.checks import build_gates, check
 from teacher.gates.text import words
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.exams import document_questions
-from teacher.reward.gain import RewardModel
+from teacher.reward.gain import GainReward
 from teacher.reward.student_runs import chunked
 from teacher.run.journal import Journal
 from teacher.sampling import sample_rewrites
@@ -181,7 +181,7 @@ def old_knowledge(
     }
 
 
-def _reward_model(config: Config, documents: Sequence[Document], journal: Journal) -> RewardModel:
+def _reward_model(config: Config, documents: Sequence[Document], journal: Journal) -> GainReward:
     names = config.student.names
     pools = {name: make_pool(config.student.model_copy(update={"model": name}), sharing=len(names)) for name in names}
-    return RewardModel(config, pools, document_questions(config), documents, journal)
+    return GainReward(config, pools, document_questions(config), documents, journal)

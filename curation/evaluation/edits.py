@@ -64,7 +64,7 @@ def run_edits(
 def edit_of(bench: StudentBench) -> dict[str, int]:
     """The edit, from 1 on, that first teaches each document."""
     names = [document.id for document in bench.documents]
-    batches = batches_of(len(names), bench.model.documents_per_student())[: bench.config.evaluation.edits]
+    batches = batches_of(len(names), bench.config.reward.documents_together)[: bench.config.evaluation.edits]
     return {names[d]: number for number, batch in enumerate(batches, start=1) for d in batch}
 
 

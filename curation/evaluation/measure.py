@@ -17,7 +17,7 @@ from curation.evaluation.texts import Groups, choose_best, lesson_texts
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Document, Exam, Job, Outcome, Question, StudentPool
 from teacher.reward.assignment import batches_of
-from teacher.reward.gain import RewardModel
+from teacher.reward.gain import GainReward
 from teacher.run.journal import Journal
 
 Row = dict[str, Any]
@@ -64,7 +64,7 @@ class StudentBench:
         self.config, self.label, self.documents = config, label, list(documents)
         self.extra = {key: tuple(questions) for key, questions in extra.items()}
         benchmark = HeldoutQuestions(config.student.prompt_template, config.evaluation.questions == "all")
-        self.model = RewardModel(
+        self.model = GainReward(
             config, {config.student.model: pool}, benchmark, self.documents, journal, on_progress=on_progress
         )
         self.pool = pool
@@ -90,7 +90,7 @@ class StudentBench:
         before are asked in the setting `together` alone."""
         documents = self.documents if documents is None else documents
         texts = lesson_texts(groups, rewrites)
-        together = 1 if setting == "single" else self.model.documents_per_student()
+        together = 1 if setting == "single" else self.config.reward.documents_together
         for number, batch in enumerate(batches_of(len(documents), together)):
             ids = [documents[d].id for d in batch]
             taught = [(name, text) for name in ids for text in texts.get(name, ())]

@@ -27,7 +27,7 @@ from curation.evaluation.records import (
     ScalingPoint,
     StudentResult,
 )
-from curation.evaluation.students import Measurements, documents_per_student
+from curation.evaluation.students import Measurements
 from curation.evaluation.teachers import Checkpoints
 from curation.evaluation.texts import Groups, lesson_texts
 from teacher.gates.text import overlap_shares
@@ -132,7 +132,7 @@ def lesson_table(
 def notes(config: Config, arms: Sequence[ArmLine], documents: Sequence[Document]) -> list[str]:
     """What a reader must know of how it was measured."""
     settings, student = config.evaluation, config.student
-    clusters = math.ceil(len(documents) / documents_per_student(config))
+    clusters = math.ceil(len(documents) / config.reward.documents_together)
     asked = "all their questions, none of which was rewarded" if settings.questions == "all" else "held-out questions"
     found = [
         f"{len(documents)} documents that no teacher was trained on, asked {asked}; every arm but `none` and"

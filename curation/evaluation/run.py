@@ -27,7 +27,6 @@ from curation.evaluation.records import EvaluationResult
 from curation.evaluation.students import (
     Measurements,
     Work,
-    documents_per_student,
     measure_student,
     repeated_arm,
 )
@@ -42,7 +41,7 @@ from student.pools import make_pool
 from student.records import Question
 from teacher.reward.assignment import batches_of
 from teacher.reward.student_models import MakePool, labels
-from teacher.run.ownership import claim_config
+from teacher.run.ownership import acquire_config
 from teacher.training.data import check_documents
 
 
@@ -62,7 +61,7 @@ def run_evaluate(config: Config) -> EvaluationResult:
     students = {label: name for name, label in labels(list(config.evaluation.students)).items()}
     _check(config, arms, documents, students)
     extra = _extra(config)
-    claim_config(given)
+    acquire_config(given)
     pools = partial(make_pool, sharing=min(config.evaluation.workers, len(students)))
     checkpoints = trained_teachers(given, arms, students, train, pools)
     found = _measure(config, arms, documents, extra, students, checkpoints, pools)
@@ -72,7 +71,7 @@ def run_evaluate(config: Config) -> EvaluationResult:
     if set(made) != set(students):
         failed = next(label for label in students if label not in made)
         raise RunError(f"no student of {failed} gave an outcome: see student.learning_rate and student.max_text_tokens")
-    per_student = documents_per_student(config)
+    per_student = config.reward.documents_together
     assert config.student.steps is not None and config.student.tokens_per_step is not None
     result = EvaluationResult(
         documents=len(documents),
@@ -155,7 +154,7 @@ def _check(config: Config, arms: Sequence[ArmLine], documents: Sequence[Document
         check_model("evaluation.students", model)
     if any(arm.samples or arm.kind == "best-of" for arm in arms):
         check_model("teacher.model", config.teacher.model)
-    batches = len(batches_of(len(documents), documents_per_student(config)))
+    batches = len(batches_of(len(documents), config.reward.documents_together))
     if settings.edits > batches:
         raise UserError(f"evaluation.edits={settings.edits}, but {len(documents)} documents are {batches} batches")
     if any(arm.kind == "best-of" for arm in arms):

@@ -119,7 +119,7 @@ def _single(work: Work, texts: Mapping[str, Groups], journal: Journal, counted: 
     """One document a student, at a document's share of the tokens."""
     config = work.config
     assert config.student.tokens_per_step is not None
-    share = max(8, config.student.tokens_per_step // documents_per_student(config))
+    share = max(8, config.student.tokens_per_step // config.reward.documents_together)
     student = config.student.model_copy(update={"tokens_per_step": share})
     config = config.model_copy(update={"student": student})
     pool = work.make_pool(student)
@@ -134,11 +134,6 @@ def _single(work: Work, texts: Mapping[str, Groups], journal: Journal, counted: 
     ]
     counted.expect(len(planned))
     return bench.run(planned), bench.model.students
-
-
-def documents_per_student(config: Config) -> int:
-    """Documents that share a student, in all settings but `single`."""
-    return 1 if config.reward.credit == "document" else config.reward.documents_per_student
 
 
 class _Count:

@@ -62,13 +62,13 @@ def count_students(config: Config, train: int, heldout: int) -> StudentRunCounts
     Raises UserError where `rl.validation_documents` leaves none to train on.
     """
     reward, rl = config.reward, config.rl
-    together = 1 if reward.credit == "document" else reward.documents_per_student
+    together = reward.documents_together
     validation = -(-rl.validation_documents // together) * together
     if validation >= train:
         raise UserError(f"rl.validation_documents sets {validation} of {train} documents apart: none is left")
     documents = min(rl.documents_per_round, train - validation)
     steps = step_sizes(config, documents) if rl.algorithm == "grpo" else [documents]
-    members = 1 + (rl.rewrites_per_lesson if reward.set_credit == "marginal" else 0)
+    members = reward.students_per_lesson(rl.rewrites_per_lesson)
 
     def batches(count: int) -> int:
         return -(-count // together)
@@ -124,7 +124,7 @@ def student_cost(
     """Of a student of the base `name`. Timed on this machine where its weights are here: raw documents are the lessons,
     one and three optimiser steps tell what a step and what all else costs."""
     settings, notes = config.student, list[str]()
-    together = 1 if config.reward.credit == "document" else config.reward.documents_per_student
+    together = config.reward.documents_together
     texts = config.rl.rewrites_per_lesson + settings.with_document
     by_lines = settings.split_lines and settings.steps is None
     steps = None if by_lines else planned_steps(settings, together, texts)

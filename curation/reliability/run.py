@@ -31,7 +31,7 @@ from student.records import StudentPool
 from student.statistics.intervals import bootstrap_interval
 from student.statistics.reliability import reliability
 from teacher.reward.exams import document_questions
-from teacher.reward.gain import RewardModel
+from teacher.reward.gain import GainReward
 from teacher.run.journal import Journal
 
 ADAPTIVE_BUDGETS = (2, 3, 4)
@@ -74,7 +74,7 @@ def run_reliability(
     output = output or config.run.dir / "reliability.json"
     reports: list[CreditReport] = []
     with Journal(config.run.dir / "reliability") as journal, StudentProgress("measuring", 0) as progress:
-        model = RewardModel(
+        model = GainReward(
             config,
             {config.student.model: pool},
             document_questions(config),

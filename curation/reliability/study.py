@@ -22,7 +22,7 @@ from student.records import Exam, Job, Lesson
 from student.statistics.adaptive import Seat
 from teacher.gates.checks import build_gates
 from teacher.reward.exams import narrow
-from teacher.reward.gain import RewardModel
+from teacher.reward.gain import GainReward
 from teacher.reward.student_runs import chunked, planned_steps
 from teacher.sampling import sample_rewrites
 from teacher.writers.local import load_teacher
@@ -93,7 +93,7 @@ def read_groups(config: Config, source: str | None, documents: int, rewrites: in
 class Trial:
     """Trains the students of some groups; every student is trained once, by the cache of the reward model."""
 
-    def __init__(self, model: RewardModel, groups: Sequence[Group], documents_per_student: int):
+    def __init__(self, model: GainReward, groups: Sequence[Group], documents_per_student: int):
         self.model, self.groups = model, list(groups)
         (self.pool,) = model.pools.values()
         self.batches: list[list[int]] = list(chunked(list(range(len(groups))), documents_per_student))

@@ -56,9 +56,7 @@ class Training(NamedTuple):
         return f"{mark}: 95% intervals over {self.drawn(documents)}."
 
     def _batches(self, documents: int) -> int:
-        reward = self.config.reward
-        together = 1 if reward.credit == "document" else reward.documents_per_student
-        return len(batches_of(documents, together))
+        return len(batches_of(documents, self.config.reward.documents_together))
 
 
 def read_training(run_dir: Path, label: str = "") -> Training | None:

@@ -40,7 +40,7 @@ class Unit:
 
 def unit_size(config: Config) -> int:
     """Rewrites that have one credit together."""
-    return 1 if config.reward.set_credit == "marginal" else config.rl.rewrites_per_lesson
+    return config.reward.credit_size(config.rl.rewrites_per_lesson)
 
 
 def kept_units(config: Config) -> int:

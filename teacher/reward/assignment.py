@@ -11,7 +11,7 @@ RewriteSet = Sequence[Rewrite]
 """A document's set of rewrites, taught together."""
 
 
-class Seat(NamedTuple):
+class TaughtLesson(NamedTuple):
     """A place in a student: what it is taught about one document."""
 
     document: int
@@ -21,10 +21,10 @@ class Seat(NamedTuple):
     """Member of the lesson that is left out, to learn what it adds."""
 
 
-class Student(NamedTuple):
+class PlannedStudent(NamedTuple):
     """One student run that is asked for."""
 
-    seats: tuple[Seat, ...]
+    lessons: tuple[TaughtLesson, ...]
     """One a document of the batch, in the batch's order."""
     batch: int
     """Documents of a batch share their students, in every repeat."""
@@ -38,7 +38,7 @@ def lessons_of(group: Sequence[Rewrite], size: int) -> list[RewriteSet]:
     return [group[start : start + size] for start in range(0, len(group), size)]
 
 
-def way_of(lesson: RewriteSet) -> str:
+def strategy_of(lesson: RewriteSet) -> str:
     """The strategy of most of a lesson's rewrites that passed the gates; of none, where none passed."""
     counts = Counter(rewrite.strategy for rewrite in lesson if rewrite.rejected is None)
     return max(sorted(counts), key=counts.__getitem__, default="")
@@ -49,30 +49,38 @@ def batches_of(documents: int, size: int) -> list[range]:
     return [range(start, min(start + size, documents)) for start in range(0, documents, size)]
 
 
-def deal(
-    documents: int, lessons: int, size: int, repeat: int, seed: int, *, ways: Sequence[Sequence[str]] | None = None
-) -> Iterator[Student]:
+def assign(
+    documents: int,
+    lessons: int,
+    size: int,
+    repeat: int,
+    seed: int,
+    *,
+    strategies: Sequence[Sequence[str]] | None = None,
+) -> Iterator[PlannedStudent]:
     """The students of one repeat: each lesson of each document sits in exactly one.
 
     In repeat 0 the j-th student learns the j-th lesson of every document of its batch. In later ones each document's
     lessons are shuffled by themselves, so that a lesson meets other company and its neighbours' luck averages out. With
-    `ways` (D x G), how each lesson was written, students learn lessons of one way as far as there are enough of them:
-    what shows of the whole student alone is then that way's doing.
+    `strategies` (D x G), the strategy of each lesson, a student learns lessons of one strategy as far as there are
+    enough of them: what only the whole student shows is then the effect of that strategy.
     """
     for number, batch in enumerate(batches_of(documents, size)):
         orders = []
         for d in batch:
             order = list(range(lessons))
-            if repeat or ways is not None:
+            if repeat or strategies is not None:
                 random.Random(f"{seed} {repeat} {d}").shuffle(order)
-            if ways is not None:
-                order.sort(key=ways[d].__getitem__)
+            if strategies is not None:
+                order.sort(key=strategies[d].__getitem__)
             orders.append(order)
         for slot in range(lessons):
-            yield Student(tuple(Seat(d, order[slot]) for d, order in zip(batch, orders, strict=True)), number, repeat)
+            yield PlannedStudent(
+                tuple(TaughtLesson(d, order[slot]) for d, order in zip(batch, orders, strict=True)), number, repeat
+            )
 
 
-def without_each(student: Student, lesson_size: int) -> Iterator[Student]:
+def without_each(student: PlannedStudent, lesson_size: int) -> Iterator[PlannedStudent]:
     """The student again, once without the i-th rewrite of every lesson for each i."""
     for i in range(lesson_size):
-        yield student._replace(seats=tuple(seat._replace(without=i) for seat in student.seats))
+        yield student._replace(lessons=tuple(seat._replace(without=i) for seat in student.lessons))

@@ -7,7 +7,7 @@ steps. Every rewrite of a lesson earns the lesson's gain, or under `marginal` cr
 difference reward (Wolpert and Tumer 2002), of the same expected policy gradient with less noise.
 
 Penalties are subtracted from that, in rewards and in evaluations alike. What a student forgot is charged to each of its
-lessons at face value; with `reward.pool_strategies` each is charged with its own part, see `teacher.reward.beliefs`.
+lessons at face value; with `reward.pool_strategies` each is charged with its own part, see `teacher.reward.pooling`.
 """
 
 import statistics
@@ -20,17 +20,26 @@ from student.statistics.adaptive import believed_gains, next_seats
 from student.statistics.reliability import Reliability, reliability
 from teacher.gates.text import overlap_shares
 from teacher.records import Reward, Rewrite
-from teacher.reward.assignment import RewriteSet, Seat, Student, batches_of, deal, lessons_of, way_of, without_each
-from teacher.reward.beliefs import PooledBeliefs, Runs, runs_of_usable
+from teacher.reward.assignment import (
+    PlannedStudent,
+    RewriteSet,
+    TaughtLesson,
+    assign,
+    batches_of,
+    lessons_of,
+    strategy_of,
+    without_each,
+)
 from teacher.reward.evaluation import Evaluation, mean_penalties
 from teacher.reward.exams import asked_about, forgotten, narrow
+from teacher.reward.pooling import LessonResults, PooledBeliefs, runs_of_usable
 from teacher.reward.student_runs import StudentRuns
 
 PROBE_DOCUMENTS = 8
 """Documents of a step that are taught twice to know the reward's reliability, or a whole batch where it is larger."""
 
 
-class RewardModel(StudentRuns):
+class GainReward(StudentRuns):
     """Turns rewrites into rewards through the student pools, each student trained once and cached in the journal."""
 
     def score(self, groups: Sequence[Sequence[Rewrite]]) -> list[list[Reward]]:
@@ -47,21 +56,23 @@ class RewardModel(StudentRuns):
         """
         reward = self.config.reward
         table: list[list[Sequence[Rewrite]]] = []
-        runs: dict[Seat, Runs] = defaultdict(Runs)
+        runs: dict[TaughtLesson, LessonResults] = defaultdict(LessonResults)
         uniform = 1 if reward.adaptive else reward.repeats
         asked = 0
         for groups in batches:
             first = len(table)
-            assert first % self.documents_per_student() == 0, "a batch ended among documents that share students"
+            assert first % self.config.reward.documents_together == 0, (
+                "a batch ended among documents that share students"
+            )
             table += self._lessons(groups)
             every = [student for repeat in range(uniform) for student in self._students(table, repeat)]
-            students = [student for student in every if student.seats[0].document >= first]
+            students = [student for student in every if student.lessons[0].document >= first]
             self._run(students, table, runs, asked)
             asked += len(students)
         believed = self._repeat_adaptively(table, runs) if reward.adaptive else {}
-        lost: dict[Seat, float] = {}
+        lost: dict[TaughtLesson, float] = {}
         if reward.pool_strategies:
-            pooled = PooledBeliefs(table, runs, self.documents_per_student())
+            pooled = PooledBeliefs(table, runs, self.config.reward.documents_together)
             believed = pooled.of_students("gains") if reward.credit == "shard" else pooled.of_lessons()
             lost = pooled.of_students("forgotten")
         return [
@@ -69,7 +80,7 @@ class RewardModel(StudentRuns):
                 [
                     earned
                     for g, lesson in enumerate(lessons)
-                    for earned in self._rewards(lesson, Seat(d, g), runs, believed, lost)
+                    for earned in self._rewards(lesson, TaughtLesson(d, g), runs, believed, lost)
                 ],
                 reward.rejected,
             )
@@ -81,19 +92,19 @@ class RewardModel(StudentRuns):
         bootstrap draws batches of documents that share students."""
         table = self._lessons(groups)
         gains: list[list[list[float | None]]] = [[] for _ in table]
-        runs: dict[Seat, Runs] = defaultdict(Runs)
+        runs: dict[TaughtLesson, LessonResults] = defaultdict(LessonResults)
         self._run([student for repeat in range(repeats) for student in self._students(table, repeat)], table, runs)
         for d, lessons in enumerate(table):
             for g, lesson in enumerate(lessons):
                 members = range(len(lesson)) if self.config.reward.set_credit == "marginal" else [None]
-                gains[d] += [list(self._unit_gains(Seat(d, g), i, runs)) for i in members]
-        size = self.documents_per_student()
+                gains[d] += [list(self._unit_gains(TaughtLesson(d, g), i, runs)) for i in members]
+        size = self.config.reward.documents_together
         clusters = [number for number, batch in enumerate(batches_of(len(table), size)) for _ in batch]
         return reliability(gains, clusters=clusters, common_seeds=True)
 
     def probe(self, groups: Sequence[Sequence[Rewrite]]) -> Reliability:
         """Reliability of one run, from lessons of `score`'s first documents that are taught once more."""
-        return self.reliability_of(groups[: max(PROBE_DOCUMENTS, self.documents_per_student())], repeats=2)
+        return self.reliability_of(groups[: max(PROBE_DOCUMENTS, self.config.reward.documents_together)], repeats=2)
 
     def evaluate(
         self,
@@ -110,7 +121,7 @@ class RewardModel(StudentRuns):
         """
         jobs, texts_of_jobs = [], []
         batches: dict[str, int] = {}
-        for number, batch in enumerate(batches_of(len(documents), self.documents_per_student())):
+        for number, batch in enumerate(batches_of(len(documents), self.config.reward.documents_together)):
             ids = [documents[d].id for d in batch]
             batches |= dict.fromkeys(ids, number)
             for texts_by_document, seed in zip(lessons, seeds, strict=True):
@@ -154,26 +165,30 @@ class RewardModel(StudentRuns):
         assert len({len(group) for group in groups}) <= 1, "groups are of one size"
         return [lessons_of(group, self.config.rl.rewrites_per_lesson) for group in groups]
 
-    def _students(self, table: list, repeat: int) -> Iterator[Student]:
+    def _students(self, table: list, repeat: int) -> Iterator[PlannedStudent]:
         """The students of one repeat, each followed by those without a member under `marginal` credit."""
         reward, seed = self.config.reward, stable_seed(self.config.run.seed, "deal")
         marginal = reward.set_credit == "marginal"
         # Of students that all learn the same mix of strategies, what whole students show could not be traced; and what
         # it is in other mixes does not tell what a teacher brings about that writes nothing else.
         traced = reward.pool_strategies and (reward.retention_weight > 0 or reward.credit == "shard")
-        ways = [[way_of(lesson) for lesson in lessons] for lessons in table] if traced else None
-        for student in deal(len(table), len(table[0]), self.documents_per_student(), repeat, seed, ways=ways):
+        strategies = [[strategy_of(lesson) for lesson in lessons] for lessons in table] if traced else None
+        for student in assign(
+            len(table), len(table[0]), self.config.reward.documents_together, repeat, seed, strategies=strategies
+        ):
             yield student
             if marginal:
                 yield from without_each(student, self.config.rl.rewrites_per_lesson)
 
-    def _run(self, students: Sequence[Student], table: list, runs: dict[Seat, Runs], first: int = 0) -> None:
+    def _run(
+        self, students: Sequence[PlannedStudent], table: list, runs: dict[TaughtLesson, LessonResults], first: int = 0
+    ) -> None:
         """Trains `students` (those that have anything to learn) and notes what each lesson's document gained. They are
         numbered from `first` on."""
         jobs = [self._job_of(student, table) for student in students]
         asked = [(student, job) for student, job in zip(students, jobs, strict=True) if job.lesson.texts]
         for student, job in zip(students, jobs, strict=True):
-            for seat in student.seats if not job.lesson.texts else ():
+            for seat in student.lessons if not job.lesson.texts else ():
                 if seat.without is not None:  # nothing is left to learn, and nothing gained
                     runs[seat].note(0.0, 0.0, None, student.repeat, -1)
         by_pool = self.examine_all([job for _, job in asked]).values()
@@ -181,7 +196,7 @@ class RewardModel(StudentRuns):
             ran = [outcome for outcome in outcomes if outcome.gain is not None]
             if len(ran) < len(outcomes):  # a lesson is judged by all students or by none
                 continue
-            for seat in student.seats:
+            for seat in student.lessons:
                 if all(rewrite.rejected is not None for rewrite in table[seat.document][seat.lesson]):
                     continue
                 own = [narrow(job, outcome, table[seat.document][seat.lesson][0].document_id) for outcome in ran]
@@ -194,21 +209,21 @@ class RewardModel(StudentRuns):
         """One figure from those of several students."""
         return min(values) if self.config.reward.across_students == "worst" else statistics.fmean(values)
 
-    def _repeat_adaptively(self, table: list, runs: dict[Seat, Runs]) -> dict[Seat, float]:
+    def _repeat_adaptively(self, table: list, runs: dict[TaughtLesson, LessonResults]) -> dict[TaughtLesson, float]:
         """Spends the students of all repeats but the first where they tell most, and returns what is then believed of
         each lesson's gain: runs are unequal in number, so that their plain means would not compare."""
         usable = [
             [g for g, lesson in enumerate(lessons) if any(w.rejected is None for w in lesson)] for lessons in table
         ]
         sizes, students = [len(lessons) for lessons in usable], len(table[0])
-        together = self.documents_per_student()
+        together = self.config.reward.documents_together
         for repeat in range(1, self.config.reward.repeats):
             seed = stable_seed(self.config.run.seed, "adaptive", repeat)
             seats = next_seats(runs_of_usable(usable, runs), sizes, students, seed=seed)
             asked = [
-                Student(
+                PlannedStudent(
                     # A document of which all was refused keeps a place that teaches nothing.
-                    tuple(Seat(d, usable[d][seats[d][k]] if seats[d] else 0) for d in batch),
+                    tuple(TaughtLesson(d, usable[d][seats[d][k]] if seats[d] else 0) for d in batch),
                     number,
                     # A student of its own for each run of one text: with company, that differs anyhow.
                     repeat if len(batch) > 1 else repeat * students + k,
@@ -219,14 +234,14 @@ class RewardModel(StudentRuns):
             self._run(list(dict.fromkeys(asked)), table, runs)  # equal seats are one student, not two
         gains = believed_gains(runs_of_usable(usable, runs), sizes)
         return {
-            Seat(d, g): float(gains[d][i]) for d, lessons in enumerate(usable) for i, g in enumerate(lessons)
+            TaughtLesson(d, g): float(gains[d][i]) for d, lessons in enumerate(usable) for i, g in enumerate(lessons)
         }  # fmt: skip
 
-    def _job_of(self, student: Student, table: list) -> Job:
-        documents = [table[seat.document][seat.lesson][0].document_id for seat in student.seats]
+    def _job_of(self, student: PlannedStudent, table: list) -> Job:
+        documents = [table[seat.document][seat.lesson][0].document_id for seat in student.lessons]
         taught = [
             (rewrite.document_id, rewrite.text)
-            for seat in student.seats
+            for seat in student.lessons
             for i, rewrite in enumerate(table[seat.document][seat.lesson])
             if rewrite.rejected is None and i != seat.without
         ]
@@ -236,10 +251,10 @@ class RewardModel(StudentRuns):
     def _rewards(
         self,
         lesson: RewriteSet,
-        seat: Seat,
-        runs: dict[Seat, Runs],
-        believed: Mapping[Seat, float],
-        lost: Mapping[Seat, float],
+        seat: TaughtLesson,
+        runs: dict[TaughtLesson, LessonResults],
+        believed: Mapping[TaughtLesson, float],
+        lost: Mapping[TaughtLesson, float],
     ) -> list[Reward | None]:
         """Of a lesson's rewrites; None for one that was rejected, and for all where its students failed."""
         whole = runs.get(seat)
@@ -268,13 +283,15 @@ class RewardModel(StudentRuns):
         return rewards
 
     @staticmethod
-    def _unit_gains(seat: Seat, member: int | None, runs: Mapping[Seat, Runs]) -> tuple[float, ...]:
+    def _unit_gains(
+        seat: TaughtLesson, member: int | None, runs: Mapping[TaughtLesson, LessonResults]
+    ) -> tuple[float, ...]:
         """What a lesson gained in each of its runs; or what it gained through `member`, where the student without it
         ran too: both have one seed."""
         whole = runs.get(seat)
         if whole is None or member is None:
             return tuple(whole.gains) if whole else ()
-        without = runs.get(seat._replace(without=member), Runs())
+        without = runs.get(seat._replace(without=member), LessonResults())
         alone = {repeat: gain for (repeat, _), gain in zip(without.students, without.gains, strict=True)}
         with_it = zip(whole.students, whole.gains, strict=True)
         return tuple(gain - alone[repeat] for (repeat, _), gain in with_it if repeat in alone)

@@ -21,7 +21,7 @@ from configs.seeds import stable_seed
 from student.engine.models import load_model
 from student.records import Job, Outcome, StudentPool
 from teacher.records import Rewrite
-from teacher.reward.gain import RewardModel
+from teacher.reward.gain import GainReward
 from teacher.run.checkpoints import save_folder
 
 TEACHER = "teacher"
@@ -136,7 +136,7 @@ def latest_promotion(run_dir: Path) -> Path | None:
 
 
 def promote(
-    config: Config, round: int, lessons: Sequence[Rewrite], students: Students, rewards: RewardModel
+    config: Config, round: int, lessons: Sequence[Rewrite], students: Students, rewards: GainReward
 ) -> dict[str, Any]:
     """Trains one student of each present base on all `lessons` and saves it as a whole model under
     `run.dir/student/promoted-NNNN`: the bases of the next rounds.
@@ -185,10 +185,10 @@ def _keep(config: Config, pool: StudentPool, base: str, job: Job, folder: Path) 
     return outcome
 
 
-def _promotion_job(config: Config, round: int, lessons: Sequence[Rewrite], rewards: RewardModel) -> Job:
+def _promotion_job(config: Config, round: int, lessons: Sequence[Rewrite], rewards: GainReward) -> Job:
     """One student on everything: as many steps a document as the rewarded students had, and their exam."""
     names = list(dict.fromkeys(rewrite.document_id for rewrite in lessons))
-    together = min(rewards.documents_per_student(), len(names))
+    together = min(config.reward.documents_together, len(names))
     seed = stable_seed(config.run.seed, "promotion", round)
     steps = rewards.job(names[:together], [], seed, "reward").lesson.steps
     job = rewards.job(names, [(rewrite.document_id, rewrite.text) for rewrite in lessons], seed, "reward")

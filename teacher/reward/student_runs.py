@@ -106,9 +106,6 @@ class StudentRuns:
             self._exams[key] = Exam(questions=questions)
         return self._exams[key]
 
-    def documents_per_student(self) -> int:
-        return 1 if self.config.reward.credit == "document" else self.config.reward.documents_per_student
-
     def job(self, documents: list[str], taught: list[tuple[str, str]], seed: int, split: Split) -> Job:
         settings = self.config.student
         exams = [self.exam(self.documents[name], split) for name in documents]

@@ -9,14 +9,14 @@ FREE_KEYS = ("run.dir:", "curation.", "evaluation.", "tracking.", "reward.minimu
 """What may differ when a run is resumed: it changes nothing that the teacher learns."""
 
 
-def claim_run(config: Config, data: str) -> None:
+def acquire_run(config: Config, data: str) -> None:
     """Writes config.yaml and the data's hash into the run directory, or checks that the run is this config's, on this
     data. Raises UserError.
 
     A run that has done nothing yet is anyone's: a model that is not there is told when it is loaded, after this.
     """
     named = config.run.dir / "journal" / "data"
-    if named.is_file() and not _begun(config):
+    if named.is_file() and not _has_begun(config):
         save_config(config, config.run.dir / "config.yaml")
         write_whole(named, data + "\n")
         return
@@ -25,18 +25,18 @@ def claim_run(config: Config, data: str) -> None:
             f"{config.run.dir} is a run on other contents: the documents, their questions, a strategy file, the"
             " retention texts or a benchmark file has changed since"
         )
-    claim_config(config)
+    acquire_config(config)
     write_whole(named, data + "\n")
 
 
-def _begun(config: Config) -> bool:
+def _has_begun(config: Config) -> bool:
     """Whether anything was measured or sampled in the run directory."""
     journal = config.run.dir / "journal"
     metrics = journal / "metrics.jsonl"
     return (metrics.is_file() and metrics.stat().st_size > 0) or any((journal / "samples").glob("*"))
 
 
-def claim_config(config: Config) -> None:
+def acquire_config(config: Config) -> None:
     """Writes config.yaml into the run directory, or checks that the one there differs in free keys alone. Raises
     UserError."""
     path = config.run.dir / "config.yaml"

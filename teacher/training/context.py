@@ -14,7 +14,7 @@ from teacher.records import Reward, Rewrite
 from teacher.reward.assignment import lessons_of
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.exams import document_questions, external_questions
-from teacher.reward.gain import RewardModel
+from teacher.reward.gain import GainReward
 from teacher.reward.student_models import Students, starting_bases
 from teacher.run.clock import Clock, ahead
 from teacher.run.history import History
@@ -49,7 +49,7 @@ class RunContext:
         self.history = History(config.run.dir, journal)
         count_tokens = writers.untrained.count_tokens
         benchmark = document_questions(config)
-        self.rewards = RewardModel(
+        self.rewards = GainReward(
             config, students.pools, benchmark, [*documents, *heldout], journal, count_tokens, self._students_line,
             clock,
         )  # fmt: skip

@@ -106,13 +106,16 @@ def sampled_together(config: Config, documents: int) -> list[range]:
     documents that share students, `rl.documents_per_batch` of them, or as even as can be with at least as many students
     as a pool takes at once."""
     reward, rl = config.reward, config.rl
-    together = 1 if reward.credit == "document" else reward.documents_per_student
+    together = reward.documents_together
     shared = len(batches_of(documents, together))
     if rl.documents_per_batch is not None:
         a_batch = math.ceil(rl.documents_per_batch / together)
     else:
-        members = 1 + (rl.rewrites_per_lesson if reward.set_credit == "marginal" else 0)
-        students = rl.group_size * members * (1 if reward.adaptive else reward.repeats)
+        students = (
+            rl.group_size
+            * reward.students_per_lesson(rl.rewrites_per_lesson)
+            * (1 if reward.adaptive else reward.repeats)
+        )
         least = math.ceil(max(LEAST_STUDENTS, at_once(config)) / students)
         a_batch = math.ceil(shared / max(1, shared // least))
     return batches_of(documents, a_batch * together)

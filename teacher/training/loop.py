@@ -27,7 +27,7 @@ from teacher.reward.student_models import MakePool, Students, check_students, pr
 from teacher.run.checkpoints import best_checkpoint, best_round, checkpoint_of, finished_rounds, save_checkpoint
 from teacher.run.clock import Clock
 from teacher.run.journal import Journal
-from teacher.run.ownership import claim_run
+from teacher.run.ownership import acquire_run
 from teacher.run.samples import read_rewrites, write_rewrites
 from teacher.run.tracking import Tracker
 from teacher.sampling import explore_share
@@ -86,7 +86,7 @@ def train_teacher(
         _follow(config, training, ranks)
         raise SystemExit(0)  # the run is another process's: this one has nothing to return
     students = Students(config, make_pool)
-    claim_run(config, data_hash(config, train, heldout))
+    acquire_run(config, data_hash(config, train, heldout))
     started = time.perf_counter()
     with (
         closing(students),

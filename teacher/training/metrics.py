@@ -23,7 +23,7 @@ def step_metrics(groups: Groups, rewards: Rewards, config: Config | None = None)
     """The metrics of D groups of G scored lessons, under the names of metrics.jsonl. `config` says how many rewrites a
     lesson has and whether they share its gain; without it each rewrite is a lesson."""
     size = config.rl.rewrites_per_lesson if config else 1
-    together = 1 if config is None or config.reward.credit == "document" else config.reward.documents_per_student
+    together = config.reward.documents_together if config else 1
     batches = [number for number, batch in enumerate(batches_of(len(rewards), together)) for _ in batch]
     reward = estimate([statistics.fmean(r.value for r in group) for group in rewards], batches)
     scored = [(w, r) for ws, rs in zip(groups, rewards, strict=True) for w, r in zip(ws, rs, strict=True) if r.outcome]

@@ -101,8 +101,8 @@ def _reward(lines: Sequence[Record], config: Config) -> Estimate:
     by_document: dict[str, list[float]] = {}
     for line in lines:
         by_document.setdefault(line["document_id"], []).append(line["reward"])
-    together = 1 if config.reward.credit == "document" else config.reward.documents_per_student
-    batches = [number for number, batch in enumerate(batches_of(len(by_document), together)) for _ in batch]
+    shared = batches_of(len(by_document), config.reward.documents_together)
+    batches = [number for number, batch in enumerate(shared) for _ in batch]
     return estimate([statistics.fmean(values) for values in by_document.values()], batches)
 
 

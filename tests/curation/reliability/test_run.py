@@ -13,7 +13,7 @@ from curation.reliability.study import Trial, read_groups
 from student.pools.inline import InlinePool
 from student.records import Answer, Outcome
 from teacher.reward.exams import document_questions
-from teacher.reward.gain import RewardModel
+from teacher.reward.gain import GainReward
 from teacher.run.journal import Journal
 from tests.student.conftest import build, tokenizer  # noqa: F401
 
@@ -186,7 +186,7 @@ def test_adaptive_repeats_run_live_at_the_same_number_of_runs(many, documents_pe
     pool = Planted(0.8, seed_effect=1.0)
     groups = read_groups(many, None, 60, None)
     with Journal(many.run.dir) as journal:
-        model = RewardModel(many, {"planted": pool}, document_questions(many), [g.document for g in groups], journal)
+        model = GainReward(many, {"planted": pool}, document_questions(many), [g.document for g in groups], journal)
         trial = Trial(model, groups, documents_per_student)
         recorded = [[runs[g] for g in group.rewrites] for group, runs in zip(groups, trial.record(10).own, strict=True)]
         pool.jobs.clear()

@@ -9,7 +9,7 @@ from configs.errors import UserError
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Outcome
 from teacher.records import Rewrite
-from teacher.reward.gain import RewardModel
+from teacher.reward.gain import GainReward
 from teacher.reward.student_runs import planned_steps
 from teacher.run.journal import Journal
 
@@ -29,7 +29,7 @@ def build(make_config, make_documents, tmp_path):
         journals.append(Journal(tmp_path / f"run-{len(journals)}"))
         benchmark = DocumentQuestions(config.student.prompt_template)
         pools = {f"student-{n}": pool for n, pool in enumerate((pool, *others))}
-        return RewardModel(config, pools, benchmark, documents, journals[-1]), documents
+        return GainReward(config, pools, benchmark, documents, journals[-1]), documents
 
     yield make
     for journal in journals:

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from teacher.records import Rewrite
-from teacher.reward.assignment import Seat
-from teacher.reward.beliefs import PooledBeliefs, Runs
-from teacher.reward.pooling import pooled_values
+from teacher.reward.assignment import TaughtLesson
+from teacher.reward.pooling import LessonResults, PooledBeliefs, pooled_values
 
 
 def pooled_gains(gains_DG, shares_DGS, noise):
@@ -96,14 +95,14 @@ def test_what_a_common_seed_does_to_all_lessons_draws_none_of_them_to_the_mean()
         [[Rewrite(document_id=f"d{d}", strategy="copy", text="t", completion="t", prompt="p")] for _ in range(6)]
         for d in range(20)
     ]
-    runs: dict[Seat, Runs] = {}
+    runs: dict[TaughtLesson, LessonResults] = {}
     true = generator.normal(size=(20, 6))
     for d, g in itertools.product(range(20), range(6)):
-        runs[Seat(d, g)] = own = Runs()
+        runs[TaughtLesson(d, g)] = own = LessonResults()
         for repeat, seed in enumerate((2.0, -2.0)):
             own.note(true[d, g] + seed + 0.1 * generator.normal(), 0.0, None, repeat, d)
     believed = PooledBeliefs(table, runs, 1).of_lessons()
-    found = np.array([[believed[Seat(d, g)] for g in range(6)] for d in range(20)])
+    found = np.array([[believed[TaughtLesson(d, g)] for g in range(6)] for d in range(20)])
     found, true = (values - values.mean(1, keepdims=True) for values in (found, true))
     assert np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.99
     assert found.std(1).mean() > 0.9 * true.std(1).mean()

@@ -25,7 +25,7 @@ from teacher.algorithms import dpo, grpo, rest_em
 from teacher.reward import student_models as students
 from teacher.training import loop as train
 from teacher.writers import local as writer
-from teacher.reward.gain import RewardModel
+from teacher.reward.gain import GainReward
 from teacher.run.journal import OutcomeCache, outcome_key
 
 def kill_at(owner, name, count):
@@ -58,7 +58,7 @@ PLACES = {
     "sampling": (writer.TransformersWriter, "_generate"), "students": (Noting, "examine"),
     "cached": (train.Journal, "sync"), "lines": (train.Tracker, "log"), "scoring": (train.TeacherLoop, "_score"),
     "rest_em": (rest_em, "update"), "grpo": (grpo, "_settings"), "dpo": (dpo, "update"), "saving": (torch, "save"),
-    "rename": (os, "rename"), "evaluate": (RewardModel, "evaluate"), "keep": (students, "_keep"),
+    "rename": (os, "rename"), "evaluate": (GainReward, "evaluate"), "keep": (students, "_keep"),
     "merge": (students, "merge"), "kept": (OutcomeCache, "put_many"), "log": (train.RunContext, "log"),
 }
 for attempt in sys.argv[2:]:
