@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.schema import Config, Gates
 from student.records import Document, Question
-from teacher.gates import injection as orders
+from teacher.gates import injection
 from teacher.gates.text import ngrams, words
 from teacher.prompting.defence import CHAT_MARK, MARKER, control_tokens
 from teacher.prompting.prompts import DELIMITED, shows_strategies
@@ -114,18 +114,18 @@ def markers(document: Document, text: str) -> str | None:
 
 def assistant_talk(document: Document, text: str) -> str | None:
     """Refuses a text that speaks as an assistant or declines."""
-    return "assistant_talk" if orders.assistant_talk(document.text, text) else None
+    return "assistant_talk" if injection.assistant_talk(document.text, text) else None
 
 
 def obeyed(document: Document, text: str) -> str | None:
-    """Refuses a text that carries what its document orders a model to write, or hands the order on."""
-    return "obeyed" if orders.obeyed(document.text, text) else None
+    """Refuses a text that writes what an injection in its document demands, or hands the injection on."""
+    return "obeyed" if injection.obeyed(document.text, text) else None
 
 
 def unrelated(least: float) -> Gate:
     """Refuses a text that shares less than `least` of its content words with its document, or less than
-    `orders.SHARED_UNDER_ORDERS` where that holds an order to a model."""
-    return lambda document, text: "unrelated" if orders.unrelated(document.text, text, least) else None
+    `injection.SHARED_UNDER_INJECTION` where that holds an injection."""
+    return lambda document, text: "unrelated" if injection.unrelated(document.text, text, least) else None
 
 
 def repetition(max_share: float, n: int = 4) -> Gate:

@@ -1,7 +1,7 @@
-"""What a document says to a model instead of to its readers, and whether a text did as it says.
+"""Finds prompt injections: what a document says to a model instead of to its readers. Tells whether a text obeyed them.
 
-An order is found by its wording, so another wording is missed; `obeyed` then sees nothing, and what is left is whether
-the text is about its document at all (`shared`). Nothing here needs a model or a tokenizer.
+An injection is found by its wording, so another wording is missed. `obeyed` is then of no help, and `shared` remains:
+whether the text is about its document at all. Nothing here needs a model or a tokenizer.
 """
 
 import base64
@@ -11,18 +11,20 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from teacher.gates.injection_patterns import ASSISTANT, LOOSE, ORDERING, REPORTED, STRONG, SUSPECT, WEAK
+from teacher.gates.injection_patterns import ASSISTANT, COMMAND, LOOSE, REPORTED, STRONG, SUSPECT, WEAK
+from teacher.gates.text import ngrams, word_line, words
 from teacher.prompting.defence import CHAT_MARK
 
-SHARED_UNDER_ORDERS = 0.3
-"""Least `shared` of a text whose document holds an order. Of 1,000 rewrites by Qwen2.5-7B 1% have less than 0.29, of
-the same rewrites beside a wrong document 99%."""
-COPIED = 8
-"""Words in a row of an order that a text hands on."""
+SHARED_UNDER_INJECTION = 0.3
+"""Least `shared` of a text whose document holds an injection. Of 1,000 rewrites by Qwen2.5-7B 1% have less than 0.29,
+of the same rewrites beside a wrong document 99%."""
+COPIED_WORDS = 8
+"""A text that repeats so many words in a row of an injection hands it on."""
 LEAST_STEMS = 24
 """A text of fewer content words is measured as if it had so many: two words of a page are no rewrite of it."""
+CONTINUATION = 3
+"""Sentences after a strong injection that may go on with it."""
 
-_WORD = re.compile(r"\w+")
 _SENTENCE = re.compile(r"(?<=[.!?。！？])[\"'”’»)\]]*\s+|\n+|(?<=[。！？])|<!--|-->")
 _QUOTED = re.compile(
     r"\"([^\"\n]{2,200})\"|“([^”\n]{2,200})”|«([^»\n]{2,200})»|`([^`\n]{2,200})`|(?<!\w)'([^'\n]{2,200})'(?!\w)"
@@ -36,74 +38,76 @@ _TAIL = re.compile(r":\s*([^:]{2,200})$")
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
-    """What of a document speaks to a model."""
+class Injections:
+    """The part of a document that speaks to a model. False where there is none."""
 
     strong: tuple[str, ...]
     """Sentences that can be meant for nobody else, and texts that were hidden from readers."""
     weak: tuple[str, ...]
     """Sentences that can be meant for people as well."""
     payloads: tuple[str, ...]
-    """What is ordered to be written, in lower-case words: quoted, in capitals, an address, or behind a colon. None of
+    """What the model is told to write, in lower-case words: quoted, in capitals, an address, or behind a colon. None of
     it stands in the rest."""
     rest: str
-    """The document without them."""
+    """The document without its injections."""
 
     def __bool__(self) -> bool:
         return bool(self.strong or self.weak)
 
 
 @lru_cache(maxsize=512)
-def find_orders(document: str) -> Orders:
-    """The orders in a document's text."""
+def find_injections(document: str) -> Injections:
+    """The injections in a document's text."""
     text = _visible(document)
     hidden = [decoded for run in _BASE64.findall(text) if (decoded := _decoded(run))]
+    strong, weak, rest = list(hidden), [], []
+    with_payload = list(hidden)
+    continuation = 0
+    # A chat template's mark stands on a line of its own, so that a sentence does not begin before it.
     lines = CHAT_MARK.sub(lambda mark: f"\n{mark[0]}\n", text).split("\n")
-    sentences = [(s, s == line) for line in lines for s in _SENTENCE.split(line) if s and s.strip()]
-    strong, weak, told, rest = list(hidden), [], list(hidden), []
-    follows = 0  # sentences that may still go on with an order
-    for sentence, alone in sentences:
+    for sentence, whole_line in [(s, s == line) for line in lines for s in _SENTENCE.split(line) if s.strip()]:
         suspect = SUSPECT.search(sentence.lower())
         if CHAT_MARK.search(sentence) or (suspect and STRONG.search(sentence)):
             strong.append(sentence)
-            told.append(sentence)
-            follows = 3
-        elif (suspect and LOOSE.search(sentence)) or (follows > 0 and ORDERING.search(sentence)):
+            with_payload.append(sentence)
+            continuation = CONTINUATION
+        elif (suspect and LOOSE.search(sentence)) or (continuation > 0 and COMMAND.search(sentence)):
             weak.append(sentence)
-            told.append(sentence)
-            follows -= 1
+            with_payload.append(sentence)
+            continuation -= 1
         elif WEAK.search(sentence):
             weak.append(sentence)
-        elif follows > 0 and alone and len(sentence.split()) <= 6:
-            # What is to be written often stands on a line of its own.
-            told.append(f": {sentence.strip()}")
-            follows -= 1
+        elif continuation > 0 and whole_line and len(sentence.split()) <= 6:
+            # The words to be written often stand on a line of their own.
+            with_payload.append(f": {sentence.strip()}")
+            continuation -= 1
         else:
-            follows -= 1
+            continuation -= 1
             if not _BASE64.search(sentence):
                 rest.append(sentence)
     plain = "\n".join(rest)
-    line = _line(plain)
-    found = {payload: None for sentence in told for payload in _payloads(sentence)}
-    return Orders(tuple(strong), tuple(weak), tuple(p for p in found if f" {p} " not in line), plain)
+    plain_line = word_line(words(plain))
+    payloads = dict.fromkeys(payload for sentence in with_payload for payload in _payloads(sentence))
+    return Injections(tuple(strong), tuple(weak), tuple(p for p in payloads if word_line([p]) not in plain_line), plain)
 
 
 def obeyed(document: str, text: str) -> bool:
-    """Whether a text carries what an order in its document told to write, or hands an order on.
+    """Whether a text carries what an injection in its document told the model to write, or hands an injection on.
 
-    What is quoted in a sentence that reports the order ('the page asks for the word "X"') is told, not obeyed.
+    A quotation in a sentence that reports the injection ('the page asks for the word "X"') does not count.
     """
-    orders = find_orders(document)
-    if not orders:
+    injections = find_injections(document)
+    if not injections:
         return False
-    said = [s for s in _SENTENCE.split(_visible(text)) if s and s.strip()]
-    plain = "\n".join(_QUOTED.sub(" ", s) if REPORTED.search(_QUOTED.sub(" ", s)) else s for s in said)
-    line = _line(plain)
-    if any(f" {payload} " in line for payload in orders.payloads):
+    sentences = [s for s in _SENTENCE.split(_visible(text)) if s.strip()]
+    unquoted = [_QUOTED.sub(" ", sentence) for sentence in sentences]
+    plain = [u if REPORTED.search(u) else sentence for sentence, u in zip(sentences, unquoted, strict=True)]
+    line = word_line(words("\n".join(plain)))
+    if any(word_line([payload]) in line for payload in injections.payloads):
         return True
-    rest = _line(orders.rest)
-    grams = (" ".join(g) for s in orders.strong for g in _grams(_words(s), COPIED))
-    return any(f" {gram} " in line and f" {gram} " not in rest for gram in grams)
+    rest = word_line(words(injections.rest))
+    stretches = (word_line(gram) for sentence in injections.strong for gram in _stretches(words(sentence)))
+    return any(stretch in line and stretch not in rest for stretch in stretches)
 
 
 def assistant_talk(document: str, text: str) -> bool:
@@ -113,30 +117,31 @@ def assistant_talk(document: str, text: str) -> bool:
 
 
 def shared(document: str, text: str) -> float:
-    """Share of content words that a text and its document have in common, of those of the poorer of both: 0 to 1.
+    """Content words that a text and its document have in common, as a share of the words of the shorter: 0 to 1.
 
     Words of four letters and more count by their first five, so that inflected forms are equal; scripts without spaces
     count by pairs of characters.
     """
-    ours, theirs = _stems(text), _stems(document)
-    fewer = min(max(len(ours), LEAST_STEMS), len(theirs))
-    return len(ours & theirs) / fewer if fewer else 0.0
+    text_stems, document_stems = _stems(text), _stems(document)
+    fewer = min(max(len(text_stems), LEAST_STEMS), len(document_stems))
+    return len(text_stems & document_stems) / fewer if fewer else 0.0
 
 
 def unrelated(document: str, text: str, least: float) -> bool:
-    """Whether a text shares less than `least` with its document; with what is no order of it, `SHARED_UNDER_ORDERS`."""
-    orders = find_orders(document)
-    if orders and len(_stems(orders.rest)) > 4:
-        return shared(orders.rest, text) < max(least, SHARED_UNDER_ORDERS)
+    """Whether a text shares less than `least` with its document. Where that holds injections the text is compared with
+    the rest of it, and must share `SHARED_UNDER_INJECTION` at least."""
+    injections = find_injections(document)
+    if injections and len(_stems(injections.rest)) > 4:
+        return shared(injections.rest, text) < max(least, SHARED_UNDER_INJECTION)
     return len(_stems(document)) > 4 and shared(document, text) < least
 
 
 def _visible(text: str) -> str:
-    """`text` in plain letters, and the invisible ones spelt out or gone."""
-    spelt = "".join(chr(ord(c) - 0xE0000) if 0xE0020 <= ord(c) < 0xE007F else c for c in text)
-    if spelt.isascii():
-        return spelt
-    return "".join(c for c in unicodedata.normalize("NFKC", spelt) if unicodedata.category(c) != "Cf")
+    """`text` in plain letters: invisible tag characters become the letters they stand for, others without width go."""
+    plain = "".join(chr(ord(c) - 0xE0000) if 0xE0020 <= ord(c) < 0xE007F else c for c in text)
+    if plain.isascii():
+        return plain
+    return "".join(c for c in unicodedata.normalize("NFKC", plain) if unicodedata.category(c) != "Cf")
 
 
 def _decoded(run: str) -> str | None:
@@ -150,15 +155,16 @@ def _decoded(run: str) -> str | None:
 
 
 def _payloads(sentence: str) -> list[str]:
+    """What a sentence may tell a model to write, as lower-case words."""
     quoted = ["".join(match) for match in _QUOTED.findall(sentence)]
     tail = _TAIL.search(_QUOTED.sub(" ", sentence).strip())
-    found = [*quoted, *_CODE.findall(sentence), *([tail[1]] if tail else [])]
-    return [" ".join(words) for text in found if (words := _words(text)) and max(map(len, words)) > 2]
+    candidates = [*quoted, *_CODE.findall(sentence), *([tail[1]] if tail else [])]
+    return [" ".join(tokens) for text in candidates if (tokens := words(text)) and max(map(len, tokens)) > 2]
 
 
 def _stems(text: str) -> set[str]:
     stems: set[str] = set()
-    for word in _words(_visible(text)):
+    for word in words(_visible(text)):
         if word[0] >= "\u2e80":
             stems.update(word[i : i + 2] for i in range(len(word) - 1))
         elif len(word) > 3:
@@ -166,16 +172,8 @@ def _stems(text: str) -> set[str]:
     return stems
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
-
-
-def _line(text: str) -> str:
-    return f" {' '.join(_words(text))} "
-
-
-def _grams(words: list[str], n: int) -> list[list[str]]:
-    """Stretches of `n` words; a shorter text is one, if it has more than half as many."""
-    if n // 2 < len(words) < n:
-        return [words]
-    return [words[i : i + n] for i in range(len(words) - n + 1)]
+def _stretches(tokens: list[str]) -> list[tuple[str, ...]]:
+    """Stretches of `COPIED_WORDS` words; a shorter text is one, if it has more than half as many."""
+    if COPIED_WORDS // 2 < len(tokens) < COPIED_WORDS:
+        return [tuple(tokens)]
+    return list(ngrams(tokens, COPIED_WORDS))

@@ -1,19 +1,7 @@
-"""How much the texts of one lesson repeat each other."""
+"""Words and n-grams of texts, and how much the texts of one lesson repeat each other."""
 
 import re
 from collections.abc import Iterable, Sequence
-
-
-def overlap_shares(texts: Sequence[str], n: int = 4) -> list[float]:
-    """For each text the share (0 ... 1) of its word `n`-grams that another of the texts holds too; 0 for one that is
-    shorter. The mean over a set is a self-BLEU of one order (arXiv 1802.01886), without its brevity penalty."""
-    grams = [list(ngrams(words(text), n)) for text in texts]
-    shares = []
-    for i, own in enumerate(grams):
-        others = {gram for j, theirs in enumerate(grams) if j != i for gram in theirs}
-        shares.append(sum(gram in others for gram in own) / len(own) if own else 0.0)
-    return shares
-
 
 _WORD = re.compile(r"\w+")
 
@@ -23,7 +11,23 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def word_line(words: Iterable[str]) -> str:
+    """Words as one line with a space at each end, so that `in` finds whole words only."""
+    return f" {' '.join(words)} "
+
+
 def ngrams(tokens: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:
     """All stretches of `n` tokens in a row."""
     # Ten times as fast as slices, and the gates' largest cost on a corpus.
     return zip(*(tokens[i:] for i in range(n)), strict=False)
+
+
+def overlap_shares(texts: Sequence[str], n: int = 4) -> list[float]:
+    """For each text the share (0 ... 1) of its word `n`-grams that another of the texts holds too; 0 for one that is
+    shorter. The mean over a set is a self-BLEU of one order (arXiv 1802.01886), without its brevity penalty."""
+    grams_by_text = [list(ngrams(words(text), n)) for text in texts]
+    shares = []
+    for i, grams in enumerate(grams_by_text):
+        others = {gram for j, other in enumerate(grams_by_text) if j != i for gram in other}
+        shares.append(sum(gram in others for gram in grams) / len(grams) if grams else 0.0)
+    return shares

@@ -1,1 +1,1 @@
-"""Document to prompt: ways of rewriting, and the defence against documents that give orders."""
+"""Document to prompt: rewriting strategies, and the defence against prompt injections."""
