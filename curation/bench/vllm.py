@@ -33,7 +33,7 @@ from curation.lab import world
 from curation.models.smollm2 import FOLDER
 from curation.pipeline.curate import curate
 from curation.pipeline.manifest import read_manifest
-from curation.pipeline.rewriter import orders
+from curation.pipeline.rewriter import rewrite_requests
 from teacher.prompting.prompts import build_prompt
 from teacher.writers.endpoint import Sample, load_endpoint
 from teacher.writers.vllm_server import STATE, arguments, find_vllm, read_state, serving
@@ -145,14 +145,14 @@ def _texts(turn: int, documents: int) -> Iterator[str]:
 
 
 def requests(config: Config, source: Path) -> dict[str, list[Any]]:
-    """The prompts of a curation of `source`, as token ids, and the sampling of each: what its pen asks the server."""
+    """The prompts of a curation of `source`, as token ids, and the sampling of each, as its rewriter sends them."""
     writer = load_endpoint(config, None, Path(os.environ[STATE]))
     [shard] = find_shards((str(source),))
     documents = [item for item in read_shard(shard) if isinstance(item, Document)]
     prompts, sampling = [], []
-    for order in orders(config, documents):
+    for request in rewrite_requests(config, documents):
         prompt = build_prompt(
-            writer.tokenizer, config.teacher, order.document, order.strategy, writer.max_prompt_tokens
+            writer.tokenizer, config.teacher, request.document, request.strategy, writer.max_prompt_tokens
         )
         body = writer.request(Sample(prompt, "", config.run.seed), [])
         prompts.append(body["prompt"])

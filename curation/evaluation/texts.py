@@ -14,7 +14,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from configs.seeds import stable_seed
 from curation.evaluation.arms import ArmLine, scaling_lines
-from curation.scoring.rewrite_file import Item, read_items
+from curation.scoring.rewrite_file import RewriteLine, read_items
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Document, Question
 from teacher.gates.checks import build_gates
@@ -107,7 +107,7 @@ class Desk:
         """The rewrites of a file in the format of `notewright score`, found by the documents' texts: ids are given
         anew when documents are read."""
         benchmark = DocumentQuestions(self.config.student.prompt_template)
-        by_text = {item.texts["raw"]: item for item in read_items(path, benchmark) if isinstance(item, Item)}
+        by_text = {item.texts["raw"]: item for item in read_items(path, benchmark) if isinstance(item, RewriteLine)}
         without = [document for document in self.documents if document.text not in by_text]
         if without:
             raise UserError(

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import UserError
 from curation.corpus.secrets import find_secrets
-from curation.export.hub import Item
+from curation.export.hub import Upload
 from curation.pipeline.card import leaks_checked, terms
 from curation.pipeline.fingerprint import fingerprint
 from curation.pipeline.manifest import WORK, read_manifest
@@ -31,7 +31,7 @@ class Rows:
     """`id (kind)` of rows that hold one; never the secret itself."""
 
 
-def check_folder(output: Path) -> tuple[dict[str, Any], list[Item]]:
+def check_folder(output: Path) -> tuple[dict[str, Any], list[Upload]]:
     """The manifest of a dataset folder and the shards that it names, after a look at every byte of them.
 
     Raises UserError if the folder is none, or anything in it is not as the manifest has it.
@@ -71,11 +71,11 @@ def _check_sums(manifest: Mapping[str, Any]) -> None:
         raise ValueError("; ".join(wrong[:3]))
 
 
-def _check_shard(output: Path, shard: Mapping[str, Any]) -> Item:
+def _check_shard(output: Path, shard: Mapping[str, Any]) -> Upload:
     path = output / shard["path"]
     if not path.is_file():
         raise UserError(f"{path} is missing: delete {output} and curate again")
-    item = Item.of(shard["path"], path)
+    item = Upload.of(shard["path"], path)
     if (item.size, item.sha256) != (shard["bytes"], shard["sha256"]):
         raise UserError(
             f"{path} is not as manifest.json has it: it was changed since; delete {output} and curate again"

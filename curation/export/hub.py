@@ -28,7 +28,7 @@ HUBS_OWN = frozenset({".gitattributes"})
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Upload:
     """A file to push: its path in the repository, and where its bytes are."""
 
     path: str
@@ -37,12 +37,12 @@ class Item:
     sha256: str
 
     @staticmethod
-    def of(path: str, content: Path | bytes) -> "Item":
+    def of(path: str, content: Path | bytes) -> "Upload":
         """An item with its size and hash taken now."""
         if isinstance(content, bytes):
-            return Item(path, content, len(content), hashlib.sha256(content).hexdigest())
+            return Upload(path, content, len(content), hashlib.sha256(content).hexdigest())
         with content.open("rb") as file:
-            return Item(path, content, content.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+            return Upload(path, content, content.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
     def same(self, remote: RepoFile) -> bool:
         """Whether the Hub's file has these bytes. It knows large files by SHA-256 and small ones by git's SHA-1."""
@@ -104,7 +104,7 @@ def login() -> HfApi:
     return HfApi(token=token)
 
 
-def push(api: HfApi, target: Target, items: Sequence[Item]) -> Published:
+def push(api: HfApi, target: Target, items: Sequence[Upload]) -> Published:
     """Makes the repository hold exactly `items`, checks that it does, tags the commit, and only then makes it public.
 
     Raises UserError where the repository holds something else, the tag is taken or the token may not; RunError where
@@ -137,7 +137,7 @@ def _tree(api: HfApi, target: Target, revision: str) -> dict[str, RepoFile]:
     return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
-def _refuse_other_content(target: Target, missing: list[Item], stale: list[str], remote: Collection[str]) -> None:
+def _refuse_other_content(target: Target, missing: list[Upload], stale: list[str], remote: Collection[str]) -> None:
     """A card alone is no content: the Hub's own pages make one."""
     others = [item.path for item in missing if item.path in remote and item.path != "README.md"] + stale
     if not others or (target.replace and target.mark in remote):
@@ -151,7 +151,7 @@ def _refuse_other_content(target: Target, missing: list[Item], stale: list[str],
     raise UserError(f"{target.repo_id} holds other content ({what}): name another --repo-id")
 
 
-def _send(api: HfApi, target: Target, missing: list[Item], stale: list[str], head: str | None) -> str:
+def _send(api: HfApi, target: Target, missing: list[Upload], stale: list[str], head: str | None) -> str:
     """Sends and commits; returns the commit that the repository is at then."""
     starts = range(0, len(missing) or bool(stale), FILES_PER_COMMIT)
     for start in starts:
@@ -180,7 +180,7 @@ def _send(api: HfApi, target: Target, missing: list[Item], stale: list[str], hea
     return head
 
 
-def _verify(api: HfApi, target: Target, items: Sequence[Item], commit: str) -> None:
+def _verify(api: HfApi, target: Target, items: Sequence[Upload], commit: str) -> None:
     """Raises RunError unless the commit holds exactly these files, by path, size and hash."""
     remote = _tree(api, target, commit)
     wrong = [f"{item.path} is missing" for item in items if item.path not in remote]

@@ -17,7 +17,7 @@ from configs.errors import UserError
 from curation.console.progress import say
 from curation.corpus.secrets import find_secrets
 from curation.export.checks import KEPT_HOME, Rows, check_folder, check_rows, refuse_unfit
-from curation.export.hub import Item, Published, Target, check_repo_id, login, push
+from curation.export.hub import Published, Target, Upload, check_repo_id, login, push
 from curation.export.provenance import evaluation_results, find_run
 from curation.export.teacher_card import MARK, teacher_items
 from curation.pipeline.card import dataset_card, licence_ids
@@ -28,7 +28,7 @@ class Push:
     """One repository, and the files that it will hold."""
 
     target: Target
-    items: tuple[Item, ...]
+    items: tuple[Upload, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def plan_export(
         "teacher_repo": teacher_repo,
     }
     card = str(dataset_card(repo_id.partition("/")[2], manifest, repo_id, facts)).encode()
-    texts = [Item.of("manifest.json", output / "manifest.json"), Item.of("README.md", card)]
+    texts = [Upload.of("manifest.json", output / "manifest.json"), Upload.of("README.md", card)]
 
     def target(repo_id: str, repo_type: str, mark: str) -> Target:
         return Target(repo_id=repo_id, repo_type=repo_type, mark=mark, tag=tag, public=public, replace=replace)

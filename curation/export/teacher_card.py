@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from curation.export.hub import Item
+from curation.export.hub import Upload
 from curation.export.provenance import TeacherRun
 from curation.pipeline.card import licence_ids, render
 
@@ -17,17 +17,17 @@ WEIGHTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 """Not optimizer.pt, which only training needs, nor the card that peft leaves."""
 
 
-def teacher_items(run: TeacherRun, weights_hash: str, repo_id: str, dataset: str) -> list[Item]:
+def teacher_items(run: TeacherRun, weights_hash: str, repo_id: str, dataset: str) -> list[Upload]:
     """The files of the teacher's repository: the checkpoint's, the card last."""
     assert run.checkpoint is not None
     items = [
-        Item.of(path.name, _without_paths(path, run) or path)
+        Upload.of(path.name, _without_paths(path, run) or path)
         for path in sorted(run.checkpoint.iterdir())
         if path.is_file() and path.suffix in WEIGHTS
     ]
     facts = _facts(run, weights_hash)
-    items.append(Item.of(MARK, json.dumps({**facts, "dataset": dataset}, indent=2, default=str).encode() + b"\n"))
-    return [*items, Item.of("README.md", teacher_card(run, facts, repo_id, dataset).encode())]
+    items.append(Upload.of(MARK, json.dumps({**facts, "dataset": dataset}, indent=2, default=str).encode() + b"\n"))
+    return [*items, Upload.of("README.md", teacher_card(run, facts, repo_id, dataset).encode())]
 
 
 def _facts(run: TeacherRun, weights_hash: str) -> dict[str, Any]:

@@ -36,8 +36,8 @@ from curation.pipeline.executors.local import run_tasks
 from curation.pipeline.executors.ray import run_on_ray
 from curation.pipeline.executors.slurm import Queued, job_name, refuse_queued, run_on_slurm, wait_for_jobs
 from curation.pipeline.fingerprint import (
+    acquire_output,
     benchmark_items,
-    claim,
     fingerprint,
     is_unbeaten,
     refuse_foreign,
@@ -49,7 +49,7 @@ from curation.pipeline.fingerprint import (
 from curation.pipeline.manifest import WORK, read_manifest, write_manifest
 from curation.pipeline.overview import diversity, examples, leak_check
 from curation.pipeline.preflight import Checked, preflight, save_preflight
-from curation.pipeline.rewriter import load_pen, server
+from curation.pipeline.rewriter import load_rewriter, server
 from curation.pipeline.steps import ReadShard, RewriteWithTeacher
 
 
@@ -133,7 +133,7 @@ def _curate(config: Config, shards: list[Shard], started: float, queued: Queued 
     items = benchmark_items(config)
     index = BenchmarkIndex(config)
     settings = run_settings(config, checkpoint, checked, items, index)
-    claim(output, settings)
+    acquire_output(output, settings)
     if (output / "manifest.json").exists():
         _clean(work)
         return _summary(config, resumed=None, seconds=time.monotonic() - started)
@@ -204,7 +204,7 @@ def _run(config: Config, read: ReadShard, rewrite: RewriteWithTeacher, done: int
                 with server(config, rewrite.checkpoint, work):
                     run_tasks(steps, tasks, curation.workers, logs)
     finally:
-        load_pen.cache_clear()
+        load_rewriter.cache_clear()
 
 
 def _plain(record: Any) -> dict[str, Any]:

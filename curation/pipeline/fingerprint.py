@@ -200,7 +200,7 @@ def fingerprint(settings: dict[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def claim(output: Path, settings: dict[str, Any]) -> None:
+def acquire_output(output: Path, settings: dict[str, Any]) -> None:
     """Makes `output` this run's, or finds that it already is.
 
     Raises UserError, with the difference, if another run's work lies there.

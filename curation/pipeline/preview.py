@@ -32,7 +32,7 @@ from curation.corpus.training_data import training_id
 from curation.pipeline.dataset import RAW
 from curation.pipeline.fingerprint import benchmark_items, sampling_config, shards_of, teacher_checkpoint
 from curation.pipeline.manifest import WORK
-from curation.pipeline.rewriter import load_pen, server
+from curation.pipeline.rewriter import load_rewriter, server
 from curation.pipeline.steps import RewriteWithTeacher
 
 CHARACTERS = 1500
@@ -78,7 +78,7 @@ def lone_step(config: Config) -> Iterator[RewriteWithTeacher]:
         try:
             yield step
         finally:
-            load_pen.cache_clear()
+            load_rewriter.cache_clear()
 
 
 def preview(config: Config, documents: int) -> Iterator[Seen]:

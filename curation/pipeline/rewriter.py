@@ -30,7 +30,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 Written = Completion | Exception
 
 
-class Order(NamedTuple):
+class RewriteRequest(NamedTuple):
     """One rewrite to be written."""
 
     document: Document
@@ -40,7 +40,7 @@ class Order(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Pen:
+class Rewriter:
     """Who writes (None: the echo), and what a text must pass."""
 
     writer: TransformersWriter | EndpointWriter | None
@@ -52,12 +52,12 @@ class Pen:
 
 
 @lru_cache(maxsize=1)
-def load_pen(config: Config, checkpoint: Path | None, items: tuple[Question, ...]) -> Pen:
+def load_rewriter(config: Config, checkpoint: Path | None, items: tuple[Question, ...]) -> Rewriter:
     """Loads the teacher once a process, whatever the number of its tasks. `items` may not reach a rewrite."""
     if config.curation.writer == "echo":
-        return Pen(None, _echo_gates(config, items))
+        return Rewriter(None, _echo_gates(config, items))
     writer = _load_writer(config, checkpoint)
-    return Pen(writer, tuple(build_gates(config, writer.tokenizer, items)))
+    return Rewriter(writer, tuple(build_gates(config, writer.tokenizer, items)))
 
 
 def server(config: Config, checkpoint: Path | None, work: Path) -> AbstractContextManager[str | None]:
@@ -78,8 +78,8 @@ def _load_writer(config: Config, checkpoint: Path | None) -> TransformersWriter 
             return load_endpoint(config)
 
 
-def pen_gates(config: Config) -> tuple[str, ...]:
-    """Names of the gates that a text of the config's pen passes."""
+def rewriter_gates(config: Config) -> tuple[str, ...]:
+    """Names of the gates that a text of the config's rewriter passes."""
     if config.curation.writer != "echo":
         return gate_names(config.gates)
     over_length = ("over_length",) if config.gates.max_tokens else ()
@@ -98,7 +98,7 @@ def _echo_gates(config: Config, items: tuple[Question, ...]) -> tuple[Gate, ...]
     )
 
 
-def orders(config: Config, documents: Sequence[Document]) -> list[Order]:
+def rewrite_requests(config: Config, documents: Sequence[Document]) -> list[RewriteRequest]:
     """The rewrites of documents, `rewrites_per_document` each, with their strategies."""
     curation, n = config.curation, config.curation.rewrites_per_document
     result = []
@@ -114,7 +114,7 @@ def orders(config: Config, documents: Sequence[Document]) -> list[Order]:
         else:
             # Rotated by the row, so that each strategy gets its share also with one rewrite a document.
             ways = spread(config.teacher.strategies, n, offset=row * n)
-        result += [Order(document, number, way) for number, way in enumerate(ways)]
+        result += [RewriteRequest(document, number, way) for number, way in enumerate(ways)]
     return result
 
 
@@ -134,19 +134,21 @@ def shared(shares: dict[str, float], n: int, row: int) -> list[str]:
     return [names[next(i for i, end in enumerate(ends) if point < end)] for point in points]
 
 
-def write(pen: Pen, config: Config, ordered: Sequence[Order], seed: int) -> tuple[list[str], list[Written]]:
+def write(
+    rewriter: Rewriter, config: Config, requests: Sequence[RewriteRequest], seed: int
+) -> tuple[list[str], list[Written]]:
     """The prompts, and for each a completion, or the error that the writer ended in."""
-    if pen.writer is None:
-        return [order.document.text for order in ordered], [Completion(o.document.text, True) for o in ordered]
-    teacher, writer = config.teacher, pen.writer
+    if rewriter.writer is None:
+        return [request.document.text for request in requests], [Completion(o.document.text, True) for o in requests]
+    teacher, writer = config.teacher, rewriter.writer
     policy = teacher.prompting == "policy"
     limit = writer.max_prompt_tokens
     prompts = [
-        build_prompt(writer.tokenizer, teacher, order.document, None if policy else order.strategy, limit)
-        for order in ordered
+        build_prompt(writer.tokenizer, teacher, request.document, None if policy else request.strategy, limit)
+        for request in requests
     ]
     # Under `policy` a share is dealt by beginning the completion.
-    openings = [tag_of(order.strategy) if policy and order.strategy else "" for order in ordered]
+    openings = [tag_of(request.strategy) if policy and request.strategy else "" for request in requests]
     return prompts, _write_all(writer, prompts, openings, seed)
 
 

@@ -20,7 +20,15 @@ from curation.corpus.shards import SNIPPET_CHARACTERS, Shard, read_shard
 from curation.corpus.training_data import training_id
 from curation.pipeline.dataset import RAW, part_documents, part_path, write_part
 from curation.pipeline.dedup import Verdicts, verdicts_of
-from curation.pipeline.rewriter import Order, Pen, Written, load_pen, orders, pen_gates, write
+from curation.pipeline.rewriter import (
+    Rewriter,
+    RewriteRequest,
+    Written,
+    load_rewriter,
+    rewrite_requests,
+    rewriter_gates,
+    write,
+)
 from student.records import Question
 from teacher.gates.text import overlap_shares
 from teacher.sampling import make_rewrite
@@ -85,7 +93,7 @@ class RewriteWithTeacher(PipelineStep):
     ):
         super().__init__()
         self.config, self.checkpoint, self.settings, self.work = config, checkpoint, settings, work
-        self.items, self.shards, self.gates = tuple(items), shards, pen_gates(config)
+        self.items, self.shards, self.gates = tuple(items), shards, rewriter_gates(config)
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         # Waits for a worker of a killed run that is not dead yet.
@@ -166,18 +174,18 @@ class RewriteWithTeacher(PipelineStep):
         document's own text where it is mixed in."""
         if not documents:
             return []
-        pen = load_pen(self.config, self.checkpoint, self.items)
+        rewriter = load_rewriter(self.config, self.checkpoint, self.items)
         seed = stable_seed(self.settings["seed"], documents[0].metadata["source_file"], batch)
-        ordered = orders(self.config, documents)
-        prompts, written = write(pen, self.config, ordered, seed)
+        requests = rewrite_requests(self.config, documents)
+        prompts, written = write(rewriter, self.config, requests, seed)
         n = self.config.curation.rewrites_per_document
-        lines = list(zip(ordered, prompts, written, strict=True))
+        lines = list(zip(requests, prompts, written, strict=True))
         records: list[Record] = []
         for index, document in enumerate(documents):
-            source = self._source(document, pen)
+            source = self._source(document, rewriter)
             accepted: list[str] = []
-            for order, prompt, completion in lines[index * n : (index + 1) * n]:
-                record = source | {"seed": seed} | self._rewritten(pen, order, prompt, completion, accepted)
+            for request, prompt, completion in lines[index * n : (index + 1) * n]:
+                record = source | {"seed": seed} | self._rewritten(rewriter, request, prompt, completion, accepted)
                 if record["reason"] is None:
                     accepted.append(record["text"])
                 records.append(record)
@@ -185,23 +193,25 @@ class RewriteWithTeacher(PipelineStep):
                 records.append(self._raw(document, source))
         return records
 
-    def _source(self, document: Document, pen: Pen) -> Record:
+    def _source(self, document: Document, rewriter: Rewriter) -> Record:
         """What all records of a document say."""
         names = ("source_id", "source_file", "source_row")
         return {name: document.metadata[name] for name in names} | {
             "licence": licence_of(document, self.config.curation.licence),
-            "source_tokens": pen.count_tokens(document.text),
+            "source_tokens": rewriter.count_tokens(document.text),
             "stage": None,
             "reason": None,
             "detail": None,
         }
 
-    def _rewritten(self, pen: Pen, order: Order, prompt: str, completion: Written, accepted: list[str]) -> Record:
-        teacher, document, settings = self.config.teacher, order.document, self.settings
-        echo = pen.writer is None
+    def _rewritten(
+        self, rewriter: Rewriter, request: RewriteRequest, prompt: str, completion: Written, accepted: list[str]
+    ) -> Record:
+        teacher, document, settings = self.config.teacher, request.document, self.settings
+        echo = rewriter.writer is None
         record: Record = {
-            "id": document.id if self.config.curation.rewrites_per_document == 1 else f"{document.id}/{order.number}",
-            "rewrite": order.number,
+            "id": document.id if self.config.curation.rewrites_per_document == 1 else f"{document.id}/{request.number}",
+            "rewrite": request.number,
             "teacher": settings["teacher_name"],
             "teacher_hash": settings["teacher_hash"],
             "adapter_hash": settings["adapter_hash"],
@@ -213,11 +223,11 @@ class RewriteWithTeacher(PipelineStep):
             return record | {"stage": "teacher", "reason": f"{type(completion).__name__}: {completion}"[:300]}
         # The benchmark's items know their documents by the ids of training.
         known = Document(document.text, document.metadata["training_id"], metadata=document.metadata)
-        way = order.strategy or ""
+        way = request.strategy or ""
         how = teacher.model_copy(update={"prompting": "strategy"}) if echo else teacher
-        made = make_rewrite(how, known, prompt, completion, way, pen.gates)
+        made = make_rewrite(how, known, prompt, completion, way, rewriter.gates)
         text = made.text
-        record |= {"text": text, "strategy": made.strategy, "tokens": pen.count_tokens(text), "gates": self.gates}
+        record |= {"text": text, "strategy": made.strategy, "tokens": rewriter.count_tokens(text), "gates": self.gates}
         reason = made.rejected or self._overlap(text, accepted)
         return record | ({"stage": "gate", "reason": reason} if reason else self._leak(text))
 

@@ -24,7 +24,7 @@ from curation.pipeline.curate import curate
 from curation.pipeline.dataset import RAW
 from curation.pipeline.manifest import read_manifest
 from curation.pipeline.preview import lone_step
-from curation.pipeline.rewriter import load_pen, server
+from curation.pipeline.rewriter import load_rewriter, server
 from curation.pipeline.steps import Record, RewriteWithTeacher
 from curation.plan.gpus import parameters_in_name
 from curation.plan.quantity import Quantity, exact, mean_of, share_of
@@ -224,7 +224,7 @@ def _write(step: RewriteWithTeacher, documents: list[Document]) -> tuple[list[Re
 
     if not documents:
         return [], [], 0.0
-    load_pen(step.config, step.checkpoint, step.items)
+    load_rewriter(step.config, step.checkpoint, step.items)
     first, seconds = timed(documents[:1], 0)
     most = max(1, step.config.teacher.batch_size // step.config.curation.rewrites_per_document)
     fits = min(most, len(documents), int(WRITING_SECONDS / seconds))

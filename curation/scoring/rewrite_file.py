@@ -15,7 +15,7 @@ RAW = "raw"
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class RewriteLine:
     """One valid input line."""
 
     id: str
@@ -49,7 +49,7 @@ class _Questioned:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def read_items(path: Path, benchmark: DocumentQuestions) -> Iterator[Item | Reject]:
+def read_items(path: Path, benchmark: DocumentQuestions) -> Iterator[RewriteLine | Reject]:
     """Lines of `path` as documents, or as rejects with their number; blank lines are passed over.
 
     A document that says the `id` of an earlier line is rejected: its rows could not be told apart.
@@ -69,7 +69,7 @@ def read_items(path: Path, benchmark: DocumentQuestions) -> Iterator[Item | Reje
                 yield Reject(number, str(error), line.decode("utf-8", errors="replace").rstrip("\n"))
 
 
-def _parse(line: bytes, benchmark: DocumentQuestions) -> Item:
+def _parse(line: bytes, benchmark: DocumentQuestions) -> RewriteLine:
     """Raises UserError with the reason where the line is no document."""
     try:
         row = json.loads(line.decode("utf-8").removeprefix("\ufeff"))
@@ -96,4 +96,4 @@ def _parse(line: bytes, benchmark: DocumentQuestions) -> Item:
     # One brings all questions to be scored on, so none is kept back as held out.
     asked = [{**question, "split": "reward"} for question in questions]
     exam = benchmark.exam(_Questioned(row["text"], row["id"], {"questions": asked}))
-    return Item(row["id"], {RAW: row["text"], **dict(enumerate(rewrites))}, exam)
+    return RewriteLine(row["id"], {RAW: row["text"], **dict(enumerate(rewrites))}, exam)

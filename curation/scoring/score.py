@@ -32,7 +32,7 @@ from configs.files import write_whole
 from configs.schema import Config
 from curation.console.progress import say
 from curation.console.student_progress import StudentProgress
-from curation.scoring.rewrite_file import Item, Reject, read_items
+from curation.scoring.rewrite_file import Reject, RewriteLine, read_items
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.records import Job, Lesson, Outcome, StudentPool
@@ -107,7 +107,7 @@ def _score_rest(
     failed = sum(done.values())
     repeats = config.reward.repeats
     total, before = (sum(items[name].rows for name in part) * repeats for part in (items, done))
-    waiting = (item for item in read_items(path, benchmark) if isinstance(item, Item) and item.id not in done)
+    waiting = (item for item in read_items(path, benchmark) if isinstance(item, RewriteLine) and item.id not in done)
     with StudentProgress("scoring", total, before) as progress:
         for batch in _batches(waiting, repeats, pool.at_once):
             rows = _score(batch, config, pool)
@@ -117,9 +117,9 @@ def _score_rest(
     return failed
 
 
-def _batches(items: Iterator[Item], repeats: int, at_once: int) -> Iterator[list[Item]]:
+def _batches(items: Iterator[RewriteLine], repeats: int, at_once: int) -> Iterator[list[RewriteLine]]:
     """Whole documents, up to about `at_once` students: what `kill -9` can cost."""
-    batch: list[Item] = []
+    batch: list[RewriteLine] = []
     students = 0
     for item in items:
         batch.append(item)
@@ -131,7 +131,7 @@ def _batches(items: Iterator[Item], repeats: int, at_once: int) -> Iterator[list
         yield batch
 
 
-def _score(items: Sequence[Item], config: Config, pool: StudentPool) -> list[dict[str, Any]]:
+def _score(items: Sequence[RewriteLine], config: Config, pool: StudentPool) -> list[dict[str, Any]]:
     """The output rows of some documents, in their order."""
     jobs = [
         Job(lesson=Lesson(texts=(text,), document_ids=(item.id,), seed=_seed(config, item.id, repeat)), exam=item.exam)

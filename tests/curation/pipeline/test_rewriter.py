@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from configs.errors import RunError, UserError
 from configs.load import load_config
 from curation.pipeline.curate import curate
-from curation.pipeline.rewriter import Order, Pen, orders, shared, write
+from curation.pipeline.rewriter import Rewriter, RewriteRequest, rewrite_requests, shared, write
 from teacher.records import Completion
 from teacher.writers.local import TransformersWriter
 from tests.curation.datasets import curation_config, data_rows, lines, rows, write_jsonl
@@ -80,7 +80,7 @@ def test_an_error_of_the_run_is_no_error_of_a_document(tmp_path: Path, teacher: 
     gone = Gone()
     gone.tokenizer = AutoTokenizer.from_pretrained(teacher)
     document = Document("ban ber bas", "a#0", metadata={"source_row": 0})
-    ordered = orders(config, [document, document])
-    assert ordered[0] == Order(document, 0, None)
+    requests = rewrite_requests(config, [document, document])
+    assert requests[0] == RewriteRequest(document, 0, None)
     with pytest.raises(RunError, match="the server died"):
-        write(Pen(gone, ()), config, ordered, 0)  # type: ignore[arg-type]
+        write(Rewriter(gone, ()), config, requests, 0)  # type: ignore[arg-type]
