@@ -18,7 +18,7 @@ from configs.errors import UserError
 from configs.files import write_whole
 from configs.schema import Config
 from configs.seeds import stable_seed
-from curation.evaluation.measure import Place, Row, StudentBench
+from curation.evaluation.measure import Row, RunKey, StudentBench
 from student.records import Job
 from teacher.reward.assignment import batches_of
 from teacher.reward.student_models import Keeping, MakePool, merge
@@ -106,7 +106,7 @@ def _edit(
         if adapter != partial:
             merge(base, adapter, partial)
             shutil.rmtree(adapter)
-        place = Place("sequence", arm, bench.config.rl.rewrites_per_lesson, 0, 0)
+        place = RunKey("sequence", arm, bench.config.rl.rewrites_per_lesson, 0, 0)
         edits = edit_of(bench)
         # A row's batch is the edit that teaches its document; 0 of items about none.
         rows.extend(

@@ -23,7 +23,7 @@ from teacher.run.journal import Journal
 Row = dict[str, Any]
 
 
-class Place(NamedTuple):
+class RunKey(NamedTuple):
     """What one student run stands for."""
 
     setting: Setting
@@ -85,7 +85,7 @@ class StudentBench:
         rewrites: int,
         seeds: Sequence[int],
         documents: Sequence[Document] | None = None,
-    ) -> Iterator[tuple[Place, Job]]:
+    ) -> Iterator[tuple[RunKey, Job]]:
         """The student runs of an arm: a student for each batch of documents and seed. Benchmarks and what was known
         before are asked in the setting `together` alone."""
         documents = self.documents if documents is None else documents
@@ -105,9 +105,9 @@ class StudentBench:
                     job = replace(job, exam=replace(job.exam, questions=(*job.exam.questions, *questions)))
                 else:
                     job = replace(job, exam=replace(job.exam, retention_texts=()))
-                yield Place(setting, arm.name, rewrites, seed, number), job
+                yield RunKey(setting, arm.name, rewrites, seed, number), job
 
-    def run(self, planned: Sequence[tuple[Place, Job]]) -> list[Row]:
+    def run(self, planned: Sequence[tuple[RunKey, Job]]) -> list[Row]:
         """Trains what is missing; a row for each question that a student was asked. Failed students leave none."""
         outcomes = self.model.examine([job for _, job in planned], self.pool)
         return [
@@ -117,7 +117,7 @@ class StudentBench:
             for row in self.rows(place, job, outcome)
         ]
 
-    def rows(self, place: Place, job: Job, outcome: Outcome, edit: int = 0) -> Iterator[Row]:
+    def rows(self, place: RunKey, job: Job, outcome: Outcome, edit: int = 0) -> Iterator[Row]:
         """The rows of one student: its documents' questions first, then the extra items in their order."""
         own = sum(question.document_id != "" for question in job.exam.questions)
         kinds = [("document", "")] * own

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from configs.files import write_whole
 from configs.schema import Config
 from curation.evaluation.arms import ArmLine
-from curation.evaluation.figures import Found, cells, over_seeds
+from curation.evaluation.estimates import StudentEstimates, cells, over_seeds
 from curation.evaluation.records import (
     ITEM_COLUMNS,
     ITEMS_FILE,
@@ -40,7 +40,7 @@ def student_result(
     label: str,
     documents: Sequence[Document],
     measured: Measurements,
-    found: Found,
+    found: StudentEstimates,
     checkpoints: Checkpoints,
 ) -> StudentResult:
     """One student's part of evaluation.json."""

@@ -70,7 +70,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Figure(Record):
+class Estimate(Record):
     """A mean over documents with its 95% interval over the batches of documents that share students."""
 
     mean: float
@@ -82,18 +82,18 @@ class Figure(Record):
     """Batches; the interval has `clusters - 1` degrees of freedom."""
 
 
-class Measured(Record):
+class ArmEstimates(Record):
     """One arm's figures with one student in one setting."""
 
-    gain: Figure | None
+    gain: Estimate | None
     """On held-out questions of held-out documents; None where all students failed."""
-    accuracy: Figure | None
-    benchmarks: dict[str, Figure]
+    accuracy: Estimate | None
+    benchmarks: dict[str, Estimate]
     """Gain on each external benchmark (`evaluation.benchmarks`), which was never rewarded."""
-    benchmark_accuracies: dict[str, Figure]
-    retention_loss: Figure | None
+    benchmark_accuracies: dict[str, Estimate]
+    retention_loss: Estimate | None
     """Loss gained on the retention texts, nats a token: positive is forgotten. None without `retention_texts`."""
-    retention_accuracy: Figure | None
+    retention_accuracy: Estimate | None
     """On questions that the student could answer before, after the lesson. None without `retention_questions`."""
     steps: float
     """Optimiser steps of a student, mean."""
@@ -120,8 +120,8 @@ class Arm(Record):
     """Share (0 ... 1) of a text's word 4-grams that another text of its lesson holds too, mean: high is not diverse."""
     strategies: dict[str, float]
     """Share of each strategy in the texts, the most frequent first; empty where none is known."""
-    together: Measured
-    single: Measured | None
+    together: ArmEstimates
+    single: ArmEstimates | None
 
 
 class ScalingPoint(Record):
@@ -131,8 +131,8 @@ class ScalingPoint(Record):
     lesson_tokens: float
     """Different tokens of a document's lesson: the x axis of a token-scaling curve."""
     overlap: float
-    gain: Figure
-    accuracy: Figure
+    gain: Estimate
+    accuracy: Estimate
 
 
 class Comparison(Record):
@@ -144,7 +144,7 @@ class Comparison(Record):
     setting: Literal["together", "single"]
     arm: str
     against: str
-    difference: Figure
+    difference: Estimate
     """`arm` minus `against`; its interval is cluster-robust and not corrected for the number of comparisons."""
     p: float | None
     """Two-sided, of Student's t on the clusters; None where one cluster gives none."""
@@ -166,7 +166,7 @@ class Correction(Record):
     """Comparisons made, over all students, by `<setting>/<measure>`."""
 
 
-class Sequence(Record):
+class EditSequence(Record):
     """One student edited with one batch of documents after the other, its adapter merged each time."""
 
     arm: str
@@ -198,7 +198,7 @@ class FalsePositives(Record):
     """Students of each batch to draw from."""
     differ: int
     """Pairs of which a single comparison at 5% says that they differ."""
-    rate: Figure
+    rate: Estimate
     """`differ / pairs` with its Wilson interval; nominal is 0.05. `n` and `clusters` are the pairs."""
     differ_corrected: int
     """Pairs that differ by the verdict of this evaluation: with Holm's correction among its real comparisons."""
@@ -216,7 +216,7 @@ class StudentResult(Record):
     comparisons: list[Comparison]
     scaling: dict[str, list[ScalingPoint]]
     """By arm, rising numbers of rewrites."""
-    sequences: list[Sequence]
+    sequences: list[EditSequence]
     """Without replay, then with it; empty where the config asks for none."""
     false_positives: FalsePositives | None
 

@@ -18,7 +18,7 @@ from configs.schema import Config
 from curation.console.progress import say
 from curation.corpus.training_data import read_asked, read_splits
 from curation.evaluation.arms import ArmLine, edits_line, parse_arms
-from curation.evaluation.figures import Design, figures
+from curation.evaluation.estimates import Design, estimate_students
 from curation.evaluation.lab_claims import lab_claims
 from curation.evaluation.measure import HeldoutQuestions
 from curation.evaluation.output import lesson_table, notes, student_result, write_result
@@ -26,12 +26,12 @@ from curation.evaluation.processes import run_tasks
 from curation.evaluation.records import EvaluationResult
 from curation.evaluation.students import (
     Measurements,
-    Work,
+    StudentTask,
     measure_student,
     repeated_arm,
 )
 from curation.evaluation.teachers import Checkpoints, teacher_of_run, trained_teachers, trains
-from curation.evaluation.texts import Desk
+from curation.evaluation.texts import LessonTexts
 from curation.lab import world
 from curation.lab.build import build_lab
 from curation.lab.items import LAB, lab_questions, lab_rewrites
@@ -67,7 +67,7 @@ def run_evaluate(config: Config) -> EvaluationResult:
     found = _measure(config, arms, documents, extra, students, checkpoints, pools)
     rows = [row for measured in found.values() for row in pq.read_table(measured.items).to_pylist()]
     design = _design(config, arms)
-    made, correction = figures(rows, design)
+    made, correction = estimate_students(rows, design)
     if set(made) != set(students):
         failed = next(label for label in students if label not in made)
         raise RunError(f"no student of {failed} gave an outcome: see student.learning_rate and student.max_text_tokens")
@@ -164,10 +164,10 @@ def _check(config: Config, arms: Sequence[ArmLine], documents: Sequence[Document
             raise UserError(
                 f"evaluation.arms: best-of chooses by reward questions, and document {without[0]!r} has none"
             )
-    desk = Desk(config, documents, ())
+    arm_texts = LessonTexts(config, documents, ())
     for arm in arms:
         if arm.kind == "file":
-            desk.texts(arm, arms)
+            arm_texts.texts(arm, arms)
         elif arm.kind == "trained" and not trains(config, arm):
             teacher_of_run(config, arm)
 
@@ -203,16 +203,16 @@ def _measure(
     exams = HeldoutQuestions(config.student.prompt_template, config.evaluation.questions == "all")
     items = [q for document in documents for q in exams.exam(document).questions if q.split == "heldout"]
     items += [question for (kind, _), questions in extra.items() if kind == "benchmark" for question in questions]
-    desk = Desk(config, documents, items)
+    arm_texts = LessonTexts(config, documents, items)
     for arm in arms:
         if (arm.samples and not arm.own_to_student) or arm.kind == "best-of":
             say(f"texts: {arm.words()}")
-            desk.texts(arm, arms, next((c for (name, _), c in checkpoints.items() if name == arm.name), None))
-    del desk
+            arm_texts.texts(arm, arms, next((c for (name, _), c in checkpoints.items() if name == arm.name), None))
+    del arm_texts
     tasks = []
     for label, model in students.items():
         student = config.student.model_copy(update={"model": model, "models": ()})
-        work = Work(
+        work = StudentTask(
             config=config.model_copy(update={"student": student}),
             label=label,
             documents=documents,

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from curation.evaluation.records import FalsePositives, Figure
+from curation.evaluation.records import Estimate, FalsePositives
 from student.statistics.intervals import t_quantile
 
 LEVEL = 0.05
@@ -68,7 +68,7 @@ class Mean:
         degrees = self.clusters - 1
         return (t_quantile(1 - LEVEL / 2, degrees) + t_quantile(POWER, degrees)) * self.error
 
-    def figure(self, share: bool = False) -> Figure:
+    def figure(self, share: bool = False) -> Estimate:
         """With its 95% interval; bounds of a `share` cannot lie outside 0 ... 1."""
         low = high = None
         if self.error is not None:
@@ -76,7 +76,7 @@ class Mean:
             low, high = self.mean - half, self.mean + half
             if share:
                 low, high = max(0.0, low), min(1.0, high)
-        return Figure(mean=self.mean, low=low, high=high, n=self.n, clusters=self.clusters)
+        return Estimate(mean=self.mean, low=low, high=high, n=self.n, clusters=self.clusters)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -145,6 +145,6 @@ def false_positives(
         pairs=pairs,
         seeds=min(map(len, seeds.values())),
         differ=differ,
-        rate=Figure(mean=differ / pairs, low=low, high=high, n=pairs, clusters=pairs),
+        rate=Estimate(mean=differ / pairs, low=low, high=high, n=pairs, clusters=pairs),
         differ_corrected=corrected,
     )

@@ -11,16 +11,16 @@ from datatrove.data import Document
 from configs.schema import Config
 from curation.evaluation.arms import ArmLine, edits_line, scaling_lines
 from curation.evaluation.edits import edits_folder, run_edits
-from curation.evaluation.measure import Place, Row, StudentBench
+from curation.evaluation.measure import Row, RunKey, StudentBench
 from curation.evaluation.processes import Message, Tell
 from curation.evaluation.records import ITEM_COLUMNS
-from curation.evaluation.texts import Desk, Groups, lesson_texts
+from curation.evaluation.texts import Groups, LessonTexts, lesson_texts
 from student.records import Job, Question
 from teacher.reward.student_models import MakePool
 from teacher.run.journal import Journal
 
 
-class Work(NamedTuple):
+class StudentTask(NamedTuple):
     """What a student's process is given. Picklable."""
 
     config: Config
@@ -52,23 +52,23 @@ def repeated_arm(arms: Sequence[ArmLine]) -> ArmLine | None:
     return next(iter([*(a for a in writes if a.kind == "untrained"), *writes, *others]), None)
 
 
-def measure_student(work: Work, tell: Tell) -> Measurements:
+def measure_student(work: StudentTask, tell: Tell) -> Measurements:
     """All settings of one student model. Raises UserError and RunError."""
     config = work.config
     folder = config.run.dir / "evaluation" / "students" / work.label.replace("/", "-")
-    desk = Desk(config, work.documents, work.items)
+    arm_texts = LessonTexts(config, work.documents, work.items)
     with Journal(folder) as journal:
         counted = _Count(tell)
         pool = work.make_pool(config.student)
         bench = StudentBench(config, work.label, work.documents, work.extra, pool, journal, counted.reach)
         texts = {}
         for arm in work.arms:
-            groups = desk.texts(arm, work.arms, work.checkpoints.get(arm.name))
+            groups = arm_texts.texts(arm, work.arms, work.checkpoints.get(arm.name))
             if arm.kind == "best-of":
                 counted.expect_unknown()
                 groups = bench.choose(groups)
             texts[arm.name] = groups
-        del desk
+        del arm_texts
         rows = _together(bench, work, texts, counted)
         runs = bench.model.students
         if config.evaluation.edits:
@@ -88,11 +88,11 @@ def measure_student(work: Work, tell: Tell) -> Measurements:
     return Measurements(path, texts, runs)
 
 
-def _together(bench: StudentBench, work: Work, texts: Mapping[str, Groups], counted: "_Count") -> list[Row]:
+def _together(bench: StudentBench, work: StudentTask, texts: Mapping[str, Groups], counted: "_Count") -> list[Row]:
     """The arms, their scaling curves and the repeated students, many documents a student; all in one pass, so that
     batches of students are full."""
     settings, size = work.config.evaluation, work.config.rl.rewrites_per_lesson
-    planned: list[tuple[Place, Job]] = []
+    planned: list[tuple[RunKey, Job]] = []
     for arm in work.arms:
         planned += bench.plan("together", arm, texts[arm.name], size, range(settings.seeds))
     curves = scaling_lines(work.config, work.arms)
@@ -115,7 +115,9 @@ def _together(bench: StudentBench, work: Work, texts: Mapping[str, Groups], coun
     return rows
 
 
-def _single(work: Work, texts: Mapping[str, Groups], journal: Journal, counted: "_Count") -> tuple[list[Row], int]:
+def _single(
+    work: StudentTask, texts: Mapping[str, Groups], journal: Journal, counted: "_Count"
+) -> tuple[list[Row], int]:
     """One document a student, at a document's share of the tokens."""
     config = work.config
     assert config.student.tokens_per_step is not None

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curation.evaluation.records import Comparison, EvaluationResult, Figure, StudentResult
+from curation.evaluation.records import Comparison, Estimate, EvaluationResult, StudentResult
 
 
 def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) -> None:
@@ -108,7 +108,7 @@ def _rest(student: StudentResult) -> list[str]:
     return lines
 
 
-def interval(figure: Figure | None, *, sign: bool = False) -> str:
+def interval(figure: Estimate | None, *, sign: bool = False) -> str:
     """`0.97 [0.95, 0.98]`; without bounds where there are none."""
     if figure is None:
         return "-"
@@ -126,5 +126,5 @@ def _compared(comparison: Comparison) -> tuple[str, str, str, str]:
     return (interval(comparison.difference, sign=True), *numbers, comparison.verdict)  # type: ignore[return-value]
 
 
-def _mean(figure: Figure | None) -> float:
+def _mean(figure: Estimate | None) -> float:
     return float("-inf") if figure is None else figure.mean

@@ -27,7 +27,7 @@ Groups = list[list[Rewrite]]
 """The rewrites of each document, in the order of the documents."""
 
 
-class Desk:
+class LessonTexts:
     """Where teachers write the arms of one evaluation; a teacher is loaded when it has something to write."""
 
     def __init__(self, config: Config, documents: Sequence[Document], items: Sequence[Question]) -> None:

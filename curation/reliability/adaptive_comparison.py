@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curation.reliability.study import Trial
+from curation.reliability.study import ReliabilityStudy
 from student.statistics.adaptive import Run, Seat, chosen, repeat_adaptively, repeat_uniformly
 from student.statistics.intervals import Interval, bootstrap_interval
 from student.statistics.reliability import gains_table
@@ -94,16 +94,16 @@ def simulate(
     return _comparison("simulated", runs_per_rewrite, world, np.mean(results, axis=0), clusters)
 
 
-def run_live(trial: Trial, recorded: Gains, runs_per_rewrite: int, *, students: int) -> Comparison | None:
+def run_live(study: ReliabilityStudy, recorded: Gains, runs_per_rewrite: int, *, students: int) -> Comparison | None:
     """Both ways with fresh students; the truth is the mean of the recorded ones. None where a rewrite has none."""
     world = _World(recorded)
-    if world.sizes != [len(group.rewrites) for group in trial.groups]:
+    if world.sizes != [len(group.rewrites) for group in study.groups]:
         return None
-    batches = trial.clusters if trial.documents_per_student > 1 else None
-    uniform = repeat_uniformly(trial.measure, world.sizes, runs_per_rewrite, batches=batches)
-    adaptive = repeat_adaptively(trial.measure, world.sizes, runs_per_rewrite, batches=batches, students=students)
+    batches = study.clusters if study.documents_per_student > 1 else None
+    uniform = repeat_uniformly(study.measure, world.sizes, runs_per_rewrite, batches=batches)
+    adaptive = repeat_adaptively(study.measure, world.sizes, runs_per_rewrite, batches=batches, students=students)
     verdicts_ADM = np.stack([world.verdict(uniform), world.verdict(adaptive)])
-    return _comparison("live", runs_per_rewrite, world, verdicts_ADM, trial.clusters)
+    return _comparison("live", runs_per_rewrite, world, verdicts_ADM, study.clusters)
 
 
 class _World:

@@ -25,7 +25,7 @@ from curation.console.progress import say
 from curation.console.student_progress import StudentProgress
 from curation.reliability.adaptive_comparison import run_live, simulate
 from curation.reliability.report import TARGET, Credit, CreditReport, Way, print_reports
-from curation.reliability.study import LAB, Group, Recording, Trial, read_groups
+from curation.reliability.study import LAB, Group, Recording, ReliabilityStudy, read_groups
 from student.pools import make_pool
 from student.records import StudentPool
 from student.statistics.intervals import bootstrap_interval
@@ -82,14 +82,14 @@ def run_reliability(
             journal,
         )
         model.on_progress = progress.within
-        recordings: dict[int, tuple[Trial, Recording]] = {}
+        recordings: dict[int, tuple[ReliabilityStudy, Recording]] = {}
         for credit in units:
             size = 1 if credit == "document" else m
             if size not in recordings:
-                trial = Trial(model, groups[: documents * size], size)
-                own_repeats = repeats if size == 1 else _equal_repeats(trial, groups[:documents], repeats)
-                progress.expect(trial.students(own_repeats))
-                recordings[size] = trial, trial.record(own_repeats)
+                study = ReliabilityStudy(model, groups[: documents * size], size)
+                own_repeats = repeats if size == 1 else _equal_repeats(study, groups[:documents], repeats)
+                progress.expect(study.students(own_repeats))
+                recordings[size] = study, study.record(own_repeats)
             reports.append(_report(credit, *recordings[size]))
         if adaptive:
             reports = [_with_adaptive(config, source, r, *recordings[r.documents_per_student]) for r in reports]
@@ -118,21 +118,21 @@ def _with_questions(config: Config, groups: list[Group]) -> list[Group]:
     return kept
 
 
-def _equal_repeats(trial: Trial, alone: Sequence[Group], repeats: int) -> int:
-    """Repeats that cost `trial` as many students as `repeats` cost documents that share none."""
-    return max(2, round(repeats * sum(len(group.candidates) for group in alone) / trial.students(1)))
+def _equal_repeats(study: ReliabilityStudy, alone: Sequence[Group], repeats: int) -> int:
+    """Repeats that cost `study` as many students as `repeats` cost documents that share none."""
+    return max(2, round(repeats * sum(len(group.candidates) for group in alone) / study.students(1)))
 
 
-def _report(credit: Credit, trial: Trial, recording: Recording) -> CreditReport:
+def _report(credit: Credit, study: ReliabilityStudy, recording: Recording) -> CreditReport:
     gains = recording.whole if credit == "shard" else recording.own
-    found = reliability(_rewrites_only(trial, gains), clusters=trial.clusters, common_seeds=True)
-    ways = _ways(trial, gains, recording.accuracy)
+    found = reliability(_rewrites_only(study, gains), clusters=study.clusters, common_seeds=True)
+    ways = _ways(study, gains, recording.accuracy)
     means = [way.gain for way in ways if not way.control]
     wanted = found.repeats_for(TARGET)
-    students_per_run = recording.students / sum(len(g.candidates) for g in trial.groups) / recording.repeats
+    students_per_run = recording.students / sum(len(g.candidates) for g in study.groups) / recording.repeats
     return CreditReport(
         credit=credit,
-        documents_per_student=trial.documents_per_student,
+        documents_per_student=study.documents_per_student,
         repeats=recording.repeats,
         students=recording.students,
         components=found,
@@ -149,14 +149,16 @@ def _report(credit: Credit, trial: Trial, recording: Recording) -> CreditReport:
     )
 
 
-def _rewrites_only(trial: Trial, table: list[list[list[float | None]]]) -> list[list[list[float | None]]]:
-    return [[runs[g] for g in group.rewrites] for group, runs in zip(trial.groups, table, strict=True)]
+def _rewrites_only(study: ReliabilityStudy, table: list[list[list[float | None]]]) -> list[list[list[float | None]]]:
+    return [[runs[g] for g in group.rewrites] for group, runs in zip(study.groups, table, strict=True)]
 
 
-def _ways(trial: Trial, gains: list[list[list[float | None]]], accuracy: list[list[list[float | None]]]) -> list[Way]:
+def _ways(
+    study: ReliabilityStudy, gains: list[list[list[float | None]]], accuracy: list[list[list[float | None]]]
+) -> list[Way]:
     """Ways of rewriting by falling mean gain; each document counts once in a way."""
     cells: dict[tuple[str, bool], dict[int, list[tuple[float, float]]]] = {}
-    for d, group in enumerate(trial.groups):
+    for d, group in enumerate(study.groups):
         for g, candidate in enumerate(group.candidates):
             for gain, right in zip(gains[d][g], accuracy[d][g], strict=True):
                 if gain is not None and right is not None:
@@ -169,7 +171,7 @@ def _ways(trial: Trial, gains: list[list[list[float | None]]], accuracy: list[li
             strategy=strategy,
             documents=len(by_document),
             gain=statistics.fmean(means),
-            gain_interval=bootstrap_interval(means, [trial.clusters[d] for d in by_document]),
+            gain_interval=bootstrap_interval(means, [study.clusters[d] for d in by_document]),
             accuracy=statistics.fmean(statistics.fmean(right for _, right in runs) for runs in by_document.values()),
             control=control,
         )
@@ -178,20 +180,20 @@ def _ways(trial: Trial, gains: list[list[list[float | None]]], accuracy: list[li
 
 
 def _with_adaptive(
-    config: Config, source: str | None, report: CreditReport, trial: Trial, recording: Recording
+    config: Config, source: str | None, report: CreditReport, study: ReliabilityStudy, recording: Recording
 ) -> CreditReport:
     """The report with adaptive repeats beside uniform ones; live as well on the lab, where students are cheap."""
     if report.credit == "shard":
         return report  # a document's rewrite cannot be repeated apart from the shard's
-    recorded = _rewrites_only(trial, recording.own)
+    recorded = _rewrites_only(study, recording.own)
     students = STUDENTS_A_ROUND[report.credit]
     simulations = max(2, min(20, SIMULATED_DOCUMENTS // len(recorded)))
-    how: dict[str, Any] = {"clusters": trial.clusters, "shared": report.credit == "shared", "seed": config.run.seed}
+    how: dict[str, Any] = {"clusters": study.clusters, "shared": report.credit == "shared", "seed": config.run.seed}
     found = [
         simulate(recorded, budget, students=students, simulations=simulations, **how) for budget in ADAPTIVE_BUDGETS
     ]
     if source == LAB:
-        found.append(run_live(trial, recorded, LIVE_BUDGET, students=students))
+        found.append(run_live(study, recorded, LIVE_BUDGET, students=students))
     return replace(report, adaptive=[comparison for comparison in found if comparison is not None])
 
 

@@ -90,7 +90,7 @@ def read_groups(config: Config, source: str | None, documents: int, rewrites: in
     return _written_groups(config, found, rewrites or config.rl.group_size)
 
 
-class Trial:
+class ReliabilityStudy:
     """Trains the students of some groups; every student is trained once, by the cache of the reward model."""
 
     def __init__(self, model: GainReward, groups: Sequence[Group], documents_per_student: int):

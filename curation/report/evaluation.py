@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from curation.evaluation.records import Arm, Comparison, EvaluationResult, Figure, StudentResult
+from curation.evaluation.records import Arm, Comparison, Estimate, EvaluationResult, StudentResult
 from curation.report.parts import Kind, Table, Tile, Verdict, amount, cell, count, number, shares
 from curation.report.plots import Interval, spoken
 
@@ -22,7 +22,7 @@ AMONG: dict[Kind, str] = {"better": "better with", "worse": "worse with", "same"
 """How it goes with the other arms, where no trained teacher is among them."""
 
 
-def triple(figure: Figure | None) -> Interval | None:
+def triple(figure: Estimate | None) -> Interval | None:
     """As the plots take it."""
     return None if figure is None else (figure.mean, figure.low, figure.high)
 

@@ -4,7 +4,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 
 from curation.evaluation import records
-from curation.evaluation.records import EvaluationResult, FalsePositives, Measured, ScalingPoint, StudentResult
+from curation.evaluation.records import ArmEstimates, EvaluationResult, FalsePositives, ScalingPoint, StudentResult
 from curation.report import plots
 from curation.report.evaluation import arm_table, comparison_tables, intervals_of, triple
 from curation.report.parts import Block, Figure, Section, Table, amount, cell, number, slug
@@ -43,7 +43,7 @@ def _arms(found: EvaluationResult) -> Section:
 
 
 def _rows(
-    student: StudentResult, figure: Callable[[Measured], records.Figure | None], setting: str = "together"
+    student: StudentResult, figure: Callable[[ArmEstimates], records.Estimate | None], setting: str = "together"
 ) -> list[Row]:
     rows = []
     for name, arm in student.arms.items():
@@ -170,7 +170,7 @@ def _edits(found: EvaluationResult) -> Section:
     return Section("edits", "Edits in a row", "Edits in a row: what is still known", text if blocks else "", blocks)
 
 
-def _matrix(label: str, number: int, edits: records.Sequence) -> Figure:
+def _matrix(label: str, number: int, edits: records.EditSequence) -> Figure:
     columns = [str(j + 1) for j in range(len(edits.accuracy[0]))]
     values = [plain(row) for row in edits.accuracy]
     rows = [str(i) for i in range(len(values))]
@@ -191,11 +191,11 @@ def _matrix(label: str, number: int, edits: records.Sequence) -> Figure:
     return Figure(title, svg, caption)
 
 
-def _replayed(edits: records.Sequence) -> str:
+def _replayed(edits: records.EditSequence) -> str:
     return "with replay" if edits.replay else "without replay"
 
 
-def _still_known(label: str, sequences: Sequence[records.Sequence]) -> list[Figure]:
+def _still_known(label: str, sequences: Sequence[records.EditSequence]) -> list[Figure]:
     """Accuracy on everything taught so far, and on old knowledge, beside the student that was never edited."""
     studied, kept = {}, {}
     for edits in sequences:

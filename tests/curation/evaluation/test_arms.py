@@ -4,7 +4,7 @@ import pytest
 
 from curation.corpus.training_data import read_asked
 from curation.evaluation.arms import parse_arms
-from curation.evaluation.texts import Desk, choose_best, lesson_texts
+from curation.evaluation.texts import LessonTexts, choose_best, lesson_texts
 from teacher.records import Rewrite
 
 
@@ -35,10 +35,10 @@ def test_each_arm_writes_in_its_own_ways(make_config):
         }
     )
     arms = {arm.name: arm for arm in parse_arms(config)}
-    desk = Desk(config, documents(config), ())
-    alone = desk.texts(arms["strategy:permuted"], list(arms.values()))
+    texts = LessonTexts(config, documents(config), ())
+    alone = texts.texts(arms["strategy:permuted"], list(arms.values()))
     assert {rewrite.strategy for group in alone for rewrite in group} == {"permuted"}
-    ensemble = desk.texts(arms["ensemble"], list(arms.values()))
+    ensemble = texts.texts(arms["ensemble"], list(arms.values()))
     assert all(len(group) == 6 for group in ensemble)
     for group in ensemble:
         assert sorted(rewrite.strategy for rewrite in group) == ["copy"] * 3 + ["permuted"] * 3
@@ -48,15 +48,15 @@ def test_each_arm_writes_in_its_own_ways(make_config):
 def test_texts_are_kept_and_other_settings_are_other_texts(make_config):
     config = make_config(evaluation={"arms": ["repeated", "untrained"]})
     arms = parse_arms(config)
-    first = Desk(config, documents(config), ()).texts(arms[1], arms)
+    first = LessonTexts(config, documents(config), ()).texts(arms[1], arms)
     folder = config.run.dir / "evaluation" / "texts"
     (path,) = folder.glob("*.json")
     kept = json.loads(path.read_text())
     kept[0][0]["text"] = "as it stands on disk"
     path.write_text(json.dumps(kept))
-    assert Desk(config, documents(config), ()).texts(arms[1], arms)[0][0].text == "as it stands on disk"
+    assert LessonTexts(config, documents(config), ()).texts(arms[1], arms)[0][0].text == "as it stands on disk"
     hotter = config.model_copy(update={"teacher": config.teacher.model_copy(update={"temperature": 2.0})})
-    assert Desk(hotter, documents(config), ()).texts(arms[1], arms) != first
+    assert LessonTexts(hotter, documents(config), ()).texts(arms[1], arms) != first
     assert len(list(folder.glob("*.json"))) == 2
 
 

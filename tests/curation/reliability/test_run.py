@@ -9,7 +9,7 @@ from configs.errors import UserError
 from configs.schema import Config, Lora, Reward, Run, Student
 from curation.reliability.adaptive_comparison import run_live, simulate
 from curation.reliability.run import run_reliability
-from curation.reliability.study import Trial, read_groups
+from curation.reliability.study import ReliabilityStudy, read_groups
 from student.pools.inline import InlinePool
 from student.records import Answer, Outcome
 from teacher.reward.exams import document_questions
@@ -187,10 +187,10 @@ def test_adaptive_repeats_run_live_at_the_same_number_of_runs(many, documents_pe
     groups = read_groups(many, None, 60, None)
     with Journal(many.run.dir) as journal:
         model = GainReward(many, {"planted": pool}, document_questions(many), [g.document for g in groups], journal)
-        trial = Trial(model, groups, documents_per_student)
-        recorded = [[runs[g] for g in group.rewrites] for group, runs in zip(groups, trial.record(10).own, strict=True)]
+        study = ReliabilityStudy(model, groups, documents_per_student)
+        recorded = [[runs[g] for g in group.rewrites] for group, runs in zip(groups, study.record(10).own, strict=True)]
         pool.jobs.clear()
-        found = run_live(trial, recorded, 4, students=3)
+        found = run_live(study, recorded, 4, students=3)
         assert found.how == "live" and found.doubled is None
         # Students that both procedures ask for, those of the first repeat at least, are trained once.
         assert 4 * 180 <= len(pool.jobs) * documents_per_student <= 7 * 180

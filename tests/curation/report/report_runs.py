@@ -118,12 +118,12 @@ def add_evaluation(run: Path) -> records.EvaluationResult:
     return found
 
 
-def figure(mean: float, half: float = 0.15, n: int = 48, clusters: int = 6) -> records.Figure:
-    return records.Figure(mean=mean, low=mean - half, high=mean + half, n=n, clusters=clusters)
+def figure(mean: float, half: float = 0.15, n: int = 48, clusters: int = 6) -> records.Estimate:
+    return records.Estimate(mean=mean, low=mean - half, high=mean + half, n=n, clusters=clusters)
 
 
-def _measured(gain: float) -> records.Measured:
-    return records.Measured(
+def _measured(gain: float) -> records.ArmEstimates:
+    return records.ArmEstimates(
         gain=figure(gain), accuracy=figure(min(0.98, gain / 2.1), 0.02),
         benchmarks={"arc-easy": figure(0.01, 0.04, 6)}, benchmark_accuracies={},
         retention_loss=figure(0.1 + gain / 9, 0.03, 6), retention_accuracy=figure(0.8, 0.05, 6),
@@ -173,12 +173,12 @@ def _student(shift: int) -> records.StudentResult:
     )  # fmt: skip
 
 
-def _sequence(replay: float, edits: int = 6) -> records.Sequence:
+def _sequence(replay: float, edits: int = 6) -> records.EditSequence:
     forgets = 0.15 if not replay else 0.04
     accuracy = [
         [0.06 if j >= i else max(0.1, 0.95 - forgets * (i - j - 1)) for j in range(edits)] for i in range(edits + 1)
     ]
-    return records.Sequence(
+    return records.EditSequence(
         arm="question-answer", replay=replay, accuracy=accuracy, gain=accuracy,
         studied=[sum(row[:i]) / i for i, row in enumerate(accuracy) if i], studied_unedited=[0.06] * edits,
         retention_accuracy=[0.9 - forgets * i / 2 for i in range(edits + 1)], retention_loss=None,

@@ -1,6 +1,6 @@
 import pytest
 
-from curation.evaluation.figures import Design, figures
+from curation.evaluation.estimates import Design, estimate_students
 from curation.evaluation.lab_claims import lab_claims
 from curation.evaluation.records import Arm, Correction, EvaluationResult, StudentResult
 
@@ -30,7 +30,7 @@ def rows(student="s", trained=2.0, documents=12):
 
 
 def test_every_pair_is_compared_once_and_corrected_over_all_students():
-    found, correction = figures([*rows("s"), *rows("t", trained=0.5)], DESIGN)
+    found, correction = estimate_students([*rows("s"), *rows("t", trained=0.5)], DESIGN)
     assert correction.families == {"together/gain": 6, "together/accuracy": 6}
     gains = {(c.arm, c.against): c for c in found["s"].comparisons if c.measure == "gain"}
     assert set(gains) == {("none", "repeated"), ("trained", "repeated"), ("trained", "none")}
@@ -48,11 +48,11 @@ def test_what_the_correction_takes_back_is_no_difference():
         for arm in ("repeated", "trained")
         for d in range(12)
     ]
-    found, _ = figures(weak, DESIGN)
+    found, _ = estimate_students(weak, DESIGN)
     (alone,) = (c for c in found["s"].comparisons if c.measure == "gain")
     assert alone.p == alone.p_corrected < 0.05 and alone.verdict == "better"
     more = [row("none", d, 1.0 + 0.3 * (-1) ** (d // 2)) for d in range(12)]
-    found, _ = figures([*weak, *more], DESIGN)
+    found, _ = estimate_students([*weak, *more], DESIGN)
     among = next(c for c in found["s"].comparisons if (c.measure, c.arm, c.against) == ("gain", "trained", "repeated"))
     assert among.p == alone.p and among.p_corrected > 0.05
     assert among.difference.low > 0 and among.verdict == "no detectable difference"
@@ -71,7 +71,7 @@ def test_a_sequence_by_hand():
         for edit in (1, 2)
         for document in (0, 1)
     ]  # fmt: skip
-    found, _ = figures([*rows(), *sequence], DESIGN)
+    found, _ = estimate_students([*rows(), *sequence], DESIGN)
     (matrix,) = found["s"].sequences
     assert matrix.accuracy == [[0, 0], [1, 0], [0, 1]]
     assert matrix.gain == [[0, 0], [1, 1], [2, 2]]
@@ -83,7 +83,7 @@ def test_a_sequence_by_hand():
 def result(gains):
     names = list(gains)
     made = [row(name, d, gain + d / 100) for name, gain in gains.items() for d in range(12)]
-    found, _ = figures(made, DESIGN._replace(arms=names, reference=names[0], challengers=[]))
+    found, _ = estimate_students(made, DESIGN._replace(arms=names, reference=names[0], challengers=[]))
     arms = {
         name: Arm(
             words=name, equal_tokens=True, lesson_tokens=1, texts=1, rejected=0, overlap=0, strategies={},

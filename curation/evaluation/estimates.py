@@ -1,6 +1,6 @@
 """From rows to figures: everything in evaluation.json about gains and accuracies, from evaluation/items.parquet alone.
 
-students = figures(read_items(run_dir), design)
+students = estimate_students(read_items(run_dir), design)
 """
 
 import statistics
@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from curation.evaluation.records import (
+    ArmEstimates,
     Comparison,
     Correction,
+    EditSequence,
+    Estimate,
     FalsePositives,
-    Figure,
-    Measured,
-)
-from curation.evaluation.records import (
-    Sequence as Edits,
 )
 from curation.evaluation.statistics import LEVEL, Mean, false_positives, holm
 
@@ -46,19 +44,19 @@ class Design(NamedTuple):
     replay: float
 
 
-class Found(NamedTuple):
+class StudentEstimates(NamedTuple):
     """One student's figures."""
 
-    measured: dict[tuple[str, str], Measured]
+    measured: dict[tuple[str, str], ArmEstimates]
     """By setting (`together`, `single`) and arm."""
-    scaling: dict[tuple[str, int], tuple[Figure, Figure]]
+    scaling: dict[tuple[str, int], tuple[Estimate, Estimate]]
     """Gain and accuracy by arm and number of rewrites."""
     comparisons: list[Comparison]
-    sequences: list[Edits]
+    sequences: list[EditSequence]
     false_positives: FalsePositives | None
 
 
-def figures(rows: Sequence[Row], design: Design) -> tuple[dict[str, Found], Correction]:
+def estimate_students(rows: Sequence[Row], design: Design) -> tuple[dict[str, StudentEstimates], Correction]:
     """Every student's figures, and how their comparisons were corrected: over all students at once."""
     by_student: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
@@ -79,7 +77,7 @@ def figures(rows: Sequence[Row], design: Design) -> tuple[dict[str, Found], Corr
                 families[f"{setting}/{measure}"] = sum(raw[name][i].p is not None for name, i in family)
     real = [c.p for found in raw.values() for c in found if (c.setting, c.measure) == ("together", "gain")]
     found = {
-        name: Found(
+        name: StudentEstimates(
             measured={
                 (setting, arm): _measured(settings[setting], arm)
                 for setting in ("together", "single")
@@ -97,7 +95,7 @@ def figures(rows: Sequence[Row], design: Design) -> tuple[dict[str, Found], Corr
     return found, Correction(method="holm", level=LEVEL, families=families)
 
 
-class Cell(NamedTuple):
+class DocumentMean(NamedTuple):
     """One document (or one batch, of items about no document) under one seed: mean over its questions."""
 
     gain: float
@@ -107,7 +105,7 @@ class Cell(NamedTuple):
 
 def cells(
     rows: Sequence[Row], arm: str, kind: str = "document", source: str | None = None
-) -> dict[tuple[str, int], Cell]:
+) -> dict[tuple[str, int], DocumentMean]:
     """By document and seed. Items about no document are the batch's: its number stands for a document. `source` None
     takes the items of all sources."""
     found: dict[tuple[str, int], list[Row]] = {}
@@ -115,7 +113,7 @@ def cells(
         if row["arm"] == arm and row["kind"] == kind and source in (None, row["source"]):
             found.setdefault((row["document_id"] or str(row["batch"]), row["seed"]), []).append(row)
     return {
-        key: Cell(
+        key: DocumentMean(
             statistics.fmean(row["loglik_after"] - row["loglik_before"] for row in own),
             statistics.fmean(row["correct_after"] for row in own),
             own[0]["batch"],
@@ -124,7 +122,7 @@ def cells(
     }
 
 
-def over_seeds(found: Mapping[tuple[str, int], Cell], measure: str) -> tuple[dict[str, float], dict[str, int]]:
+def over_seeds(found: Mapping[tuple[str, int], DocumentMean], measure: str) -> tuple[dict[str, float], dict[str, int]]:
     """Each document's mean over seeds, and its batch."""
     values: dict[str, list[float]] = {}
     batches: dict[str, int] = {}
@@ -134,25 +132,25 @@ def over_seeds(found: Mapping[tuple[str, int], Cell], measure: str) -> tuple[dic
     return {name: statistics.fmean(own) for name, own in values.items()}, batches
 
 
-def _figure(found: Mapping[tuple[str, int], Cell], measure: str) -> Figure | None:
+def _figure(found: Mapping[tuple[str, int], DocumentMean], measure: str) -> Estimate | None:
     if not found:
         return None
     values, batches = over_seeds(found, measure)
     return Mean(values, batches).figure(share=measure == "accuracy")
 
 
-def _measured(rows: Sequence[Row], arm: str) -> Measured:
+def _measured(rows: Sequence[Row], arm: str) -> ArmEstimates:
     own = [row for row in rows if row["arm"] == arm]
     asked = {(row["seed"], row["batch"]) for row in rows}
     students = {(row["seed"], row["batch"]): row for row in own}
     lost = {
-        (str(batch), seed): Cell(row["retention_loss_after"] - row["retention_loss_before"], 0.0, batch)
+        (str(batch), seed): DocumentMean(row["retention_loss_after"] - row["retention_loss_before"], 0.0, batch)
         for (seed, batch), row in students.items()
         if row["retention_loss_after"] is not None
     }
     sources = sorted({row["source"] for row in rows if row["kind"] == "benchmark"})
     benchmarks = {source: cells(own, arm, "benchmark", source) for source in sources}
-    return Measured(
+    return ArmEstimates(
         gain=_figure(cells(own, arm), "gain"),
         accuracy=_figure(cells(own, arm), "accuracy"),
         benchmarks={name: f for name, found in benchmarks.items() if (f := _figure(found, "gain"))},
@@ -208,8 +206,8 @@ def _comparisons(settings: Mapping[str, Sequence[Row]], design: Design) -> list[
     return found
 
 
-def _minus(ours: Cell, theirs: Cell) -> Cell:
-    return Cell(ours.gain - theirs.gain, ours.accuracy - theirs.accuracy, ours.batch)
+def _minus(ours: DocumentMean, theirs: DocumentMean) -> DocumentMean:
+    return DocumentMean(ours.gain - theirs.gain, ours.accuracy - theirs.accuracy, ours.batch)
 
 
 def _verdict(comparison: Comparison, p: float | None) -> str:
@@ -218,7 +216,7 @@ def _verdict(comparison: Comparison, p: float | None) -> str:
     return "better" if comparison.difference.mean > 0 else "worse"
 
 
-def _scaling(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[Figure, Figure]]:
+def _scaling(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[Estimate, Estimate]]:
     found = {}
     for arm, number in dict.fromkeys((row["arm"], row["rewrites"]) for row in rows):
         own = cells([row for row in rows if row["rewrites"] == number], arm)
@@ -241,7 +239,7 @@ def _false_positives(rows: Sequence[Row], design: Design, family: Sequence[float
     )  # fmt: skip
 
 
-def _sequences(rows: Sequence[Row], design: Design) -> list[Edits]:
+def _sequences(rows: Sequence[Row], design: Design) -> list[EditSequence]:
     found = []
     for how in dict.fromkeys(row["arm"] for row in rows):
         own = [row for row in rows if row["arm"] == how]
@@ -263,7 +261,7 @@ def _sequences(rows: Sequence[Row], design: Design) -> list[Edits]:
         sizes = [sum(e == edit for e in asked.values()) for edit in range(1, number + 1)]
         kept = [_retention(own, edit) for edit in range(edits + 1)]
         found.append(
-            Edits(
+            EditSequence(
                 arm=design.edits_arm,
                 replay=design.replay if how == "replay" else 0.0,
                 accuracy=accuracy,
