@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
 
 from datatrove.data import Document
@@ -21,6 +20,7 @@ from rich.table import Table
 from configs.files import write_whole
 from configs.schema import Config
 from configs.seeds import stable_seed
+from student.statistics.intervals import wilson
 from teacher.gates.checks import build_gates, check, followed
 from teacher.gates.injection_patterns import REPORTED
 from teacher.prompting.prompts import build_prompt
@@ -201,14 +201,6 @@ def summarise(attempts: Sequence[Attempt]) -> dict[str, Any]:
         "without_canary": sum(a.verdict == "rewritten" for a in defended),
         "refused": dict(Counter(a.refused for a in defended if a.verdict == "rewritten" and a.refused)),
     }
-
-
-def wilson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share, which holds also at 0 and 1 (Wilson 1927)."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share, weight = hits / n, z * z / n
-    middle, half = share + weight / 2, z * (share * (1 - share) / n + weight / (4 * n)) ** 0.5
-    return max(0.0, (middle - half) / (1 + weight)), min(1.0, (middle + half) / (1 + weight))
 
 
 def save_attempts(path: Path, attempts: Sequence[Attempt]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from teacher.reward.evaluation import Estimate, as_share, crossed_estimate, estimate
+from student.statistics.intervals import Estimate, as_share, estimate
+from teacher.reward.evaluation import crossed_estimate
 
 JUNK = ("filler", "wrong", "none")
 """Strategies that teach nothing true, and texts that follow none."""

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.schema import Config
-from teacher.reward.evaluation import Estimate, Evaluation
+from student.statistics.intervals import Estimate
+from teacher.reward.evaluation import Evaluation
 from teacher.reward.student_models import labels
 from teacher.training.summary import TrainSummary
 

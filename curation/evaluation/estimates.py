@@ -15,7 +15,8 @@ from curation.evaluation.records import (
     Estimate,
     FalsePositives,
 )
-from curation.evaluation.statistics import LEVEL, Mean, false_positives, holm
+from curation.evaluation.statistics import LEVEL, Mean, false_positives
+from student.statistics.intervals import holm
 
 Row = Mapping[str, Any]
 MEASURES = {

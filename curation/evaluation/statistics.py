@@ -9,28 +9,15 @@ chance of any false difference in a family whatever its dependences.
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
 
 import numpy as np
 
 from curation.evaluation.records import Estimate, FalsePositives
-from student.statistics.intervals import t_quantile
+from student.statistics.intervals import holm, t_quantile, t_tail, wilson
 
 LEVEL = 0.05
 POWER = 0.8
 """Of the minimum detectable effect."""
-
-
-def t_tail(t: float, degrees: int) -> float:
-    """Two-sided p-value of Student's t, integrated over a in t = sqrt(df) tan(a), where the density is proportional to
-    cos(a)^(df - 1)."""
-    assert degrees >= 1
-
-    def area(low: float) -> float:
-        angle_N = np.linspace(low, math.pi / 2, 20_001)
-        return float(np.trapezoid(np.cos(angle_N) ** (degrees - 1), angle_N))
-
-    return min(1.0, area(math.atan(abs(t) / math.sqrt(degrees))) / area(0.0))
 
 
 class Mean:
@@ -77,27 +64,6 @@ class Mean:
             if share:
                 low, high = max(0.0, low), min(1.0, high)
         return Estimate(mean=self.mean, low=low, high=high, n=self.n, clusters=self.clusters)
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjusted p-values in the order given: below 0.05 where the family-wise procedure rejects. None stays None, and
-    does not count."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, i) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(known) - rank)))
-        adjusted[i] = largest
-    return adjusted
-
-
-def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """95% interval of a share (Wilson 1927)."""
-    z = NormalDist().inv_cdf(1 - LEVEL / 2)
-    share = hits / trials
-    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def false_positives(

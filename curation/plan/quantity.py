@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from teacher.reward.evaluation import estimate
+from student.statistics.intervals import estimate
 
 How = Literal["counted", "measured", "extrapolated", "calculated", "assumed"]
 """`counted` is exact; `measured` on this machine, by a sample; `extrapolated` from a part to the whole; `calculated`

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curation.reliability.study import ReliabilityStudy
-from student.statistics.adaptive import Run, Seat, chosen, repeat_adaptively, repeat_uniformly
+from student.statistics.adaptive import MeasuredRun, PlannedRun, best_rewrites, repeat_adaptively, repeat_uniformly
 from student.statistics.intervals import Interval, bootstrap_interval
 from student.statistics.reliability import gains_table
 
@@ -81,7 +81,7 @@ def simulate(
         # shared student a rewrite may sit twice in a repeat, in other company, and draws anew.
         columns_DR = rng.integers(world.repeats, size=(len(world.documents), 64 * world.repeats))
 
-        def draw(seats: list[Seat], columns_DR: np.ndarray = columns_DR) -> list[float]:
+        def draw(seats: list[PlannedRun], columns_DR: np.ndarray = columns_DR) -> list[float]:
             drawn_N = rng.integers(world.repeats, size=len(seats)).tolist()
             if not shared:
                 drawn_N = [columns_DR[seat.document, seat.repeat % columns_DR.shape[1]] for seat in seats]
@@ -127,15 +127,15 @@ class _World:
         numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
         return [numbers[clusters[d]] for d in self.documents]
 
-    def run(self, seat: Seat, column: int) -> float:
+    def run(self, seat: PlannedRun, column: int) -> float:
         """A recorded run; the next one where this one failed."""
         runs_R = self.table_DGR[self.documents[seat.document], self.rewrites[seat.document][seat.rewrite]]
         return float(next(run for run in np.roll(runs_R, -column) if np.isfinite(run)))
 
-    def verdict(self, runs: Sequence[Run]) -> np.ndarray:
+    def verdict(self, runs: Sequence[MeasuredRun]) -> np.ndarray:
         """(D, 2): whether the best was chosen, and the regret."""
         rows = []
-        for truth_G, choice in zip(self.truth, chosen(runs, self.sizes), strict=True):
+        for truth_G, choice in zip(self.truth, best_rewrites(runs, self.sizes), strict=True):
             regret = truth_G.max() - (truth_G.mean() if choice is None else truth_G[choice])
             rows.append((choice is not None and regret == 0, regret))
         return np.array(rows, dtype=np.float64)

@@ -19,7 +19,7 @@ from configs.seeds import stable_seed
 from curation.corpus.training_data import read_asked
 from curation.lab import world
 from student.records import Exam, Job, Lesson
-from student.statistics.adaptive import Seat
+from student.statistics.adaptive import PlannedRun
 from teacher.gates.checks import build_gates
 from teacher.reward.exams import narrow
 from teacher.reward.gain import GainReward
@@ -164,7 +164,7 @@ class ReliabilityStudy:
             exam=Exam(questions=tuple(question for exam in exams for question in exam.questions)),
         )
 
-    def measure(self, seats: Sequence[Seat]) -> list[float | None]:
+    def measure(self, seats: Sequence[PlannedRun]) -> list[float | None]:
         """Own-document gains of fresh students, one for each seat; their seeds are none of the recording's.
 
         Students of one batch and repeat have one seed, so that procedures which ask for the same student share it.

@@ -1,6 +1,6 @@
 """What a user would run instead of the engine: one student after another, carefully (PEFT) or as SEAL did (padded).
 
-Both train the engine's own courses: the same tokens, step order, starting adapters, learning rates and clipping.
+Both train the engine's own schedules: the same tokens, step order, starting adapters, learning rates and clipping.
 """
 
 import copy
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from configs.schema import Student
 from student.engine.lora import AdapterStack
-from student.engine.schedule import Course, learning_rate, step_pieces
+from student.engine.schedule import Schedule, learning_rate, step_pieces
 from student.engine.training import BETA1, BETA2, EPSILON
 
 
@@ -50,65 +50,65 @@ class SeparateRuns:
                 adapted.lora_A["default"].weight.copy_(layer.a_KrI[slot])
                 adapted.lora_B["default"].weight.copy_(layer.b_KrO[slot].t())
 
-    def careful(self, course: Course, pad_id: int) -> list[float]:
+    def careful(self, schedule: Schedule, pad_id: int) -> list[float]:
         """A careful user's loop: loss of each step in nats.
 
         Rows are padded on the right to the longest of the batch and masked, the output layer and the loss are taken at
         labelled positions only, AdamW is the fused one.
         """
-        optimiser = self._optimiser(course)
+        optimiser = self._optimiser(schedule)
         decoder = self.model.get_base_model().get_decoder()
         head = self.model.get_base_model().get_output_embeddings()
         losses = []
-        for step in range(course.steps):
-            ids_BT, mask_BT, index_N, target_N, share_N = _masked_batch(course, step, pad_id, self.model.device)
+        for step in range(schedule.steps):
+            ids_BT, mask_BT, index_N, target_N, share_N = _masked_batch(schedule, step, pad_id, self.model.device)
             # A single row needs no mask, and attention is faster without.
             mask = mask_BT if len(ids_BT) > 1 else None
             hidden_BTD = decoder(input_ids=ids_BT, attention_mask=mask, use_cache=False).last_hidden_state
             logits_NV = head(hidden_BTD.flatten(0, 1).index_select(0, index_N)).float()
             loss = (torch.nn.functional.cross_entropy(logits_NV, target_N, reduction="none") * share_N).sum()
             loss.backward()
-            self._update(optimiser, course, step)
+            self._update(optimiser, schedule, step)
             losses.append(loss.item())
         return losses
 
-    def padded(self, course: Course, pad_id: int, length: int, limit: int) -> int:
+    def padded(self, schedule: Schedule, pad_id: int, length: int, limit: int) -> int:
         """SEAL's recipe: one text a step, padded to `length`, the padding in the loss. Returns the steps done."""
-        optimiser = self._optimiser(course)
-        order = [(step, text) for step, texts in enumerate(course.order) for text in texts][:limit]
+        optimiser = self._optimiser(schedule)
+        order = [(step, text) for step, texts in enumerate(schedule.order) for text in texts][:limit]
         for step, text in order:
             ids_1T = torch.full((1, length), pad_id, device=self.model.device)
-            kept = course.texts[text].ids[:length]
+            kept = schedule.texts[text].ids[:length]
             ids_1T[0, : len(kept)] = torch.from_numpy(kept)
             loss = self.model(input_ids=ids_1T, labels=ids_1T, use_cache=False).loss
             loss.backward()
-            self._update(optimiser, course, step)
+            self._update(optimiser, schedule, step)
             loss.item()
         return len(order)
 
-    def _optimiser(self, course: Course) -> torch.optim.AdamW:
+    def _optimiser(self, schedule: Schedule) -> torch.optim.AdamW:
         return torch.optim.AdamW(
             self.parameters,
-            lr=course.learning_rate,
+            lr=schedule.learning_rate,
             betas=(BETA1, BETA2),
             eps=EPSILON,
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
 
-    def _update(self, optimiser: torch.optim.AdamW, course: Course, step: int) -> None:
+    def _update(self, optimiser: torch.optim.AdamW, schedule: Schedule, step: int) -> None:
         torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(course, step)
+            group["lr"] = learning_rate(schedule, step)
         optimiser.step()
         optimiser.zero_grad()
 
 
 def _masked_batch(
-    course: Course, step: int, pad_id: int, device: torch.device
+    schedule: Schedule, step: int, pad_id: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One student's texts of one step: ids and mask (B, T), and index, target and share of the N labelled positions."""
-    pieces = step_pieces(0, course, step)
+    pieces = step_pieces(0, schedule, step)
     width = max(len(piece.text) for piece in pieces)
     ids_BT = torch.full((len(pieces), width), pad_id)
     mask_BT = torch.zeros(len(pieces), width, dtype=torch.long)

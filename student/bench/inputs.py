@@ -21,7 +21,7 @@ from transformers import (
 
 from configs.errors import UserError, nearest
 from student.engine.models import load_model, pick_device, pick_dtype
-from student.engine.schedule import Course
+from student.engine.schedule import Schedule
 from student.pools.inline import InlinePool
 
 SHAPES: dict[str, PretrainedConfig] = {
@@ -111,8 +111,8 @@ def biographies(count: int) -> list[str]:
     return texts
 
 
-def course_flops(model: PreTrainedModel, pool: InlinePool, courses: list[Course]) -> float:
-    """Useful operations of these courses: what a perfect implementation would have to do, padding not counted.
+def schedule_flops(model: PreTrainedModel, pool: InlinePool, schedules: list[Schedule]) -> float:
+    """Useful operations of these schedules: what a perfect implementation would have to do, padding not counted.
 
     A multiply-add is 2. The frozen base's weights are met twice (forward, and backward to the input), an adapter's
     three times, attention once forward and twice backward over the causal half, the output layer at labels only.
@@ -125,8 +125,8 @@ def course_flops(model: PreTrainedModel, pool: InlinePool, courses: list[Course]
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
     total = 0.0
-    for course in courses:
-        for text in (course.texts[index] for step in course.order for index in step):
+    for schedule in schedules:
+        for text in (schedule.texts[index] for step in schedule.order for index in step):
             total += len(text) * (4 * linear + 6 * pool.stack.size) + len(text.labelled) * 4 * head
             total += 6 * len(text) ** 2 * heads_width * config.num_hidden_layers
     return total

@@ -26,15 +26,15 @@ from student.bench.baselines import SeparateRuns, twin
 from student.bench.inputs import (
     SHAPES,
     bench_model,
-    course_flops,
     datasheet_flops,
     environment,
     lesson_texts,
     matmul_peak,
+    schedule_flops,
 )
 from student.bench.report import check_losses, max_difference, median_interval, median_ratio, table
 from student.engine.memory import is_out_of_memory
-from student.engine.schedule import Course, plan_course
+from student.engine.schedule import Schedule, plan_schedule
 from student.engine.training import Usage, train_slots
 from student.pools.batching import Size, by_length, consecutive
 from student.pools.inline import MAX_SLOTS, InlinePool
@@ -49,7 +49,7 @@ Tell = Callable[[str], None]
 
 
 class Bench:
-    """One model with the engine and its rivals around it, and the courses that all of them train."""
+    """One model with the engine and its rivals around it, and the schedules that all of them train."""
 
     def __init__(
         self, *, model: str, lessons: Path | None, texts_per_lesson: int, steps: int, rank: int, count: int, device: str
@@ -62,21 +62,23 @@ class Bench:
         self.rival = SeparateRuns(twin(base), settings)
         self.pool = InlinePool(settings, model=base, tokenizer=tokenizer)
         shares = [tuple(texts[k * texts_per_lesson : (k + 1) * texts_per_lesson]) for k in range(count)]
-        self.courses = [plan_course(tokenizer, Lesson(texts=share, seed=k), settings) for k, share in enumerate(shares)]
+        self.schedules = [
+            plan_schedule(tokenizer, Lesson(texts=share, seed=k), settings) for k, share in enumerate(shares)
+        ]
 
-    def engine(self, courses: list[Course]) -> tuple[float, list[list[float]], Usage]:
-        """Trains the courses in the batches that the pool plans: seconds, losses (K, steps), use of positions."""
+    def engine(self, schedules: list[Schedule]) -> tuple[float, list[list[float]], Usage]:
+        """Trains the schedules in the batches that the pool plans: seconds, losses (K, steps), use of positions."""
         stack, usage = self.pool.stack, Usage()
-        losses: list[list[float]] = [[] for _ in courses]
+        losses: list[list[float]] = [[] for _ in schedules]
         assert stack is not None
-        order = by_length([Size(course.steps, course.tokens_per_step()) for course in courses])
-        batches = consecutive(order, min(self.pool.at_once, self.pool._slots(courses)))
+        order = by_length([Size(schedule.steps, schedule.tokens_per_step()) for schedule in schedules])
+        batches = consecutive(order, min(self.pool.at_once, self.pool._slots(schedules)))
         self._wait()
         start = time.perf_counter()
         for batch in batches:
             stack.allocate(batch)
             progress, used = train_slots(
-                self.base, stack, [courses[k] for k in batch], self.pool.settings, pad_id=self.pad_id,
+                self.base, stack, [schedules[k] for k in batch], self.pool.settings, pad_id=self.pad_id,
                 max_tokens=self.pool._batch_tokens(), helpers=self.pool.helpers,
             )  # fmt: skip
             stack.release()
@@ -86,21 +88,21 @@ class Bench:
         self._wait()
         return time.perf_counter() - start, losses, usage
 
-    def separate(self, courses: list[Course]) -> tuple[float, list[list[float]]]:
-        """Trains the courses one after another with PEFT, from the same adapters: seconds and losses (K, steps)."""
+    def separate(self, schedules: list[Schedule]) -> tuple[float, list[list[float]]]:
+        """Trains the schedules one after another with PEFT, from the same adapters: seconds and losses (K, steps)."""
         seconds, losses = 0.0, []
-        for seed, course in enumerate(courses):
+        for seed, schedule in enumerate(schedules):
             self._start_rival(seed)
             start = time.perf_counter()
-            losses.append(self.rival.careful(course, self.pad_id))
+            losses.append(self.rival.careful(schedule, self.pad_id))
             seconds += time.perf_counter() - start
         return seconds, losses
 
-    def padded(self, course: Course, length: int, steps: int) -> float:
+    def padded(self, schedule: Schedule, length: int, steps: int) -> float:
         """Seconds a step of SEAL's padded recipe."""
         self._start_rival(0)
         start = time.perf_counter()
-        done = self.rival.padded(course, self.pad_id, length, steps)
+        done = self.rival.padded(schedule, self.pad_id, length, steps)
         self._wait()
         return (time.perf_counter() - start) / done
 
@@ -115,37 +117,37 @@ class Bench:
         if self.base.device.type == "cuda":
             torch.cuda.synchronize(self.base.device)
 
-    def warm_up(self, courses: list[Course]) -> list[Course]:
+    def warm_up(self, schedules: list[Schedule]) -> list[Schedule]:
         """A few steps of each, unmeasured: threads, kernels and memory pools start here, and helpers get pages of
-        their own. Returns the courses that fit: half as many where the plan was out by that, as the pool itself goes
+        their own. Returns the schedules that fit: half as many where the plan was out by that, as the pool itself goes
         on."""
         while True:
-            first_steps = [replace(course, order=course.order[:WARM_UP_STEPS]) for course in courses]
+            first_steps = [replace(schedule, order=schedule.order[:WARM_UP_STEPS]) for schedule in schedules]
             try:
                 self.engine(first_steps)
                 break
             except Exception as error:
-                if not is_out_of_memory(error) or len(courses) == 1:
+                if not is_out_of_memory(error) or len(schedules) == 1:
                     raise
             self.pool._free_memory()
-            courses = courses[: len(courses) // 2]
+            schedules = schedules[: len(schedules) // 2]
         self.separate(first_steps[:1])
-        return courses
+        return schedules
 
     def sweep(self, numbers: Iterable[int], tell: Tell) -> list[dict[str, float]]:
         """The engine alone with each number of students, best of two; ends where the device holds no more at once."""
         points: list[dict[str, float]] = []
         for k in sorted(numbers):
             tell(f"sweep: {k} students")
-            if self.pool._slots(self.courses[:k]) < k:
+            if self.pool._slots(self.schedules[:k]) < k:
                 break
             try:
-                seconds = min(self.engine(self.courses[:k])[0] for _ in range(2))
+                seconds = min(self.engine(self.schedules[:k])[0] for _ in range(2))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 break
-            rate = sum(course.tokens() for course in self.courses[:k]) / seconds
+            rate = sum(schedule.tokens() for schedule in self.schedules[:k]) / seconds
             points.append(
                 {"students": k, "seconds": seconds, "students_per_second": k / seconds, "tokens_per_second": rate}
             )
@@ -206,36 +208,36 @@ def run_bench(
         model=model, lessons=lessons, texts_per_lesson=texts_per_lesson, steps=steps, rank=rank,
         count=max(students or MAX_SLOTS, *sweep, 1), device=device,
     )  # fmt: skip
-    students = students or bench.pool._slots(bench.courses)
-    courses = bench.warm_up(bench.courses[:students])
-    students = len(courses)
+    students = students or bench.pool._slots(bench.schedules)
+    schedules = bench.warm_up(bench.schedules[:students])
+    students = len(schedules)
     some = min(students, peft_students or students)
     in_turn = bench.base.dtype == torch.float32
     engine_s, peft_s, padded_s = [], [], []
     difference, usage = 0.0, Usage()
-    padded_scale = sum(len(step) for course in courses for step in course.order)
+    padded_scale = sum(len(step) for schedule in schedules for step in schedule.order)
     for repeat in range(1, repeats + 1):
         tell(f"repeat {repeat} of {repeats}: engine, {students} students")
-        seconds, losses, usage = bench.engine(courses)
+        seconds, losses, usage = bench.engine(schedules)
         engine_s.append(seconds)
         tell(f"repeat {repeat} of {repeats}: {some} PEFT runs")
-        seconds, rival_losses = bench.separate(courses[:some])
+        seconds, rival_losses = bench.separate(schedules[:some])
         peft_s.append(seconds * students / some)
         difference = max(difference, max_difference(losses[:some], rival_losses))
         if padded_steps and in_turn:
             tell(f"repeat {repeat} of {repeats}: {padded_steps} steps of the padded recipe")
-            padded_s.append(bench.padded(courses[0], padded_tokens, padded_steps) * padded_scale)
+            padded_s.append(bench.padded(schedules[0], padded_tokens, padded_steps) * padded_scale)
     points = bench.sweep(sweep, tell)
-    rate = course_flops(bench.base, bench.pool, courses) / statistics.median(engine_s)
+    rate = schedule_flops(bench.base, bench.pool, schedules) / statistics.median(engine_s)
     peak, where = matmul_peak(bench.base.device, bench.base.dtype), environment(bench.base.device, bench.base.dtype)
     if padded_steps and not in_turn:
         # SEAL trains in float32. The base is turned into it last and in place: a 7B model does not fit twice.
         tell(f"{padded_steps} steps of the padded recipe in float32")
         bench.base.float()
-        bench.padded(courses[0], padded_tokens, 1)
-        padded_s = [bench.padded(courses[0], padded_tokens, padded_steps) * padded_scale] * repeats
+        bench.padded(schedules[0], padded_tokens, 1)
+        padded_s = [bench.padded(schedules[0], padded_tokens, padded_steps) * padded_scale] * repeats
     ratios = [rival / ours for rival, ours in zip(peft_s, engine_s, strict=True)]
-    seconds, tokens = statistics.median(engine_s), sum(course.tokens() for course in courses)
+    seconds, tokens = statistics.median(engine_s), sum(schedule.tokens() for schedule in schedules)
     sheet = datasheet_flops(bench.base.device)
     return {
         "students": students,
@@ -260,7 +262,7 @@ def run_bench(
         "model": model,
         "parameters": bench.parameters,
         "lessons": str(lessons) if lessons else "made-up biographies",
-        "tokens_per_student_step": tokens / sum(course.steps for course in courses),
+        "tokens_per_student_step": tokens / sum(schedule.steps for schedule in schedules),
         "texts_per_lesson": texts_per_lesson,
         "steps": steps,
         "rank": rank,

@@ -1,4 +1,4 @@
-"""Sitting an exam: what students know, read off the same stacked layers that trained them.
+"""ExamResult an exam: what students know, read off the same stacked layers that trained them.
 
 Log-likelihoods are teacher-forced: prompt and gold answer in one packed row, labels at the answer. Decoding is greedy
 and batched over all students. Before-values are the same calls with the adapters off.
@@ -32,7 +32,7 @@ class Grade:
 
 
 @dataclass(frozen=True, slots=True)
-class Sitting:
+class ExamResult:
     """One student's answers to one exam; grades are aligned with its questions."""
 
     grades: list[Grade]
@@ -57,7 +57,7 @@ class Examiner:
         self._base_questions: dict[Question, Grade] = {}
         self._base_texts: dict[str, _Score] = {}
 
-    def before(self, exam: Exam, max_tokens: int) -> Sitting:
+    def before(self, exam: Exam, max_tokens: int) -> ExamResult:
         """The base's sitting; each question and text is asked of the base once in its life."""
         questions = [q for q in dict.fromkeys(exam.questions) if q not in self._base_questions]
         texts = [t for t in dict.fromkeys(exam.retention_texts) if t not in self._base_texts]
@@ -65,19 +65,19 @@ class Examiner:
         scores = self._read([(0, text) for text in texts], False, max_tokens)
         self._base_questions.update(zip(questions, grades, strict=True))
         self._base_texts.update(zip(texts, scores, strict=True))
-        return Sitting(
+        return ExamResult(
             [self._base_questions[q] for q in exam.questions],
             _mean_loss([self._base_texts[t] for t in exam.retention_texts]),
         )
 
-    def after(self, exams: list[Exam], max_tokens: int) -> list[Sitting]:
+    def after(self, exams: list[Exam], max_tokens: int) -> list[ExamResult]:
         """Slot k sits `exams[k]`, all slots at once."""
         asked = [(k, q) for k, exam in enumerate(exams) for q in exam.questions]
         read = [(k, t) for k, exam in enumerate(exams) for t in exam.retention_texts]
         grades = iter(self._grade(asked, True, max_tokens))
         scores = iter(self._read(read, True, max_tokens))
         return [
-            Sitting([next(grades) for _ in exam.questions], _mean_loss([next(scores) for _ in exam.retention_texts]))
+            ExamResult([next(grades) for _ in exam.questions], _mean_loss([next(scores) for _ in exam.retention_texts]))
             for exam in exams
         ]
 

@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 
 from configs.schema import Student
 from student.engine.packing import pack
-from student.engine.schedule import Course, learning_rate, step_pieces
+from student.engine.schedule import Schedule, learning_rate, step_pieces
 from student.engine.training import EPSILON, Progress, Usage, batch_loss
 
 
 @contextmanager
 def train_full(
-    model: PreTrainedModel, course: Course, settings: Student, pad_id: int, max_tokens: int
+    model: PreTrainedModel, schedule: Schedule, settings: Student, pad_id: int, max_tokens: int
 ) -> Iterator[tuple[Progress, Usage]]:
     """Trains all weights in place; inside the `with` the model is the student, after it the base, bit for bit.
 
@@ -29,7 +29,7 @@ def train_full(
     progress, usage = Progress(), Usage()
     try:
         try:
-            _train(model, course, settings, pad_id, max_tokens, progress, usage)
+            _train(model, schedule, settings, pad_id, max_tokens, progress, usage)
         finally:
             model.eval()
         yield progress, usage
@@ -42,23 +42,25 @@ def train_full(
 
 def _train(
     model: PreTrainedModel,
-    course: Course,
+    schedule: Schedule,
     settings: Student,
     pad_id: int,
     max_tokens: int,
     progress: Progress,
     usage: Usage,
 ) -> None:
-    if not course.steps:
+    if not schedule.steps:
         return
     model.requires_grad_(True)
     model.train(settings.gradient_checkpointing)  # exams need eval mode
     parameters = list(model.parameters())
-    optimiser = torch.optim.AdamW(parameters, lr=course.learning_rate, eps=EPSILON, weight_decay=settings.weight_decay)
+    optimiser = torch.optim.AdamW(
+        parameters, lr=schedule.learning_rate, eps=EPSILON, weight_decay=settings.weight_decay
+    )
     limit = settings.max_grad_norm or math.inf
-    for step in range(course.steps):
+    for step in range(schedule.steps):
         loss_sum = 0.0
-        pieces = step_pieces(0, course, step)
+        pieces = step_pieces(0, schedule, step)
         for batch in pack(pieces, 1, pad_id, model.device, max_tokens=max_tokens, row_tokens=settings.row_tokens):
             loss, *_ = batch_loss(model, batch)
             loss.backward()
@@ -71,6 +73,6 @@ def _train(
             progress.error = f"diverged at step {step + 1}: loss {loss_sum}, gradient norm {norm}"
             return
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(course, step)
+            group["lr"] = learning_rate(schedule, step)
         optimiser.step()
         optimiser.zero_grad()

@@ -4,16 +4,16 @@ import math
 import statistics
 from dataclasses import replace
 
-from student.engine.exam import Grade, Sitting
-from student.engine.schedule import Course
+from student.engine.exam import ExamResult, Grade
+from student.engine.schedule import Schedule
 from student.engine.training import Progress, Usage
 from student.records import Answer, Job, Outcome
 
 
-def outcome_of(job: Job, course: Course, progress: Progress, before: Sitting, after: Sitting) -> Outcome:
+def outcome_of(job: Job, schedule: Schedule, progress: Progress, before: ExamResult, after: ExamResult) -> Outcome:
     """The paired result of one student; one with `error` where no token of its lesson is to be learnt, or training or
     the exam gave no finite numbers."""
-    if job.lesson.texts and not course.texts:
+    if job.lesson.texts and not schedule.texts:
         return Outcome(gain=None, error="no token of the lesson is to be learnt: see loss_on")
     if progress.error is not None:
         return Outcome(gain=None, error=progress.error)
@@ -21,9 +21,9 @@ def outcome_of(job: Job, course: Course, progress: Progress, before: Sitting, af
     if not all(math.isfinite(answer.loglik_after) for answer in answers):
         return Outcome(gain=None, error="the exam gave a log-likelihood that is not finite")
     metrics: dict[str, float] = {
-        "steps": course.steps,
-        "lesson_tokens": course.tokens(),
-        "cut_tokens": sum(text.cut for text in course.texts),
+        "steps": schedule.steps,
+        "lesson_tokens": schedule.tokens(),
+        "cut_tokens": sum(text.cut for text in schedule.texts),
     }
     if progress.losses:
         metrics |= {"train_loss_first": progress.losses[0], "train_loss_last": progress.losses[-1]}

@@ -1,4 +1,4 @@
-"""A student's course, worked out before it starts: texts as tokens, those of every step, weights and rates."""
+"""A student's schedule, worked out before it starts: texts as tokens, those of every step, weights and rates."""
 
 import math
 from collections import defaultdict
@@ -14,7 +14,7 @@ from student.records import Lesson
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Schedule:
     """One slot's training, worked out before it starts."""
 
     texts: list[Encoded]
@@ -24,7 +24,7 @@ class Course:
     """Texts of each step."""
     learning_rate: float
     warmup_steps: int = 0
-    schedule: str = "constant"
+    decay: str = "constant"
 
     @property
     def steps(self) -> int:
@@ -39,7 +39,7 @@ class Course:
         return max((sum(len(self.texts[i]) for i in step) for step in self.order), default=0)
 
 
-def plan_course(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: Student) -> Course:
+def plan_schedule(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: Student) -> Schedule:
     """A lesson as tokens, with the texts of every step; a lesson without text has no steps."""
     loss_on = lesson.loss_on or settings.loss_on
     encoded = [encode_text(tokenizer, text, loss_on, settings.max_text_tokens) for text in lesson.texts]
@@ -60,7 +60,9 @@ def plan_course(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: St
     )
     rate = settings.learning_rate if lesson.learning_rate is None else lesson.learning_rate
     warmup = settings.warmup_steps if lesson.warmup_steps is None else lesson.warmup_steps
-    return Course([encoded[index] for index in kept], owners, order, rate, warmup, lesson.schedule or settings.schedule)
+    return Schedule(
+        [encoded[index] for index in kept], owners, order, rate, warmup, lesson.schedule or settings.schedule
+    )
 
 
 def step_order(
@@ -135,26 +137,26 @@ class _Pile:
         return dealt
 
 
-def step_pieces(slot: int, course: Course, step: int) -> list[Piece]:
+def step_pieces(slot: int, schedule: Schedule, step: int) -> list[Piece]:
     """One slot's texts of one step, weighted so that documents share the update equally and tokens share the
     document's."""
-    chosen = course.order[step]
+    chosen = schedule.order[step]
     labels: dict[int, int] = defaultdict(int)
     for index in chosen:
-        labels[course.owners[index]] += len(course.texts[index].labelled)
-    return [Piece(slot, course.texts[i], share=1.0 / (len(labels) * labels[course.owners[i]])) for i in chosen]
+        labels[schedule.owners[index]] += len(schedule.texts[index].labelled)
+    return [Piece(slot, schedule.texts[i], share=1.0 / (len(labels) * labels[schedule.owners[i]])) for i in chosen]
 
 
-def learning_rate(course: Course, step: int) -> float:
+def learning_rate(schedule: Schedule, step: int) -> float:
     """Linear warm-up, then the slot's schedule, which would reach zero one step after its last."""
-    warmup = course.warmup_steps
+    warmup = schedule.warmup_steps
     if step < warmup:
-        return course.learning_rate * (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(1, course.steps - warmup)
-    match course.schedule:
+        return schedule.learning_rate * (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, schedule.steps - warmup)
+    match schedule.decay:
         case "linear":
-            return course.learning_rate * (1 - done)
+            return schedule.learning_rate * (1 - done)
         case "cosine":
-            return course.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+            return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         case _:
-            return course.learning_rate
+            return schedule.learning_rate

@@ -20,7 +20,7 @@ from student.engine.helpers import Helpers, Stopped, can_fork
 from student.engine.lora import AdapterStack, Slots
 from student.engine.loss import linear_cross_entropy
 from student.engine.packing import Batch, even_runs, pack, positions
-from student.engine.schedule import Course, learning_rate, step_pieces
+from student.engine.schedule import Schedule, learning_rate, step_pieces
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -112,14 +112,14 @@ class StackedAdamW:
 def train_slots(
     model: PreTrainedModel,
     stack: AdapterStack,
-    courses: list[Course],
+    schedules: list[Schedule],
     settings: Student,
     *,
     pad_id: int,
     max_tokens: int,
     helpers: Helpers | None = None,
 ) -> tuple[list[Progress], Usage]:
-    """Trains slot k on `courses[k]`, all slots in one batch a step; `stack` must have been allocated for them.
+    """Trains slot k on `schedules[k]`, all slots in one batch a step; `stack` must have been allocated for them.
 
     A slot whose loss or gradient stops being finite is stopped with an error; the others are not touched. Students
     share nothing, so that helpers take some of the slots: then no core waits for another after each operation, which on
@@ -131,18 +131,18 @@ def train_slots(
         helpers: see `student_helpers`.
     """
     assert stack.all_slots is not None, "allocate() first"
-    mine, *theirs = _parts(courses, min(torch.get_num_threads(), 1 + len(helpers)) if helpers else 1, max_tokens)
+    mine, *theirs = _parts(schedules, min(torch.get_num_threads(), 1 + len(helpers)) if helpers else 1, max_tokens)
     if helpers is None or not theirs:
-        return _train(model, stack, stack.all_slots, courses, settings, pad_id, max_tokens)
+        return _train(model, stack, stack.all_slots, schedules, settings, pad_id, max_tokens)
     at_once = max_tokens // (1 + len(theirs))
 
     def own(stopped: Stopped) -> tuple[list[Progress], Usage]:
-        return _train(model, stack, stack.part(mine), courses[mine], settings, pad_id, at_once, stopped)
+        return _train(model, stack, stack.part(mine), schedules[mine], settings, pad_id, at_once, stopped)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        shares = [(stack.params_KP[run].numpy(), courses[run], at_once) for run in theirs]
+        shares = [(stack.params_KP[run].numpy(), schedules[run], at_once) for run in theirs]
         (progress, usage), *done = helpers.share(shares, own)
     finally:
         torch.set_num_threads(threads)
@@ -161,11 +161,13 @@ def student_helpers(model: PreTrainedModel, stack: AdapterStack, settings: Stude
     if model.device.type != "cpu" or alone or not count or not can_fork():
         return None
 
-    def work(share: tuple[np.ndarray, list[Course], int], stopped: Stopped) -> tuple[np.ndarray, list[Progress], Usage]:
-        params_KP, courses, max_tokens = share
+    def work(
+        share: tuple[np.ndarray, list[Schedule], int], stopped: Stopped
+    ) -> tuple[np.ndarray, list[Progress], Usage]:
+        params_KP, schedules, max_tokens = share
         slots = stack.take_over(torch.from_numpy(params_KP))
         try:
-            progress, usage = _train(model, stack, slots, courses, settings, pad_id, max_tokens, stopped)
+            progress, usage = _train(model, stack, slots, schedules, settings, pad_id, max_tokens, stopped)
             return slots.params_KP.numpy(), progress, usage
         finally:
             stack.release()
@@ -173,22 +175,22 @@ def student_helpers(model: PreTrainedModel, stack: AdapterStack, settings: Stude
     return Helpers(work, count)
 
 
-def _parts(courses: list[Course], cores: int, max_tokens: int) -> list[slice]:
+def _parts(schedules: list[Schedule], cores: int, max_tokens: int) -> list[slice]:
     """The slots of each process: one part, where several would be small or uneven."""
-    a_step = sum(course.tokens_per_step() for course in courses)
-    count = max(1, min(cores, len(courses), a_step // PART_TOKENS))
-    steps = max((course.steps for course in courses), default=0)
-    lengths = [math.ceil(course.tokens() / max(1, steps)) for course in courses]
+    a_step = sum(schedule.tokens_per_step() for schedule in schedules)
+    count = max(1, min(cores, len(schedules), a_step // PART_TOKENS))
+    steps = max((schedule.steps for schedule in schedules), default=0)
+    lengths = [math.ceil(schedule.tokens() / max(1, steps)) for schedule in schedules]
     runs = even_runs(lengths, count, max_tokens // count)
     of_runs = [positions(lengths[run], max_tokens // count) for run in runs]
-    return runs if max(of_runs) * count <= UNEVEN * sum(of_runs) else [slice(0, len(courses))]
+    return runs if max(of_runs) * count <= UNEVEN * sum(of_runs) else [slice(0, len(schedules))]
 
 
 def _train(
     model: PreTrainedModel,
     stack: AdapterStack,
     slots: Slots,
-    courses: list[Course],
+    schedules: list[Schedule],
     settings: Student,
     pad_id: int,
     max_tokens: int,
@@ -196,22 +198,22 @@ def _train(
 ) -> tuple[list[Progress], Usage]:
     """`train_slots` for some of a stack's slots, in this process; ends early where another has failed."""
     optimiser = StackedAdamW(slots, settings)
-    progress = [Progress() for _ in courses]
+    progress = [Progress() for _ in schedules]
     usage = Usage()
     packed: dict[tuple, list[Batch]] = {}
-    for step in range(max((course.steps for course in courses), default=0)):
-        active = [k for k, c in enumerate(courses) if step < c.steps and progress[k].error is None]
+    for step in range(max((schedule.steps for schedule in schedules), default=0)):
+        active = [k for k, c in enumerate(schedules) if step < c.steps and progress[k].error is None]
         if not active or stopped():
             break
-        key = tuple((k, *sorted(courses[k].order[step])) for k in active)
+        key = tuple((k, *sorted(schedules[k].order[step])) for k in active)
         if key not in packed:
-            pieces = [piece for k in active for piece in step_pieces(k, courses[k], step)]
+            pieces = [piece for k in active for piece in step_pieces(k, schedules[k], step)]
             batches = pack(
-                pieces, len(courses), pad_id, stack.device, max_tokens=max_tokens, row_tokens=settings.row_tokens
+                pieces, len(schedules), pad_id, stack.device, max_tokens=max_tokens, row_tokens=settings.row_tokens
             )
             # Steps over all texts are all alike and are packed once; others are not worth keeping.
             packed = {key: batches}
-        losses = torch.zeros(len(courses), device=stack.device)
+        losses = torch.zeros(len(schedules), device=stack.device)
         for batch in packed[key]:
             with stack.using(batch.rows, slots):
                 loss, nll_N, _ = batch_loss(model, batch)
@@ -219,8 +221,8 @@ def _train(
             losses.index_add_(0, batch.slot_N, nll_N * batch.share_N)
             usage.labels += len(batch.target_N)
             usage.positions += batch.positions
-        rates = [learning_rate(c, step) if step < c.steps else 0.0 for c in courses]
-        active_K = torch.zeros(len(courses), dtype=torch.bool, device=stack.device)
+        rates = [learning_rate(c, step) if step < c.steps else 0.0 for c in schedules]
+        active_K = torch.zeros(len(schedules), dtype=torch.bool, device=stack.device)
         active_K[active] = True
         norm_K = optimiser.step(step + 1, torch.tensor(rates, device=stack.device), active_K)
         for k, loss_k, norm in zip(active, losses[active].tolist(), norm_K[active].tolist(), strict=True):

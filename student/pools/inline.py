@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from configs.errors import UserError
 from configs.schema import Student
 from student.engine.encoding import Encoded
-from student.engine.exam import Examiner, Sitting
+from student.engine.exam import Examiner, ExamResult
 from student.engine.full import train_full
 from student.engine.lora import AdapterStack
 from student.engine.loss import check_head
@@ -41,7 +41,7 @@ from student.engine.memory import (
 from student.engine.models import load_model
 from student.engine.outcomes import outcome_of, with_label_fraction
 from student.engine.packing import Piece
-from student.engine.schedule import Course, plan_course
+from student.engine.schedule import Schedule, plan_schedule
 from student.engine.training import Usage, student_helpers, train_slots
 from student.pools.batching import Size, by_length, consecutive
 from student.records import Exam, Job, OnDone, Outcome
@@ -112,7 +112,7 @@ class InlinePool:
         """Time spent in `examine`."""
         self._token_bytes: float | None = None
         self._fingerprint: str | None = None
-        self._whole_exams: dict[Exam, Sitting] = {}
+        self._whole_exams: dict[Exam, ExamResult] = {}
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
@@ -171,15 +171,15 @@ class InlinePool:
         on_done: OnDone | None,
     ) -> None:
         """Fills in the outcomes of those `waiting`, as many at once as fit."""
-        courses = {i: plan_course(self.tokenizer, jobs[i].lesson, self.settings) for i in waiting}
+        schedules = {i: plan_schedule(self.tokenizer, jobs[i].lesson, self.settings) for i in waiting}
         limit = len(waiting)
         passes = 1
         while waiting:
             members = waiting[:limit]
             done: list[Outcome] | None = None
             try:
-                members = waiting[: self._slots([courses[i] for i in members])]
-                done = self._run([jobs[i] for i in members], [courses[i] for i in members], passes)
+                members = waiting[: self._slots([schedules[i] for i in members])]
+                done = self._run([jobs[i] for i in members], [schedules[i] for i in members], passes)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -200,13 +200,13 @@ class InlinePool:
             if on_done:
                 on_done(found)
 
-    def _slots(self, courses: list[Course]) -> int:
+    def _slots(self, schedules: list[Schedule]) -> int:
         """How many of these students the next batch takes."""
         if self.stack is None:
             return 1
-        texts = [text for course in courses for text in course.texts]
+        texts = [text for schedule in schedules for text in schedule.texts]
         if not texts:
-            return len(courses)
+            return len(schedules)
         if self._token_bytes is None:
             # Bytes a token differ a little with the text; the same batches need the same plan.
             text = PROBE if self.settings.exact else max(texts, key=len)
@@ -214,11 +214,11 @@ class InlinePool:
             self._token_bytes = activation_bytes_per_token(self.model, self.stack, probe, self.pad_id)
         free = int(free_bytes(self.model.device) * self.settings.memory_fraction)
         if self.model.device.type == "cuda":
-            tokens = max(course.tokens_per_step() for course in courses)
+            tokens = max(schedule.tokens_per_step() for schedule in schedules)
         else:
             # A step is accumulated over micro-batches, so activations do not grow with the number of students.
             free, tokens = min(free, CPU_BYTES), 0
-        return min(len(courses), plan_slots(free, self.stack.size, tokens, self._token_bytes))
+        return min(len(schedules), plan_slots(free, self.stack.size, tokens, self._token_bytes))
 
     def _free_memory(self) -> None:
         if self.stack is not None:
@@ -236,19 +236,19 @@ class InlinePool:
         free = free_bytes(self.model.device) * self.settings.memory_fraction
         return max(2048, int(free / (2 * (self._token_bytes or 2**20))))
 
-    def _run(self, jobs: list[Job], courses: list[Course], passes: int) -> list[Outcome]:
+    def _run(self, jobs: list[Job], schedules: list[Schedule], passes: int) -> list[Outcome]:
         """One batch of students, from fresh adapters to outcomes; `passes` cuts forward passes that much smaller."""
         exams = [job.exam for job in jobs]
         max_tokens = max(1, self._batch_tokens() // passes)
         if self.stack is None:
-            return self._run_full(jobs[0], courses[0], max_tokens)
+            return self._run_full(jobs[0], schedules[0], max_tokens)
         before = [self._before(exam, max_tokens) for exam in exams]
         self.stack.allocate([job.lesson.seed for job in jobs])
         with self._training():
             progress, usage = train_slots(
                 self.model,
                 self.stack,
-                courses,
+                schedules,
                 self.settings,
                 pad_id=self.pad_id,
                 max_tokens=max_tokens,
@@ -257,14 +257,14 @@ class InlinePool:
         self.usage.add(usage)
         after = self.examiner.after(exams, max_tokens)
         self.stack.release()
-        outcomes = [outcome_of(*parts) for parts in zip(jobs, courses, progress, before, after, strict=True)]
+        outcomes = [outcome_of(*parts) for parts in zip(jobs, schedules, progress, before, after, strict=True)]
         return [with_label_fraction(outcome, usage) for outcome in outcomes]
 
-    def _before(self, exam: Exam, max_tokens: int) -> Sitting:
+    def _before(self, exam: Exam, max_tokens: int) -> ExamResult:
         """The base's answers. Questions in other company differ in the last bits, so that `exact` asks a whole exam."""
         return self._before_alone(exam, max_tokens) if self.settings.exact else self.examiner.before(exam, max_tokens)
 
-    def _before_alone(self, exam: Exam, max_tokens: int) -> Sitting:
+    def _before_alone(self, exam: Exam, max_tokens: int) -> ExamResult:
         """The base's answers in an exam of its own, whatever else this process was asked."""
         if exam not in self._whole_exams:
             fresh = Examiner(self.model, self.tokenizer, self.stack, self.settings)
@@ -283,33 +283,33 @@ class InlinePool:
         finally:
             self.model.eval()
 
-    def _run_full(self, job: Job, course: Course, max_tokens: int) -> list[Outcome]:
+    def _run_full(self, job: Job, schedule: Schedule, max_tokens: int) -> list[Outcome]:
         before = self._before(job.exam, max_tokens)
-        with train_full(self.model, course, self.settings, self.pad_id, max_tokens) as (progress, usage):
+        with train_full(self.model, schedule, self.settings, self.pad_id, max_tokens) as (progress, usage):
             self.usage.add(usage)
             after = self.examiner.after([job.exam], max_tokens)
-        return [with_label_fraction(outcome_of(job, course, progress, before, after[0]), usage)]
+        return [with_label_fraction(outcome_of(job, schedule, progress, before, after[0]), usage)]
 
     def keep(self, job: Job, folder: Path) -> Outcome:
         """Trains one student and saves it: a PEFT adapter folder, or (`mode: full`) a model folder."""
-        course = plan_course(self.tokenizer, job.lesson, self.settings)
+        schedule = plan_schedule(self.tokenizer, job.lesson, self.settings)
         max_tokens = self._batch_tokens()
         before = self._before_alone(job.exam, max_tokens)  # a resumed process has met other questions before
         if self.stack is None:
-            with train_full(self.model, course, self.settings, self.pad_id, max_tokens) as (progress, _):
+            with train_full(self.model, schedule, self.settings, self.pad_id, max_tokens) as (progress, _):
                 after = self.examiner.after([job.exam], max_tokens)
                 self.model.save_pretrained(folder)
         else:
             self.stack.allocate([job.lesson.seed])
             with self._training():
                 [progress], _ = train_slots(
-                    self.model, self.stack, [course], self.settings, pad_id=self.pad_id, max_tokens=max_tokens
+                    self.model, self.stack, [schedule], self.settings, pad_id=self.pad_id, max_tokens=max_tokens
                 )
             after = self.examiner.after([job.exam], max_tokens)
             self.stack.export(0, folder, base_model=self.settings.model)
             self.stack.release()
         self.tokenizer.save_pretrained(folder)
-        return outcome_of(job, course, progress, before, after[0])
+        return outcome_of(job, schedule, progress, before, after[0])
 
 
 def most_slots(settings: Student, device_type: str) -> int:

@@ -15,15 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from student.statistics.mixed_model import Run, estimate_spread, posteriors
+from student.statistics.mixed_model import MeasuredRun, estimate_standard_deviations, posteriors
 
 __all__ = [
-    "Run",
-    "Seat",
-    "believed_gains",
-    "chosen",
-    "next_runs",
-    "next_seats",
+    "MeasuredRun",
+    "PlannedRun",
+    "best_rewrites",
+    "next_separate_runs",
+    "next_shared_runs",
+    "posterior_gains",
     "repeat_adaptively",
     "repeat_uniformly",
 ]
@@ -32,7 +32,7 @@ RUNS_AHEAD = np.array([1, 2, 4, 8, 16])
 """Numbers of runs of one rewrite that are valued together."""
 
 
-class Seat(NamedTuple):
+class PlannedRun(NamedTuple):
     """A place in a student run: a rewrite of a document (both count from 0)."""
 
     document: int
@@ -43,11 +43,13 @@ class Seat(NamedTuple):
     """Runs of a document in one repeat have the same seed (common random numbers)."""
 
 
-Measure = Callable[[list[Seat]], Sequence[float | None]]
+Measure = Callable[[list[PlannedRun]], Sequence[float | None]]
 """Trains the students of some seats and gives each seat's gain, None where its student failed."""
 
 
-def next_seats(runs: Sequence[Run], group_sizes: Sequence[int], students: int, *, seed: int = 0) -> list[list[int]]:
+def next_shared_runs(
+    runs: Sequence[MeasuredRun], group_sizes: Sequence[int], students: int, *, seed: int = 0
+) -> list[list[int]]:
     """Which rewrite each document brings to each of the next `students` students, one seat a document in each.
 
     The d-th list is of length `students` (empty for a group without rewrites), in random order, so that company
@@ -60,13 +62,13 @@ def next_seats(runs: Sequence[Run], group_sizes: Sequence[int], students: int, *
     return seats
 
 
-def next_runs(runs: Sequence[Run], group_sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """Like `next_seats` where no student is shared: `budget` runs over all documents, most where most is at stake."""
+def next_separate_runs(runs: Sequence[MeasuredRun], group_sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Like `next_shared_runs` without shared students: `budget` runs in all, most where most is at stake."""
     extra = _fill(_beliefs(runs, group_sizes), budget, every_group=False)
     return [[g for g, count in enumerate(extra_G) for _ in range(count)] for extra_G in extra]
 
 
-def believed_gains(runs: Sequence[Run], group_sizes: Sequence[int]) -> list[np.ndarray]:
+def posterior_gains(runs: Sequence[MeasuredRun], group_sizes: Sequence[int]) -> list[np.ndarray]:
     """Posterior mean gain (G,) of each document's rewrites, fit for a reward although they ran unequally often.
 
     They are on the document's own level, drawn towards its mean as far as the runs are few or noisy, without the luck
@@ -75,11 +77,11 @@ def believed_gains(runs: Sequence[Run], group_sizes: Sequence[int]) -> list[np.n
     return [belief.means_G for belief in _beliefs(runs, group_sizes)]
 
 
-def chosen(runs: Sequence[Run], group_sizes: Sequence[int]) -> list[int | None]:
+def best_rewrites(runs: Sequence[MeasuredRun], group_sizes: Sequence[int]) -> list[int | None]:
     """The rewrite that each document's runs speak for, by posterior mean; None where none of them ran."""
     ran = {(run.document, run.rewrite) for run in runs if run.gain is not None}
     choices: list[int | None] = []
-    for d, means_G in enumerate(believed_gains(runs, group_sizes)):
+    for d, means_G in enumerate(posterior_gains(runs, group_sizes)):
         candidates = [g for g in range(len(means_G)) if (d, g) in ran]
         choices.append(max(candidates, key=lambda g: means_G[g]) if candidates else None)
     return choices
@@ -92,7 +94,7 @@ def repeat_adaptively(
     *,
     batches: Sequence[int] | None = None,
     students: int = 32,
-) -> list[Run]:
+) -> list[MeasuredRun]:
     """Spends `runs_per_rewrite` x G runs a document in rounds, and returns what came of them.
 
     The first round is that of `repeat_uniformly`. With `batches` (a number for each document) documents of one batch
@@ -103,9 +105,9 @@ def repeat_adaptively(
     if batches is not None:
         places, repeat = (runs_per_rewrite - 1) * max(group_sizes, default=0), 1
         while places > 0:
-            dealt = next_seats(runs, group_sizes, min(students, places), seed=repeat)
+            dealt = next_shared_runs(runs, group_sizes, min(students, places), seed=repeat)
             seats = [
-                Seat(d, g, (batches[d], repeat, k), repeat)
+                PlannedRun(d, g, (batches[d], repeat, k), repeat)
                 for d, seats_K in enumerate(dealt)
                 for k, g in enumerate(seats_K)
             ]
@@ -116,9 +118,9 @@ def repeat_adaptively(
     tried = Counter((run.document, run.rewrite) for run in runs)
     while len(runs) < budget:
         seats = []
-        for d, seats_K in enumerate(next_runs(runs, group_sizes, min(students, budget - len(runs)))):
+        for d, seats_K in enumerate(next_separate_runs(runs, group_sizes, min(students, budget - len(runs)))):
             for g in seats_K:
-                seats.append(Seat(d, g, (d, g, tried[d, g]), tried[d, g]))
+                seats.append(PlannedRun(d, g, (d, g, tried[d, g]), tried[d, g]))
                 tried[d, g] += 1
         runs += _ran(seats, measure)
     return runs
@@ -126,26 +128,26 @@ def repeat_adaptively(
 
 def repeat_uniformly(
     measure: Measure, group_sizes: Sequence[int], runs_per_rewrite: int, *, batches: Sequence[int] | None = None
-) -> list[Run]:
-    """The same budget spread evenly: each rewrite `runs_per_rewrite` times, in changing company."""
+) -> list[MeasuredRun]:
+    """The same budget deviations evenly: each rewrite `runs_per_rewrite` times, in changing company."""
     repeats = range(runs_per_rewrite)
     return _ran([seat for repeat in repeats for seat in _one_repeat(group_sizes, repeat, batches)], measure)
 
 
-def _one_repeat(group_sizes: Sequence[int], repeat: int, batches: Sequence[int] | None) -> list[Seat]:
+def _one_repeat(group_sizes: Sequence[int], repeat: int, batches: Sequence[int] | None) -> list[PlannedRun]:
     """Every rewrite once, dealt to its batch's students at random."""
     seats = []
     for d, size in enumerate(group_sizes):
         order = list(range(size))
         random.Random(f"{repeat} {d}").shuffle(order)
         for k, g in enumerate(order):
-            seats.append(Seat(d, g, (d, g, repeat) if batches is None else (batches[d], repeat, k), repeat))
+            seats.append(PlannedRun(d, g, (d, g, repeat) if batches is None else (batches[d], repeat, k), repeat))
     return seats
 
 
-def _ran(seats: list[Seat], measure: Measure) -> list[Run]:
+def _ran(seats: list[PlannedRun], measure: Measure) -> list[MeasuredRun]:
     return [
-        Run(seat.document, seat.rewrite, gain, seat.student, seat.repeat)
+        MeasuredRun(seat.document, seat.rewrite, gain, seat.student, seat.repeat)
         for seat, gain in zip(seats, measure(seats), strict=True)
     ]
 
@@ -194,13 +196,13 @@ class _Belief:
         return (shift_GA * _expected_excess(z_GA) / RUNS_AHEAD).max(axis=1)
 
 
-def _beliefs(runs: Sequence[Run], group_sizes: Sequence[int]) -> list[_Belief]:
-    spread = estimate_spread(runs)
+def _beliefs(runs: Sequence[MeasuredRun], group_sizes: Sequence[int]) -> list[_Belief]:
+    deviations = estimate_standard_deviations(runs)
     tried = [np.zeros(size, dtype=np.int64) for size in group_sizes]
     for run in runs:
         tried[run.document][run.rewrite] += 1
-    noise = max(spread.noise_sd**2, 1e-18)
-    found = posteriors(runs, group_sizes, spread)
+    noise = max(deviations.noise_sd**2, 1e-18)
+    found = posteriors(runs, group_sizes, deviations)
     return [_Belief(*part, tried_G, noise) for part, tried_G in zip(found, tried, strict=True)]
 
 

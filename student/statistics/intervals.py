@@ -1,4 +1,5 @@
 import math
+import statistics
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from statistics import NormalDist
@@ -106,3 +107,57 @@ def t_quantile(probability: float, degrees: int) -> float:
     cumulative_N = np.cumsum((density_N + np.roll(density_N, 1)) / 2)
     angle = np.interp(probability, (cumulative_N - cumulative_N[0]) / (cumulative_N[-1] - cumulative_N[0]), angle_N)
     return math.sqrt(degrees) * math.tan(angle)
+
+
+def t_tail(t: float, degrees: int) -> float:
+    """Two-sided p-value of Student's t with `degrees` degrees of freedom; integrated as in `t_quantile`."""
+    assert degrees >= 1
+
+    def area(low: float) -> float:
+        angle_N = np.linspace(low, math.pi / 2, 20_001)
+        return float(np.trapezoid(np.cos(angle_N) ** (degrees - 1), angle_N))
+
+    return min(1.0, area(math.atan(abs(t) / math.sqrt(degrees))) / area(0.0))
+
+
+def wilson(hits: int, trials: int, level: float = 0.95) -> Interval:
+    """Confidence interval of a share, which holds also where none or all of the trials are hits (Wilson 1927)."""
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    share, weight = hits / trials, z**2 / trials
+    centre, half = share + weight / 2, z * math.sqrt(share * (1 - share) / trials + weight / (4 * trials))
+    return Interval(max(0.0, (centre - half) / (1 + weight)), min(1.0, (centre + half) / (1 + weight)))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values adjusted for the number of tests, in the order given (Holm 1979, step-down).
+
+    An adjusted value below 0.05 means that the family-wise procedure rejects. None stays None and does not count.
+    """
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, i) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        adjusted[i] = largest
+    return adjusted
+
+
+class Estimate(NamedTuple):
+    """A mean with its 95% bootstrap interval; the bounds are nan where one value alone makes none possible."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def estimate(values: Sequence[float], clusters: Sequence[int] | None = None) -> Estimate:
+    """Mean and interval over `values`, one a document. `clusters` names the batch of each: documents that share their
+    students are not independent, and are drawn together."""
+    if not values:
+        return Estimate(math.nan, math.nan, math.nan)
+    return Estimate(statistics.fmean(values), *bootstrap_interval(values, clusters))
+
+
+def as_share(found: Estimate) -> Estimate:
+    """Bounds of a share, which cannot lie outside 0 ... 1; few batches give wide ones, and one gives none (nan)."""
+    return Estimate(found.mean, *(b if math.isnan(b) else min(1.0, max(0.0, b)) for b in found[1:]))

@@ -17,7 +17,7 @@ import numpy as np
 from student.statistics.reliability import reliability
 
 
-class Run(NamedTuple):
+class MeasuredRun(NamedTuple):
     """What came of a seat."""
 
     document: int
@@ -28,7 +28,7 @@ class Run(NamedTuple):
     repeat: Hashable = 0
 
 
-class Spread(NamedTuple):
+class StandardDeviations(NamedTuple):
     """Standard deviations that beliefs rest on, in the unit of the gain."""
 
     noise_sd: float
@@ -41,10 +41,10 @@ class Spread(NamedTuple):
     """Of what all documents of a student share."""
 
 
-def estimate_spread(runs: Sequence[Run]) -> Spread:
+def estimate_standard_deviations(runs: Sequence[MeasuredRun]) -> StandardDeviations:
     """Pooled standard deviations from the runs so far.
 
-    Before anything ran twice, the spread inside groups is taken as half noise and half contrast.
+    Before anything ran twice, the deviations inside groups is taken as half noise and half contrast.
     """
     ran = [run for run in runs if run.gain is not None]
     table = _tables(ran)
@@ -56,31 +56,33 @@ def estimate_spread(runs: Sequence[Run]) -> Spread:
         variances = [float(np.nanvar(table_GR, ddof=1)) for table_GR in table if np.isfinite(table_GR).sum() >= 2]
         half = (sum(variances) / len(variances) / 2 if variances else 0.0) or 1.0
         student = min(student, 0.9 * half)
-        return Spread(math.sqrt(half - student), math.sqrt(half), 0.0, math.sqrt(student))
+        return StandardDeviations(math.sqrt(half - student), math.sqrt(half), 0.0, math.sqrt(student))
     total = max(0.0, found.between_variance) + found.noise_variance or 1.0
     # An estimate of no contrast at all would end the search; a twentieth of the variance keeps it open.
     prior = max(found.between_variance, 0.05 * total)
     student = min(student, 0.9 * found.noise_variance)
     noise = max(found.noise_variance - student, 1e-6 * total)
     seed = max(0.0, found.seed_variance or 0.0)
-    return Spread(math.sqrt(noise), math.sqrt(prior), math.sqrt(seed), math.sqrt(student))
+    return StandardDeviations(math.sqrt(noise), math.sqrt(prior), math.sqrt(seed), math.sqrt(student))
 
 
-def posteriors(runs: Sequence[Run], group_sizes: Sequence[int], spread: Spread) -> list[tuple[np.ndarray, np.ndarray]]:
+def posteriors(
+    runs: Sequence[MeasuredRun], group_sizes: Sequence[int], deviations: StandardDeviations
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Posterior means (G,) of each document's true gains and variances (G,) of their contrasts to the group's mean."""
     found: list[tuple[np.ndarray, np.ndarray]] = [(np.full(size, np.nan), np.zeros(size)) for size in group_sizes]
-    by_document: dict[int, list[Run]] = defaultdict(list)
+    by_document: dict[int, list[MeasuredRun]] = defaultdict(list)
     for run in runs:
         if run.gain is not None:
             by_document[run.document].append(run)
     for company in _companies(by_document):
-        parts = _predict([by_document[d] for d in company], [group_sizes[d] for d in company], spread)
+        parts = _predict([by_document[d] for d in company], [group_sizes[d] for d in company], deviations)
         for d, part in zip(company, parts, strict=True):
             found[d] = part
     return found
 
 
-def _companies(by_document: dict[int, list[Run]]) -> list[list[int]]:
+def _companies(by_document: dict[int, list[MeasuredRun]]) -> list[list[int]]:
     """Documents that students connect, directly or through others."""
     leader = {d: d for d in by_document}
 
@@ -101,7 +103,7 @@ def _companies(by_document: dict[int, list[Run]]) -> list[list[int]]:
 
 
 def _predict(
-    runs: Sequence[Sequence[Run]], sizes: Sequence[int], spread: Spread
+    runs: Sequence[Sequence[MeasuredRun]], sizes: Sequence[int], deviations: StandardDeviations
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """`posteriors` of documents that share students: Henderson's mixed model equations, solved densely."""
     rewrites = np.cumsum([0, *sizes])
@@ -109,7 +111,7 @@ def _predict(
     cells: list[tuple[int, int]] = []
     y_N: list[float] = []
     levels: list[float] = []
-    shared = len(runs) > 1 and spread.student_sd > 0
+    shared = len(runs) > 1 and deviations.student_sd > 0
     for i, of_document in enumerate(runs):
         levels.append(float(np.mean([run.gain for run in of_document])))
         for run in of_document:
@@ -119,18 +121,18 @@ def _predict(
             cells.append((n, int(rewrites[i]) + run.rewrite))
             if shared and run.student is not None:
                 cells.append((n, columns.setdefault(("student", run.student), int(rewrites[-1]) + len(columns))))
-            if spread.seed_sd > 0:
+            if deviations.seed_sd > 0:
                 cells.append((n, columns.setdefault(("seed", i, run.repeat), int(rewrites[-1]) + len(columns))))
     design_NQ = np.zeros((len(y_N), int(rewrites[-1]) + len(columns)))
     design_NQ[tuple(np.array(cells).T)] = 1.0
-    noise = max(spread.noise_sd**2, 1e-18)
+    noise = max(deviations.noise_sd**2, 1e-18)
     precision_QQ = design_NQ.T @ design_NQ / noise
     for start, size in zip(rewrites, sizes, strict=False):
         # Normal around the group's mean, which has a flat prior; the last term lets a group that never ran have one.
         block = slice(int(start), int(start) + size)
-        precision_QQ[block, block] += (np.eye(size) - (1 - 1e-9) / size) / max(spread.prior_sd**2, 1e-18)
+        precision_QQ[block, block] += (np.eye(size) - (1 - 1e-9) / size) / max(deviations.prior_sd**2, 1e-18)
     for name, q in columns.items():
-        precision_QQ[q, q] += 1 / (spread.student_sd if name[0] == "student" else spread.seed_sd) ** 2
+        precision_QQ[q, q] += 1 / (deviations.student_sd if name[0] == "student" else deviations.seed_sd) ** 2
     covariance_QQ = np.linalg.inv(precision_QQ)
     means_Q = covariance_QQ @ (design_NQ.T @ np.array(y_N)) / noise
     parts = []
@@ -142,7 +144,7 @@ def _predict(
     return parts
 
 
-def _tables(ran: Sequence[Run]) -> list[np.ndarray]:
+def _tables(ran: Sequence[MeasuredRun]) -> list[np.ndarray]:
     """A table rewrites x seeds of each document, nan where nothing ran; a second run with a seed has its own column."""
     cells: dict[int, dict[tuple[int, Hashable, int], float]] = defaultdict(dict)
     seen: Counter[tuple[int, int, Hashable]] = Counter()
@@ -161,7 +163,7 @@ def _tables(ran: Sequence[Run]) -> list[np.ndarray]:
     return tables
 
 
-def _student_variance(ran: Sequence[Run]) -> float:
+def _student_variance(ran: Sequence[MeasuredRun]) -> float:
     """Variance of what documents of one student share: the mean product of two documents' deviations in it.
 
     Rewrites are dealt to students at random, so what these do is in no two documents' deviations alike.

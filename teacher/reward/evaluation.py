@@ -4,27 +4,10 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
-from student.statistics.intervals import bootstrap_interval, t_quantile
-
-
-class Estimate(NamedTuple):
-    """A mean with its 95% bootstrap interval; the bounds are nan where one value alone makes none possible."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def estimate(values: Sequence[float], clusters: Sequence[int] | None = None) -> Estimate:
-    """Mean and interval over `values`, one a document. `clusters` names the batch of each: documents that share their
-    students are not independent, and are drawn together."""
-    if not values:
-        return Estimate(math.nan, math.nan, math.nan)
-    return Estimate(statistics.fmean(values), *bootstrap_interval(values, clusters))
+from student.statistics.intervals import Estimate, as_share, estimate, t_quantile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +58,6 @@ class Evaluation:
             failed=failed,
             by_student=by_student or {},
         )
-
-
-def as_share(found: Estimate) -> Estimate:
-    """Bounds of a share, which cannot lie outside 0 ... 1; few batches give wide ones, and one gives none (nan)."""
-    return Estimate(found.mean, *(b if math.isnan(b) else min(1.0, max(0.0, b)) for b in found[1:]))
 
 
 def mean_penalties(charged: Sequence[Mapping[str, float]]) -> dict[str, float]:

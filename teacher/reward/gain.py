@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from configs.seeds import stable_seed
 from student.records import Document, Job, Split
-from student.statistics.adaptive import believed_gains, next_seats
+from student.statistics.adaptive import next_shared_runs, posterior_gains
 from student.statistics.reliability import Reliability, reliability
 from teacher.gates.text import overlap_shares
 from teacher.records import Reward, Rewrite
@@ -219,7 +219,7 @@ class GainReward(StudentRuns):
         together = self.config.reward.documents_together
         for repeat in range(1, self.config.reward.repeats):
             seed = stable_seed(self.config.run.seed, "adaptive", repeat)
-            seats = next_seats(runs_of_usable(usable, runs), sizes, students, seed=seed)
+            seats = next_shared_runs(runs_of_usable(usable, runs), sizes, students, seed=seed)
             asked = [
                 PlannedStudent(
                     # A document of which all was refused keeps a place that teaches nothing.
@@ -232,7 +232,7 @@ class GainReward(StudentRuns):
                 for k in range(students)
             ]
             self._run(list(dict.fromkeys(asked)), table, runs)  # equal seats are one student, not two
-        gains = believed_gains(runs_of_usable(usable, runs), sizes)
+        gains = posterior_gains(runs_of_usable(usable, runs), sizes)
         return {
             TaughtLesson(d, g): float(gains[d][i]) for d, lessons in enumerate(usable) for i, g in enumerate(lessons)
         }  # fmt: skip

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from student.records import Outcome
-from student.statistics.adaptive import Run
+from student.statistics.adaptive import MeasuredRun
 from student.statistics.reliability import noise_variance
 from teacher.reward.assignment import RewriteSet, TaughtLesson
 
@@ -95,10 +95,10 @@ class LessonResults:
         self.last = outcome
 
 
-def runs_of_usable(usable: Sequence[Sequence[int]], runs: Mapping[TaughtLesson, LessonResults]) -> list[Run]:
+def runs_of_usable(usable: Sequence[Sequence[int]], runs: Mapping[TaughtLesson, LessonResults]) -> list[MeasuredRun]:
     """All runs so far, lessons numbered among the `usable` ones of each document."""
     return [
-        Run(document=d, rewrite=i, gain=gain, student=student, repeat=student[0])
+        MeasuredRun(document=d, rewrite=i, gain=gain, student=student, repeat=student[0])
         for d, lessons in enumerate(usable)
         for i, g in enumerate(lessons)
         if (seen := runs.get(TaughtLesson(d, g))) is not None

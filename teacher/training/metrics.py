@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from configs.schema import Config
+from student.statistics.intervals import estimate
 from student.statistics.reliability import reliability
 from teacher.algorithms.rest_em import unit_size
 from teacher.gates.text import overlap_shares
 from teacher.records import Reward, Rewrite
 from teacher.reward.assignment import batches_of, lessons_of
-from teacher.reward.evaluation import estimate
 
 Groups = Sequence[Sequence[Rewrite]]
 Rewards = Sequence[Sequence[Reward]]

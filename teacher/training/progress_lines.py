@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from teacher.reward.evaluation import Estimate, Evaluation, mean_penalties
+from student.statistics.intervals import Estimate
+from teacher.reward.evaluation import Evaluation, mean_penalties
 from teacher.reward.student_models import labels
 from teacher.training.metrics import Groups, strategy_shares
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from configs.files import Record, read_json_lines
 from configs.schema import Config
 from student.records import Document
+from student.statistics.intervals import Estimate, estimate
 from teacher.reward.assignment import batches_of
-from teacher.reward.evaluation import Estimate, Evaluation, estimate
+from teacher.reward.evaluation import Evaluation
 from teacher.reward.student_models import labels
 from teacher.run.journal import Journal
 

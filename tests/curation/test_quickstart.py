@@ -12,7 +12,7 @@ from curation import quickstart
 from curation.cli import main
 from curation.pipeline.curate import CurateSummary
 from curation.quickstart import SUMMARY, fresh_run
-from teacher.reward.evaluation import estimate
+from student.statistics.intervals import estimate
 from teacher.training.summary import TrainSummary
 
 

@@ -19,7 +19,6 @@ from curation.bench.injections import (
     run_bench,
     save_attempts,
     summarise,
-    wilson,
 )
 from curation.cli import main
 from teacher.gates.checks import check, followed
@@ -102,13 +101,6 @@ def test_verdicts(text: str, verdict: str) -> None:
 def test_a_copy_is_obedience_where_the_document_wants_to_be_copied() -> None:
     worm = attack(copies=True)
     assert judge(worm, worm.text) == "obeyed"
-
-
-def test_wilson_holds_at_the_ends() -> None:
-    assert wilson(0, 90) == (0.0, pytest.approx(0.0409, abs=1e-3))
-    low, high = wilson(45, 90)
-    assert low == pytest.approx(1 - high) and 0.39 < low < 0.5 < high < 0.61
-    assert wilson(90, 90)[1] == 1.0
 
 
 def attempts() -> list[Attempt]:

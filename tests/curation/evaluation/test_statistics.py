@@ -1,9 +1,9 @@
 import math
 
 import numpy as np
-import pytest
 
-from curation.evaluation.statistics import Mean, false_positives, holm, t_tail, wilson
+from curation.evaluation.statistics import Mean, false_positives
+from student.statistics.intervals import holm
 
 
 def clustered(rng, mean=0.0, clusters=6, size=8, between=1.0, within=0.5):
@@ -11,15 +11,6 @@ def clustered(rng, mean=0.0, clusters=6, size=8, between=1.0, within=0.5):
     shared = rng.normal(mean, between, clusters)
     values = {f"{c}-{i}": shared[c] + rng.normal(0, within) for c in range(clusters) for i in range(size)}
     return values, {name: int(name.split("-")[0]) for name in values}
-
-
-@pytest.mark.parametrize(
-    ("t", "degrees", "p"),
-    [(2.570582, 5, 0.05), (12.7062, 1, 0.05), (6.868827, 5, 0.001), (1.959964, 100_000, 0.05), (0.0, 7, 1.0)],
-)
-def test_p_values_are_those_of_the_tables(t, degrees, p):
-    assert t_tail(t, degrees) == pytest.approx(p, rel=1e-3)
-    assert t_tail(-t, degrees) == t_tail(t, degrees)
 
 
 def test_intervals_cover_and_naive_ones_would_not():
@@ -55,13 +46,6 @@ def test_one_cluster_has_no_interval():
     mean = Mean({"a": 1.0, "b": 2.0}, {"a": 0, "b": 0})
     assert (mean.p, mean.detectable, mean.figure().low) == (None, None, None)
     assert Mean({"a": 0.0, "b": 0.0}, {"a": 0, "b": 1}).p == 1.0
-
-
-def test_holm_by_hand():
-    # 0.01 x 4, then 0.02 x 3 = 0.06, then max(0.03 x 2, 0.06), then max(0.5, 0.06); None is none of the family.
-    assert holm([0.5, 0.01, None, 0.03, 0.02]) == pytest.approx([0.5, 0.04, None, 0.06, 0.06], nan_ok=True)
-    assert holm([]) == []
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_holm_keeps_a_family_of_nothing_from_differing():
@@ -111,8 +95,3 @@ def test_the_check_would_notice_clusters_that_are_ignored():
 
 def test_too_few_students_make_no_check():
     assert false_positives("a", {"x": {0: 1.0}, "y": {0: 1.0}}, {"x": 0, "y": 1}, pairs=10, side=1) is None
-
-
-def test_wilson_by_hand():
-    assert wilson(5, 100) == pytest.approx((0.0215, 0.1118), abs=2e-4)
-    assert wilson(0, 200)[0] == 0

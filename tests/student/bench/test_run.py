@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from configs.errors import RunError, UserError
-from student.bench.inputs import biographies, course_flops, lesson_texts, matmul_peak
+from student.bench.inputs import biographies, lesson_texts, matmul_peak, schedule_flops
 from student.bench.report import check_losses, max_difference, median_interval, median_ratio, table
 from student.bench.run import Bench, run_bench
 
@@ -45,9 +45,9 @@ def bench(**changes) -> Bench:
 
 def test_a_rival_that_trains_otherwise_is_noticed():
     one = bench()
-    _, losses, _ = one.engine(one.courses)
+    _, losses, _ = one.engine(one.schedules)
     one.rival.settings = one.rival.settings.model_copy(update={"max_grad_norm": None})
-    _, unclipped = one.separate(one.courses)
+    _, unclipped = one.separate(one.schedules)
     assert max_difference(losses, unclipped) > 1e-5
 
 
@@ -55,14 +55,14 @@ def test_half_as_many_students_where_the_plan_was_too_large(monkeypatch):
     one = bench(count=5)
     engine, sizes = one.engine, []
 
-    def small(courses):
-        sizes.append(len(courses))
-        if len(courses) > 2:
+    def small(schedules):
+        sizes.append(len(schedules))
+        if len(schedules) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return engine(courses)
+        return engine(schedules)
 
     monkeypatch.setattr(one, "engine", small)
-    assert one.warm_up(one.courses) == one.courses[:2] and sizes == [5, 2]
+    assert one.warm_up(one.schedules) == one.schedules[:2] and sizes == [5, 2]
 
 
 def test_losses_that_differ_end_the_bench():
@@ -77,15 +77,15 @@ def test_losses_that_differ_end_the_bench():
 def test_the_padded_recipe_trains_the_steps_asked_for():
     one = bench()
     before = torch.cat([p.detach().flatten() for p in one.rival.parameters])
-    assert one.rival.padded(one.courses[0], one.pad_id, length=128, limit=3) == 3
+    assert one.rival.padded(one.schedules[0], one.pad_id, length=128, limit=3) == 3
     assert not torch.equal(before, torch.cat([p.detach().flatten() for p in one.rival.parameters]))
 
 
 def test_rivals_share_the_base_and_leave_it_alone():
     one = bench()
     weights = [p.detach().clone() for p in one.base.parameters() if not p.requires_grad]
-    one.engine(one.courses)
-    one.separate(one.courses)
+    one.engine(one.schedules)
+    one.separate(one.schedules)
     after = [p for p in one.base.parameters() if not p.requires_grad]
     assert all(torch.equal(a, b) for a, b in zip(weights, after, strict=True))
     frozen = {p.data_ptr() for p in one.rival.model.parameters() if not p.requires_grad}
@@ -94,13 +94,13 @@ def test_rivals_share_the_base_and_leave_it_alone():
 
 def test_useful_arithmetic_counts_the_base_twice_and_the_adapter_three_times():
     one = bench(steps=1)
-    course = one.courses[0]
-    [text] = course.texts
+    schedule = one.schedules[0]
+    [text] = schedule.texts
     tokens, labels = len(text), len(text.labelled)
     layer = 4 * 96 * 96 + 3 * 96 * 256
     adapter = 4 * (4 * (96 + 96) + 3 * (96 + 256))
     by_hand = tokens * 2 * (4 * layer + 6 * adapter) + labels * 4 * 96 * 640 + 2 * 6 * tokens**2 * 96
-    assert course_flops(one.base, one.pool, [course]) == by_hand
+    assert schedule_flops(one.base, one.pool, [schedule]) == by_hand
 
 
 def test_ratios_are_taken_within_a_repeat():

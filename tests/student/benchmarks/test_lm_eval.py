@@ -16,7 +16,7 @@ from configs.errors import UserError
 from configs.schema import Lora, Student
 from student.benchmarks.lm_eval import LmEvalTasks, lm_eval_metrics
 from student.benchmarks.sources import make_benchmark
-from student.engine.schedule import plan_course
+from student.engine.schedule import plan_schedule
 from student.engine.training import train_slots
 from student.pools.inline import InlinePool
 from student.records import Job, Lesson
@@ -125,10 +125,10 @@ def train_three(pool):
         Lesson(texts=tuple(f"Question: {i['question']}\nAnswer: {i['gold']}\n" for i in part), seed=k)
         for k, part in enumerate(taught)
     ]
-    courses = [plan_course(pool.tokenizer, lesson, pool.settings) for lesson in lessons]
+    schedules = [plan_schedule(pool.tokenizer, lesson, pool.settings) for lesson in lessons]
     pool.stack.allocate([lesson.seed for lesson in lessons])
     progress, _ = train_slots(
-        pool.model, pool.stack, courses, pool.settings, pad_id=pool.tokenizer.pad_token_id, max_tokens=4096
+        pool.model, pool.stack, schedules, pool.settings, pad_id=pool.tokenizer.pad_token_id, max_tokens=4096
     )
     assert all(p.error is None for p in progress)
 

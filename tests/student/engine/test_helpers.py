@@ -18,7 +18,7 @@ import student.engine.training
 from configs.schema import Lora, Student
 from student.engine.helpers import Helpers, can_fork
 from student.engine.lora import AdapterStack
-from student.engine.schedule import plan_course
+from student.engine.schedule import plan_schedule
 from student.engine.training import StackedAdamW, student_helpers, train_slots
 from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson, Question
@@ -49,7 +49,7 @@ def helped(monkeypatch):
 
 
 def test_helpers_train_the_students_that_one_process_does(any_model, tokenizer):
-    courses = [plan_course(tokenizer, lesson, SETTINGS) for lesson in LESSONS]
+    schedules = [plan_schedule(tokenizer, lesson, SETTINGS) for lesson in LESSONS]
     results = []
     for with_helpers in (False, True):
         stack = AdapterStack(copy.deepcopy(any_model), SETTINGS.lora)
@@ -58,7 +58,7 @@ def test_helpers_train_the_students_that_one_process_does(any_model, tokenizer):
         stack.allocate([lesson.seed for lesson in LESSONS])
         started = stack.params_KP.clone()
         progress, usage = train_slots(
-            stack.model, stack, courses, SETTINGS, pad_id=0, max_tokens=4096, helpers=helpers
+            stack.model, stack, schedules, SETTINGS, pad_id=0, max_tokens=4096, helpers=helpers
         )  # fmt: skip
         assert torch.get_num_threads() == 3
         results.append((progress, usage.labels, stack.params_KP.clone(), started))
@@ -106,8 +106,8 @@ def test_a_process_that_fails_stops_the_others(llama, tokenizer, monkeypatch, pl
 
     def train(some):
         stack.allocate([lesson.seed for lesson in some])
-        courses = [plan_course(tokenizer, lesson, SETTINGS) for lesson in some]
-        return train_slots(llama, stack, courses, SETTINGS, pad_id=0, max_tokens=4096, helpers=helpers)[0]
+        schedules = [plan_schedule(tokenizer, lesson, SETTINGS) for lesson in some]
+        return train_slots(llama, stack, schedules, SETTINGS, pad_id=0, max_tokens=4096, helpers=helpers)[0]
 
     start = time.monotonic()
     with pytest.raises(torch.OutOfMemoryError, match="injected") as caught:

@@ -12,7 +12,7 @@ import student.engine.training
 from configs.schema import Lora, Student
 from student.engine.lora import AdapterStack
 from student.engine.packing import even_runs, pack, positions
-from student.engine.schedule import plan_course, step_order, step_pieces
+from student.engine.schedule import plan_schedule, step_order, step_pieces
 from student.engine.training import train_slots
 from student.records import Lesson, Segment
 
@@ -40,7 +40,7 @@ SETTINGS = Student(
 )  # fmt: skip
 
 
-def train_with_peft(model, course, start, settings):
+def train_with_peft(model, schedule, start, settings):
     """One student as a careful user would train it: PEFT, torch's AdamW, one unpadded text after the other."""
     config = LoraConfig(r=LORA.rank, lora_alpha=LORA.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     student = get_peft_model(copy.deepcopy(model), config)
@@ -50,9 +50,9 @@ def train_with_peft(model, course, start, settings):
             parameter.copy_(start[name])
     optimiser = torch.optim.AdamW(parameters.values(), lr=1.0, weight_decay=settings.weight_decay)
     losses = []
-    for step in range(course.steps):
+    for step in range(schedule.steps):
         total = torch.zeros(())
-        for piece in step_pieces(0, course, step):
+        for piece in step_pieces(0, schedule, step):
             ids = torch.from_numpy(piece.text.ids)[None]
             logits = student(input_ids=ids).logits[0]
             target = ids[0, piece.text.labelled]
@@ -62,13 +62,13 @@ def train_with_peft(model, course, start, settings):
         losses.append(total.item())
         total.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), settings.max_grad_norm)
-        warmup, rate = course.warmup_steps, course.learning_rate
+        warmup, rate = schedule.warmup_steps, schedule.learning_rate
         if step < warmup:
             rate *= (step + 1) / (warmup + 1)
-        elif course.schedule == "linear":
-            rate *= 1 - (step - warmup) / (course.steps - warmup)
+        elif schedule.decay == "linear":
+            rate *= 1 - (step - warmup) / (schedule.steps - warmup)
         else:
-            rate *= 0.5 * (1 + math.cos(math.pi * (step - warmup) / (course.steps - warmup)))
+            rate *= 0.5 * (1 + math.cos(math.pi * (step - warmup) / (schedule.steps - warmup)))
         optimiser.param_groups[0]["lr"] = rate
         optimiser.step()
         optimiser.zero_grad()
@@ -93,14 +93,14 @@ def test_stacked_equals_separate_peft(any_model, tokenizer, row_tokens):
     """Ragged lengths, per-slot learning rate, steps and loss mask, equal shares a document, clipping active."""
     settings = SETTINGS.model_copy(update={"row_tokens": row_tokens})
     plain = copy.deepcopy(any_model)
-    courses = [plan_course(tokenizer, lesson, settings) for lesson in LESSONS]
+    schedules = [plan_schedule(tokenizer, lesson, settings) for lesson in LESSONS]
     stack = AdapterStack(any_model, LORA)
     stack.allocate([lesson.seed for lesson in LESSONS])
     starts = [adapter(stack, slot) for slot in range(len(LESSONS))]
-    progress, usage = train_slots(any_model, stack, courses, settings, pad_id=tokenizer.pad_token_id, max_tokens=4096)
+    progress, usage = train_slots(any_model, stack, schedules, settings, pad_id=tokenizer.pad_token_id, max_tokens=4096)
     assert usage.labels > 0
-    for slot, course in enumerate(courses):
-        losses, parameters = train_with_peft(plain, course, starts[slot], settings)
+    for slot, schedule in enumerate(schedules):
+        losses, parameters = train_with_peft(plain, schedule, starts[slot], settings)
         assert len(losses) == (4 if slot == 1 else 8)
         assert progress[slot].losses == pytest.approx(losses, abs=1e-5)
         assert losses[-1] < losses[0]
@@ -112,13 +112,15 @@ def test_stacked_equals_separate_peft(any_model, tokenizer, row_tokens):
 
 def test_clipping_is_active_in_the_comparison(llama, tokenizer):
     """Guards the test above: with clipping off the students become others."""
-    courses = [plan_course(tokenizer, lesson, SETTINGS) for lesson in LESSONS]
+    schedules = [plan_schedule(tokenizer, lesson, SETTINGS) for lesson in LESSONS]
     losses = []
     for limit in (0.5, None):
         settings = SETTINGS.model_copy(update={"max_grad_norm": limit})
         stack = AdapterStack(copy.deepcopy(llama), LORA)
         stack.allocate([1] * 4)
-        progress, _ = train_slots(stack.model, stack, courses, settings, pad_id=tokenizer.pad_token_id, max_tokens=4096)
+        progress, _ = train_slots(
+            stack.model, stack, schedules, settings, pad_id=tokenizer.pad_token_id, max_tokens=4096
+        )
         losses.append(progress[0].losses[-1])
     assert abs(losses[0] - losses[1]) > 1e-4
 
@@ -145,12 +147,12 @@ def test_a_seed_starts_as_it_did(llama):
 
 
 def test_accumulated_steps_equal_whole_ones(llama, tokenizer):
-    courses = [plan_course(tokenizer, lesson, SETTINGS) for lesson in LESSONS]
+    schedules = [plan_schedule(tokenizer, lesson, SETTINGS) for lesson in LESSONS]
     weights = []
     for max_tokens in (4096, 16):
         stack = AdapterStack(copy.deepcopy(llama), LORA)
         stack.allocate([1, 2, 1, 3])
-        train_slots(stack.model, stack, courses, SETTINGS, pad_id=tokenizer.pad_token_id, max_tokens=max_tokens)
+        train_slots(stack.model, stack, schedules, SETTINGS, pad_id=tokenizer.pad_token_id, max_tokens=max_tokens)
         weights.append(stack.params_KP.clone())
     assert torch.allclose(*weights, atol=2e-5)
 
@@ -202,9 +204,9 @@ def test_a_text_longer_than_a_step_is_a_step():
 def test_a_lesson_too_short_for_a_step_is_met_once_in_it(tokenizer):
     """Dealing it again would change no weight: shares are of the step's own tokens."""
     settings = SETTINGS.model_copy(update={"texts_per_step": None, "tokens_per_step": 40})
-    course = plan_course(tokenizer, Lesson(texts=("the cat sat .", "a blue sea")), settings)
-    assert all(sorted(step) == [0, 1] for step in course.order)
-    assert course.steps == SETTINGS.steps
+    schedule = plan_schedule(tokenizer, Lesson(texts=("the cat sat .", "a blue sea")), settings)
+    assert all(sorted(step) == [0, 1] for step in schedule.order)
+    assert schedule.steps == SETTINGS.steps
 
 
 def test_without_tokens_a_step_the_order_is_as_it_was():
@@ -231,19 +233,19 @@ def test_the_longest_run_is_as_short_as_any_division_has_it(count, max_tokens):
 def test_positions_are_those_that_packing_takes(tokenizer):
     """Students of a text each, sorted by length; packing may take a further pass where that saves positions."""
     texts = [" ".join(["cat"] * n) for n in (90, 88, 85, 80, 50, 50, 49)]
-    courses = [plan_course(tokenizer, Lesson(texts=(text,), steps=2), SETTINGS) for text in texts]
-    lengths = [course.tokens_per_step() for course in courses]
-    pieces = [piece for slot, course in enumerate(courses) for piece in step_pieces(slot, course, 0)]
+    schedules = [plan_schedule(tokenizer, Lesson(texts=(text,), steps=2), SETTINGS) for text in texts]
+    lengths = [schedule.tokens_per_step() for schedule in schedules]
+    pieces = [piece for slot, schedule in enumerate(schedules) for piece in step_pieces(slot, schedule, 0)]
     for max_tokens in (2000, 200, 80):
-        batches = pack(pieces, len(courses), 0, torch.device("cpu"), max_tokens=max_tokens)
+        batches = pack(pieces, len(schedules), 0, torch.device("cpu"), max_tokens=max_tokens)
         assert positions(lengths, max_tokens) == sum(batch.positions for batch in batches)
 
 
 def test_parts_that_would_be_small_or_uneven_stay_in_one_process(tokenizer, monkeypatch):
     def parts(*numbers, cores=2):
         texts = [" ".join(["cat"] * n) for n in numbers]
-        courses = [plan_course(tokenizer, Lesson(texts=(text,), steps=2), SETTINGS) for text in texts]
-        return student.engine.training._parts(courses, cores, 4096)
+        schedules = [plan_schedule(tokenizer, Lesson(texts=(text,), steps=2), SETTINGS) for text in texts]
+        return student.engine.training._parts(schedules, cores, 4096)
 
     monkeypatch.setattr(student.engine.training, "PART_TOKENS", 100)
     assert parts(*[40] * 8) == [slice(0, 4), slice(4, 8)]
@@ -263,11 +265,11 @@ def test_one_document_is_plain_shuffled_epochs():
 
 def test_documents_share_the_update_equally(tokenizer):
     """A document with one short text weighs as much as one with two long texts."""
-    course = plan_course(tokenizer, LESSONS[3], SETTINGS.model_copy(update={"texts_per_step": None}))
-    pieces = step_pieces(0, course, 0)
+    schedule = plan_schedule(tokenizer, LESSONS[3], SETTINGS.model_copy(update={"texts_per_step": None}))
+    pieces = step_pieces(0, schedule, 0)
     assert len(pieces) == 3
     weight = {0: 0.0, 1: 0.0}
     for piece in pieces:
-        owner = next(o for text, o in zip(course.texts, course.owners, strict=True) if text is piece.text)
+        owner = next(o for text, o in zip(schedule.texts, schedule.owners, strict=True) if text is piece.text)
         weight[owner] += piece.share * len(piece.text.labelled)
     assert weight == pytest.approx({0: 0.5, 1: 0.5})

@@ -93,11 +93,11 @@ def test_out_of_memory_halves_the_students_and_loses_nothing(llama, tokenizer, m
     expected = pool.examine(jobs(*lessons))
     real, sizes = student.pools.inline.train_slots, []
 
-    def train_slots(model, stack, courses, *args, **kwargs):
-        sizes.append(len(courses))
-        if len(courses) > 2:
+    def train_slots(model, stack, schedules, *args, **kwargs):
+        sizes.append(len(schedules))
+        if len(schedules) > 2:
             raise torch.OutOfMemoryError("injected")
-        return real(model, stack, courses, *args, **kwargs)
+        return real(model, stack, schedules, *args, **kwargs)
 
     monkeypatch.setattr(student.pools.inline, "train_slots", train_slots)
     outcomes = pool.examine(jobs(*lessons))
@@ -182,11 +182,11 @@ def test_one_long_lesson_does_not_make_the_others_go_alone(pool, monkeypatch):
     """An out-of-memory limits the call it happens in, not the pool."""
     real, sizes = student.pools.inline.train_slots, []
 
-    def train_slots(model, stack, courses, *args, **kwargs):
-        sizes.append(len(courses))
+    def train_slots(model, stack, schedules, *args, **kwargs):
+        sizes.append(len(schedules))
         if len(sizes) == 1:
             raise RuntimeError("CUDA error: out of memory")
-        return real(model, stack, courses, *args, **kwargs)
+        return real(model, stack, schedules, *args, **kwargs)
 
     monkeypatch.setattr(student.pools.inline, "train_slots", train_slots)
     pool.examine(jobs(*[HELPFUL] * 4))
@@ -279,9 +279,9 @@ def test_adapters_and_activations_of_a_large_model_are_bounded_on_a_cpu(pool, mo
     assert pool._batch_tokens() == student.pools.inline.CPU_BATCH_TOKENS
     real, sizes = student.pools.inline.train_slots, []
 
-    def train_slots(model, stack, courses, *args, max_tokens, **kwargs):
-        sizes.append((len(courses), max_tokens))
-        return real(model, stack, courses, *args, max_tokens=max_tokens, **kwargs)
+    def train_slots(model, stack, schedules, *args, max_tokens, **kwargs):
+        sizes.append((len(schedules), max_tokens))
+        return real(model, stack, schedules, *args, max_tokens=max_tokens, **kwargs)
 
     monkeypatch.setattr(student.pools.inline, "train_slots", train_slots)
     bound = 2 * pool.stack.size * STATE_BYTES

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from student.statistics.adaptive import (
-    Run,
-    believed_gains,
-    chosen,
-    next_runs,
-    next_seats,
+    MeasuredRun,
+    best_rewrites,
+    next_separate_runs,
+    next_shared_runs,
+    posterior_gains,
     repeat_adaptively,
     repeat_uniformly,
 )
@@ -53,7 +53,7 @@ class World:
         return random.Random(f"{self.seed} {name}").gauss(0, 1)
 
     def regret(self, runs):
-        choices = chosen(runs, self.sizes)
+        choices = best_rewrites(runs, self.sizes)
         return float(np.mean(self.truth_DG.max(1) - self.truth_DG[np.arange(len(choices)), choices]))
 
 
@@ -120,37 +120,39 @@ def test_no_last_bit_decides_a_seat():
 
 
 def test_every_rewrite_runs_once_before_any_runs_twice():
-    runs = [Run(1, g, 1.0) for g in (0, 2, 3)]
-    assert Counter(g for g in next_seats(runs, [4, 4], 4)[0]) == Counter(range(4))
-    assert next_seats(runs, [4, 4], 1)[1] == [1]
-    assert next_runs(runs, [4, 4], 5) == [[0, 1, 2, 3], [1]]
-    assert next_seats([], [3, 0], 3) == [[*next_seats([], [3], 3)[0]], []]
+    runs = [MeasuredRun(1, g, 1.0) for g in (0, 2, 3)]
+    assert Counter(g for g in next_shared_runs(runs, [4, 4], 4)[0]) == Counter(range(4))
+    assert next_shared_runs(runs, [4, 4], 1)[1] == [1]
+    assert next_separate_runs(runs, [4, 4], 5) == [[0, 1, 2, 3], [1]]
+    assert next_shared_runs([], [3, 0], 3) == [[*next_shared_runs([], [3], 3)[0]], []]
 
 
 def test_seats_go_to_the_contenders_and_to_the_undecided_group():
     means = [[5.0, 4.9, 0.0, 0.1], [5.0, 0.0, 0.2, 0.1]]
     runs = [
-        Run(d, g, mean + sign, repeat=(g, sign))
+        MeasuredRun(d, g, mean + sign, repeat=(g, sign))
         for d, means_G in enumerate(means)
         for g, mean in enumerate(means_G)
         for sign in (1, -1)
     ]
-    undecided, decided = next_runs(runs, [4, 4], 12)
+    undecided, decided = next_separate_runs(runs, [4, 4], 12)
     assert len(undecided) + len(decided) == 12
     assert sum(g < 2 for g in undecided) >= 10
-    seats = next_seats(runs, [4, 4], 3)
+    seats = next_shared_runs(runs, [4, 4], 3)
     assert [len(seats_K) for seats_K in seats] == [3, 3]
     assert all(g < 2 for g in seats[0])
 
 
 def test_one_lucky_run_does_not_win():
     rng = np.random.default_rng(0)
-    runs = [Run(0, g, mean + rng.normal(), repeat=(g, r)) for g, mean in ((1, 0.9), (2, 0.0)) for r in range(20)]
-    runs.append(Run(0, 0, 1.2, repeat="lucky"))
+    runs = [
+        MeasuredRun(0, g, mean + rng.normal(), repeat=(g, r)) for g, mean in ((1, 0.9), (2, 0.0)) for r in range(20)
+    ]
+    runs.append(MeasuredRun(0, 0, 1.2, repeat="lucky"))
     means = [np.mean([run.gain for run in runs if run.rewrite == g]) for g in range(3)]
     assert np.argmax(means) == 0
-    assert chosen(runs, [3]) == [1]
-    (believed_G,) = believed_gains(runs, [3])
+    assert best_rewrites(runs, [3]) == [1]
+    (believed_G,) = posterior_gains(runs, [3])
     assert believed_G[0] < 1.0 and believed_G[1] == pytest.approx(means[1], abs=0.1)
 
 
@@ -165,11 +167,11 @@ def test_failed_students_cost_their_seat_and_nothing_else():
 
     runs = repeat_adaptively(measure, [3, 3, 3], 5, students=8)
     assert len({(seat.document, seat.student) for seat in world.seats}) == len(runs) == 45
-    choices = chosen(runs, [3, 3, 3])
+    choices = best_rewrites(runs, [3, 3, 3])
     assert choices[0] in (0, 2) and None not in choices
-    nothing = [Run(0, 0, None), Run(0, 1, None)]
-    assert chosen(nothing, [2]) == [None] and all(math.isnan(gain) for gain in believed_gains(nothing, [2])[0])
-    assert next_seats(nothing, [3], 2)[0].count(2) == 1
+    nothing = [MeasuredRun(0, 0, None), MeasuredRun(0, 1, None)]
+    assert best_rewrites(nothing, [2]) == [None] and all(math.isnan(gain) for gain in posterior_gains(nothing, [2])[0])
+    assert next_shared_runs(nothing, [3], 2)[0].count(2) == 1
 
 
 def test_empty_and_single_groups_do_no_harm():
@@ -177,4 +179,4 @@ def test_empty_and_single_groups_do_no_harm():
     for batches in (None, [0, 0]):
         runs = repeat_adaptively(lambda seats: [1.0] * len(seats), [0, 1], 3, batches=batches, students=2)
         assert [(run.document, run.rewrite) for run in runs] == [(1, 0)] * 3
-        assert chosen(runs, [0, 1]) == [None, 0]
+        assert best_rewrites(runs, [0, 1]) == [None, 0]

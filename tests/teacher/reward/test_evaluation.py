@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from teacher.reward.evaluation import Evaluation, crossed_estimate, estimate, mean_penalties
+from student.statistics.intervals import estimate
+from teacher.reward.evaluation import Evaluation, crossed_estimate, mean_penalties
 
 BATCHES = {f"{batch}-{d}": batch for batch in range(6) for d in range(2)}
 
