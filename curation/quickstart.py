@@ -15,10 +15,11 @@ from typing import Any
 
 import configs
 from configs.files import write_whole
+from configs.format import interval
 from configs.load import config_difference, load_config
 from configs.schema import Config
 from curation.console.progress import say
-from curation.console.tables import interval, print_example, print_training
+from curation.console.tables import print_example, print_training
 from curation.lab.build import build_lab
 from curation.pipeline.curate import CurateSummary, curate, print_curation
 from curation.report import write_report
@@ -125,7 +126,7 @@ def _print_summary(
     print()
     print_curation(curation)
     print()
-    print(f"reward    {interval(training.reward_first)} at first, {interval(training.reward_last)} at the end")
+    print(f"reward    {interval(*training.reward_first, 3)} at first, {interval(*training.reward_last, 3)} at the end")
     print(f"report    {page}")
     print(f"dataset   {config.curation.output}")
     print(f"time      {figures['seconds'] / 60:.1f} minutes, {figures['peak_memory_gib']} GiB of memory")

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["configs", "student", "teacher", "curation"]
 ROOMS = {
-    "configs": ["schema", "errors files load seeds processes"],
+    "configs": ["schema", "errors files format load seeds processes"],
     "student": ["records statistics", "engine", "benchmarks", "pools", "bench"],
     "teacher": ["records prompting", "gates run", "writers reward", "sampling", "questions algorithms", "training"],
     "curation": [

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from configs.format import interval
 from student.statistics.intervals import Estimate, as_share, estimate
 from teacher.reward.evaluation import crossed_estimate
 
@@ -242,7 +243,7 @@ def print_summary(found: Mapping[str, Any], console: Console) -> None:
                   title="At equal student runs", title_justify="left")  # fmt: skip
     for student, figures in found["students"].items():
         mix = ", ".join(f"{name} {share:.0%}" for name, share in list(figures["strategy_shares"].items())[:3])
-        arms.add_row(student, *(interval(figures[arm]) for arm in ("raw", "untrained", "trained")), mix)
+        arms.add_row(student, *(_with_bounds(figures[arm]) for arm in ("raw", "untrained", "trained")), mix)
         ways = sorted(figures["strategies"].items(), key=lambda item: -item[1]["gain"]["mean"])
         alone.add_row(
             student, ", ".join(f"{name} {w['accuracy']['mean']:.2f} ({w['gain']['mean']:.1f})" for name, w in ways)
@@ -251,8 +252,8 @@ def print_summary(found: Mapping[str, Any], console: Console) -> None:
         rows += [(f"rest_em, 2 runs {how}", runs) for how, runs in found["repeats"].get(student, {}).items()]
         for name, runs in rows:
             equal.add_row(
-                student, name, str(runs["student_runs"]), interval(runs["trained"]),
-                interval(runs["trained_minus_raw"]["gain"]), interval(runs["trained_minus_untrained"]["gain"]),
+                student, name, str(runs["student_runs"]), _with_bounds(runs["trained"]),
+                _with_bounds(runs["trained_minus_raw"]["gain"]), _with_bounds(runs["trained_minus_untrained"]["gain"]),
             )  # fmt: skip
     for table in (arms, alone, equal):
         console.print(table)
@@ -260,7 +261,5 @@ def print_summary(found: Mapping[str, Any], console: Console) -> None:
         console.print(f"{'yes' if holds else 'NO '}  {claim}", markup=False, highlight=False)
 
 
-def interval(figure: Mapping[str, Any]) -> str:
-    """`0.97 [0.95, 0.98]`; without bounds where there are none."""
-    bounds = "" if figure["low"] is None else f" [{figure['low']:.2f}, {figure['high']:.2f}]"
-    return f"{figure['mean']:.2f}{bounds}"
+def _with_bounds(figure: Mapping[str, Any]) -> str:
+    return interval(figure["mean"], figure["low"], figure["high"])

@@ -1,21 +1,17 @@
 """What the terminal shows when a verb has ended: short tables on stdout."""
 
-import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from configs.format import interval, shorten
 from configs.schema import Config
 from student.statistics.intervals import Estimate
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.student_models import labels
 from teacher.training.summary import TrainSummary
-
-if TYPE_CHECKING:
-    pass
 
 ARMS = {
     "raw": "raw text",
@@ -25,19 +21,11 @@ ARMS = {
 EXAMPLE_CHARACTERS = 400
 
 
-def interval(figure: Estimate, digits: int = 3) -> str:
-    """`0.812 [0.771, 0.853]`; without bounds where one value gave none."""
-    if math.isnan(figure.mean):
-        return "-"
-    bounds = "" if math.isnan(figure.low) else f" [{figure.low:.{digits}f}, {figure.high:.{digits}f}]"
-    return f"{figure.mean:.{digits}f}{bounds}"
-
-
 def print_training(summary: TrainSummary, config: Config) -> None:
     """Reward, held-out gain by arm, strategies, and where the outputs are."""
     console = stdout_console()
     reward = Table("", "first step", "last step", title="Training", title_justify="left")
-    reward.add_row("reward", interval(summary.reward_first), interval(summary.reward_last))
+    reward.add_row("reward", interval(*summary.reward_first, 3), interval(*summary.reward_last, 3))
     names = sorted({*summary.strategies_first, *summary.strategies_last})
     for name in sorted(names, key=lambda name: -summary.strategies_last.get(name, 0.0)):
         first, last = summary.strategies_first.get(name, 0.0), summary.strategies_last.get(name, 0.0)
@@ -82,11 +70,11 @@ def _arms(summary: TrainSummary) -> Table:
 def _add_arms(table: Table, heldout: Mapping[str, Evaluation], differences: Mapping[str, Estimate]) -> None:
     for arm, label in ARMS.items():
         if arm in heldout:
-            table.add_row(label, interval(heldout[arm].gain), interval(heldout[arm].accuracy, 2))
+            table.add_row(label, interval(*heldout[arm].gain, 3), interval(*heldout[arm].accuracy))
     for other in ("untrained", "raw"):
         gain, accuracy = (differences.get(f"{name}_minus_{other}") for name in ("trained", "accuracy"))
         if gain is not None and accuracy is not None:
-            table.add_row(f"trained - {other}", interval(gain), interval(accuracy, 2))
+            table.add_row(f"trained - {other}", interval(*gain, 3), interval(*accuracy))
 
 
 def print_example(summary: TrainSummary) -> None:
@@ -111,8 +99,7 @@ def print_example(summary: TrainSummary) -> None:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= EXAMPLE_CHARACTERS else text[:EXAMPLE_CHARACTERS].rsplit(" ", 1)[0] + " ..."
+    return shorten(" ".join(text.split()), EXAMPLE_CHARACTERS)
 
 
 def stdout_console() -> Console:

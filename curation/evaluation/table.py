@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from configs.format import interval
 from curation.evaluation.records import Comparison, Estimate, EvaluationResult, StudentResult
 
 
@@ -39,7 +40,7 @@ def _arms(label: str, student: StudentResult, reference: str) -> Table:
     for name, arm in sorted(student.arms.items(), key=lambda item: _mean(item[1].together.gain)):
         measured, comparison = arm.together, against.get(name)
         table.add_row(
-            Text(arm.words), f"{measured.tokens:.0f}", interval(measured.gain), interval(measured.accuracy),
+            Text(arm.words), f"{measured.tokens:.0f}", _interval(measured.gain), _interval(measured.accuracy),
             *(_compared(comparison) if comparison else "----"),
         )  # fmt: skip
     table.add_section()
@@ -57,13 +58,13 @@ def _beside(student: StudentResult) -> Table:
     arms = list(student.arms.values())
     columns: dict[str, list[str]] = {}
     for name in arms[0].together.benchmarks:
-        columns[f"benchmark {name}"] = [interval(arm.together.benchmark_accuracies.get(name)) for arm in arms]
+        columns[f"benchmark {name}"] = [_interval(arm.together.benchmark_accuracies.get(name)) for arm in arms]
     if any(arm.together.retention_accuracy for arm in arms):
-        columns["old knowledge"] = [interval(arm.together.retention_accuracy) for arm in arms]
+        columns["old knowledge"] = [_interval(arm.together.retention_accuracy) for arm in arms]
     if any(arm.together.retention_loss for arm in arms):
-        columns["loss on old texts"] = [interval(arm.together.retention_loss, sign=True) for arm in arms]
+        columns["loss on old texts"] = [_interval(arm.together.retention_loss, sign=True) for arm in arms]
     if any(arm.single for arm in arms):
-        columns["one document: gain"] = [interval(arm.single.gain if arm.single else None) for arm in arms]
+        columns["one document: gain"] = [_interval(arm.single.gain if arm.single else None) for arm in arms]
     columns["overlap"] = [f"{arm.overlap:.2f}" for arm in arms]
     table = Table("beside it", *columns, title_justify="left")
     for arm, *cells in zip(arms, *columns.values(), strict=True):
@@ -102,28 +103,21 @@ def _rest(student: StudentResult) -> list[str]:
         )
     if (check := student.false_positives) is not None:
         lines.append(
-            f"{check.pairs} pairs of {check.arm} with itself: {check.differ} differ at 5% {interval(check.rate)},"
+            f"{check.pairs} pairs of {check.arm} with itself: {check.differ} differ at 5% {_interval(check.rate)},"
             f" {check.differ_corrected} after the correction"
         )
     return lines
 
 
-def interval(figure: Estimate | None, *, sign: bool = False) -> str:
+def _interval(figure: Estimate | None, *, sign: bool = False) -> str:
     """`0.97 [0.95, 0.98]`; without bounds where there are none."""
-    if figure is None:
-        return "-"
-    form = "+.2f" if sign else ".2f"
-    # Rounded first: rounding noise is 0.00, not -0.00.
-    mean, low, high = (
-        None if value is None else round(value, 2) + 0.0 for value in (figure.mean, figure.low, figure.high)
-    )
-    return f"{mean:{form}}" + ("" if low is None else f" [{low:{form}}, {high:{form}}]")
+    return "-" if figure is None else interval(figure.mean, figure.low, figure.high, sign=sign)
 
 
 def _compared(comparison: Comparison) -> tuple[str, str, str, str]:
     """Difference, minimum detectable effect, corrected p-value, verdict."""
     numbers = ("-" if value is None else f"{value:.2g}" for value in (comparison.detectable, comparison.p_corrected))
-    return (interval(comparison.difference, sign=True), *numbers, comparison.verdict)  # type: ignore[return-value]
+    return (_interval(comparison.difference, sign=True), *numbers, comparison.verdict)  # type: ignore[return-value]
 
 
 def _mean(figure: Estimate | None) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from datatrove.data import Document
 
+from configs.format import shorten
 from curation.console.progress import say
 from curation.corpus.decontaminate import BenchmarkIndex
 from curation.corpus.filters import Cleaner
@@ -57,9 +58,8 @@ def examples(output: Path, shards: list[Shard], data: list[dict[str, Any]], clea
             source = next(d for d in sources if d.metadata["source_row"] == row["source_row"])
             cleaner.clean(source, passed=True)
             example = {"id": row["id"], "strategy": row["strategy"]}
-            found.append(example | {"source": _shortened(source.text), "text": _shortened(row["text"])})
+            found.append(
+                example
+                | {"source": shorten(source.text, EXAMPLE_CHARACTERS), "text": shorten(row["text"], EXAMPLE_CHARACTERS)}
+            )
     return found
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= EXAMPLE_CHARACTERS else text[:EXAMPLE_CHARACTERS].rsplit(" ", 1)[0] + " ..."

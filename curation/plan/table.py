@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from configs.format import quantity
 from curation.plan.plan import CuratePlan, Plan, TrainPlan
 from curation.plan.quantity import Quantity, exact
 
@@ -30,16 +31,8 @@ def print_plan(plan: Plan, console: Console) -> None:
 def amount(figure: Quantity) -> str:
     """`1.2M (0.9M to 1.6M)`; without the range where there is none."""
     if figure.high <= figure.low:
-        return number(figure.value)
-    return f"{number(figure.value)} ({number(figure.low)} to {number(figure.high)})"
-
-
-def number(value: float) -> str:
-    """Three digits, and K, M, B or T from ten thousand on."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if abs(value) >= size and abs(value) >= 10_000:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+        return quantity(figure.value)
+    return f"{quantity(figure.value)} ({quantity(figure.low)} to {quantity(figure.high)})"
 
 
 Row = tuple[str, Quantity | str, str]
@@ -55,9 +48,9 @@ def _curate_rows(plan: CuratePlan, whole: Plan) -> list[Row]:
         ),
         ("documents", plan.documents, ""),
         ("reach the teacher", plan.pipeline.past_filters, f"of {plan.sampled} sampled"),
-        ("tokens in", plan.tokens_in, f"({number(teacher.source_tokens.value)} a document)"),
+        ("tokens in", plan.tokens_in, f"({quantity(teacher.source_tokens.value)} a document)"),
         ("rewrites", plan.rewrites, ""),
-        ("tokens written", plan.tokens_written, f"({number(teacher.written_tokens.value)} a rewrite)"),
+        ("tokens written", plan.tokens_written, f"({quantity(teacher.written_tokens.value)} a rewrite)"),
         ("kept", plan.kept, f"of {teacher.rewrites_measured} rewrites" if teacher.rewrites_measured else ""),
         ("tokens out", plan.tokens_out, ""),
         ("pipeline alone", plan.pipeline.cpu_ms, "ms of CPU a document"),
@@ -65,7 +58,7 @@ def _curate_rows(plan: CuratePlan, whole: Plan) -> list[Row]:
     if teacher.parameters is not None and teacher.weights_gb is not None:
         rows.append(("teacher", teacher.parameters, f"parameters, {teacher.weights_gb:.3g} GB in bfloat16"))
     if teacher.tokens_per_second is not None:
-        speed = f"{number(teacher.tokens_per_second)} tokens/s with {teacher.at_once} rewrites at once"
+        speed = f"{quantity(teacher.tokens_per_second)} tokens/s with {teacher.at_once} rewrites at once"
         rows.append(("this machine writes", speed, ""))
     rows.append(_here(plan.hours_here))
     if plan.gpu_hours is not None:
@@ -86,7 +79,7 @@ def _train_rows(plan: TrainPlan, whole: Plan) -> list[Row]:
         ("pilot", str(runs.pilot), "student runs"),
         ("held-out arms", str(runs.heldout), "student runs"),
         ("student runs", str(runs.total), "at the most"),
-        ("rewrites", str(runs.rewrites), f"of {number(plan.rewrite_tokens.value)} tokens"),
+        ("rewrites", str(runs.rewrites), f"of {quantity(plan.rewrite_tokens.value)} tokens"),
     ]
     for cost in plan.students:
         steps = "as many steps as lines ask for" if cost.steps is None else f"{cost.steps} steps"
@@ -114,7 +107,7 @@ def _bytes(gigabytes: Quantity) -> tuple[Quantity, str]:
 
 def _size(gigabytes: float) -> str:
     figure, unit = _bytes(exact(gigabytes))
-    return f"{number(figure.value)} {unit}"
+    return f"{quantity(figure.value)} {unit}"
 
 
 def _times(figure: Quantity, factor: float) -> Quantity:

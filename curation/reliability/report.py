@@ -8,6 +8,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
+from configs.format import interval, number
 from curation.reliability.adaptive_comparison import Comparison
 from student.statistics.intervals import Interval
 from student.statistics.reliability import Reliability
@@ -91,14 +92,14 @@ def _rows(reports: Sequence[CreditReport]) -> list[tuple[str, list[str]]]:
         ("repeats a rewrite", [str(r.repeats) for r in reports]),
         ("sd between rewrites", [_root(c.between_variance) for c in found]),
         ("sd of retraining noise", [_root(c.noise_variance) for c in found]),
-        ("reliability of one run", [_span(c.reliability, c.low, c.high) for c in found]),
-        ("reliability of their mean", [_span(r.mean_of_repeats, *r.mean_of_repeats_interval) for r in reports]),
-        (f"repeats that reach {TARGET:g}", [_number(r.repeats_for_target, "d") for r in reports]),
-        ("student runs a rewrite then", [_number(r.students_for_target, ".2f") for r in reports]),
+        ("reliability of one run", [interval(c.reliability, c.low, c.high) for c in found]),
+        ("reliability of their mean", [interval(r.mean_of_repeats, *r.mean_of_repeats_interval) for r in reports]),
+        (f"repeats that reach {TARGET:g}", [number(r.repeats_for_target, 0) for r in reports]),
+        ("student runs a rewrite then", [number(r.students_for_target, 2) for r in reports]),
         ("student runs a rewrite now", [f"{r.students_per_rewrite:.2f}" for r in reports]),
-        ("seconds a student run", [_number(r.seconds_per_student, ".3f") for r in reports]),
-        ("sd between ways", [_number(r.contrast_sd, ".3f") for r in reports]),
-        ("best way minus worst", [_number(r.contrast_range, ".3f") for r in reports]),
+        ("seconds a student run", [number(r.seconds_per_student, 3) for r in reports]),
+        ("sd between ways", [number(r.contrast_sd, 3) for r in reports]),
+        ("best way minus worst", [number(r.contrast_range, 3) for r in reports]),
     ]
 
 
@@ -108,7 +109,7 @@ def _ways_table(report: CreditReport) -> Table:
         table.add_column(name, justify="left" if name == "way" else "right")
     for way in report.ways:
         name = f"{way.strategy} (control)" if way.control else way.strategy
-        table.add_row(name, str(way.documents), _span(way.gain, *way.gain_interval), f"{way.accuracy:.2f}")
+        table.add_row(name, str(way.documents), interval(way.gain, *way.gain_interval), f"{way.accuracy:.2f}")
     return table
 
 
@@ -131,10 +132,10 @@ def _adaptive_table(reports: Sequence[CreditReport]) -> Table:
     for report in reports:
         for c in report.adaptive:
             shares = f"{c.uniform.best_chosen:.0%}", f"{c.adaptive.best_chosen:.0%}"
-            more = _span(c.best_gained, *c.best_gained_interval)
-            doubled = "-" if c.doubled is None else f"{c.doubled.regret:.3f}"
+            more = interval(c.best_gained, *c.best_gained_interval)
+            doubled = number(c.doubled.regret if c.doubled else None, 3)
             regrets = f"{c.uniform.regret:.3f}", f"{c.adaptive.regret:.3f}", doubled
-            saved = _span(c.regret_saved, *c.regret_saved_interval, digits=3)
+            saved = interval(c.regret_saved, *c.regret_saved_interval, 3)
             table.add_row(report.credit, c.how, str(c.runs_per_rewrite), *shares, more, *regrets, saved)
     return table
 
@@ -142,15 +143,3 @@ def _adaptive_table(reports: Sequence[CreditReport]) -> Table:
 def _root(variance: float | None) -> str:
     """A standard deviation; an estimate below 0 is no contrast."""
     return "-" if variance is None else f"{max(0.0, variance) ** 0.5:.3f}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _span(value: float | None, low: float | None, high: float | None, digits: int = 2) -> str:
-    if value is None:
-        return "-"
-    if low is None or high is None or low != low:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -11,7 +11,6 @@ rewrites of a document share a repeat's seed; the bootstrap draws whole document
 """
 
 import json
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -20,6 +19,7 @@ from typing import Any, get_args
 
 from configs.errors import UserError, nearest
 from configs.files import write_whole
+from configs.format import without_nan
 from configs.schema import Config
 from curation.console.progress import say
 from curation.console.student_progress import StudentProgress
@@ -200,12 +200,4 @@ def _with_adaptive(
 def _as_json(report: CreditReport) -> dict[str, Any]:
     """With what the components imply for other numbers of repeats; nan becomes null."""
     curve = [{"repeats": r, "reliability": report.components.at(r)} for r in (1, 2, 3, 4, 8, 16)]
-    return _plain(asdict(report) | {"reliability_by_repeats": curve})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return without_nan(asdict(report) | {"reliability_by_repeats": curve})

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs.format import duration
 from configs.load import config_difference
 from configs.schema import Config
 from curation.evaluation.records import EvaluationResult
 from curation.report.parts import Table, count
 from curation.report.training import Training
 from teacher.run.history import COSTS
-from teacher.training.progress_lines import duration
 
 PACKAGES = ("notewright", "torch", "transformers", "trl", "peft", "datasets", "datatrove")
 

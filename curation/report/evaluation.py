@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from configs.format import amount
 from curation.evaluation.records import Arm, Comparison, Estimate, EvaluationResult, StudentResult
-from curation.report.parts import Kind, Table, Tile, Verdict, amount, cell, count, number, shares
+from curation.report.parts import Kind, Table, Tile, Verdict, cell, count, number, shares
 from curation.report.plots import Interval, spoken
 
 UNIT = {

@@ -3,11 +3,12 @@
 import operator
 from collections.abc import Callable, Mapping, Sequence
 
+from configs.format import amount
 from curation.evaluation import records
 from curation.evaluation.records import ArmEstimates, EvaluationResult, FalsePositives, ScalingPoint, StudentResult
 from curation.report import plots
 from curation.report.evaluation import arm_table, comparison_tables, intervals_of, triple
-from curation.report.parts import Block, Figure, Section, Table, amount, cell, number, slug
+from curation.report.parts import Block, Figure, Section, Table, cell, number, slug
 from curation.report.plots import Curve, Interval, Row, plain, spoken
 
 GAIN = "held-out gain (nats a token)"

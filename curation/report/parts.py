@@ -84,11 +84,6 @@ def cell(value: Interval | None, digits: int = 2, sign: str = "") -> Markup:
     return Markup(f"{mean} <small>{bounds}</small>") if bounds else Markup(mean)
 
 
-def amount(n: int, thing: str) -> str:
-    """`1 document`, `2 documents`, `6 batches`."""
-    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}{'es' if thing.endswith('ch') else 's'}"
-
-
 def prose(text: str) -> Markup:
     """Escaped, with what stands between backticks as code."""
     parts = [escape(part) for part in text.split("`")]

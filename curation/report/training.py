@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.files import Record, read_json_lines
+from configs.format import amount
 from configs.load import load_config
 from configs.schema import Config
-from curation.report.parts import Tile, Verdict, amount, number, slug
+from curation.report.parts import Tile, Verdict, number, slug
 from curation.report.plots import Interval, spoken
 from teacher.reward.assignment import batches_of
 

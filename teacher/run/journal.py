@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import math
 import os
 import sqlite3
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 from configs.errors import RunError, UserError
 from configs.files import Record, read_json_lines
+from configs.format import without_nan
 from student.records import Answer, Job, Outcome
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class JsonLines:
         key = self._key_of(record)
         if key in self._seen:
             return False
-        line = json.dumps(_jsonable(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        line = json.dumps(without_nan(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
         size = os.fstat(self._file).st_size
         try:
             written = os.write(self._file, line)
@@ -71,13 +71,6 @@ class JsonLines:
             os.ftruncate(self._file, whole)
             self.notes.append(f"{self.path.name}: dropped a torn last line of {len(content) - whole} bytes")
             logger.warning(self.notes[-1])
-
-
-def _jsonable(value: Any) -> Any:
-    """Numbers that JSON has no form for become null."""
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Journal:

@@ -1,9 +1,9 @@
 """What a run says as it goes: a line a step, an arm, a validation."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from configs.format import duration, interval
 from student.statistics.intervals import Estimate
 from teacher.reward.evaluation import Evaluation, mean_penalties
 from teacher.reward.student_models import labels
@@ -41,7 +41,7 @@ def step_line(place: str, metrics: Mapping[str, Any], seconds_left: float) -> st
     """`place` (round and step), reward with interval, reliability, strategies, cost, pace and time left."""
     reliability = metrics.get("reward/reliability")
     return (
-        f"{place}: reward {metrics['reward/mean']:.3f}{_bounds(metrics['reward/low'], metrics['reward/high'], 3)}"
+        f"{place}: reward {interval(metrics['reward/mean'], metrics['reward/low'], metrics['reward/high'], 3)}"
         + (f" · reliability {reliability:.2f}" if reliability is not None else "")
         + shares_text(metrics)
         + f" · {metrics['students_total']} students, {metrics['students_per_second']:.1f}/s"
@@ -60,21 +60,12 @@ def clock_line(place: str, seconds: Mapping[str, float]) -> str:
     )
 
 
-def _bounds(low: float, high: float, digits: int) -> str:
-    """` [0.1, 0.2]`; nothing where one batch of documents made no interval possible."""
-    return "" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
-
-
 def arm_line(name: str, found: Evaluation, groups: Groups) -> str:
     """Gain and accuracy of an arm, its reward where penalties make it another figure than the gain, and what was
     written."""
-    gain, accuracy, reward = found.gain, found.accuracy, found.reward
-    penalised = any(found.penalties.values())
-    rewarded = f"reward {reward.mean:.3f}{_bounds(reward.low, reward.high, 3)} · " if penalised else ""
-    return (
-        f"{name}: {rewarded}gain {gain.mean:.3f}{_bounds(gain.low, gain.high, 3)} · accuracy"
-        f" {accuracy.mean:.2f}{_bounds(accuracy.low, accuracy.high, 2)}{shares_text(share_figures(groups))}"
-    )
+    reward = f"reward {interval(*found.reward, 3)} · " if any(found.penalties.values()) else ""
+    gain, accuracy = interval(*found.gain, 3), interval(*found.accuracy)
+    return f"{name}: {reward}gain {gain} · accuracy {accuracy}{shares_text(share_figures(groups))}"
 
 
 def promotion_line(round: int, figures: Mapping[str, Any]) -> str:
@@ -95,9 +86,3 @@ def shares_text(metrics: Mapping[str, Any]) -> str:
     shares = {name.removeprefix("strategy/"): value for name, value in metrics.items() if name.startswith("strategy/")}
     top = sorted(shares.items(), key=lambda item: -item[1])[:4]
     return "".join(f" · {name} {share:.0%}" for name, share in top)
-
-
-def duration(seconds: float) -> str:
-    """`3 min 05 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
