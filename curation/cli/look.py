@@ -74,7 +74,8 @@ def doctor(
     from dataclasses import asdict
 
     from curation.console.tables import stdout_console
-    from curation.doctor.checks import examine, exit_code, print_checks
+    from curation.doctor.checks import exit_code, print_checks
+    from curation.doctor.examine import examine
 
     checks = examine(load(config, overrides))
     if as_json:

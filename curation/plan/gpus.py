@@ -5,7 +5,6 @@ Every number here is someone's published one or arithmetic on it, and `notewrigh
 
 import bisect
 import math
-import re
 from dataclasses import dataclass
 
 from configs.errors import UserError, nearest
@@ -96,12 +95,3 @@ def student_seconds(device: Device, parameters: float, tokens: float, *, full: b
     """One student trained on so many tokens: 4 FLOPs a parameter and token with an adapter (the base's weights get no
     gradient), 6 with all weights."""
     return (6 if full else 4) * parameters * tokens / (TRAINING_SHARE * device.tflops * 1e12)
-
-
-def parameters_in_name(model: str) -> float | None:
-    """What a model's name says of its size: `Qwen/Qwen2.5-7B` has 7e9 parameters."""
-    found = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", model.rsplit("/", 1)[-1].lower())
-    if not found:
-        return None
-    number, unit = found[-1]
-    return float(number) * (1e6 if unit == "m" else 1e9)

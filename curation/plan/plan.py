@@ -29,8 +29,9 @@ from curation.plan.gpus import (
     student_seconds,
     writing_speed,
 )
+from curation.plan.models import model_size
 from curation.plan.quantity import Quantity, exact, inverse, product, total
-from curation.plan.teacher import PipelineFigures, TeacherFigures, measure_pipeline, measure_teacher, model_size
+from curation.plan.teacher import PipelineFigures, TeacherFigures, measure_pipeline, measure_teacher
 from curation.plan.training import StudentCost, StudentRunCounts, count_students, student_cost, training_documents
 
 SAMPLE = 256

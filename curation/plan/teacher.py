@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import torch
 from datatrove.data import Document
-from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from configs.errors import RunError, UserError
 from configs.schema import Config
@@ -26,16 +23,11 @@ from curation.pipeline.manifest import read_manifest
 from curation.pipeline.preview import lone_step
 from curation.pipeline.rewriter import load_rewriter, server
 from curation.pipeline.steps import Record, RewriteWithTeacher
-from curation.plan.gpus import parameters_in_name
+from curation.plan.models import model_size, token_counter, why_not_loadable
 from curation.plan.quantity import Quantity, exact, mean_of, share_of
-from student.engine.memory import free_bytes
-from student.engine.models import check_folder, pick_device, pick_dtype
+from student.engine.models import check_folder
 
-CHARACTERS_PER_TOKEN = 4.0
-"""The usual rule of thumb for English, where the tokenizer is not at hand."""
 WRITING_SECONDS = 25.0
-MEMORY_SHARE = 0.7
-"""Of the free memory, for the weights of a teacher that is loaded to be measured."""
 FEW, MANY = 32, 256
 """Documents of the two curations of which the difference is what one more document costs."""
 
@@ -148,9 +140,9 @@ def measure_teacher(
         model, notes = config.teacher.model, list[str]()
         check_folder(model)
         size = model_size(model, parameters, notes)
-        count = token_counter(model, notes)
+        count, exactly = token_counter(model, notes)
         source = mean_of([count(document.text) for document in documents])
-        if count is tokens_by_length:
+        if not exactly:
             source = source._replace(how="assumed")
         records, last, seconds = list[Record](), list[Record](), 0.0
         why = why_not_loadable(model, size, config.teacher.device, config.teacher.dtype)
@@ -237,55 +229,3 @@ def _write(step: RewriteWithTeacher, documents: list[Document]) -> tuple[list[Re
 def _tokens(records: Iterable[Record]) -> list[float]:
     """Of the records that have a text: a rewrite on which the teacher failed has none."""
     return [float(record["tokens"]) for record in records if record.get("tokens") is not None]
-
-
-def model_size(model: str, given: float | None, notes: list[str]) -> Quantity | None:
-    """A model's parameters: as the user says, as its config gives them (counted without weights), or as its name says;
-    None where nobody does."""
-    if given is not None:
-        return exact(given, "assumed")
-    try:
-        config = AutoConfig.from_pretrained(model)
-        with torch.device("meta"):
-            return exact(float(AutoModelForCausalLM.from_config(config).num_parameters()))
-    except (OSError, ValueError):
-        pass
-    named = parameters_in_name(model)
-    if named is None:
-        notes.append(f"{model} is not at hand and its name tells no size: give --parameters")
-        return None
-    notes.append(f"{model} is not at hand: {named:.3g} parameters by its name (--parameters says otherwise)")
-    return exact(named, "assumed")
-
-
-def token_counter(model: str, notes: list[str]) -> Callable[[str], float]:
-    """Counts a text's tokens with the model's tokenizer; by a rule of thumb where there is none."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError):
-        notes.append(f"{model}'s tokenizer is not at hand: {CHARACTERS_PER_TOKEN:g} characters a token are assumed")
-        return tokens_by_length
-    return lambda text: float(len(tokenizer(text, add_special_tokens=False)["input_ids"]))
-
-
-def tokens_by_length(text: str) -> float:
-    """Tokens of a text, assumed."""
-    return len(text) / CHARACTERS_PER_TOKEN
-
-
-def why_not_loadable(model: str, size: Quantity | None, device: str, dtype: str) -> str | None:
-    """Why a model cannot be loaded on this machine; None if it can. Nothing is downloaded for a measurement."""
-    folder = Path(model)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(model, local_files_only=True))
-        except (OSError, ValueError):
-            return f"the weights of {model} are not on this machine"
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        return f"the weights of {model} are not on this machine"
-    where = pick_device(device)
-    needed = (size.value if size else 0.0) * pick_dtype(dtype, where).itemsize
-    free = free_bytes(where)
-    if needed > MEMORY_SHARE * free:
-        return f"its weights need {needed / 1e9:.0f} GB and {free / 1e9:.0f} GB are free here"
-    return None

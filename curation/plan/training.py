@@ -9,8 +9,8 @@ from datatrove.data import Document
 from configs.errors import UserError
 from configs.schema import Config
 from curation.corpus.training_data import read_documents
+from curation.plan.models import model_size, token_counter, why_not_loadable
 from curation.plan.quantity import Quantity, exact
-from curation.plan.teacher import model_size, token_counter, why_not_loadable
 from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson
 from teacher.algorithms.grpo import step_sizes
@@ -164,7 +164,7 @@ def _time_students(
     pool = InlinePool(settings.model_copy(update={"model": model, "models": ()}))
     benchmark = document_questions(config)
     asked = tuple(question for document in documents for question in benchmark.exam(document).questions)
-    count = token_counter(model, [])
+    count, _ = token_counter(model)
     texts = tuple(document.text for document in documents)
     # The tokens of one step, as it will be timed.
     lesson_tokens = sum(min(count(text), settings.max_text_tokens) for text in texts)

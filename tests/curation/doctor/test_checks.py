@@ -13,10 +13,11 @@ from transformers import LlamaConfig
 
 from configs.schema import Config
 from curation.cli import main
-from curation.doctor import checks as doctor
+from curation.doctor import machine
 from curation.doctor import models as doctor_models
 from curation.doctor import services as doctor_services
-from curation.doctor.checks import examine, exit_code
+from curation.doctor.checks import exit_code
+from curation.doctor.examine import examine
 from tests.teacher.conftest import teacher_folder
 
 assert teacher_folder  # a fixture: a tiny model folder with a tokenizer
@@ -85,7 +86,7 @@ def test_memory_and_disk_that_do_not_suffice(config, monkeypatch, tmp_path):
     assert "GB free" in found(config(), "memory")
     monkeypatch.setattr(doctor_models, "free_bytes", lambda _: free)
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**6))
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**6))
     assert "0 GB free, 2 checkpoints" in found(config(), "disk")
     (tmp_path / "taken").write_text("a file")
     assert "is no folder" in found(config(run={"dir": tmp_path / "taken/run"}), "disk")
@@ -115,7 +116,7 @@ def test_devices_that_are_not_there(config):
 
 def test_versions_that_do_not_fit(config, monkeypatch):
     real = metadata.version
-    monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.9.0" if name == "trl" else real(name))
+    monkeypatch.setattr(machine.metadata, "version", lambda name: "0.9.0" if name == "trl" else real(name))
     assert "trl 0.9.0 instead of ==1.16.*" in found(config(), "versions")
 
     def absent(name):
@@ -123,7 +124,7 @@ def test_versions_that_do_not_fit(config, monkeypatch):
             raise metadata.PackageNotFoundError(name)
         return real(name)
 
-    monkeypatch.setattr(doctor.metadata, "version", absent)
+    monkeypatch.setattr(machine.metadata, "version", absent)
     assert "peft is missing" in found(config(), "versions")
 
 

@@ -49,8 +49,8 @@ def test_the_rest_of_large_files_is_extrapolated(tmp_path: Path, monkeypatch: py
         data = content.encode()
         (tmp_path / name).write_bytes(gzip.compress(data, 1) if packed else data)
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
-    monkeypatch.setattr(plan_corpus, "PIECE_BYTES", size // 12)
-    monkeypatch.setattr(plan_corpus, "MOST_BYTES", size // 4)
+    monkeypatch.setattr(plan_corpus, "FILE_BYTES", size // 12)
+    monkeypatch.setattr(plan_corpus, "ALL_BYTES", size // 4)
     found = survey_corpus(find_shards((str(tmp_path),)), None, 50)
     assert found.files == 6 and 3 <= found.files_read < 6 and found.documents.how == "extrapolated"
     assert found.documents.value == pytest.approx(12_000, rel=0.1)

@@ -11,7 +11,7 @@ import pytest
 
 from configs.errors import UserError
 from configs.load import load_config
-from curation.plan.gpus import parameters_in_name
+from curation.plan.models import parameters_in_name
 from curation.plan.plan import make_plan
 
 CONFIGS = Path(__file__).parents[3] / "configs"

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from configs.errors import UserError
-from curation.plan.gpus import DEVICES, beyond_sweep, find_device, parameters_in_name, student_seconds, writing_speed
+from curation.plan.gpus import DEVICES, beyond_sweep, find_device, student_seconds, writing_speed
+from curation.plan.models import parameters_in_name
 from curation.plan.quantity import Quantity, exact, inverse, mean_of, product, share_of, total, weakest
 
 

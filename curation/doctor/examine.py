@@ -1,0 +1,64 @@
+"""`notewright doctor`: whether this machine can run a config, and what to change where it cannot.
+
+    notewright doctor CONFIG.yaml
+
+Nothing is trained, downloaded or written. A check that does not apply to the config is left out; one that fails has a
+line that says what to do.
+"""
+
+import torch
+
+from configs.errors import UserError
+from configs.schema import Config
+from curation.corpus.shards import find_shards
+from curation.doctor.checks import Check, Checks
+from curation.doctor.machine import check_devices, check_disk, check_hub, check_versions
+from curation.doctor.models import check_memory, check_models
+from curation.doctor.services import check_compiler, check_ray, check_slurm, check_tracking, check_vllm
+from curation.pipeline.fingerprint import shards_of
+from teacher.reward.student_models import check_students
+from teacher.writers.by_round import check_writer
+
+
+def examine(config: Config) -> list[Check]:
+    """All checks that the config calls for, in the order in which a run would meet what is wrong."""
+    groups = (
+        check_versions, check_devices, check_settings, check_data, check_models, check_memory, check_disk, check_hub,
+        check_vllm, check_ray, check_slurm, check_compiler, check_tracking,
+    )  # fmt: skip
+    return [check for group in groups for check in group(config)]
+
+
+def check_settings(config: Config) -> Checks:
+    """The settings that `train` would refuse by itself; devices and vLLM have checks of their own."""
+    on_server = config.teacher.writer == "vllm" and config.rl.algorithm != "grpo"
+    absent_gpu = "cuda" in (config.student.device, config.teacher.device) and not torch.cuda.is_available()
+    if not config.data.train or absent_gpu:
+        return
+    try:
+        check_students(config)
+        if not on_server:
+            check_writer(config)
+    except UserError as error:
+        # These errors say what is wrong, then what to do about it.
+        problem, _, fix = str(error).partition(": ")
+        yield Check("settings", "fail", problem, fix)
+
+
+def check_data(config: Config) -> Checks:
+    """Whether the input files are there."""
+    named = {key: getattr(config.data, key.removeprefix("data.")) for key in ("data.train", "data.heldout")}
+    named["curation.input"] = config.curation.input
+    for key, patterns in named.items():
+        if not patterns:
+            continue
+        try:
+            count = len(shards_of(config) if key == "curation.input" else find_shards(patterns))
+            yield Check(key, "ok", f"{count} file{'s' * (count > 1)}")
+        except UserError as error:
+            of_lab = any(pattern.startswith(str(config.lab.dir)) for pattern in patterns)
+            fix = f"`notewright lab CONFIG` builds {config.lab.dir}" if of_lab else f"name files that exist in {key}"
+            yield Check(key, "fail", str(error), fix)
+    if not (config.data.train or config.curation.input):
+        fix = "set data.train to train, curation.input to curate"
+        yield Check("data", "warn", "the config names no documents", fix)

@@ -1,0 +1,118 @@
+"""The doctor's checks of the machine: package versions, devices, disk, and the account on the Hub."""
+
+import os
+import shutil
+from importlib import metadata
+
+import torch
+from packaging.requirements import Requirement
+
+from configs.schema import Config, Student, Teacher
+from curation.doctor.checks import Check, Checks
+from curation.plan.models import checkpoint_gb
+
+LEAST_FREE_GB = 5.0
+"""Disk beside what checkpoints and dataset are known to need."""
+
+
+def check_versions(_config: Config) -> Checks:
+    """Installed packages against what this package asks for."""
+    try:
+        lines = metadata.requires("notewright") or ()
+    except metadata.PackageNotFoundError:
+        yield Check("versions", "fail", "notewright is not installed here", "`make setup`, or `pip install -e .`")
+        return
+    wrong = []
+    for needed in map(Requirement, lines):
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(needed.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{needed.name} is missing")
+            continue
+        # A build's local suffix (2.9.0+cpu) is no part of what is asked for.
+        if not needed.specifier.contains(version.partition("+")[0], prereleases=True):
+            wrong.append(f"{needed.name} {version} instead of {needed.specifier}")
+    if wrong:
+        yield Check("versions", "fail", "; ".join(wrong), "`make setup`, or `pip install -e .` in this environment")
+    else:
+        names = ("torch", "transformers", "trl", "peft", "datasets", "datatrove")
+        yield Check("versions", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in names))
+
+
+def check_devices(config: Config) -> Checks:
+    """Whether the GPUs, or the CPU, can do what `device` and `dtype` of student and teacher say."""
+    sections: dict[str, Student | Teacher] = {"student": config.student, "teacher": config.teacher}
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(number)
+            name = torch.cuda.get_device_name(number)
+            found = f"cuda:{number} {name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
+            if free < 0.5 * total:
+                yield Check("device", "warn", found, "another process holds the rest: `nvidia-smi` tells which")
+            else:
+                yield Check("device", "ok", found)
+        if any(s.dtype == "bfloat16" for s in sections.values()) and not torch.cuda.is_bf16_supported(False):
+            yield Check("dtype", "fail", "this GPU has no bfloat16", "student.dtype=float32 teacher.dtype=float32")
+        return
+    on_gpu = [f"{key}.device" for key, section in sections.items() if section.device == "cuda"]
+    if shutil.which("nvidia-smi") is not None and torch.version.cuda is None:
+        fix = "install the CUDA build: `make clean setup`, or `pip install torch` without +cpu"
+        yield Check("device", "fail", "there is an NVIDIA driver, and torch is a CPU build", fix)
+    elif on_gpu:
+        found = f"{' and '.join(on_gpu)} {'is' if len(on_gpu) == 1 else 'are'} cuda, and torch sees no GPU"
+        yield Check("device", "fail", found, " ".join(f"{key}=auto" for key in on_gpu))
+    else:
+        threads = torch.get_num_threads()
+        yield Check("device", "ok", f"CPU, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}; no GPU")
+    slow = [f"{key}.dtype=auto" for key, section in sections.items() if section.dtype == "bfloat16"]
+    if slow and not on_gpu:
+        found = "bfloat16 on a CPU without its units is about 8 times as slow as float32"
+        yield Check("dtype", "warn", found, " ".join(slow))
+
+
+def check_disk(config: Config) -> Checks:
+    """Whether the output folders can be written, and hold the checkpoints of all rounds."""
+    checkpoint = checkpoint_gb(config) or 0.0
+    rounds = config.rl.rounds if config.data.train else 0
+    needs = {config.run.dir: LEAST_FREE_GB * 0.2 + checkpoint * rounds}
+    if config.curation.input:
+        needs.setdefault(config.curation.output, LEAST_FREE_GB * 0.2)
+    for folder, needed in needs.items():
+        key = "run.dir" if folder == config.run.dir else "curation.output"
+        parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not (parent.is_dir() and os.access(parent, os.W_OK)):
+            problem = "cannot be written" if parent.is_dir() else "is no folder"
+            yield Check("disk", "fail", f"{key} {folder}: {parent} {problem}", f"another {key}")
+            continue
+        free = shutil.disk_usage(parent).free / 1e9
+        found = f"{key} {folder}: {free:.0f} GB free"
+        if rounds and checkpoint and key == "run.dir":
+            found += f", {rounds} checkpoints of {checkpoint:.2g} GB"
+        if free < needed:
+            yield Check("disk", "fail", found, f"free {needed - free:.0f} GB, or name another {key}")
+        elif free < needed + LEAST_FREE_GB:
+            yield Check("disk", "warn", found, f"little is left beside what is known to be needed: another {key}")
+        else:
+            yield Check("disk", "ok", found)
+
+
+def check_hub(_config: Config) -> Checks:
+    """Which account of the Hub is used. One is needed to push, and for private or gated models."""
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        yield Check("hub", "ok", "HF_HUB_OFFLINE is set: nothing is fetched or pushed")
+        return
+    token = get_token()
+    if token is None:
+        fix = "`hf auth login` or HF_TOKEN, before `notewright export` or a gated model"
+        yield Check("hub", "warn", "not logged in", fix)
+        return
+    try:
+        yield Check("hub", "ok", f"logged in as {HfApi(token=token).whoami()['name']}")
+    except Exception as error:  # whatever the network or the Hub says
+        fix = "`hf auth login` again, or check the network; HF_HUB_OFFLINE=1 where there is none"
+        yield Check("hub", "warn", f"the token could not be checked ({type(error).__name__})", fix)

@@ -1,0 +1,137 @@
+"""Models for `plan` and `doctor`: how many parameters they have, where their weights are, what memory they need.
+
+Nothing is downloaded. Parameters are counted from a model's config alone, on torch's meta device.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from configs.schema import Config, Lora
+from curation.plan.quantity import Quantity, exact
+from student.engine.memory import free_bytes
+from student.engine.models import pick_device, pick_dtype
+
+TRAINED_BYTES = 16
+"""Of a trainable parameter: its float32 weight, its gradient and AdamW's two moments."""
+CHARACTERS_PER_TOKEN = 4.0
+"""The usual rule of thumb for English, where no tokenizer is on this machine."""
+MEMORY_SHARE = 0.7
+"""Of the free memory, for the weights of a model that is loaded to be measured."""
+
+
+def model_size(model: str, stated: float | None = None, notes: list[str] | None = None) -> Quantity | None:
+    """A model's parameters: as the user states them, else counted from its config, else read from its name. None where
+    nothing says it. `notes` gets a line where they were not counted."""
+    notes = [] if notes is None else notes
+    if stated is not None:
+        return exact(stated, "assumed")
+    if not model:
+        return None
+    try:
+        return exact(float(_empty_model(model).num_parameters()))
+    except (OSError, ValueError):
+        pass
+    by_name = parameters_in_name(model)
+    if by_name is None:
+        notes.append(f"{model} is not at hand and its name tells no size: give --parameters")
+        return None
+    notes.append(f"{model} is not at hand: {by_name:.3g} parameters by its name (--parameters says otherwise)")
+    return exact(by_name, "assumed")
+
+
+def parameters_in_name(model: str) -> float | None:
+    """The size in a model's name: `Qwen/Qwen2.5-7B` has 7e9 parameters."""
+    sizes = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", model.rsplit("/", 1)[-1].lower())
+    if not sizes:
+        return None
+    number, unit = sizes[-1]
+    return float(number) * (1e6 if unit == "m" else 1e9)
+
+
+def adapter_parameters(model: str, lora: Lora) -> float | None:
+    """Trainable parameters of an adapter on the model; None where the model's config is not on this machine."""
+    from peft import LoraConfig, get_peft_model
+
+    target = lora.target if isinstance(lora.target, str) else list(lora.target)
+    try:
+        with torch.device("meta"):
+            adapted = get_peft_model(
+                _empty_model(model), LoraConfig(r=lora.rank, target_modules=target, task_type="CAUSAL_LM")
+            )
+    except (OSError, ValueError):
+        return None
+    return float(sum(p.numel() for p in adapted.parameters() if p.requires_grad))
+
+
+def _empty_model(model: str) -> PreTrainedModel:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+
+
+def teacher_bytes(config: Config, parameters: float) -> float:
+    """Memory of a teacher of that size in this process. It is trained where the config trains."""
+    teacher = config.teacher
+    itemsize = pick_dtype(teacher.dtype, device_here(teacher.device)).itemsize
+    if not config.data.train:
+        return parameters * itemsize if teacher.writer == "transformers" else 0.0
+    if teacher.lora is None:
+        return parameters * TRAINED_BYTES
+    return parameters * itemsize + (adapter_parameters(teacher.model, teacher.lora) or 0.0) * TRAINED_BYTES
+
+
+def checkpoint_gb(config: Config) -> float | None:
+    """Disk of one round's checkpoint; None where the teacher's size is not known."""
+    teacher = config.teacher
+    if not teacher.model:
+        return None
+    if teacher.lora is not None:
+        parameters = adapter_parameters(teacher.model, teacher.lora)
+    else:
+        parameters = size.value if (size := model_size(teacher.model)) else None
+    # Float32 weights; GRPO's trainer goes on with its optimiser, so the checkpoint holds AdamW's two moments too.
+    copies = 3 if config.rl.algorithm == "grpo" else 1
+    return None if parameters is None else 4 * parameters * copies / 1e9
+
+
+def device_here(name: str) -> torch.device:
+    """The device that a setting names; the CPU where it names a GPU and there is none."""
+    return torch.device("cpu") if name == "cuda" and not torch.cuda.is_available() else pick_device(name)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a model folder holds weights beside its config."""
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+
+
+def why_not_loadable(model: str, size: Quantity | None, device: str, dtype: str) -> str | None:
+    """Why the model cannot be loaded on this machine as it is now; None if it can."""
+    folder = Path(model)
+    try:
+        folder = folder if folder.is_dir() else Path(snapshot_download(model, local_files_only=True))
+    except (OSError, ValueError):
+        return f"the weights of {model} are not on this machine"
+    if not has_weights(folder):
+        return f"the weights of {model} are not on this machine"
+    target = pick_device(device)
+    needed = (size.value if size else 0.0) * pick_dtype(dtype, target).itemsize
+    free = free_bytes(target)
+    if needed > MEMORY_SHARE * free:
+        return f"its weights need {needed / 1e9:.0f} GB and {free / 1e9:.0f} GB are free here"
+    return None
+
+
+def token_counter(model: str, notes: list[str] | None = None) -> tuple[Callable[[str], float], bool]:
+    """A function that counts a text's tokens, and whether it does so with the model's own tokenizer. Where that is not
+    on this machine, `notes` gets a line, and tokens are estimated from the text's length."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError):
+        if notes is not None:
+            notes.append(f"{model}'s tokenizer is not at hand: {CHARACTERS_PER_TOKEN:g} characters a token are assumed")
+        return lambda text: len(text) / CHARACTERS_PER_TOKEN, False
+    return lambda text: float(len(tokenizer(text, add_special_tokens=False)["input_ids"])), True
