@@ -1,8 +1,54 @@
+"""Worker processes that never outlive the run that started them."""
+
 import ctypes
+import multiprocessing
+import os
 import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any
+
+from configs.errors import RunError
 
 
 def die_with_parent() -> None:
     """Asks the kernel to kill this process when its parent dies, so that a killed run leaves no worker writing on."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+@contextmanager
+def worker_pool(
+    workers: int, start: Callable[..., None], arguments: tuple[Any, ...] = (), *, if_killed: str
+) -> Iterator[ProcessPoolExecutor]:
+    """A pool of spawned processes, each of which first calls `start(*arguments)`, and which end with this process.
+
+    An error inside the block, Ctrl-C among them, kills all workers before it goes on. Raises RunError with the message
+    `if_killed` within a second of the death of a worker.
+    """
+    # Spawned: a fork would copy the locks of torch's threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(start, arguments)) as pool:
+        try:
+            yield pool
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.kill()
+            if isinstance(error, BrokenProcessPool):
+                raise RunError(if_killed) from None
+            raise
+
+
+def _start_worker(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a worker"
+    die_with_parent()
+    if os.getppid() != parent.pid:
+        # The parent died before the line above.
+        os._exit(1)
+    # Ctrl-C is for the parent, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start(*arguments)

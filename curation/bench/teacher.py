@@ -6,24 +6,22 @@ was interrupted goes on with what is missing. What the units say is put together
 
 import hashlib
 import json
-import multiprocessing
 import os
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import configs
-from configs.errors import RunError, UserError
+from configs.errors import UserError
 from configs.files import write_whole
 from configs.load import load_config
-from configs.processes import die_with_parent
+from configs.processes import worker_pool
 from configs.schema import Config, Student
 from curation.bench.teacher_controls import (
     ShuffledPool,
@@ -130,26 +128,16 @@ def run_bench(
     missing = [unit for unit in todo if unit.name not in results]
     started = time.monotonic()
     workers = max(1, min(len(os.sched_getaffinity(0)), len(missing)))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+    killed = "a unit's process died (killed, or out of memory); finished units are kept, the same command goes on"
+    with worker_pool(workers, _start_worker, if_killed=killed) as pool:
         futures = {pool.submit(run_unit, unit, folder, config): unit for unit in missing}
-        try:
-            for done in as_completed(futures):
-                unit = futures[done]
-                results[unit.name] = done.result()
-                ready = len(results)
-                pace = (time.monotonic() - started) / (ready - len(todo) + len(missing))
-                place = f"[{ready}/{len(todo)}, {(len(todo) - ready) * pace / 60:.0f} min left]"
-                say(f"{unit.name}: {headline(results[unit.name])}  {place}")
-        except BrokenProcessPool:
-            raise RunError(
-                "a unit's process died (killed, or out of memory); finished units are kept, the same command goes on"
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list((pool._processes or {}).values()):
-                process.kill()
-            raise
+        for done in as_completed(futures):
+            unit = futures[done]
+            results[unit.name] = done.result()
+            ready = len(results)
+            pace = (time.monotonic() - started) / (ready - len(todo) + len(missing))
+            place = f"[{ready}/{len(todo)}, {(len(todo) - ready) * pace / 60:.0f} min left]"
+            say(f"{unit.name}: {headline(results[unit.name])}  {place}")
     return {unit.name: results[unit.name] for unit in todo}
 
 
@@ -279,10 +267,9 @@ def _settings(config: Config) -> str:
 
 
 def _start_worker() -> None:
-    """A process of its own, on one core, that ends with the bench."""
+    """A process of its own, on one core."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    die_with_parent()
     torch.set_num_threads(1)
     disable_progress_bar()

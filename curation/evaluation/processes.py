@@ -3,12 +3,9 @@
 import multiprocessing
 import queue
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
-from configs.errors import RunError
-from configs.processes import die_with_parent
+from configs.processes import worker_pool
 from curation.console.progress import say
 from curation.console.student_progress import StudentProgress
 
@@ -45,28 +42,20 @@ def run_tasks(what: str, tasks: Sequence[Task], workers: int) -> list[Any]:
 
         if min(workers, len(tasks)) <= 1:
             return [task(show) for task in tasks]
-        context = multiprocessing.get_context("spawn")
-        messages = context.Queue()
+        messages = multiprocessing.get_context("spawn").Queue()
         workers = min(workers, len(tasks))
-        with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(messages, workers)) as pool:
+        killed = (
+            f"{what}: a process was killed, perhaps for want of memory; finished students are kept, and the same"
+            " command goes on: with evaluation.workers=1 it takes less memory"
+        )
+        with worker_pool(workers, _start, (messages, workers), if_killed=killed) as pool:
             futures = [pool.submit(_run, task) for task in tasks]
-            try:
-                while not all(future.done() for future in futures):
-                    _drain(messages, show, 0.5)
-                    if failed := next((f for f in futures if f.done() and f.exception()), None):
-                        failed.result()
-                _drain(messages, show, 0.0)
-                return [future.result() for future in futures]
-            except BrokenProcessPool:
-                raise RunError(
-                    f"{what}: a process was killed, perhaps for want of memory; finished students are kept, and the"
-                    " same command goes on: with evaluation.workers=1 it takes less memory"
-                ) from None
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in list((pool._processes or {}).values()):
-                    process.kill()
-                raise
+            while not all(future.done() for future in futures):
+                _drain(messages, show, 0.5)
+                if failed := next((f for f in futures if f.done() and f.exception()), None):
+                    failed.result()
+            _drain(messages, show, 0.0)
+            return [future.result() for future in futures]
 
 
 def _drain(messages: Any, show: Callable[[Message], None], wait_seconds: float) -> None:
@@ -78,7 +67,7 @@ def _drain(messages: Any, show: Callable[[Message], None], wait_seconds: float) 
 
 
 def _start(messages: Any, workers: int) -> None:
-    """A worker ends with its parent, and has its share of the cores."""
+    """A worker has its share of the cores."""
     import os
 
     import torch
@@ -86,7 +75,6 @@ def _start(messages: Any, workers: int) -> None:
 
     global _messages
     _messages = messages
-    die_with_parent()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
     disable_progress_bar()
 

@@ -123,9 +123,11 @@ def t_tail(t: float, degrees: int) -> float:
 def wilson(hits: int, trials: int, level: float = 0.95) -> Interval:
     """Confidence interval of a share, which holds also where none or all of the trials are hits (Wilson 1927)."""
     z = NormalDist().inv_cdf(0.5 + level / 2)
-    share, weight = hits / trials, z**2 / trials
-    centre, half = share + weight / 2, z * math.sqrt(share * (1 - share) / trials + weight / (4 * trials))
-    return Interval(max(0.0, (centre - half) / (1 + weight)), min(1.0, (centre + half) / (1 + weight)))
+    share = hits / trials
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    # The bounds of none and of all hits are 0 and 1 exactly, which rounding would miss by a last bit.
+    return Interval(max(0.0, centre - half) if hits else 0.0, min(1.0, centre + half) if hits < trials else 1.0)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -1,18 +1,14 @@
 """Runs the tasks of a datatrove pipeline in processes that are watched, and that die with the run."""
 
-import multiprocessing
 import os
-import signal
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
-from configs.errors import RunError
-from configs.processes import die_with_parent
+from configs.processes import die_with_parent, worker_pool
 
 
 def quiet_datatrove() -> None:
@@ -48,23 +44,14 @@ class WatchedExecutor(LocalPipelineExecutor):
             self._run_for_rank(rank)
 
     def _run_pool(self, ranks: list[int]) -> None:
-        # Spawned: a fork would copy the locks of torch's threads.
-        context = multiprocessing.get_context("spawn")
         workers = min(self.workers, len(ranks))
-        with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(workers,)) as pool:
-            futures = [pool.submit(self._run_for_rank, rank) for rank in ranks]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-            except BrokenProcessPool:
-                raise RunError(
-                    "a worker process died (killed, or out of memory); finished batches are kept, the same command "
-                    "goes on from there"
-                ) from None
-            finally:
-                if not all(future.done() and future.exception() is None for future in futures):
-                    for process in multiprocessing.active_children():
-                        process.terminate()
+        killed = (
+            "a worker process died (killed, or out of memory); finished batches are kept, the same command goes on from"
+            " there"
+        )
+        with worker_pool(workers, _start_worker, (workers,), if_killed=killed) as pool:
+            for future in as_completed([pool.submit(self._run_for_rank, rank) for rank in ranks]):
+                future.result()
 
 
 def run_tasks(steps: list[PipelineStep], tasks: int, workers: int, logs: Path) -> None:
@@ -83,12 +70,4 @@ def _start_worker(workers: int) -> None:
     import torch
 
     _running = True
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in a worker"
-    die_with_parent()
-    if os.getppid() != parent.pid:
-        # It died before the line above.
-        os._exit(1)
-    # Ctrl-C is for the parent, which ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
