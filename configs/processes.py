@@ -34,9 +34,10 @@ def worker_pool(
         try:
             yield pool
         except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Before the shutdown, which waits for what is running and then forgets its processes.
             for process in list((pool._processes or {}).values()):
                 process.kill()
+            pool.shutdown(cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
                 raise RunError(if_killed) from None
             raise
