@@ -53,3 +53,9 @@ def _start_worker(start: Callable[..., None], arguments: tuple[Any, ...]) -> Non
     # Ctrl-C is for the parent, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     start(*arguments)
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and of those below it that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

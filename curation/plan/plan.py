@@ -2,20 +2,22 @@
 
     notewright plan CONFIG.yaml --device h100 --price 2.5
 
-Every figure has an interval and says whether it was counted, measured here, extrapolated, calculated from the config,
+Every quantity has an interval and says whether it was counted, measured here, extrapolated, calculated from the config,
 or assumed. What cannot be measured on this machine is assumed, in words.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from datatrove.data import Document
 from transformers.utils.logging import disable_progress_bar
 
 from configs.errors import UserError
 from configs.schema import Config
+from configs.schema.curation import Filters
 from curation.console.progress import say
 from curation.pipeline.fingerprint import shards_of
 from curation.plan.corpus import survey_corpus
@@ -30,13 +32,13 @@ from curation.plan.gpus import (
     writing_speed,
 )
 from curation.plan.models import model_size
-from curation.plan.quantity import Quantity, exact, inverse, product, total
-from curation.plan.teacher import PipelineFigures, TeacherFigures, measure_pipeline, measure_teacher
+from curation.plan.quantity import Quantity, exact, inverse, product, scaled, total
+from curation.plan.teacher import PipelineCost, TeacherCost, measure_pipeline, measure_teacher
 from curation.plan.training import StudentCost, StudentRunCounts, count_students, student_cost, training_documents
 
 SAMPLE = 256
 PARTS_FACTOR = 2.2
-"""Disk at the merger: parts and final files, each about the dataset's size."""
+"""Disk when the parts are merged: parts and final files, each about the dataset's size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ class CuratePlan:
 
     files: int
     files_read: int
-    """Of these, looked into for the plan."""
+    """Of these, read in part or whole for the plan."""
     gigabytes_in: float
     sampled: int
     documents: Quantity
@@ -60,18 +62,18 @@ class CuratePlan:
     """Of the kept rows, originals that are mixed in included."""
     kept: Quantity
     """Share of the rewrites."""
-    teacher: TeacherFigures
-    pipeline: PipelineFigures
+    teacher: TeacherCost
+    pipeline: PipelineCost
     hours_here: Quantity | None
     """On this machine as it is now; None where the teacher was not run."""
     pipeline_cpu_hours: Quantity
     gpu_hours: Quantity | None
-    """On the assumed device; None where nobody tells the teacher's size."""
+    """On the assumed device; None where the teacher's size is not known."""
     gpus_at_least: int | None
     """Of the assumed device, so that weights and a fifth more fit."""
     dataset_gb: Quantity
     disk_gb: Quantity
-    """At the most, while the run is going."""
+    """The most that is used while the run goes on."""
     dollars: Quantity | None
     dollars_per_billion: Quantity | None
     """For a billion tokens of kept rows."""
@@ -107,50 +109,74 @@ class Plan:
     """What is assumed, and why."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Planner:
+    """What both parts of a plan share: the config, the user's assumptions, the notes so far."""
+
+    config: Config
+    device: Device
+    price: float | None
+    parameters: float | None
+    """The teacher's, as the user states them."""
+    progress: Callable[[str], None]
+    notes: list[str]
+
+    def measure_teacher(self, config: Config, documents: Sequence[Document]) -> TeacherCost:
+        cost = measure_teacher(config, documents, self.parameters, self.progress)
+        self.notes.extend(cost.notes)
+        return cost
+
+    def speed(self, parameters: Quantity) -> Quantity:
+        """Tokens a second that a whole run writes on one assumed device."""
+        if beyond_sweep(parameters.value):
+            note = f"{parameters.value:.3g} parameters are beyond the models of the sweep: its ends are carried on"
+            self.notes.append(note)
+        low, high = writing_speed(self.device, parameters.value)
+        return Quantity((low + high) / 2, low, high, "assumed")
+
+
 def make_plan(
     config: Config,
     *,
     device: str = "h100",
     price: float | None = None,
     parameters: float | None = None,
-    tell: Callable[[str], None] = say,
+    progress: Callable[[str], None] = say,
 ) -> Plan:
     """Measures what it can in about a minute, and works out the rest.
 
     `parameters` is the teacher's size, where neither its files nor its name tell it. Raises UserError if the config
-    names nothing to curate or train on, or a device without figures.
+    names nothing to curate or train on, or a device that is not known.
     """
     disable_progress_bar()
-    gpu = find_device(device)
-    notes: list[str] = []
-    curate = _plan_curate(config, gpu, price, parameters, notes, tell) if config.curation.input else None
+    planner = _Planner(config, find_device(device), price, parameters, progress, [])
+    curate = _plan_curate(planner) if config.curation.input else None
     train = None
     if config.data.train or (config.data.limit and config.student.names[0]):
-        train = _plan_train(config, gpu, price, parameters, curate.teacher if curate else None, notes, tell)
+        train = _plan_train(planner, curate.teacher if curate else None)
     if curate is None and train is None:
         raise UserError("nothing to plan: name curation.input, or data.train")
+    notes = planner.notes
     if any(part is not None and part.gpu_hours is not None for part in (curate, train)):
         notes.append(
-            f"assumed for {gpu.name}: {SWEEP_SOURCE}, between models by parameters on a log-log line, of which a whole"
-            f" run reaches {END_TO_END[0]:.0%}-{END_TO_END[1]:.0%}; other GPUs by data sheet; training at"
+            f"assumed for {planner.device.name}: {SWEEP_SOURCE}, between models by parameters on a log-log line, of"
+            f" which a whole run reaches {END_TO_END[0]:.0%}-{END_TO_END[1]:.0%}; other GPUs by data sheet; training at"
             f" {TRAINING_SHARE:.0%} of peak"
         )
-    return Plan(curate=curate, train=train, device=gpu, price=price, notes=tuple(dict.fromkeys(notes)))
+    return Plan(curate=curate, train=train, device=planner.device, price=price, notes=tuple(dict.fromkeys(notes)))
 
 
-def _plan_curate(
-    config: Config, device: Device, price: float | None, parameters: float | None, notes: list[str],
-    tell: Callable[[str], None],
-) -> CuratePlan:  # fmt: skip
-    curation = config.curation
+def _plan_curate(planner: _Planner) -> CuratePlan:
+    config, curation, price, notes = planner.config, planner.config.curation, planner.price, planner.notes
     shards = shards_of(config)
-    tell(f"looking into {len(shards)} input file{'s' * (len(shards) > 1)}")
+    planner.progress(f"looking into {len(shards)} input file{'s' * (len(shards) > 1)}")
     corpus = survey_corpus(shards, curation.limit, SAMPLE)
     pipeline = measure_pipeline(config, corpus.sample)
-    teacher = measure_teacher(config, corpus.sample, parameters, tell)
-    notes += teacher.notes
+    teacher = planner.measure_teacher(config, corpus.sample)
     if curation.dedup != "none":
         notes.append("duplicates are not seen in a sample: with them there is less to write than planned")
+    if not teacher.kept.value:
+        notes.append(f"none of {teacher.rewrites_measured} rewrites was kept: look why with `notewright preview`")
     reached = product(corpus.documents, pipeline.past_filters)
     rewrites = product(reached, exact(curation.rewrites_per_document))
     tokens_in = product(reached, teacher.source_tokens)
@@ -159,26 +185,31 @@ def _plan_curate(
         product(rewrites, teacher.kept, teacher.kept_tokens), product(tokens_in, exact(curation.keep_raw))
     )
     cpu_hours = product(corpus.documents, pipeline.cpu_ms, exact(1 / 3.6e6))
-    here = None
+    hours_here = None
     if curation.writer == "echo":
-        here = product(cpu_hours, exact(1 / curation.workers))
+        hours_here = product(cpu_hours, exact(1 / curation.workers))
     elif teacher.tokens_per_second:
         writing = product(tokens_written, exact(1 / teacher.tokens_per_second / 3600, "measured"))
-        here = total(writing, product(cpu_hours, exact(1 / curation.workers)))
-    gpu_hours = gpus = dollars = per_billion = None
+        hours_here = total(writing, product(cpu_hours, exact(1 / curation.workers)))
+    gpu_hours = gpus = dollars = dollars_per_billion = None
     if teacher.parameters is not None:
-        speed = _speed(device, teacher.parameters, notes)
+        speed = planner.speed(teacher.parameters)
         gpu_hours = product(tokens_written, inverse(speed), exact(1 / 3600))
-        gpus = math.ceil(1.2 * 2 * teacher.parameters.value / 1e9 / device.memory_gb)
+        gpus = math.ceil(1.2 * 2 * teacher.parameters.value / 1e9 / planner.device.memory_gb)
         if price is not None:
             dollars = product(gpu_hours, exact(price))
-            per_billion = _per_billion(price, speed, teacher.kept, tokens_written.value, tokens_out.value)
-    if not teacher.kept.value:
-        notes.append(f"none of {teacher.rewrites_measured} rewrites was kept: look why with `notewright preview`")
-    # Tokens to characters as in the sample's documents.
+            kept = teacher.kept
+            if kept.value and tokens_out.value:
+                # The number of documents cancels out: only the speed and the kept share are uncertain.
+                cost = price * 1e9 / 3600 * tokens_written.value / tokens_out.value
+                one_over_kept = Quantity(1.0, kept.value / kept.high, kept.value / max(kept.low, 1e-9), kept.how)
+                dollars_per_billion = product(exact(cost), one_over_kept, inverse(speed))
+    # Tokens have as many characters as in the sample's documents.
     characters = sum(len(document.text) for document in corpus.sample) / len(corpus.sample)
-    per_token = product(exact(characters * pipeline.bytes_per_character, "measured"), inverse(teacher.source_tokens))
-    dataset = product(tokens_out, per_token, exact(1e-9))
+    bytes_per_token = product(
+        exact(characters * pipeline.bytes_per_character, "measured"), inverse(teacher.source_tokens)
+    )
+    dataset_gb = product(tokens_out, bytes_per_token, exact(1e-9))
     return CuratePlan(
         files=corpus.files,
         files_read=corpus.files_read,
@@ -193,68 +224,54 @@ def _plan_curate(
         kept=teacher.kept,
         teacher=teacher,
         pipeline=pipeline,
-        hours_here=here,
+        hours_here=hours_here,
         pipeline_cpu_hours=cpu_hours,
         gpu_hours=gpu_hours,
         gpus_at_least=gpus,
-        dataset_gb=dataset,
-        disk_gb=product(dataset, exact(PARTS_FACTOR)),
+        dataset_gb=dataset_gb,
+        disk_gb=scaled(dataset_gb, PARTS_FACTOR),
         dollars=dollars,
-        dollars_per_billion=per_billion,
+        dollars_per_billion=dollars_per_billion,
     )
 
 
-def _speed(device: Device, parameters: Quantity, notes: list[str]) -> Quantity:
-    """Tokens a second that a whole run writes on one such device."""
-    if beyond_sweep(parameters.value):
-        notes.append(f"{parameters.value:.3g} parameters are beyond the models of the sweep: its ends are carried on")
-    low, high = writing_speed(device, parameters.value)
-    return Quantity((low + high) / 2, low, high, "assumed")
-
-
-def _per_billion(price: float, speed: Quantity, kept: Quantity, written: float, out: float) -> Quantity | None:
-    """Dollars for a billion tokens of rows. The number of documents cancels out: what is unsure is the speed and the
-    kept share. None where nothing is kept."""
-    if not kept.value or not out:
-        return None
-    share = Quantity(1.0, kept.value / kept.high, kept.value / max(kept.low, 1e-9), kept.how)
-    return product(exact(price * 1e9 / 3600 * written / out), share, inverse(speed))
-
-
-def _plan_train(
-    config: Config, device: Device, price: float | None, parameters: float | None, teacher: TeacherFigures | None,
-    notes: list[str], tell: Callable[[str], None],
-) -> TrainPlan:  # fmt: skip
+def _plan_train(planner: _Planner, teacher: TeacherCost | None) -> TrainPlan:
+    config, notes = planner.config, planner.notes
     documents, train, heldout = training_documents(config, notes)
     runs = count_students(config, train, heldout)
-    if teacher is None or teacher.parameters is None:
-        # Nothing to curate (or an echo does it): the documents to train on are what the teacher is tried on.
-        writes = config.model_copy(update={"curation": _on_training_documents(config)})
-        teacher = measure_teacher(writes, documents[:SAMPLE], parameters, tell) if documents else None
-        notes += teacher.notes if teacher is not None else ()
-    most = float(config.teacher.max_new_tokens)
-    length = teacher.written_tokens if teacher is not None else Quantity(most / 2, most / 8, most, "assumed")
-    if teacher is None:
+    if teacher is not None and teacher.parameters is None:
+        teacher = None  # an echo curates
+    if teacher is None and documents:
+        # The teacher is measured on training documents instead, without filters, one rewrite each.
+        changes = {"writer": "teacher", "filters": Filters(), "benchmarks": (), "strategies": {}, "dedup": "none",
+                   "rewrites_per_document": 1, "keep_raw": 0.0, "allow_unknown_licence": True}  # fmt: skip
+        curation = config.curation.model_copy(update=changes)
+        teacher = planner.measure_teacher(config.model_copy(update={"curation": curation}), documents[:SAMPLE])
+    if teacher is not None:
+        length = teacher.written_tokens
+    else:
+        most = float(config.teacher.max_new_tokens)
+        length = Quantity(most / 2, most / 8, most, "assumed")
         notes.append(f"a rewrite is assumed to have half of teacher.max_new_tokens ({most:.0f})")
-    costs = tuple(student_cost(config, name, documents, length, tell) for name in config.student.names)
+    costs = tuple(student_cost(config, name, documents, length, planner.progress) for name in config.student.names)
     notes += (note for cost in costs for note in cost.notes)
-    each = exact(runs.total / len(costs))
-    sampled = product(exact(runs.rewrites), length)
-    here = gpu = None
-    if teacher is not None and teacher.tokens_per_second and all(cost.seconds_here for cost in costs):
-        sampling = product(sampled, exact(1 / teacher.tokens_per_second / 3600, "measured"))
-        taught = (product(cost.seconds_here, each, exact(1 / 3600)) for cost in costs if cost.seconds_here)
-        here = total(sampling, *taught)
-    size = teacher.parameters if teacher is not None else model_size(config.teacher.model, parameters, notes)
-    if size is not None and all(cost.parameters for cost in costs):
-        taught = (
-            product(exact(student_seconds(device, cost.parameters.value, 1.0, full=config.student.mode == "full")),
-                    cost.tokens, each, exact(1 / 3600, "assumed"))
-            for cost in costs
-            if cost.parameters
-        )  # fmt: skip
-        writing = product(sampled, inverse(_speed(device, size, notes)), exact(1 / 3600))
-        gpu = total(writing, *taught)
+    runs_each = exact(runs.total / len(costs))
+    sampled_tokens = product(exact(runs.rewrites), length)
+    hours_here = gpu_hours = None
+    seconds_here = [cost.seconds_here for cost in costs if cost.seconds_here]
+    if teacher is not None and teacher.tokens_per_second and len(seconds_here) == len(costs):
+        sampling = product(sampled_tokens, exact(1 / teacher.tokens_per_second / 3600, "measured"))
+        hours_here = total(sampling, *(product(seconds, runs_each, exact(1 / 3600)) for seconds in seconds_here))
+    size = teacher.parameters if teacher is not None else model_size(config.teacher.model, planner.parameters, notes)
+    sizes = [cost.parameters for cost in costs if cost.parameters]
+    if size is not None and len(sizes) == len(costs):
+        full = config.student.mode == "full"
+        seconds_a_token = [student_seconds(planner.device, size.value, 1.0, full=full) for size in sizes]
+        taught = [
+            product(exact(seconds), cost.tokens, runs_each, exact(1 / 3600, "assumed"))
+            for seconds, cost in zip(seconds_a_token, costs, strict=True)
+        ]
+        gpu_hours = total(product(sampled_tokens, inverse(planner.speed(size)), exact(1 / 3600)), *taught)
     return TrainPlan(
         documents=train,
         heldout=heldout,
@@ -262,22 +279,14 @@ def _plan_train(
         runs=runs,
         students=costs,
         rewrite_tokens=length,
-        hours_here=here,
-        gpu_hours=gpu,
-        dollars=product(gpu, exact(price)) if gpu is not None and price is not None else None,
+        hours_here=hours_here,
+        gpu_hours=gpu_hours,
+        dollars=product(gpu_hours, exact(planner.price)) if gpu_hours and planner.price is not None else None,
     )
 
 
-def _on_training_documents(config: Config) -> Any:
-    """The curation settings under which a training document is rewritten: no filters, one rewrite."""
-    return config.curation.model_copy(
-        update={"writer": "teacher", "filters": type(config.curation.filters)(), "benchmarks": (), "strategies": {},
-                "rewrites_per_document": 1, "keep_raw": 0.0, "allow_unknown_licence": True, "dedup": "none"}
-    )  # fmt: skip
-
-
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan as plain values, each figure as {value, low, high, how}."""
+    """The plan as plain values, each quantity as {value, low, high, how}; what is not finite is None."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Quantity):
@@ -288,4 +297,4 @@ def as_json(plan: Plan) -> dict[str, Any]:
             return [plain(part) for part in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return {name: plain(value) for name, value in plain(plan).items()}
+    return dict(plain(plan))

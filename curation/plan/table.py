@@ -1,123 +1,120 @@
-"""A plan for the eye: each figure with its interval, its unit, and where it comes from."""
+"""A plan as tables: each quantity with its interval, its unit, and how it is known."""
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs.format import quantity
 from curation.plan.plan import CuratePlan, Plan, TrainPlan
-from curation.plan.quantity import Quantity, exact
+from curation.plan.quantity import Quantity, exact, scaled
 
 COLOURS = {"counted": "green", "measured": "green", "calculated": "cyan", "extrapolated": "yellow", "assumed": "red"}
+
+Row = tuple[str, Quantity | str, str]
+"""A row's name, its value, and the value's unit or what else is to be known of it."""
 
 
 def print_plan(plan: Plan, console: Console) -> None:
     """Tables of what is to be curated and trained, then what was assumed."""
-    for part, title in ((plan.curate, "Curating"), (plan.train, "Training the teacher")):
-        if part is None:
-            continue
+    parts: list[tuple[str, list[Row]]] = []
+    if plan.curate is not None:
+        parts.append(("Curating", _curate_rows(plan.curate, plan)))
+    if plan.train is not None:
+        parts.append(("Training the teacher", _train_rows(plan.train, plan)))
+    for title, rows in parts:
         table = Table("", "", "", title=title, title_justify="left", show_header=False)
-        rows = _curate_rows(part, plan) if isinstance(part, CuratePlan) else _train_rows(part, plan)
-        for name, figure, unit in rows:
-            if isinstance(figure, Quantity):
-                table.add_row(name, f"{amount(figure)} {unit}".strip(), Text(figure.how, style=COLOURS[figure.how]))
+        for name, value, unit in rows:
+            if isinstance(value, Quantity):
+                table.add_row(name, f"{amount(value)} {unit}".strip(), Text(value.how, style=COLOURS[value.how]))
             else:
-                table.add_row(name, Text(f"{figure} {unit}".strip()), "")
+                table.add_row(name, Text(f"{value} {unit}".strip()), "")
         console.print(table)
     for note in plan.notes:
         console.print(Text(f"* {note}"))
 
 
-def amount(figure: Quantity) -> str:
+def amount(quantity: Quantity) -> str:
     """`1.2M (0.9M to 1.6M)`; without the range where there is none."""
-    if figure.high <= figure.low:
-        return quantity(figure.value)
-    return f"{quantity(figure.value)} ({quantity(figure.low)} to {quantity(figure.high)})"
+    if quantity.high <= quantity.low:
+        return number(quantity.value)
+    return f"{number(quantity.value)} ({number(quantity.low)} to {number(quantity.high)})"
 
 
-Row = tuple[str, Quantity | str, str]
+def number(value: float) -> str:
+    """Three digits, and K, M, B or T from ten thousand on."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if abs(value) >= size and abs(value) >= 10_000:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _curate_rows(plan: CuratePlan, whole: Plan) -> list[Row]:
-    teacher = plan.teacher
+def _curate_rows(part: CuratePlan, plan: Plan) -> list[Row]:
+    teacher, device = part.teacher, plan.device.name
+    size, size_unit = _in_bytes(exact(part.gigabytes_in))
+    files = f"{part.files} file{'s' * (part.files > 1)}, {number(size.value)} {size_unit}"
     rows: list[Row] = [
-        (
-            "input",
-            f"{plan.files} file{'s' * (plan.files > 1)}, {_size(plan.gigabytes_in)}, {plan.files_read} looked into",
-            "",
-        ),
-        ("documents", plan.documents, ""),
-        ("reach the teacher", plan.pipeline.past_filters, f"of {plan.sampled} sampled"),
-        ("tokens in", plan.tokens_in, f"({quantity(teacher.source_tokens.value)} a document)"),
-        ("rewrites", plan.rewrites, ""),
-        ("tokens written", plan.tokens_written, f"({quantity(teacher.written_tokens.value)} a rewrite)"),
-        ("kept", plan.kept, f"of {teacher.rewrites_measured} rewrites" if teacher.rewrites_measured else ""),
-        ("tokens out", plan.tokens_out, ""),
-        ("pipeline alone", plan.pipeline.cpu_ms, "ms of CPU a document"),
+        ("input", f"{files}, {part.files_read} looked into", ""),
+        ("documents", part.documents, ""),
+        ("reach the teacher", part.pipeline.past_filters, f"of {part.sampled} sampled"),
+        ("tokens in", part.tokens_in, f"({number(teacher.source_tokens.value)} a document)"),
+        ("rewrites", part.rewrites, ""),
+        ("tokens written", part.tokens_written, f"({number(teacher.written_tokens.value)} a rewrite)"),
+        ("kept", part.kept, f"of {teacher.rewrites_measured} rewrites" if teacher.rewrites_measured else ""),
+        ("tokens out", part.tokens_out, ""),
+        ("pipeline alone", part.pipeline.cpu_ms, "ms of CPU a document"),
     ]
     if teacher.parameters is not None and teacher.weights_gb is not None:
         rows.append(("teacher", teacher.parameters, f"parameters, {teacher.weights_gb:.3g} GB in bfloat16"))
     if teacher.tokens_per_second is not None:
-        speed = f"{quantity(teacher.tokens_per_second)} tokens/s with {teacher.at_once} rewrites at once"
+        speed = f"{number(teacher.tokens_per_second)} tokens/s with {teacher.at_once} rewrites at once"
         rows.append(("this machine writes", speed, ""))
-    rows.append(_here(plan.hours_here))
-    if plan.gpu_hours is not None:
-        rows.append((f"on {whole.device.name}", plan.gpu_hours, "GPU-hours"))
-    if plan.gpus_at_least is not None and plan.gpus_at_least > 1:
-        rows.append(("at least", f"{plan.gpus_at_least} {whole.device.name}", "to hold the weights"))
-    rows += [("dataset", *_bytes(plan.dataset_gb)), ("disk on the way", *_bytes(plan.disk_gb))]
-    return rows + _cost_rows(plan.dollars, plan.dollars_per_billion, whole)
+    rows.append(_hours_here(part.hours_here))
+    if part.gpu_hours is not None:
+        rows.append((f"on {device}", part.gpu_hours, "GPU-hours"))
+    if part.gpus_at_least is not None and part.gpus_at_least > 1:
+        rows.append(("at least", f"{part.gpus_at_least} {device}", "to hold the weights"))
+    rows += [("dataset", *_in_bytes(part.dataset_gb)), ("disk on the way", *_in_bytes(part.disk_gb))]
+    rows += _cost(part.dollars, plan)
+    if part.dollars_per_billion is not None:
+        rows.append(("cost of a billion tokens out", part.dollars_per_billion, "dollars"))
+    return rows
 
 
-def _train_rows(plan: TrainPlan, whole: Plan) -> list[Row]:
-    runs = plan.runs
+def _train_rows(part: TrainPlan, plan: Plan) -> list[Row]:
+    runs = part.runs
     rows: list[Row] = [
-        ("documents", f"{plan.documents} to train on, {plan.heldout} held out", ""),
-        ("rounds", str(plan.rounds), ""),
+        ("documents", f"{part.documents} to train on, {part.heldout} held out", ""),
+        ("rounds", str(part.rounds), ""),
         ("student runs a round", str(runs.a_round), ""),
         ("validation", str(runs.validation), "student runs"),
         ("pilot", str(runs.pilot), "student runs"),
         ("held-out arms", str(runs.heldout), "student runs"),
         ("student runs", str(runs.total), "at the most"),
-        ("rewrites", str(runs.rewrites), f"of {quantity(plan.rewrite_tokens.value)} tokens"),
+        ("rewrites", str(runs.rewrites), f"of {number(part.rewrite_tokens.value)} tokens"),
     ]
-    for cost in plan.students:
-        steps = "as many steps as lines ask for" if cost.steps is None else f"{cost.steps} steps"
-        rows.append((f"a student of {cost.model}", cost.tokens, f"tokens in {steps}"))
-        if cost.seconds_here is not None:
-            rows.append(("", cost.seconds_here, f"s on this machine, {cost.at_once} at once"))
-    rows.append(_here(plan.hours_here))
-    if plan.gpu_hours is not None:
-        rows.append((f"on {whole.device.name}, at least", plan.gpu_hours, "GPU-hours"))
-    return rows + _cost_rows(plan.dollars, None, whole)
+    for student in part.students:
+        steps = "as many steps as lines ask for" if student.steps is None else f"{student.steps} steps"
+        rows.append((f"a student of {student.model}", student.tokens, f"tokens in {steps}"))
+        if student.seconds_here is not None:
+            rows.append(("", student.seconds_here, f"s on this machine, {student.at_once} at once"))
+    rows.append(_hours_here(part.hours_here))
+    if part.gpu_hours is not None:
+        rows.append((f"on {plan.device.name}, at least", part.gpu_hours, "GPU-hours"))
+    return rows + _cost(part.dollars, plan)
 
 
-def _here(hours: Quantity | None) -> Row:
+def _hours_here(hours: Quantity | None) -> Row:
     if hours is None:
         return "on this machine", "unknown: not all of it could be measured here", ""
-    unit, a_unit = next((u for u in (("hours", 1.0), ("minutes", 60.0)) if hours.value * u[1] >= 2), ("s", 3600.0))
-    return "on this machine", _times(hours, a_unit), unit
+    units = (("hours", 1.0), ("minutes", 60.0))
+    unit, per_hour = next((pair for pair in units if hours.value * pair[1] >= 2), ("s", 3600.0))
+    return "on this machine", scaled(hours, per_hour), unit
 
 
-def _bytes(gigabytes: Quantity) -> tuple[Quantity, str]:
+def _in_bytes(gigabytes: Quantity) -> tuple[Quantity, str]:
     if gigabytes.value >= 1:
         return gigabytes, "GB"
-    return (_times(gigabytes, 1e3), "MB") if gigabytes.value >= 1e-3 else (_times(gigabytes, 1e6), "kB")
+    return (scaled(gigabytes, 1e3), "MB") if gigabytes.value >= 1e-3 else (scaled(gigabytes, 1e6), "kB")
 
 
-def _size(gigabytes: float) -> str:
-    figure, unit = _bytes(exact(gigabytes))
-    return f"{quantity(figure.value)} {unit}"
-
-
-def _times(figure: Quantity, factor: float) -> Quantity:
-    return Quantity(figure.value * factor, figure.low * factor, figure.high * factor, figure.how)
-
-
-def _cost_rows(dollars: Quantity | None, per_billion: Quantity | None, whole: Plan) -> list[Row]:
-    rows: list[Row] = []
-    if dollars is not None:
-        rows.append(("cost", dollars, f"dollars at {whole.price:g} a GPU-hour"))
-    if per_billion is not None:
-        rows.append(("cost of a billion tokens out", per_billion, "dollars"))
-    return rows
+def _cost(dollars: Quantity | None, plan: Plan) -> list[Row]:
+    return [] if dollars is None else [("cost", dollars, f"dollars at {plan.price:g} a GPU-hour")]

@@ -1,7 +1,6 @@
 """What the teacher and the pipeline cost on a sample of documents, measured by the code that curates."""
 
 import io
-import os
 import random
 import tempfile
 import time
@@ -16,6 +15,7 @@ import orjson
 from datatrove.data import Document
 
 from configs.errors import RunError, UserError
+from configs.processes import cpu_seconds
 from configs.schema import Config
 from curation.pipeline.curate import curate
 from curation.pipeline.dataset import RAW
@@ -33,7 +33,7 @@ FEW, MANY = 32, 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherFigures:
+class TeacherCost:
     """Of one teacher on one sample. What could not be measured is assumed, and `notes` says so."""
 
     parameters: Quantity | None
@@ -56,7 +56,7 @@ class TeacherFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineFigures:
+class PipelineCost:
     """Of the pipeline without its teacher."""
 
     cpu_ms: Quantity
@@ -67,9 +67,9 @@ class PipelineFigures:
     """Of the dataset's Parquet, provenance included."""
 
 
-def measure_pipeline(config: Config, sample: Sequence[Document]) -> PipelineFigures:
-    """Curates the sample with an echo in the teacher's place, in a folder that goes away. At two sizes, so that what a
-    run costs whatever its size is not taken for the cost of documents.
+def measure_pipeline(config: Config, sample: Sequence[Document]) -> PipelineCost:
+    """Curates the sample with an echo in the teacher's place, in a temporary folder. It does so at two sizes, so that
+    the fixed cost of a run is not taken for the cost of documents.
 
     Raises UserError where the filters refuse the whole sample.
     """
@@ -81,22 +81,28 @@ def measure_pipeline(config: Config, sample: Sequence[Document]) -> PipelineFigu
         many_ms, manifest = _curate_echo(config, many, Path(name) / "many")
     if manifest is None:
         raise UserError(f"the filters leave none of {len(many)} sampled documents: look with `notewright preview`")
-    a_document = (many_ms - few_ms) / max(1, len(many) - len(few))
+    ms_a_document = max((many_ms - few_ms) / max(1, len(many) - len(few)), 0.05)
     filtered = sum(file["filtered"] + file["failed"] for file in manifest["files"])
     characters = sum(len(document.text) for document in many)
-    return PipelineFigures(
+    return PipelineCost(
         # With few documents the difference is small: the truth lies between it and the whole.
-        cpu_ms=Quantity(max(a_document, 0.05), max(a_document, 0.05), many_ms / len(many), "measured"),
+        cpu_ms=Quantity(ms_a_document, ms_a_document, many_ms / len(many), "measured"),
         past_filters=share_of(len(many) - filtered, len(many)),
         bytes_per_character=sum(shard["bytes"] for shard in manifest["shards"]) / max(1, characters),
     )
 
 
 def _curate_echo(config: Config, sample: Sequence[Document], folder: Path) -> tuple[float, dict[str, Any] | None]:
-    """Milliseconds of CPU, and the manifest; None where nothing passed."""
+    """Milliseconds of CPU, and the manifest; None where no document passed."""
     folder.mkdir()
     source = folder / "sample.jsonl"
-    source.write_bytes(b"".join(orjson.dumps(_row(d), default=str) + b"\n" for d in sample))
+    with source.open("wb") as file:
+        for document in sample:
+            # Reading adds these three; the row has to be as it was before.
+            added = ("source_file", "source_row", "source_id")
+            row = {key: value for key, value in document.metadata.items() if key not in added}
+            row |= {"id": document.metadata["source_id"], "text": document.text}
+            file.write(orjson.dumps(row, default=str) + b"\n")
     changes = {
         "input": (str(source),), "output": folder / "dataset", "limit": None, "writer": "echo", "workers": 1,
         "executor": "local", "rewrites_per_document": 1, "strategies": {}, "keep_raw": 0.0,
@@ -104,94 +110,80 @@ def _curate_echo(config: Config, sample: Sequence[Document], folder: Path) -> tu
     echo = config.model_copy(
         update={
             "curation": config.curation.model_copy(update=changes),
-            # What the teacher writes is gated elsewhere; here a text is refused for what the filters say of it.
+            # The teacher's texts are gated elsewhere; here a text is refused only for what the filters say of it.
             "gates": config.gates.model_copy(update={"min_words": 1, "max_repetition": 1.0, "max_tokens": None}),
             "run": config.run.model_copy(update={"dir": folder / "run"}),
         }
     )
-    began = _cpu_seconds()
+    start = cpu_seconds()
     try:
         with redirect_stderr(io.StringIO()):
             curate(echo)
     except RunError:
         return 0.0, None
-    return 1000 * (_cpu_seconds() - began), read_manifest(echo.curation.output)
-
-
-def _row(document: Document) -> dict[str, Any]:
-    own = {k: v for k, v in document.metadata.items() if k not in ("source_file", "source_row", "source_id")}
-    return own | {"id": document.metadata["source_id"], "text": document.text}
-
-
-def _cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return 1000 * (cpu_seconds() - start), read_manifest(echo.curation.output)
 
 
 def measure_teacher(
-    config: Config, sample: Sequence[Document], parameters: float | None, tell: Callable[[str], None]
-) -> TeacherFigures:
+    config: Config, sample: Sequence[Document], parameters: float | None, progress: Callable[[str], None]
+) -> TeacherCost:
     """Writes a few rewrites with the teacher of the config where its weights are on this machine and fit its memory;
-    where not, states what is assumed. `parameters` is what the user says of its size."""
+    where not, states what is assumed. `parameters` is its size as the user states it."""
     with lone_step(config) as step:
-        documents = _past_filters(step, sample)
+        documents = _documents_for_teacher(step, sample)
         if config.curation.writer == "echo":
-            return _echo_figures(documents)
-        model, notes = config.teacher.model, list[str]()
+            words = mean_of([float(len(document.text.split())) for document in documents])
+            return TeacherCost(
+                parameters=None, weights_gb=None, source_tokens=words, written_tokens=words, kept=exact(1.0),
+                kept_tokens=words, rewrites_measured=0, tokens_per_second=None, at_once=None,
+                notes=("an echo writes: its tokens are words",),
+            )  # fmt: skip
+        teacher, model, notes = config.teacher, config.teacher.model, list[str]()
         check_folder(model)
         size = model_size(model, parameters, notes)
-        count, exactly = token_counter(model, notes)
-        source = mean_of([count(document.text) for document in documents])
+        count_tokens, exactly = token_counter(model, notes)
+        source_tokens = mean_of([count_tokens(document.text) for document in documents])
         if not exactly:
-            source = source._replace(how="assumed")
-        records, last, seconds = list[Record](), list[Record](), 0.0
-        why = why_not_loadable(model, size, config.teacher.device, config.teacher.dtype)
-        if config.teacher.writer == "endpoint":
-            why = None
-        if why is None:
-            tell(f"writing a few rewrites with {model}")
+            source_tokens = source_tokens._replace(how="assumed")
+        records, last_batch, seconds = list[Record](), list[Record](), 0.0
+        on_endpoint = teacher.writer == "endpoint"
+        problem = None if on_endpoint else why_not_loadable(model, size, teacher.device, teacher.dtype)
+        if problem is None:
+            progress(f"writing a few rewrites with {model}")
             try:
                 with server(step.config, step.checkpoint, step.work):
-                    records, last, seconds = _write(step, documents)
+                    records, last_batch, seconds = _write_rewrites(step, documents)
             except (UserError, RunError) as error:
-                # A server or a package that is missing: a plan says so and goes on.
-                why = str(error)
-        if why is not None:
-            notes.append(f"the teacher was not run ({why}): nothing about its rewrites is measured")
-    written = _tokens(records)
-    if written:
-        accepted = _tokens(record for record in records if record["reason"] is None)
-        length, kept = mean_of(written), share_of(len(accepted), len(records))
-        kept_tokens = mean_of(accepted) if accepted else length
+                # A server or a package is missing: the plan says so and goes on.
+                problem = str(error)
+        if problem is not None:
+            notes.append(f"the teacher was not run ({problem}): nothing about its rewrites is measured")
+    if written := _token_counts(records):
+        accepted = _token_counts(record for record in records if record["reason"] is None)
+        written_tokens, kept = mean_of(written), share_of(len(accepted), len(records))
+        kept_tokens = mean_of(accepted) if accepted else written_tokens
     else:
-        most = config.teacher.max_new_tokens
-        guess = min(source.value, float(most))
+        most = teacher.max_new_tokens
+        guess = min(source_tokens.value, float(most))
         notes.append(f"a rewrite is assumed to be as long as its document, at most {most} tokens, and to be kept")
-        length = kept_tokens = Quantity(guess, 0.5 * guess, float(most), "assumed")
+        written_tokens = kept_tokens = Quantity(guess, 0.5 * guess, float(most), "assumed")
         kept = Quantity(1.0, 0.5, 1.0, "assumed")
-    return TeacherFigures(
+    last_tokens = sum(_token_counts(last_batch))
+    return TeacherCost(
         parameters=size,
         weights_gb=None if size is None else 2 * size.value / 1e9,
-        source_tokens=source,
-        written_tokens=length,
+        source_tokens=source_tokens,
+        written_tokens=written_tokens,
         kept=kept,
         kept_tokens=kept_tokens,
         rewrites_measured=len(records),
-        tokens_per_second=sum(_tokens(last)) / seconds if _tokens(last) else None,
-        at_once=len(last) or None,
+        tokens_per_second=last_tokens / seconds if last_tokens else None,
+        at_once=len(last_batch) or None,
         notes=tuple(notes),
     )
 
 
-def _echo_figures(documents: Sequence[Document]) -> TeacherFigures:
-    same = mean_of([float(len(document.text.split())) for document in documents])
-    return TeacherFigures(
-        parameters=None, weights_gb=None, source_tokens=same, written_tokens=same, kept=exact(1.0), kept_tokens=same,
-        rewrites_measured=0, tokens_per_second=None, at_once=None, notes=("an echo writes: its tokens are words",),
-    )  # fmt: skip
-
-
-def _past_filters(step: RewriteWithTeacher, sample: Sequence[Document]) -> list[Document]:
+def _documents_for_teacher(step: RewriteWithTeacher, sample: Sequence[Document]) -> list[Document]:
     """Copies of the documents that reach the teacher, as the filters leave them, in random order."""
     documents = deepcopy(list(sample))
     for document in documents:
@@ -202,21 +194,21 @@ def _past_filters(step: RewriteWithTeacher, sample: Sequence[Document]) -> list[
     return kept
 
 
-def _write(step: RewriteWithTeacher, documents: list[Document]) -> tuple[list[Record], list[Record], float]:
+def _write_rewrites(step: RewriteWithTeacher, documents: list[Document]) -> tuple[list[Record], list[Record], float]:
     """Terminal records of all rewrites, those of the last batch, and the seconds that it took.
 
-    The last batch is the largest that fits the time: as a batch costs less than its documents one by one.
+    The last batch is the largest that fits the time, since a batch costs less than its documents one by one.
     """
 
-    def timed(some: list[Document], batch: int) -> tuple[list[Record], float]:
-        began = time.perf_counter()
+    def timed(batch: list[Document], number: int) -> tuple[list[Record], float]:
+        start = time.perf_counter()
         with redirect_stderr(io.StringIO()):
-            records = step.rewrite(some, batch)
-        return [record for record in records if record["strategy"] != RAW], time.perf_counter() - began
+            records = step.rewrite(batch, number)
+        return [record for record in records if record["strategy"] != RAW], time.perf_counter() - start
 
     if not documents:
         return [], [], 0.0
-    load_rewriter(step.config, step.checkpoint, step.items)
+    load_rewriter(step.config, step.checkpoint, step.items)  # so that the first batch's time is writing alone
     first, seconds = timed(documents[:1], 0)
     most = max(1, step.config.teacher.batch_size // step.config.curation.rewrites_per_document)
     fits = min(most, len(documents), int(WRITING_SECONDS / seconds))
@@ -226,6 +218,6 @@ def _write(step: RewriteWithTeacher, documents: list[Document]) -> tuple[list[Re
     return [*first, *last], last, seconds
 
 
-def _tokens(records: Iterable[Record]) -> list[float]:
+def _token_counts(records: Iterable[Record]) -> list[float]:
     """Of the records that have a text: a rewrite on which the teacher failed has none."""
     return [float(record["tokens"]) for record in records if record.get("tokens") is not None]

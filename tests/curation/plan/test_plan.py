@@ -61,7 +61,7 @@ def test_the_rest_of_large_files_is_extrapolated(tmp_path: Path, monkeypatch: py
 def test_a_curation_is_planned_as_it_then_goes(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in/a.jsonl", [*rows(60), *({"text": f"key AKIAIOSFODNN7EXAMPL{i}"} for i in "ABCDEFGHIJ")])
     config = echo_config(tmp_path / "in", tmp_path / "out", "curation.filters.secrets=true")
-    found = make_plan(config, tell=quiet)
+    found = make_plan(config, progress=quiet)
     assert found.train is None and found.curate is not None and not (tmp_path / "out").exists()
     planned = found.curate
     assert planned.documents == exact(70, "counted")
@@ -82,7 +82,7 @@ def test_a_curation_is_planned_as_it_then_goes(tmp_path: Path) -> None:
 def test_a_teacher_is_measured_where_it_is_here(tmp_path: Path, teacher: Path) -> None:
     source = write_jsonl(tmp_path / "in/a.jsonl", rows(40))
     config = curation_config(tmp_path, teacher, source, keep_raw=0.5)
-    found = make_plan(config, price=2.0, tell=quiet)
+    found = make_plan(config, price=2.0, progress=quiet)
     planned = found.curate
     assert planned is not None and planned.teacher.parameters is not None
     assert planned.teacher.rewrites_measured >= 2 and planned.teacher.tokens_per_second
@@ -105,24 +105,24 @@ def test_a_teacher_that_is_not_here_is_assumed_in_words(tmp_path: Path, monkeypa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     source = write_jsonl(tmp_path / "in/a.jsonl", rows(40))
     config = curation_config(tmp_path, Path("nobody/writer-7B"), source)
-    found = make_plan(config, device="a100-80gb", price=1.5, tell=quiet)
+    found = make_plan(config, device="a100-80gb", price=1.5, progress=quiet)
     assert found.curate is not None and found.curate.teacher.parameters == exact(7e9, "assumed")
     assert found.curate.hours_here is None and found.curate.gpu_hours is not None
     notes = " ".join(found.notes)
     assert "7e+09 parameters by its name" in notes and "was not run" in notes and "4 characters a token" in notes
-    larger = make_plan(config, device="l4", parameters=70e9, tell=quiet).curate
+    larger = make_plan(config, device="l4", parameters=70e9, progress=quiet).curate
     assert larger is not None and larger.gpus_at_least == 7 and larger.dollars is None
     with pytest.raises(UserError, match="a100-40gb"):
-        make_plan(config, device="a100-40", tell=quiet)
+        make_plan(config, device="a100-40", progress=quiet)
 
 
 def test_nothing_to_plan(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing to plan: name curation\.input, or data\.train"):
-        make_plan(Config(), tell=quiet)
+        make_plan(Config(), progress=quiet)
     write_jsonl(tmp_path / "in/a.jsonl", rows(20))
     config = echo_config(tmp_path / "in", tmp_path / "out", "curation.filters.languages=[zh]")
     with pytest.raises(UserError, match="the filters leave none of 20 sampled documents"):
-        make_plan(config, tell=quiet)
+        make_plan(config, progress=quiet)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_whole_experiment_is_planned(tmp_path: Path, teacher: Path) -> None:
         | {"data": {"train": [str(train)]}, "student": {"model": str(teacher), "steps": 3, "device": "cpu",
            "lora": {"rank": 2}}, "rl": {"rounds": 2, "documents_per_round": 12, "group_size": 2}}
     )  # fmt: skip
-    found = make_plan(config, tell=quiet)
+    found = make_plan(config, progress=quiet)
     assert found.curate is not None and found.train is not None
     assert found.train.documents == 12 and found.train.runs.a_round > 0
     [student] = found.train.students

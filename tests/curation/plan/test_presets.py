@@ -49,9 +49,9 @@ def test_a_preset_is_planned_without_models_hardware_or_network(name, elsewhere)
     config = load_config(CONFIGS / name, given)
     if config.teacher.model.startswith("models/lab/"):  # minutes away, so that nothing is assumed of it
         with pytest.raises(UserError, match="`notewright lab` builds"):
-            make_plan(config, tell=lambda _: None)
+            make_plan(config, progress=lambda _: None)
         return
-    plan = make_plan(config, tell=lambda _: None)
+    plan = make_plan(config, progress=lambda _: None)
     if plan.curate is not None:
         assert plan.curate.documents.value == 24
         return
@@ -70,7 +70,7 @@ def test_a_presets_header_states_hardware_memory_and_what_plan_says(name, elsewh
     assert "Hardware: " in header and "Memory" in header
     stated_runs = r"Expected \(`notewright plan`\): ([\d,]+) student runs.*? ([\d,]+) rewrites"
     [(students, rewrites)] = re.findall(stated_runs, header)
-    plan = make_plan(load_config(CONFIGS / name), tell=lambda _: None).train
+    plan = make_plan(load_config(CONFIGS / name), progress=lambda _: None).train
     assert plan is not None
     assert (int(students.replace(",", "")), int(rewrites.replace(",", ""))) == (plan.runs.total, plan.runs.rewrites)
     if hours := re.search(r"at least ([\d.]+) \(([\d.]+) to ([\d.]+)\)", header):

@@ -1,4 +1,4 @@
-"""Figures of a plan: values with intervals, and where they come from."""
+"""Numbers of a plan: values with intervals, and how they are known."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from configs.errors import UserError
 from curation.plan.gpus import DEVICES, beyond_sweep, find_device, student_seconds, writing_speed
 from curation.plan.models import parameters_in_name
-from curation.plan.quantity import Quantity, exact, inverse, mean_of, product, share_of, total, weakest
+from curation.plan.quantity import Quantity, exact, inverse, least_sure, mean_of, product, share_of, total
 
 
 def test_a_product_is_as_sure_as_its_factors() -> None:
@@ -44,9 +44,9 @@ def test_means_and_shares() -> None:
     assert half.value - half.low == pytest.approx(half.high - half.value, abs=1e-9)
 
 
-def test_the_weakest_source() -> None:
-    assert weakest(exact(1, "counted"), exact(1)) == "calculated"
-    assert weakest(exact(1, "extrapolated"), exact(1, "assumed"), exact(1, "counted")) == "assumed"
+def test_the_least_sure_quantity_says_how_all_are_known() -> None:
+    assert least_sure(exact(1, "counted"), exact(1)) == "calculated"
+    assert least_sure(exact(1, "extrapolated"), exact(1, "assumed"), exact(1, "counted")) == "assumed"
 
 
 def test_a_device_is_found_by_any_spelling_or_the_nearest_is_named() -> None:
