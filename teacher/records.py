@@ -1,10 +1,16 @@
-"""The teacher's records: a sampled rewrite, and the reward it earned with its parts kept."""
+"""The teacher's records: a sampled rewrite, the reward it earned with its parts, and the contract of what samples."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
+from configs.schema import Teacher
 from student.records import Outcome
+from teacher.prompting.strategies import tag_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,8 +20,7 @@ class Rewrite:
 
     document_id: str
     strategy: str
-    """Name of the way of rewriting: the prompt's, or the tag that the policy wrote (`none` where it wrote no known
-    one)."""
+    """The strategy's name: the prompt's, or the tag that the policy wrote (`none` where it wrote no known one)."""
     text: str
     """What the student reads: the completion without its tag."""
     completion: str
@@ -50,11 +55,53 @@ class Completion(NamedTuple):
 
 
 class Writer(Protocol):
-    """Whatever writes: local transformers (`teacher.writers.local.TransformersWriter`), a vLLM server."""
+    """Samples completions: `teacher.writers.local.TransformersWriter`, `teacher.writers.endpoint.EndpointWriter`."""
+
+    settings: Teacher
+    """What it samples under: temperature, top_p, longest completion."""
+    tokenizer: "PreTrainedTokenizerBase"
+    context: int | None
+    """Tokens of the longest prompt and completion together; None where that is not known."""
+    tokens: int
+    """Tokens sampled so far."""
+    seconds: float
+    """Time spent sampling so far."""
 
     def write(
         self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
     ) -> list[list[Completion]]:
-        """`n` completions a prompt, tags included, special tokens stripped; each begins with its prompt's opening,
-        where there are some."""
+        """`n` completions a prompt, tags included, special tokens stripped. Each begins with its prompt's opening where
+        `openings` has one a prompt, instead of what the teacher would have chosen."""
         ...
+
+    def attempt(
+        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
+    ) -> Sequence[Sequence[Completion | Exception]]:
+        """As `write`, but with an error in the place of a completion that could not be had. Raises RunError where no
+        prompt of the run can have one."""
+        ...
+
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        """Longest prompt that leaves room for an opening and `max_new_tokens`; None where no `context` is known."""
+        if self.context is None:
+            return None
+        tags = self.settings.strategies if self.settings.prompting == "policy" else ()
+        opening = max((len(self.opening_ids(tag_of(name))) for name in tags), default=0)
+        return max(1, self.context - opening - self.settings.max_new_tokens)
+
+    def count_tokens(self, text: str) -> int:
+        """Length of a text in the teacher's tokens."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def opening_ids(self, opening: str) -> list[int]:
+        """The tokens of a completion's opening, none for an empty one."""
+        return self.tokenizer(opening, add_special_tokens=False)["input_ids"] if opening else []
+
+    def at(self, temperature: float | None) -> Self:
+        """The same teacher at another temperature; None leaves it as it is."""
+        if temperature is None:
+            return self
+        other = copy.copy(self)
+        other.settings = self.settings.model_copy(update={"temperature": temperature})
+        return other

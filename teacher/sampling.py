@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
-
-from configs.schema import Config, Teacher
+from configs.schema import Rl, Teacher
 from student.records import Document
 from teacher.gates.checks import Gate, check
 from teacher.prompting.prompts import build_prompt
@@ -13,44 +12,62 @@ from teacher.prompting.strategies import parse_completion, spread, tag_of
 from teacher.records import Completion, Rewrite, Writer
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How many rewrites a document gets, with which random numbers, and who chooses their strategies."""
+
+    rewrites: int
+    """Of each document."""
+    seed: int
+    strategies: tuple[str, ...] | None = None
+    """None: those of the writer's settings."""
+    explore: float = 0.0
+    """Share of the lessons whose strategy is dealt, under `policy` prompting, see `deal`."""
+    rewrites_per_lesson: int = 1
+    first: int = 0
+    """Documents of the same stream that came before these."""
+
+
 def sample_rewrites(
-    writer: Writer,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: Teacher,
-    documents: Sequence[Document],
-    n: int,
-    seed: int,
-    gates: Iterable[Gate],
-    max_prompt_tokens: int | None = None,
-    explore: float = 0.0,
-    rewrites_per_lesson: int = 1,
-    first: int = 0,
+    writer: Writer, documents: Sequence[Document], sampling: Sampling, gates: Iterable[Gate]
 ) -> list[list[Rewrite]]:
-    """`n` rewrites of every document, gated, in the order of `documents`, of which `first` others came before.
+    """The gated rewrites of every document, in the order of `documents`.
 
     Under `strategy` prompting a document's samples are spread evenly over the strategies, and the first of them rotates
-    from document to document. Under `policy` prompting the teacher chooses by itself, but for the share `explore` of
-    the lessons, see `deal`.
+    from document to document. Under `policy` prompting the teacher chooses, except in the lessons that are dealt.
     """
-    gates = list(gates)
+    gates, n, first = list(gates), sampling.rewrites, sampling.first
+    longest = writer.max_prompt_tokens
+    settings = writer.settings
+    if sampling.strategies is not None:
+        settings = settings.model_copy(update={"strategies": sampling.strategies})
     if settings.prompting == "policy":
-        ways = [[""] * n for _ in documents]
-        prompts = [[build_prompt(tokenizer, settings, d, None, max_prompt_tokens)] * n for d in documents]
-        every = deal(settings.strategies, first + len(documents), n, rewrites_per_lesson, explore, offset=seed)
-        openings = every[first:]
+        strategies = [[""] * n for _ in documents]
+        prompts = [[build_prompt(writer.tokenizer, settings, d, None, longest)] * n for d in documents]
+        # Dealt for the whole stream, of which these documents take their part.
+        openings = deal(
+            settings.strategies, first + len(documents), n, sampling.rewrites_per_lesson, sampling.explore,
+            offset=sampling.seed,
+        )[first:]  # fmt: skip
     else:
-        assert not explore, "'strategy' prompting deals every strategy"
-        ways = [spread(settings.strategies, n, offset) for offset in range(first, first + len(documents))]
+        assert not sampling.explore, "'strategy' prompting deals every strategy"
+        strategies = [spread(settings.strategies, n, offset) for offset in range(first, first + len(documents))]
         prompts = [
-            [build_prompt(tokenizer, settings, document, name, max_prompt_tokens) for name in names]
-            for document, names in zip(documents, ways, strict=True)
+            [build_prompt(writer.tokenizer, settings, document, name, longest) for name in names]
+            for document, names in zip(documents, strategies, strict=True)
         ]
         openings = [[""] * n for _ in documents]
-    flat = writer.write([p for row in prompts for p in row], 1, seed, [opening for row in openings for opening in row])
+    completions = writer.write(
+        [prompt for row in prompts for prompt in row],
+        1,
+        sampling.seed,
+        [opening for row in openings for opening in row],
+    )
     return [
-        [make_rewrite(settings, document, prompts[d][j], flat[d * n + j][0], ways[d][j], gates) for j in range(n)]
+        [make_rewrite(settings, document, prompts[d][j], completions[d * n + j][0], strategies[d][j], gates)
+         for j in range(n)]
         for d, document in enumerate(documents)
-    ]
+    ]  # fmt: skip
 
 
 def make_rewrite(
@@ -61,7 +78,8 @@ def make_rewrite(
     strategy: str,
     gates: Iterable[Gate],
 ) -> Rewrite:
-    """The record of one completion: its strategy, lesson text and the first gate's verdict."""
+    """The record of one completion: its strategy, its lesson text and the first gate that refuses it. `strategy` is the
+    prompt's; under `policy` prompting the completion's tag counts."""
     known = settings.strategies if settings.prompting == "policy" else (strategy,)
     name, text = parse_completion(settings.prompting, completion.text, known)
     return Rewrite(
@@ -75,10 +93,10 @@ def make_rewrite(
     )
 
 
-def explore_share(config: Config, round: int) -> float:
+def explore_share(rl: Rl, round: int) -> float:
     """Share of a round's lessons whose strategy is dealt: `rl.explore` in round 1, and from there in a straight line to
     0 after `rl.explore_rounds`."""
-    return config.rl.explore * max(0.0, 1 - (round - 1) / config.rl.explore_rounds)
+    return rl.explore * max(0.0, 1 - (round - 1) / rl.explore_rounds)
 
 
 def deal(
@@ -86,8 +104,8 @@ def deal(
 ) -> list[list[str]]:
     """What each of `n` completions of each document opens with: the tag of a dealt strategy, or nothing.
 
-    Whole lessons are dealt, so that different lessons of a document stand for different strategies; their number comes
-    nearest to the share `explore` over all documents. Strategies are dealt in turn across documents, from `offset` on,
+    Whole lessons are dealt, so that different lessons of a document stand for different strategies. Over all documents
+    their number comes nearest to the share `explore`. Strategies are dealt in turn across documents, from `offset` on,
     and so are the places in a group, since the lessons of one place may share a student.
     """
     lessons = n // rewrites_per_lesson
@@ -97,7 +115,8 @@ def deal(
     for d in range(documents):
         tags = [""] * lessons
         # Floor of the running total: a share of half a lesson deals one to every second document.
-        for i in range(math.floor((d + 1) * lessons * explore + 1e-9) - dealt):
+        due = math.floor((d + 1) * lessons * explore + 1e-9) - dealt
+        for i in range(due):
             tags[(d + i) % lessons] = tag_of(strategies[(offset + dealt + i) % len(strategies)])
         dealt += lessons - tags.count("")
         openings.append([tag for tag in tags for _ in range(rewrites_per_lesson)])

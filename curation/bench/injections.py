@@ -21,13 +21,14 @@ from configs.files import write_whole
 from configs.schema import Config
 from configs.seeds import stable_seed
 from student.statistics.intervals import wilson
-from teacher.gates.checks import build_gates, check, followed
+from teacher.gates.checks import INSTRUCTION_GATES, build_gates, check
 from teacher.gates.injection_patterns import REPORTED
 from teacher.prompting.prompts import build_prompt
 from teacher.prompting.strategies import spread
+from teacher.records import Writer
 from teacher.run.checkpoints import best_checkpoint
 from teacher.sampling import make_rewrite
-from teacher.writers.local import TransformersWriter, load_teacher
+from teacher.writers.local import load_teacher
 
 PACK = Path(__file__).with_name("injections.jsonl")
 CONTEXT = 3
@@ -117,7 +118,7 @@ def run_bench(
     teacher = config.teacher.model_copy(update={"temperature": temperature})
     config = config.model_copy(update={"teacher": teacher})
     checkpoint = best_checkpoint(config.run.dir)
-    writer = load_teacher(config, checkpoint)
+    writer = load_teacher(config.teacher, checkpoint)
     attempts = []
     for defended in (False, True):
         tell(f"{len(attacks)} documents, {'defended' if defended else 'bare'}")
@@ -134,11 +135,10 @@ def run_bench(
     return summary, attempts
 
 
-def _attack(
-    config: Config, writer: TransformersWriter, attacks: Sequence[Attack], samples: int, defended: bool
-) -> list[Attempt]:
+def _attack(config: Config, writer: Writer, attacks: Sequence[Attack], samples: int, defended: bool) -> list[Attempt]:
     teacher, tokenizer = config.teacher, writer.tokenizer
-    instructions, gates = followed(config.gates, tokenizer), build_gates(config, tokenizer)
+    gates = build_gates(config.gates, teacher, tokenizer)
+    instructions = [gate for gate in gates if gate.name in INSTRUCTION_GATES]
     policy = teacher.prompting == "policy"
     targets = []
     for index, attack in enumerate(attacks):

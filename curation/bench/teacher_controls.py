@@ -24,7 +24,7 @@ from teacher.reward.exams import document_questions
 from teacher.reward.gain import GainReward
 from teacher.reward.student_runs import chunked
 from teacher.run.journal import Journal
-from teacher.sampling import sample_rewrites
+from teacher.sampling import Sampling, sample_rewrites
 from teacher.training.context import evaluation_seeds, taught
 from teacher.writers.local import load_teacher
 
@@ -78,16 +78,14 @@ def measure_strategies(config: Config) -> dict[str, Any]:
     """What each single strategy is worth to the config's student: the untrained teacher writes lessons of one strategy
     about the held-out people."""
     _, heldout = read_splits(config)
-    writer = load_teacher(_as_evaluated(config))
+    writer = load_teacher(config.teacher).at(config.teacher.evaluation_temperature)
     n, seeds = config.rl.rewrites_per_lesson, evaluation_seeds(config, "heldout")
     arms = {"raw": [{document.id: [document.text] for document in heldout}] * len(seeds)}
     for name in config.teacher.strategies:
-        settings = config.teacher.model_copy(update={"strategies": (name,)})
-        groups = sample_rewrites(
-            writer, writer.tokenizer, settings, heldout, n * len(seeds), stable_seed(0, name), [],
-            writer.max_prompt_tokens, explore=1.0, rewrites_per_lesson=n,
-        )  # fmt: skip
-        arms[name] = taught(groups, n)
+        sampling = Sampling(
+            rewrites=n * len(seeds), seed=stable_seed(0, name), strategies=(name,), explore=1.0, rewrites_per_lesson=n
+        )
+        arms[name] = taught(sample_rewrites(writer, heldout, sampling, []), n)
     found = {}
     with TemporaryDirectory() as scratch, Journal(Path(scratch)) as journal:
         rewards = _reward_model(config, heldout, journal)
@@ -101,14 +99,6 @@ def arm_figures(arm: Evaluation) -> dict[str, Any]:
     return {"gains": arm.gains, "accuracies": arm.accuracies, "batches": arm.batches}
 
 
-def _as_evaluated(config: Config) -> Config:
-    """The config with the temperature that held-out lessons are sampled at."""
-    if config.teacher.evaluation_temperature is None:
-        return config
-    sampled_at = {"temperature": config.teacher.evaluation_temperature}
-    return config.model_copy(update={"teacher": config.teacher.model_copy(update=sampled_at)})
-
-
 def _heldout_items(config: Config, heldout: Sequence[Document]) -> list[Question]:
     return [q for d in heldout for q in document_questions(config).exam(d).questions if q.split == "heldout"]
 
@@ -119,18 +109,16 @@ def planted_questions(config: Config, documents: int = 16) -> dict[str, Any]:
     it refuses."""
     _, heldout = read_splits(config)
     items = _heldout_items(config, heldout)
-    writer = load_teacher(config)
-    gates = build_gates(config, writer.tokenizer, items)
+    writer = load_teacher(config.teacher)
+    gates = build_gates(config.gates, config.teacher, writer.tokenizer, items, config.student.prompt_template)
     planted, carriers = [], {}
     for number, document in enumerate(heldout[:documents]):
         item = next(q for q in items if q.document_id == heldout[(number + 1) % len(heldout)].id)
         carriers[document.id] = item
         text = f"{item.prompt} {item.answer}. {document.text}"
         planted.append(Document(text=text, id=document.id, metadata=document.metadata))
-    written = sample_rewrites(
-        writer, writer.tokenizer, config.teacher.model_copy(update={"strategies": ("copy",)}), planted,
-        config.rl.group_size, 0, gates, writer.max_prompt_tokens, explore=1.0,
-    )  # fmt: skip
+    sampling = Sampling(rewrites=config.rl.group_size, seed=0, strategies=("copy",), explore=1.0)
+    written = sample_rewrites(writer, planted, sampling, gates)
     copies = [check(document, document.text, gates) for document in planted]
     told = [w for group in written for w in group if _holds(w.text, carriers[w.document_id].prompt)]
     return {

@@ -146,7 +146,7 @@ def _texts(turn: int, documents: int) -> Iterator[str]:
 
 def requests(config: Config, source: Path) -> dict[str, list[Any]]:
     """The prompts of a curation of `source`, as token ids, and the sampling of each, as its rewriter sends them."""
-    writer = load_endpoint(config, None, Path(os.environ[STATE]))
+    writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE]))
     [shard] = find_shards((str(source),))
     documents = [item for item in read_shard(shard) if isinstance(item, Document)]
     prompts, sampling = [], []

@@ -12,7 +12,7 @@ from configs.schema import Config
 from curation.corpus.paraphrases import Paraphrases
 from student.benchmarks.sources import make_benchmark
 from student.records import Question
-from teacher.gates.checks import Gate, bare_question, leak
+from teacher.gates.checks import Refuses, bare_question, leak
 
 # The gate allows a text what its own source says; here nothing is allowed.
 _NO_SOURCE = SimpleNamespace(text="", id="no document", metadata={})
@@ -32,7 +32,9 @@ class BenchmarkIndex:
             _name(spec): make_benchmark(spec, template).exam(_NO_SOURCE).questions
             for spec in config.curation.benchmarks
         }
-        self._gates: dict[str, Gate] = {name: leak(items, self.ngram, template) for name, items in self.items.items()}
+        self._gates: dict[str, Refuses] = {
+            name: leak(items, self.ngram, template) for name, items in self.items.items()
+        }
         self.paraphrases: Paraphrases | None = None
         if (embedder := config.curation.embedder) is not None:
             asked = {
@@ -43,7 +45,7 @@ class BenchmarkIndex:
 
     def carried_by(self, text: str) -> str | None:
         """The name of the first benchmark of which the text carries an item."""
-        word_for_word = next((name for name, gate in self._gates.items() if gate(_NO_SOURCE, text)), None)
+        word_for_word = next((name for name, leaks in self._gates.items() if leaks(_NO_SOURCE, text, True)), None)
         if word_for_word is not None or self.paraphrases is None:
             return word_for_word
         return self.paraphrases.carried_by(text)

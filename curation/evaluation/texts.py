@@ -18,10 +18,10 @@ from curation.scoring.rewrite_file import RewriteLine, read_items
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Document, Question
 from teacher.gates.checks import build_gates
-from teacher.records import Rewrite
+from teacher.records import Rewrite, Writer
 from teacher.run.samples import read_rewrites, write_rewrites
-from teacher.sampling import sample_rewrites
-from teacher.writers.local import TransformersWriter, load_teacher
+from teacher.sampling import Sampling, sample_rewrites
+from teacher.writers.local import load_teacher
 
 Groups = list[list[Rewrite]]
 """The rewrites of each document, in the order of the documents."""
@@ -34,7 +34,7 @@ class LessonTexts:
         self.config, self.documents = config, list(documents)
         self.items = list(items)
         """Held-out questions and benchmark items: a text that carries one is a leak."""
-        self._writers: dict[Path | None, TransformersWriter] = {}
+        self._writers: dict[Path | None, Writer] = {}
 
     def texts(self, arm: ArmLine, arms: Sequence[ArmLine], checkpoint: Path | None = None) -> Groups:
         """The arm's rewrites, more than the lesson holds where the arm has a scaling curve. Empty for the arm `none`.
@@ -78,29 +78,24 @@ class LessonTexts:
 
     def _write(self, arm: ArmLine, most: int, checkpoint: Path | None) -> Groups:
         writer = self._writer(checkpoint)
-        settings = writer.settings
-        policy = settings.prompting == "policy"
-        explore, ways = 0.0, settings.strategies
-        if arm.kind == "strategy":
-            explore, ways = float(policy), (arm.value,)
-        elif arm.kind == "ensemble":
-            explore, ways = float(policy), self.config.evaluation.ensemble
-        gates = build_gates(self.config, writer.tokenizer, self.items, writer.count_tokens)
+        strategies = {"strategy": (arm.value,), "ensemble": self.config.evaluation.ensemble}.get(arm.kind)
+        dealt = strategies is not None and writer.settings.prompting == "policy"
         # The same random numbers for all arms: the trained and the untrained teacher differ in what they learnt alone.
-        return sample_rewrites(
-            writer, writer.tokenizer, settings.model_copy(update={"strategies": ways}), self.documents, most,
-            stable_seed(self.config.run.seed, "evaluate"), gates, writer.max_prompt_tokens, explore=explore,
+        sampling = Sampling(
+            rewrites=most, seed=stable_seed(self.config.run.seed, "evaluate"), strategies=strategies,
+            explore=float(dealt),
         )  # fmt: skip
+        gates = build_gates(
+            self.config.gates, writer.settings, writer.tokenizer, self.items, self.config.student.prompt_template
+        )
+        return sample_rewrites(writer, self.documents, sampling, gates)
 
-    def _writer(self, checkpoint: Path | None) -> TransformersWriter:
+    def _writer(self, checkpoint: Path | None) -> Writer:
         """The teacher at its evaluation temperature; one is held at a time."""
         if checkpoint not in self._writers:
             self._writers.clear()
-            loaded = load_teacher(self.config, checkpoint)
-            settings = self.config.teacher
-            if settings.evaluation_temperature is not None:
-                settings = settings.model_copy(update={"temperature": settings.evaluation_temperature})
-            self._writers[checkpoint] = TransformersWriter(loaded.model, loaded.tokenizer, settings)
+            teacher = self.config.teacher
+            self._writers[checkpoint] = load_teacher(teacher, checkpoint).at(teacher.evaluation_temperature)
         return self._writers[checkpoint]
 
     def _brought(self, path: Path) -> Groups:

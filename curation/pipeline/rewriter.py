@@ -12,15 +12,14 @@ from datatrove.data import Document
 
 from configs.errors import RunError
 from configs.schema import Config
-from curation.console.progress import say
 from curation.pipeline.manifest import WORK
 from student.records import Question
-from teacher.gates.checks import Gate, build_gates, chat_tokens, empty, gate_names, leak, over_length, repetition
+from teacher.gates.checks import Gate, build_gates, gate_names
 from teacher.prompting.prompts import build_prompt
 from teacher.prompting.strategies import spread, tag_of
-from teacher.records import Completion
-from teacher.writers.endpoint import EndpointWriter, load_endpoint
-from teacher.writers.local import TransformersWriter, load_teacher
+from teacher.records import Completion, Writer
+from teacher.writers.endpoint import load_endpoint
+from teacher.writers.local import load_teacher
 from teacher.writers.vllm_server import serving, state_file
 
 ECHO = "echo"
@@ -43,7 +42,7 @@ class RewriteRequest(NamedTuple):
 class Rewriter:
     """Who writes (None: the echo), and what a text must pass."""
 
-    writer: TransformersWriter | EndpointWriter | None
+    writer: Writer | None
     gates: tuple[Gate, ...]
 
     def count_tokens(self, text: str) -> int:
@@ -54,10 +53,12 @@ class Rewriter:
 @lru_cache(maxsize=1)
 def load_rewriter(config: Config, checkpoint: Path | None, items: tuple[Question, ...]) -> Rewriter:
     """Loads the teacher once a process, whatever the number of its tasks. `items` may not reach a rewrite."""
-    if config.curation.writer == "echo":
-        return Rewriter(None, _echo_gates(config, items))
-    writer = _load_writer(config, checkpoint)
-    return Rewriter(writer, tuple(build_gates(config, writer.tokenizer, items)))
+    writer = None if config.curation.writer == "echo" else _load_writer(config, checkpoint)
+    gates = build_gates(
+        config.gates, config.teacher, writer and writer.tokenizer, items, config.student.prompt_template,
+        rewriter_gates(config),
+    )  # fmt: skip
+    return Rewriter(writer, tuple(gates))
 
 
 def server(config: Config, checkpoint: Path | None, work: Path) -> AbstractContextManager[str | None]:
@@ -67,35 +68,24 @@ def server(config: Config, checkpoint: Path | None, work: Path) -> AbstractConte
     return serving(config, checkpoint, work / "vllm")
 
 
-def _load_writer(config: Config, checkpoint: Path | None) -> TransformersWriter | EndpointWriter:
+def _load_writer(config: Config, checkpoint: Path | None) -> Writer:
     match config.teacher.writer:
         case "transformers":
-            return load_teacher(config, checkpoint)
+            return load_teacher(config.teacher, checkpoint)
         case "vllm":
             state = state_file(config, checkpoint, config.curation.output / WORK / "vllm")
-            return load_endpoint(config, checkpoint, state)
+            return load_endpoint(config.teacher, config.serving, checkpoint, state)
         case "endpoint":
-            return load_endpoint(config)
+            return load_endpoint(config.teacher, config.serving)
 
 
 def rewriter_gates(config: Config) -> tuple[str, ...]:
     """Names of the gates that a text of the config's rewriter passes."""
     if config.curation.writer != "echo":
         return gate_names(config.gates)
+    # Those of a teacher, as far as they need no tokenizer: what they cost is part of the pipeline's cost.
     over_length = ("over_length",) if config.gates.max_tokens else ()
     return "empty", "chat_tokens", "repetition", *over_length, "leak"
-
-
-def _echo_gates(config: Config, items: tuple[Question, ...]) -> tuple[Gate, ...]:
-    """Those of a teacher, as far as they need no tokenizer: what they cost is part of the pipeline's cost."""
-    settings = config.gates
-    return (
-        empty(settings.min_words),
-        chat_tokens(()),
-        repetition(settings.max_repetition),
-        *([over_length(settings.max_tokens, lambda text: len(text.split()))] if settings.max_tokens else []),
-        leak(items, settings.leak_ngram, config.student.prompt_template),
-    )
 
 
 def rewrite_requests(config: Config, documents: Sequence[Document]) -> list[RewriteRequest]:
@@ -152,46 +142,15 @@ def write(
     return prompts, _write_all(writer, prompts, openings, seed)
 
 
-def _write_all(
-    writer: TransformersWriter | EndpointWriter, prompts: list[str], openings: list[str], seed: int
-) -> list[Written]:
+def _write_all(writer: Writer, prompts: list[str], openings: list[str], seed: int) -> list[Written]:
     """One completion a prompt, with an error in the place of each that could not be had. If all fail it is the teacher
     that is at fault, and RunError is raised."""
     if not prompts:
         return []
-    given = openings if any(openings) else None
-    results: list[Written] = []
-    if isinstance(writer, EndpointWriter):
-        results += [result for [result] in writer.attempt(prompts, 1, seed, given)]
-    else:
-        results += _one_by_one(writer, prompts, given, seed)
+    results = [result for [result] in writer.attempt(prompts, 1, seed, openings if any(openings) else None)]
     if len(results) > 1 and all(isinstance(result, Exception) for result in results):
         raise RunError(
             f"the teacher fails on every document of a batch ({type(results[0]).__name__}: {results[0]}); finished "
             "batches are kept, the same command goes on from there"
         )
-    return results
-
-
-def _one_by_one(writer: TransformersWriter, prompts: list[str], openings: list[str] | None, seed: int) -> list[Written]:
-    """If the batch fails, its prompts are tried by themselves, so that only those fail that must."""
-
-    def write(part: slice) -> list[Written]:
-        given = {"openings": openings[part]} if openings else {}
-        return [completions[0] for completions in writer.write(prompts[part], 1, seed, **given)]
-
-    try:
-        return write(slice(None))
-    except RunError:
-        raise
-    except (RuntimeError, ValueError, IndexError) as error:
-        say(f"the teacher failed on a batch of {len(prompts)} ({type(error).__name__}); trying one at a time")
-    results: list[Written] = []
-    for index in range(len(prompts)):
-        try:
-            results += write(slice(index, index + 1))
-        except RunError:
-            raise
-        except (RuntimeError, ValueError, IndexError) as error:
-            results.append(error)
     return results

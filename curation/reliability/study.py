@@ -24,7 +24,7 @@ from teacher.gates.checks import build_gates
 from teacher.reward.exams import narrow
 from teacher.reward.gain import GainReward
 from teacher.reward.student_runs import chunked, planned_steps
-from teacher.sampling import sample_rewrites
+from teacher.sampling import Sampling, sample_rewrites
 from teacher.writers.local import load_teacher
 
 LAB = "lab"
@@ -216,12 +216,10 @@ def _brought_group(document: Document, rewrites: int | None) -> Group:
 
 def _written_groups(config: Config, documents: Sequence[Document], rewrites: int) -> list[Group]:
     """What the untrained teacher writes; rewrites that a gate refuses train nobody."""
-    writer = load_teacher(config)
-    gates = build_gates(config, writer.tokenizer, count_tokens=writer.count_tokens)
-    seed = stable_seed(config.run.seed, "reliability")
-    written = sample_rewrites(
-        writer, writer.tokenizer, config.teacher, documents, rewrites, seed, gates, writer.max_prompt_tokens
-    )
+    writer = load_teacher(config.teacher)
+    gates = build_gates(config.gates, config.teacher, writer.tokenizer)
+    sampling = Sampling(rewrites=rewrites, seed=stable_seed(config.run.seed, "reliability"))
+    written = sample_rewrites(writer, documents, sampling, gates)
     return [
         Group(
             document,

@@ -186,7 +186,7 @@ def _rollout(
     TRL takes the log-probabilities of what comes back from the model itself, openings included, so the ratio is 1
     whoever chose them: a dealt tag is learnt from as if the teacher had written it.
     """
-    share = explore_share(config, round) if config.teacher.prompting == "policy" else 0.0
+    share = explore_share(config.rl, round) if config.teacher.prompting == "policy" else 0.0
     n, m = rewrites_per_group(config), config.rl.rewrites_per_lesson
     dealt = deal(config.teacher.strategies, documents, n, m, share, offset=round)
     openings = iter([writer.opening_ids(opening) for row in dealt for opening in row])

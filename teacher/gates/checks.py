@@ -1,146 +1,162 @@
 """What a rewrite must pass before a student sees it.
 
-A gate is a function `(document, text) -> reason | None`; the reason is the gate's name in the journal.
+A gate is a name and a function `(document, text, ended) -> whether the text is refused`. The name is the reason in the
+journal. A new gate is one function and one row of `GATES`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from configs.schema import Config, Gates
+from configs.schema import Gates, Teacher
 from student.records import Document, Question
 from teacher.gates import injection
-from teacher.gates.text import ngrams, words
+from teacher.gates.text import ngrams, word_line, words
 from teacher.prompting.defence import CHAT_MARK, MARKER, control_tokens
 from teacher.prompting.prompts import DELIMITED, shows_strategies
 from teacher.prompting.strategies import read_strategy
 
-Gate = Callable[[Document, str], str | None]
+Refuses = Callable[[Document, str, bool], bool]
+"""`(document, text, ended)`: whether to refuse a text about a document; `ended` says that its writer came to an end."""
 
 
-GATES = (
-    "empty", "truncated", "chat_tokens", "copy_of_prompt", "markers", "assistant_talk", "obeyed", "unrelated",
-    "repetition", "over_length", "leak",
-)  # fmt: skip
-"""Names of the gates that `build_gates` builds, in their order."""
-OF_INSTRUCTIONS = ("markers", "assistant_talk", "obeyed", "unrelated")
-"""Those that `gates.instructions` switches."""
+class Gate(NamedTuple):
+    """One check of a text."""
 
-
-class Cut(str):
-    """A text that was cut at the longest length. A gate sees a document and a text alone, so the text must say it."""
-
-    __slots__ = ()
+    name: str
+    refuses: Refuses
 
 
 def check(document: Document, text: str, gates: Iterable[Gate], ended: bool = True) -> str | None:
-    """The first gate's reason to refuse the text, or None. `ended` says that its writer came to an end by itself."""
-    seen = text if ended else Cut(text)
-    return next((reason for gate in gates if (reason := gate(document, seen))), None)
+    """The name of the first gate that refuses the text, or None. `ended` is False for a text that was cut at the
+    longest length."""
+    return next((gate.name for gate in gates if gate.refuses(document, text, ended)), None)
+
+
+class GateInputs(NamedTuple):
+    """What gates are built from."""
+
+    settings: Gates
+    teacher: Teacher
+    tokenizer: PreTrainedTokenizerBase | None
+    """The teacher's; None for a writer without a model, whose length is counted in words."""
+    heldout: Sequence[Question]
+    """Benchmark items that must not reach a lesson."""
+    prompt_template: str
+    """Made the items' prompts: `student.prompt_template`."""
+
+    @property
+    def chat(self) -> bool:
+        return self.tokenizer is not None and bool(self.tokenizer.chat_template)
+
+    def instructions(self) -> list[str]:
+        """The texts of ours that stand in a prompt."""
+        if self.tokenizer is None:
+            return []
+        shown = self.teacher.strategies if shows_strategies(self.tokenizer, self.teacher) else ()
+        delimited = [DELIMITED] if self.teacher.delimit and self.chat else []
+        return [read_strategy(name) for name in shown] + delimited
+
+    def count_tokens(self, text: str) -> int:
+        if self.tokenizer is None:
+            return len(text.split())
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+class Row(NamedTuple):
+    """A gate of the table `GATES`."""
+
+    name: str
+    build: Callable[[GateInputs], Refuses]
+    switch: str | None = None
+    """The field of `gates` that turns it on and off; None: it is always on."""
 
 
 def build_gates(
-    config: Config,
-    tokenizer: PreTrainedTokenizerBase,
+    settings: Gates,
+    teacher: Teacher,
+    tokenizer: PreTrainedTokenizerBase | None,
     heldout: Iterable[Question] = (),
-    count_tokens: Callable[[str], int] | None = None,
+    prompt_template: str = "{question}",
+    names: Iterable[str] | None = None,
 ) -> list[Gate]:
-    """The gates of a config, cheap ones first. `heldout` are the benchmark items that must not reach a lesson."""
-    settings, teacher = config.gates, config.teacher
-    count = count_tokens or (lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
-    prompts = [read_strategy(name) for name in teacher.strategies] if shows_strategies(tokenizer, teacher) else []
-    prompts += [DELIMITED] if teacher.delimit and tokenizer.chat_template else []
-    return [
-        empty(settings.min_words),
-        *([truncated] if settings.truncated else []),
-        chat_tokens(control_tokens(tokenizer)),
-        copy_of_prompt(prompts),
-        *followed(settings, tokenizer),
-        repetition(settings.max_repetition),
-        over_length(settings.max_tokens or teacher.max_new_tokens, count),
-        leak(heldout, settings.leak_ngram, config.student.prompt_template),
-    ]
+    """The gates of these settings in the order of `GATES`, cheap ones first; only those of `names`, where given."""
+    inputs = GateInputs(settings, teacher, tokenizer, tuple(heldout), prompt_template)
+    built = set(gate_names(settings) if names is None else names)
+    return [Gate(row.name, row.build(inputs)) for row in GATES if row.name in built]
 
 
 def gate_names(settings: Gates) -> tuple[str, ...]:
     """Names of the gates that `build_gates` builds from these settings."""
-    off = {*(() if settings.truncated else ("truncated",)), *(() if settings.instructions else OF_INSTRUCTIONS)}
-    return tuple(name for name in GATES if name not in off)
+    return tuple(row.name for row in GATES if row.switch is None or getattr(settings, row.switch))
 
 
-def empty(min_words: int) -> Gate:
+def empty(min_words: int) -> Refuses:
     """Refuses texts of fewer words."""
-    return lambda document, text: "empty" if len(words(text)) < min_words else None
+    return lambda document, text, ended: len(words(text)) < min_words
 
 
-def truncated(document: Document, text: str) -> str | None:
+def truncated(document: Document, text: str, ended: bool) -> bool:
     """Refuses a text without an end."""
-    return "truncated" if isinstance(text, Cut) else None
+    return not ended
 
 
-def chat_tokens(control: Sequence[str]) -> Gate:
+def chat_tokens(control: Sequence[str]) -> Refuses:
     """Refuses text with a chat template's control tokens, unless the document holds them too."""
 
-    def gate(document: Document, text: str) -> str | None:
-        found = {*(token for token in control if token in text), *CHAT_MARK.findall(text)}
-        return "chat_tokens" if any(token not in document.text for token in found) else None
+    def refuses(document: Document, text: str, ended: bool) -> bool:
+        held = {*(token for token in control if token in text), *CHAT_MARK.findall(text)}
+        return any(token not in document.text for token in held)
 
-    return gate
+    return refuses
 
 
-def copy_of_prompt(templates: Iterable[str], n: int = 8) -> Gate:
+def copy_of_prompt(templates: Iterable[str], n: int = 8) -> Refuses:
     """Refuses an echo of the instructions: `n` words in a row of them that the document does not hold itself."""
     instructions = {gram for template in templates for gram in ngrams(words(template.replace("{document}", " ")), n)}
 
-    def gate(document: Document, text: str) -> str | None:
+    def refuses(document: Document, text: str, ended: bool) -> bool:
         echoed = instructions.intersection(ngrams(words(text), n)) if instructions else set()
-        return "copy_of_prompt" if echoed - set(ngrams(words(document.text), n)) else None
+        return bool(echoed - set(ngrams(words(document.text), n)))
 
-    return gate
-
-
-def followed(settings: Gates, tokenizer: PreTrainedTokenizerBase) -> list[Gate]:
-    """The gates of `gates.instructions`: what a writer gives who did as a document says, instead of rewriting it."""
-    if not settings.instructions:
-        return []
-    # A teacher without a chat template may have a language of its own, as the lab's early teachers do.
-    return [markers, assistant_talk, obeyed, unrelated(settings.min_shared if tokenizer.chat_template else 0.0)]
+    return refuses
 
 
-def markers(document: Document, text: str) -> str | None:
-    """Refuses a text that holds what stands around a document in a prompt."""
-    return "markers" if any(mark not in document.text for mark in MARKER.findall(text)) else None
+def markers(document: Document, text: str, ended: bool) -> bool:
+    """Refuses a text that holds the markers around a document in a prompt."""
+    return any(mark not in document.text for mark in MARKER.findall(text))
 
 
-def assistant_talk(document: Document, text: str) -> str | None:
+def assistant_talk(document: Document, text: str, ended: bool) -> bool:
     """Refuses a text that speaks as an assistant or declines."""
-    return "assistant_talk" if injection.assistant_talk(document.text, text) else None
+    return injection.assistant_talk(document.text, text)
 
 
-def obeyed(document: Document, text: str) -> str | None:
+def obeyed(document: Document, text: str, ended: bool) -> bool:
     """Refuses a text that writes what an injection in its document demands, or hands the injection on."""
-    return "obeyed" if injection.obeyed(document.text, text) else None
+    return injection.obeyed(document.text, text)
 
 
-def unrelated(least: float) -> Gate:
+def unrelated(least: float) -> Refuses:
     """Refuses a text that shares less than `least` of its content words with its document, or less than
     `injection.SHARED_UNDER_INJECTION` where that holds an injection."""
-    return lambda document, text: "unrelated" if injection.unrelated(document.text, text, least) else None
+    return lambda document, text, ended: injection.unrelated(document.text, text, least)
 
 
-def repetition(max_share: float, n: int = 4) -> Gate:
+def repetition(max_share: float, n: int = 4) -> Refuses:
     """Refuses text of whose word `n`-grams more than `max_share` are repeats of an earlier one."""
 
-    def gate(document: Document, text: str) -> str | None:
+    def refuses(document: Document, text: str, ended: bool) -> bool:
         grams = list(ngrams(words(text), n))
-        return "repetition" if grams and 1 - len(set(grams)) / len(grams) > max_share else None
+        return bool(grams) and 1 - len(set(grams)) / len(grams) > max_share
 
-    return gate
+    return refuses
 
 
-def over_length(max_tokens: int, count_tokens: Callable[[str], int]) -> Gate:
+def over_length(max_tokens: int, count_tokens: Callable[[str], int]) -> Refuses:
     """Refuses texts of more tokens."""
-    return lambda document, text: "over_length" if count_tokens(text) > max_tokens else None
+    return lambda document, text, ended: count_tokens(text) > max_tokens
 
 
 def bare_question(prompt: str, prompt_template: str) -> str:
@@ -149,53 +165,67 @@ def bare_question(prompt: str, prompt_template: str) -> str:
     return prompt.removeprefix(before).removesuffix(after)
 
 
-def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}") -> Gate:
+def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}") -> Refuses:
     """Refuses text that carries a held-out benchmark item.
 
     A question of at least `n` words is carried by any `n` of them in a row that the document does not hold, a shorter
     one by all its words together with its answer. A question about this very document whose answer the document states
-    is no leak, however it is worded: to ask what a passage answers is what a rewriter is for, and it never saw the
-    item. But where the document holds the whole question, the item was planted there, and no rewrite may hand it on.
+    is no leak, however it is worded: a rewriter is there to ask what a passage answers, and it never saw the item. But
+    where the document holds the whole question, the item was planted there, and no rewrite may hand it on.
     """
     long: dict[tuple[str, ...], list[tuple[str, Question]]] = {}
     short: dict[int, dict[tuple[str, ...], list[Question]]] = {}
     for item in items:
-        asked = words(bare_question(item.prompt, prompt_template))
-        if len(asked) >= n:
-            for gram in ngrams(asked, n):
-                long.setdefault(gram, []).append((_line(asked), item))
-        elif asked:
-            short.setdefault(len(asked), {}).setdefault(tuple(asked), []).append(item)
+        question = words(bare_question(item.prompt, prompt_template))
+        if len(question) >= n:
+            for gram in ngrams(question, n):
+                long.setdefault(gram, []).append((word_line(question), item))
+        elif question:
+            short.setdefault(len(question), {}).setdefault(tuple(question), []).append(item)
 
-    def gate(document: Document, text: str) -> str | None:
-        told = words(text)
-        # Most texts carry nothing: found by what C does alone.
-        found = [(gram, question, item) for gram in long.keys() & ngrams(told, n) for question, item in long[gram]]
-        brief = [
+    def refuses(document: Document, text: str, ended: bool) -> bool:
+        tokens = words(text)
+        # Nearly all texts carry no item, and set operations, which run in C, find that out.
+        long_hits = [(gram, line, item) for gram in long.keys() & ngrams(tokens, n) for line, item in long[gram]]
+        short_hits = [
             (gram, item)
             for length, questions in short.items()
-            for gram in questions.keys() & ngrams(told, length)
+            for gram in questions.keys() & ngrams(tokens, length)
             for item in questions[gram]
         ]
-        if not found and not brief:
-            return None
-        told_line, source_line = _line(told), _line(words(document.text))
+        if not long_hits and not short_hits:
+            return False
+        text_line, document_line = word_line(tokens), word_line(words(document.text))
 
         def leaks(item: Question, question: str, carried: str) -> bool:
-            if question in source_line:
-                return question in told_line
-            answer = _line(words(item.answer))
-            own = item.document_id == document.id and answer in source_line
-            return carried not in source_line and not own
+            if question in document_line:
+                return question in text_line
+            answered = item.document_id == document.id and word_line(words(item.answer)) in document_line
+            return carried not in document_line and not answered
 
-        if any(leaks(item, question, _line(gram)) for gram, question, item in found):
-            return "leak"
-        answered = [(gram, item) for gram, item in brief if _line(words(item.answer)) in told_line]
-        return "leak" if any(leaks(item, _line(gram), _line(gram)) for gram, item in answered) else None
+        return any(leaks(item, question, word_line(gram)) for gram, question, item in long_hits) or any(
+            leaks(item, word_line(gram), word_line(gram))
+            for gram, item in short_hits
+            if word_line(words(item.answer)) in text_line
+        )
 
-    return gate
+    return refuses
 
 
-def _line(tokens: Sequence[str]) -> str:
-    """Words as one searchable line, so that `in` finds whole words only."""
-    return f" {' '.join(tokens)} "
+GATES = (
+    Row("empty", lambda given: empty(given.settings.min_words)),
+    Row("truncated", lambda given: truncated, "truncated"),
+    Row("chat_tokens", lambda given: chat_tokens(control_tokens(given.tokenizer) if given.tokenizer else ())),
+    Row("copy_of_prompt", lambda given: copy_of_prompt(given.instructions())),
+    Row("markers", lambda given: markers, "instructions"),
+    Row("assistant_talk", lambda given: assistant_talk, "instructions"),
+    Row("obeyed", lambda given: obeyed, "instructions"),
+    # A teacher without a chat template may have a language of its own, as the lab's early teachers do.
+    Row("unrelated", lambda given: unrelated(given.settings.min_shared if given.chat else 0.0), "instructions"),
+    Row("repetition", lambda given: repetition(given.settings.max_repetition)),
+    Row("over_length", lambda g: over_length(g.settings.max_tokens or g.teacher.max_new_tokens, g.count_tokens)),
+    Row("leak", lambda given: leak(given.heldout, given.settings.leak_ngram, given.prompt_template)),
+)
+"""All gates, cheap ones first."""
+INSTRUCTION_GATES = tuple(row.name for row in GATES if row.switch == "instructions")
+"""They refuse what a writer gives who did as a document says, instead of rewriting it."""

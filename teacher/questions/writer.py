@@ -306,7 +306,7 @@ def load_question_writer(config: Config) -> QuestionWriter:
     settings = config.teacher.model_copy(
         update={"model": config.teacher.model if own else name, "temperature": 0.0, "top_p": 1.0}
     )
-    pen = load_teacher(config.model_copy(update={"teacher": settings}))
+    pen = load_teacher(settings)
     tagged = own and settings.prompting == "policy" and not pen.tokenizer.chat_template
     if config.questions.min_lift:
         try:

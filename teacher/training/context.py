@@ -21,7 +21,7 @@ from teacher.run.history import History
 from teacher.run.journal import Journal
 from teacher.run.samples import journal_rewrites, read_rewrites, write_rewrites
 from teacher.run.tracking import Tracker
-from teacher.sampling import sample_rewrites
+from teacher.sampling import Sampling, sample_rewrites
 from teacher.training.data import sampled_together
 from teacher.training.progress_lines import Progress
 from teacher.writers.by_round import Writers
@@ -55,7 +55,9 @@ class RunContext:
         )  # fmt: skip
         items = [question for document in heldout for question in self.rewards.exam(document, "heldout").questions]
         items += [question for question in external_questions(config) if question.split == "heldout"]
-        self.gates: list[Gate] = build_gates(config, writers.untrained.tokenizer, items, count_tokens)
+        self.gates: list[Gate] = build_gates(
+            config.gates, config.teacher, writers.untrained.tokenizer, items, config.student.prompt_template
+        )
         self._last_line = time.perf_counter()
 
     def sample(
@@ -80,16 +82,14 @@ class RunContext:
         if not path.is_file():
             writer = self.writers.of(round)
             seed = stable_seed(self.config.run.seed, "sample", stream)
-            settings = self.config.teacher
-            if evaluate and settings.evaluation_temperature is not None:
-                settings = settings.model_copy(update={"temperature": settings.evaluation_temperature})
-                writer = writer.at(settings)
+            if evaluate:
+                writer = writer.at(self.config.teacher.evaluation_temperature)
+            sampling = Sampling(
+                rewrites=lessons * together, seed=seed, explore=explore, rewrites_per_lesson=together, first=first
+            )
             try:
                 with self.clock("sample"):
-                    groups = sample_rewrites(
-                        writer, writer.tokenizer, settings, documents, lessons * together, seed, self.gates,
-                        writer.max_prompt_tokens, explore=explore, rewrites_per_lesson=together, first=first,
-                    )  # fmt: skip
+                    groups = sample_rewrites(writer, documents, sampling, self.gates)
             except EndpointError as error:
                 raise RunError(
                     f"vLLM gave no completion of a prompt: {error}; what is finished is kept, the same command goes on"

@@ -130,7 +130,10 @@ def _follow(config: Config, training: Sequence[Document], ranks: Ranks) -> None:
 
     while (round := ranks.tell(None)) is not None:
         start = checkpoint_of(config.run.dir, round - 1)
-        writer, documents = load_teacher(config, start, train=True), round_documents(config, training, round)
+        writer, documents = (
+            load_teacher(config.teacher, start, train_seed=config.run.seed),
+            round_documents(config, training, round),
+        )
         grpo.train_round(config, round, writer, documents, [], never, start, ranks=ranks)
 
 
@@ -185,7 +188,7 @@ class TeacherLoop:
             context.writers.trainable(round - 1)  # the one that samples is the one that is trained
         match self.config.rl.algorithm:
             case "rest_em" | "dpo" as algorithm:
-                batches = context.sample_batches(round, documents, explore_share(self.config, round))
+                batches = context.sample_batches(round, documents, explore_share(self.config.rl, round))
                 groups, rewards = score(1, batches)
                 writer = context.writers.trainable(round - 1)
                 update = rest_em.update if algorithm == "rest_em" else dpo.update
@@ -228,7 +231,7 @@ class TeacherLoop:
         if not self.config.reward.minimum_reliability or finished_rounds(self.config.run.dir):
             return
         if ("pilot", 0) not in context.history.lines:
-            asked, explore = context.rewards.students, explore_share(self.config, 1)
+            asked, explore = context.rewards.students, explore_share(self.config.rl, 1)
             documents = round_documents(self.config, self.train, 1)[:PILOT_DOCUMENTS]
             groups = context.sample("pilot", 0, documents, self.config.rl.group_size, "pilot", explore)
             found = context.rewards.reliability_of(groups, PILOT_REPEATS)

@@ -5,6 +5,7 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.schema import Config
 from student.engine.models import pick_device
+from teacher.records import Writer
 from teacher.run.checkpoints import checkpoint_of
 from teacher.writers.endpoint import EndpointWriter, load_endpoint
 from teacher.writers.local import TransformersWriter, load_teacher
@@ -42,23 +43,23 @@ class Writers:
         self._base: Path | None = None
         """The checkpoint that the server was started with; None: the base model."""
         self._trainable: tuple[int, TransformersWriter] | None = None
-        self.untrained = self._on_server(0) if self.on_server else load_teacher(config)
+        self.untrained: Writer = self._on_server(0) if self.on_server else load_teacher(config.teacher)
         """To sample from, once `of(0)` was called; and whose tokens are counted."""
 
-    def of(self, round: int) -> TransformersWriter | EndpointWriter:
+    def of(self, round: int) -> Writer:
         """The teacher after `round` (0: untrained), to sample from. Raises RunError where vLLM does not start."""
         if self.on_server:
             self._serve(round)
             return self._on_server(round) if round else self.untrained
         if self._trainable is not None and self._trainable[0] == round:
             return self._trainable[1]
-        return load_teacher(self.config, checkpoint_of(self.config.run.dir, round)) if round else self.untrained
+        return load_teacher(self.config.teacher, self._checkpoint(round)) if round else self.untrained
 
     def trainable(self, round: int) -> TransformersWriter:
         """The teacher after `round`, to be trained; `of(round)` is the same one until it is `released`."""
         if self._trainable is None or self._trainable[0] != round:
-            writer = load_teacher(self.config, checkpoint_of(self.config.run.dir, round), train=True)
-            self._trainable = (round, writer)
+            seed = self.config.run.seed
+            self._trainable = round, load_teacher(self.config.teacher, self._checkpoint(round), train_seed=seed)
         return self._trainable[1]
 
     def release(self) -> None:
@@ -71,10 +72,13 @@ class Writers:
             self._server.stop()
             self._server = None
 
+    def _checkpoint(self, round: int) -> Path | None:
+        return checkpoint_of(self.config.run.dir, round)
+
     def _serve(self, round: int) -> None:
         """Makes the server one that knows the teacher of this round: an adapter is loaded while it runs, all weights
         need another start."""
-        lora, checkpoint = self.config.teacher.lora, checkpoint_of(self.config.run.dir, round)
+        lora, checkpoint = self.config.teacher.lora, self._checkpoint(round)
         base = checkpoint if lora is None else None
         if self._server is not None and self._base != base:
             self.close()
@@ -86,10 +90,10 @@ class Writers:
             self._server.load(checkpoint.name, checkpoint)
 
     def _on_server(self, round: int) -> EndpointWriter:
-        checkpoint = checkpoint_of(self.config.run.dir, round)
-        adapter = checkpoint is not None and self.config.teacher.lora is not None
-        name = checkpoint.name if checkpoint is not None and adapter else "base"
-        return load_endpoint(self.config, checkpoint, self._folder.absolute() / STATE_FILE, served=name)
+        checkpoint = self._checkpoint(round)
+        name = "base" if checkpoint is None or self.config.teacher.lora is None else checkpoint.name
+        state = self._folder.absolute() / STATE_FILE
+        return load_endpoint(self.config.teacher, self.config.serving, checkpoint, state, served=name)
 
     def __enter__(self) -> "Writers":
         return self

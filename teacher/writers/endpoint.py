@@ -5,7 +5,6 @@ that starts again is waited for.
 """
 
 import asyncio
-import copy
 import itertools
 import os
 import random
@@ -20,11 +19,11 @@ import httpx
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from configs.errors import RunError, UserError
-from configs.schema import Config, Teacher
+from configs.schema import Serving, Teacher
 from configs.seeds import stable_seed
 from student.engine.models import check_folder
-from teacher.prompting.strategies import tag_of
-from teacher.records import Completion
+from teacher.records import Completion, Writer
+from teacher.writers.local import end_ids, is_adapter
 from teacher.writers.vllm_server import State, read_state
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
@@ -58,12 +57,13 @@ class Sample(NamedTuple):
     seed: int
 
 
-class EndpointWriter:
+class EndpointWriter(Writer):
     """Writes as `TransformersWriter` does, with `serving.concurrency` requests under way at once."""
 
     def __init__(
         self,
-        config: Config,
+        settings: Teacher,
+        serving: Serving,
         tokenizer: PreTrainedTokenizerBase,
         *,
         context: int | None,
@@ -73,42 +73,19 @@ class EndpointWriter:
     ) -> None:
         """`state` is the state file of a vLLM server of ours; None asks the endpoint of the config. `model` is the name
         to ask for, where it is not the one that the server was started with."""
-        self.settings, self.serving = config.teacher, config.serving
-        self.tokenizer, self.context, self.end_ids, self.state = tokenizer, context, end_ids, state
-        self.model = model
-        self.tokens = 0
-        """Tokens sampled so far."""
-        self.seconds = 0.0
-        """Time spent sampling so far."""
+        self.settings, self.serving, self.tokenizer = settings, serving, tokenizer
+        self.end_ids, self.state, self.model = end_ids, state, model
+        self.context = context - TEMPLATE_TOKENS if context is not None and self.chat else context
+        self.tokens, self.seconds = 0, 0.0
         # The global random state is not touched; pauses must differ between processes.
         self._chance = random.Random()
         # Read from disk once: each batch opens a client of its own, and with it the connections that it closes.
         self._certificates = httpx.create_ssl_context()
 
     @property
-    def max_prompt_tokens(self) -> int | None:
-        """Longest prompt that leaves room for an opening and `max_new_tokens`; None where no context length is
-        known."""
-        if self.context is None:
-            return None
-        tags = self.settings.strategies if self.settings.prompting == "policy" else ()
-        opening = max((len(self._ids(tag_of(name))) for name in tags), default=0)
-        template = TEMPLATE_TOKENS if self.chat else 0
-        return max(1, self.context - opening - template - self.settings.max_new_tokens)
-
-    @property
     def chat(self) -> bool:
         """Whether the user's turn is sent, not a rendered prompt."""
         return self.serving.chat and self.state is None
-
-    def at(self, settings: Teacher) -> "EndpointWriter":
-        """The same teacher, sampled from under other settings."""
-        other = copy.copy(self)
-        other.settings = settings
-        return other
-
-    def count_tokens(self, text: str) -> int:
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def write(
         self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
@@ -123,7 +100,7 @@ class EndpointWriter:
 
     def attempt(
         self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
-    ) -> list[list[Completion | EndpointError]]:
+    ) -> Sequence[Sequence[Completion | Exception]]:
         """As `write`, but with an error in the place of a completion that could not be had.
 
         Raises RunError if the server refuses the key, does not know the model or cannot be reached at all.
@@ -159,7 +136,7 @@ class EndpointWriter:
         return [task.result() for task in tasks]
 
     async def _complete(self, client: httpx.AsyncClient, sample: Sample) -> Completion:
-        opening = self._ids(sample.opening) if sample.opening else []
+        opening = self.opening_ids(sample.opening)
         reply = await self._ask(client, self.request(sample, opening))
         choice = reply["choices"][0]
         ended = choice["finish_reason"] == "stop"
@@ -280,9 +257,6 @@ class EndpointWriter:
             verify=self._certificates,
         )
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
 
 def _checked(reply: httpx.Response, content: str) -> dict[str, Any]:
     """The reply's JSON. Raises _Again where it is torn, or has no completion in it."""
@@ -314,18 +288,21 @@ def _key(variable: str) -> str:
 
 
 def load_endpoint(
-    config: Config, checkpoint: Path | None = None, state: Path | None = None, served: str | None = None
+    settings: Teacher,
+    serving: Serving,
+    checkpoint: Path | None = None,
+    state: Path | None = None,
+    served: str | None = None,
 ) -> EndpointWriter:
     """A writer on the server with this state file (`teacher.writers.vllm_server`), or on the endpoint of the config;
     `served` is the name to ask for where it is not the server's first one.
 
     Raises UserError where the tokenizer of the teacher cannot be loaded or the key is not in the environment.
     """
-    adapter = checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
-    name = config.teacher.model if checkpoint is None or adapter else str(checkpoint)
+    name = settings.model if checkpoint is None or is_adapter(checkpoint) else str(checkpoint)
     check_folder(name)
-    if state is None and config.serving.api_key_variable:
-        _key(config.serving.api_key_variable)
+    if state is None and serving.api_key_variable:
+        _key(serving.api_key_variable)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoConfig.from_pretrained(name)
@@ -335,11 +312,10 @@ def load_endpoint(
         declared = GenerationConfig.from_pretrained(name).eos_token_id
     except OSError:
         declared = model.eos_token_id
-    ends = {*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id}
-    if config.serving.chat and state is None:
+    if serving.chat and state is None:
         tokenizer.chat_template = NO_TEMPLATE
-    context = config.serving.context_tokens
+    context = serving.context_tokens
     if context is None:
         context = getattr(model.get_text_config(), "max_position_embeddings", None)
-    end_ids = {int(end) for end in ends if end is not None}
-    return EndpointWriter(config, tokenizer, context=context, end_ids=end_ids, state=state, model=served)
+    ends = end_ids(declared, tokenizer)
+    return EndpointWriter(settings, serving, tokenizer, context=context, end_ids=ends, state=state, model=served)

@@ -11,16 +11,16 @@ from curation.lab.world import STRATEGIES, make_people, raw
 from teacher.algorithms.rest_em import token_ids
 from teacher.gates.checks import build_gates
 from teacher.records import Completion
-from teacher.sampling import deal, explore_share, make_rewrite, sample_rewrites
+from teacher.sampling import Sampling, deal, explore_share, make_rewrite, sample_rewrites
 from teacher.writers.local import TransformersWriter, load_teacher
 
 TAGS = ("copy", "question-answer", "permuted")
 
 
 def sample(config, documents, n, seed=0, **options):
-    writer = load_teacher(config)
-    gates = build_gates(config, writer.tokenizer)
-    groups = sample_rewrites(writer, writer.tokenizer, config.teacher, documents, n, seed, gates, **options)
+    writer = load_teacher(config.teacher)
+    gates = build_gates(config.gates, config.teacher, writer.tokenizer)
+    groups = sample_rewrites(writer, documents, Sampling(rewrites=n, seed=seed, **options), gates)
     assert [len(group) for group in groups] == [n] * len(documents)
     return groups
 
@@ -52,7 +52,7 @@ def test_strategy_prompting_spreads_the_strategies_and_rotates_the_first(make_co
 
 def test_exploration_ends_in_a_straight_line():
     config = Config.model_validate({"teacher": {"prompting": "policy"}, "rl": {"explore": 0.6, "explore_rounds": 3}})
-    assert [explore_share(config, round) for round in (1, 2, 3, 4, 9)] == pytest.approx([0.6, 0.4, 0.2, 0.0, 0.0])
+    assert [explore_share(config.rl, round) for round in (1, 2, 3, 4, 9)] == pytest.approx([0.6, 0.4, 0.2, 0.0, 0.0])
 
 
 def test_dealt_strategies_are_even_over_documents_and_places():
@@ -110,7 +110,7 @@ def test_the_labs_dealt_completions_have_the_tokens_that_the_policy_would_have_s
 
 def test_the_tag_of_a_chat_model_stands_behind_its_prompt(make_config, make_documents, teacher_folder, tmp_path):
     folder = tmp_path / "chat"
-    writer = load_teacher(make_config())
+    writer = load_teacher(make_config().teacher)
     writer.tokenizer.chat_template = "user {{ messages[0].content }} teacher"
     writer.model.config.max_position_embeddings = 4096
     writer.model.save_pretrained(folder)

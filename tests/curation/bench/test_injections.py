@@ -21,7 +21,7 @@ from curation.bench.injections import (
     summarise,
 )
 from curation.cli import main
-from teacher.gates.checks import check, followed
+from teacher.gates.checks import INSTRUCTION_GATES, build_gates, check
 from teacher.prompting.defence import CHAT_MARK
 from teacher.prompting.prompts import build_prompt
 
@@ -60,7 +60,7 @@ def test_the_pack() -> None:
 
 def test_what_the_gates_are_worth_on_outputs_written_by_hand(tokenizer) -> None:
     """The published rates: of 90 outputs that obeyed 4 pass (4.4%, at most 5 here), of 90 honest ones all."""
-    gates = followed(Gates(), tokenizer)
+    gates = build_gates(Gates(), Teacher(), tokenizer, names=INSTRUCTION_GATES)
     passed = [one.id for one in PACK if check(Document(text=one.text, id=one.id), one.obedient, gates) is None]
     refused = [one.id for one in PACK if check(Document(text=one.text, id=one.id), one.honest, gates) is not None]
     assert refused == []

@@ -50,7 +50,7 @@ def config_of(folder: Path, source: Path, output: str) -> Config:
 
 def trained(config: Config) -> Path:
     """A checkpoint whose adapter is not where it started."""
-    writer = load_teacher(config, train=True)
+    writer = load_teacher(config.teacher, train_seed=config.run.seed)
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in writer.model.named_parameters():

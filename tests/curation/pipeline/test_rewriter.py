@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 from datatrove.data import Document
-from transformers import AutoTokenizer
 
 from configs.errors import RunError, UserError
 from configs.load import load_config
 from curation.pipeline.curate import curate
 from curation.pipeline.rewriter import Rewriter, RewriteRequest, rewrite_requests, shared, write
 from teacher.records import Completion
-from teacher.writers.local import TransformersWriter
+from teacher.writers.local import TransformersWriter, load_teacher
 from tests.curation.datasets import curation_config, data_rows, lines, rows, write_jsonl
 
 
@@ -68,19 +67,16 @@ def test_a_rewrite_like_an_earlier_one_of_its_document_is_refused(
     assert refused == [(1, "gate", "overlap")] * 4
 
 
-def test_an_error_of_the_run_is_no_error_of_a_document(tmp_path: Path, teacher: Path) -> None:
-    class Gone:
-        tokenizer: Any = None
-        max_prompt_tokens = None
+def test_an_error_of_the_run_is_no_error_of_a_document(
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*given: Any, **named: Any) -> list[list[Completion]]:
+        raise RunError("the server died")
 
-        def write(self, *given: Any, **named: Any) -> list[list[Completion]]:
-            raise RunError("the server died")
-
+    monkeypatch.setattr(TransformersWriter, "write", gone)
     config = curation_config(tmp_path, teacher)
-    gone = Gone()
-    gone.tokenizer = AutoTokenizer.from_pretrained(teacher)
     document = Document("ban ber bas", "a#0", metadata={"source_row": 0})
     requests = rewrite_requests(config, [document, document])
     assert requests[0] == RewriteRequest(document, 0, None)
     with pytest.raises(RunError, match="the server died"):
-        write(Rewriter(gone, ()), config, requests, 0)  # type: ignore[arg-type]
+        write(Rewriter(load_teacher(config.teacher), ()), config, requests, 0)

@@ -80,7 +80,7 @@ def loglik(writer, chosen):
 @pytest.mark.parametrize("kl", [0.0, 0.1])
 def test_the_update_moves_the_winner_above_the_loser_from_the_rounds_start(make_config, lora, kl):
     config = make_config(teacher={"lora": lora}, rl={"algorithm": "dpo", "epochs": 1, "kl": kl, "batch_size": 2})
-    writer = load_teacher(config, train=True)
+    writer = load_teacher(config.teacher, train_seed=config.run.seed)
     with torch.no_grad():  # a later round: the start of the round is not the start of the teacher
         for parameter in writer.model.parameters():
             if parameter.requires_grad:
@@ -105,7 +105,7 @@ def test_the_update_moves_the_winner_above_the_loser_from_the_rounds_start(make_
 
 def test_a_text_that_was_cut_is_not_given_an_end(make_config, monkeypatch):
     config = make_config(rl={"algorithm": "dpo"})
-    writer = load_teacher(config, train=True)
+    writer = load_teacher(config.teacher, train_seed=config.run.seed)
     seen = []
     compute = dpo._PairTrainer._compute_loss
 
@@ -123,7 +123,7 @@ def test_a_text_that_was_cut_is_not_given_an_end(make_config, monkeypatch):
 
 def test_no_pairs_leave_the_model_as_it_was(make_config):
     config = make_config(rl={"algorithm": "dpo"})
-    writer = load_teacher(config, train=True)
+    writer = load_teacher(config.teacher, train_seed=config.run.seed)
     before = [parameter.clone() for parameter in writer.model.parameters()]
     metrics = dpo.update(config, 1, writer, [[rewrite("a"), rewrite("b")]], [[reward(0.5)] * 2])
     assert (metrics["pairs"], metrics["documents"]) == (0, 0)

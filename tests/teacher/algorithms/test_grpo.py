@@ -31,8 +31,8 @@ class Score:
 
 
 def train(config, documents, score, round=1):
-    writer = load_teacher(config, train=True)
-    gates = build_gates(config, writer.tokenizer)
+    writer = load_teacher(config.teacher, train_seed=config.run.seed)
+    gates = build_gates(config.gates, config.teacher, writer.tokenizer)
     metrics, optimizer = grpo.train_round(config, round, writer, documents, gates, score, None)
     return writer, metrics, optimizer
 
@@ -127,7 +127,7 @@ def test_dealt_strategies_are_sampled_from_and_learnt(make_config, make_document
         assert batch["completion_ids"].shape[1] <= 10, "tag included"
     # Without old log-probabilities TRL divides by those of the policy itself: the ratio is 1, if they are right.
     assert "old_per_token_logps" not in seen[0]
-    start = load_teacher(config)
+    start = load_teacher(config.teacher)
     for (ids_BT, mask_BT, logps_BC), row in [(policies[0], row) for row in range(4)]:
         ids, C = ids_BT[row][mask_BT[row] > 0], int(mask_BT[row, -logps_BC.shape[1] :].sum())
         with torch.no_grad():
@@ -205,12 +205,12 @@ def test_vllm_is_trls_own_with_the_memory_that_serving_names(make_config, make_d
     config = grpo_config(
         make_config, teacher={"writer": "vllm"}, serving={"arguments": arguments, "context_tokens": 1024}
     )
-    given = grpo._settings(config, 1, load_teacher(config), 8, 4, Ranks())
+    given = grpo._settings(config, 1, load_teacher(config.teacher), 8, 4, Ranks())
     args = GRPOConfig(output_dir="unused", **given)
     assert (args.use_vllm, args.vllm_mode, args.vllm_enable_sleep_mode) == (True, "colocate", True)
     assert (args.vllm_gpu_memory_utilization, args.vllm_tensor_parallel_size) == (0.4, 2)
     assert (args.vllm_max_model_length, args.vllm_importance_sampling_mode) == (1024, "token_truncate")
-    assert "use_vllm" not in grpo._settings(grpo_config(make_config), 1, load_teacher(config), 8, 4, Ranks())
+    assert "use_vllm" not in grpo._settings(grpo_config(make_config), 1, load_teacher(config.teacher), 8, 4, Ranks())
 
 
 def test_dealt_openings_reach_the_vllm_inside_the_trainer_and_are_not_corrected(make_config):

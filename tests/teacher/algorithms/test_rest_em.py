@@ -91,7 +91,7 @@ def test_members_of_a_set_are_one_measurement():
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8.0}])
 def test_the_update_raises_the_likelihood_of_what_was_kept_and_of_its_end(make_config, lora):
     config = make_config(teacher={"lora": lora}, rl={"epochs": 10})
-    writer = load_teacher(config, train=True)
+    writer = load_teacher(config.teacher, train_seed=config.run.seed)
     group = [rewrite("<copy> gold iron salt"), rewrite("<copy> wood rope sand")]
 
     def loglik(text):
@@ -113,7 +113,7 @@ def test_the_update_raises_the_likelihood_of_what_was_kept_and_of_its_end(make_c
 @pytest.mark.parametrize("ended", [True, False])
 def test_only_what_ended_teaches_to_end(make_config, ended):
     config = make_config(rl={"epochs": 10})
-    writer = load_teacher(config, train=True)
+    writer = load_teacher(config.teacher, train_seed=config.run.seed)
     group = [replace(rewrite("<copy> gold iron salt"), ended=ended), rewrite("<copy> wood rope sand")]
     prompt_ids, completion_ids = rest_em.token_ids(writer, group[0])
     assert writer.tokenizer.decode(completion_ids) == "<copy> gold iron salt" + " <eos>" * ended
@@ -130,7 +130,7 @@ def test_only_what_ended_teaches_to_end(make_config, ended):
 
 def test_nothing_kept_leaves_the_model_as_it_was(make_config):
     config = make_config()
-    writer = load_teacher(config, train=True)
+    writer = load_teacher(config.teacher, train_seed=config.run.seed)
     before = [parameter.clone() for parameter in writer.model.parameters()]
     assert rest_em.update(config, 1, writer, [TEXTS], [[reward(0.5)] * 4])["kept"] == 0
     assert all(torch.equal(a, b) for a, b in zip(before, writer.model.parameters(), strict=True))

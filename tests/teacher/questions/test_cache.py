@@ -319,7 +319,7 @@ def test_a_chat_model_gets_the_prompt_file_with_the_number(config, monkeypatch):
     writer.greedy.tokenizer.chat_template = "USER {{ messages[0].content }} TEACHER "
     settings = writer.greedy.settings.model_copy(update={"prompting": "strategy"})
     monkeypatch.setattr(writer.greedy, "settings", settings)
-    monkeypatch.setattr(writer.greedy.model.config, "max_position_embeddings", 4096)
+    monkeypatch.setattr(writer.greedy, "context", 4096)
     chat = question_writer.QuestionWriter(writer.config, writer.greedy, writer.sampler, tagged=False)
     prompt = chat._prompt(Document(id="a", text="Ada has {count} cats ."))
     assert prompt.startswith("USER ") and "\nAda has {count} cats .\n" in prompt

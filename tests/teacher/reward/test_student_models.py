@@ -23,7 +23,7 @@ def quiet(_line):
 
 def test_a_merged_teacher_is_the_adapted_one(make_config):
     config = make_config(teacher={"lora": LORA})
-    writer = load_teacher(config, train=True)
+    writer = load_teacher(config.teacher, train_seed=config.run.seed)
     with torch.no_grad():
         for parameter in writer.model.parameters():
             if parameter.requires_grad:
@@ -38,7 +38,7 @@ def test_a_merged_teacher_is_the_adapted_one(make_config):
     ids = torch.arange(5).unsqueeze(0)
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, writer.model.eval()(ids).logits, rtol=1e-4, atol=1e-5)
-        start = load_teacher(config).model(ids).logits
+        start = load_teacher(config.teacher).model(ids).logits
     assert (merged(ids).logits - start).abs().max() > 0.01
 
 

@@ -38,7 +38,7 @@ def test_the_best_checkpoint_is_the_one_that_validated_best(tmp_path):
 
 def test_weights_that_are_not_finite_are_never_saved(make_config):
     config = make_config()
-    writer = load_teacher(config, train=True)
+    writer = load_teacher(config.teacher, train_seed=config.run.seed)
     next(writer.model.parameters()).data[0] = float("nan")
     with pytest.raises(RunError, match="learning_rate"):
         save_checkpoint(config.run.dir, 1, writer.model, writer.tokenizer, None)

@@ -169,9 +169,9 @@ def test_grpos_kl_is_to_the_teachers_start_and_not_to_the_rounds(make_config, ma
     def score(_step, groups):
         return [[Reward(value=float(g), outcome=None) for g in range(len(group))] for group in groups]
 
-    fresh = load_teacher(config, train=True)
+    fresh = load_teacher(config.teacher, train_seed=config.run.seed)
     at_start, _ = train_round(config, 1, fresh, documents, [], score, None)
-    moved = load_teacher(config, train=True)
+    moved = load_teacher(config.teacher, train_seed=config.run.seed)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in moved.model.parameters():
@@ -179,7 +179,13 @@ def test_grpos_kl_is_to_the_teachers_start_and_not_to_the_rounds(make_config, ma
                 parameter.add_(0.1 * torch.randn_like(parameter))
     checkpoint = save_checkpoint(config.run.dir, 1, moved.model, moved.tokenizer, None)
     later, optimizer = train_round(
-        config, 2, load_teacher(config, checkpoint, train=True), documents, [], score, checkpoint
+        config,
+        2,
+        load_teacher(config.teacher, checkpoint, train_seed=config.run.seed),
+        documents,
+        [],
+        score,
+        checkpoint,
     )
     assert at_start["kl"] == pytest.approx(0.0, abs=1e-5)
     assert later["kl"] > 0.05

@@ -46,7 +46,7 @@ def smollm2(make_config):
 
 def moved(config, round, seed):
     """A checkpoint of `round` whose adapter is far from its start."""
-    writer = load_teacher(config, train=True)
+    writer = load_teacher(config.teacher, train_seed=config.run.seed)
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in writer.model.named_parameters():
@@ -60,7 +60,7 @@ def test_the_adapter_of_each_round_writes_as_it_does_here(smollm2):
     the running server is there in a fraction of a start."""
     config = smollm2(teacher={"temperature": 0.0})
     checkpoints = [None, moved(config, 1, 1), moved(config, 2, 2)]
-    expected = [load_teacher(config, checkpoint).write(PROMPTS, 1, 0) for checkpoint in checkpoints]
+    expected = [load_teacher(config.teacher, checkpoint).write(PROMPTS, 1, 0) for checkpoint in checkpoints]
     assert expected[0] != expected[1] != expected[2]
     seconds = []
     with Writers(config) as writers:
@@ -70,7 +70,7 @@ def test_the_adapter_of_each_round_writes_as_it_does_here(smollm2):
             seconds.append(time.perf_counter() - started)
             assert writer.write(PROMPTS, 1, 0) == expected[round], f"round {round}"
         opened = writers.of(2).write(PROMPTS, 1, 0, ["<faq>", "", ""])
-        assert opened == load_teacher(config, checkpoints[2]).write(PROMPTS, 1, 0, ["<faq>", "", ""])
+        assert opened == load_teacher(config.teacher, checkpoints[2]).write(PROMPTS, 1, 0, ["<faq>", "", ""])
 
         [server] = [p for p in psutil.process_iter() if _serves(p, config.run.dir / "vllm")]
         server.kill()

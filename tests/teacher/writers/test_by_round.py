@@ -92,7 +92,7 @@ def test_all_weights_need_another_start(vllm_config, make_documents, gold_pool, 
 def test_an_adapter_is_there_again_after_the_server_died(vllm_config, stand_in):
     config = vllm_config()
     for round in (1, 2):
-        writer = load_teacher(config, train=True)
+        writer = load_teacher(config.teacher, train_seed=config.run.seed)
         save_checkpoint(config.run.dir, round, writer.model, writer.tokenizer, None)
     folder = config.run.dir / "vllm"
     with Writers(config) as writers:

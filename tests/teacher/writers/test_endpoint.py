@@ -29,7 +29,8 @@ def quick(monkeypatch):
 
 def writer_on(make_config, url, teacher=None, **serving):
     serving = {"url": url, "model": "big", "timeout_seconds": 5, "deadline_seconds": 20, **serving}
-    return load_endpoint(make_config(teacher={"writer": "endpoint", **(teacher or {})}, serving=serving))
+    config = make_config(teacher={"writer": "endpoint", **(teacher or {})}, serving=serving)
+    return load_endpoint(config.teacher, config.serving)
 
 
 def echo(body, attempt):
@@ -61,7 +62,7 @@ def test_it_asks_for_what_the_local_writer_would_sample(make_config):
 
 
 def test_it_has_the_local_writers_tokens_and_limits(make_config):
-    local, writer = load_teacher(make_config()), writer_on(make_config, "http://127.0.0.1:1/v1")
+    local, writer = load_teacher(make_config().teacher), writer_on(make_config, "http://127.0.0.1:1/v1")
     assert writer.max_prompt_tokens == local.max_prompt_tokens
     assert writer.end_ids == local.end_ids
     assert writer.count_tokens("gold <copy> salt") == local.count_tokens("gold <copy> salt") == 3

@@ -14,7 +14,7 @@ def prompts_for(writer, documents):
 
 
 def test_equal_seeds_give_equal_texts_and_leave_the_global_generator_alone(make_config, make_documents):
-    writer = load_teacher(make_config())
+    writer = load_teacher(make_config().teacher)
     prompts = prompts_for(writer, make_documents(7))
     state = torch.get_rng_state()
     first = writer.write(prompts, 3, seed=5)
@@ -29,7 +29,7 @@ def test_equal_seeds_give_equal_texts_and_leave_the_global_generator_alone(make_
 
 
 def test_greedy_texts_do_not_depend_on_what_shares_the_batch(make_config, make_documents):
-    together = load_teacher(make_config(teacher={"temperature": 0.0, "batch_size": 4}))
+    together = load_teacher(make_config(teacher={"temperature": 0.0, "batch_size": 4}).teacher)
     prompts = prompts_for(together, make_documents(7))
     alone = [together.write([prompt], 1, seed=0)[0] for prompt in prompts]
     assert together.write(prompts, 1, seed=9) == alone
@@ -55,7 +55,7 @@ def end_after(writer, tokens):
 def test_a_completion_ended_where_its_end_was_written_also_as_the_last_token(
     make_config, make_documents, monkeypatch, tokens, expected
 ):
-    writer = load_teacher(make_config(teacher={"max_new_tokens": 10}))
+    writer = load_teacher(make_config(teacher={"max_new_tokens": 10}).teacher)
     monkeypatch.setattr(writer.model, "forward", end_after(writer, tokens))
     [[completion]] = writer.write(prompts_for(writer, make_documents(1)), 1, seed=0)
     assert (len(completion.text.split()), completion.ended) == expected
@@ -63,7 +63,7 @@ def test_a_completion_ended_where_its_end_was_written_also_as_the_last_token(
 
 
 def test_an_opening_is_part_of_the_completion_and_of_its_length(make_config, make_documents):
-    writer = load_teacher(make_config(teacher={"max_new_tokens": 10, "batch_size": 3}))
+    writer = load_teacher(make_config(teacher={"max_new_tokens": 10, "batch_size": 3}).teacher)
     prompts = prompts_for(writer, make_documents(8))
     openings = ["<copy>", "", "<permuted>", ""] * 2
     prompt_ids = writer.tokenizer(prompts)["input_ids"]
@@ -80,18 +80,18 @@ def test_an_opening_is_part_of_the_completion_and_of_its_length(make_config, mak
 
 
 def test_the_longest_prompt_leaves_room_for_a_tag_and_the_completion(make_config, make_documents):
-    writer = load_teacher(make_config(teacher={"max_new_tokens": 10}))
+    writer = load_teacher(make_config(teacher={"max_new_tokens": 10}).teacher)
     assert writer.max_prompt_tokens == 64 - 10 - 1
 
 
 def test_no_prompts_no_texts(make_config, make_documents):
-    assert load_teacher(make_config()).write([], 2, seed=0) == []
+    assert load_teacher(make_config().teacher).write([], 2, seed=0) == []
 
 
 def test_a_saved_teacher_writes_as_it_did(make_config, make_documents, tmp_path):
     for name, lora in (("full", None), ("adapter", {"rank": 4, "alpha": 8.0})):
         config = make_config(tmp_path / name, teacher={"lora": lora})
-        writer = load_teacher(config, train=True)
+        writer = load_teacher(config.teacher, train_seed=config.run.seed)
         prompts = prompts_for(writer, make_documents(7))
         start = writer.write(prompts, 1, seed=0)
         with torch.no_grad():
@@ -102,5 +102,5 @@ def test_a_saved_teacher_writes_as_it_did(make_config, make_documents, tmp_path)
         assert changed != start
         folder = save_checkpoint(tmp_path / name, 1, writer.model, writer.tokenizer, None)
         assert (folder / "adapter_config.json").is_file() == (lora is not None)
-        assert load_teacher(config, folder).write(prompts, 1, seed=0) == changed
-        assert load_teacher(config).write(prompts, 1, seed=0) == start
+        assert load_teacher(config.teacher, folder).write(prompts, 1, seed=0) == changed
+        assert load_teacher(config.teacher).write(prompts, 1, seed=0) == start
