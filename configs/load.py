@@ -22,9 +22,13 @@ from configs.schema import Config
 Source = tuple[str, Path | None, dict[str, Any]]
 """Where settings come from: how to name it, its file if it is one, and what it sets (interpolations unresolved)."""
 
-RENAMED: dict[str, str] = {}
-"""Keys that have another name now, old to new: `{"rl.keep": "rl.rest_em.keep"}`. An old key is refused with the new
-one, also where it stands in the config.yaml of a run that was begun before."""
+RENAMED: dict[str, tuple[str, ...]] = {
+    "rl.epochs": ("rl.rest_em.epochs", "rl.dpo.epochs"),
+    "rl.batch_size": ("rl.rest_em.batch_size", "rl.dpo.batch_size"),
+    "rl.kl": ("rl.grpo.kl", "rl.dpo.beta"),
+}
+"""Keys that have another name now, or one of several: old to new. An old key is refused with the new names, also where
+it stands in the config.yaml of a run that was begun before."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -37,7 +41,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for old, new in RENAMED.items():
         place = _where(old.split("."), sources)
         if place is not None:
-            raise UserError(f"{old!r} in {place} is now called {new!r}: write the new name")
+            raise UserError(f"{old!r} in {place} is now called {' or '.join(map(repr, new))}: write the new name")
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(*(settings for _, _, settings in sources)), resolve=True)
     except OmegaConfBaseException as error:

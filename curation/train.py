@@ -9,6 +9,7 @@ from curation.console.progress import say
 from curation.corpus.training_data import read_splits
 from student.pools import make_pool
 from teacher.algorithms.distributed import Ranks
+from teacher.algorithms.table import check_algorithm
 from teacher.training.loop import train_teacher
 from teacher.training.summary import TrainSummary
 
@@ -17,11 +18,11 @@ def train_from_config(config: Config) -> TrainSummary:
     """Trains, or goes on training, the teacher in `run.dir`; progress goes to stderr. Raises UserError and RunError."""
     disable_progress_bar()  # a bar for every model loaded would drown our own lines
     ranks = Ranks()
-    ranks.check(config)
+    check_algorithm(config, ranks)
     ranks.start()
-    with ranks.first():  # questions may be written on the way
+    with ranks.rank_0_first():  # questions may be written on the way
         train, heldout = read_splits(config)
-    if not heldout and not ranks.follows:
+    if not heldout and not ranks.is_helper:
         say("data.heldout is not set: the gain of the trained teacher will not be measured")
     pools = partial(make_pool, sharing=len(config.student.names))
     return train_teacher(config, train, heldout, pools, progress=say)

@@ -7,10 +7,40 @@ from pydantic import Field
 from configs.schema.section import Section
 
 
+class Epochs(Section):
+    """Passes over what a round found worth learning."""
+
+    epochs: int = Field(default=2, ge=1)
+    """Passes over the kept rewrites (pairs) of a round."""
+    batch_size: int = Field(default=8, ge=1)
+    """Kept rewrites (pairs) of a gradient step."""
+
+
+class RestEm(Epochs):
+    """ReST-EM (arXiv 2312.06585): the teacher is fine-tuned on the rewrites that `rl.keep` selects."""
+
+
+class Dpo(Epochs):
+    """DPO (arXiv 2305.18290): the rewrites that `rl.keep` selects win against the worst of their document."""
+
+    beta: float = Field(default=0.01, gt=0)
+    """Weight of the KL to the teacher at the round's start."""
+
+
+class Grpo(Section):
+    """GRPO (arXiv 2402.03300): a gradient step for every `reward.documents_per_student` documents."""
+
+    kl: float = Field(default=0.01, ge=0)
+    """Weight of the KL to the untrained teacher."""
+
+
 class Rl(Section):
     algorithm: Literal["rest_em", "grpo", "dpo"] = "rest_em"
     """ReST-EM (arXiv 2312.06585, SEAL's choice), GRPO (arXiv 2402.03300), or DPO (arXiv 2305.18290) on best and worst
-    (as in Montessori-Instruct, arXiv 2410.14208)."""
+    (as in Montessori-Instruct, arXiv 2410.14208). What it alone reads is in the section of its name."""
+    rest_em: RestEm = RestEm()
+    dpo: Dpo = Dpo()
+    grpo: Grpo = Grpo()
     rounds: int = Field(default=2, ge=1)
     """Rounds of sample, score, update."""
     documents_per_round: int = Field(default=48, ge=1)
@@ -29,16 +59,10 @@ class Rl(Section):
     explore_rounds: int = Field(default=2, ge=1)
     """Rounds with dealt strategies."""
     keep: int = Field(default=1, ge=1)
-    """ReST-EM and DPO: the best `keep` lessons of a document that beat the group's mean by more than noise are learnt
-    from."""
+    """The best `keep` lessons of a document that beat the group's mean by more than noise: ReST-EM learns from them,
+    they win DPO's pairs, and a student that is promoted was taught with them."""
     learning_rate: float = Field(default=2e-5, gt=0)
-    epochs: int = Field(default=2, ge=1)
-    """ReST-EM and DPO: passes over the kept rewrites a round."""
-    batch_size: int = Field(default=8, ge=1)
-    """ReST-EM and DPO: kept rewrites (pairs) a gradient step. (GRPO steps once a batch of
-    `reward.documents_per_student` groups.)"""
-    kl: float = Field(default=0.01, ge=0)
-    """GRPO: weight of the KL to the teacher at the start. DPO: its beta is the same weight, at least 0.01."""
+    """Of the teacher's optimiser; it stays the same through the run."""
     validation_documents: int = Field(default=0, ge=0)
     """Documents of `data.train` that are never trained on: the gain on them after each round picks the checkpoint that
     is kept as best. 0 keeps the last."""

@@ -32,16 +32,15 @@ from curation.bench.teacher_controls import (
 )
 from curation.console.progress import say
 from curation.lab.build import MARK, MODELS, build_lab
+from teacher.algorithms.table import ALGORITHMS
 from teacher.run.journal import OUTCOMES
 
 CONFIG = Path(configs.__file__).parent / "lab-sets.yaml"
 STUDENTS = ("student-fixed", "student-augmented")
-ALGORITHMS = ("rest_em", "grpo", "dpo")
 
 TUNED: dict[str, tuple[str, ...]] = {
-    "rest_em": (),
-    "grpo": ("rl.learning_rate=3e-4", "rl.kl=0.03"),
-    "dpo": ("rl.learning_rate=1e-4", "rl.kl=0.1"),
+    "grpo": ("rl.learning_rate=3e-4", "rl.grpo.kl=0.03"),
+    "dpo": ("rl.learning_rate=1e-4", "rl.dpo.beta=0.1"),
 }
 """What each algorithm needs of its own, found on training people of the lab."""
 
@@ -81,13 +80,13 @@ class Unit:
 
 def units(seeds: int, quick: bool, overrides: Sequence[str]) -> list[Unit]:
     """What the bench runs, the longest first."""
-    algorithms = ALGORITHMS[:1] if quick else ALGORITHMS
+    algorithms = list(ALGORITHMS)[:1] if quick else list(ALGORITHMS)
     found = [
         Unit(
             f"{student}/{algorithm}-{seed}",
             "train",
             student,
-            (f"rl.algorithm={algorithm}", f"run.seed={seed}", *TUNED[algorithm]),
+            (f"rl.algorithm={algorithm}", f"run.seed={seed}", *TUNED.get(algorithm, ())),
         )
         for algorithm in algorithms
         for seed in range(seeds)
@@ -168,7 +167,7 @@ def _take_over_outcomes(unit: Unit, folder: Path, config: Config) -> None:
     """Begins with what ReST-EM's students of the same seed gained, where that unit is finished: what all algorithms
     have in common (raw text, the untrained teacher, the first round's lessons) is not trained again. Outcomes are
     found by all that they depend on, so that others do no harm."""
-    known = folder / unit.student / f"{ALGORITHMS[0]}-{config.run.seed}"
+    known = folder / unit.student / f"{next(iter(ALGORITHMS))}-{config.run.seed}"
     journal = config.run.dir / "journal"
     if unit.kind != "train" or not (known / "result.json").is_file() or (journal / OUTCOMES).exists():
         return

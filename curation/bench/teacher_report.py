@@ -15,6 +15,7 @@ from rich.table import Table
 
 from configs.format import interval
 from student.statistics.intervals import Estimate, as_share, estimate
+from teacher.algorithms.table import ALGORITHMS
 from teacher.reward.evaluation import crossed_estimate
 
 JUNK = ("filler", "wrong", "none")
@@ -35,7 +36,7 @@ def summarise(results: Results) -> dict[str, Any]:
     for student in students:
         algorithms = {
             algorithm: _algorithm(runs)
-            for algorithm in ("rest_em", "grpo", "dpo")
+            for algorithm in ALGORITHMS
             if (runs := _runs(results, f"{student}/{algorithm}-"))
         }
         # Not the one that did best on these people: that would be a choice by the test.

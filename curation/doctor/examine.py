@@ -16,6 +16,8 @@ from curation.doctor.machine import check_devices, check_disk, check_hub, check_
 from curation.doctor.models import check_memory, check_models
 from curation.doctor.services import check_compiler, check_ray, check_slurm, check_tracking, check_vllm
 from curation.pipeline.fingerprint import shards_of
+from teacher.algorithms.distributed import Ranks
+from teacher.algorithms.table import check_algorithm
 from teacher.reward.student_models import check_students
 from teacher.writers.by_round import check_writer
 
@@ -31,14 +33,13 @@ def examine(config: Config) -> list[Check]:
 
 def check_settings(config: Config) -> Checks:
     """The settings that `train` would refuse by itself; devices and vLLM have checks of their own."""
-    on_server = config.teacher.writer == "vllm" and config.rl.algorithm != "grpo"
     absent_gpu = "cuda" in (config.student.device, config.teacher.device) and not torch.cuda.is_available()
     if not config.data.train or absent_gpu:
         return
     try:
         check_students(config)
-        if not on_server:
-            check_writer(config)
+        check_writer(config.teacher, on_server=False)
+        check_algorithm(config, Ranks())
     except UserError as error:
         # These errors say what is wrong, then what to do about it.
         problem, _, fix = str(error).partition(": ")

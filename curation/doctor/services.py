@@ -18,6 +18,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from curation.doctor.checks import Check, Checks
 from student.engine.models import pick_device
+from teacher.algorithms.table import algorithm_of
 from teacher.writers.vllm_server import find_vllm
 
 VLLM_SECONDS = 180.0
@@ -48,14 +49,14 @@ def check_vllm(config: Config) -> Checks:
         return
     version = done.stdout.split()[-1]
     found = f"vLLM {version} in {Path(python).parents[1]}"
-    # GRPO runs vLLM inside TRL's trainer, which is made for certain versions of it.
+    # An algorithm that samples by itself has vLLM inside TRL's trainer, which is made for certain versions of it.
     requirements = [Requirement(line) for line in metadata.requires("trl") or ()]
     supported = all(
         requirement.specifier.contains(version.partition("+")[0])
         for requirement in requirements
         if requirement.name == "vllm"
     )
-    if config.rl.algorithm == "grpo" and config.data.train and not supported:
+    if algorithm_of(config.rl).samples_itself and config.data.train and not supported:
         fix = "the vLLM of our extra, `pip install -e .[vllm]`, or teacher.writer=transformers"
         yield Check("vllm", "fail", f"{found}: TRL {metadata.version('trl')} is made for others", fix)
         return

@@ -15,6 +15,7 @@ from configs.schema import Config, Lora
 from curation.plan.quantity import Quantity, exact
 from student.engine.memory import free_bytes
 from student.engine.models import pick_device, pick_dtype
+from teacher.algorithms.table import algorithm_of
 
 TRAINED_BYTES = 16
 """Of a trainable parameter: its float32 weight, its gradient and AdamW's two moments."""
@@ -94,7 +95,7 @@ def checkpoint_gb(config: Config) -> float | None:
     else:
         parameters = size.value if (size := model_size(teacher.model)) else None
     # Float32 weights; GRPO's trainer goes on with its optimiser, so the checkpoint holds AdamW's two moments too.
-    copies = 3 if config.rl.algorithm == "grpo" else 1
+    copies = 3 if algorithm_of(config.rl).keeps_optimizer else 1
     return None if parameters is None else 4 * parameters * copies / 1e9
 
 

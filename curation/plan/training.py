@@ -13,7 +13,7 @@ from curation.plan.models import model_size, token_counter, why_not_loadable
 from curation.plan.quantity import Quantity, exact
 from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson
-from teacher.algorithms.grpo import step_sizes
+from teacher.algorithms.table import algorithm_of
 from teacher.questions.writer import TEACHER
 from teacher.reward.exams import document_questions
 from teacher.reward.gain import PROBE_DOCUMENTS
@@ -67,7 +67,7 @@ def count_students(config: Config, train: int, heldout: int) -> StudentRunCounts
     if validation >= train:
         raise UserError(f"rl.validation_documents sets {validation} of {train} documents apart: none is left")
     documents = min(rl.documents_per_round, train - validation)
-    steps = step_sizes(config, documents) if rl.algorithm == "grpo" else [documents]
+    steps = algorithm_of(rl).step_sizes(reward, documents)
 
     def students_of(documents: int, lessons: int) -> int:
         return -(-documents // together) * lessons

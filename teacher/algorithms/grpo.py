@@ -10,117 +10,60 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PrinterCallback
-from trl import GRPOConfig, GRPOTrainer
 
-from configs.schema import Config
+from configs import schema
+from configs.schema import Rl, Serving
 from configs.seeds import stable_seed
-from student.records import Document
-from teacher.algorithms.distributed import Ranks
-from teacher.algorithms.rest_em import trainer_settings
-from teacher.gates.checks import Gate
+from teacher.algorithms.algorithm import Algorithm, Metrics, SamplingRound
+from teacher.algorithms.trainers import trainer_settings
 from teacher.prompting.prompts import build_prompt
 from teacher.prompting.strategies import spread
-from teacher.records import Reward, Rewrite
 from teacher.run.checkpoints import OPTIMIZER_FILE
-from teacher.run.clock import Clock
 from teacher.sampling import deal, explore_share, make_rewrite
-from teacher.writers.local import TransformersWriter
 
-ScoreStep = Callable[[int, list[list[Rewrite]]], list[list[Reward]]]
-"""`(step within the round, groups) -> rewards`; journals what it scores."""
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
 
-Rollout = Callable[[list[str], GRPOTrainer], dict[str, Any]]
-"""What TRL asks for the completions of a step."""
-
-
-class StudentGain:
-    """The reward function that TRL calls with the completions of a step, G x m in a row for each document."""
-
-    __name__ = "student_gain"
-
-    def __init__(
-        self,
-        config: Config,
-        writer: TransformersWriter,
-        documents: Sequence[Document],
-        gates: Iterable[Gate],
-        score: ScoreStep,
-        ranks: Ranks,
-    ) -> None:
-        self.settings = config.teacher
-        self.group = rewrites_per_group(config)
-        self.writer = writer
-        self.documents = {document.id: document for document in documents}
-        self.gates = list(gates)
-        self.score = score
-        self.ranks = ranks
-        self.step = 0
-
-    def __call__(
-        self, prompts: list[str], completion_ids: list[list[int]], document_id: list[str], strategy: list[str], **_: Any
-    ) -> list[float]:
-        rows = list(zip(prompts, completion_ids, document_id, strategy, strict=True))
-        return self.ranks.scored_together(rows, self._score)
-
-    def _score(self, rows: Sequence[tuple[str, list[int], str, str]]) -> list[float]:
-        rewrites = [
-            make_rewrite(self.settings, self.documents[name], prompt, self.writer.read(ids), way, self.gates)
-            for prompt, ids, name, way in rows
-        ]
-        groups = [rewrites[start : start + self.group] for start in range(0, len(rewrites), self.group)]
-        assert all(len({rewrite.document_id for rewrite in group}) == 1 for group in groups), "TRL split a group"
-        self.step += 1
-        return [reward.value for rewards in self.score(self.step, groups) for reward in rewards]
+Rollout = Callable[[list[str], "GRPOTrainer"], dict[str, Any]]
+"""TRL calls it for the completions of a step."""
 
 
-def train_round(
-    config: Config,
-    round: int,
-    writer: TransformersWriter,
-    documents: Sequence[Document],
-    gates: Iterable[Gate],
-    score: ScoreStep,
-    start: Path | None,
-    clock: Clock | None = None,
-    ranks: Ranks | None = None,
-) -> tuple[dict[str, float | int], torch.optim.Optimizer]:
-    """Trains the writer's model in place, in `steps_per_round` steps over all `documents`.
+def train_round(round: SamplingRound) -> tuple[Metrics, torch.optim.Optimizer]:
+    """Trains the writer's model in place, in a step for each of `step_sizes`.
 
-    Returns the metrics of the update and the optimiser, whose moments go on from those kept in the checkpoint `start`.
-    Under `strategy` prompting a group has one prompt, hence one strategy; strategies rotate over documents and rounds.
-    Of several `ranks` all call this at once, and rank 0 scores.
+    Returns the metrics of the update and the optimiser, whose moments go on from those kept in the round's start. Under
+    `strategy` prompting a group has one prompt, hence one strategy; strategies rotate over documents and rounds.
     """
-    ranks = ranks or Ranks()
     started = time.perf_counter()
-    optimizer = _optimizer(config, writer.model, start)
-    # TRL loads the reference by the name in the model's config; the KL is to the teacher's start, not the round's.
-    writer.model.config._name_or_path = config.teacher.model
+    writer, documents, rl = round.writer, round.documents, round.config.rl
+    optimizer = _optimizer(rl.learning_rate, writer.model, round.start)
+    # TRL loads the reference by the name in the model's config: the KL is to the untrained teacher, not to the round's
+    # start.
+    writer.model.config._name_or_path = round.config.teacher.model
     writer.tokenizer.padding_side = "left"
-    gain = StudentGain(config, writer, documents, gates, score, ranks)
-    rows = _rows(config, round, writer, documents)
-    rollout = _rollout(config, round, writer, len(documents), clock or Clock(), ranks)
-    sizes = step_sizes(config, len(documents))
+    student_gain, rollout, rows = StudentGain(round), _rollout(round), _rows(round)
+    sizes = step_sizes(round.config.reward, len(documents))
     losses: list[float] = []
     history: list[dict[str, float]] = []
-    # A trainer has steps of one size, so a round that does not divide evenly takes two.
+    # A trainer has steps of one size, so a round that does not divide evenly takes two trainers.
     for size in sorted(set(sizes), reverse=True):
         steps, done = sizes.count(size), sum(other for other in sizes if other > size)
         part = rows.select(range(done, done + steps * size))
-        trainer = _train(config, round, writer, part, size, gain, rollout, optimizer, ranks)
-        losses += [trainer.state.log_history[-1]["train_loss"]] * steps
-        history += trainer.state.log_history
+        log_history = _train(round, part, size, student_gain, rollout, optimizer)
+        losses += [log_history[-1]["train_loss"]] * steps
+        history += log_history
     metrics = {
         "loss": statistics.fmean(losses),
-        "kept": len(documents) * rewrites_per_group(config),
+        "kept": len(documents) * rewrites_per_group(rl),
         "seconds": time.perf_counter() - started,
-        "learning_rate": config.rl.learning_rate,
+        "learning_rate": rl.learning_rate,
     }
     for name in ("kl", "entropy", "grad_norm"):
         logged = [line[name] for line in history if name in line]
@@ -128,75 +71,112 @@ def train_round(
     return metrics, optimizer
 
 
-def rewrites_per_group(config: Config) -> int:
-    """Completions of a document in a step: G lessons of m. Each is compared with the mean of them all."""
-    return config.rl.group_size * config.rl.rewrites_per_lesson
+def rewrites_per_group(rl: Rl) -> int:
+    """Completions of a document in a step: G lessons of m rewrites. Each is compared with the mean of them all."""
+    return rl.group_size * rl.rewrites_per_lesson
 
 
-def steps_per_round(config: Config, documents: int) -> int:
-    """Scored steps of a round of so many documents."""
-    return len(step_sizes(config, documents))
+def step_sizes(reward: schema.Reward, documents: int) -> list[int]:
+    """Documents of each step: at most as many as share a student, as even as can be, and the larger steps first.
+
+    An uneven split would leave a last step whose few documents share a student with less company.
+    """
+    steps = math.ceil(documents / reward.documents_per_student)
+    smaller, larger_steps = divmod(documents, steps)
+    return [smaller + 1] * larger_steps + [smaller] * (steps - larger_steps)
 
 
-def step_sizes(config: Config, documents: int) -> list[int]:
-    """Documents of each step: at most as many as share a student, and as even as can be, larger steps first. No step is
-    then so small that its documents have no company in their students."""
-    steps = math.ceil(documents / config.reward.documents_per_student)
-    base, larger = divmod(documents, steps)
-    return [base + 1] * larger + [base] * (steps - larger)
+class StudentGain:
+    """The reward function that TRL calls with a step's completions: those of each document stand in a row, G x m."""
+
+    __name__ = "student_gain"
+
+    def __init__(self, round: SamplingRound) -> None:
+        self.round = round
+        self.documents = {document.id: document for document in round.documents}
+        self.step = 0
+
+    def __call__(
+        self, prompts: list[str], completion_ids: list[list[int]], document_id: list[str], strategy: list[str], **_: Any
+    ) -> list[float]:
+        rows = list(zip(prompts, completion_ids, document_id, strategy, strict=True))
+        return self.round.ranks.score_together(rows, self._score)
+
+    def _score(self, rows: Sequence[tuple[str, list[int], str, str]]) -> list[float]:
+        round, size = self.round, rewrites_per_group(self.round.config.rl)
+        rewrites = [
+            make_rewrite(
+                round.config.teacher, self.documents[id], prompt, round.writer.read(token_ids), strategy, round.gates
+            )
+            for prompt, token_ids, id, strategy in rows
+        ]
+        groups = [rewrites[start : start + size] for start in range(0, len(rewrites), size)]
+        assert all(len({rewrite.document_id for rewrite in group}) == 1 for group in groups), "TRL split a group"
+        self.step += 1
+        return [reward.value for rewards in round.score(self.step, groups) for reward in rewards]
 
 
 def _train(
-    config: Config,
-    round: int,
-    writer: TransformersWriter,
+    round: SamplingRound,
     rows: Dataset,
-    per_step: int,
-    gain: StudentGain,
+    documents_per_step: int,
+    student_gain: StudentGain,
     rollout: Rollout,
     optimizer: torch.optim.Optimizer,
-    ranks: Ranks,
-) -> GRPOTrainer:
+) -> list[dict[str, float]]:
+    """Trains on `rows` in steps of one size; returns TRL's log."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    writer = round.writer
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*'rollout_func'.*experimental")
         trainer = GRPOTrainer(
             model=writer.model,
-            reward_funcs=gain,
-            args=GRPOConfig(output_dir=scratch, **_settings(config, round, writer, len(rows), per_step, ranks)),
+            reward_funcs=student_gain,
+            args=GRPOConfig(output_dir=scratch, **_settings(round, len(rows), documents_per_step)),
             train_dataset=rows,
             processing_class=writer.tokenizer,
             optimizers=(optimizer, constant),
             rollout_func=rollout,
         )
         trainer.remove_callback(PrinterCallback)
-        reference = _reset_reference(writer.model)
+        # TRL's frozen `ref` adapter is a copy of the round's start; with B = 0 it is the untrained teacher again.
+        reference = [name for name, _ in writer.model.named_parameters() if ".lora_B.ref." in name]
+        with torch.no_grad():
+            for name in reference:
+                writer.model.get_parameter(name).zero_()
         trainer.train()
         if reference:
             writer.model.delete_adapter("ref")
-    return trainer
+    return trainer.state.log_history
 
 
-def _rollout(
-    config: Config, round: int, writer: TransformersWriter, documents: int, clock: Clock, ranks: Ranks
-) -> Rollout:
-    """What samples in TRL's place: with dealt openings, and in batches of `teacher.batch_size`, where TRL would sample
-    a whole step's rewrites at once.
+def _rollout(round: SamplingRound) -> Rollout:
+    """A function that samples in TRL's place: with dealt openings, and in batches of `teacher.batch_size`, where TRL
+    would sample a whole step's rewrites at once.
 
-    TRL takes the log-probabilities of what comes back from the model itself, openings included, so the ratio is 1
+    TRL takes the log-probabilities of the completions from the model itself, openings included, so the ratio is 1
     whoever chose them: a dealt tag is learnt from as if the teacher had written it.
     """
-    share = explore_share(config.rl, round) if config.teacher.prompting == "policy" else 0.0
-    n, m = rewrites_per_group(config), config.rl.rewrites_per_lesson
-    dealt = deal(config.teacher.strategies, documents, n, m, share, offset=round)
+    teacher, rl, writer, ranks = round.config.teacher, round.config.rl, round.writer, round.ranks
+    share = explore_share(rl, round.number) if teacher.prompting == "policy" else 0.0
+    dealt = deal(
+        teacher.strategies,
+        len(round.documents),
+        rewrites_per_group(rl),
+        rl.rewrites_per_lesson,
+        share,
+        offset=round.number,
+    )
     openings = iter([writer.opening_ids(opening) for row in dealt for opening in row])
 
-    def rollout(prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
+    def rollout(prompts: list[str], trainer: "GRPOTrainer") -> dict[str, Any]:
         prompt_ids = writer.tokenizer(prompts)["input_ids"]
         opening_ids = list(ranks.share(list(itertools.islice(openings, len(prompts) * ranks.count))))
-        with clock("sample"):
+        with round.clock("sample"):
             if trainer.use_vllm:
-                return _sample_inside(trainer, prompt_ids, opening_ids, config.teacher.max_new_tokens)
+                return _sample_inside(trainer, prompt_ids, opening_ids, teacher.max_new_tokens)
             completion_ids = writer.sample(prompt_ids, opening_ids)
         return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
 
@@ -204,27 +184,29 @@ def _rollout(
 
 
 def _sample_inside(
-    trainer: GRPOTrainer, prompt_ids: list[list[int]], opening_ids: list[list[int]], longest: int
+    trainer: "GRPOTrainer", prompt_ids: list[list[int]], opening_ids: list[list[int]], max_new_tokens: int
 ) -> dict[str, Any]:
-    """As `TransformersWriter.sample`, by the vLLM inside the trainer, with the log-probabilities that it sampled at."""
+    """Samples as `TransformersWriter.sample` does, with the vLLM inside the trainer and its log-probabilities."""
     rows = [[*prompt, *opening] for prompt, opening in zip(prompt_ids, opening_ids, strict=True)]
-    _, sampled, found, _ = trainer.vllm_generation.generate(prompts=rows, images=None, num_generations=1)
+    _, sampled_ids, sampled_logprobs, _ = trainer.vllm_generation.generate(prompts=rows, images=None, num_generations=1)
     completion_ids, logprobs = [], []
-    for opening, new, at in zip(opening_ids, sampled, found, strict=True):
-        completion_ids.append([*opening, *new][:longest])
+    for opening, new_ids, new_logprobs in zip(opening_ids, sampled_ids, sampled_logprobs, strict=True):
+        completion_ids.append([*opening, *new_ids][:max_new_tokens])
         # Nobody sampled an opening: TRL corrects nothing where the sampler's log-probability is no number.
-        logprobs.append([*(math.nan for _ in opening), *(token[0] for token in at)][:longest])
+        logprobs.append([*(math.nan for _ in opening), *(token[0] for token in new_logprobs)][:max_new_tokens])
     return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": logprobs}
 
 
-def vllm_settings(config: Config) -> dict[str, Any]:
-    """What TRL is told of the vLLM inside its trainer; memory and tensor parallelism as in `serving.arguments`. It
-    sleeps, and leaves the GPU to students and update, while it does not write."""
-    given = config.serving.arguments
+def _vllm_settings(serving: Serving) -> dict[str, Any]:
+    """TRL's settings of the vLLM inside its trainer; memory and tensor parallelism are those of `serving.arguments`.
+
+    It sleeps while it does not write, and leaves the GPU to students and update.
+    """
 
     def option(name: str, default: str) -> str:
-        places = [place for place, word in enumerate(given[:-1]) if word == name]
-        return given[places[-1] + 1] if places else default
+        """The value after the last `name`."""
+        places = [place for place, word in enumerate(serving.arguments[:-1]) if word == name]
+        return serving.arguments[places[-1] + 1] if places else default
 
     return {
         "use_vllm": True,
@@ -232,72 +214,66 @@ def vllm_settings(config: Config) -> dict[str, Any]:
         "vllm_enable_sleep_mode": True,
         "vllm_gpu_memory_utilization": float(option("--gpu-memory-utilization", "0.3")),
         "vllm_tensor_parallel_size": int(option("--tensor-parallel-size", "1")),
-        "vllm_max_model_length": config.serving.context_tokens,
+        "vllm_max_model_length": serving.context_tokens,
         "vllm_importance_sampling_mode": "token_truncate",
     }
 
 
-def _optimizer(config: Config, model: PreTrainedModel, start: Path | None) -> torch.optim.Optimizer:
+def _optimizer(learning_rate: float, model: PreTrainedModel, start: Path | None) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.rl.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     if start is not None and (start / OPTIMIZER_FILE).is_file():
         optimizer.load_state_dict(torch.load(start / OPTIMIZER_FILE, weights_only=True))
-        for group in optimizer.param_groups:  # the moments go on; a fork may have another rate
-            group["lr"] = group["initial_lr"] = config.rl.learning_rate
+        for group in optimizer.param_groups:  # the moments go on, but a fork may have another rate
+            group["lr"] = group["initial_lr"] = learning_rate
     return optimizer
 
 
-def _rows(config: Config, round: int, writer: TransformersWriter, documents: Sequence[Document]) -> Dataset:
-    policy = config.teacher.prompting == "policy"
-    ways = [""] * len(documents) if policy else spread(config.teacher.strategies, len(documents), offset=round)
+def _rows(round: SamplingRound) -> Dataset:
+    """A row for each document: `prompt`, `document_id` and `strategy` (empty where the teacher chooses by itself)."""
+    teacher, documents, writer = round.config.teacher, round.documents, round.writer
+    strategies = [""] * len(documents)
+    if teacher.prompting == "strategy":
+        strategies = spread(teacher.strategies, len(documents), offset=round.number)
     prompts = [
-        build_prompt(writer.tokenizer, config.teacher, document, way, writer.max_prompt_tokens)
-        for document, way in zip(documents, ways, strict=True)
+        build_prompt(writer.tokenizer, teacher, document, strategy, writer.max_prompt_tokens)
+        for document, strategy in zip(documents, strategies, strict=True)
     ]
     ids = [document.id for document in documents]
-    return Dataset.from_dict({"prompt": prompts, "document_id": ids, "strategy": ways})
+    return Dataset.from_dict({"prompt": prompts, "document_id": ids, "strategy": strategies})
 
 
-def _settings(
-    config: Config, round: int, writer: TransformersWriter, documents: int, per_step: int, ranks: Ranks
-) -> dict[str, Any]:
-    batch = per_step * rewrites_per_group(config)
-    local = batch // ranks.count
-    rows_at_once = max(size for size in range(1, config.teacher.batch_size + 1) if local % size == 0)
-    vllm = vllm_settings(config) if config.teacher.writer == "vllm" else {}
+def _settings(round: SamplingRound, documents: int, documents_per_step: int) -> dict[str, Any]:
+    """The settings of `GRPOConfig` for so many documents."""
+    teacher, rl = round.config.teacher, round.config.rl
+    batch = documents_per_step * rewrites_per_group(rl)
+    local_batch = batch // round.ranks.count
+    rows_at_once = max(size for size in range(1, teacher.batch_size + 1) if local_batch % size == 0)
+    vllm = _vllm_settings(round.config.serving) if teacher.writer == "vllm" else {}
     return (
-        trainer_settings(writer)
+        trainer_settings(round.writer)
         | vllm
         | {
             "per_device_train_batch_size": rows_at_once,
-            "gradient_accumulation_steps": local // rows_at_once,
+            "gradient_accumulation_steps": local_batch // rows_at_once,
             "generation_batch_size": batch,
             "ddp_find_unused_parameters": False,
-            "num_generations": rewrites_per_group(config),
-            "max_steps": documents // per_step,
-            "learning_rate": config.rl.learning_rate,
-            "max_completion_length": config.teacher.max_new_tokens,
-            "temperature": config.teacher.temperature,
-            "top_p": config.teacher.top_p,
+            "num_generations": rewrites_per_group(rl),
+            "max_steps": documents // documents_per_step,
+            "learning_rate": rl.learning_rate,
+            "max_completion_length": teacher.max_new_tokens,
+            "temperature": teacher.temperature,
+            "top_p": teacher.top_p,
             "top_k": 0,
-            "beta": config.rl.kl,
+            "beta": rl.grpo.kl,
             "loss_type": "dr_grpo",
             "scale_rewards": "none",
             "shuffle_dataset": False,
             "logging_strategy": "steps",
             "logging_steps": 1,
-            "seed": stable_seed(config.run.seed, "grpo", round, per_step),
+            "seed": stable_seed(round.config.run.seed, "grpo", round.number, documents_per_step),
         }
     )
 
 
-def _reset_reference(model: PreTrainedModel) -> bool:
-    """Makes TRL's frozen `ref` adapter, a copy of the round's start, the teacher's start again (B = 0).
-
-    False where there is none.
-    """
-    names = [name for name, _ in model.named_parameters() if ".lora_B.ref." in name]
-    with torch.no_grad():
-        for name in names:
-            model.get_parameter(name).zero_()
-    return bool(names)
+GRPO = Algorithm(train_round=train_round, step_sizes=step_sizes, several_processes=True, keeps_optimizer=True)

@@ -18,8 +18,10 @@ from transformers.utils.logging import disable_progress_bar
 from configs.schema import Config
 from student.pools.inline import InlinePool
 from student.records import Document
-from teacher.algorithms import dpo, grpo, rest_em
+from teacher.algorithms.algorithm import SamplingRound
 from teacher.algorithms.distributed import Ranks
+from teacher.algorithms.selection import accepted
+from teacher.algorithms.table import algorithm_of, check_algorithm, writes_on_server
 from teacher.records import Reward, Rewrite
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.exams import external_questions, read_texts
@@ -73,17 +75,17 @@ def train_teacher(
     """
     check_documents(config, train, heldout)
     check_students(config)
-    check_writer(config)
+    check_writer(config.teacher, on_server=writes_on_server(config))
     ranks = Ranks()
-    ranks.check(config)
+    check_algorithm(config, ranks)
     external_questions(config)
     if config.reward.retention_texts:
         read_texts(config.reward.retention_texts)
     training, validation = set_apart(config, train)
     disable_progress_bar()  # a bar for every model loaded would drown our line a step
     ranks.start()
-    if ranks.follows:
-        _follow(config, training, ranks)
+    if ranks.is_helper:
+        _help(config, training, ranks)
         raise SystemExit(0)  # the run is another process's: this one has nothing to return
     students = Students(config, make_pool)
     acquire_run(config, data_hash(config, train, heldout))
@@ -92,7 +94,7 @@ def train_teacher(
         closing(students),
         Journal(config.run.dir) as journal,
         Tracker(config, journal) as tracker,
-        Writers(config) as writers,
+        Writers(config, on_server=writes_on_server(config)) as writers,
         Clock() as clock,
     ):
         for note in journal.notes:
@@ -103,7 +105,7 @@ def train_teacher(
         for arm in ("raw", "untrained") if heldout else ():
             loop.evaluate(arm, 0)
         loop.run()
-        ranks.tell(None)
+        ranks.broadcast(None)  # no further round
         if heldout:
             loop.evaluate("trained", loop.best)
             loop.compare()
@@ -122,19 +124,23 @@ def train_teacher(
         )
 
 
-def _follow(config: Config, training: Sequence[Document], ranks: Ranks) -> None:
-    """Takes part in the rounds that rank 0 tells of, until it tells of none."""
+def _help(config: Config, training: Sequence[Document], ranks: Ranks) -> None:
+    """Takes part in the rounds whose numbers rank 0 broadcasts, until it broadcasts None."""
+    train_round = algorithm_of(config.rl).train_round
+    assert train_round is not None, "the algorithm was checked"
 
     def never(_step: int, _groups: list[list[Rewrite]]) -> list[list[Reward]]:
         raise AssertionError("rank 0 scores")
 
-    while (round := ranks.tell(None)) is not None:
-        start = checkpoint_of(config.run.dir, round - 1)
-        writer, documents = (
-            load_teacher(config.teacher, start, train_seed=config.run.seed),
-            round_documents(config, training, round),
-        )
-        grpo.train_round(config, round, writer, documents, [], never, start, ranks=ranks)
+    while (number := ranks.broadcast(None)) is not None:
+        start = checkpoint_of(config.run.dir, number - 1)
+        train_round(
+            SamplingRound(
+                config=config, number=number, writer=load_teacher(config.teacher, start, train_seed=config.run.seed),
+                documents=round_documents(config, training, number), gates=[], score=never, start=start, clock=Clock(),
+                ranks=ranks,
+            )
+        )  # fmt: skip
 
 
 class TeacherLoop:
@@ -149,7 +155,7 @@ class TeacherLoop:
         context: RunContext,
         ranks: Ranks,
     ) -> None:
-        self.ranks = ranks
+        self.ranks, self.algorithm = ranks, algorithm_of(config.rl)
         self.config, self.train, self.validation, self.heldout = config, train, validation, heldout
         self.context, self.progress = context, context.progress
         self.arms: dict[str, Evaluation] = {}
@@ -186,25 +192,26 @@ class TeacherLoop:
 
         if not context.writers.on_server:
             context.writers.trainable(round - 1)  # the one that samples is the one that is trained
-        match self.config.rl.algorithm:
-            case "rest_em" | "dpo" as algorithm:
-                batches = context.sample_batches(round, documents, explore_share(self.config.rl, round))
-                groups, rewards = score(1, batches)
-                writer = context.writers.trainable(round - 1)
-                update = rest_em.update if algorithm == "rest_em" else dpo.update
-                with context.clock("update"):
-                    metrics = update(self.config, round, writer, groups, rewards)
-            case "grpo":
-                writer = context.writers.trainable(round - 1)
-                self.ranks.tell(round)
-                with context.clock("update"):
-                    metrics, optimizer = grpo.train_round(
-                        self.config, round, writer, documents, context.gates,
-                        lambda step, groups: score(step, [groups])[1], start, context.clock, self.ranks,
-                    )  # fmt: skip
+        if self.algorithm.train_round is not None:
+            writer = context.writers.trainable(round - 1)
+            sampling_round = SamplingRound(
+                config=self.config, number=round, writer=writer, documents=documents, gates=context.gates,
+                score=lambda step, groups: score(step, [groups])[1], start=start, clock=context.clock, ranks=self.ranks,
+            )  # fmt: skip
+            self.ranks.broadcast(round)
+            with context.clock("update"):
+                metrics, optimizer = self.algorithm.train_round(sampling_round)
+        else:
+            assert self.algorithm.update is not None
+            batches = context.sample_batches(round, documents, explore_share(self.config.rl, round))
+            groups, rewards = score(1, batches)
+            # Loaded after the students are done: where vLLM writes, the GPU's memory was theirs.
+            writer = context.writers.trainable(round - 1)
+            with context.clock("update"):
+                metrics = self.algorithm.update(self.config, round, writer, groups, rewards)
         if self.config.rl.promotion_threshold is not None:
-            accepted = [rewrite for part in scored for rewrite in rest_em.accepted(self.config, *part)]
-            write_rewrites(self._accepted(round), [accepted])
+            kept = [w for part in scored for w in accepted(self.config.reward, self.config.rl, *part)]
+            write_rewrites(self._accepted(round), [kept])
         context.log("update", round, metrics | (spent := context.clock.figures()))
         self.progress(clock_line(f"round {round}/{self.config.rl.rounds}", spent))
         save_checkpoint(self.config.run.dir, round, writer.model, writer.tokenizer, optimizer)
@@ -212,9 +219,9 @@ class TeacherLoop:
 
     @property
     def steps_per_round(self) -> int:
-        """Scored steps: ReST-EM and DPO score a round at once, GRPO steps once a batch of documents."""
+        """Scored steps of a round."""
         documents = min(self.config.rl.documents_per_round, len(self.train))
-        return grpo.steps_per_round(self.config, documents) if self.config.rl.algorithm == "grpo" else 1
+        return len(self.algorithm.step_sizes(self.config.reward, documents))
 
     @property
     def best(self) -> int:
@@ -324,7 +331,7 @@ class TeacherLoop:
 
         rewards = context.rewards.score_batches(kept())
         seconds = context.clock.seconds("students") - before
-        metrics = step_metrics(groups, rewards, self.config)
+        metrics = step_metrics(groups, rewards, self.config.reward, self.config.rl.rewrites_per_lesson)
         if self.config.reward.repeats == 1 and (step - 1) % self.steps_per_round == 0:
             metrics |= {"reward/reliability": context.rewards.probe(groups).reliability}
         # Of those trained now: a resumed step finds its students in the cache, in no time.
@@ -332,7 +339,7 @@ class TeacherLoop:
         context.log_rewrites(groups, rewards, arm="train", round=round, step=step)
         metrics = context.log("step", round, metrics, asked=asked, step=step)
         first = context.history.first_step
-        alarm = diversity_alarm(metrics, first, self.config) if first else None
+        alarm = diversity_alarm(metrics, first, self.config.rl.diversity_alarm) if first else None
         self._steps_done += 1
         steps, rounds = self.steps_per_round, self.config.rl.rounds
         left = (rounds * steps - step) * (time.perf_counter() - self._started) / self._steps_done

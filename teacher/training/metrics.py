@@ -1,4 +1,4 @@
-"""What is logged of a scored step: reward, its noise, what was written and how varied it was."""
+"""The metrics of a scored step: its reward, the reward's noise, and how varied the texts were."""
 
 import math
 import statistics
@@ -6,33 +6,30 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from configs.schema import Config
+from configs import schema
 from student.statistics.intervals import estimate
 from student.statistics.reliability import reliability
-from teacher.algorithms.rest_em import unit_size
+from teacher.algorithms.algorithm import Groups, Rewards
 from teacher.gates.text import overlap_shares
-from teacher.records import Reward, Rewrite
+from teacher.records import Rewrite
 from teacher.reward.assignment import batches_of, lessons_of
 
-Groups = Sequence[Sequence[Rewrite]]
-Rewards = Sequence[Sequence[Reward]]
-Metrics = Mapping[str, float | int | None]
+Values = dict[str, float | int | None]
 
 
-def step_metrics(groups: Groups, rewards: Rewards, config: Config | None = None) -> dict[str, float | int | None]:
-    """The metrics of D groups of G scored lessons, under the names of metrics.jsonl. `config` says how many rewrites a
-    lesson has and whether they share its gain; without it each rewrite is a lesson."""
-    size = config.rl.rewrites_per_lesson if config else 1
-    together = config.reward.documents_together if config else 1
-    batches = [number for number, batch in enumerate(batches_of(len(rewards), together)) for _ in batch]
+def step_metrics(groups: Groups, rewards: Rewards, settings: schema.Reward, rewrites_per_lesson: int = 1) -> Values:
+    """The metrics of a step, D groups of G scored lessons of `rewrites_per_lesson`, by their names in metrics.jsonl."""
+    batches = [
+        number for number, batch in enumerate(batches_of(len(rewards), settings.documents_together)) for _ in batch
+    ]
     reward = estimate([statistics.fmean(r.value for r in group) for group in rewards], batches)
     scored = [(w, r) for ws, rs in zip(groups, rewards, strict=True) for w, r in zip(ws, rs, strict=True) if r.outcome]
     outcomes = [r.outcome for _, r in scored if r.outcome]
-    values: dict[str, float | int | None] = {
+    values: Values = {
         "reward/mean": reward.mean,
         "reward/low": reward.low,
         "reward/high": reward.high,
-        **noise_metrics(rewards, unit_size(config) if config else 1, not (config and config.reward.adaptive)),
+        **noise_metrics(rewards, settings.credit_size(rewrites_per_lesson), common_seeds=not settings.adaptive),
         "gain/mean": _mean([statistics.fmean(r.gains) for _, r in scored]),
         "accuracy/before": _mean([o.metrics["accuracy_before"] for o in outcomes]),
         "accuracy/after": _mean([o.metrics["accuracy_after"] for o in outcomes]),
@@ -48,26 +45,26 @@ def step_metrics(groups: Groups, rewards: Rewards, config: Config | None = None)
         values["label_fraction"] = statistics.fmean(labelled)
     for name in sorted({name for _, r in scored for name in r.penalties}):
         values[f"penalty/{name}"] = _mean([r.penalties[name] for _, r in scored if name in r.penalties])
-    return values | diversity(groups, size)
+    return values | diversity(groups, rewrites_per_lesson)
 
 
-def noise_metrics(rewards: Rewards, unit_size: int = 1, common_seeds: bool = True) -> dict[str, float | None]:
-    """Reliability of the mean of a lesson's repeats, and the noise of one run in nats; nothing with one repeat.
+def noise_metrics(rewards: Rewards, credit_size: int = 1, *, common_seeds: bool = True) -> dict[str, float | None]:
+    """Reliability of the mean of a lesson's repeats, and the standard deviation of one run's noise in nats a token;
+    empty with one repeat.
 
-    Reliability is the share of the variance between a document's lessons that is not retraining noise; what all
-    lessons of a group share in a repeat, having one seed, is no noise. Rewrites of one unit (`rest_em.unit_size`) have
-    one gain, which counts once.
+    Reliability is the share of the variance between a document's lessons that is not retraining noise. With
+    `common_seeds` all lessons of a group have one seed in a repeat, and what it does to all of them is no noise.
+    `credit_size` rewrites have one gain, which counts once.
     """
-    units = [[group[start : start + unit_size] for start in range(0, len(group), unit_size)] for group in rewards]
-    table = [[max((reward.gains for reward in unit), key=len) for unit in group] for group in units]
-    repeats = max((len(gains) for group in table for gains in group), default=0)
+    units = [[group[start : start + credit_size] for start in range(0, len(group), credit_size)] for group in rewards]
+    gains = [[max((reward.gains for reward in unit), key=len) for unit in group] for group in units]
+    repeats = max((len(repeated) for group in gains for repeated in group), default=0)
     if repeats < 2:
         return {}
-    found = reliability(
-        [[gains for gains in group if gains] for group in table], common_seeds=common_seeds, resamples=500
-    )
-    noise_sd = None if found.noise_variance is None else found.noise_variance**0.5
-    return {"reward/reliability": found.at(repeats), "reward/noise_sd": noise_sd}
+    measured = [[repeated for repeated in group if repeated] for group in gains]
+    result = reliability(measured, common_seeds=common_seeds, resamples=500)
+    noise_sd = None if result.noise_variance is None else result.noise_variance**0.5
+    return {"reward/reliability": result.at(repeats), "reward/noise_sd": noise_sd}
 
 
 def strategy_shares(groups: Groups) -> dict[str, float]:
@@ -77,10 +74,12 @@ def strategy_shares(groups: Groups) -> dict[str, float]:
 
 
 def diversity(groups: Groups, rewrites_per_lesson: int = 1) -> dict[str, float]:
-    """How varied the texts are: of a group its compression ratio (higher is more repetitive, arXiv 2403.00553) and the
-    number of its strategies, of all samples the entropy of their strategies in nats; and of a lesson of several
-    rewrites its compression ratio and the share of a rewrite's 4-grams that others of it hold too."""
-    lessons = [lesson for group in groups for lesson in lessons_of(group, rewrites_per_lesson)]
+    """How varied the texts are.
+
+    Means over groups of the compression ratio (higher is more repetitive, arXiv 2403.00553) and of the number of
+    strategies, and the entropy of all samples' strategies in nats. For lessons of several rewrites also a lesson's
+    compression ratio, and the share of a rewrite's 4-grams that others of its lesson hold too.
+    """
     shares = strategy_shares(groups).values()
     values = {
         "diversity/compression_ratio": compression_ratio(groups),
@@ -89,27 +88,31 @@ def diversity(groups: Groups, rewrites_per_lesson: int = 1) -> dict[str, float]:
         "diversity/strategy_entropy": -sum(share * math.log(share) for share in shares),
     }
     if rewrites_per_lesson > 1:
+        lessons = [lesson for group in groups for lesson in lessons_of(group, rewrites_per_lesson)]
         overlaps = [share for lesson in lessons for share in overlap_shares([rewrite.text for rewrite in lesson])]
         values["diversity/lesson_compression_ratio"] = compression_ratio(lessons)
         values["diversity/lesson_overlap"] = _mean(overlaps) or 0.0
     return values
 
 
-def compression_ratio(groups: Groups) -> float:
+def compression_ratio(groups: Sequence[Sequence[Rewrite]]) -> float:
     """Mean over groups of the bytes of their texts by the bytes of these compressed together; 0 without any text."""
     joined = ["\n".join(rewrite.text for rewrite in group).encode() for group in groups]
     return _mean([len(text) / len(zlib.compress(text)) for text in joined if text.strip()]) or 0.0
 
 
-def diversity_alarm(metrics: Metrics, first: Metrics, config: Config) -> str | None:
-    """A warning of one line where a step's groups compress `rl.diversity_alarm` times better than those of the first
-    step; None where they do not."""
+def diversity_alarm(
+    metrics: Mapping[str, float | None], first: Mapping[str, float | None], threshold: float
+) -> str | None:
+    """A warning of one line where a step's groups compress `threshold` times better than those of the first step; None
+    where they do not."""
     now, then = metrics.get("diversity/compression_ratio"), first.get("diversity/compression_ratio")
-    if not now or not then or now <= config.rl.diversity_alarm * then:
+    if not now or not then or now <= threshold * then:
         return None
     return (
         f"the teacher repeats itself: its texts compress {now:.1f}-fold, {now / then:.1f} times as well as in the first"
-        f" step (rl.diversity_alarm {config.rl.diversity_alarm:g}); raise rl.kl, rl.explore or reward.overlap_weight"
+        f" step (rl.diversity_alarm {threshold:g}); raise rl.explore, reward.overlap_weight or the algorithm's weight"
+        " of the KL"
     )
 
 

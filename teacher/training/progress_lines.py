@@ -5,9 +5,10 @@ from typing import Any
 
 from configs.format import duration, interval
 from student.statistics.intervals import Estimate
+from teacher.algorithms.algorithm import Groups
 from teacher.reward.evaluation import Evaluation, mean_penalties
 from teacher.reward.student_models import labels
-from teacher.training.metrics import Groups, strategy_shares
+from teacher.training.metrics import strategy_shares
 
 Progress = Callable[[str], None]
 """Shows a line."""

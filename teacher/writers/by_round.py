@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from configs.errors import UserError
-from configs.schema import Config
-from student.engine.models import pick_device
+from configs.schema import Config, Teacher
 from teacher.records import Writer
 from teacher.run.checkpoints import checkpoint_of
 from teacher.writers.endpoint import EndpointWriter, load_endpoint
@@ -12,32 +11,26 @@ from teacher.writers.local import TransformersWriter, load_teacher
 from teacher.writers.vllm_server import STATE_FILE, VllmServer, find_vllm
 
 
-def check_writer(config: Config) -> None:
-    """Raises UserError for a `teacher.writer` that no training can sample with."""
-    match config.teacher.writer:
-        case "endpoint":
-            raise UserError(
-                "teacher.writer 'endpoint' cannot be trained: its weights are not here; train with 'transformers' or"
-                " 'vllm', and curate with the endpoint"
-            )
-        case "vllm" if config.rl.algorithm == "grpo":
-            if pick_device(config.teacher.device).type != "cuda":
-                raise UserError(
-                    "teacher.writer 'vllm' with rl.algorithm 'grpo' needs an NVIDIA GPU (vLLM runs inside TRL's"
-                    " trainer): take teacher.writer 'transformers', or rl.algorithm 'rest_em' or 'dpo'"
-                )
-        case "vllm":
-            find_vllm()
+def check_writer(teacher: Teacher, *, on_server: bool) -> None:
+    """Raises UserError for a `teacher.writer` that cannot be trained, and where vLLM is to write and is not here."""
+    if teacher.writer == "endpoint":
+        raise UserError(
+            "teacher.writer 'endpoint' cannot be trained: its weights are not here; train with 'transformers' or"
+            " 'vllm', and curate with the endpoint"
+        )
+    if on_server:
+        find_vllm()
 
 
 class Writers:
     """The teacher of each round, one in memory at a time beside the untrained one; the vLLM server starts with the
     first request for a writer, and ends with the block."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, on_server: bool) -> None:
         self.config = config
-        # GRPO's vLLM lives inside its trainer; what else is sampled then is little.
-        self.on_server = config.teacher.writer == "vllm" and config.rl.algorithm != "grpo"
+        self.on_server = on_server
+        """Whether vLLM writes. A trainer that samples by itself has its vLLM inside; what else is sampled then is
+        little enough for transformers."""
         self._folder = config.run.dir / "vllm"
         self._server: VllmServer | None = None
         self._base: Path | None = None

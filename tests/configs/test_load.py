@@ -113,14 +113,19 @@ def test_an_unknown_key_is_blamed_on_the_file_that_has_it(write):
 
 
 def test_a_key_that_was_renamed_is_refused_with_its_new_name(write, monkeypatch):
-    monkeypatch.setattr(load, "RENAMED", {"rl.keep_best": "rl.keep", "rl.old.rate": "rl.learning_rate"})
+    monkeypatch.setattr(
+        load, "RENAMED", {"rl.keep_best": ("rl.keep",), "rl.old.rate": ("rl.learning_rate", "rl.grpo.kl")}
+    )
     in_file = write("rl:\n  rounds: 2\n  keep_best: 2\n", "begun.yaml")
     assert refused(in_file) == f"'rl.keep_best' in {in_file}:3 is now called 'rl.keep': write the new name"
     # Of a file that another extends, and where other keys are wrong as well.
     assert f"{in_file}:3" in refused(write("extends: begun.yaml\nrl: {ronds: 2}\n"))
     current = write("rl: {rounds: 2}\n", "current.yaml")
     message = refused(current, ["rl.old.rate=1e-4"])
-    assert message.startswith("'rl.old.rate' in override 'rl.old.rate=1e-4'") and "'rl.learning_rate'" in message
+    assert (
+        message.startswith("'rl.old.rate' in override 'rl.old.rate=1e-4'")
+        and "'rl.learning_rate' or 'rl.grpo.kl'" in message
+    )
     assert load_config(current).rl.rounds == 2
 
 

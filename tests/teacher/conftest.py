@@ -138,7 +138,10 @@ def _config(folder: Path, run_dir: Path, **sections: dict) -> Config:
         },
         "gates": {"min_words": 1, "max_repetition": 1.0},
         "reward": {"documents_per_student": 4},
-        "rl": {"rounds": 2, "documents_per_round": 8, "group_size": 4, "learning_rate": 0.01, "batch_size": 4},
+        "rl": {
+            "rounds": 2, "documents_per_round": 8, "group_size": 4, "learning_rate": 0.01, "rest_em": {"batch_size": 4},
+            "dpo": {"batch_size": 4},
+        },
     }  # fmt: skip
     return Config.model_validate({name: base.get(name, {}) | sections.get(name, {}) for name in base | sections})
 

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from configs.schema import Config
 from curation.lab.models import make_tokenizer, new_model
 from curation.lab.world import STRATEGIES, make_people, raw
-from teacher.algorithms.rest_em import token_ids
+from teacher.algorithms.trainers import token_ids
 from teacher.gates.checks import build_gates
 from teacher.records import Completion
 from teacher.sampling import Sampling, deal, explore_share, make_rewrite, sample_rewrites

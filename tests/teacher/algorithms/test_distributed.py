@@ -21,19 +21,21 @@ torch.set_num_threads(1)
 spec = importlib.util.spec_from_file_location("doubles", sys.argv[2])
 doubles = importlib.util.module_from_spec(spec); spec.loader.exec_module(doubles)
 from configs.load import load_config
-from teacher.algorithms import grpo
+from dataclasses import replace
+from teacher.algorithms import table
 from teacher.training import loop as train
 
-config, real, rank = load_config(sys.argv[1]), grpo.train_round, os.environ["RANK"]
+config, rank = load_config(sys.argv[1]), os.environ["RANK"]
+train_round = table.ALGORITHMS["grpo"].train_round
 
-def noting(config, round, writer, *args, **kwargs):
-    found = real(config, round, writer, *args, **kwargs)
-    weights = b"".join(p.detach().numpy().tobytes() for p in writer.model.parameters())
+def noting(round):
+    result = train_round(round)
+    weights = b"".join(p.detach().numpy().tobytes() for p in round.writer.model.parameters())
     with config.run.dir.with_suffix(f".rank{rank}").open("a") as file:
-        file.write(f"{round} {hashlib.sha256(weights).hexdigest()}\\n")
-    return found
+        file.write(f"{round.number} {hashlib.sha256(weights).hexdigest()}\\n")
+    return result
 
-grpo.train_round = noting
+table.ALGORITHMS["grpo"] = replace(table.ALGORITHMS["grpo"], train_round=noting)
 pool = doubles.GoldPool(0.1)
 
 def make_pool(settings):
@@ -75,7 +77,7 @@ def test_what_several_processes_cannot_train_is_refused(
 def test_two_processes_train_one_teacher_and_keep_one_journal(make_config, tmp_path):
     config = make_config(
         teacher={"lora": {"rank": 4, "alpha": 8.0}},
-        rl={"algorithm": "grpo", "explore": 0.5, "kl": 0.01, "validation_documents": 4},
+        rl={"algorithm": "grpo", "explore": 0.5, "grpo": {"kl": 0.01}, "validation_documents": 4},
     )
     save_config(config, tmp_path / "config.yaml")
     (tmp_path / "process.py").write_text(PROCESS)

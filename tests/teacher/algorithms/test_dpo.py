@@ -2,11 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from trl import DPOTrainer
 
 from configs.schema import Config
 from student.records import Outcome
 from teacher.algorithms import dpo
-from teacher.algorithms.rest_em import token_ids
+from teacher.algorithms.trainers import token_ids
 from teacher.records import Reward, Rewrite
 from teacher.writers.local import load_teacher
 
@@ -28,7 +29,7 @@ def pairs(texts, rewards, prompts=None, keep=1, m=1, credit="whole", refused=())
         rewrite(text, prompt, rejected="leak" if text in refused else None)
         for text, prompt in zip(texts, prompts or "p" * len(texts), strict=True)
     ]
-    return [won.text + lost.text for won, lost in dpo.pairs_of(config, group, rewards)]
+    return [won.text + lost.text for won, lost in dpo.pairs_of(config.reward, config.rl, group, rewards)]
 
 
 def test_the_best_meets_the_worst():
@@ -77,9 +78,11 @@ def loglik(writer, chosen):
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8.0}])
-@pytest.mark.parametrize("kl", [0.0, 0.1])
-def test_the_update_moves_the_winner_above_the_loser_from_the_rounds_start(make_config, lora, kl):
-    config = make_config(teacher={"lora": lora}, rl={"algorithm": "dpo", "epochs": 1, "kl": kl, "batch_size": 2})
+@pytest.mark.parametrize("beta", [0.01, 0.1])
+def test_the_update_moves_the_winner_above_the_loser_from_the_rounds_start(make_config, lora, beta):
+    config = make_config(
+        teacher={"lora": lora}, rl={"algorithm": "dpo", "dpo": {"epochs": 1, "beta": beta, "batch_size": 2}}
+    )
     writer = load_teacher(config.teacher, train_seed=config.run.seed)
     with torch.no_grad():  # a later round: the start of the round is not the start of the teacher
         for parameter in writer.model.parameters():
@@ -94,7 +97,9 @@ def test_the_update_moves_the_winner_above_the_loser_from_the_rounds_start(make_
     assert (metrics["pairs"], metrics["documents"], metrics["preferred"]) == (1, 1, 0)
     again = dpo.update(config, 2, writer, [[won, lost]], rewards)
     assert again["loss"] == pytest.approx(0.6931, abs=1e-3), "the reference is the round's start"
-    many = config.model_copy(update={"rl": config.rl.model_copy(update={"epochs": 10})})
+    many = config.model_copy(
+        update={"rl": config.rl.model_copy(update={"dpo": config.rl.dpo.model_copy(update={"epochs": 10})})}
+    )
     metrics = dpo.update(many, 3, writer, [[won, lost]], rewards)
     assert metrics["preferred"] == 1
     assert loglik(writer, won) - loglik(writer, lost) > before[0] - before[1] + 1
@@ -107,13 +112,13 @@ def test_a_text_that_was_cut_is_not_given_an_end(make_config, monkeypatch):
     config = make_config(rl={"algorithm": "dpo"})
     writer = load_teacher(config.teacher, train_seed=config.run.seed)
     seen = []
-    compute = dpo._PairTrainer._compute_loss
+    compute = DPOTrainer._compute_loss
 
     def spy(self, model, inputs, return_outputs):
         seen.append(writer.tokenizer.batch_decode(inputs["input_ids"]))
         return compute(self, model, inputs, return_outputs)
 
-    monkeypatch.setattr(dpo._PairTrainer, "_compute_loss", spy)
+    monkeypatch.setattr(DPOTrainer, "_compute_loss", spy)
     group = [rewrite("<copy> gold iron"), replace(rewrite("<copy> wood rope"), ended=False)]
     dpo.update(config, 1, writer, [group], [[reward(1.0), reward(0.0)]])
     won, lost = seen[0]

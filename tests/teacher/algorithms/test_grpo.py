@@ -9,9 +9,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from student.records import Outcome
 from teacher.algorithms import grpo
+from teacher.algorithms.algorithm import SamplingRound
 from teacher.algorithms.distributed import Ranks
 from teacher.gates.checks import build_gates
 from teacher.records import Reward
+from teacher.run.clock import Clock
 from teacher.writers.local import load_teacher
 
 TAGS = ("copy", "question-answer", "permuted")
@@ -33,13 +35,20 @@ class Score:
 def train(config, documents, score, round=1):
     writer = load_teacher(config.teacher, train_seed=config.run.seed)
     gates = build_gates(config.gates, config.teacher, writer.tokenizer)
-    metrics, optimizer = grpo.train_round(config, round, writer, documents, gates, score, None)
+    metrics, optimizer = grpo.train_round(sampling_round(config, writer, documents, gates, score, round))
     return writer, metrics, optimizer
+
+
+def sampling_round(config, writer, documents=(), gates=(), score=None, number=1):
+    return SamplingRound(
+        config=config, number=number, writer=writer, documents=documents, gates=gates, score=score, start=None,
+        clock=Clock(), ranks=Ranks(),
+    )  # fmt: skip
 
 
 def grpo_config(make_config, **sections):
     sections = {name: dict(section) for name, section in sections.items()}
-    sections["rl"] = {"algorithm": "grpo", "group_size": 4, "kl": 0.0, **sections.get("rl", {})}
+    sections["rl"] = {"algorithm": "grpo", "group_size": 4, "grpo": {"kl": 0.0}, **sections.get("rl", {})}
     return make_config(**sections)
 
 
@@ -48,15 +57,14 @@ def grpo_config(make_config, **sections):
 )
 def test_steps_are_even_and_leave_no_document_out(make_config, documents, sizes):
     config = grpo_config(make_config, reward={"documents_per_student": 8})
-    assert grpo.step_sizes(config, documents) == sizes
-    assert grpo.steps_per_round(config, documents) == len(sizes)
+    assert grpo.step_sizes(config.reward, documents) == sizes
     assert sum(sizes) == documents
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8.0}])
 def test_every_document_is_scored_once_in_whole_groups_of_sets(make_config, make_documents, lora):
     config = grpo_config(
-        make_config, teacher={"lora": lora}, rl={"rewrites_per_lesson": 3, "group_size": 2, "kl": 0.01}
+        make_config, teacher={"lora": lora}, rl={"rewrites_per_lesson": 3, "group_size": 2, "grpo": {"kl": 0.01}}
     )
     score = Score()
     writer, metrics, optimizer = train(config, make_documents(9), score)
@@ -75,7 +83,7 @@ def test_every_document_is_scored_once_in_whole_groups_of_sets(make_config, make
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8.0}])
 def test_a_round_that_does_not_divide_evenly_takes_a_smaller_step(make_config, make_documents, lora):
-    config = grpo_config(make_config, teacher={"lora": lora}, rl={"kl": 0.01})
+    config = grpo_config(make_config, teacher={"lora": lora}, rl={"grpo": {"kl": 0.01}})
     score = Score()
     _, metrics, optimizer = train(config, make_documents(7), score)
     assert [len(groups) for groups in score.steps] == [4, 3]
@@ -156,7 +164,7 @@ def test_no_more_rewrites_are_in_the_model_at_once_than_the_batch_size(make_conf
         make_config,
         teacher={"batch_size": 32},
         reward={"documents_per_student": 8},
-        rl={"group_size": 8, "rewrites_per_lesson": 5, "kl": 0.01},
+        rl={"group_size": 8, "rewrites_per_lesson": 5, "grpo": {"kl": 0.01}},
     )
     rows = []
     forward = LlamaForCausalLM.forward
@@ -205,12 +213,14 @@ def test_vllm_is_trls_own_with_the_memory_that_serving_names(make_config, make_d
     config = grpo_config(
         make_config, teacher={"writer": "vllm"}, serving={"arguments": arguments, "context_tokens": 1024}
     )
-    given = grpo._settings(config, 1, load_teacher(config.teacher), 8, 4, Ranks())
+    given = grpo._settings(sampling_round(config, load_teacher(config.teacher)), 8, 4)
     args = GRPOConfig(output_dir="unused", **given)
     assert (args.use_vllm, args.vllm_mode, args.vllm_enable_sleep_mode) == (True, "colocate", True)
     assert (args.vllm_gpu_memory_utilization, args.vllm_tensor_parallel_size) == (0.4, 2)
     assert (args.vllm_max_model_length, args.vllm_importance_sampling_mode) == (1024, "token_truncate")
-    assert "use_vllm" not in grpo._settings(grpo_config(make_config), 1, load_teacher(config.teacher), 8, 4, Ranks())
+    assert "use_vllm" not in grpo._settings(
+        sampling_round(grpo_config(make_config), load_teacher(config.teacher)), 8, 4
+    )
 
 
 def test_dealt_openings_reach_the_vllm_inside_the_trainer_and_are_not_corrected(make_config):
@@ -222,7 +232,7 @@ def test_dealt_openings_reach_the_vllm_inside_the_trainer_and_are_not_corrected(
         return prompts, [[7, 8, 1], [9] * 4], [[[-0.1], [-0.2], [-0.3]], [[-0.5]] * 4], None
 
     trainer = SimpleNamespace(use_vllm=True, vllm_generation=SimpleNamespace(generate=generate))
-    found = grpo._sample_inside(trainer, [[3, 4], [5]], [[40], []], longest=3)
+    found = grpo._sample_inside(trainer, [[3, 4], [5]], [[40], []], max_new_tokens=3)
     assert asked == [([[3, 4, 40], [5]], None, 1)]
     assert found["prompt_ids"] == [[3, 4], [5]]
     assert found["completion_ids"] == [[40, 7, 8], [9, 9, 9]]

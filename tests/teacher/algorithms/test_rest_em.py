@@ -6,7 +6,8 @@ import torch
 
 from configs.schema import Config
 from student.records import Outcome
-from teacher.algorithms import rest_em
+from teacher.algorithms import rest_em, selection
+from teacher.algorithms.trainers import token_ids
 from teacher.records import Reward, Rewrite
 from teacher.writers.local import load_teacher
 
@@ -28,7 +29,8 @@ def config_of(keep=1, m=1, credit="whole"):
 
 
 def kept(rewards, keep=1, texts=TEXTS, **settings):
-    return [chosen.text for chosen in rest_em.accepted(config_of(keep, **settings), [texts], [rewards])]
+    config = config_of(keep, **settings)
+    return [chosen.text for chosen in selection.accepted(config.reward, config.rl, [texts], [rewards])]
 
 
 def test_the_best_that_beat_the_mean_are_kept():
@@ -82,15 +84,18 @@ def test_a_sets_refused_members_count_neither_for_nor_against_it():
 def test_members_of_a_set_are_one_measurement():
     noisy = reward(0.0, 1.0), reward(1.5, 0.5), reward(0.1, 1.1)
     doubled = [one for one in noisy for _ in range(2)]
-    apart, together = (rest_em.units_of(config_of(m=m), SIX[: 3 * m], own) for m, own in ((1, noisy), (2, doubled)))
-    assert rest_em.standard_error(together[0], together) == rest_em.standard_error(apart[0], apart)
-    assert rest_em.standard_error(apart[0], apart) == pytest.approx(math.sqrt(1 / 3))
+    apart, together = (
+        selection.units_of(config_of(m=m).reward, config_of(m=m).rl, SIX[: 3 * m], rewards)
+        for m, rewards in ((1, noisy), (2, doubled))
+    )
+    assert selection.standard_error(together[0], together) == selection.standard_error(apart[0], apart)
+    assert selection.standard_error(apart[0], apart) == pytest.approx(math.sqrt(1 / 3))
     assert kept(doubled, texts=SIX, m=2) == kept(noisy, texts=SIX[:3]) == []
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8.0}])
 def test_the_update_raises_the_likelihood_of_what_was_kept_and_of_its_end(make_config, lora):
-    config = make_config(teacher={"lora": lora}, rl={"epochs": 10})
+    config = make_config(teacher={"lora": lora}, rl={"rest_em": {"epochs": 10}})
     writer = load_teacher(config.teacher, train_seed=config.run.seed)
     group = [rewrite("<copy> gold iron salt"), rewrite("<copy> wood rope sand")]
 
@@ -112,10 +117,10 @@ def test_the_update_raises_the_likelihood_of_what_was_kept_and_of_its_end(make_c
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_only_what_ended_teaches_to_end(make_config, ended):
-    config = make_config(rl={"epochs": 10})
+    config = make_config(rl={"rest_em": {"epochs": 10}})
     writer = load_teacher(config.teacher, train_seed=config.run.seed)
     group = [replace(rewrite("<copy> gold iron salt"), ended=ended), rewrite("<copy> wood rope sand")]
-    prompt_ids, completion_ids = rest_em.token_ids(writer, group[0])
+    prompt_ids, completion_ids = token_ids(writer, group[0])
     assert writer.tokenizer.decode(completion_ids) == "<copy> gold iron salt" + " <eos>" * ended
     at = torch.tensor([prompt_ids + completion_ids[:4]])
 

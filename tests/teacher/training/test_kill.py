@@ -57,8 +57,9 @@ class Real(Noting, InlinePool):
 PLACES = {
     "sampling": (writer.TransformersWriter, "_generate"), "students": (Noting, "examine"),
     "cached": (train.Journal, "sync"), "lines": (train.Tracker, "log"), "scoring": (train.TeacherLoop, "_score"),
-    "rest_em": (rest_em, "update"), "grpo": (grpo, "_settings"), "dpo": (dpo, "update"), "saving": (torch, "save"),
-    "rename": (os, "rename"), "evaluate": (GainReward, "evaluate"), "keep": (students, "_keep"),
+    "rest_em": (rest_em, "epoch_settings"), "grpo": (grpo, "_settings"), "dpo": (dpo, "epoch_settings"),
+    "saving": (torch, "save"), "rename": (os, "rename"), "evaluate": (GainReward, "evaluate"),
+    "keep": (students, "_keep"),
     "merge": (students, "merge"), "kept": (OutcomeCache, "put_many"), "log": (train.RunContext, "log"),
 }
 for attempt in sys.argv[2:]:

@@ -8,17 +8,26 @@ from configs.errors import RunError, UserError
 from configs.files import read_json_lines
 from configs.load import load_config, save_config
 from student.pools.inline import InlinePool
+from teacher.algorithms.algorithm import SamplingRound
+from teacher.algorithms.distributed import Ranks
 from teacher.algorithms.grpo import train_round
 from teacher.prompting.strategies import read_strategy
 from teacher.records import Reward
 from teacher.run.checkpoints import latest_checkpoint, save_checkpoint
+from teacher.run.clock import Clock
 from teacher.training.data import data_hash
 from teacher.training.loop import round_documents, train_teacher
 from teacher.writers.local import load_teacher
 
 LEARNING = {
-    "rest_em": {"rounds": 4, "documents_per_round": 16, "group_size": 8, "learning_rate": 0.01, "epochs": 3},
-    "grpo": {"rounds": 2, "documents_per_round": 40, "group_size": 16, "learning_rate": 0.02, "kl": 0.001},
+    "rest_em": {
+        "rounds": 4,
+        "documents_per_round": 16,
+        "group_size": 8,
+        "learning_rate": 0.01,
+        "rest_em": {"epochs": 3, "batch_size": 4},
+    },
+    "grpo": {"rounds": 2, "documents_per_round": 40, "group_size": 16, "learning_rate": 0.02, "grpo": {"kl": 0.001}},
 }
 
 
@@ -163,14 +172,21 @@ def test_rounds_deal_all_documents_before_any_comes_again(make_config, make_docu
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8.0}])
 def test_grpos_kl_is_to_the_teachers_start_and_not_to_the_rounds(make_config, make_documents, lora):
     """From a checkpoint far from the start the first step's KL is large; to the round's own start it would be 0."""
-    config = make_config(teacher={"lora": lora}, rl={"algorithm": "grpo", "kl": 0.01})
+    config = make_config(teacher={"lora": lora}, rl={"algorithm": "grpo", "grpo": {"kl": 0.01}})
     documents = make_documents(4)
 
     def score(_step, groups):
         return [[Reward(value=float(g), outcome=None) for g in range(len(group))] for group in groups]
 
-    fresh = load_teacher(config.teacher, train_seed=config.run.seed)
-    at_start, _ = train_round(config, 1, fresh, documents, [], score, None)
+    def train(number, writer, start):
+        return train_round(
+            SamplingRound(
+                config=config, number=number, writer=writer, documents=documents, gates=[], score=score, start=start,
+                clock=Clock(), ranks=Ranks(),
+            )
+        )  # fmt: skip
+
+    at_start, _ = train(1, load_teacher(config.teacher, train_seed=config.run.seed), None)
     moved = load_teacher(config.teacher, train_seed=config.run.seed)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -178,15 +194,7 @@ def test_grpos_kl_is_to_the_teachers_start_and_not_to_the_rounds(make_config, ma
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     checkpoint = save_checkpoint(config.run.dir, 1, moved.model, moved.tokenizer, None)
-    later, optimizer = train_round(
-        config,
-        2,
-        load_teacher(config.teacher, checkpoint, train_seed=config.run.seed),
-        documents,
-        [],
-        score,
-        checkpoint,
-    )
+    later, optimizer = train(2, load_teacher(config.teacher, checkpoint, train_seed=config.run.seed), checkpoint)
     assert at_start["kl"] == pytest.approx(0.0, abs=1e-5)
     assert later["kl"] > 0.05
     assert optimizer.state

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from configs.schema import Config
+from configs.schema import Reward as RewardSettings
 from student.records import Outcome
 from teacher.records import Reward, Rewrite
 from teacher.training.metrics import diversity, diversity_alarm, noise_metrics, step_metrics, strategy_shares
@@ -20,7 +20,7 @@ def reward(*gains):
 def test_a_step_is_summed_up_under_the_names_of_metrics_jsonl():
     groups = [[rewrite(), rewrite("faq")], [rewrite("faq"), rewrite("faq", rejected="leak")]]
     rewards = [[reward(0.0), reward(1.0)], [reward(0.5), Reward(value=-0.5, outcome=None)]]
-    metrics = step_metrics(groups, rewards)
+    metrics = step_metrics(groups, rewards, RewardSettings(credit="document"))
     assert metrics["reward/mean"] == 0.25
     assert metrics["gain/mean"] == 0.5
     assert metrics["strategy/faq"] == 0.75
@@ -68,13 +68,12 @@ def test_a_lesson_of_copies_shows_inside_the_lesson():
 
 
 def test_the_alarm_rings_where_texts_compress_much_better_than_at_first():
-    config = Config.model_validate({"rl": {"diversity_alarm": 1.5}})
     first = {"diversity/compression_ratio": 2.0}
-    assert diversity_alarm({"diversity/compression_ratio": 2.9}, first, config) is None
-    warning = diversity_alarm({"diversity/compression_ratio": 3.2}, first, config)
+    assert diversity_alarm({"diversity/compression_ratio": 2.9}, first, 1.5) is None
+    warning = diversity_alarm({"diversity/compression_ratio": 3.2}, first, 1.5)
     assert "compress 3.2-fold, 1.6 times" in warning
     assert "\n" not in warning
-    assert diversity_alarm(first, {}, config) is None, "nothing to compare with"
+    assert diversity_alarm(first, {}, 1.5) is None, "nothing to compare with"
 
 
 def test_rewrites_of_one_set_are_one_lesson_for_the_reliability():
@@ -84,11 +83,10 @@ def test_rewrites_of_one_set_are_one_lesson_for_the_reliability():
     ]
     doubled = [[one for one in group for _ in range(2)] for group in sets]
     groups = [[rewrite()] * 6] * 2
-    whole = Config.model_validate({"rl": {"rewrites_per_lesson": 2}})
-    marginal = Config.model_validate({"rl": {"rewrites_per_lesson": 2}, "reward": {"set_credit": "marginal"}})
+    whole, marginal = RewardSettings(), RewardSettings(set_credit="marginal")
     expected = noise_metrics(sets)
-    assert step_metrics(groups, doubled, whole)["reward/reliability"] == expected["reward/reliability"]
-    assert step_metrics(groups, doubled, marginal)["reward/noise_sd"] == noise_metrics(doubled)["reward/noise_sd"]
+    assert step_metrics(groups, doubled, whole, 2)["reward/reliability"] == expected["reward/reliability"]
+    assert step_metrics(groups, doubled, marginal, 2)["reward/noise_sd"] == noise_metrics(doubled)["reward/noise_sd"]
 
 
 def test_shares_add_up_to_one():

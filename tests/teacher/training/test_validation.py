@@ -8,7 +8,13 @@ from teacher.run.checkpoints import best_checkpoint
 from teacher.training.data import set_apart
 from teacher.training.loop import train_teacher
 
-LEARNS = {"rounds": 3, "documents_per_round": 16, "group_size": 8, "epochs": 3, "validation_documents": 8}
+LEARNS = {
+    "rounds": 3,
+    "documents_per_round": 16,
+    "group_size": 8,
+    "rest_em": {"epochs": 3, "batch_size": 4},
+    "validation_documents": 8,
+}
 
 
 def journalled(config, kind):

@@ -63,7 +63,7 @@ def test_the_adapter_of_each_round_writes_as_it_does_here(smollm2):
     expected = [load_teacher(config.teacher, checkpoint).write(PROMPTS, 1, 0) for checkpoint in checkpoints]
     assert expected[0] != expected[1] != expected[2]
     seconds = []
-    with Writers(config) as writers:
+    with Writers(config, on_server=True) as writers:
         for round in range(3):
             started = time.perf_counter()
             writer = writers.of(round)
@@ -92,7 +92,7 @@ def _serves(process, folder):
 
 def test_a_run_of_two_rounds(smollm2, make_documents, gold_pool):
     config = smollm2(
-        rl={"documents_per_round": 4, "documents_per_batch": 2, "learning_rate": 0.001, "epochs": 1},
+        rl={"documents_per_round": 4, "documents_per_batch": 2, "learning_rate": 0.001, "rest_em": {"epochs": 1}},
         reward={"documents_per_student": 2}, student={"device": "cpu"},
     )  # fmt: skip
     summary = train_teacher(config, make_documents(4), [], lambda _: gold_pool(0.3), lambda _: None)

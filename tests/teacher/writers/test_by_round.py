@@ -95,7 +95,7 @@ def test_an_adapter_is_there_again_after_the_server_died(vllm_config, stand_in):
         writer = load_teacher(config.teacher, train_seed=config.run.seed)
         save_checkpoint(config.run.dir, round, writer.model, writer.tokenizer, None)
     folder = config.run.dir / "vllm"
-    with Writers(config) as writers:
+    with Writers(config, on_server=True) as writers:
         writers.of(2).write(["gold iron salt"], 2, 0)
         before = server_of(folder)
         before.kill()
