@@ -15,14 +15,15 @@ from configs.seeds import stable_seed
 from curation.corpus.training_data import read_splits
 from curation.lab import world
 from curation.lab.build import RETENTION_TEXTS
+from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.records import Exam, Job, OnDone, Outcome, Question, StudentPool
 from teacher.gates.checks import build_gates, check
 from teacher.gates.text import words
+from teacher.reward.assignment import batches_of
 from teacher.reward.evaluation import Evaluation
-from teacher.reward.exams import document_questions
 from teacher.reward.gain import GainReward
-from teacher.reward.student_runs import chunked
+from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal
 from teacher.sampling import Sampling, sample_rewrites
 from teacher.training.context import evaluation_seeds, taught
@@ -88,10 +89,10 @@ def measure_strategies(config: Config) -> dict[str, Any]:
         arms[name] = taught(sample_rewrites(writer, heldout, sampling, []), n)
     found = {}
     with TemporaryDirectory() as scratch, Journal(Path(scratch)) as journal:
-        rewards = _reward_model(config, heldout, journal)
+        rewards = _gain_reward(config, heldout, journal)
         for name, lessons in arms.items():
             found[name] = arm_figures(rewards.evaluate(heldout, lessons, seeds))
-    return {"strategy_arms": found, "students": rewards.students}
+    return {"strategy_arms": found, "students": rewards.runs.students}
 
 
 def arm_figures(arm: Evaluation) -> dict[str, Any]:
@@ -100,7 +101,8 @@ def arm_figures(arm: Evaluation) -> dict[str, Any]:
 
 
 def _heldout_items(config: Config, heldout: Sequence[Document]) -> list[Question]:
-    return [q for d in heldout for q in document_questions(config).exam(d).questions if q.split == "heldout"]
+    benchmark = DocumentQuestions(config.student.prompt_template)
+    return [q for d in heldout for q in benchmark.exam(d).questions if q.split == "heldout"]
 
 
 def planted_questions(config: Config, documents: int = 16) -> dict[str, Any]:
@@ -151,17 +153,19 @@ def old_knowledge(
     )
     together = config.reward.documents_per_student
     with TemporaryDirectory() as scratch, Journal(Path(scratch)) as journal:
-        rewards = _reward_model(config, heldout, journal)
+        rewards = _gain_reward(config, heldout, journal)
         jobs = []
-        for number, batch in enumerate(chunked(list(heldout), together)):
-            ids = [document.id for document in batch]
+        for number, batch in enumerate(batches_of(len(heldout), together)):
+            ids = [heldout[d].id for d in batch]
             for texts, seed in zip(lessons, evaluation_seeds(config, "heldout"), strict=True):
                 own = [(name, text) for name in ids for text in texts[name]]
-                job = rewards.job(ids, own, stable_seed(seed, number), "heldout")
+                job = rewards.runs.job(ids, own, stable_seed(seed, number), "heldout")
                 jobs.append(replace(job, exam=replace(job.exam, questions=asked)))
-        [outcomes] = rewards.examine_all(jobs).values()
+        [pool] = rewards.pools.values()
+        outcomes = rewards.runs.examine(jobs, pool)
     by_batch = [
-        [answer for outcome in of_batch for answer in outcome.answers] for of_batch in chunked(outcomes, len(lessons))
+        [answer for number in students for answer in outcomes[number].answers]
+        for students in batches_of(len(outcomes), len(lessons))
     ]
     return {
         "before": [statistics.fmean(answer.correct_before for answer in answers) for answers in by_batch],
@@ -169,7 +173,8 @@ def old_knowledge(
     }
 
 
-def _reward_model(config: Config, documents: Sequence[Document], journal: Journal) -> GainReward:
+def _gain_reward(config: Config, documents: Sequence[Document], journal: Journal) -> GainReward:
     names = config.student.names
     pools = {name: make_pool(config.student.model_copy(update={"model": name}), sharing=len(names)) for name in names}
-    return GainReward(config, pools, document_questions(config), documents, journal)
+    benchmark = DocumentQuestions(config.student.prompt_template)
+    return GainReward(StudentRuns(config, benchmark, documents, journal), pools)

@@ -7,11 +7,11 @@ from configs.errors import UserError
 from configs.schema import Config
 from curation.console.progress import say
 from curation.corpus.shards import BadRow, Shard, find_shards, read_shard
+from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
 from student.records import Split
 from teacher.questions.cache import Known, attach_questions, ensure_questions
 from teacher.questions.writer import TEACHER
-from teacher.reward.exams import document_questions
 
 
 def read_documents(
@@ -144,7 +144,7 @@ def _askable_both(
 
 def _askable(config: Config, key: str, documents: list[Document], split: Split) -> list[Document]:
     """The documents that have a question of this split; the split is a hash, so of few questions it may take none."""
-    benchmark = document_questions(config)
+    benchmark = DocumentQuestions(config.student.prompt_template)
     kept = [d for d in documents if any(question.split == split for question in benchmark.exam(d).questions)]
     if not kept:
         raise UserError(

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from configs.errors import UserError
 from configs.files import write_whole
 from configs.schema import Config
@@ -21,7 +19,7 @@ from configs.seeds import stable_seed
 from curation.evaluation.measure import Row, RunKey, StudentBench
 from student.records import Job
 from teacher.reward.assignment import batches_of
-from teacher.reward.student_models import Keeping, MakePool, merge
+from teacher.reward.student_models import Keeping, MakePool, StudentFailed, train_and_save
 from teacher.run.checkpoints import save_folder
 
 KEPT = "result.json"
@@ -70,7 +68,7 @@ def edit_of(bench: StudentBench) -> dict[str, int]:
 
 def edit_jobs(bench: StudentBench, texts: Mapping[str, Sequence[str]], replay: float) -> list[Job]:
     """The lesson of each edit; every exam asks about the documents of all edits."""
-    config, model = bench.config, bench.model
+    config = bench.config
     edits = edit_of(bench)
     everyone = list(edits)
     extra = tuple(question for items in bench.extra.values() for question in items)
@@ -81,7 +79,7 @@ def edit_jobs(bench: StudentBench, texts: Mapping[str, Sequence[str]], replay: f
         again = min(len(past), round(len(ids) * replay / (1 - replay)))
         ids += random.Random(stable_seed(config.run.seed, "replay", number)).sample(past, again)
         taught = [(name, text) for name in ids for text in texts.get(name, ())]
-        job = model.job(everyone, taught, stable_seed(config.run.seed, "edit", number), "heldout")
+        job = bench.runs.job(everyone, taught, stable_seed(config.run.seed, "edit", number), "heldout")
         jobs.append(replace(job, exam=replace(job.exam, questions=(*job.exam.questions, *extra))))
     return jobs
 
@@ -97,15 +95,9 @@ def _edit(
     rows: list[Row] = []
 
     def save(partial: Path) -> None:
-        adapter = partial if settings.mode == "full" else partial.with_name(f".adapter-{number:02d}")
-        with torch.random.fork_rng(), torch.enable_grad():
-            outcome = pool.keep(job, adapter)
+        outcome = train_and_save(pool, job, settings, base, partial)
         if outcome.error is not None:
-            shutil.rmtree(adapter, ignore_errors=True)
-            raise _Failed(outcome.error)
-        if adapter != partial:
-            merge(base, adapter, partial)
-            shutil.rmtree(adapter)
+            raise StudentFailed(outcome.error)
         place = RunKey("sequence", arm, bench.config.rl.rewrites_per_lesson, 0, 0)
         edits = edit_of(bench)
         # A row's batch is the edit that teaches its document; 0 of items about none.
@@ -117,8 +109,7 @@ def _edit(
     shutil.rmtree(kept, ignore_errors=True)  # a folder without its result is of another edit that was cut short
     try:
         save_folder(kept, save, "the same command goes on")
-    except _Failed:
-        shutil.rmtree(kept.with_name(f".{kept.name}.partial"), ignore_errors=True)
+    except StudentFailed:
         return None
     return rows
 
@@ -129,7 +120,3 @@ def edits_folder(config: Config, bench: StudentBench, texts: Mapping[str, Sequen
     digest = stable_seed(bench.pool.fingerprint, [repr(job) for job in edit_jobs(bench, texts, replay)])
     name = f"{'replay' if replay else 'none'}-{digest:08x}"
     return config.run.dir / "evaluation" / "students" / bench.label.replace("/", "-") / "edits" / name
-
-
-class _Failed(Exception):
-    """A student failed while it was trained to be merged."""

@@ -18,6 +18,7 @@ from student.benchmarks.sources import DocumentQuestions
 from student.records import Document, Exam, Job, Outcome, Question, StudentPool
 from teacher.reward.assignment import batches_of
 from teacher.reward.gain import GainReward
+from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal
 
 Row = dict[str, Any]
@@ -57,23 +58,23 @@ class StudentBench:
         extra: Mapping[tuple[str, str], Sequence[Question]],
         pool: StudentPool,
         journal: Journal,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """`config` names the one student; `extra` are the items asked of every student, by kind (`benchmark`,
         `retention`) and the config's line."""
         self.config, self.label, self.documents = config, label, list(documents)
         self.extra = {key: tuple(questions) for key, questions in extra.items()}
         benchmark = HeldoutQuestions(config.student.prompt_template, config.evaluation.questions == "all")
-        self.model = GainReward(
-            config, {config.student.model: pool}, benchmark, self.documents, journal, on_progress=on_progress
-        )
+        self.runs = StudentRuns(config, benchmark, self.documents, journal, on_progress=on_progress)
         self.pool = pool
 
     def choose(self, groups: Groups) -> Groups:
         """The lessons of a `best-of` arm: chosen by the reward of their documents' `reward` questions."""
 
+        gain_reward = GainReward(self.runs, {self.config.student.model: self.pool})
+
         def worth(groups: Groups) -> list[list[float]]:
-            return [[reward.value for reward in rewards] for rewards in self.model.score(groups)]
+            return [[reward.value for reward in rewards] for rewards in gain_reward.score(groups)]
 
         return choose_best(groups, self.config.rl.rewrites_per_lesson, worth)
 
@@ -95,9 +96,7 @@ class StudentBench:
             ids = [documents[d].id for d in batch]
             taught = [(name, text) for name in ids for text in texts.get(name, ())]
             for seed in seeds:
-                job = self.model.job(
-                    ids, taught, stable_seed(self.config.run.seed, "evaluate", seed, number), "heldout"
-                )
+                job = self.runs.job(ids, taught, stable_seed(self.config.run.seed, "evaluate", seed, number), "heldout")
                 if arm.kind == "raw":
                     job = replace(job, lesson=replace(job.lesson, steps=None, epochs=self.config.student.epochs))
                 if setting == "together":
@@ -109,7 +108,7 @@ class StudentBench:
 
     def run(self, planned: Sequence[tuple[RunKey, Job]]) -> list[Row]:
         """Trains what is missing; a row for each question that a student was asked. Failed students leave none."""
-        outcomes = self.model.examine([job for _, job in planned], self.pool)
+        outcomes = self.runs.examine([job for _, job in planned], self.pool)
         return [
             row
             for (place, job), outcome in zip(planned, outcomes, strict=True)

@@ -70,7 +70,7 @@ def measure_student(work: StudentTask, tell: Tell) -> Measurements:
             texts[arm.name] = groups
         del arm_texts
         rows = _together(bench, work, texts, counted)
-        runs = bench.model.students
+        runs = bench.runs.students
         if config.evaluation.edits:
             arm = edits_line(config, work.arms)
             taught = lesson_texts(texts[arm.name], config.rl.rewrites_per_lesson)
@@ -135,7 +135,7 @@ def _single(
         )
     ]
     counted.expect(len(planned))
-    return bench.run(planned), bench.model.students
+    return bench.run(planned), bench.runs.students
 
 
 class _Count:

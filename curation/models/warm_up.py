@@ -14,10 +14,10 @@ from configs.errors import RunError, UserError
 from configs.schema import Config
 from curation.console.progress import say
 from curation.corpus.training_data import read_documents
+from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
 from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson, Segment
-from teacher.reward.exams import document_questions
 
 ASKED = 200
 """Questions asked before and after, about documents of the config."""
@@ -51,7 +51,7 @@ def warm_up(
     documents = [document for document in documents if document.text not in known]
     if not documents:
         raise UserError(f"{data}: no documents beside those of data.train and data.heldout after the first {skip}")
-    benchmark = document_questions(config)
+    benchmark = DocumentQuestions(config.student.prompt_template)
     items = [question for document in documents for question in benchmark.exam(document).questions]
     texts = tuple((Segment("prompt", item.prompt), Segment("answer", f" {item.answer}")) for item in items)
     # Of both splits: the student has seen neither.

@@ -191,7 +191,10 @@ def benchmark_items(config: Config) -> list[Question]:
         documents = read_documents(patterns, known=known, optional=True) if patterns else []
         return [question for document in documents for question in benchmark.exam(document).questions]
 
-    items, others = asked(config.data.heldout), [*asked(config.data.train), *external_questions(config)]
+    items, others = (
+        asked(config.data.heldout),
+        [*asked(config.data.train), *external_questions(config.reward, config.student.prompt_template)],
+    )
     return items + [question for question in others if question.split == "heldout"]
 
 

@@ -11,11 +11,11 @@ from configs.schema import Config, Student
 from curation.corpus.training_data import read_documents
 from curation.plan.models import model_size, token_counter, why_not_loadable
 from curation.plan.quantity import Quantity, exact
+from student.benchmarks.sources import DocumentQuestions
 from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson
 from teacher.algorithms.table import algorithm_of
 from teacher.questions.writer import TEACHER
-from teacher.reward.exams import document_questions
 from teacher.reward.gain import PROBE_DOCUMENTS
 from teacher.reward.student_runs import planned_steps
 from teacher.training.pilot import PILOT_DOCUMENTS, PILOT_REPEATS
@@ -162,7 +162,7 @@ def _time_students(
     """
     settings = config.student
     pool = InlinePool(settings.model_copy(update={"model": model, "models": ()}))
-    benchmark = document_questions(config)
+    benchmark = DocumentQuestions(config.student.prompt_template)
     exam = Exam(questions=tuple(question for document in documents for question in benchmark.exam(document).questions))
     texts, ids = tuple(document.text for document in documents), tuple(document.id for document in documents)
     count_tokens, _ = token_counter(model)

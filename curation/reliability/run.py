@@ -26,12 +26,12 @@ from curation.console.student_progress import StudentProgress
 from curation.reliability.adaptive_comparison import run_live, simulate
 from curation.reliability.report import TARGET, Credit, CreditReport, Way, print_reports
 from curation.reliability.study import LAB, Group, Recording, ReliabilityStudy, read_groups
+from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.records import StudentPool
 from student.statistics.intervals import bootstrap_interval
 from student.statistics.reliability import reliability
-from teacher.reward.exams import document_questions
-from teacher.reward.gain import GainReward
+from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal
 
 ADAPTIVE_BUDGETS = (2, 3, 4)
@@ -74,19 +74,15 @@ def run_reliability(
     output = output or config.run.dir / "reliability.json"
     reports: list[CreditReport] = []
     with Journal(config.run.dir / "reliability") as journal, StudentProgress("measuring", 0) as progress:
-        model = GainReward(
-            config,
-            {config.student.model: pool},
-            document_questions(config),
-            [group.document for group in groups],
-            journal,
+        benchmark = DocumentQuestions(config.student.prompt_template)
+        student_runs = StudentRuns(
+            config, benchmark, [group.document for group in groups], journal, on_progress=progress.within
         )
-        model.on_progress = progress.within
         recordings: dict[int, tuple[ReliabilityStudy, Recording]] = {}
         for credit in units:
             size = 1 if credit == "document" else m
             if size not in recordings:
-                study = ReliabilityStudy(model, groups[: documents * size], size)
+                study = ReliabilityStudy(student_runs, pool, groups[: documents * size], size)
                 own_repeats = repeats if size == 1 else _equal_repeats(study, groups[:documents], repeats)
                 progress.expect(study.students(own_repeats))
                 recordings[size] = study, study.record(own_repeats)
@@ -107,7 +103,7 @@ def run_reliability(
 
 def _with_questions(config: Config, groups: list[Group]) -> list[Group]:
     """Groups that can be rewarded: with `reward` questions, and two rewrites to compare. Raises UserError."""
-    benchmark = document_questions(config)
+    benchmark = DocumentQuestions(config.student.prompt_template)
     asked = [g for g in groups if any(q.split == "reward" for q in benchmark.exam(g.document).questions)]
     kept = [group for group in asked if len(group.rewrites) >= 2]
     for count, what in ((len(groups) - len(asked), "reward questions"), (len(asked) - len(kept), "two rewrites")):

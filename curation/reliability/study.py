@@ -18,12 +18,12 @@ from configs.schema import Config
 from configs.seeds import stable_seed
 from curation.corpus.training_data import read_asked
 from curation.lab import world
-from student.records import Exam, Job, Lesson
+from student.records import Exam, Job, Lesson, StudentPool
 from student.statistics.adaptive import PlannedRun
 from teacher.gates.checks import build_gates
+from teacher.reward.assignment import batches_of
 from teacher.reward.exams import narrow
-from teacher.reward.gain import GainReward
-from teacher.reward.student_runs import chunked, planned_steps
+from teacher.reward.student_runs import StudentRuns, planned_steps
 from teacher.sampling import Sampling, sample_rewrites
 from teacher.writers.local import load_teacher
 
@@ -93,12 +93,11 @@ def read_groups(config: Config, source: str | None, documents: int, rewrites: in
 class ReliabilityStudy:
     """Trains the students of some groups; every student is trained once, by the cache of the reward model."""
 
-    def __init__(self, model: GainReward, groups: Sequence[Group], documents_per_student: int):
-        self.model, self.groups = model, list(groups)
-        (self.pool,) = model.pools.values()
-        self.batches: list[list[int]] = list(chunked(list(range(len(groups))), documents_per_student))
+    def __init__(self, runs: StudentRuns, pool: StudentPool, groups: Sequence[Group], documents_per_student: int):
+        self.runs, self.pool, self.groups = runs, pool, list(groups)
+        self.batches: list[list[int]] = [list(batch) for batch in batches_of(len(groups), documents_per_student)]
         self.documents_per_student = documents_per_student
-        self.seed = model.config.run.seed
+        self.seed = runs.config.run.seed
 
     @property
     def clusters(self) -> list[int]:
@@ -124,9 +123,9 @@ class ReliabilityStudy:
             for held in self._deal(batch, r)
         ]
         jobs = [self._job(b, held, stable_seed(self.seed, "repeat", *self._ids(b), r)) for b, r, held in places]
-        trained, started = self.model.trained, time.monotonic()
-        outcomes = self.model.examine(jobs, self.pool)
-        trained, seconds = self.model.trained - trained, time.monotonic() - started
+        trained, started = self.runs.trained, time.monotonic()
+        outcomes = self.runs.examine(jobs, self.pool)
+        trained, seconds = self.runs.trained - trained, time.monotonic() - started
         recording.students = len(jobs)
         recording.seconds_per_student = seconds / trained if trained else None
         for (_, r, held), job, outcome in zip(places, jobs, outcomes, strict=True):
@@ -153,12 +152,12 @@ class ReliabilityStudy:
 
     def _job(self, b: int, held: dict[int, int], seed: int) -> Job:
         """A student of batch `b` that learns candidate `held[d]` of each document d, asked about all of the batch."""
-        exams = [self.model.exam(self.groups[d].document, "reward") for d in self.batches[b]]
+        exams = [self.runs.exam(self.groups[d].document, "reward") for d in self.batches[b]]
         return Job(
             lesson=Lesson(
                 texts=tuple(self.groups[d].candidates[g].text for d, g in sorted(held.items())),
                 document_ids=tuple(self.groups[d].document.id for d in sorted(held)),
-                steps=planned_steps(self.model.config.student, len(self.batches[b])),
+                steps=planned_steps(self.runs.config.student, len(self.batches[b])),
                 seed=seed,
             ),
             exam=Exam(questions=tuple(question for exam in exams for question in exam.questions)),
@@ -178,7 +177,7 @@ class ReliabilityStudy:
             seed = stable_seed(self.seed, "fresh", *self._ids(b), seats[held[0]].repeat)
             jobs.append(self._job(b, {seats[i].document: seats[i].rewrite for i in held}, seed))
         gains: list[float | None] = [None] * len(seats)
-        for held, job, outcome in zip(students.values(), jobs, self.model.examine(jobs, self.pool), strict=True):
+        for held, job, outcome in zip(students.values(), jobs, self.runs.examine(jobs, self.pool), strict=True):
             for i in held if outcome.gain is not None else ():
                 gains[i] = narrow(job, outcome, self.groups[seats[i].document].document.id).gain
         return gains

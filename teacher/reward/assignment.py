@@ -1,35 +1,48 @@
-"""Who sits in which student: the lessons of many documents dealt to students, one seat a document."""
+"""Which student learns which lessons: a student learns one lesson of each of the documents that share it."""
 
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from student.records import Outcome
 from teacher.records import Rewrite
 
 RewriteSet = Sequence[Rewrite]
-"""A document's set of rewrites, taught together."""
+"""A lesson: rewrites of one document that are taught together."""
 
 
 class TaughtLesson(NamedTuple):
-    """A place in a student: what it is taught about one document."""
+    """A lesson as a student is taught it."""
 
     document: int
     lesson: int
-    """Number of the document's lesson in its group."""
+    """Number of the lesson in its document's group."""
     without: int | None = None
-    """Member of the lesson that is left out, to learn what it adds."""
+    """Number of the rewrite that is left out, to learn what it adds."""
 
 
 class PlannedStudent(NamedTuple):
-    """One student run that is asked for."""
+    """One student to train."""
 
     lessons: tuple[TaughtLesson, ...]
-    """One a document of the batch, in the batch's order."""
+    """One per document of the batch, in the batch's order."""
     batch: int
     """Documents of a batch share their students, in every repeat."""
     repeat: int
     """Students of one batch and repeat have the same seed."""
+
+
+class LessonResult(NamedTuple):
+    """What one student showed about one of its lessons."""
+
+    student: PlannedStudent
+    gain: float
+    """Of the lesson's document (under `shard` credit of everything that the student was asked), in nats a token."""
+    forgotten: float
+    """Loss gained on the retention texts by the whole student, in nats a token."""
+    outcome: Outcome | None
+    """Narrowed to the lesson's document; None where nothing was left to teach."""
 
 
 def lessons_of(group: Sequence[Rewrite], size: int) -> list[RewriteSet]:
@@ -39,7 +52,7 @@ def lessons_of(group: Sequence[Rewrite], size: int) -> list[RewriteSet]:
 
 
 def strategy_of(lesson: RewriteSet) -> str:
-    """The strategy of most of a lesson's rewrites that passed the gates; of none, where none passed."""
+    """The strategy of most of a lesson's rewrites that passed the gates; "" where none passed."""
     counts = Counter(rewrite.strategy for rewrite in lesson if rewrite.rejected is None)
     return max(sorted(counts), key=counts.__getitem__, default="")
 
@@ -58,29 +71,29 @@ def assign(
     *,
     strategies: Sequence[Sequence[str]] | None = None,
 ) -> Iterator[PlannedStudent]:
-    """The students of one repeat: each lesson of each document sits in exactly one.
+    """The students of one repeat, of which exactly one learns each lesson of each document.
 
-    In repeat 0 the j-th student learns the j-th lesson of every document of its batch. In later ones each document's
-    lessons are shuffled by themselves, so that a lesson meets other company and its neighbours' luck averages out. With
-    `strategies` (D x G), the strategy of each lesson, a student learns lessons of one strategy as far as there are
-    enough of them: what only the whole student shows is then the effect of that strategy.
+    In repeat 0 the j-th student learns the j-th lesson of every document of its batch. In later repeats each document's
+    lessons are shuffled by themselves. With `strategies` (D x G, the strategy of each lesson) a student learns lessons
+    of one strategy as far as there are enough of them: what only the whole student shows is then the effect of that
+    strategy.
     """
     for number, batch in enumerate(batches_of(documents, size)):
         orders = []
         for d in batch:
             order = list(range(lessons))
+            # In new company a lesson meets other neighbours, whose luck averages out over repeats.
             if repeat or strategies is not None:
                 random.Random(f"{seed} {repeat} {d}").shuffle(order)
             if strategies is not None:
                 order.sort(key=strategies[d].__getitem__)
             orders.append(order)
         for slot in range(lessons):
-            yield PlannedStudent(
-                tuple(TaughtLesson(d, order[slot]) for d, order in zip(batch, orders, strict=True)), number, repeat
-            )
+            taught = tuple(TaughtLesson(d, order[slot]) for d, order in zip(batch, orders, strict=True))
+            yield PlannedStudent(taught, number, repeat)
 
 
 def without_each(student: PlannedStudent, lesson_size: int) -> Iterator[PlannedStudent]:
     """The student again, once without the i-th rewrite of every lesson for each i."""
     for i in range(lesson_size):
-        yield student._replace(lessons=tuple(seat._replace(without=i) for seat in student.lessons))
+        yield student._replace(lessons=tuple(lesson._replace(without=i) for lesson in student.lessons))

@@ -1,26 +1,36 @@
 """What a rewrite is worth: the gain of the students that learnt it.
 
-A document's rewrites form a group of G lessons of m rewrites each (`rl.rewrites_per_lesson`; D documents). Under
-`shared` and `shard` credit a student learns one lesson of every document in a batch; under `document` credit a batch is
-one document. All students of a batch have the same seed within a repeat (common random numbers) and the same number of
-steps. Every rewrite of a lesson earns the lesson's gain, or under `marginal` credit what the lesson loses without it: a
-difference reward (Wolpert and Tumer 2002), of the same expected policy gradient with less noise.
+D documents have a group of G lessons each, and a lesson is m rewrites (`rl.rewrites_per_lesson`) that are taught
+together. Under `shared` and `shard` credit a student learns one lesson of every document in a batch; under `document`
+credit a batch is one document. Every rewrite of a lesson earns the lesson's gain, or under `marginal` credit what the
+lesson loses without it: a difference reward (Wolpert and Tumer 2002), with the same expected policy gradient and less
+noise.
 
-Penalties are subtracted from that, in rewards and in evaluations alike. What a student forgot is charged to each of its
-lessons at face value; with `reward.pool_strategies` each is charged with its own part, see `teacher.reward.pooling`.
+What makes lessons comparable:
+
+* All students of a batch have the same seed within a repeat (common random numbers), so that they differ in nothing but
+  their lessons, and the same number of optimiser steps.
+* Each repeat has other seeds and, where documents share students, puts each lesson in other company.
+* Where a student fails it tells nothing: its lessons keep the gains of their other repeats. A rewrite without any gain,
+  like one that a gate refused, is placed below the worst of its group.
+
+Penalties are subtracted from the gain, in rewards and in evaluations alike. What a student forgot is charged in full to
+each of its lessons; with `reward.pool_strategies` each is charged with its own part, see `teacher.reward.pooling`.
 """
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from configs.seeds import stable_seed
-from student.records import Document, Job, Split
+from student.records import Document, Job, Outcome, Split, StudentPool
 from student.statistics.adaptive import next_shared_runs, posterior_gains
+from student.statistics.mixed_model import MeasuredRun
 from student.statistics.reliability import Reliability, reliability
 from teacher.gates.text import overlap_shares
 from teacher.records import Reward, Rewrite
 from teacher.reward.assignment import (
+    LessonResult,
     PlannedStudent,
     RewriteSet,
     TaughtLesson,
@@ -31,16 +41,34 @@ from teacher.reward.assignment import (
     without_each,
 )
 from teacher.reward.evaluation import Evaluation, mean_penalties
-from teacher.reward.exams import asked_about, forgotten, narrow
-from teacher.reward.pooling import LessonResults, PooledBeliefs, runs_of_usable
+from teacher.reward.exams import forgotten, narrow
+from teacher.reward.pooling import PooledBeliefs
 from teacher.reward.student_runs import StudentRuns
 
 PROBE_DOCUMENTS = 8
 """Documents of a step that are taught twice to know the reward's reliability, or a whole batch where it is larger."""
 
+Lessons = list[list[RewriteSet]]
+"""D x G."""
 
-class GainReward(StudentRuns):
-    """Turns rewrites into rewards through the student pools, each student trained once and cached in the journal."""
+Results = dict[TaughtLesson, list[LessonResult]]
+"""In the order of the students that learnt the lesson; failed ones are left out."""
+
+
+class GainReward:
+    """The reward by students of the models in `pools`. No student is trained twice: outcomes are in the journal of
+    `runs`."""
+
+    def __init__(
+        self,
+        runs: StudentRuns,
+        pools: Mapping[str, StudentPool],
+        count_tokens: Callable[[str], int] = lambda text: len(text.split()),
+    ) -> None:
+        self.runs, self.pools, self.count_tokens = runs, pools, count_tokens
+        self.reward = runs.config.reward
+        self.rewrites_per_lesson = runs.config.rl.rewrites_per_lesson
+        self.seed = runs.config.run.seed
 
     def score(self, groups: Sequence[Sequence[Rewrite]]) -> list[list[Reward]]:
         """Rewards of D groups of G x m rewrites, aligned with them.
@@ -54,57 +82,202 @@ class GainReward(StudentRuns):
 
         Documents that share students are in one batch.
         """
-        reward = self.config.reward
-        table: list[list[Sequence[Rewrite]]] = []
-        runs: dict[TaughtLesson, LessonResults] = defaultdict(LessonResults)
-        uniform = 1 if reward.adaptive else reward.repeats
-        asked = 0
+        reward = self.reward
+        lessons_DG: Lessons = []
+        results: Results = {}
         for groups in batches:
-            first = len(table)
-            assert first % self.config.reward.documents_together == 0, (
-                "a batch ended among documents that share students"
-            )
-            table += self._lessons(groups)
-            every = [student for repeat in range(uniform) for student in self._students(table, repeat)]
-            students = [student for student in every if student.lessons[0].document >= first]
-            self._run(students, table, runs, asked)
-            asked += len(students)
-        believed = self._repeat_adaptively(table, runs) if reward.adaptive else {}
-        lost: dict[TaughtLesson, float] = {}
+            first = len(lessons_DG)
+            assert first % reward.documents_together == 0, "a batch ended among documents that share students"
+            lessons_DG += self._lessons(groups)
+            # Under `adaptive` the first repeat shows where the students of the others are worth most.
+            repeats = range(1 if reward.adaptive else reward.repeats)
+            students = [student for repeat in repeats for student in self._students(lessons_DG, repeat)]
+            self._train([s for s in students if s.lessons[0].document >= first], lessons_DG, results)
+        gains = self._repeat_adaptively(lessons_DG, results) if reward.adaptive else {}
+        forgotten_parts: dict[TaughtLesson, float] = {}
         if reward.pool_strategies:
-            pooled = PooledBeliefs(table, runs, self.config.reward.documents_together)
-            believed = pooled.of_students("gains") if reward.credit == "shard" else pooled.of_lessons()
-            lost = pooled.of_students("forgotten")
-        return [
-            place_worst(
-                [
-                    earned
-                    for g, lesson in enumerate(lessons)
-                    for earned in self._rewards(lesson, TaughtLesson(d, g), runs, believed, lost)
-                ],
-                reward.rejected,
-            )
-            for d, lessons in enumerate(table)
-        ]
+            pooled = PooledBeliefs(lessons_DG, results)
+            gains = pooled.of_students("gain") if reward.credit == "shard" else pooled.of_lessons()
+            forgotten_parts = pooled.of_students("forgotten")
+        rewards = []
+        for d, lessons in enumerate(lessons_DG):
+            earned: list[Reward | None] = []
+            for g, lesson in enumerate(lessons):
+                earned += self._rewards(lesson, TaughtLesson(d, g), results, gains, forgotten_parts)
+            rewards.append(place_worst(earned, reward.rejected))
+        return rewards
 
     def reliability_of(self, groups: Sequence[Sequence[Rewrite]], repeats: int) -> Reliability:
         """Reliability of one run of the reward, from `repeats` students a lesson, in different company each time; the
         bootstrap draws batches of documents that share students."""
-        table = self._lessons(groups)
-        gains: list[list[list[float | None]]] = [[] for _ in table]
-        runs: dict[TaughtLesson, LessonResults] = defaultdict(LessonResults)
-        self._run([student for repeat in range(repeats) for student in self._students(table, repeat)], table, runs)
-        for d, lessons in enumerate(table):
+        lessons_DG = self._lessons(groups)
+        results: Results = {}
+        students = [student for repeat in range(repeats) for student in self._students(lessons_DG, repeat)]
+        self._train(students, lessons_DG, results)
+        gains: list[list[list[float | None]]] = [[] for _ in lessons_DG]
+        for d, lessons in enumerate(lessons_DG):
             for g, lesson in enumerate(lessons):
-                members = range(len(lesson)) if self.config.reward.set_credit == "marginal" else [None]
-                gains[d] += [list(self._unit_gains(TaughtLesson(d, g), i, runs)) for i in members]
-        size = self.config.reward.documents_together
-        clusters = [number for number, batch in enumerate(batches_of(len(table), size)) for _ in batch]
+                # What is compared is what is rewarded: lessons, or under `marginal` credit single rewrites.
+                members = range(len(lesson)) if self.reward.set_credit == "marginal" else [None]
+                gains[d] += [list(_gains(TaughtLesson(d, g), member, results)) for member in members]
+        clusters = [d // self.reward.documents_together for d in range(len(lessons_DG))]
         return reliability(gains, clusters=clusters, common_seeds=True)
 
     def probe(self, groups: Sequence[Sequence[Rewrite]]) -> Reliability:
         """Reliability of one run, from lessons of `score`'s first documents that are taught once more."""
-        return self.reliability_of(groups[: max(PROBE_DOCUMENTS, self.config.reward.documents_together)], repeats=2)
+        return self.reliability_of(groups[: max(PROBE_DOCUMENTS, self.reward.documents_together)], repeats=2)
+
+    def _lessons(self, groups: Sequence[Sequence[Rewrite]]) -> Lessons:
+        assert len({len(group) for group in groups}) <= 1, "groups are of one size"
+        return [lessons_of(group, self.rewrites_per_lesson) for group in groups]
+
+    def _students(self, lessons_DG: Lessons, repeat: int) -> Iterator[PlannedStudent]:
+        """The students of one repeat, each followed by those without one rewrite under `marginal` credit."""
+        reward, strategies = self.reward, None
+        if reward.pool_strategies and (reward.retention_weight > 0 or reward.credit == "shard"):
+            # Pooling traces to strategies what only whole students show. Students of even mixtures all show the same,
+            # and a strategy has another effect in a mixture than in a student of nothing else, which is what a teacher
+            # that writes it always brings about (of false lessons: 1.4 and 3.6 nats forgotten, teacher/RESULTS.md).
+            strategies = [[strategy_of(lesson) for lesson in lessons] for lessons in lessons_DG]
+        seed = stable_seed(self.seed, "deal")
+        for student in assign(
+            len(lessons_DG), len(lessons_DG[0]), reward.documents_together, repeat, seed, strategies=strategies
+        ):
+            yield student
+            if reward.set_credit == "marginal":
+                yield from without_each(student, self.rewrites_per_lesson)
+
+    def _train(self, students: Sequence[PlannedStudent], lessons_DG: Lessons, results: Results) -> None:
+        """Trains those of `students` that have anything to learn, and adds to `results` what each of their lessons
+        gained."""
+        to_train: list[tuple[PlannedStudent, Job]] = []
+        for student in students:
+            job = self._job(student, lessons_DG)
+            if job.lesson.texts:
+                to_train.append((student, job))
+                continue
+            # Without their only rewrites the lessons teach nothing and gain nothing, which needs no student to be seen.
+            for lesson in student.lessons:
+                if lesson.without is not None:
+                    results.setdefault(lesson, []).append(LessonResult(student, 0.0, 0.0, None))
+        by_model = self._examine([job for _, job in to_train]).values()
+        for (student, job), *outcomes in zip(to_train, *by_model, strict=True):
+            # A lesson is judged by students of all models or by none: a mean over fewer models is another measure.
+            if any(outcome.gain is None for outcome in outcomes):
+                continue
+            forgotten_nats = statistics.fmean(forgotten(outcome) for outcome in outcomes)
+            for lesson in student.lessons:
+                rewrites = lessons_DG[lesson.document][lesson.lesson]
+                if all(rewrite.rejected is not None for rewrite in rewrites):
+                    continue
+                own = [narrow(job, outcome, rewrites[0].document_id) for outcome in outcomes]
+                credited = outcomes if self.reward.credit == "shard" else own
+                gain = self._across_models([outcome.gain for outcome in credited if outcome.gain is not None])
+                results.setdefault(lesson, []).append(LessonResult(student, gain, forgotten_nats, own[-1]))
+
+    def _job(self, student: PlannedStudent, lessons_DG: Lessons) -> Job:
+        documents: list[str] = []
+        taught: list[tuple[str, str]] = []
+        for d, g, without in student.lessons:
+            lesson = lessons_DG[d][g]
+            # A document of which nothing is taught keeps its place in the exam and in the planned steps, so that the
+            # students of a batch are asked the same and train equally long.
+            documents.append(lesson[0].document_id)
+            taught += [(r.document_id, r.text) for i, r in enumerate(lesson) if r.rejected is None and i != without]
+        # Common random numbers: nothing about the lessons goes into the seed.
+        return self.runs.job(documents, taught, stable_seed(self.seed, *documents, student.repeat), "reward")
+
+    def _examine(self, jobs: Sequence[Job]) -> dict[str, list[Outcome]]:
+        """Outcomes in the order of `jobs`, by student model."""
+        return {name: self.runs.examine(jobs, pool) for name, pool in self.pools.items()}
+
+    def _across_models(self, values: Sequence[float]) -> float:
+        return min(values) if self.reward.across_students == "worst" else statistics.fmean(values)
+
+    def _repeat_adaptively(self, lessons_DG: Lessons, results: Results) -> dict[TaughtLesson, float]:
+        """Trains the students of all repeats but the first where they tell most, and returns the posterior mean of each
+        lesson's gain: lessons have unequally many runs, so that their plain means would not compare."""
+        usable = [
+            [g for g, lesson in enumerate(lessons) if any(rewrite.rejected is None for rewrite in lesson)]
+            for lessons in lessons_DG
+        ]
+        sizes, students = [len(lessons) for lessons in usable], len(lessons_DG[0])
+
+        def runs_so_far() -> list[MeasuredRun]:
+            """With lessons numbered among the usable ones of their document."""
+            return [
+                MeasuredRun(d, i, result.gain, result.student, result.student.repeat)
+                for d, lessons in enumerate(usable)
+                for i, g in enumerate(lessons)
+                for result in results.get(TaughtLesson(d, g), ())
+            ]
+
+        for repeat in range(1, self.reward.repeats):
+            seed = stable_seed(self.seed, "adaptive", repeat)
+            next_DK = next_shared_runs(runs_so_far(), sizes, students, seed=seed)
+            planned = []
+            for number, batch in enumerate(batches_of(len(lessons_DG), self.reward.documents_together)):
+                for k in range(students):
+                    # A document of which all was refused keeps a place that teaches nothing.
+                    taught = tuple(TaughtLesson(d, usable[d][next_DK[d][k]] if next_DK[d] else 0) for d in batch)
+                    # The same lesson may come several times. Alone in its student it needs a seed of its own each time;
+                    # where documents share students, the company differs.
+                    planned.append(PlannedStudent(taught, number, repeat if len(batch) > 1 else repeat * students + k))
+            self._train(list(dict.fromkeys(planned)), lessons_DG, results)
+        gains = posterior_gains(runs_so_far(), sizes)
+        return {
+            TaughtLesson(d, g): float(gains[d][i]) for d, lessons in enumerate(usable) for i, g in enumerate(lessons)
+        }
+
+    def _rewards(
+        self,
+        lesson: RewriteSet,
+        taught: TaughtLesson,
+        results: Results,
+        gains: Mapping[TaughtLesson, float],
+        forgotten_parts: Mapping[TaughtLesson, float],
+    ) -> list[Reward | None]:
+        """Rewards of a lesson's rewrites, None for those that were rejected and for all where the students failed.
+
+        `gains` and `forgotten_parts` are judged from all lessons of the step; a lesson that they lack has its own mean.
+        """
+        shown = results.get(taught)
+        if not shown:
+            return [None] * len(lesson)
+        accepted = [i for i, rewrite in enumerate(lesson) if rewrite.rejected is None]
+        forgotten_nats = forgotten_parts.get(taught, statistics.fmean(result.forgotten for result in shown))
+        charged = self._penalties(lesson[0].document_id, [lesson[i].text for i in accepted], forgotten_nats)
+        rewards: list[Reward | None] = [None] * len(lesson)
+        for i, penalties in zip(accepted, charged, strict=True):
+            own = _gains(taught, i if self.reward.set_credit == "marginal" else None, results)
+            if own:
+                rewards[i] = Reward(
+                    value=gains.get(taught, statistics.fmean(own)) - sum(penalties.values()),
+                    outcome=shown[-1].outcome,
+                    gains=own,
+                    noise=statistics.stdev(own) if len(own) > 1 else None,
+                    penalties=penalties,
+                )
+        return rewards
+
+    def _penalties(self, document_id: str, texts: Sequence[str], forgotten_nats: float) -> list[dict[str, float]]:
+        """What is taken off each of a lesson's texts, by name; empty where the config penalises nothing."""
+        reward = self.reward
+        document = self.runs.documents[document_id].text
+        document_tokens = max(1, self.count_tokens(document)) if reward.length_weight else 1
+        charged = []
+        for text, overlap in zip(texts, overlap_shares(texts), strict=True):
+            penalties = {}
+            if reward.length_weight:
+                # Free up to the document's own length.
+                penalties["length"] = reward.length_weight * max(0.0, self.count_tokens(text) / document_tokens - 1)
+            if reward.overlap_weight:
+                penalties["overlap"] = reward.overlap_weight * overlap
+            if reward.retention_weight:
+                # A student that remembers better than before is no merit of its lessons.
+                penalties["retention"] = reward.retention_weight * max(0.0, forgotten_nats)
+            charged.append(penalties)
+        return charged
 
     def evaluate(
         self,
@@ -116,202 +289,63 @@ class GainReward(StudentRuns):
         """Gain, accuracy and reward on the `split` questions of `documents`, taught at equal steps: the mean over
         `lessons`, each of which is the texts of every document and is taught to students of its own seed.
 
-        A document without texts (all rejected) keeps its place in the exam but teaches nothing. With several students
-        the figures are their mean or worst by document, as in the reward, and each student's own are beside them.
+        A document without texts (all rejected) keeps its place in the exam but teaches nothing. With several student
+        models the figures are their mean or worst by document, as in the reward, and each model's own are beside them.
         """
-        jobs, texts_of_jobs = [], []
         batches: dict[str, int] = {}
-        for number, batch in enumerate(batches_of(len(documents), self.config.reward.documents_together)):
-            ids = [documents[d].id for d in batch]
-            batches |= dict.fromkeys(ids, number)
-            for texts_by_document, seed in zip(lessons, seeds, strict=True):
-                taught = [(name, text) for name in ids for text in texts_by_document[name]]
+        planned: list[tuple[list[str], Mapping[str, Sequence[str]], Job]] = []
+        for number, batch in enumerate(batches_of(len(documents), self.reward.documents_together)):
+            names = [documents[d].id for d in batch]
+            batches |= dict.fromkeys(names, number)
+            for texts, seed in zip(lessons, seeds, strict=True):
+                taught = [(name, text) for name in names for text in texts[name]]
                 # Every batch has seeds of its own, so that what a seed does is part of the spread between batches.
-                jobs.append(self.job(ids, taught, stable_seed(seed, number), split))
-                texts_of_jobs.append(texts_by_document)
-        names = [document.id for document in documents]
+                planned.append((names, texts, self.runs.job(names, taught, stable_seed(seed, number), split)))
         # What is rewarded is what validates: under shard credit the gain over all that the student was asked.
-        whole = self.config.reward.credit == "shard" and split == "reward"
-        found: dict[str, Evaluation] = {}
-        for student, outcomes in self.examine_all(jobs).items():
-            gains: dict[str, list[float]] = {name: [] for name in names}
-            accuracies: dict[str, list[float]] = {name: [] for name in names}
-            charged: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-            for job, texts_by_document, outcome in zip(jobs, texts_of_jobs, outcomes, strict=True):
-                for name in asked_about(job) if outcome.gain is not None else ():
+        whole = self.reward.credit == "shard" and split == "reward"
+        by_model: dict[str, Evaluation] = {}
+        for model, outcomes in self._examine([job for *_, job in planned]).items():
+            gains: dict[str, list[float]] = defaultdict(list)
+            accuracies: dict[str, list[float]] = defaultdict(list)
+            charged: dict[str, list[dict[str, float]]] = defaultdict(list)
+            for (names, texts, job), outcome in zip(planned, outcomes, strict=True):
+                for name in names if outcome.gain is not None else ():
                     own = narrow(job, outcome, name)
                     gain = outcome.gain if whole else own.gain
                     assert gain is not None
                     gains[name].append(gain)
                     accuracies[name].append(own.metrics["accuracy_after"])
-                    texts = texts_by_document[name] or [""]
-                    charged[name].append(mean_penalties(self._penalties(name, texts, forgotten(outcome))))
+                    penalties = self._penalties(name, texts[name] or [""], forgotten(outcome))
+                    charged[name].append(mean_penalties(penalties))
             failed = sum(outcome.gain is None for outcome in outcomes)
-            penalties = {name: mean_penalties(found) for name, found in charged.items() if found}
-            found[student] = Evaluation.of(gains, accuracies, batches, penalties, failed)
-        if len(found) == 1:
-            return next(iter(found.values()))
-        each = list(found.values())
+            means = {name: mean_penalties(penalties) for name, penalties in charged.items()}
+            by_model[model] = Evaluation.of(gains, accuracies, batches, means, failed)
+        if len(by_model) == 1:
+            return next(iter(by_model.values()))
+        return self._combined(by_model, batches)
 
-        def combined(measured: list[dict[str, float]]) -> dict[str, list[float]]:
-            by_name = {name: [values[name] for values in measured if name in values] for name in names}
-            return {name: [self._across(values)] for name, values in by_name.items() if values}
+    def _combined(self, by_model: Mapping[str, Evaluation], batches: Mapping[str, int]) -> Evaluation:
+        each = list(by_model.values())
 
-        gains, accuracies = combined([e.gains for e in each]), combined([e.accuracies for e in each])
-        penalties = {name: mean_penalties([e.penalties[name] for e in each if name in e.penalties]) for name in names}
-        return Evaluation.of(gains, accuracies, batches, penalties, sum(e.failed for e in each), by_student=found)
+        def across(measured: list[dict[str, float]]) -> dict[str, list[float]]:
+            by_document = {name: [values[name] for values in measured if name in values] for name in batches}
+            return {name: [self._across_models(values)] for name, values in by_document.items() if values}
 
-    def _lessons(self, groups: Sequence[Sequence[Rewrite]]) -> list[list[Sequence[Rewrite]]]:
-        assert len({len(group) for group in groups}) <= 1, "groups are of one size"
-        return [lessons_of(group, self.config.rl.rewrites_per_lesson) for group in groups]
+        penalties = {name: mean_penalties([e.penalties[name] for e in each if name in e.penalties]) for name in batches}
+        return Evaluation.of(
+            across([e.gains for e in each]), across([e.accuracies for e in each]), batches, penalties,
+            sum(e.failed for e in each), by_model,
+        )  # fmt: skip
 
-    def _students(self, table: list, repeat: int) -> Iterator[PlannedStudent]:
-        """The students of one repeat, each followed by those without a member under `marginal` credit."""
-        reward, seed = self.config.reward, stable_seed(self.config.run.seed, "deal")
-        marginal = reward.set_credit == "marginal"
-        # Of students that all learn the same mix of strategies, what whole students show could not be traced; and what
-        # it is in other mixes does not tell what a teacher brings about that writes nothing else.
-        traced = reward.pool_strategies and (reward.retention_weight > 0 or reward.credit == "shard")
-        strategies = [[strategy_of(lesson) for lesson in lessons] for lessons in table] if traced else None
-        for student in assign(
-            len(table), len(table[0]), self.config.reward.documents_together, repeat, seed, strategies=strategies
-        ):
-            yield student
-            if marginal:
-                yield from without_each(student, self.config.rl.rewrites_per_lesson)
 
-    def _run(
-        self, students: Sequence[PlannedStudent], table: list, runs: dict[TaughtLesson, LessonResults], first: int = 0
-    ) -> None:
-        """Trains `students` (those that have anything to learn) and notes what each lesson's document gained. They are
-        numbered from `first` on."""
-        jobs = [self._job_of(student, table) for student in students]
-        asked = [(student, job) for student, job in zip(students, jobs, strict=True) if job.lesson.texts]
-        for student, job in zip(students, jobs, strict=True):
-            for seat in student.lessons if not job.lesson.texts else ():
-                if seat.without is not None:  # nothing is left to learn, and nothing gained
-                    runs[seat].note(0.0, 0.0, None, student.repeat, -1)
-        by_pool = self.examine_all([job for _, job in asked]).values()
-        for number, ((student, job), *outcomes) in enumerate(zip(asked, *by_pool, strict=True), first):
-            ran = [outcome for outcome in outcomes if outcome.gain is not None]
-            if len(ran) < len(outcomes):  # a lesson is judged by all students or by none
-                continue
-            for seat in student.lessons:
-                if all(rewrite.rejected is not None for rewrite in table[seat.document][seat.lesson]):
-                    continue
-                own = [narrow(job, outcome, table[seat.document][seat.lesson][0].document_id) for outcome in ran]
-                credited = ran if self.config.reward.credit == "shard" else own
-                gain = self._across([outcome.gain for outcome in credited if outcome.gain is not None])
-                lost = statistics.fmean(forgotten(outcome) for outcome in ran)
-                runs[seat].note(gain, lost, own[-1], student.repeat, number)
-
-    def _across(self, values: Sequence[float]) -> float:
-        """One figure from those of several students."""
-        return min(values) if self.config.reward.across_students == "worst" else statistics.fmean(values)
-
-    def _repeat_adaptively(self, table: list, runs: dict[TaughtLesson, LessonResults]) -> dict[TaughtLesson, float]:
-        """Spends the students of all repeats but the first where they tell most, and returns what is then believed of
-        each lesson's gain: runs are unequal in number, so that their plain means would not compare."""
-        usable = [
-            [g for g, lesson in enumerate(lessons) if any(w.rejected is None for w in lesson)] for lessons in table
-        ]
-        sizes, students = [len(lessons) for lessons in usable], len(table[0])
-        together = self.config.reward.documents_together
-        for repeat in range(1, self.config.reward.repeats):
-            seed = stable_seed(self.config.run.seed, "adaptive", repeat)
-            seats = next_shared_runs(runs_of_usable(usable, runs), sizes, students, seed=seed)
-            asked = [
-                PlannedStudent(
-                    # A document of which all was refused keeps a place that teaches nothing.
-                    tuple(TaughtLesson(d, usable[d][seats[d][k]] if seats[d] else 0) for d in batch),
-                    number,
-                    # A student of its own for each run of one text: with company, that differs anyhow.
-                    repeat if len(batch) > 1 else repeat * students + k,
-                )
-                for number, batch in enumerate(batches_of(len(table), together))
-                for k in range(students)
-            ]
-            self._run(list(dict.fromkeys(asked)), table, runs)  # equal seats are one student, not two
-        gains = posterior_gains(runs_of_usable(usable, runs), sizes)
-        return {
-            TaughtLesson(d, g): float(gains[d][i]) for d, lessons in enumerate(usable) for i, g in enumerate(lessons)
-        }  # fmt: skip
-
-    def _job_of(self, student: PlannedStudent, table: list) -> Job:
-        documents = [table[seat.document][seat.lesson][0].document_id for seat in student.lessons]
-        taught = [
-            (rewrite.document_id, rewrite.text)
-            for seat in student.lessons
-            for i, rewrite in enumerate(table[seat.document][seat.lesson])
-            if rewrite.rejected is None and i != seat.without
-        ]
-        seed = stable_seed(self.config.run.seed, *documents, student.repeat)
-        return self.job(documents, taught, seed, "reward")
-
-    def _rewards(
-        self,
-        lesson: RewriteSet,
-        seat: TaughtLesson,
-        runs: dict[TaughtLesson, LessonResults],
-        believed: Mapping[TaughtLesson, float],
-        lost: Mapping[TaughtLesson, float],
-    ) -> list[Reward | None]:
-        """Of a lesson's rewrites; None for one that was rejected, and for all where its students failed."""
-        whole = runs.get(seat)
-        if whole is None or not whole.gains:
-            return [None] * len(lesson)
-        taught = [i for i, rewrite in enumerate(lesson) if rewrite.rejected is None]
-        forgot = lost.get(seat, statistics.fmean(whole.forgotten))
-        charged = self._penalties(lesson[0].document_id, [lesson[i].text for i in taught], forgot)
-        penalties = dict(zip(taught, charged, strict=True))
-        marginal = self.config.reward.set_credit == "marginal"
-        rewards: list[Reward | None] = []
-        for i in range(len(lesson)):
-            gains = self._unit_gains(seat, i if marginal else None, runs)
-            if i not in penalties or not gains:
-                rewards.append(None)
-                continue
-            rewards.append(
-                Reward(
-                    value=believed.get(seat, statistics.fmean(gains)) - sum(penalties[i].values()),
-                    outcome=whole.last,
-                    gains=gains,
-                    noise=statistics.stdev(gains) if len(gains) > 1 else None,
-                    penalties=penalties[i],
-                )
-            )
-        return rewards
-
-    @staticmethod
-    def _unit_gains(
-        seat: TaughtLesson, member: int | None, runs: Mapping[TaughtLesson, LessonResults]
-    ) -> tuple[float, ...]:
-        """What a lesson gained in each of its runs; or what it gained through `member`, where the student without it
-        ran too: both have one seed."""
-        whole = runs.get(seat)
-        if whole is None or member is None:
-            return tuple(whole.gains) if whole else ()
-        without = runs.get(seat._replace(without=member), LessonResults())
-        alone = {repeat: gain for (repeat, _), gain in zip(without.students, without.gains, strict=True)}
-        with_it = zip(whole.students, whole.gains, strict=True)
-        return tuple(gain - alone[repeat] for (repeat, _), gain in with_it if repeat in alone)
-
-    def _penalties(self, document_id: str, texts: Sequence[str], lost: float) -> list[dict[str, float]]:
-        """What is taken off each of a lesson's texts, whose student `lost` so many nats a token on the retention
-        texts."""
-        settings = self.config.reward
-        source = max(1, self.count_tokens(self.documents[document_id].text)) if settings.length_weight else 1
-        charged = []
-        for text, overlap in zip(texts, overlap_shares(texts), strict=True):
-            penalties = {}
-            if settings.length_weight:
-                penalties["length"] = settings.length_weight * max(0.0, self.count_tokens(text) / source - 1)
-            if settings.overlap_weight:
-                penalties["overlap"] = settings.overlap_weight * overlap
-            if settings.retention_weight:
-                penalties["retention"] = settings.retention_weight * max(0.0, lost)
-            charged.append(penalties)
-        return charged
+def _gains(lesson: TaughtLesson, without: int | None, results: Results) -> tuple[float, ...]:
+    """What a lesson gained in each of its students; or what it gained by the rewrite `without`, from each repeat in
+    which the student that was spared it ran too: both have one seed."""
+    whole = results.get(lesson, [])
+    if without is None:
+        return tuple(result.gain for result in whole)
+    spared = {r.student.repeat: r.gain for r in results.get(lesson._replace(without=without), ())}
+    return tuple(r.gain - spared[r.student.repeat] for r in whole if r.student.repeat in spared)
 
 
 def place_worst(rewards: Sequence[Reward | None], rejected: float) -> list[Reward]:

@@ -5,7 +5,6 @@
 import gc
 import json
 import math
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,8 +20,8 @@ from configs.seeds import stable_seed
 from student.engine.models import load_model
 from student.records import Job, Outcome, StudentPool
 from teacher.records import Rewrite
-from teacher.reward.gain import GainReward
-from teacher.run.checkpoints import save_folder
+from teacher.reward.student_runs import StudentRuns
+from teacher.run.checkpoints import latest_numbered, save_folder
 
 TEACHER = "teacher"
 """The name in `student.model` that stands for the teacher as it is."""
@@ -35,7 +34,7 @@ MakePool = Callable[[StudentSettings], StudentPool]
 
 @runtime_checkable
 class Keeping(Protocol):
-    """A pool that can save a student, too."""
+    """A pool that can also save a student."""
 
     def keep(self, job: Job, folder: Path) -> Outcome:
         """Trains one student and saves it: a PEFT adapter folder, or (`mode: full`) a model folder."""
@@ -47,6 +46,10 @@ class Closing(Protocol):
     """A pool that holds more than this process's memory: actors, with their GPUs."""
 
     def close(self) -> None: ...
+
+
+class StudentFailed(Exception):
+    """A student failed while it was trained to be saved."""
 
 
 def check_students(config: Config) -> None:
@@ -63,11 +66,10 @@ def starting_bases(config: Config) -> dict[str, str]:
 def round_bases(config: Config, checkpoint: Path | None) -> dict[str, str]:
     """The model of each student in the round that starts from the teacher's `checkpoint`. Raises RunError."""
     bases = starting_bases(config)
-    promoted = latest_promotion(config.run.dir)
-    if promoted is not None:
+    if (promoted := latest_numbered(config.run.dir / "student", "promoted")) is not None:
         bases = {name: str(promoted / str(number)) for number, name in enumerate(bases)}
     if TEACHER in bases and checkpoint is not None:
-        bases[TEACHER] = str(merged_teacher(config, checkpoint))
+        bases[TEACHER] = str(merged_teacher(config.teacher.model, checkpoint, config.run.dir))
     return bases
 
 
@@ -84,35 +86,35 @@ class Students:
             raise UserError("rl.promotion_threshold needs students that can be saved: those of this pool cannot")
 
     def use(self, bases: Mapping[str, str]) -> dict[str, StudentPool]:
-        """The pools of these bases, by student. Raises UserError where a model cannot be loaded."""
+        """The pools of these bases, by student, valid until others are used. Raises UserError where a model cannot be
+        loaded."""
         if dict(bases) != self.bases:
             self.close()
-            settings = self.config.student
             for name, path in bases.items():
-                self.pools[name] = self.make_pool(settings.model_copy(update={"model": path, "models": ()}))
+                student = self.config.student.model_copy(update={"model": path, "models": ()})
+                self.pools[name] = self.make_pool(student)
             self.bases = dict(bases)
         return self.pools
 
     def close(self) -> None:
         """Lets go of the pools, of their models and their actors."""
-        self.bases = {}
         for pool in self.pools.values():
             if isinstance(pool, Closing):
                 pool.close()
-        self.pools.clear()  # in place: whoever holds the old pools lets go of their models too
+        self.bases = {}
+        self.pools.clear()  # a reward that still holds these pools lets go of their models, too
+        self.pools = {}
         gc.collect()
 
 
-def merged_teacher(config: Config, checkpoint: Path) -> Path:
-    """A model folder of the teacher at `checkpoint`. An adapter is merged into the float32 base, under
-    `run.dir/student`, where it takes the place of an earlier one. Raises RunError."""
+def merged_teacher(model: str, checkpoint: Path, run_dir: Path) -> Path:
+    """A model folder of the teacher at `checkpoint`. An adapter is merged into the float32 weights of `model`, under
+    `run_dir/student`, where it takes the place of an earlier one. Raises RunError."""
     if not (checkpoint / "adapter_config.json").is_file():
         return checkpoint
-    folder = config.run.dir / "student" / f"teacher-{checkpoint.name.removeprefix('checkpoint-')}"
+    folder = run_dir / "student" / f"teacher-{checkpoint.name.removeprefix('checkpoint-')}"
     if not folder.is_dir():
-        save_folder(
-            folder, lambda partial: merge(config.teacher.model, checkpoint, partial), "the same command resumes"
-        )
+        save_folder(folder, lambda partial: merge(model, checkpoint, partial), "the same command resumes")
     _remove_others(folder, "teacher-*")
     return folder
 
@@ -128,70 +130,63 @@ def merge(base: str, adapter: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def latest_promotion(run_dir: Path) -> Path | None:
-    """`student/promoted-NNNN` of the last round that promoted its students, a model folder for each by its number."""
-    folders = (run_dir / "student").glob("promoted-*")
-    found = (folder for folder in folders if re.fullmatch(r"promoted-\d{4,}", folder.name))
-    return max(found, key=lambda folder: int(folder.name.removeprefix("promoted-")), default=None)
+def train_and_save(pool: Keeping, job: Job, student: StudentSettings, base: str, folder: Path) -> Outcome:
+    """Trains a student of the model `base` and saves it as a whole model in `folder`; where it failed, as the outcome
+    says, nothing of use is there."""
+    adapter = folder if student.mode == "full" else folder.with_name(f".adapter-{folder.name}")
+    try:
+        with torch.random.fork_rng(), torch.enable_grad():
+            outcome = pool.keep(job, adapter)
+        if outcome.error is None and adapter != folder:
+            merge(base, adapter, folder)
+    finally:
+        if adapter != folder:
+            shutil.rmtree(adapter, ignore_errors=True)
+    return outcome
 
 
-def promote(
-    config: Config, round: int, lessons: Sequence[Rewrite], students: Students, rewards: GainReward
-) -> dict[str, Any]:
+def promote(round: int, lessons: Sequence[Rewrite], students: Students, runs: StudentRuns) -> dict[str, Any]:
     """Trains one student of each present base on all `lessons` and saves it as a whole model under
     `run.dir/student/promoted-NNNN`: the bases of the next rounds.
 
     Returns what each gained on the documents' reward questions, `gain/<student>`. Nobody is promoted, and `error` says
     why, where a student fails. Raises RunError.
     """
+    config = students.config
     folder = config.run.dir / "student" / f"promoted-{round:04d}"
-    bases = dict(students.bases)
+    bases = round_bases(config, None)
     figures: dict[str, Any] = {"lessons": len(lessons), "students": len(bases)}
     if not lessons:
         return figures | {"students": 0, "error": "no lesson was accepted"}
-    job = _promotion_job(config, round, lessons, rewards)
+    job = _promotion_job(config, round, lessons, runs)
 
     def save(partial: Path) -> None:
+        pools = students.use(bases)
         for number, (name, label) in enumerate(labels(list(bases)).items()):
-            outcome = _keep(config, students.pools[name], bases[name], job, partial / str(number))
+            pool = pools[name]
+            assert isinstance(pool, Keeping)
+            outcome = train_and_save(pool, job, config.student, bases[name], partial / str(number))
             figures[f"gain/{label}"] = outcome.gain
             if outcome.error is not None:
-                raise _NotPromoted(f"{label}: {outcome.error}")
+                raise StudentFailed(f"{label}: {outcome.error}")
         (partial / PROMOTION_FILE).write_text(json.dumps(figures), encoding="utf-8")
 
     if not folder.is_dir():
         try:
             save_folder(folder, save, f"the same command resumes after round {round}")
-        except _NotPromoted as failed:
-            shutil.rmtree(folder.with_name(f".{folder.name}.partial"), ignore_errors=True)
+        except StudentFailed as failed:
             return figures | {"error": str(failed)}
     _remove_others(folder, "promoted-*")
     return json.loads((folder / PROMOTION_FILE).read_text(encoding="utf-8"))
 
 
-class _NotPromoted(Exception):
-    """A student failed while it was trained to be promoted."""
-
-
-def _keep(config: Config, pool: StudentPool, base: str, job: Job, folder: Path) -> Outcome:
-    assert isinstance(pool, Keeping)
-    kept = folder if config.student.mode == "full" else folder.with_name(f"adapter-{folder.name}")
-    with torch.random.fork_rng(), torch.enable_grad():
-        outcome = pool.keep(job, kept)
-    if outcome.error is None and kept != folder:
-        merge(base, kept, folder)
-    if kept != folder:
-        shutil.rmtree(kept)
-    return outcome
-
-
-def _promotion_job(config: Config, round: int, lessons: Sequence[Rewrite], rewards: GainReward) -> Job:
+def _promotion_job(config: Config, round: int, lessons: Sequence[Rewrite], runs: StudentRuns) -> Job:
     """One student on everything: as many steps a document as the rewarded students had, and their exam."""
     names = list(dict.fromkeys(rewrite.document_id for rewrite in lessons))
     together = min(config.reward.documents_together, len(names))
     seed = stable_seed(config.run.seed, "promotion", round)
-    steps = rewards.job(names[:together], [], seed, "reward").lesson.steps
-    job = rewards.job(names, [(rewrite.document_id, rewrite.text) for rewrite in lessons], seed, "reward")
+    steps = runs.job(names[:together], [], seed, "reward").lesson.steps
+    job = runs.job(names, [(rewrite.document_id, rewrite.text) for rewrite in lessons], seed, "reward")
     if steps is None:  # each of its own lines is met in every epoch
         return job
     return replace(job, lesson=replace(job.lesson, steps=steps * math.ceil(len(names) / together)))

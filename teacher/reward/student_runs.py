@@ -1,10 +1,9 @@
-"""Student runs that are never made twice: lessons and exams to jobs, jobs to pools, outcomes kept in the journal as
-batches finish, so that `kill -9` costs no more than the batches that were being trained."""
+"""Student runs that are never made twice: lessons and exams become jobs, jobs go to pools, and outcomes are kept in the
+journal as batches finish, so that `kill -9` costs no more than the batches that were being trained."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 
@@ -14,87 +13,76 @@ from configs.schema import Student as StudentSettings
 from student.engine.models import pick_device
 from student.pools.inline import most_slots
 from student.records import Benchmark, Document, Exam, Job, Lesson, Outcome, Split, StudentPool
-from teacher.reward.exams import external_questions, read_texts
+from teacher.reward.exams import external_questions, retention_texts
 from teacher.run.clock import Clock
 from teacher.run.journal import Journal, outcome_key
 
 
 class StudentRuns:
-    """The students of a run: every lesson that is taught to one and every exam that it sits goes through here."""
+    """Plans, trains and counts the students of a run. Raises UserError for files of `reward` that cannot be read."""
 
     def __init__(
         self,
         config: Config,
-        pools: Mapping[str, StudentPool],
         benchmark: Benchmark,
         documents: Sequence[Document],
         journal: Journal,
-        count_tokens: Callable[[str], int] = lambda text: len(text.split()),
-        on_progress: Callable[[int, int], None] | None = None,
+        *,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
         clock: Clock | None = None,
     ) -> None:
-        self.config = config
-        self.pools = pools
-        """By student model; may be replaced between rounds, when the students' base has changed."""
-        self.benchmark = benchmark
+        self.config, self.benchmark, self.journal = config, benchmark, journal
         self.documents = {document.id: document for document in documents}
-        self.journal = journal
-        self.count_tokens = count_tokens
         self.on_progress = on_progress
         self.clock = clock or Clock()
-        self._asked: set[str] = set()
-        self.trained = 0
-        """Of these, students that were trained now and not found in the cache."""
-        self._exams: dict[tuple[str, Split], Exam] = {}
-        self.external = tuple(question for question in external_questions(config) if question.split == "reward")
+        self.external = tuple(
+            question
+            for question in external_questions(config.reward, config.student.prompt_template)
+            if question.split == "reward"
+        )
         """Items of `reward.benchmarks`, asked of every student that is rewarded."""
+        self.retention_texts = retention_texts(config.reward)
+        self.trained = 0
+        """Students that were trained now; the others were in the journal."""
+        self._requested: set[str] = set()
+        self._exams: dict[tuple[str, Split], Exam] = {}
 
     @property
     def students(self) -> int:
-        """Different students asked for so far, found in the cache or not."""
-        return len(self._asked)
-
-    def examine_all(self, jobs: Sequence[Job]) -> dict[str, list[Outcome]]:
-        """Outcomes in the order of `jobs`, by student model."""
-        return {name: self.examine(jobs, pool) for name, pool in self.pools.items()}
+        """Different students requested so far, whether they were in the journal or not."""
+        return len(self._requested)
 
     def examine(self, jobs: Sequence[Job], pool: StudentPool) -> list[Outcome]:
-        """Outcomes in the order of `jobs`: from the cache where they are there, equal jobs once."""
+        """Outcomes in the order of `jobs`, from the journal where they are there; equal jobs are one student."""
         fingerprint = pool.fingerprint
         keys = [outcome_key(fingerprint, job) for job in jobs]
         unique = dict(zip(keys, jobs, strict=True))
-        order = list(unique)
-        known = self.journal.outcomes.get_many(order)
+        known = self.journal.outcomes.get_many(unique)
         # A pool cuts batches from what is missing. Since a batch is kept whole or not at all, a resumed run trains the
         # rest in the batches that they would have been in.
-        missing = [key for key in order if key not in known]
+        missing = [key for key in unique if key not in known]
 
-        def keep(found: Mapping[int, Outcome]) -> None:
-            fresh = {missing[place]: outcome for place, outcome in found.items()}
+        def keep(finished: Mapping[int, Outcome]) -> None:
+            fresh = {missing[number]: outcome for number, outcome in finished.items()}
             self.journal.outcomes.put_many(fresh)
             known.update(fresh)
             self.trained += len(fresh)
-            self._progress(len(known), len(order))
+            self.on_progress(len(known), len(unique))
 
         if missing:
-            with self.clock("students"), self._own_chance(), torch.enable_grad():
+            # Students elsewhere draw nothing from this process's random state. Those here must not move it either: the
+            # thread that samples the next batch would find it moved, and write other texts.
+            own_draws = torch.random.fork_rng() if self.config.student.pool == "inline" else nullcontext()
+            with self.clock("students"), own_draws, torch.enable_grad():
                 outcomes = pool.examine([unique[key] for key in missing], keep)
-            rest = {place: outcome for place, outcome in enumerate(outcomes) if missing[place] not in known}
+            # A pool may report batches as they finish, or only return them all.
+            rest = {number: outcome for number, outcome in enumerate(outcomes) if missing[number] not in known}
             if rest:
                 keep(rest)
-        elif order:
-            self._progress(len(order), len(order))
-        self._asked.update(keys)
+        elif unique:
+            self.on_progress(len(unique), len(unique))
+        self._requested.update(keys)
         return [known[key] for key in keys]
-
-    def _own_chance(self) -> AbstractContextManager[None]:
-        """Keeps the pool's draws out of the global random state. Students elsewhere draw none of it, and the thread
-        that samples meanwhile must not find it moved."""
-        return torch.random.fork_rng() if self.config.student.pool == "inline" else nullcontext()
-
-    def _progress(self, done: int, total: int) -> None:
-        if self.on_progress is not None:
-            self.on_progress(done, total)
 
     def exam(self, document: Document, split: Split) -> Exam:
         """The document's questions of one split. Raises UserError where it has none."""
@@ -106,62 +94,58 @@ class StudentRuns:
             self._exams[key] = Exam(questions=questions)
         return self._exams[key]
 
-    def job(self, documents: list[str], taught: list[tuple[str, str]], seed: int, split: Split) -> Job:
-        settings = self.config.student
+    def job(self, documents: Sequence[str], taught: Sequence[tuple[str, str]], seed: int, split: Split) -> Job:
+        """A student that learns `taught` (a document's id and a text each) and is asked about all of `documents`."""
+        student = self.config.student
+        texts = self._training_texts(taught)
+        # Lessons of one group take equal steps, whichever of their texts were refused. Split into lines they have none
+        # planned: lines are as many as they are, and each is met `epochs` times.
+        steps = None
+        if student.steps is not None or not student.split_lines:
+            per_document = self.config.rl.rewrites_per_lesson + student.with_document
+            steps = planned_steps(student, len(documents), per_document)
         exams = [self.exam(self.documents[name], split) for name in documents]
-        taught = self._training_texts(taught)
-        # Lessons of one group take equal steps; lines are as many as they are, and each is met `epochs` times.
-        steps = (
-            None
-            if settings.split_lines and settings.steps is None
-            else planned_steps(settings, len(documents), self.config.rl.rewrites_per_lesson + settings.with_document)
-        )
-        external = self.external if split == "reward" else ()
+        questions = [question for exam in exams for question in exam.questions]
         return Job(
             lesson=Lesson(
-                texts=tuple(text for _, text in taught),
-                document_ids=tuple(name for name, _ in taught),
+                texts=tuple(text for _, text in texts),
+                document_ids=tuple(name for name, _ in texts),
                 steps=steps,
                 seed=seed,
             ),
             exam=Exam(
-                questions=(*(question for exam in exams for question in exam.questions), *external),
+                questions=(*questions, *(self.external if split == "reward" else ())),
                 retention_texts=self.retention_texts,
             ),
         )
 
-    def _training_texts(self, taught: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Rewrites of documents as the texts that a student trains on, one document's after another's."""
-        settings = self.config.student
-        texts: dict[str, list[str]] = {}
+    def _training_texts(self, taught: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The texts that a student trains on, all of one document after those of another."""
+        student = self.config.student
+        by_document: dict[str, list[str]] = {}
         for name, text in taught:
-            lines = [line.strip() for line in text.splitlines()] if settings.split_lines else [text]
-            texts.setdefault(name, []).extend(line for line in lines if line)
-        if settings.with_document:
-            for name, own in texts.items():
-                own.extend({self.documents[name].text} - set(own))
-        return [(name, text) for name, own in texts.items() for text in own]
-
-    @cached_property
-    def retention_texts(self) -> tuple[str, ...]:
-        return read_texts(self.config.reward.retention_texts) if self.config.reward.retention_texts else ()
+            lines = [line.strip() for line in text.splitlines()] if student.split_lines else [text]
+            by_document.setdefault(name, []).extend(line for line in lines if line)
+        if student.with_document:
+            for name, texts in by_document.items():
+                if self.documents[name].text not in texts:
+                    texts.append(self.documents[name].text)
+        return [(name, text) for name, texts in by_document.items() for text in texts]
 
 
-def at_once(config: Config) -> int:
+def students_at_once(student: StudentSettings) -> int:
     """Students that keep a pool busy: a batch, or one for each of `student.actors`."""
-    device, actors = config.student.device, config.student.actors if config.student.pool == "ray" else None
-    return most_slots(config.student, pick_device(device).type if device == "auto" else device) * (actors or 1)
+    device = pick_device("auto").type if student.device == "auto" else student.device
+    return most_slots(student, device) * (student.actors or 1 if student.pool == "ray" else 1)
 
 
-def planned_steps(settings: StudentSettings, documents: int, texts_a_document: int = 1) -> int:
+def planned_steps(student: StudentSettings, documents: int, texts_per_document: int = 1) -> int:
     """Optimiser steps of a lesson with that many texts for each of `documents`, whichever of them are missing."""
-    if settings.steps is not None:
-        return settings.steps
-    documents_a_step = min(documents, settings.texts_per_step or documents)
-    at_once = max(1, settings.texts_per_step // documents_a_step) if settings.texts_per_step else texts_a_document
-    return settings.epochs * math.ceil(documents / documents_a_step) * math.ceil(texts_a_document / at_once)
-
-
-def chunked(items: list, size: int) -> Iterator[list]:
-    """Consecutive pieces of `size`; the last may be shorter."""
-    return (items[start : start + size] for start in range(0, len(items), size))
+    if student.steps is not None:
+        return student.steps
+    # A step takes texts of as many documents as it has room for, and with room left several of each.
+    documents_per_step = min(documents, student.texts_per_step or documents)
+    texts_per_step = (
+        max(1, student.texts_per_step // documents_per_step) if student.texts_per_step else texts_per_document
+    )
+    return student.epochs * math.ceil(documents / documents_per_step) * math.ceil(texts_per_document / texts_per_step)

@@ -22,9 +22,13 @@ BEST_FILE = "best.json"
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
     """`teacher/checkpoint-NNNN` of the last finished round; None before the first."""
-    folders = (run_dir / "teacher").glob("checkpoint-*")
-    found = (folder for folder in folders if re.fullmatch(r"checkpoint-\d{4,}", folder.name))
-    return max(found, key=_round_of, default=None)
+    return latest_numbered(run_dir / "teacher", "checkpoint")
+
+
+def latest_numbered(parent: Path, name: str) -> Path | None:
+    """The folder `parent/<name>-NNNN` of the highest number; None where there is none."""
+    folders = (path for path in parent.glob(f"{name}-*") if re.fullmatch(rf"{name}-\d{{4,}}", path.name))
+    return max(folders, key=_number_of, default=None)
 
 
 def best_checkpoint(run_dir: Path) -> Path | None:
@@ -53,7 +57,7 @@ def checkpoint_of(run_dir: Path, round: int) -> Path | None:
 def finished_rounds(run_dir: Path) -> int:
     """Rounds that have a checkpoint."""
     checkpoint = latest_checkpoint(run_dir)
-    return 0 if checkpoint is None else _round_of(checkpoint)
+    return 0 if checkpoint is None else _number_of(checkpoint)
 
 
 def save_checkpoint(
@@ -80,20 +84,25 @@ def save_checkpoint(
     return save_folder(folder, save, f"the same command resumes round {round}")
 
 
-def _round_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
+def _number_of(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
 
 
 def save_folder(folder: Path, save: Callable[[Path], None], advice: str) -> Path:
-    """`folder` as `save` writes it, whole or not at all: written beside its place and renamed. Raises RunError."""
+    """`folder` as `save` writes it, whole or not at all: written beside its place and renamed.
+
+    Raises RunError where it cannot be written, and what else `save` raises.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
         save(partial)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # A full disk is an OSError for Python, but not for safetensors and torch.save, which write on their own.
+    except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"cannot save {folder}: {error}; {advice}") from error
+        # A full disk is an OSError for Python, but not for safetensors and torch.save, which write on their own.
+        if isinstance(error, OSError | SafetensorError | RuntimeError):
+            raise RunError(f"cannot save {folder}: {error}; {advice}") from error
+        raise
     os.rename(partial, folder)
     return folder

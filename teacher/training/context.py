@@ -8,14 +8,16 @@ from typing import Any
 from configs.errors import RunError
 from configs.schema import Config
 from configs.seeds import stable_seed
+from student.benchmarks.sources import DocumentQuestions
 from student.records import Document, Split
 from teacher.gates.checks import Gate, build_gates
 from teacher.records import Reward, Rewrite
 from teacher.reward.assignment import lessons_of
 from teacher.reward.evaluation import Evaluation
-from teacher.reward.exams import document_questions, external_questions
+from teacher.reward.exams import external_questions
 from teacher.reward.gain import GainReward
 from teacher.reward.student_models import Students, starting_bases
+from teacher.reward.student_runs import StudentRuns
 from teacher.run.clock import Clock, ahead
 from teacher.run.history import History
 from teacher.run.journal import Journal
@@ -47,14 +49,13 @@ class RunContext:
             config, students, writers, journal, tracker, clock, progress,
         )  # fmt: skip
         self.history = History(config.run.dir, journal)
-        count_tokens = writers.untrained.count_tokens
-        benchmark = document_questions(config)
-        self.rewards = GainReward(
-            config, students.pools, benchmark, [*documents, *heldout], journal, count_tokens, self._students_line,
-            clock,
-        )  # fmt: skip
-        items = [question for document in heldout for question in self.rewards.exam(document, "heldout").questions]
-        items += [question for question in external_questions(config) if question.split == "heldout"]
+        benchmark = DocumentQuestions(config.student.prompt_template)
+        self.student_runs = StudentRuns(
+            config, benchmark, [*documents, *heldout], journal, on_progress=self._students_line, clock=clock
+        )
+        items = [question for document in heldout for question in self.student_runs.exam(document, "heldout").questions]
+        external = external_questions(config.reward, config.student.prompt_template)
+        items += [question for question in external if question.split == "heldout"]
         self.gates: list[Gate] = build_gates(
             config.gates, config.teacher, writers.untrained.tokenizer, items, config.student.prompt_template
         )
@@ -124,6 +125,11 @@ class RunContext:
         apart = self.writers.on_server or self.config.student.pool != "inline"
         return ahead(tasks, overlap=apart and len(tasks) > 1)
 
+    def gain_reward(self, bases: Mapping[str, str] | None = None) -> GainReward:
+        """The reward by students of `bases`, the run's first ones where it is None."""
+        pools = self.students.use(bases or starting_bases(self.config))
+        return GainReward(self.student_runs, pools, self.writers.untrained.count_tokens)
+
     def examine(
         self,
         documents: Sequence[Document],
@@ -133,8 +139,7 @@ class RunContext:
         bases: Mapping[str, str] | None = None,
     ) -> Evaluation:
         """What students of `bases` (the run's first ones) gain from the lessons, with the seeds that `name` has."""
-        self.rewards.pools = self.students.use(bases or starting_bases(self.config))
-        return self.rewards.evaluate(documents, lessons, evaluation_seeds(self.config, name), split)
+        return self.gain_reward(bases).evaluate(documents, lessons, evaluation_seeds(self.config, name), split)
 
     def log_rewrites(
         self,
@@ -154,7 +159,7 @@ class RunContext:
     ) -> dict[str, Any]:
         """One line of metrics, with the `students` asked for since there were `asked`, and all that training has cost;
         returns its figures."""
-        figures = dict(figures) | ({} if asked is None else {"students": self.rewards.students - asked})
+        figures = dict(figures) | ({} if asked is None else {"students": self.student_runs.students - asked})
         self.history.add(kind, round, figures, step)
         figures["students_total"] = self.history.student_runs
         self.tracker.log(kind, round, figures, step=step)

@@ -12,11 +12,11 @@ import torch
 from configs.errors import UserError
 from configs.schema import Config
 from configs.seeds import stable_seed
+from student.benchmarks.sources import DocumentQuestions
 from student.records import Document
 from teacher.prompting.strategies import read_strategy
 from teacher.reward.assignment import batches_of
-from teacher.reward.exams import document_questions
-from teacher.reward.student_runs import at_once
+from teacher.reward.student_runs import students_at_once
 
 LEAST_STUDENTS = 64
 """Students of a sampled batch, unless `rl.documents_per_batch` says otherwise: enough to keep a pool busy."""
@@ -41,7 +41,7 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
     if config.teacher.prompting == "strategy":
         for name in config.teacher.strategies:
             read_strategy(name)
-    benchmark = document_questions(config)
+    benchmark = DocumentQuestions(config.student.prompt_template)
     for documents, split, key in ((train, "reward", "train"), (heldout, "heldout", "heldout")):
         for document in documents:
             if not any(question.split == split for question in benchmark.exam(document).questions):
@@ -70,9 +70,8 @@ def set_apart(config: Config, documents: Sequence[Document]) -> tuple[list[Docum
     Where documents share students there are as many more as fill the last student: one with less company would learn
     its documents better. Raises UserError where nothing is left to train on.
     """
-    count, together = config.rl.validation_documents, config.reward.documents_per_student
-    if config.reward.credit != "document":
-        count = -(-count // together) * together
+    together = config.reward.documents_together
+    count = -(-config.rl.validation_documents // together) * together
     if count >= len(documents):
         raise UserError(
             f"rl.validation_documents={config.rl.validation_documents} sets {count} of {len(documents)} documents of"
@@ -116,6 +115,6 @@ def sampled_together(config: Config, documents: int) -> list[range]:
             * reward.students_per_lesson(rl.rewrites_per_lesson)
             * (1 if reward.adaptive else reward.repeats)
         )
-        least = math.ceil(max(LEAST_STUDENTS, at_once(config)) / students)
+        least = math.ceil(max(LEAST_STUDENTS, students_at_once(config.student)) / students)
         a_batch = math.ceil(shared / max(1, shared // least))
     return batches_of(documents, a_batch * together)

@@ -24,7 +24,8 @@ from teacher.algorithms.selection import accepted
 from teacher.algorithms.table import algorithm_of, check_algorithm, writes_on_server
 from teacher.records import Reward, Rewrite
 from teacher.reward.evaluation import Evaluation
-from teacher.reward.exams import external_questions, read_texts
+from teacher.reward.exams import external_questions, retention_texts
+from teacher.reward.gain import GainReward
 from teacher.reward.student_models import MakePool, Students, check_students, promote, round_bases, starting_bases
 from teacher.run.checkpoints import best_checkpoint, best_round, checkpoint_of, finished_rounds, save_checkpoint
 from teacher.run.clock import Clock
@@ -78,9 +79,8 @@ def train_teacher(
     check_writer(config.teacher, on_server=writes_on_server(config))
     ranks = Ranks()
     check_algorithm(config, ranks)
-    external_questions(config)
-    if config.reward.retention_texts:
-        read_texts(config.reward.retention_texts)
+    external_questions(config.reward, config.student.prompt_template)
+    retention_texts(config.reward)
     training, validation = set_apart(config, train)
     disable_progress_bar()  # a bar for every model loaded would drown our line a step
     ranks.start()
@@ -118,7 +118,7 @@ def train_teacher(
             best_checkpoint(config.run.dir),
             rounds=finished_rounds(config.run.dir),
             best_round=best_round(config.run.dir),
-            students=context.rewards.students,
+            students=context.student_runs.students,
             student_runs=context.history.student_runs,
             seconds=time.perf_counter() - started,
         )
@@ -180,14 +180,15 @@ class TeacherLoop:
     def run_round(self, round: int) -> None:
         """Sample, score, update and save; everything of the round is on disk before its checkpoint appears."""
         context, start = self.context, checkpoint_of(self.config.run.dir, round - 1)
-        context.rewards.pools = context.students.use(round_bases(self.config, start))
+        gain_reward = context.gain_reward(round_bases(self.config, start))
         documents = round_documents(self.config, self.train, round)
         context.clock.restart()
         optimizer = None
         scored: list[tuple[list[list[Rewrite]], list[list[Reward]]]] = []
 
         def score(step: int, batches: Iterable[list[list[Rewrite]]]) -> tuple[list[list[Rewrite]], list[list[Reward]]]:
-            scored.append(self._score(round, (round - 1) * self.steps_per_round + step, batches))
+            number = (round - 1) * self.steps_per_round + step
+            scored.append(self._score(gain_reward, round, number, batches))
             return scored[-1]
 
         if not context.writers.on_server:
@@ -238,10 +239,10 @@ class TeacherLoop:
         if not self.config.reward.minimum_reliability or finished_rounds(self.config.run.dir):
             return
         if ("pilot", 0) not in context.history.lines:
-            asked, explore = context.rewards.students, explore_share(self.config.rl, 1)
+            asked, explore = context.student_runs.students, explore_share(self.config.rl, 1)
             documents = round_documents(self.config, self.train, 1)[:PILOT_DOCUMENTS]
             groups = context.sample("pilot", 0, documents, self.config.rl.group_size, "pilot", explore)
-            found = context.rewards.reliability_of(groups, PILOT_REPEATS)
+            found = context.gain_reward().reliability_of(groups, PILOT_REPEATS)
             context.log("pilot", 0, pilot_figures(self.config, found), asked=asked)
         self.progress(check_pilot(self.config, context.history.lines["pilot", 0]))
 
@@ -255,7 +256,7 @@ class TeacherLoop:
         context = self.context
         if not self.validation or ("validation", round) in context.history.lines:
             return
-        asked = context.rewards.students
+        asked = context.student_runs.students
         rl = self.config.rl
         groups = context.sample(
             f"validation-{round:04d}", round, self.validation, rl.evaluation_lessons, "validation", evaluate=True
@@ -286,8 +287,7 @@ class TeacherLoop:
         if gain is None or not gain > threshold:
             return
         [lessons] = read_rewrites(accepted)
-        self.context.rewards.pools = self.context.students.use(round_bases(self.config, None))
-        figures = promote(self.config, round, lessons, self.context.students, self.context.rewards)
+        figures = promote(round, lessons, self.context.students, self.context.student_runs)
         figures |= {"threshold": threshold, "validation_gain": gain}
         self.context.log("promotion", round, figures)
         self.progress(promotion_line(round, figures))
@@ -301,9 +301,9 @@ class TeacherLoop:
             # The same random numbers sample the untrained and the trained teacher.
             groups = context.sample(f"heldout-{arm}", round, self.heldout, rl.evaluation_lessons, 0, evaluate=True)
             lessons = taught(groups, rl.rewrites_per_lesson)
-        asked = context.rewards.students
+        asked = context.student_runs.students
         found = self.arms[arm] = context.examine(self.heldout, lessons, "heldout", "heldout")
-        counts = {"documents": len(self.heldout), "students": context.rewards.students - asked}
+        counts = {"documents": len(self.heldout), "students": context.student_runs.students - asked}
         figures = evaluation_figures(found) | share_figures(groups) | counts
         context.tracker.log("heldout", round, figures, arm=arm)
         context.log_rewrites(groups, arm=arm, round=round)
@@ -317,11 +317,11 @@ class TeacherLoop:
         self.context.tracker.log("difference", self.best, figures)
 
     def _score(
-        self, round: int, step: int, batches: Iterable[list[list[Rewrite]]]
+        self, gain_reward: GainReward, round: int, step: int, batches: Iterable[list[list[Rewrite]]]
     ) -> tuple[list[list[Rewrite]], list[list[Reward]]]:
         """All groups of the batches, as they came, and their rewards."""
-        context, before, asked = self.context, self.context.clock.seconds("students"), self.context.rewards.students
-        trained = context.rewards.trained
+        context, runs = self.context, self.context.student_runs
+        before, asked, trained = context.clock.seconds("students"), runs.students, runs.trained
         groups: list[list[Rewrite]] = []
 
         def kept() -> Iterator[list[list[Rewrite]]]:
@@ -329,13 +329,13 @@ class TeacherLoop:
                 groups.extend(batch)
                 yield batch
 
-        rewards = context.rewards.score_batches(kept())
+        rewards = gain_reward.score_batches(kept())
         seconds = context.clock.seconds("students") - before
         metrics = step_metrics(groups, rewards, self.config.reward, self.config.rl.rewrites_per_lesson)
         if self.config.reward.repeats == 1 and (step - 1) % self.steps_per_round == 0:
-            metrics |= {"reward/reliability": context.rewards.probe(groups).reliability}
+            metrics |= {"reward/reliability": gain_reward.probe(groups).reliability}
         # Of those trained now: a resumed step finds its students in the cache, in no time.
-        metrics |= {"students_per_second": (context.rewards.trained - trained) / max(seconds, 1e-9), "seconds": seconds}
+        metrics |= {"students_per_second": (runs.trained - trained) / max(seconds, 1e-9), "seconds": seconds}
         context.log_rewrites(groups, rewards, arm="train", round=round, step=step)
         metrics = context.log("step", round, metrics, asked=asked, step=step)
         first = context.history.first_step

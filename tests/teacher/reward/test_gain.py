@@ -10,7 +10,7 @@ from student.benchmarks.sources import DocumentQuestions
 from student.records import Outcome
 from teacher.records import Rewrite
 from teacher.reward.gain import GainReward
-from teacher.reward.student_runs import planned_steps
+from teacher.reward.student_runs import StudentRuns, planned_steps
 from teacher.run.journal import Journal
 
 
@@ -29,7 +29,7 @@ def build(make_config, make_documents, tmp_path):
         journals.append(Journal(tmp_path / f"run-{len(journals)}"))
         benchmark = DocumentQuestions(config.student.prompt_template)
         pools = {f"student-{n}": pool for n, pool in enumerate((pool, *others))}
-        return GainReward(config, pools, benchmark, documents, journals[-1]), documents
+        return GainReward(StudentRuns(config, benchmark, documents, journals[-1]), pools), documents
 
     yield make
     for journal in journals:
@@ -74,7 +74,7 @@ def test_each_rewrite_is_rewarded_with_its_own_documents_gain(build, gold_pool, 
     rewards = model.score(groups)
     expected = [[[1.0, 0.5, 0.0][(d + j) % 3] for j in range(3)] for d in range(8)]
     assert values(rewards) == expected
-    assert model.students == students
+    assert model.runs.students == students
     assert len(pool_of(model).calls) == 1, "all students of a step go to the pool together"
     own = rewards[2][1].outcome
     assert len(own.answers) == 1
@@ -126,7 +126,7 @@ def test_a_refused_rewrite_and_a_failed_student_come_below_their_groups_worst(bu
     rewards = model.score([group])
     assert values(rewards) == [[0.5, -0.25, -0.25, 0.25]]
     assert rewards[0][1].outcome is None
-    assert model.students == 3, "nobody is trained on a refused rewrite"
+    assert model.runs.students == 3, "nobody is trained on a refused rewrite"
 
 
 def test_a_refused_rewrite_leaves_its_place_in_the_shared_student_empty(build, gold_pool):
@@ -191,7 +191,7 @@ def test_pooled_a_lesson_is_charged_with_its_own_part_of_what_its_student_forgot
             for written, reward in zip(group, rewards, strict=True):
                 value[written.strategy].append(reward.value)
         better[pooled] = max(value, key=lambda name: statistics.fmean(value[name]))
-        assert model.students <= 8 * repeats
+        assert model.runs.students <= 8 * repeats
     assert better == {False: "copy", True: "permuted"}
 
 
@@ -313,7 +313,7 @@ def test_a_lesson_is_taught_and_credited_as_a_set(build, gold_pool):
     texts = [("gold", None), ("iron iron iron", None), ("gold", None), ("iron", "empty")]
     groups = [[rewrite(document, text, rejected) for text, rejected in texts] for document in documents[:4]]
     assert values(model.score(groups)) == [[0.25, 0.25, 1.0, -0.75]] * 4
-    assert model.students == 2
+    assert model.runs.students == 2
     first, second = [job.lesson for job in pool_of(model).jobs]
     assert first.texts == ("gold", "iron iron iron") * 4
     assert first.document_ids == tuple(d.id for d in documents[:4] for _ in range(2))
@@ -327,7 +327,7 @@ def test_marginal_credit_is_what_the_set_loses_without_the_rewrite(build, gold_p
     groups = [[rewrite(document, text) for text in ("gold", "iron", "gold", "gold gold")] for document in documents[:4]]
     # Whole sets gain 0.5 and 1.0; alone gold gains 1 and iron nothing.
     assert values(model.score(groups)) == [[0.5, -0.5, 0.0, 0.0]] * 4
-    assert model.students == 5, "one a lesson, one more without each rewrite; both sets leave `gold` alone once"
+    assert model.runs.students == 5, "one a lesson, one more without each rewrite; both sets leave `gold` alone once"
 
 
 def test_marginal_credit_pays_nothing_to_what_was_not_compared(build, gold_pool):
@@ -359,7 +359,7 @@ def test_several_students_judge_a_lesson_together(build, gold_pool, across, expe
     )
     rewards = model.score([[rewrite(documents[0], text) for text in ("gold", "iron", "gold bad")]])
     assert values(rewards) == [expected]
-    assert model.students == 6
+    assert model.runs.students == 6
     found = model.evaluate(documents[:2], [{d.id: ["gold"] for d in documents[:2]}], seeds=[1])
     assert found.gain.mean == expected[0]
     assert [e.gain.mean for e in found.by_student.values()] == [1.0, 0.0]

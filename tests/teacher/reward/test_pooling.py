@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from teacher.records import Rewrite
-from teacher.reward.assignment import TaughtLesson
-from teacher.reward.pooling import LessonResults, PooledBeliefs, pooled_values
+from teacher.reward.assignment import LessonResult, PlannedStudent, TaughtLesson
+from teacher.reward.pooling import PooledBeliefs, pooled_values
 
 
 def pooled_gains(gains_DG, shares_DGS, noise):
@@ -95,13 +95,15 @@ def test_what_a_common_seed_does_to_all_lessons_draws_none_of_them_to_the_mean()
         [[Rewrite(document_id=f"d{d}", strategy="copy", text="t", completion="t", prompt="p")] for _ in range(6)]
         for d in range(20)
     ]
-    runs: dict[TaughtLesson, LessonResults] = {}
+    results: dict[TaughtLesson, list[LessonResult]] = {}
     true = generator.normal(size=(20, 6))
     for d, g in itertools.product(range(20), range(6)):
-        runs[TaughtLesson(d, g)] = own = LessonResults()
-        for repeat, seed in enumerate((2.0, -2.0)):
-            own.note(true[d, g] + seed + 0.1 * generator.normal(), 0.0, None, repeat, d)
-    believed = PooledBeliefs(table, runs, 1).of_lessons()
+        lesson = TaughtLesson(d, g)
+        results[lesson] = [
+            LessonResult(PlannedStudent((lesson,), d, repeat), true[d, g] + seed + 0.1 * generator.normal(), 0.0, None)
+            for repeat, seed in enumerate((2.0, -2.0))
+        ]
+    believed = PooledBeliefs(table, results).of_lessons()
     found = np.array([[believed[TaughtLesson(d, g)] for g in range(6)] for d in range(20)])
     found, true = (values - values.mean(1, keepdims=True) for values in (found, true))
     assert np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.99

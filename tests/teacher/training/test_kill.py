@@ -59,7 +59,7 @@ PLACES = {
     "cached": (train.Journal, "sync"), "lines": (train.Tracker, "log"), "scoring": (train.TeacherLoop, "_score"),
     "rest_em": (rest_em, "epoch_settings"), "grpo": (grpo, "_settings"), "dpo": (dpo, "epoch_settings"),
     "saving": (torch, "save"), "rename": (os, "rename"), "evaluate": (GainReward, "evaluate"),
-    "keep": (students, "_keep"),
+    "keep": (students, "train_and_save"),
     "merge": (students, "merge"), "kept": (OutcomeCache, "put_many"), "log": (train.RunContext, "log"),
 }
 for attempt in sys.argv[2:]:
