@@ -1,7 +1,7 @@
 """`notewright bench teacher`: does the teacher learn what its students need? On the lab, with controls.
 
 Every unit is a training run or a measurement in a process of its own, kept as `DIR/<unit>/result.json`; a bench that
-was interrupted goes on with what is missing. What the units say is put together in `curation.bench.teacher_report`.
+was interrupted goes on with what is missing. `curation.bench.teacher_report` puts the units' results together.
 """
 
 import hashlib
@@ -10,10 +10,10 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from configs.processes import worker_pool
 from configs.schema import Config, Student
 from curation.bench.teacher_controls import (
     ShuffledPool,
-    arm_figures,
+    arm_values,
     measure_strategies,
     old_knowledge,
     planted_questions,
@@ -42,7 +42,7 @@ TUNED: dict[str, tuple[str, ...]] = {
     "grpo": ("rl.learning_rate=3e-4", "rl.grpo.kl=0.03"),
     "dpo": ("rl.learning_rate=1e-4", "rl.dpo.beta=0.1"),
 }
-"""What each algorithm needs of its own, found on training people of the lab."""
+"""Settings of each algorithm, found on training people of the lab."""
 
 REPEATS = ("reward.repeats=2", "rl.documents_per_round=24", "reward.pool_strategies=false")
 """Half the documents, each lesson taught to two students."""
@@ -51,12 +51,12 @@ QUICK = ("rl.evaluation_lessons=2",)
 """One run decides nothing, however well it is measured."""
 
 BLIND = ("rl.validation_documents=0",)
-"""The last round is kept: validation would choose by gains that nobody shuffled."""
+"""The last round is kept. Validation would choose a round by its gains, and those are not shuffled."""
 
 FORGETFUL = ("student.steps=20", "student.tokens_per_step=400", "student.learning_rate=3e-3", "student.lora.rank=8",
              "student.lora.alpha=16")  # fmt: skip
-"""A lesson of little enough that the retention penalty has a choice: at the usual rate every lesson costs the student
-more of what it knew."""
+"""Lessons that cost little old knowledge, so that the retention penalty has a choice: at the usual learning rate every
+lesson costs the student more of what it knew."""
 
 RETENTION_WEIGHT = 30
 """Nats of gain that a nat of forgetting costs: at 25 the teacher writes question-answer lessons, which leave old
@@ -73,44 +73,40 @@ class Unit:
     student: str
     overrides: tuple[str, ...] = ()
     shuffle: bool = False
-    """Deal the students' answers to the wrong lessons."""
+    """Give the students' answers to the wrong lessons."""
     old: bool = False
-    """Also measure what the students still know of old."""
+    """Also measure what the students still know of what they knew before."""
 
 
 def units(seeds: int, quick: bool, overrides: Sequence[str]) -> list[Unit]:
-    """What the bench runs, the longest first."""
-    algorithms = list(ALGORITHMS)[:1] if quick else list(ALGORITHMS)
-    found = [
-        Unit(
-            f"{student}/{algorithm}-{seed}",
-            "train",
-            student,
-            (f"rl.algorithm={algorithm}", f"run.seed={seed}", *TUNED.get(algorithm, ())),
+    """The units of the bench, the longest first."""
+
+    def train(student: str, name: str, *settings: str, shuffle: bool = False, old: bool = False) -> Unit:
+        return Unit(f"{student}/{name}", "train", student, settings, shuffle, old)
+
+    work = [
+        train(
+            student, f"{algorithm}-{seed}", f"rl.algorithm={algorithm}", f"run.seed={seed}", *TUNED.get(algorithm, ())
         )
-        for algorithm in algorithms
+        for algorithm in (list(ALGORITHMS)[:1] if quick else ALGORITHMS)
         for seed in range(seeds)
         for student in STUDENTS
     ]
-    found += [
-        Unit(f"{student}/shuffled-{seed}", "train", student, (f"run.seed={seed}", *BLIND), shuffle=True)
+    work += [
+        train(student, f"shuffled-{seed}", f"run.seed={seed}", *BLIND, shuffle=True)
         for seed in range(seeds)
         for student in STUDENTS
     ]
     if not quick:
-        for name, extra in (("fixed", ()), ("adaptive", ("reward.adaptive=true",))):
-            found += [Unit(f"{student}/repeats-{name}-0", "train", student, (*REPEATS, *extra)) for student in STUDENTS]
+        work += [train(student, "repeats-fixed-0", *REPEATS) for student in STUDENTS]
+        work += [train(student, "repeats-adaptive-0", *REPEATS, "reward.adaptive=true") for student in STUDENTS]
         penalty = (f"reward.retention_weight={RETENTION_WEIGHT}", "reward.retention_texts={lab}/shards/retention.jsonl")
-        found += [
-            Unit(f"{STUDENTS[0]}/retention-{name}", "train", STUDENTS[0], (*FORGETFUL, *extra), old=True)
-            for name, extra in (("without", ()), ("with", penalty))
-        ]
-    found += [Unit(f"{student}/strategies", "strategies", student) for student in STUDENTS]
-    found.append(Unit("planted", "planted", STUDENTS[0]))
+        work.append(train(STUDENTS[0], "retention-without", *FORGETFUL, old=True))
+        work.append(train(STUDENTS[0], "retention-with", *FORGETFUL, *penalty, old=True))
+    work += [Unit(f"{student}/strategies", "strategies", student) for student in STUDENTS]
+    work.append(Unit("planted", "planted", STUDENTS[0]))
     overrides = (*QUICK, *overrides) if quick else overrides
-    return [
-        Unit(u.name, u.kind, u.student, (*u.overrides, *overrides), shuffle=u.shuffle, old=u.old) for u in found
-    ]  # fmt: skip
+    return [replace(unit, overrides=(*unit.overrides, *overrides)) for unit in work]
 
 
 def run_bench(
@@ -120,63 +116,71 @@ def run_bench(
 
     Raises RunError or UserError of the first unit that fails; finished ones are kept.
     """
-    base = load_config(config, overrides)
-    build_lab(base.lab, progress=say)
-    todo = units(1 if quick else seeds, quick, overrides)
-    results = {unit.name: found for unit in todo if (found := _read(folder, unit, config)) is not None}
-    missing = [unit for unit in todo if unit.name not in results]
-    started = time.monotonic()
+    build_lab(load_config(config, overrides).lab, progress=say)
+    work = units(1 if quick else seeds, quick, overrides)
+    results = {unit.name: result for unit in work if (result := _read(folder, unit, config)) is not None}
+    missing = [unit for unit in work if unit.name not in results]
+    finished_before, start = len(results), time.monotonic()
     workers = max(1, min(len(os.sched_getaffinity(0)), len(missing)))
     killed = "a unit's process died (killed, or out of memory); finished units are kept, the same command goes on"
     with worker_pool(workers, _start_worker, if_killed=killed) as pool:
-        futures = {pool.submit(run_unit, unit, folder, config): unit for unit in missing}
-        for done in as_completed(futures):
-            unit = futures[done]
-            results[unit.name] = done.result()
-            ready = len(results)
-            pace = (time.monotonic() - started) / (ready - len(todo) + len(missing))
-            place = f"[{ready}/{len(todo)}, {(len(todo) - ready) * pace / 60:.0f} min left]"
-            say(f"{unit.name}: {headline(results[unit.name])}  {place}")
-    return {unit.name: results[unit.name] for unit in todo}
+        futures = {pool.submit(run_unit, unit, folder, config): unit.name for unit in missing}
+        for future in as_completed(futures):
+            name = futures[future]
+            results[name] = future.result()
+            seconds_a_unit = (time.monotonic() - start) / (len(results) - finished_before)
+            minutes_left = (len(work) - len(results)) * seconds_a_unit / 60
+            say(f"{name}: {headline(results[name])}  [{len(results)}/{len(work)}, {minutes_left:.0f} min left]")
+    return {unit.name: results[unit.name] for unit in work}
+
+
+def _start_worker() -> None:
+    """Sets a worker up: one core, no bars."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    torch.set_num_threads(1)
+    disable_progress_bar()
 
 
 def unit_config(unit: Unit, folder: Path, config: Path = CONFIG) -> Config:
     """The experiment of a unit."""
-    lab = load_config(config, [o for o in unit.overrides if o.startswith("lab.")]).lab.dir
-    overrides = [o.format(lab=lab) if "{lab}" in o else o for o in unit.overrides]
-    run = folder / unit.name
-    return load_config(config, [f"student.model={lab / unit.student}", f"run.dir={run}", *overrides])
+    lab = load_config(config, [line for line in unit.overrides if line.startswith("lab.")]).lab.dir
+    overrides = [line.replace("{lab}", str(lab)) for line in unit.overrides]
+    return load_config(config, [f"student.model={lab / unit.student}", f"run.dir={folder / unit.name}", *overrides])
 
 
 def run_unit(unit: Unit, folder: Path, config: Path = CONFIG) -> dict[str, Any]:
     """Does one unit's work and keeps its result."""
     settings = unit_config(unit, folder, config)
-    _take_over_outcomes(unit, folder, settings)
-    started = time.perf_counter()
-    work: dict[str, Callable[[], dict[str, Any]]] = {
-        "train": lambda: _train(unit, settings),
-        "strategies": lambda: measure_strategies(settings),
-        "planted": lambda: planted_questions(settings),
-    }
-    result = work[unit.kind]() | {"seconds": round(time.perf_counter() - started, 1), "settings": _settings(settings)}
+    start = time.perf_counter()
+    match unit.kind:
+        case "train":
+            _copy_outcomes(unit, folder, settings)
+            result = _train(unit, settings)
+        case "strategies":
+            result = measure_strategies(settings)
+        case _:
+            result = planted_questions(settings)
+    result |= {"seconds": round(time.perf_counter() - start, 1), "settings": _fingerprint(settings)}
     write_whole(folder / unit.name / "result.json", json.dumps(result).encode() + b"\n")
     return result
 
 
-def _take_over_outcomes(unit: Unit, folder: Path, config: Config) -> None:
-    """Begins with what ReST-EM's students of the same seed gained, where that unit is finished: what all algorithms
-    have in common (raw text, the untrained teacher, the first round's lessons) is not trained again. Outcomes are
-    found by all that they depend on, so that others do no harm."""
-    known = folder / unit.student / f"{next(iter(ALGORITHMS))}-{config.run.seed}"
+def _copy_outcomes(unit: Unit, folder: Path, config: Config) -> None:
+    """Starts a unit with the outcomes of ReST-EM's students of the same seed, where that unit is finished: students
+    that all algorithms train (raw text, the untrained teacher, the first round's lessons) are trained once. An outcome
+    is looked up by everything that it depends on, so other algorithms' outcomes do no harm."""
+    finished = folder / unit.student / f"{next(iter(ALGORITHMS))}-{config.run.seed}"
     journal = config.run.dir / "journal"
-    if unit.kind != "train" or not (known / "result.json").is_file() or (journal / OUTCOMES).exists():
+    if not (finished / "result.json").is_file() or (journal / OUTCOMES).exists():
         return
     journal.mkdir(parents=True, exist_ok=True)
     with (
-        closing(sqlite3.connect(known / "journal" / OUTCOMES)) as source,
-        closing(sqlite3.connect(journal / OUTCOMES)) as own,
+        closing(sqlite3.connect(finished / "journal" / OUTCOMES)) as source,
+        closing(sqlite3.connect(journal / OUTCOMES)) as target,
     ):
-        source.backup(own)
+        source.backup(target)
 
 
 def _train(unit: Unit, config: Config) -> dict[str, Any]:
@@ -190,22 +194,19 @@ def _train(unit: Unit, config: Config) -> dict[str, Any]:
     train, heldout = read_splits(config)
     log = config.run.dir.with_name(config.run.dir.name + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
+
+    def make_pool(settings: Student) -> StudentPool:
+        pool = make_student_pool(settings)
+        return ShuffledPool(pool) if unit.shuffle else pool
+
     with log.open("a") as file:
-
-        def progress(line: str) -> None:
-            print(line, file=file, flush=True)
-
-        def make_pool(settings: Student) -> StudentPool:
-            pool = make_student_pool(settings)
-            return ShuffledPool(pool) if unit.shuffle else pool
-
-        summary = train_teacher(config, train, heldout, make_pool, progress)
+        summary = train_teacher(config, train, heldout, make_pool, lambda line: print(line, file=file, flush=True))
     written = {
         arm: read_rewrites(config.run.dir / "journal" / "samples" / f"heldout-{arm}.json")
         for arm in ("untrained", "trained")
     }
     result: dict[str, Any] = {
-        "arms": {arm: arm_figures(found) for arm, found in summary.heldout.items()},
+        "arms": {arm: arm_values(evaluation) for arm, evaluation in summary.heldout.items()},
         "strategies": {
             arm: {group[0].document_id: dict(Counter(rewrite.strategy for rewrite in group)) for group in groups}
             for arm, groups in written.items()
@@ -217,32 +218,29 @@ def _train(unit: Unit, config: Config) -> dict[str, Any]:
     }
     if unit.old:
         result["retention_weight"] = config.reward.retention_weight
-        n = config.rl.rewrites_per_lesson
         result["old_accuracy"] = {
-            arm: old_knowledge(config, heldout, taught(groups, n)) for arm, groups in written.items()
-        }  # fmt: skip
+            arm: old_knowledge(config, heldout, taught(groups, config.rl.rewrites_per_lesson))
+            for arm, groups in written.items()
+        }
     return result
 
 
-def headline(result: dict[str, Any]) -> str:
+def headline(result: Mapping[str, Any]) -> str:
     """A unit's result in a few words."""
-    if "arms" in result:
-        means = {arm: _mean(found["accuracies"].values()) for arm, found in result["arms"].items()}
-        old = result.get("old_accuracy")
-        return (
-            "accuracy " + ", ".join(f"{arm} {mean:.2f}" for arm, mean in means.items())
-            + (f" · old knowledge {_mean(old['trained']['after']):.2f}" if old else "")
-            + f" · {result['student_runs']} students"
-        )  # fmt: skip
     if "gated" in result:
         return f"{result['gated']} of {result['carried']} rewrites with a planted question gated"
-    arms = result["strategy_arms"].items()
-    return ", ".join(f"{name} {_mean(found['accuracies'].values()):.2f}" for name, found in arms)
+    arms = result["arms"] if "arms" in result else result["strategy_arms"]
+    means = ", ".join(f"{name} {_mean(arm['accuracies'].values()):.2f}" for name, arm in arms.items())
+    if "arms" not in result:
+        return means
+    old = result.get("old_accuracy")
+    old_text = f" · old knowledge {_mean(old['trained']['after']):.2f}" if old else ""
+    return f"accuracy {means}{old_text} · {result['student_runs']} students"
 
 
 def _mean(values: Any) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else float("nan")
+    values = list(values)
+    return sum(values) / len(values) if values else float("nan")
 
 
 def _read(folder: Path, unit: Unit, config: Path) -> dict[str, Any] | None:
@@ -250,25 +248,16 @@ def _read(folder: Path, unit: Unit, config: Path) -> dict[str, Any] | None:
     path = folder / unit.name / "result.json"
     if not path.is_file():
         return None
-    found = json.loads(path.read_text())
-    if found["settings"] != _settings(unit_config(unit, folder, config)):
+    result = json.loads(path.read_text())
+    if result["settings"] != _fingerprint(unit_config(unit, folder, config)):
         raise UserError(f"{path} is of other settings, another lab or engine: give the bench another --dir")
-    return found
+    return dict(result)
 
 
-def _settings(config: Config) -> str:
-    """Names all that a unit's figures depend on: its config without the run directory, lab and engine."""
+def _fingerprint(config: Config) -> str:
+    """Names all that a unit's numbers depend on: its config without the run directory, lab and engine."""
     from student.pools.inline import ENGINE_VERSION
 
     marks = [(config.lab.dir / part / MARK).read_text() for part in ("shards", *MODELS)]
     content = [config.model_dump(mode="json", exclude={"run": {"dir"}}), marks, ENGINE_VERSION]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _start_worker() -> None:
-    """A process of its own, on one core."""
-    import torch
-    from transformers.utils.logging import disable_progress_bar
-
-    torch.set_num_threads(1)
-    disable_progress_bar()

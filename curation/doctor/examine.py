@@ -9,6 +9,7 @@ line that says what to do.
 import torch
 
 from configs.errors import UserError
+from configs.format import amount
 from configs.schema import Config
 from curation.corpus.shards import find_shards
 from curation.doctor.checks import Check, Checks
@@ -55,7 +56,7 @@ def check_data(config: Config) -> Checks:
             continue
         try:
             count = len(shards_of(config) if key == "curation.input" else find_shards(patterns))
-            yield Check(key, "ok", f"{count} file{'s' * (count > 1)}")
+            yield Check(key, "ok", amount(count, "file"))
         except UserError as error:
             of_lab = any(pattern.startswith(str(config.lab.dir)) for pattern in patterns)
             fix = f"`notewright lab CONFIG` builds {config.lab.dir}" if of_lab else f"name files that exist in {key}"

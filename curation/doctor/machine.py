@@ -7,6 +7,7 @@ from importlib import metadata
 import torch
 from packaging.requirements import Requirement
 
+from configs.format import amount
 from configs.schema import Config, Student, Teacher
 from curation.doctor.checks import Check, Checks
 from curation.plan.models import checkpoint_gb
@@ -64,8 +65,8 @@ def check_devices(config: Config) -> Checks:
         found = f"{' and '.join(on_gpu)} {'is' if len(on_gpu) == 1 else 'are'} cuda, and torch sees no GPU"
         yield Check("device", "fail", found, " ".join(f"{key}=auto" for key in on_gpu))
     else:
-        threads = torch.get_num_threads()
-        yield Check("device", "ok", f"CPU, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}; no GPU")
+        threads = amount(torch.get_num_threads(), "thread")
+        yield Check("device", "ok", f"CPU, {os.cpu_count()} cores, {threads}; no GPU")
     slow = [f"{key}.dtype=auto" for key, section in sections.items() if section.dtype == "bfloat16"]
     if slow and not on_gpu:
         found = "bfloat16 on a CPU without its units is about 8 times as slow as float32"

@@ -16,6 +16,7 @@ from datatrove.data import Document
 from transformers.utils.logging import disable_progress_bar
 
 from configs.errors import UserError
+from configs.format import amount, without_nan
 from configs.schema import Config
 from configs.schema.curation import Filters
 from curation.console.progress import say
@@ -169,7 +170,7 @@ def make_plan(
 def _plan_curate(planner: _Planner) -> CuratePlan:
     config, curation, price, notes = planner.config, planner.config.curation, planner.price, planner.notes
     shards = shards_of(config)
-    planner.progress(f"looking into {len(shards)} input file{'s' * (len(shards) > 1)}")
+    planner.progress(f"looking into {amount(len(shards), 'input file')}")
     corpus = survey_corpus(shards, curation.limit, SAMPLE)
     pipeline = measure_pipeline(config, corpus.sample)
     teacher = planner.measure_teacher(config, corpus.sample)
@@ -295,6 +296,6 @@ def as_json(plan: Plan) -> dict[str, Any]:
             return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         if isinstance(value, tuple | list):
             return [plain(part) for part in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
+        return value
 
-    return dict(plain(plan))
+    return dict(without_nan(plain(plan)))

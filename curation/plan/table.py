@@ -4,6 +4,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from configs.format import amount
+from configs.format import quantity as three_digits
 from curation.plan.plan import CuratePlan, Plan, TrainPlan
 from curation.plan.quantity import Quantity, exact, scaled
 
@@ -24,7 +26,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         table = Table("", "", "", title=title, title_justify="left", show_header=False)
         for name, value, unit in rows:
             if isinstance(value, Quantity):
-                table.add_row(name, f"{amount(value)} {unit}".strip(), Text(value.how, style=COLOURS[value.how]))
+                table.add_row(name, f"{with_range(value)} {unit}".strip(), Text(value.how, style=COLOURS[value.how]))
             else:
                 table.add_row(name, Text(f"{value} {unit}".strip()), "")
         console.print(table)
@@ -32,32 +34,24 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print(Text(f"* {note}"))
 
 
-def amount(quantity: Quantity) -> str:
+def with_range(quantity: Quantity) -> str:
     """`1.2M (0.9M to 1.6M)`; without the range where there is none."""
     if quantity.high <= quantity.low:
-        return number(quantity.value)
-    return f"{number(quantity.value)} ({number(quantity.low)} to {number(quantity.high)})"
-
-
-def number(value: float) -> str:
-    """Three digits, and K, M, B or T from ten thousand on."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if abs(value) >= size and abs(value) >= 10_000:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+        return three_digits(quantity.value)
+    return f"{three_digits(quantity.value)} ({three_digits(quantity.low)} to {three_digits(quantity.high)})"
 
 
 def _curate_rows(part: CuratePlan, plan: Plan) -> list[Row]:
     teacher, device = part.teacher, plan.device.name
     size, size_unit = _in_bytes(exact(part.gigabytes_in))
-    files = f"{part.files} file{'s' * (part.files > 1)}, {number(size.value)} {size_unit}"
+    files = f"{amount(part.files, 'file')}, {three_digits(size.value)} {size_unit}"
     rows: list[Row] = [
         ("input", f"{files}, {part.files_read} looked into", ""),
         ("documents", part.documents, ""),
         ("reach the teacher", part.pipeline.past_filters, f"of {part.sampled} sampled"),
-        ("tokens in", part.tokens_in, f"({number(teacher.source_tokens.value)} a document)"),
+        ("tokens in", part.tokens_in, f"({three_digits(teacher.source_tokens.value)} a document)"),
         ("rewrites", part.rewrites, ""),
-        ("tokens written", part.tokens_written, f"({number(teacher.written_tokens.value)} a rewrite)"),
+        ("tokens written", part.tokens_written, f"({three_digits(teacher.written_tokens.value)} a rewrite)"),
         ("kept", part.kept, f"of {teacher.rewrites_measured} rewrites" if teacher.rewrites_measured else ""),
         ("tokens out", part.tokens_out, ""),
         ("pipeline alone", part.pipeline.cpu_ms, "ms of CPU a document"),
@@ -65,7 +59,7 @@ def _curate_rows(part: CuratePlan, plan: Plan) -> list[Row]:
     if teacher.parameters is not None and teacher.weights_gb is not None:
         rows.append(("teacher", teacher.parameters, f"parameters, {teacher.weights_gb:.3g} GB in bfloat16"))
     if teacher.tokens_per_second is not None:
-        speed = f"{number(teacher.tokens_per_second)} tokens/s with {teacher.at_once} rewrites at once"
+        speed = f"{three_digits(teacher.tokens_per_second)} tokens/s with {teacher.at_once} rewrites at once"
         rows.append(("this machine writes", speed, ""))
     rows.append(_hours_here(part.hours_here))
     if part.gpu_hours is not None:
@@ -89,7 +83,7 @@ def _train_rows(part: TrainPlan, plan: Plan) -> list[Row]:
         ("pilot", str(runs.pilot), "student runs"),
         ("held-out arms", str(runs.heldout), "student runs"),
         ("student runs", str(runs.total), "at the most"),
-        ("rewrites", str(runs.rewrites), f"of {number(part.rewrite_tokens.value)} tokens"),
+        ("rewrites", str(runs.rewrites), f"of {three_digits(part.rewrite_tokens.value)} tokens"),
     ]
     for student in part.students:
         steps = "as many steps as lines ask for" if student.steps is None else f"{student.steps} steps"

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from configs.schema import Config
-from curation.bench.teacher import STUDENTS, _take_over_outcomes, units
+from curation.bench.teacher import STUDENTS, _copy_outcomes, units
 from curation.bench.teacher_controls import ShuffledPool
 from curation.bench.teacher_report import print_summary, summarise
 from curation.cli import main
@@ -116,7 +116,7 @@ def test_students_of_another_algorithm_are_not_trained_again(tmp_path):
     def known(name, seed):
         unit = next(u for u in units(2, False, []) if u.name == f"{STUDENTS[0]}/{name}")
         config = Config.model_validate({"run": {"dir": str(tmp_path / unit.name), "seed": seed}})
-        _take_over_outcomes(unit, tmp_path, config)
+        _copy_outcomes(unit, tmp_path, config)
         with Journal(config.run.dir) as journal:
             return journal.outcomes.get_many(["key"])
 

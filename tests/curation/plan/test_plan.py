@@ -16,7 +16,7 @@ from curation.plan import corpus as plan_corpus
 from curation.plan.corpus import survey_corpus
 from curation.plan.plan import as_json, make_plan
 from curation.plan.quantity import Quantity, exact
-from curation.plan.table import amount, print_plan
+from curation.plan.table import print_plan, with_range
 from curation.plan.training import count_students
 from tests.curation.datasets import curation_config, manifest_of, rows, sentences, write_jsonl
 from tests.curation.pipeline.test_echo import CONFIG, echo_config
@@ -159,8 +159,8 @@ def test_the_eye_and_the_machine_read_the_same(tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "out").exists() and sorted(p.name for p in tmp_path.iterdir()) == ["in"]
 
 
-def test_an_amount_shows_its_range() -> None:
-    assert amount(exact(3)) == "3" and amount(Quantity(3, 2, 5, "measured")) == "3 (2 to 5)"
+def test_a_quantity_shows_its_range() -> None:
+    assert with_range(exact(3)) == "3" and with_range(Quantity(3, 2, 5, "measured")) == "3 (2 to 5)"
 
 
 def test_a_whole_experiment_is_planned(tmp_path: Path, teacher: Path) -> None:
