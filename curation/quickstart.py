@@ -9,11 +9,9 @@ import json
 import math
 import resource
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import configs
 from configs.files import write_whole
 from configs.format import interval
 from configs.load import config_difference, load_config
@@ -26,19 +24,18 @@ from curation.report import write_report
 from curation.train import train_from_config
 from teacher.training.summary import TrainSummary
 
-DEFAULT = Path(configs.__file__).parent / "lab.yaml"
 SUMMARY = "summary.json"
 """Written last: its presence marks a finished quickstart."""
 
 
-def run_quickstart(config_path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def run_quickstart(config: Config) -> dict[str, Any]:
     """Does the job and returns the figures that the last line of stdout shows.
 
     A finished run is never overwritten: the next one goes to `<run.dir>-2` and so on. An unfinished one of the same
     config is resumed. Raises UserError and RunError.
     """
     started = time.monotonic()
-    config = fresh_run(load_config(config_path, overrides))
+    config = fresh_run(config)
     say(f"the lab: {config.lab.dir}")
     build_lab(config.lab, progress=say)
     say(f"the run: {config.run.dir}")

@@ -37,7 +37,8 @@ ALLOWED_AT_IMPORT = {"configs": CONFIGS, "student": STUDENT, "teacher": TEACHER}
 # Inside a function: what the one feature needs, so that the rest runs without it.
 ALLOWED_INSIDE = {
     "configs": set(),
-    "student": {"peft", "ray", "lm_eval", "olmo_eval"},
+    # huggingface_hub and httpx come with transformers.
+    "student": {"peft", "ray", "lm_eval", "olmo_eval", "huggingface_hub", "httpx"},
     "teacher": {"wandb", "vllm", "accelerate"},
 }
 MOST_MODULES = 15

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from configs.schema.section import Section
 
+TEACHER = "teacher"
+"""Stands for a model: for the round's teacher in `student.model`, for the untrained teacher in `questions.model`."""
+
 
 class Lora(Section):
     rank: int = Field(default=32, ge=1)

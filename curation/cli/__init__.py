@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
+import configs
 from configs.errors import RunError, UserError
 from curation.cli.arguments import ConfigFile, Overrides, load
 from curation.cli.bench import bench
@@ -20,8 +21,10 @@ from curation.cli.evaluate import evaluate
 from curation.cli.look import doctor, plan, preview
 
 INTERRUPTED = 130
+LAB = Path(configs.__file__).parent / "lab.yaml"
 
-# torch, transformers and datatrove take seconds to import: each verb imports its own, so that --help is instant.
+# torch, transformers and datatrove take 4 s to import: each verb imports its own, after the config is loaded, so that
+# --help and a mistake in the call or the config are answered at once.
 
 app = typer.Typer(
     name="notewright",
@@ -49,12 +52,14 @@ def quickstart(
 
     **Example:** `notewright quickstart`
     """
-    from curation.quickstart import DEFAULT, run_quickstart
-
-    given = overrides or []
+    changes = overrides or []
     if config is not None and "=" in str(config):
-        config, given = None, [str(config), *given]
-    run_quickstart(config or DEFAULT, given)
+        config, changes = None, [str(config), *changes]
+    settings = load(config or LAB, changes)
+
+    from curation.quickstart import run_quickstart
+
+    run_quickstart(settings)
 
 
 @app.command()
@@ -65,10 +70,11 @@ def lab(config: ConfigFile, overrides: Overrides = None) -> None:
 
     **Example:** `notewright lab configs/lab.yaml lab.dir=models/lab`
     """
+    settings = load(config, overrides)
+
     from curation.console.progress import say
     from curation.lab.build import build_lab
 
-    settings = load(config, overrides)
     build_lab(settings.lab, progress=say)
     print(f"the lab is in {settings.lab.dir}")
 
@@ -90,10 +96,15 @@ def train(
 
     **Example:** `notewright train configs/smollm2-cpu.yaml rl.rounds=1`
     """
+    settings = load(config, overrides)
+
+    from curation.corpus.inputs import check_inputs
+
+    check_inputs(settings)
+
     from curation.console.tables import print_training
     from curation.train import train_from_config
 
-    settings = load(config, overrides)
     if fork is not None:
         from curation.corpus.training_data import read_splits
         from teacher.run.fork import fork_run
@@ -122,16 +133,18 @@ def warm_up(
     **Example:** `notewright warm-up configs/squad-smollm2.yaml --model models/smollm2-135m-instruct --data squad.jsonl
     --output models/smollm2-closed-book`
     """
+    settings = load(config, overrides)
+
     from curation.models.warm_up import warm_up as run
 
-    found = run(
-        load(config, overrides), model=model, data=data, output=output, skip=skip, limit=limit, epochs=epochs,
+    figures = run(
+        settings, model=model, data=data, output=output, skip=skip, limit=limit, epochs=epochs,
         learning_rate=learning_rate,
     )  # fmt: skip
     print(
-        f"{output}: on {found['asked']} unseen questions the log-likelihood of gold answers went"
-        f" {found['loglik_before']:.3f} -> {found['loglik_after']:.3f} nats a token, accuracy"
-        f" {found['accuracy_before']:.2f} -> {found['accuracy_after']:.2f}"
+        f"{output}: on {figures['asked']} unseen questions the log-likelihood of gold answers went"
+        f" {figures['loglik_before']:.3f} -> {figures['loglik_after']:.3f} nats a token, accuracy"
+        f" {figures['accuracy_before']:.2f} -> {figures['accuracy_after']:.2f}"
     )
 
 
@@ -151,12 +164,14 @@ def curate(config: ConfigFile, overrides: Overrides = None) -> None:
 
     **Example:** `notewright curate configs/smollm2-cpu.yaml curation.input=[my/*.jsonl.gz] curation.output=my/dataset`
     """
+    settings = load(config, overrides)
+
     from curation.pipeline.curate import curate as run
     from curation.pipeline.curate import print_curation
     from curation.pipeline.executors.slurm import Queued
 
     try:
-        print_curation(run(load(config, overrides)))
+        print_curation(run(settings))
     except Queued as queued:
         print(queued)
 
@@ -218,9 +233,11 @@ def report(
 
     **Example:** `notewright report runs/lab`
     """
+    folder = run if run.is_dir() else load(run, None).run.dir
+
     from curation.report import write_report
 
-    print(write_report(run if run.is_dir() else load(run, None).run.dir))
+    print(write_report(folder))
 
 
 @app.command()
@@ -237,9 +254,13 @@ def score(
 
     **Example:** `notewright score rewrites.jsonl --config configs/smollm2-cpu.yaml --output gains.jsonl`
     """
+    settings = load(config, overrides)
+    if not file.is_file():
+        raise UserError(f"no such file: {file}")
+
     from curation.scoring.score import run_score
 
-    raise Exit(run_score(file, load(config, overrides), output))
+    raise Exit(run_score(file, settings, output))
 
 
 @app.command()
@@ -264,11 +285,13 @@ def reliability(
 
     **Example:** `notewright reliability configs/lab.yaml --source lab --documents 8`
     """
+    settings = load(config, overrides)
+
     from curation.reliability.run import run_reliability
 
     chosen = {"credits": credit} if credit else {}
     run_reliability(
-        load(config, overrides),
+        settings,
         source=source,
         documents=documents,
         rewrites=rewrites,

@@ -14,6 +14,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="section.key=value", help="Settings that replace the file's.", show_default=False),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")]
 
 
 def load(path: Path, overrides: Sequence[str] | None) -> "Config":

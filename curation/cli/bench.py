@@ -1,10 +1,12 @@
 """The verbs of `notewright bench`: the project's claims about speed and learning, measured."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from curation.cli.arguments import AsJson, Overrides
 from curation.cli.injections import bench_injections
 
 bench = typer.Typer(rich_markup_mode="markdown", help="The project's speed beside what you would use instead.")
@@ -25,14 +27,12 @@ def bench_student(
     repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 15,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also 1, 2, 4, ... 256 students.")] = False,
     plot: Annotated[Path | None, typer.Option(help="A PNG of the sweep.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Many students at once, against separate PEFT runs and the padded batch-1 recipe; losses must agree.
 
     **Example:** `notewright bench student --students 32 --json`
     """
-    import json
-
     from curation.bench.plot import plot_sweep
     from curation.console.progress import say
     from student.bench.report import check_losses, table
@@ -61,11 +61,8 @@ def bench_teacher(
     ),
     quick: Annotated[bool, typer.Option("--quick", help="One seed, one algorithm, both students, no extras.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Training runs of each algorithm and student.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the tables.")] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="section.key=value", help="Settings that replace the preset's.", show_default=False),
-    ] = None,
+    as_json: AsJson = False,
+    overrides: Overrides = None,
 ) -> None:
     """Does the teacher learn what its students need? Held-out people of the lab, both students, with controls.
 
@@ -74,8 +71,6 @@ def bench_teacher(
 
     **Example:** `notewright bench teacher --quick --json`
     """
-    import json
-
     from rich.console import Console
 
     from curation.bench.teacher import run_bench
@@ -100,7 +95,7 @@ def bench_curate(
             help="A teacher through vLLM, beside bare vLLM; by itself where both are installed.", show_default=False
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What the curation pipeline costs by itself, with an echo in the teacher's place; every row is counted.
 
@@ -109,8 +104,6 @@ def bench_curate(
 
     **Example:** `notewright bench curate --json`
     """
-    import json
-
     from curation.bench.pipeline import run_bench, table
     from curation.console.progress import say
 
@@ -127,7 +120,7 @@ def bench_pool(
         Path | None, typer.Option(help="A run that measured the teacher's part of a round.", show_default=False)
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="A PNG of the simulated scaling.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Students on Ray actors beside students in this process: speed, overhead, memory, and where scaling bends.
 
@@ -136,8 +129,6 @@ def bench_pool(
 
     **Example:** `notewright bench pool --json`
     """
-    import json
-
     from curation.bench.plot import plot_scaling
     from curation.bench.pool import run_bench, table
     from curation.console.progress import say
@@ -153,11 +144,8 @@ def bench_round(
     folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="A new folder for run and dataset.")] = Path(
         "runs/bench-round"
     ),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of Markdown.")] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="section.key=value", help="Settings that replace the preset's.", show_default=False),
-    ] = None,
+    as_json: AsJson = False,
+    overrides: Overrides = None,
 ) -> None:
     """One ReST-EM round and `curate` of 600 passages on this machine: sampling, students, update, idle.
 
@@ -166,8 +154,6 @@ def bench_round(
 
     **Example:** `notewright bench round --dir runs/bench-round`
     """
-    import json
-
     from curation.bench.round import run_bench, table
 
     result = run_bench(folder, overrides or ())

@@ -12,13 +12,14 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
 
     **Example:** `notewright evaluate configs/lab-evaluate.yaml`
     """
+    settings = load(config, overrides)
+
     from curation.console.tables import stdout_console
     from curation.evaluation.picture import write_picture
     from curation.evaluation.run import run_evaluate
     from curation.evaluation.table import print_evaluation
     from curation.report import write_report
 
-    settings = load(config, overrides)
     result = run_evaluate(settings)
     print_evaluation(result, settings.run.dir, stdout_console())
     print(f"picture: {write_picture(result, settings.run.dir)}")

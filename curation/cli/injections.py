@@ -1,20 +1,20 @@
 """The verb `notewright bench injections`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from curation.cli.arguments import AsJson, ConfigFile, Overrides, load
+
 
 def bench_injections(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The experiment.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="section.key=value", help="Settings that replace the file's.", show_default=False),
-    ] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
     samples: Annotated[int, typer.Option(min=1, help="Rewrites of each document and arm.")] = 1,
     save: Annotated[Path | None, typer.Option(help="JSONL of all outputs.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """How often documents make the teacher do as they say: 90 with an injection, with and without the defences.
 
@@ -22,18 +22,17 @@ def bench_injections(
 
     **Example:** `notewright bench injections configs/smollm2-cpu.yaml teacher.max_new_tokens=96 --json`
     """
-    import json
+    settings = load(config, overrides)
 
     from rich.console import Console
 
-    from configs.load import load_config
     from curation.bench.injections import print_summary, run_bench, save_attempts
     from curation.console.progress import say
 
-    found, attempts = run_bench(load_config(config, overrides or []), samples, tell=say)
+    result, attempts = run_bench(settings, samples, tell=say)
     if save is not None:
         save_attempts(save, attempts)
     if as_json:
-        print(json.dumps(found, allow_nan=False))
+        print(json.dumps(result, allow_nan=False))
     else:
-        print_summary(found, Console())
+        print_summary(result, Console())

@@ -1,10 +1,12 @@
 """The verbs that look before a run: `preview`, `plan` and `doctor`. None writes anything."""
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from curation.cli.arguments import ConfigFile, Overrides, load
+from curation.cli.arguments import AsJson, ConfigFile, Overrides, load
 
 
 def preview(
@@ -19,9 +21,11 @@ def preview(
 
     **Example:** `notewright preview configs/smollm2-cpu.yaml --documents 5`
     """
+    settings = load(config, overrides)
+
     from curation.pipeline.preview import print_preview
 
-    print_preview(load(config, overrides), documents)
+    print_preview(settings, documents)
 
 
 def plan(
@@ -35,7 +39,7 @@ def plan(
         float | None,
         typer.Option(min=1, help="The teacher's size, e.g. 7e9, where its files are not here.", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the tables.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What `curate` and `train` will take: documents, tokens, student runs, hours, disk, cost; nothing is trained.
 
@@ -44,24 +48,24 @@ def plan(
 
     **Example:** `notewright plan configs/smollm2-cpu.yaml --device h100 --price 2.5`
     """
-    import json
+    settings = load(config, overrides)
 
     from curation.console.tables import stdout_console
     from curation.plan.plan import as_json as plain
     from curation.plan.plan import make_plan
     from curation.plan.table import print_plan
 
-    found = make_plan(load(config, overrides), device=device, price=price, parameters=parameters)
+    made = make_plan(settings, device=device, price=price, parameters=parameters)
     if as_json:
-        print(json.dumps(plain(found), allow_nan=False))
+        print(json.dumps(plain(made), allow_nan=False))
     else:
-        print_plan(found, stdout_console())
+        print_plan(made, stdout_console())
 
 
 def doctor(
     config: ConfigFile,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Whether this machine can run a config: devices, memory, versions, models, data, disk, Hub, vLLM, Ray, Slurm,
     compiler; and what to change.
@@ -70,14 +74,13 @@ def doctor(
 
     **Example:** `notewright doctor configs/qwen-0.5b-1gpu.yaml`
     """
-    import json
-    from dataclasses import asdict
+    settings = load(config, overrides)
 
     from curation.console.tables import stdout_console
     from curation.doctor.checks import exit_code, print_checks
     from curation.doctor.examine import examine
 
-    checks = examine(load(config, overrides))
+    checks = examine(settings)
     if as_json:
         print(json.dumps({"checks": [asdict(check) for check in checks], "exit_code": exit_code(checks)}))
     else:

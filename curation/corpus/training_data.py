@@ -6,12 +6,12 @@ from datatrove.data import Document
 from configs.errors import UserError
 from configs.schema import Config
 from curation.console.progress import say
+from curation.corpus.inputs import check_inputs, models_of
 from curation.corpus.shards import BadRow, Shard, find_shards, read_shard
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
 from student.records import Split
 from teacher.questions.cache import Known, attach_questions, ensure_questions
-from teacher.questions.writer import TEACHER
 
 
 def read_documents(
@@ -81,18 +81,14 @@ def read_splits(config: Config) -> tuple[list[Document], list[Document]]:
     Documents and models are looked at before anything is written. Documents without questions get theirs from
     `questions.model`, where that is set. Raises UserError.
     """
-    if not config.data.train:
-        raise UserError("data.train is not set: name JSONL or Parquet files with `text` and `questions`")
-    try:
-        train = _read(config, config.data.train, config.data.limit)
-        heldout = _read(config, config.data.heldout, config.data.heldout_limit) if config.data.heldout else []
-        unasked = any("questions" not in document.metadata for document in [*train, *heldout])
-        if not unasked:
-            train, heldout = _askable_both(config, train, heldout)
-        check_models(config)
-    except UserError as error:
-        missing = str(config.lab.dir) in str(error) and not config.lab.dir.exists()
-        raise UserError(f"{error}; `notewright lab CONFIG.yaml` builds it") if missing else error from None
+    check_inputs(config)
+    train = _read(config, config.data.train, config.data.limit)
+    heldout = _read(config, config.data.heldout, config.data.heldout_limit) if config.data.heldout else []
+    unasked = any("questions" not in document.metadata for document in [*train, *heldout])
+    if not unasked:
+        train, heldout = _askable_both(config, train, heldout)
+    for key, name in models_of(config).items():
+        check_model(key, name)
     if unasked:
         # Both at once: the writing model is loaded once.
         asked = {document.id: document for document in ensure_questions(config, [*train, *heldout], say)}
@@ -154,13 +150,3 @@ def _askable(config: Config, key: str, documents: list[Document], split: Split) 
         left_out = len(documents) - len(kept)
         say(f"warning: data.{key}: {left_out} of {len(documents)} documents have no {split} question, left out")
     return kept
-
-
-def check_models(config: Config) -> None:
-    """Raises UserError if the teacher, a student or the model that writes questions is no model. `teacher` is one."""
-    check_model("teacher.model", config.teacher.model)
-    for name in config.student.names:
-        if name != TEACHER:
-            check_model("student.models" if config.student.models else "student.model", name)
-    if config.questions.model not in ("", TEACHER):
-        check_model("questions.model", config.questions.model)

@@ -11,6 +11,7 @@ from configs.format import amount
 from configs.schema import Config, Student, Teacher
 from curation.doctor.checks import Check, Checks
 from curation.plan.models import checkpoint_gb
+from student.engine.model_names import hub_problem
 
 LEAST_FREE_GB = 5.0
 """Disk beside what checkpoints and dataset are known to need."""
@@ -102,10 +103,9 @@ def check_disk(config: Config) -> Checks:
 def check_hub(_config: Config) -> Checks:
     """Which account of the Hub is used. One is needed to push, and for private or gated models."""
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    if HF_HUB_OFFLINE:
-        yield Check("hub", "ok", "HF_HUB_OFFLINE is set: nothing is fetched or pushed")
+    if problem := hub_problem():
+        yield Check("hub", "ok", f"{problem}: nothing is fetched or pushed")
         return
     token = get_token()
     if token is None:

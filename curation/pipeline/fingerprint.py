@@ -23,7 +23,7 @@ from curation.corpus.training_data import read_documents
 from curation.pipeline.manifest import WORK
 from curation.pipeline.preflight import Checked
 from student.benchmarks.sources import DocumentQuestions
-from student.engine.models import check_folder
+from student.engine.model_names import check_available
 from student.records import Question
 from teacher.prompting.strategies import read_strategy, strategy_label
 from teacher.questions.cache import questions_file, read_questions
@@ -82,7 +82,7 @@ def teacher_checkpoint(config: Config) -> Path | None:
     """The checkpoint to write with. Raises UserError if there is no such teacher."""
     if config.curation.writer == "echo":
         return None
-    check_folder(config.teacher.model)
+    check_available(config.teacher.model, config.lab.dir)
     if is_foreign(config):
         return None
     checkpoint = best_checkpoint(config.run.dir)

@@ -25,7 +25,7 @@ from curation.pipeline.rewriter import load_rewriter, server
 from curation.pipeline.steps import Record, RewriteWithTeacher
 from curation.plan.models import model_size, token_counter, why_not_loadable
 from curation.plan.quantity import Quantity, exact, mean_of, share_of
-from student.engine.models import check_folder
+from student.engine.model_names import check_name
 
 WRITING_SECONDS = 25.0
 FEW, MANY = 32, 256
@@ -139,7 +139,7 @@ def measure_teacher(
                 notes=("an echo writes: its tokens are words",),
             )  # fmt: skip
         teacher, model, notes = config.teacher, config.teacher.model, list[str]()
-        check_folder(model)
+        check_name(model)
         size = model_size(model, parameters, notes)
         count_tokens, exactly = token_counter(model, notes)
         source_tokens = mean_of([count_tokens(document.text) for document in documents])

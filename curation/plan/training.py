@@ -8,6 +8,7 @@ from datatrove.data import Document
 
 from configs.errors import UserError
 from configs.schema import Config, Student
+from configs.schema.student import TEACHER
 from curation.corpus.training_data import read_documents
 from curation.plan.models import model_size, token_counter, why_not_loadable
 from curation.plan.quantity import Quantity, exact
@@ -15,7 +16,6 @@ from student.benchmarks.sources import DocumentQuestions
 from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson
 from teacher.algorithms.table import algorithm_of
-from teacher.questions.writer import TEACHER
 from teacher.reward.gain import PROBE_DOCUMENTS
 from teacher.reward.student_runs import planned_steps
 from teacher.training.pilot import PILOT_DOCUMENTS, PILOT_REPEATS

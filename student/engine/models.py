@@ -1,12 +1,11 @@
 """Loading causal language models: path or Hub id in, model and tokenizer out, with one clear line where that fails."""
 
-from pathlib import Path
-
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import UserError
+from student.engine.model_names import check_available
 
 
 def pick_device(device: str) -> torch.device:
@@ -35,7 +34,7 @@ def load_model(
     Raises:
         UserError: `name` is neither a model folder nor a Hub id that can be reached.
     """
-    check_folder(name)
+    check_available(name)
     where = pick_device(device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -48,31 +47,10 @@ def load_model(
     return model.to(where).eval(), tokenizer  # type: ignore[arg-type]
 
 
-def check_folder(name: str) -> None:
-    """Raises UserError if `name` is neither a model folder nor in the form of a Hub id, without asking the Hub."""
-    if not name:
-        raise UserError("no model given: set student.model and teacher.model to a folder or a Hub id")
-    folder = Path(name)
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise UserError(f"{name} is no model folder: it holds no config.json")
-    # A Hub id is `owner/name`, and no folder `owner` stands here.
-    local = name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.parent.is_dir()
-    if not folder.exists() and local:
-        raise UserError(f"model folder {name} does not exist{_hint(name)}")
-
-
-def _hint(name: str) -> str:
-    if "lab" in Path(name).parts:
-        return "; `notewright lab` builds the lab's models"
-    if "smollm2" in name.lower():
-        return "; `make smollm2` brings it"
-    return ""
-
-
 def check_model(key: str, name: str) -> None:
     """Raises UserError if `name` is no model, from its config and tokenizer alone: the weights may be large."""
     try:
-        check_folder(name)
+        check_available(name)
         AutoConfig.from_pretrained(name)
         AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:

@@ -27,7 +27,7 @@ import torch
 
 from configs.errors import RunError, UserError
 from configs.schema import Student
-from student.engine.models import check_folder
+from student.engine.model_names import check_name
 from student.pools.batching import Batch, Size, by_length, consecutive, cut
 from student.pools.inline import InlinePool, most_slots
 from student.pools.ray_cluster import actor_resources, connect, count_actors
@@ -84,7 +84,7 @@ class RayPool:
     def __init__(
         self, settings: Student, *, sharing: int = 1, build: Callable[[Student], StudentPool] = InlinePool
     ) -> None:
-        check_folder(settings.model)
+        check_name(settings.model)
         self._ray, _ = connect("student.pool=ray")
         nodes = self._ray.nodes()
         whole = actor_resources(nodes, settings)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from configs.errors import UserError
 from configs.schema import Config, Student
+from configs.schema.student import TEACHER
 from configs.seeds import item_hash
 from student.benchmarks.items import split_of
 from student.engine.exam import Examiner
@@ -24,8 +25,6 @@ from teacher.writers.local import TransformersWriter, load_teacher
 
 PROMPT_FILE = Path(__file__).with_name("prompt.txt")
 STRATEGY = "question-answer"
-TEACHER = "teacher"
-"""`questions.model` of the untrained teacher."""
 ATTEMPTS = 3
 """Completions a document at most: the first is greedy, the others are sampled where it gave too few questions."""
 TEMPERATURE = 0.7

@@ -16,15 +16,13 @@ import torch
 from configs.errors import UserError
 from configs.schema import Config
 from configs.schema import Student as StudentSettings
+from configs.schema.student import TEACHER
 from configs.seeds import stable_seed
 from student.engine.models import load_model
 from student.records import Job, Outcome, StudentPool
 from teacher.records import Rewrite
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.checkpoints import latest_numbered, save_folder
-
-TEACHER = "teacher"
-"""The name in `student.model` that stands for the teacher as it is."""
 
 PROMOTION_FILE = "promotion.json"
 

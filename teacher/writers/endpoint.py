@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from configs.errors import RunError, UserError
 from configs.schema import Serving, Teacher
 from configs.seeds import stable_seed
-from student.engine.models import check_folder
+from student.engine.model_names import check_available
 from teacher.records import Completion, Writer
 from teacher.writers.local import end_ids, is_adapter
 from teacher.writers.vllm_server import State, read_state
@@ -300,7 +300,7 @@ def load_endpoint(
     Raises UserError where the tokenizer of the teacher cannot be loaded or the key is not in the environment.
     """
     name = settings.model if checkpoint is None or is_adapter(checkpoint) else str(checkpoint)
-    check_folder(name)
+    check_available(name)
     if state is None and serving.api_key_variable:
         _key(serving.api_key_variable)
     try:

@@ -69,10 +69,9 @@ def test_a_training_that_no_round_won_is_told(tmp_path, monkeypatch, capsys):
     steps = {"build_lab": None, "train_from_config": training, "curate": curation, "write_report": Path("report.html")}
     for name, result in steps.items():
         monkeypatch.setattr(quickstart, name, lambda *_, result=result, **__: result)
-    save_config(config, tmp_path / "lab.yaml")
     config.run.dir.mkdir()
     save_config(config, config.run.dir / "config.yaml")
-    figures = quickstart.run_quickstart(tmp_path / "lab.yaml")
+    figures = quickstart.run_quickstart(config)
     assert (figures["best_round"], figures["trained"], figures["student_runs"]) == (0, False, 36)
     out = capsys.readouterr().out
     assert "as it is: no round beat it" in out and "no round beat the untrained teacher" in out

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import curation.corpus.inputs
 import curation.train
 from configs.errors import RunError
 from curation.cli import app, main
@@ -91,6 +92,42 @@ def test_a_mistake_is_one_line_and_exit_code_2(experiment, capsys, arguments, pa
     assert sorted(path.name for path in experiment.parent.iterdir()) == ["documents.jsonl", "experiment.yaml"]
 
 
+# Ran in a process of its own: what it has imported at its end, and the processor seconds it took.
+MEASURED = """
+import resource, sys
+from curation.cli import main
+code = main(sys.argv[1:])
+used = resource.getrusage(resource.RUSAGE_SELF)
+heavy = [name for name in ("torch", "transformers", "trl", "datasets") if name in sys.modules]
+print(code, round(used.ru_utime + used.ru_stime, 2), heavy)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "trian",
+        "train experiment.yaml rl.grop_size=4",
+        "train gone.yaml",
+        "train experiment.yaml --rounds 2",
+        "train experiment.yaml data.train=[gone.jsonl]",
+        "train experiment.yaml",
+        "plan experiment.yaml rl.grop_size=4",
+        "doctor experiment.yaml rl.grop_size=4",
+        "curate experiment.yaml rl.grop_size=4",
+        "evaluate experiment.yaml rl.grop_size=4",
+        "score gone.jsonl --config experiment.yaml --output out.jsonl",
+        "bench injections experiment.yaml rl.grop_size=4",
+        "quickstart rl.grop_size=4",
+    ],
+)
+def test_a_mistake_is_answered_before_anything_heavy_is_imported(experiment, arguments):
+    done = subprocess.run([sys.executable, "-c", MEASURED, *arguments.split()], capture_output=True, text=True)
+    code, seconds, heavy = done.stdout.split(maxsplit=2)
+    assert (code, heavy.strip()) == ("2", "[]"), done
+    assert float(seconds) < 1, "0.1 to 0.5 s; with torch and transformers 6 s"
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
     [
@@ -104,6 +141,7 @@ def test_a_run_that_fails_on_the_way_says_so_in_one_line(experiment, capsys, mon
     def fail(config):
         raise raised
 
+    monkeypatch.setattr(curation.corpus.inputs, "check_inputs", lambda config: None)
     monkeypatch.setattr(curation.train, "train_from_config", fail)
     assert said in refused(capsys, ["train", experiment], code)
 
@@ -112,6 +150,7 @@ def test_a_defect_of_ours_keeps_its_traceback(experiment, monkeypatch):
     def fail(config):
         raise ZeroDivisionError
 
+    monkeypatch.setattr(curation.corpus.inputs, "check_inputs", lambda config: None)
     monkeypatch.setattr(curation.train, "train_from_config", fail)
     with pytest.raises(ZeroDivisionError):
         main(["train", str(experiment)])

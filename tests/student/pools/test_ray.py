@@ -172,7 +172,7 @@ class Failing(InlinePool):
 
 @pytest.mark.slow
 def test_what_is_wrong_with_the_model_or_the_code_comes_out(room, settings, tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="there is no folder"):
         RayPool(settings.model_copy(update={"model": str(tmp_path / "none")}))
     alone = settings.model_copy(update={"actors": 1})
     with pytest.raises(UserError, match="did you mean 'q_proj'"):

@@ -130,7 +130,7 @@ def test_a_run_directory_of_another_config_is_refused_with_the_difference(make_c
     [
         ({"teacher": {"temperature": 0.0}}, "temperature 0"),
         ({"teacher": {"prompting": "strategy", "strategies": ("fqa",)}}, "did you mean 'faq'"),
-        ({"teacher": {"model": "absent/folder/of/mine"}}, "does not exist"),
+        ({"teacher": {"model": "absent/folder/of/mine"}}, "there is no folder absent/folder/of/mine"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(make_config, make_documents, gold_pool, sections, message):

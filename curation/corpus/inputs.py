@@ -1,0 +1,44 @@
+"""Whether the documents and models that a config names are there, from their names alone: torch is not imported."""
+
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.schema import Config
+from configs.schema.student import TEACHER
+from curation.corpus.shards import find_shards
+from student.engine.model_names import check_available
+
+
+def models_of(config: Config) -> dict[str, str]:
+    """The models that the config names, by the setting that names each first; empty where one is missing."""
+    named = [("teacher.model", config.teacher.model)]
+    named += [("student.models" if config.student.models else "student.model", name) for name in config.student.names]
+    named += [("questions.model", config.questions.model)]
+    only_curates = bool(config.curation.input) and not config.data.train
+    keys: dict[str, str] = {}
+    for key, name in named:
+        optional = (
+            key == "questions.model"
+            or (key.startswith("student") and only_curates)
+            or (key == "teacher.model" and only_curates and config.curation.writer == "echo")
+        )
+        if name != TEACHER and (name or not optional):
+            keys.setdefault(name, key)
+    return {key: name for name, key in keys.items()}
+
+
+def check_inputs(config: Config) -> None:
+    """Raises UserError if `data.train` is not set, or a file of documents or a model is not there."""
+    if not config.data.train:
+        raise UserError("data.train is not set: name JSONL or Parquet files with `text` and `questions`")
+    for pattern in (*config.data.train, *config.data.heldout):
+        try:
+            find_shards((pattern,))
+        except UserError as error:
+            lab = Path(pattern).is_relative_to(config.lab.dir) and not config.lab.dir.exists()
+            raise UserError(f"{error}; `notewright lab CONFIG.yaml` builds it") if lab else error from None
+    for key, name in models_of(config).items():
+        try:
+            check_available(name, config.lab.dir)
+        except UserError as error:
+            raise UserError(f"{key} {name!r} cannot be loaded: {error}") from None
