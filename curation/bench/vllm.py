@@ -36,7 +36,7 @@ from curation.pipeline.manifest import read_manifest
 from curation.pipeline.rewriter import rewrite_requests
 from teacher.prompting.prompts import build_prompt
 from teacher.writers.endpoint import Sample, load_endpoint
-from teacher.writers.vllm_server import STATE, arguments, find_vllm, read_state, serving
+from teacher.writers.vllm_server import STATE_VARIABLE, find_vllm, plan_launch, read_state, serving
 
 TURNS = 3
 DOCUMENTS = 64
@@ -146,7 +146,7 @@ def _texts(turn: int, documents: int) -> Iterator[str]:
 
 def requests(config: Config, source: Path) -> dict[str, list[Any]]:
     """The prompts of a curation of `source`, as token ids, and the sampling of each, as its rewriter sends them."""
-    writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE]))
+    writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE_VARIABLE]))
     [shard] = find_shards((str(source),))
     documents = [item for item in read_shard(shard) if isinstance(item, Document)]
     prompts, sampling = [], []
@@ -187,7 +187,7 @@ def _curated(config: Config, documents: int) -> dict[str, Any]:
 
 def _counted() -> dict[str, int]:
     """Tokens that the server has read and written since its start, by its own metrics."""
-    url = read_state(Path(os.environ[STATE])).url.removesuffix("/v1")
+    url = read_state(Path(os.environ[STATE_VARIABLE])).url.removesuffix("/v1")
     page = httpx.get(f"{url}/metrics", trust_env=False).text
     found = {}
     for name in ("prompt", "generation"):
@@ -205,8 +205,8 @@ def bare_vllm(config: Config, log: Path) -> Iterator[Generate]:
 
     Raises RunError with the end of its log if it does not start, or dies.
     """
-    given, _ = arguments(config, None)
-    command = [find_vllm(), "-P", str(Path(__file__).with_name("bare_vllm.py")), *given]
+    launch = plan_launch(config.teacher, config.serving, config.run.seed, None)
+    command = [find_vllm(), "-P", str(Path(__file__).with_name("bare_vllm.py")), *launch.arguments]
     with log.open("wb") as sink:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, text=True)
 

@@ -54,6 +54,11 @@ def checkpoint_of(run_dir: Path, round: int) -> Path | None:
     return run_dir / "teacher" / f"checkpoint-{round:04d}" if round else None
 
 
+def is_adapter(checkpoint: Path | None) -> bool:
+    """Whether a checkpoint is an adapter's folder, and no whole model."""
+    return checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
+
+
 def finished_rounds(run_dir: Path) -> int:
     """Rounds that have a checkpoint."""
     checkpoint = latest_checkpoint(run_dir)

@@ -8,7 +8,7 @@ from teacher.records import Writer
 from teacher.run.checkpoints import checkpoint_of
 from teacher.writers.endpoint import EndpointWriter, load_endpoint
 from teacher.writers.local import TransformersWriter, load_teacher
-from teacher.writers.vllm_server import STATE_FILE, VllmServer, find_vllm
+from teacher.writers.vllm_server import STATE_FILE, VllmServer, find_vllm, plan_launch
 
 
 def check_writer(teacher: Teacher, *, on_server: bool) -> None:
@@ -76,9 +76,10 @@ class Writers:
         if self._server is not None and self._base != base:
             self.close()
         if self._server is None:
-            server = VllmServer(self.config, base, self._folder, lora_rank=lora.rank if lora else None)
-            self._server, self._base = server, base
-            server.start()
+            settings, seed = self.config.serving, self.config.run.seed
+            launch = plan_launch(self.config.teacher, settings, seed, base, lora.rank if lora else None)
+            self._server, self._base = VllmServer(settings, launch, self._folder), base
+            self._server.start()
         if lora is not None and checkpoint is not None:
             self._server.load(checkpoint.name, checkpoint)
 
@@ -86,7 +87,7 @@ class Writers:
         checkpoint = self._checkpoint(round)
         name = "base" if checkpoint is None or self.config.teacher.lora is None else checkpoint.name
         state = self._folder.absolute() / STATE_FILE
-        return load_endpoint(self.config.teacher, self.config.serving, checkpoint, state, served=name)
+        return load_endpoint(self.config.teacher, self.config.serving, checkpoint, state, model=name)
 
     def __enter__(self) -> "Writers":
         return self

@@ -1,7 +1,7 @@
-"""The teacher's pen on a server: a vLLM of ours, or any OpenAI-compatible endpoint. Prompts in, completions out.
+"""The teacher on a server: our own vLLM, or any OpenAI-compatible endpoint. Prompts in, completions out.
 
-What fails is asked for again, with growing pauses; what fails for good is the error of its own prompt. A server of ours
-that starts again is waited for.
+A request that fails is sent again, with growing pauses. A prompt whose requests fail for good gets an error of its own.
+Requests wait while a server of ours starts again.
 """
 
 import asyncio
@@ -23,34 +23,36 @@ from configs.schema import Serving, Teacher
 from configs.seeds import stable_seed
 from student.engine.model_names import check_available
 from teacher.records import Completion, Writer
-from teacher.writers.local import end_ids, is_adapter
-from teacher.writers.vllm_server import State, read_state
+from teacher.run.checkpoints import is_adapter
+from teacher.writers.local import end_ids
+from teacher.writers.vllm_server import read_state
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between attempts: twice as long each time, less up to half by chance."""
-AGAIN = {408, 409, 425, 429}
-"""Statuses beside 5xx after which the same request may do better."""
+RETRY_STATUSES = {408, 409, 425, 429}
+"""Statuses beside 5xx after which the same request may succeed."""
 HEALTH_SECONDS = 0.5
 NO_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-"""Where the endpoint has the chat template: the user's turn as it is."""
+"""The user's turn as it is, where the endpoint has the chat template."""
 TEMPLATE_TOKENS = 64
 """Room for what an endpoint's own chat template adds."""
 
 
 class EndpointError(RuntimeError):
-    """A prompt that has no completion; the text says what came last."""
+    """A prompt that has no completion; the text says what the last attempt ended in."""
 
 
-class _Again(Exception):
-    """An attempt failed that another may mend; `pause` is what the server asks for, in seconds."""
+class _Retry(Exception):
+    """An attempt failed, and another may succeed. `pause` is what the server asks for, in seconds; `connected` is False
+    where the server was not reached."""
 
-    def __init__(self, why: str, pause: float = 0.0, *, connected: bool = True) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, pause: float = 0.0, *, connected: bool = True) -> None:
+        super().__init__(reason)
         self.pause, self.connected = pause, connected
 
 
 class Sample(NamedTuple):
-    """What one request is about."""
+    """The completion that one request asks for."""
 
     prompt: str
     opening: str
@@ -68,30 +70,30 @@ class EndpointWriter(Writer):
         *,
         context: int | None,
         end_ids: set[int],
-        state: Path | None = None,
+        state_file: Path | None = None,
         model: str | None = None,
     ) -> None:
-        """`state` is the state file of a vLLM server of ours; None asks the endpoint of the config. `model` is the name
-        to ask for, where it is not the one that the server was started with."""
+        """`state_file` is that of a vLLM server of ours; None asks the endpoint of `serving`. `model` is the name to
+        ask for, where it is not the one that the server was started with."""
         self.settings, self.serving, self.tokenizer = settings, serving, tokenizer
-        self.end_ids, self.state, self.model = end_ids, state, model
+        self.end_ids, self.state_file, self.model = end_ids, state_file, model
         self.context = context - TEMPLATE_TOKENS if context is not None and self.chat else context
         self.tokens, self.seconds = 0, 0.0
         # The global random state is not touched; pauses must differ between processes.
-        self._chance = random.Random()
+        self._random = random.Random()
         # Read from disk once: each batch opens a client of its own, and with it the connections that it closes.
         self._certificates = httpx.create_ssl_context()
 
     @property
     def chat(self) -> bool:
         """Whether the user's turn is sent, not a rendered prompt."""
-        return self.serving.chat and self.state is None
+        return self.serving.chat and self.state_file is None
 
     def write(
         self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
     ) -> list[list[Completion]]:
-        """`n` completions a prompt; equal calls ask for the same. Raises what the first prompt that failed ended in,
-        and RunError as `attempt` does."""
+        """Equal calls ask for the same. Raises the error of the first prompt that has one, and RunError as `attempt`
+        does."""
         results = self.attempt(prompts, n, seed, openings)
         for result in itertools.chain.from_iterable(results):
             if isinstance(result, Exception):
@@ -101,10 +103,7 @@ class EndpointWriter(Writer):
     def attempt(
         self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
     ) -> Sequence[Sequence[Completion | Exception]]:
-        """As `write`, but with an error in the place of a completion that could not be had.
-
-        Raises RunError if the server refuses the key, does not know the model or cannot be reached at all.
-        """
+        """Raises RunError if the server refuses the key, does not know the model or cannot be reached at all."""
         started = time.perf_counter()
         pairs = zip(prompts, openings or [""] * len(prompts), strict=True)
         samples = [
@@ -113,38 +112,38 @@ class EndpointWriter(Writer):
             for j in range(n)
         ]
         try:
-            results = asyncio.run(self._all(samples))
+            results = asyncio.run(self._complete_all(samples))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
             self.seconds += time.perf_counter() - started
         return [results[p * n : (p + 1) * n] for p in range(len(prompts))]
 
-    async def _all(self, samples: list[Sample]) -> list[Completion | EndpointError]:
-        room = asyncio.Semaphore(self.serving.concurrency)
+    async def _complete_all(self, samples: list[Sample]) -> list[Completion | EndpointError]:
+        slots = asyncio.Semaphore(self.serving.concurrency)
 
-        async def one(client: httpx.AsyncClient, sample: Sample) -> Completion | EndpointError:
-            async with room:
+        async def complete(client: httpx.AsyncClient, sample: Sample) -> Completion | EndpointError:
+            async with slots:
                 try:
                     return await self._complete(client, sample)
                 except EndpointError as error:
                     return error
 
-        # A RunError of one ends the others.
+        # A RunError of one sample ends the others.
         async with self._client() as client, asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(client, sample)) for sample in samples]
+            tasks = [group.create_task(complete(client, sample)) for sample in samples]
         return [task.result() for task in tasks]
 
     async def _complete(self, client: httpx.AsyncClient, sample: Sample) -> Completion:
         opening = self.opening_ids(sample.opening)
-        reply = await self._ask(client, self.request(sample, opening))
+        reply = await self._post(client, self.request(sample, opening))
         choice = reply["choices"][0]
         ended = choice["finish_reason"] == "stop"
-        if self.state is None:
-            text = choice["message"]["content"] if self.chat else choice["text"]
+        if self.state_file is None:
+            text = (choice["message"]["content"] if self.chat else choice["text"]) or ""
             tokens = (reply.get("usage") or {}).get("completion_tokens")
-            self.tokens += self.count_tokens(text or "") if tokens is None else tokens
-            return Completion(sample.opening + (text or ""), ended)
+            self.tokens += self.count_tokens(text) if tokens is None else tokens
+            return Completion(sample.opening + text, ended)
         sampled = choice["token_ids"]
         self.tokens += len(sampled)
         if sampled and ended and sampled[-1] in self.end_ids:
@@ -154,7 +153,7 @@ class EndpointWriter(Writer):
         return Completion(text, ended)
 
     def request(self, sample: Sample, opening: list[int]) -> dict[str, Any]:
-        """The body of a request; the model is named by what `_ask` finds."""
+        """The body of a request without the model's name."""
         settings = self.settings
         body: dict[str, Any] = {
             "max_tokens": max(1, settings.max_new_tokens - len(opening)),
@@ -162,7 +161,7 @@ class EndpointWriter(Writer):
             "top_p": settings.top_p,
             "seed": sample.seed,
         }
-        if self.state is not None:
+        if self.state_file is not None:
             # Tokens, both ways: the server reads and we decode exactly what the local writer would.
             prompt = self.tokenizer(sample.prompt)["input_ids"]
             ends = sorted(self.end_ids)
@@ -174,78 +173,84 @@ class EndpointWriter(Writer):
         body |= self.serving.body
         return {name: value for name, value in body.items() if value is not None}
 
-    async def _ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
+    async def _post(self, client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
         """The reply to a request, after as many attempts as it takes. Raises EndpointError, RunError."""
+        # httpx's transport retries failed connections alone: no status, no torn reply, and without a deadline.
         end = time.monotonic() + self.serving.deadline_seconds
         for attempt in itertools.count():
-            state = self._state()
+            url, model = self._address()
             try:
                 async with asyncio.timeout(self.serving.timeout_seconds):
-                    return await self._once(client, state, body)
+                    return await self._post_once(client, url, {"model": model} | body)
             except TimeoutError:
-                failed = _Again(f"no reply in {self.serving.timeout_seconds:g} seconds")
-            except _Again as error:
-                failed = error
-            waiting = time.monotonic()
-            if self.state is not None:
-                await self._wait_for_health(client)
-                end += time.monotonic() - waiting
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * self._chance.uniform(0.5, 1)
-            pause = max(pause, failed.pause)
+                failure = _Retry(f"no reply in {self.serving.timeout_seconds:g} seconds")
+            except _Retry as error:
+                failure = error
+            if self.state_file is not None:
+                # The time that a server of ours takes to start again is not the prompt's.
+                before = time.monotonic()
+                await self._wait_for_health(client, self.state_file)
+                end += time.monotonic() - before
+            backoff = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * self._random.uniform(0.5, 1)
+            pause = max(backoff, failure.pause)
             if time.monotonic() + pause > end:
-                tried = f"{failed} (given up after {attempt + 1} attempts)"
-                if failed.connected:
-                    raise EndpointError(tried)
-                raise RunError(
-                    f"{state.url} cannot be reached: {tried}; what is finished is kept, the same command goes on"
-                )
+                reason = f"{failure} (given up after {attempt + 1} attempts)"
+                if failure.connected:
+                    raise EndpointError(reason)
+                raise RunError(f"{url} cannot be reached: {reason}; what is finished is kept, the same command goes on")
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
-    async def _once(self, client: httpx.AsyncClient, state: State, body: dict[str, Any]) -> dict[str, Any]:
+    async def _post_once(self, client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> dict[str, Any]:
         path = "chat/completions" if self.chat else "completions"
         try:
-            reply = await client.post(f"{state.url}/{path}", json={"model": self.model or state.model} | body)
+            reply = await client.post(f"{url}/{path}", json=body)
         except httpx.TransportError as error:
             # The kind alone: an error's text may hold the request.
             connected = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            raise _Again(type(error).__name__, connected=connected) from None
+            raise _Retry(type(error).__name__, connected=connected) from None
         status = reply.status_code
-        if status in AGAIN or status >= 500:
-            raise _Again(f"HTTP {status}", _asked_pause(reply.headers.get("Retry-After", "")))
+        if status in RETRY_STATUSES or status >= 500:
+            raise _Retry(f"HTTP {status}", _retry_after(reply.headers.get("Retry-After", "")))
         if status == httpx.codes.UNAUTHORIZED:
             key = self.serving.api_key_variable
-            raise RunError(
-                f"{state.url} refuses the key" + (f" in ${key}" if key else ": set serving.api_key_variable")
-            )
+            raise RunError(f"{url} refuses the key" + (f" in ${key}" if key else ": set serving.api_key_variable"))
         if status == httpx.codes.NOT_FOUND:
-            raise RunError(f"{state.url}/{path} knows no model {self.model or state.model!r} (HTTP 404)")
+            raise RunError(f"{url}/{path} knows no model {body['model']!r} (HTTP 404)")
         if status != httpx.codes.OK:
             raise EndpointError(f"HTTP {status}: {' '.join(reply.text.split())[:200]}")
-        return _checked(reply, "message" if self.chat else "token_ids" if self.state else "text")
+        try:
+            content = reply.json()
+            choice = content["choices"][0]
+            choice["finish_reason"], choice["message" if self.chat else "token_ids" if self.state_file else "text"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise _Retry(f"a reply that is none ({type(error).__name__})") from None
+        return dict(content)
 
-    def _state(self) -> State:
-        if self.state is not None:
-            return read_state(self.state)
-        return State(self.serving.url.rstrip("/"), self.serving.model, (), "")
+    def _address(self) -> tuple[str, str]:
+        """The API's base URL, which is another after each start of a server of ours, and the model's name."""
+        if self.state_file is None:
+            return self.serving.url.rstrip("/"), self.model or self.serving.model
+        state = read_state(self.state_file)
+        return state.url, self.model or state.model
 
-    async def _wait_for_health(self, client: httpx.AsyncClient) -> None:
+    async def _wait_for_health(self, client: httpx.AsyncClient, state_file: Path) -> None:
         """Returns when the server of ours answers again. Raises RunError when it will not."""
         end = time.monotonic() + self.serving.start_seconds * (self.serving.restarts + 1)
         while time.monotonic() < end:
             try:
                 # Read anew: a restarted server has another port.
-                url = self._state().url.removesuffix("/v1")
+                url = read_state(state_file).url.removesuffix("/v1")
                 if (await client.get(f"{url}/health", timeout=5)).status_code == httpx.codes.OK:
                     return
             except httpx.TransportError:
                 pass
             await asyncio.sleep(HEALTH_SECONDS)
-        raise RunError(f"the vLLM server does not come back; its log is {self._state().log}")
+        raise RunError(f"the vLLM server does not come back; its log is {read_state(state_file).log}")
 
     def _client(self) -> httpx.AsyncClient:
         headers = {}
-        if self.state is None and (variable := self.serving.api_key_variable):
+        if self.state_file is None and (variable := self.serving.api_key_variable):
             headers["Authorization"] = f"Bearer {_key(variable)}"
         return httpx.AsyncClient(
             headers=headers,
@@ -253,23 +258,12 @@ class EndpointWriter(Writer):
             # How long a reply may take in all is asyncio's part: httpx would time each piece of it.
             timeout=httpx.Timeout(None, connect=30),
             # A proxy of the environment stands between us and the world, not before our own server.
-            trust_env=self.state is None,
+            trust_env=self.state_file is None,
             verify=self._certificates,
         )
 
 
-def _checked(reply: httpx.Response, content: str) -> dict[str, Any]:
-    """The reply's JSON. Raises _Again where it is torn, or has no completion in it."""
-    try:
-        read = reply.json()
-        choice = read["choices"][0]
-        choice["finish_reason"], choice[content]
-    except (ValueError, LookupError, TypeError) as error:
-        raise _Again(f"a reply that is none ({type(error).__name__})") from None
-    return dict(read)
-
-
-def _asked_pause(header: str) -> float:
+def _retry_after(header: str) -> float:
     """Seconds of a Retry-After header, which may be a date; 0 where there is none."""
     try:
         return max(0.0, float(header))
@@ -291,31 +285,31 @@ def load_endpoint(
     settings: Teacher,
     serving: Serving,
     checkpoint: Path | None = None,
-    state: Path | None = None,
-    served: str | None = None,
+    state_file: Path | None = None,
+    model: str | None = None,
 ) -> EndpointWriter:
-    """A writer on the server with this state file (`teacher.writers.vllm_server`), or on the endpoint of the config;
-    `served` is the name to ask for where it is not the server's first one.
+    """A writer on the vLLM server with this state file (`teacher.writers.vllm_server`), or on the endpoint of
+    `serving`; `model` is the name to ask for where it is not the server's first one.
 
     Raises UserError where the tokenizer of the teacher cannot be loaded or the key is not in the environment.
     """
     name = settings.model if checkpoint is None or is_adapter(checkpoint) else str(checkpoint)
     check_available(name)
-    if state is None and serving.api_key_variable:
+    if state_file is None and serving.api_key_variable:
         _key(serving.api_key_variable)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoConfig.from_pretrained(name)
+        model_config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the tokenizer of {name!r}: {str(error).splitlines()[0]}") from error
     try:
         declared = GenerationConfig.from_pretrained(name).eos_token_id
     except OSError:
-        declared = model.eos_token_id
-    if serving.chat and state is None:
+        declared = model_config.eos_token_id
+    if serving.chat and state_file is None:
         tokenizer.chat_template = NO_TEMPLATE
-    context = serving.context_tokens
-    if context is None:
-        context = getattr(model.get_text_config(), "max_position_embeddings", None)
+    context = serving.context_tokens or getattr(model_config.get_text_config(), "max_position_embeddings", None)
     ends = end_ids(declared, tokenizer)
-    return EndpointWriter(settings, serving, tokenizer, context=context, end_ids=ends, state=state, model=served)
+    return EndpointWriter(
+        settings, serving, tokenizer, context=context, end_ids=ends, state_file=state_file, model=model
+    )

@@ -12,6 +12,7 @@ from configs.errors import RunError, UserError
 from configs.schema import Teacher
 from student.engine.models import load_model
 from teacher.records import Completion, Writer
+from teacher.run.checkpoints import is_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -121,11 +122,6 @@ def end_ids(declared: int | list[int] | None, tokenizer: PreTrainedTokenizerBase
     """Tokens that end a completion: those that a model's generation config declares, and the tokenizer's."""
     ends = {*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id}
     return {int(end) for end in ends if end is not None}
-
-
-def is_adapter(checkpoint: Path | None) -> bool:
-    """Whether a checkpoint is an adapter's folder, and no whole model."""
-    return checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
 
 
 def load_teacher(

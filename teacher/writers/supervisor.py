@@ -2,9 +2,9 @@
 
     python -P teacher/writers/supervisor.py PARENT_PID COMMAND...
 
-A server that is killed leaves its engine and its workers behind, with the memory that they hold: vLLM's are children of
-the server and do not notice. They become children of this process instead, and end with it. It imports nothing of ours,
-so that it starts in an instant.
+A vLLM server that is killed leaves its engine and its workers behind, with the memory that they hold: they are children
+of the server and do not notice. Here they become children of this process instead, and end with it. It imports nothing
+of ours, so that it starts in an instant.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import psutil
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 GRACE_SECONDS = 3.0
-"""What is told to end has this long to remove its files in /tmp and /dev/shm."""
+"""Time that a process has between SIGTERM and SIGKILL, to remove its files in /tmp and /dev/shm."""
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
     system.prctl(PR_SET_CHILD_SUBREAPER, 1)
     system.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
-        return 1  # it died before the line above
+        return 1  # the parent died before it could be watched
     try:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL).wait()
     finally:
@@ -39,21 +39,20 @@ def main() -> int:
 
 def _end_all() -> None:
     me = psutil.Process()
-    below = me.children(recursive=True)
-    for process in below:
-        _send(process, signal.SIGTERM)
-    _, below = psutil.wait_procs(below, timeout=GRACE_SECONDS)
-    # Again and again: what is killed may just have started another.
-    while below:
-        for process in below:
-            _send(process, signal.SIGKILL)
-        psutil.wait_procs(below, timeout=1)
-        below = [p for p in me.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    descendants = me.children(recursive=True)
+    _send(descendants, signal.SIGTERM)
+    _, descendants = psutil.wait_procs(descendants, timeout=GRACE_SECONDS)
+    # Again and again: a process may have started another just before it was killed.
+    while descendants:
+        _send(descendants, signal.SIGKILL)
+        psutil.wait_procs(descendants, timeout=1)
+        descendants = [p for p in me.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
 
 
-def _send(process: psutil.Process, what: signal.Signals) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(what)
+def _send(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""Keeps a vLLM server running on this machine: `with serving(config, checkpoint, folder):`, and whatever writes inside,
-in this process or in one that it starts, asks that server (`teacher.writers.endpoint`).
+"""Keeps a vLLM server running on this machine.
 
-The server listens on 127.0.0.1 alone, is started again when it dies or stops answering, and is gone with everything it
-started when the block ends or this process dies. Its log and what others need to know of it lie in `folder`.
+    with serving(config, checkpoint, folder):
+        ...
+
+What writes inside the block, in this process or in one that it starts, asks that server (`teacher.writers.endpoint`).
+The server listens on 127.0.0.1 alone, and is started again when it dies or stops answering. When the block ends or this
+process dies, the server ends with everything it started. Its log and its state file lie in `folder`.
 """
 
 import atexit
@@ -18,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import psutil
@@ -25,16 +29,17 @@ import torch
 
 from configs.errors import RunError, UserError
 from configs.files import write_whole
-from configs.schema import Config
+from configs.schema import Config, Serving, Teacher
 from student.engine.models import pick_device, pick_dtype
+from teacher.run.checkpoints import is_adapter
 
-STATE = "NOTEWRIGHT_VLLM_STATE"
+STATE_VARIABLE = "NOTEWRIGHT_VLLM_STATE"
 """Environment variable by which processes find the server: the path of its state file."""
-MARK = "NOTEWRIGHT_VLLM_FOLDER"
-"""In the environment of the server and all that it starts: its folder."""
+FOLDER_VARIABLE = "NOTEWRIGHT_VLLM_FOLDER"
+"""Environment variable of the server and all that it starts: its folder."""
 STATE_FILE = "server.json"
-"""In a server's folder."""
-GUARD = Path(__file__).with_name("supervisor.py")
+"""The name of the state file in a server's folder."""
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM reserves room for."""
 POLL_SECONDS = 0.5
@@ -46,16 +51,23 @@ CACHE_SHARE = 0.25
 """Of the free memory, for the cache of keys and values on a CPU; vLLM by itself takes nearly all."""
 
 
+class Launch(NamedTuple):
+    """What a server is started with."""
+
+    arguments: tuple[str, ...]
+    """Of `vllm serve`, without host and port."""
+    model: str
+    """The name to ask for."""
+
+
 @dataclass(frozen=True, slots=True)
 class State:
-    """What others know of the server."""
+    """What other processes know of the server: the content of its state file."""
 
     url: str
     """Base of the API. Another after each start."""
     model: str
-    """The name to ask for."""
-    serves: tuple[str, ...]
-    """What it was started with."""
+    arguments: tuple[str, ...]
     log: str
     failed: str | None = None
     """Why it will not come back."""
@@ -64,10 +76,10 @@ class State:
 def read_state(path: Path) -> State:
     """The state of a server. Raises RunError where it is gone for good."""
     try:
-        found = json.loads(path.read_bytes())
+        fields = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise RunError(f"the vLLM server of {path.parent} is gone: the same command goes on") from None
-    state = State(**(found | {"serves": tuple(found["serves"])}))
+    state = State(**(fields | {"arguments": tuple(fields["arguments"])}))
     if state.failed is not None:
         raise RunError(state.failed)
     return state
@@ -83,47 +95,47 @@ def serving(config: Config, checkpoint: Path | None, folder: Path) -> Iterator[s
     if config.teacher.writer != "vllm":
         yield None
         return
-    server = VllmServer(config, checkpoint, folder)
-    outer = os.environ.get(STATE)
-    if outer and read_state(Path(outer)).serves == server.serves:
-        yield read_state(Path(outer)).url
+    launch = plan_launch(config.teacher, config.serving, config.run.seed, checkpoint)
+    outer = os.environ.get(STATE_VARIABLE)
+    if outer and (state := read_state(Path(outer))).arguments == launch.arguments:
+        yield state.url
         return
+    server = VllmServer(config.serving, launch, folder)
     try:
         server.start()
-        os.environ[STATE] = str(server.path)
+        os.environ[STATE_VARIABLE] = str(server.path)
         yield read_state(server.path).url
     finally:
         if outer is None:
-            os.environ.pop(STATE, None)
+            os.environ.pop(STATE_VARIABLE, None)
         else:
-            os.environ[STATE] = outer
+            os.environ[STATE_VARIABLE] = outer
         server.stop()
 
 
 def state_file(config: Config, checkpoint: Path | None, folder: Path) -> Path:
     """The state file of the server that this process writes with: that of a `serving` block around it, else that of one
     of its own, started now and stopped when the process ends (a task on another machine has no block around it)."""
-    if STATE not in os.environ:
-        server = VllmServer(config, checkpoint, folder / f"{socket.gethostname()}-{os.getpid()}")
+    if STATE_VARIABLE not in os.environ:
+        launch = plan_launch(config.teacher, config.serving, config.run.seed, checkpoint)
+        server = VllmServer(config.serving, launch, folder / f"{socket.gethostname()}-{os.getpid()}")
         atexit.register(server.stop)
         server.start()
-        os.environ[STATE] = str(server.path)
-    return Path(os.environ[STATE])
+        os.environ[STATE_VARIABLE] = str(server.path)
+    return Path(os.environ[STATE_VARIABLE])
 
 
 class VllmServer:
     """One server, and the thread that starts it and looks after it."""
 
-    def __init__(self, config: Config, checkpoint: Path | None, folder: Path, *, lora_rank: int | None = None) -> None:
-        """`lora_rank` makes room for adapters of that rank, which `load` brings while the server runs."""
-        self.config, self.folder = config, folder.absolute()
+    def __init__(self, settings: Serving, launch: Launch, folder: Path) -> None:
+        self.settings, self.launch, self.folder = settings, launch, folder.absolute()
         self.path, self.log = self.folder / STATE_FILE, self.folder / "vllm.log"
-        self.serves, self.model = arguments(config, checkpoint, lora_rank)
         self._adapter: tuple[str, Path] | None = None
         self._python = find_vllm()
         self._up, self._ended, self._stopping = threading.Event(), threading.Event(), threading.Event()
         self._failed: str | None = None
-        self._thread = threading.Thread(target=self._keep, name="vllm", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
 
     def start(self) -> None:
         """Returns when the server answers. Raises RunError with the end of the log if it does not."""
@@ -152,27 +164,28 @@ class VllmServer:
             while True:
                 url = read_state(self.path).url
                 try:
-                    if (refused := load_adapter(client, url, name, adapter)) is not None:
-                        raise RunError(f"vLLM does not load the adapter {adapter}: {refused}; its log is {self.log}")
+                    if (refusal := load_adapter(client, url, name, adapter)) is not None:
+                        raise RunError(f"vLLM does not load the adapter {adapter}: {refusal}; its log is {self.log}")
                     if before is not None:
                         client.post(f"{url}/unload_lora_adapter", json={"lora_name": before[0]})
                     return
                 except httpx.TransportError:  # it starts again, and loads the adapter by itself
                     time.sleep(POLL_SECONDS)
 
-    def _keep(self) -> None:
-        """The thread's work. The kernel ends the guard with the thread that started it, so all starts are made here."""
+    def _run(self) -> None:
+        """The thread's work: starts the server until it is told to stop or has died too often."""
         starts = 0
         try:
             while not self._stopping.is_set():
-                why = self._serve()
+                # The kernel ends the supervisor with the thread that started it, so all starts are made here.
+                reason = self._run_once()
                 starts += 1
                 if self._stopping.is_set():
                     return
                 if not self._up.is_set():
-                    self._failed = f"vLLM did not start: {why}"
-                elif starts > self.config.serving.restarts:
-                    self._failed = f"the vLLM server died {starts} times, the last time because {why}"
+                    self._failed = f"vLLM did not start: {reason}"
+                elif starts > self.settings.restarts:
+                    self._failed = f"the vLLM server died {starts} times, the last time because {reason}"
                 if self._failed is not None:
                     self._failed += f"; its log is {self.log}; what is finished is kept, the same command goes on"
                     self._write_state("", self._failed)
@@ -180,67 +193,66 @@ class VllmServer:
         finally:
             self._ended.set()
 
-    def _serve(self) -> str:
-        """Runs the server until it dies, stops answering or is to end; why it came to its end, in half a sentence."""
+    def _run_once(self) -> str:
+        """Runs the server until it dies, stops answering or is to end; returns the reason of its end, as a clause."""
         self._end_leftovers()
         port = _free_port()
-        command = [self._python, "-m", "vllm.entrypoints.openai.api_server", *self.serves]
+        command = [self._python, "-m", "vllm.entrypoints.openai.api_server", *self.launch.arguments]
         command += ["--host", "127.0.0.1", "--port", str(port)]
         begin = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
-            guard = subprocess.Popen(
-                [sys.executable, "-P", str(GUARD), str(os.getpid()), *command],
+            supervisor = subprocess.Popen(
+                [sys.executable, "-P", str(SUPERVISOR), str(os.getpid()), *command],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 env=self._environment(), start_new_session=True,
             )  # fmt: skip
         try:
-            return self._watch(guard, f"http://127.0.0.1:{port}", begin)
+            return self._watch(supervisor, f"http://127.0.0.1:{port}", begin)
         finally:
-            guard.terminate()
-            guard.wait()
+            supervisor.terminate()
+            supervisor.wait()
             self._end_leftovers()
 
-    def _watch(self, guard: subprocess.Popen, url: str, begin: int) -> str:
-        settings = self.config.serving
-        started = well = time.monotonic()
+    def _watch(self, supervisor: subprocess.Popen, url: str, begin: int) -> str:
+        started = healthy = time.monotonic()
         answered = False
         with httpx.Client(timeout=5, trust_env=False) as client:
             while not self._stopping.wait(POLL_SECONDS):
-                if (status := guard.poll()) is not None:
+                if (status := supervisor.poll()) is not None:
                     return f"it ended with status {status}: {self._last_lines(begin)}"
                 now = time.monotonic()
                 if is_healthy(client, url):
-                    well = now
+                    healthy = now
                     if not answered:
-                        if self._adapter is not None and (why := _loaded(client, url, *self._adapter)) is not None:
-                            return why
+                        if self._adapter is not None and (refusal := _reload(client, url, *self._adapter)) is not None:
+                            return refusal
                         answered = True
                         self._write_state(f"{url}/v1", None)
                         self._up.set()
-                elif not answered and now - started > settings.start_seconds:
-                    return f"no answer in {settings.start_seconds:.0f} seconds: {self._last_lines(begin)}"
-                elif answered and now - well > SILENT_SECONDS:
+                elif not answered and now - started > self.settings.start_seconds:
+                    return f"no answer in {self.settings.start_seconds:.0f} seconds: {self._last_lines(begin)}"
+                elif answered and now - healthy > SILENT_SECONDS:
                     return f"its health check failed for {SILENT_SECONDS:.0f} seconds: {self._last_lines(begin)}"
         return "it was stopped"
 
     def _write_state(self, url: str, failed: str | None) -> None:
-        state = State(url, self.model, self.serves, str(self.log), failed)
+        state = State(url, self.launch.model, self.launch.arguments, str(self.log), failed)
         write_whole(self.path, json.dumps(asdict(state)))
 
     def _environment(self) -> dict[str, str]:
-        given = {MARK: str(self.folder), "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-        if "--enable-lora" in self.serves:
-            given["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+        variables = {FOLDER_VARIABLE: str(self.folder), "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+        if "--enable-lora" in self.launch.arguments:
+            variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         if pick_device("auto").type == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             gigabytes = int(psutil.virtual_memory().available * CACHE_SHARE / 2**30)
-            given["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, gigabytes))
-        return {name: value for name, value in os.environ.items() if name != STATE} | given
+            variables["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, gigabytes))
+        return {name: value for name, value in os.environ.items() if name != STATE_VARIABLE} | variables
 
     def _end_leftovers(self) -> None:
-        """Kills what an earlier server of this folder left behind, should even its guard have been killed."""
+        """Kills what an earlier server of this folder left behind, should even its supervisor have been killed."""
         for process in psutil.process_iter():
             try:
-                if process.pid != os.getpid() and process.environ().get(MARK) == str(self.folder):
+                if process.pid != os.getpid() and process.environ().get(FOLDER_VARIABLE) == str(self.folder):
                     process.kill()
             except psutil.Error:  # gone, or another user's
                 continue
@@ -255,7 +267,7 @@ class VllmServer:
 
 
 def load_adapter(client: httpx.Client, url: str, name: str, adapter: Path) -> str | None:
-    """Brings an adapter folder to a running server; why it would not take it, None where it did or has it already.
+    """Brings an adapter folder to a running server. Returns why it refuses the adapter, None where it has it now.
 
     A new name for new weights: cached prefixes of a name stay those of its first weights. Raises httpx.TransportError.
     """
@@ -266,39 +278,37 @@ def load_adapter(client: httpx.Client, url: str, name: str, adapter: Path) -> st
     return f"HTTP {reply.status_code}: {' '.join(reply.text.split())[:300]}"
 
 
-def arguments(config: Config, checkpoint: Path | None, lora_rank: int | None = None) -> tuple[tuple[str, ...], str]:
-    """The arguments of `vllm serve`, without host and port, and the name of the model to ask for. `lora_rank` is that
-    of adapters that will be loaded later."""
-    teacher, settings = config.teacher, config.serving
-    adapter = checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
+def plan_launch(
+    teacher: Teacher, settings: Serving, seed: int, checkpoint: Path | None, lora_rank: int | None = None
+) -> Launch:
+    """What serves the teacher at `checkpoint`. `lora_rank` makes room for adapters of that rank, which
+    `VllmServer.load` brings while the server runs."""
+    adapter = is_adapter(checkpoint)
     model = teacher.model if checkpoint is None or adapter else str(checkpoint.absolute())
-    dtype = pick_dtype(teacher.dtype, pick_device(teacher.device))
-    given = ["--model", model, "--served-model-name", "base", "--dtype", "float32"]
-    if dtype == torch.bfloat16:
-        given[-1] = "bfloat16"
+    bfloat16 = pick_dtype(teacher.dtype, pick_device(teacher.device)) == torch.bfloat16
+    arguments = ["--model", model, "--served-model-name", "base", "--dtype", "bfloat16" if bfloat16 else "float32"]
     # Nothing of the folder's generation_config.json but its end tokens: temperature and top_p are ours.
-    given += ["--generation-config", "vllm", "--seed", str(config.run.seed), "--disable-uvicorn-access-log"]
-    given += ["--enable-prefix-caching"]
+    arguments += ["--generation-config", "vllm", "--seed", str(seed), "--disable-uvicorn-access-log"]
+    arguments += ["--enable-prefix-caching"]
     if settings.context_tokens is not None:
-        given += ["--max-model-len", str(settings.context_tokens)]
+        arguments += ["--max-model-len", str(settings.context_tokens)]
     if settings.ngram_tokens:
         guess = {"method": "ngram", "num_speculative_tokens": settings.ngram_tokens, "prompt_lookup_max": 4}
-        given += ["--speculative-config", json.dumps(guess)]
-    if adapter:
-        assert checkpoint is not None
+        arguments += ["--speculative-config", json.dumps(guess)]
+    if checkpoint is not None and adapter:
         lora_rank = json.loads((checkpoint / "adapter_config.json").read_bytes())["r"]
-        given += ["--lora-modules", f"teacher={checkpoint.absolute()}"]
+        arguments += ["--lora-modules", f"teacher={checkpoint.absolute()}"]
     if lora_rank is not None:
         room = next((size for size in LORA_RANKS if size >= lora_rank), lora_rank)
-        given += ["--enable-lora", "--max-lora-rank", str(room)]
-    return (*given, *settings.arguments), "teacher" if adapter else "base"
+        arguments += ["--enable-lora", "--max-lora-rank", str(room)]
+    return Launch((*arguments, *settings.arguments), "teacher" if adapter else "base")
 
 
 def find_vllm() -> str:
     """The Python that has vLLM: the layer that `make vllm` puts beside this environment, else this one.
 
-    Raises UserError where none has. The module is run, not the `vllm` script: that of vllm-cpu asks for the version of
-    a package `vllm`, and ends.
+    Raises UserError where none has. The module is run, not the `vllm` script: that of vllm-cpu looks for the version of
+    a package `vllm`, and fails.
     """
     layer = Path(sys.prefix) / "vllm" / "bin" / "python"
     if layer.is_file():
@@ -316,13 +326,13 @@ def is_healthy(client: httpx.Client, url: str) -> bool:
         return False
 
 
-def _loaded(client: httpx.Client, url: str, name: str, adapter: Path) -> str | None:
-    """As `load_adapter`, for a server that has just started: it may die of it."""
+def _reload(client: httpx.Client, url: str, name: str, adapter: Path) -> str | None:
+    """As `load_adapter`, for a server that has just started and may die of the adapter."""
     try:
-        refused = load_adapter(client, f"{url}/v1", name, adapter)
+        refusal = load_adapter(client, f"{url}/v1", name, adapter)
     except httpx.TransportError as error:
-        refused = type(error).__name__
-    return None if refused is None else f"it does not load the adapter {adapter}: {refused}"
+        refusal = type(error).__name__
+    return None if refusal is None else f"it does not load the adapter {adapter}: {refusal}"
 
 
 def _free_port() -> int:

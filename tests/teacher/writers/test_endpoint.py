@@ -110,7 +110,7 @@ def test_an_error_of_one_prompt_is_its_own(make_config, quick):
 
 def test_retry_after_is_kept(make_config, quick):
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
-    assert 0.5 < endpoint._asked_pause(later) <= 2
+    assert 0.5 < endpoint._retry_after(later) <= 2
     with answering(lambda body, n: echo(body, n) if n else (429, {"Retry-After": "0.7"})) as server:
         writer = writer_on(make_config, server.url)
         started = time.monotonic()

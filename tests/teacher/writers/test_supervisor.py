@@ -1,4 +1,4 @@
-"""The guard: nothing that a command starts outlives the process that asked for it."""
+"""The supervisor: nothing that a command starts outlives the process that asked for it."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from teacher.writers.vllm_server import GUARD
+from teacher.writers.vllm_server import SUPERVISOR
 from tests.processes import gone
 
 # A server that leaves an engine in a session of its own; both write their pids, and neither ends when told to.
@@ -48,33 +48,33 @@ def pids(folder: Path) -> list[int]:
 
 
 def test_the_status_of_the_command_is_its_own() -> None:
-    command = [sys.executable, "-P", str(GUARD), str(os.getpid()), sys.executable, "-c", "import sys; sys.exit(7)"]
+    command = [sys.executable, "-P", str(SUPERVISOR), str(os.getpid()), sys.executable, "-c", "import sys; sys.exit(7)"]
     assert subprocess.run(command, timeout=60).returncode == 7
 
 
 def test_a_parent_that_is_not_there_starts_nothing(tmp_path: Path) -> None:
     mark = tmp_path / "started"
-    command = [sys.executable, "-P", str(GUARD), "1", "/usr/bin/touch", str(mark)]
+    command = [sys.executable, "-P", str(SUPERVISOR), "1", "/usr/bin/touch", str(mark)]
     assert subprocess.run(command, timeout=60).returncode == 1 and not mark.exists()
 
 
 def test_told_to_end_it_takes_all_with_it(tmp_path: Path, family: list[str]) -> None:
-    guard = subprocess.Popen([sys.executable, "-P", str(GUARD), str(os.getpid()), sys.executable, *family])
-    found = pids(tmp_path)
-    guard.terminate()
-    assert guard.wait(60) == 0 and gone(found)
+    supervisor = subprocess.Popen([sys.executable, "-P", str(SUPERVISOR), str(os.getpid()), sys.executable, *family])
+    started = pids(tmp_path)
+    supervisor.terminate()
+    assert supervisor.wait(60) == 0 and gone(started)
 
 
 def test_an_engine_whose_server_was_killed_goes_too(tmp_path: Path, family: list[str]) -> None:
-    guard = subprocess.Popen([sys.executable, "-P", str(GUARD), str(os.getpid()), sys.executable, *family])
-    found = pids(tmp_path)
-    os.kill(found[0], signal.SIGKILL)
-    assert guard.wait(60) != 0 and gone(found)
+    supervisor = subprocess.Popen([sys.executable, "-P", str(SUPERVISOR), str(os.getpid()), sys.executable, *family])
+    started = pids(tmp_path)
+    os.kill(started[0], signal.SIGKILL)
+    assert supervisor.wait(60) != 0 and gone(started)
 
 
 def test_a_killed_parent_takes_all_with_it(tmp_path: Path, family: list[str]) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(GUARD), *family])
-    found = pids(tmp_path)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(SUPERVISOR), *family])
+    started = pids(tmp_path)
     parent.kill()
     parent.wait(10)
-    assert gone(found)
+    assert gone(started)

@@ -19,7 +19,7 @@ from teacher.records import Completion
 from teacher.writers import by_round as writers
 from teacher.writers import vllm_server
 from teacher.writers.endpoint import load_endpoint
-from teacher.writers.vllm_server import MARK, STATE, read_state, serving, state_file
+from teacher.writers.vllm_server import FOLDER_VARIABLE, STATE_VARIABLE, read_state, serving, state_file
 
 STAND_IN = """
 import json, os, random, subprocess, sys, time
@@ -76,15 +76,15 @@ def stand_in(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stand-in"))
     for module in (vllm_server, writers):
         monkeypatch.setattr(module, "find_vllm", lambda: sys.executable)
-    monkeypatch.delenv(STATE, raising=False)
+    monkeypatch.delenv(STATE_VARIABLE, raising=False)
 
 
 def left(folder: Path) -> list[psutil.Process]:
-    """What runs for the server of a folder: guard, server, engine."""
+    """What runs for the server of a folder: supervisor, server, engine."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(FOLDER_VARIABLE) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue
@@ -111,21 +111,21 @@ def config_with(make_config, *arguments, **settings):
 
 def test_other_writers_need_no_server(make_config, tmp_path):
     with serving(make_config(), None, tmp_path / "vllm") as url:
-        assert url is None and STATE not in os.environ and not (tmp_path / "vllm").exists()
+        assert url is None and STATE_VARIABLE not in os.environ and not (tmp_path / "vllm").exists()
 
 
 def test_it_serves_while_the_block_lasts_and_leaves_nothing(make_config, tmp_path, stand_in):
     config, folder = config_with(make_config), tmp_path / "vllm"
     with serving(config, None, folder) as url:
         assert url is not None and url.startswith("http://127.0.0.1:")
-        assert len(left(folder)) == 3, "guard, server, engine"
+        assert len(left(folder)) == 3, "supervisor, server, engine"
         # Another process of the run, or a block inside, finds it.
         assert state_file(config, None, tmp_path / "other") == folder / "server.json"
         with serving(config, None, tmp_path / "other") as inner:
             assert inner == url
-        writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE]))
+        writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE_VARIABLE]))
         assert writer.write(["gold iron salt"], 1, 0) == [[Completion("iron", True)]] and writer.tokens == 2
-    assert STATE not in os.environ and not left(folder)
+    assert STATE_VARIABLE not in os.environ and not left(folder)
     with pytest.raises(RunError, match="is gone: the same command goes on"):
         writer.write(["gold iron salt"], 1, 0)
 
@@ -133,7 +133,7 @@ def test_it_serves_while_the_block_lasts_and_leaves_nothing(make_config, tmp_pat
 def test_requests_wait_for_a_server_that_was_killed(make_config, tmp_path, stand_in):
     config, folder = config_with(make_config, "--slow", "--stubborn", concurrency=2), tmp_path / "vllm"
     with serving(config, None, folder) as url:
-        writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE]))
+        writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE_VARIABLE]))
         first = {process.pid for process in left(folder)}
         killer = threading.Timer(0.7, lambda: server_of(folder).kill())
         killer.start()
@@ -149,7 +149,7 @@ def test_requests_wait_for_a_server_that_was_killed(make_config, tmp_path, stand
 def test_a_server_that_dies_too_often_ends_the_run(make_config, tmp_path, stand_in):
     config, folder = config_with(make_config, restarts=1), tmp_path / "vllm"
     with serving(config, None, folder):
-        writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE]))
+        writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE_VARIABLE]))
         for url in (first := read_state(folder / "server.json").url, None):
             server_of(folder).kill()
             if url is not None:
@@ -169,7 +169,9 @@ def test_a_server_whose_engine_is_sick_is_replaced(make_config, tmp_path, stand_
         wait_until(lambda: left(folder) and before not in {p.pid for p in left(folder)})
         sick.unlink()
         wait_until(lambda: len(left(folder)) == 3)
-        load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE])).write(["gold iron salt"], 1, 0)
+        load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE_VARIABLE])).write(
+            ["gold iron salt"], 1, 0
+        )
 
 
 def test_a_server_that_does_not_start_says_why(make_config, tmp_path, stand_in):
@@ -180,7 +182,7 @@ def test_a_server_that_does_not_start_says_why(make_config, tmp_path, stand_in):
     slow = config_with(make_config, "--sleep", "60", start_seconds=1)
     with pytest.raises(RunError, match="no answer in 1 seconds"), serving(slow, None, folder):
         pytest.fail("it started")
-    assert not left(folder) and STATE not in os.environ
+    assert not left(folder) and STATE_VARIABLE not in os.environ
 
 
 def test_without_vllm_the_message_says_how_to_get_it(make_config, tmp_path, monkeypatch):
@@ -202,7 +204,7 @@ with vllm_server.serving(load_config(sys.argv[1]), None, Path(sys.argv[2])) as u
 """
 
 
-@pytest.mark.parametrize("victims", ["parent's group", "guard first"])
+@pytest.mark.parametrize("victims", ["parent's group", "supervisor first"])
 def test_a_killed_parent_leaves_no_server(make_config, tmp_path, stand_in, victims):
     from configs.load import save_config
 
@@ -213,7 +215,7 @@ def test_a_killed_parent_leaves_no_server(make_config, tmp_path, stand_in, victi
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert child.stdout is not None and child.stdout.readline().startswith("http://127.0.0.1:")
     assert len(left(folder)) == 3
-    if victims == "guard first":
+    if victims == "supervisor first":
         next(p for p in left(folder) if "-P" in p.cmdline()).kill()
         child.kill()
         child.wait()
