@@ -18,7 +18,7 @@ from curation.models.smollm2 import FOLDER
 from curation.pipeline.curate import curate
 from teacher.run.checkpoints import save_checkpoint
 from teacher.writers.local import load_teacher
-from teacher.writers.vllm_server import MARK
+from teacher.writers.vllm_server import FOLDER_VARIABLE
 from tests.curation.datasets import data_rows, manifest_of, write_jsonl
 from tests.curation.pipeline.test_echo import consistent, terminal_records
 
@@ -64,7 +64,10 @@ def server_in(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK, "").startswith(str(folder)) and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                process.environ().get(FOLDER_VARIABLE, "").startswith(str(folder))
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 found.append(process)
         except psutil.Error:
             continue

@@ -14,7 +14,7 @@ from teacher.run.samples import read_rewrites
 from teacher.training.loop import train_teacher
 from teacher.writers.by_round import Writers
 from teacher.writers.local import load_teacher
-from teacher.writers.vllm_server import MARK
+from teacher.writers.vllm_server import FOLDER_VARIABLE
 
 MODEL = Path(__file__).parents[3] / "models/smollm2-135m-instruct"
 pytestmark = [
@@ -83,7 +83,7 @@ def _serves(process, folder):
     try:
         command = process.cmdline()
         return (
-            process.environ().get(MARK) == str(folder) and "vllm.entrypoints.openai.api_server" in command
+            process.environ().get(FOLDER_VARIABLE) == str(folder) and "vllm.entrypoints.openai.api_server" in command
             and "-P" not in command
         )  # fmt: skip
     except psutil.Error:

@@ -25,11 +25,7 @@ def value(arguments: tuple[str, ...], name: str) -> str:
 
 def test_a_base_model() -> None:
     arguments, model = launch(config_with())
-    assert (
-        model == "base"
-        and value(arguments, "--model") == "org/model"
-        and value(arguments, "--served-model-name") == "base"
-    )
+    assert model == value(arguments, "--served-model-name") == "base" and value(arguments, "--model") == "org/model"
     assert "--enable-prefix-caching" in arguments and value(arguments, "--seed") == "7"
     # bfloat16 on AVX2 is eight times slower than float32.
     assert value(arguments, "--dtype") == "float32"
@@ -53,9 +49,8 @@ def test_an_adapter_is_served_on_its_base(tmp_path: Path, rank: int, room: int) 
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": rank}))
     arguments, model = launch(config_with(), tmp_path)
     assert model == "teacher" and value(arguments, "--model") == "org/model"
-    assert value(arguments, "--lora-modules") == f"teacher={tmp_path}" and value(arguments, "--max-lora-rank") == str(
-        room
-    )
+    assert value(arguments, "--lora-modules") == f"teacher={tmp_path}"
+    assert value(arguments, "--max-lora-rank") == str(room)
 
 
 def test_a_whole_checkpoint_is_the_model(tmp_path: Path) -> None:

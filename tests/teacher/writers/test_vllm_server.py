@@ -109,6 +109,10 @@ def config_with(make_config, *arguments, **settings):
     return make_config(teacher={"writer": "vllm"}, serving=given)
 
 
+def writer_on_server(config):
+    return load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE_VARIABLE]))
+
+
 def test_other_writers_need_no_server(make_config, tmp_path):
     with serving(make_config(), None, tmp_path / "vllm") as url:
         assert url is None and STATE_VARIABLE not in os.environ and not (tmp_path / "vllm").exists()
@@ -123,7 +127,7 @@ def test_it_serves_while_the_block_lasts_and_leaves_nothing(make_config, tmp_pat
         assert state_file(config, None, tmp_path / "other") == folder / "server.json"
         with serving(config, None, tmp_path / "other") as inner:
             assert inner == url
-        writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE_VARIABLE]))
+        writer = writer_on_server(config)
         assert writer.write(["gold iron salt"], 1, 0) == [[Completion("iron", True)]] and writer.tokens == 2
     assert STATE_VARIABLE not in os.environ and not left(folder)
     with pytest.raises(RunError, match="is gone: the same command goes on"):
@@ -133,7 +137,7 @@ def test_it_serves_while_the_block_lasts_and_leaves_nothing(make_config, tmp_pat
 def test_requests_wait_for_a_server_that_was_killed(make_config, tmp_path, stand_in):
     config, folder = config_with(make_config, "--slow", "--stubborn", concurrency=2), tmp_path / "vllm"
     with serving(config, None, folder) as url:
-        writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE_VARIABLE]))
+        writer = writer_on_server(config)
         first = {process.pid for process in left(folder)}
         killer = threading.Timer(0.7, lambda: server_of(folder).kill())
         killer.start()
@@ -149,7 +153,7 @@ def test_requests_wait_for_a_server_that_was_killed(make_config, tmp_path, stand
 def test_a_server_that_dies_too_often_ends_the_run(make_config, tmp_path, stand_in):
     config, folder = config_with(make_config, restarts=1), tmp_path / "vllm"
     with serving(config, None, folder):
-        writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE_VARIABLE]))
+        writer = writer_on_server(config)
         for url in (first := read_state(folder / "server.json").url, None):
             server_of(folder).kill()
             if url is not None:
@@ -169,9 +173,7 @@ def test_a_server_whose_engine_is_sick_is_replaced(make_config, tmp_path, stand_
         wait_until(lambda: left(folder) and before not in {p.pid for p in left(folder)})
         sick.unlink()
         wait_until(lambda: len(left(folder)) == 3)
-        load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE_VARIABLE])).write(
-            ["gold iron salt"], 1, 0
-        )
+        writer_on_server(config).write(["gold iron salt"], 1, 0)
 
 
 def test_a_server_that_does_not_start_says_why(make_config, tmp_path, stand_in):
