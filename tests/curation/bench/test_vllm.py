@@ -64,10 +64,8 @@ def server_in(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if (
-                process.environ().get(FOLDER_VARIABLE, "").startswith(str(folder))
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
+            started = process.environ().get(FOLDER_VARIABLE, "").startswith(str(folder))
+            if started and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue
