@@ -52,6 +52,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(_explain(error, sources)) from None
 
 
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a config file, each field with its documentation: what editors complete and check with."""
+    schema = Config.model_json_schema()
+    schema["properties"]["extends"] = {
+        "type": "string",
+        "description": "Another config file, relative to this one. Its settings hold where this file has none.",
+    }
+    return schema
+
+
 def save_config(config: Config, path: str | Path) -> None:
     """Writes the resolved config as YAML, whole or not at all. `load_config` reads it back equal."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)

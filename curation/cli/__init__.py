@@ -5,6 +5,7 @@ Those print one line on stderr. A traceback is a defect of ours.
 """
 
 import errno
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,6 @@ LAB = Path(configs.__file__).parent / "lab.yaml"
 
 app = typer.Typer(
     name="notewright",
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="""A teacher language model rewrites documents into lessons; what students gain from the lessons is its reward.
@@ -60,6 +60,19 @@ def quickstart(
     from curation.quickstart import run_quickstart
 
     run_quickstart(settings)
+
+
+@app.command()
+def schema() -> None:
+    """Prints the JSON schema of a config, with which editors complete and check it.
+
+    A file whose first line is `# yaml-language-server: $schema=PATH` names its schema; configs/schema.json is this one.
+
+    **Example:** `notewright schema > schema.json`
+    """
+    from configs.load import json_schema
+
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
 
 
 @app.command()

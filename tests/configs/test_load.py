@@ -1,15 +1,20 @@
 """Loading, saving and comparing configs: what a user typed, and the one line they get back."""
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from configs import load
 from configs.errors import UserError
-from configs.load import config_difference, load_config, save_config
+from configs.load import config_difference, json_schema, load_config, save_config
 from configs.schema import Config
 
 PRESETS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+SCHEMA = PRESETS[0].parent / "schema.json"
 
 
 @pytest.fixture
@@ -35,6 +40,26 @@ def test_every_preset_loads_and_survives_saving(path, tmp_path):
     config = load_config(path)
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.name)
+def test_every_preset_names_its_schema_and_holds_to_it(path):
+    jsonschema = pytest.importorskip("jsonschema")
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first == f"# yaml-language-server: $schema={SCHEMA.name}"
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), schema)
+    for mistake in ({"rl": {"ronds": 3}}, {"rl": {"rounds": "many"}}, {"extends": 3}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(mistake, schema)
+
+
+def test_the_schema_beside_the_presets_is_that_of_the_sections():
+    schema = json_schema()
+    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == schema, "`notewright schema > configs/schema.json`"
+    # What an editor shows for a field is the text under it.
+    assert schema["$defs"]["Rl"]["properties"]["rounds"]["description"] == "Rounds of sample, score, update."
+    assert "extends" in schema["properties"]
 
 
 def test_the_later_source_wins(write):

@@ -13,6 +13,7 @@ import pytest
 import curation.corpus.inputs
 import curation.train
 from configs.errors import RunError
+from configs.load import json_schema
 from curation.cli import app, main
 
 PROGRAM = Path(sys.executable).with_name("notewright")
@@ -55,6 +56,21 @@ def test_help_lists_the_verbs_and_needs_no_heavy_import():
     assert seconds < 8
     code = "import sys, curation.cli; print([m for m in ('torch', 'transformers', 'datatrove') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_shells_complete_the_verbs(capsys):
+    assert main(["--show-completion", "bash"]) == 0
+    assert "_NOTEWRIGHT_COMPLETE=complete_bash" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert "--install-completion" in plain(capsys.readouterr().out)
+    request = {"_NOTEWRIGHT_COMPLETE": "complete_bash", "COMP_WORDS": "notewright warm", "COMP_CWORD": "1"}
+    done = subprocess.run([PROGRAM], capture_output=True, text=True, env=os.environ | request, timeout=60)
+    assert done.stdout.split() == ["warm-up"]
+
+
+def test_the_schema_is_printed_as_json(capsys):
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == json_schema()
 
 
 @pytest.mark.parametrize("verb", VERBS)
