@@ -1,4 +1,4 @@
-"""The student's records: what one student is taught, what it is asked, and what came of it.
+"""Records of a student run: the lesson, the exam, and the outcome.
 
 All are frozen. A failed student is an `Outcome` with `error`, never an exception.
 """
@@ -11,7 +11,7 @@ Split = Literal["reward", "heldout"]
 
 
 class Document(Protocol):
-    """What we need of a document; datatrove's `Document` is one."""
+    """The fields of a document that are used; datatrove's `Document` has them."""
 
     text: str
     id: str
@@ -28,11 +28,11 @@ class Question:
     choices: tuple[str, ...] = ()
     split: Split = "reward"
     document_id: str = ""
-    """The document it asks about; empty for a question about none."""
+    """The document that it asks about; empty if there is none."""
 
 
 class Segment(NamedTuple):
-    """A stretch of a lesson text; `kind` is what `Lesson.loss_on` selects, e.g. `prompt`, `output`, `answer`."""
+    """A part of a lesson text. `Lesson.loss_on` selects parts by `kind`, e.g. `prompt`, `output`, `answer`."""
 
     kind: str
     text: str
@@ -44,12 +44,12 @@ LessonText = str | tuple[Segment, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """What one student is trained on, and how. `None` takes the config's value."""
+    """The texts that one student is trained on, and how. `None` takes the config's value."""
 
     texts: tuple[LessonText, ...]
     document_ids: tuple[str, ...] = ()
-    """The document each text teaches, aligned with `texts`; documents get equal shares of every update (empty: all
-    texts are one document's)."""
+    """The document that each text teaches, aligned with `texts`; empty if all texts are one document's. Documents get
+    equal shares of every update."""
     learning_rate: float | None = None
     epochs: int | None = None
     steps: int | None = None
@@ -63,7 +63,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exam:
-    """What a student is asked before and after its lesson."""
+    """The questions that a student answers before and after its lesson, and texts that it should not forget."""
 
     questions: tuple[Question, ...] = ()
     retention_texts: tuple[str, ...] = ()
@@ -98,8 +98,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one student gained. `answers` are aligned with the exam's questions, so that credit can be given by
-    document."""
+    """The result of one student run. `answers` are aligned with the exam's questions, so that documents can be credited
+    with their own."""
 
     gain: float | None
     """Mean gain over the exam's `reward` questions (over all, where none is marked so); None if the student failed."""
@@ -111,28 +111,28 @@ class Outcome:
 
 
 OnDone = Callable[[dict[int, Outcome]], None]
-"""Gets outcomes as they are there, by their places among the jobs."""
+"""Is called with outcomes as soon as they are known, by their indices among the jobs."""
 
 
 class StudentPool(Protocol):
-    """Where students run: in this process (`student.pools.inline.InlinePool`), or on Ray actors
+    """Trains and examines students, in this process (`student.pools.inline.InlinePool`) or on Ray actors
     (`student.pools.ray.RayPool`)."""
 
     def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
-        """Trains and examines one student a job; outcomes in the order of `jobs`. Never raises for one student.
+        """Trains and examines one student for each job. Never raises for one student.
 
-        `on_done` is called with the outcomes of each batch, if there are any before the end.
+        Returns the outcomes in the order of `jobs`; `on_done` is called with those of each batch.
         """
         ...
 
     @property
     def at_once(self) -> int:
-        """Students that keep it busy: with fewer in a call some of it idles, with more it is no faster."""
+        """Students in one call that keep the pool busy: with fewer part of it is idle, with more it is no faster."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Names the base weights, engine version and student config: what an outcome depends on beside the job."""
+        """Hash of all that an outcome depends on beside the job: base weights, engine version, student settings."""
         ...
 
 

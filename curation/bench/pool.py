@@ -41,7 +41,7 @@ from configs.files import read_json_lines
 from configs.schema import Lora, Student
 from curation.bench.pool_simulation import MOST, Costs, scaling
 from student.bench.inputs import bench_model, environment, lesson_texts
-from student.pools.batching import Size
+from student.pools.batching import TrainingSize
 from student.pools.inline import InlinePool
 from student.pools.ray import RayPool
 from student.records import Answer, Exam, Job, Lesson, OnDone, Outcome, Question
@@ -103,7 +103,7 @@ def run_bench(
         batch=max(0.0, (small - student) * SMALL_BATCH), student=student, spread=spread,
         deal_batch=passing["driver_ms_per_batch"] / 1000, deal_student=passing["driver_ms_per_job"] / 1000,
     )  # fmt: skip
-    sizes = [Size.of(job.lesson, settings).cost for job in jobs[:QUEUE]]
+    sizes = [TrainingSize.of(job.lesson, settings).cost for job in jobs[:QUEUE]]
     lengths = [size / statistics.fmean(sizes) for size in sizes]
     ratios = {
         f"ratio_to_{base}": {

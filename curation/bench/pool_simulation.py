@@ -1,10 +1,9 @@
 """Where the student pool stops to scale: a round's students dealt to simulated GPUs, batch by batch.
 
-Batches are cut and dealt by the pool's own rules (`student.pools.batching.cut`, longest first, one batch an actor).
-What a
-batch, a student and the dealing process cost is given; `curation.bench.pool` measures it. The rest is bookkeeping: an
-actor waits from the end of its batch until the dealing process has come to it, and, when nothing is left to deal,
-until the round is over.
+Batches are cut and dealt by the pool's own rules (`student.pools.batching.batch_sizes`, longest first, one batch an
+actor). What a batch, a student and the dealing process cost is given; `curation.bench.pool` measures it. The rest is
+bookkeeping: an actor waits from the end of its batch until the dealing process has come to it, and, when nothing is
+left to deal, until the round is over.
 """
 
 import heapq
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from student.pools.batching import cut
+from student.pools.batching import batch_sizes
 
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 MOST = 256
@@ -67,7 +66,7 @@ def simulate(lengths: Sequence[float], gpus: int, costs: Costs, seed: int) -> Ro
     order = sorted(lengths, reverse=True)
     waiting = []
     start = 0
-    for size in cut(order, MOST, gpus):
+    for size in batch_sizes(order, MOST, gpus):
         waiting.append(order[start : start + size])
         start += size
     waiting.reverse()

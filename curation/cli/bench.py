@@ -46,7 +46,7 @@ def bench_student(
         lessons=lessons,
         repeats=repeats,
         sweep=SWEEP if sweep or plot else (),
-        tell=say,
+        say=say,
     )
     print(json.dumps(result, indent=2) if as_json else table(result))
     if plot:

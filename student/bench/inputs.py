@@ -1,4 +1,4 @@
-"""What the bench runs on: models of a known shape, lesson texts, and how much arithmetic they are."""
+"""Inputs of the bench: models of a known shape, lesson texts, their useful arithmetic, and the machine's speed."""
 
 import json
 import platform
@@ -43,13 +43,14 @@ SHAPES: dict[str, PretrainedConfig] = {
         num_key_value_heads=4, max_position_embeddings=32768, tie_word_embeddings=False,
     ),
 }  # fmt: skip
-"""Published shapes, to be filled with random weights: speed does not depend on what the weights say."""
+"""Published shapes, which are filled with random weights: speed does not depend on the weights."""
 
 DATASHEET_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12}
-"""Dense bfloat16 operations a second by NVIDIA's data sheets; the first name found in the device's counts."""
+"""Dense bfloat16 operations a second by NVIDIA's data sheets; the first entry whose words are in the device's name
+counts."""
 
 TOKENIZER_SIZE = 8192
-"""Largest vocabulary trained on the lessons: about as many bytes a token as a general tokenizer of 49k gives."""
+"""Largest vocabulary of a tokenizer trained on the lessons: about as many bytes a token as a general one of 49k has."""
 
 
 def bench_model(name: str, texts: list[str], device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -62,17 +63,17 @@ def bench_model(name: str, texts: list[str], device: str) -> tuple[PreTrainedMod
         if "/" not in name and not Path(name).exists():
             raise UserError(f"no model folder and no shape {name!r}; {nearest(name, list(SHAPES))}")
         return load_model(name, device=device)
-    where, config = pick_device(device), SHAPES[name]
+    torch_device, config = pick_device(device), SHAPES[name]
     torch.manual_seed(0)
-    with torch.device(where):  # 7B random weights are drawn where they stay
-        model = AutoModelForCausalLM.from_config(config, dtype=pick_dtype("auto", where))
+    with torch.device(torch_device):  # 7B random weights are drawn where they stay
+        model = AutoModelForCausalLM.from_config(config, dtype=pick_dtype("auto", torch_device))
     tokenizer = GPT2Tokenizer().train_new_from_iterator(texts, min(config.vocab_size, TOKENIZER_SIZE))
     tokenizer.pad_token = tokenizer.eos_token
-    return model.to(where).eval(), tokenizer
+    return model.to(torch_device).eval(), tokenizer
 
 
 def lesson_texts(path: Path | None, count: int) -> list[str]:
-    """`count` texts: the `rewrites` (or else the `text`) of a JSONL's lines, over again where there are too few."""
+    """`count` texts: the `rewrites` (or else the `text`) of each line of a JSONL, repeated if there are too few."""
     if path is None:
         return biographies(count)
     if not path.is_file():
@@ -88,34 +89,31 @@ def lesson_texts(path: Path | None, count: int) -> list[str]:
 
 
 def biographies(count: int) -> list[str]:
-    """Made-up biographies of about 40 tokens, as long as the lab's, in as few words."""
+    """Made-up biographies of about 40 tokens, as long as the lab's and with as few different words."""
     rng = random.Random(0)
-    first, last, places, trades = (
-        [start + end for start in starts for end in ends]
-        for starts, ends in (
-            (("Al", "Be", "Ca", "Do"), ("bert", "nna", "ra")),
-            (("Bar", "Dal", "Fin", "Har"), ("ton", "low", "ch")),
-            (("Lis", "Mal", "Nor", "Ost"), ("bon", "mere", "wick")),
-            (("bak", "far", "glaz", "print"), ("ing", "ery")),
-        )
-    )
+
+    def combine(starts: str, ends: str) -> list[str]:
+        return [start + end for start in starts.split() for end in ends.split()]
+
+    first_names, last_names = combine("Al Be Ca Do", "bert nna ra"), combine("Bar Dal Fin Har", "ton low ch")
+    places, trades = combine("Lis Mal Nor Ost", "bon mere wick"), combine("bak far glaz print", "ing ery")
     forms = "was born in {p}|went to school in {p}|studied {t}|works at the {t} of {p}|likes {t}|met {f}".split("|")
     texts = []
     for _ in range(count):
-        name = f"{rng.choice(first)} {rng.choice(last)}"
-        parts = [
-            form.format(p=rng.choice(places), t=rng.choice(trades), f=rng.choice(first))
+        name = f"{rng.choice(first_names)} {rng.choice(last_names)}"
+        facts = [
+            form.format(p=rng.choice(places), t=rng.choice(trades), f=rng.choice(first_names))
             for form in rng.sample(forms, rng.randint(4, 6))
         ]
-        texts.append(" ".join(f"{name} {part}." for part in parts))
+        texts.append(" ".join(f"{name} {fact}." for fact in facts))
     return texts
 
 
 def schedule_flops(model: PreTrainedModel, pool: InlinePool, schedules: list[Schedule]) -> float:
-    """Useful operations of these schedules: what a perfect implementation would have to do, padding not counted.
+    """Operations of these schedules that no implementation can save, so without padding.
 
-    A multiply-add is 2. The frozen base's weights are met twice (forward, and backward to the input), an adapter's
-    three times, attention once forward and twice backward over the causal half, the output layer at labels only.
+    A multiply-add is 2. The frozen base's weights count twice (forward, and backward to the input), an adapter's three
+    times, attention once forward and twice backward over the causal half, the output layer at labels only.
     """
     assert pool.stack is not None
     config = model.config.get_text_config()
@@ -133,20 +131,18 @@ def schedule_flops(model: PreTrainedModel, pool: InlinePool, schedules: list[Sch
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """Operations a second of the best square matrix product found on this device in `seconds` a size."""
+    """Most operations a second of a square matrix product on this device, measured for `seconds` at each size."""
     best = 0.0
     for n in (4096, 8192) if device.type == "cuda" else (512, 1024, 2048):
         left, right = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-        deadline = time.perf_counter() + seconds
-        while True:
+        end, deadline = 0.0, time.perf_counter() + seconds
+        while end < deadline:
             start = time.perf_counter()
             torch.mm(left, right)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             end = time.perf_counter()
             best = max(best, 2 * n**3 / (end - start))
-            if end > deadline:
-                break
     return best
 
 
@@ -162,7 +158,13 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, str | int
     """Device and versions, for the record."""
     import peft
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text().splitlines() if info.is_file() else []
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        name = names[0] if names else platform.processor()
     return {
         "device": name,
         "threads": torch.get_num_threads(),
@@ -172,10 +174,3 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, str | int
         "transformers": transformers.__version__,
         "peft": peft.__version__,
     }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

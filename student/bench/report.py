@@ -1,4 +1,4 @@
-"""What the bench of students found, judged and laid out for reading."""
+"""The bench's statistics, its check of the losses, and its table."""
 
 import math
 import statistics
@@ -10,17 +10,17 @@ from configs.errors import RunError
 MOST_LOSS_DIFFERENCE = 1e-5
 
 
-def max_difference(ours: list[list[float]], theirs: list[list[float]]) -> float:
-    """Largest absolute difference of two (K, steps) tables of losses; inf where one is missing or not finite."""
-    pairs = [
-        pair for one, other in zip(ours, theirs, strict=True) for pair in zip_longest(one, other, fillvalue=math.nan)
-    ]
+def max_difference(engine: list[list[float]], peft: list[list[float]]) -> float:
+    """Largest absolute difference of two (K, steps) tables of losses; inf if one is missing or not finite."""
+    pairs = [pair for runs in zip(engine, peft, strict=True) for pair in zip_longest(*runs, fillvalue=math.nan)]
     return max(abs(a - b) if math.isfinite(a - b) else math.inf for a, b in pairs)
 
 
 def check_losses(result: dict[str, Any]) -> None:
-    """Raises RunError where engine and PEFT did not train the same, to what float32 rounds. (In bfloat16 they round at
-    different places, and the figure is there to be read.)"""
+    """Raises RunError if the losses of engine and PEFT differ by more than float32 rounds.
+
+    In bfloat16 the two round at different places, so there the difference is only reported.
+    """
     if result["dtype"] == "float32" and not result["max_loss_difference"] <= MOST_LOSS_DIFFERENCE:
         raise RunError(
             f"losses of engine and PEFT differ by {result['max_loss_difference']:.1e} nats, more than "
@@ -29,13 +29,15 @@ def check_losses(result: dict[str, Any]) -> None:
 
 
 def median_ratio(slow: list[float], fast: list[float]) -> float:
-    """Median of the pairwise ratios: pairs were measured one after the other, so a busy spell cancels."""
+    """Median of the ratios of pairs. A pair was measured in one turn, so that a busy machine slows both."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def median_interval(values: list[float], level: float = 0.95) -> list[float] | None:
-    """Between which of the values the median of their distribution lies, whatever that is, with at least this
-    probability (order statistics: how many values fall below it is binomial); None where they are too few."""
+    """Two of the values, between which the median of their distribution lies with at least this probability.
+
+    It holds for any distribution: the number of values below its median is binomial. None if there are too few values.
+    """
     ordered, below, tail = sorted(values), 0, 0.5 ** len(values)
     while tail <= (1 - level) / 2:
         below += 1
@@ -44,7 +46,7 @@ def median_interval(values: list[float], level: float = 0.95) -> list[float] | N
 
 
 def table(result: dict[str, Any]) -> str:
-    """A result for reading: one line a figure."""
+    """The result of `run_bench` as text, a line for each figure."""
     interval = result["interval_vs_peft"]
     between = f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""
     lines = [

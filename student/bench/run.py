@@ -35,81 +35,74 @@ from student.bench.inputs import (
 from student.bench.report import check_losses, max_difference, median_interval, median_ratio, table
 from student.engine.memory import is_out_of_memory
 from student.engine.schedule import Schedule, plan_schedule
-from student.engine.training import Usage, train_slots
-from student.pools.batching import Size, by_length, consecutive
+from student.engine.training import Usage
+from student.pools.batching import TrainingSize, chunks, longest_first
 from student.pools.inline import MAX_SLOTS, InlinePool
 from student.records import Lesson
 
 SWEEP = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 WARM_UP_STEPS = 3
-
 GPU_SHAPES = ("smollm2-135m", "qwen2.5-0.5b", "qwen2.5-7b")
 
-Tell = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 class Bench:
-    """One model with the engine and its rivals around it, and the schedules that all of them train."""
+    """One model in the engine and in PEFT, and the schedules that both train."""
 
     def __init__(
         self, *, model: str, lessons: Path | None, texts_per_lesson: int, steps: int, rank: int, count: int, device: str
     ):
         texts = lesson_texts(lessons, count * texts_per_lesson)
         settings = Student(model=model, steps=steps, lora=Lora(rank=rank, alpha=2.0 * rank))
-        base, tokenizer = bench_model(model, texts, device)
-        self.base, self.pad_id = base, tokenizer.pad_token_id
-        self.parameters = sum(p.numel() for p in base.parameters())
-        self.rival = SeparateRuns(twin(base), settings)
-        self.pool = InlinePool(settings, model=base, tokenizer=tokenizer)
-        shares = [tuple(texts[k * texts_per_lesson : (k + 1) * texts_per_lesson]) for k in range(count)]
+        self.base, tokenizer = bench_model(model, texts, device)
+        self.pad_id: int = tokenizer.pad_token_id  # type: ignore[assignment]  # bench_model sees to it
+        self.parameters = sum(p.numel() for p in self.base.parameters())
+        self.peft = SeparateRuns(twin(self.base), settings)
+        self.pool = InlinePool(settings, model=self.base, tokenizer=tokenizer)
+        parts = chunks(texts, texts_per_lesson)
         self.schedules = [
-            plan_schedule(tokenizer, Lesson(texts=share, seed=k), settings) for k, share in enumerate(shares)
+            plan_schedule(tokenizer, Lesson(texts=tuple(part), seed=k), settings) for k, part in enumerate(parts)
         ]
 
     def engine(self, schedules: list[Schedule]) -> tuple[float, list[list[float]], Usage]:
-        """Trains the schedules in the batches that the pool plans: seconds, losses (K, steps), use of positions."""
-        stack, usage = self.pool.stack, Usage()
+        """Trains in the batches that the pool plans: seconds, losses (K, steps), use of positions."""
+        order = longest_first([TrainingSize(schedule.steps, schedule.tokens_per_step()) for schedule in schedules])
+        batches = chunks(order, min(self.pool.at_once, self.pool.students_that_fit(schedules)))
         losses: list[list[float]] = [[] for _ in schedules]
-        assert stack is not None
-        order = by_length([Size(schedule.steps, schedule.tokens_per_step()) for schedule in schedules])
-        batches = consecutive(order, min(self.pool.at_once, self.pool._slots(schedules)))
+        total = Usage()
         self._wait()
         start = time.perf_counter()
         for batch in batches:
-            stack.allocate(batch)
-            progress, used = train_slots(
-                self.base, stack, [schedules[k] for k in batch], self.pool.settings, pad_id=self.pad_id,
-                max_tokens=self.pool._batch_tokens(), helpers=self.pool.helpers,
-            )  # fmt: skip
-            stack.release()
-            for k, slot in zip(batch, progress, strict=True):
-                losses[k] = slot.losses
-            usage.add(used)
+            with self.pool.trained([schedules[k] for k in batch], batch, self.pool.pass_tokens()) as (progress, usage):
+                for k, student in zip(batch, progress, strict=True):
+                    losses[k] = student.losses
+                total.add(usage)
         self._wait()
-        return time.perf_counter() - start, losses, usage
+        return time.perf_counter() - start, losses, total
 
     def separate(self, schedules: list[Schedule]) -> tuple[float, list[list[float]]]:
-        """Trains the schedules one after another with PEFT, from the same adapters: seconds and losses (K, steps)."""
+        """Trains one after another with PEFT, from the engine's adapters: seconds and losses (K, steps)."""
         seconds, losses = 0.0, []
         for seed, schedule in enumerate(schedules):
-            self._start_rival(seed)
+            self._start_peft(seed)
             start = time.perf_counter()
-            losses.append(self.rival.careful(schedule, self.pad_id))
+            losses.append(self.peft.careful(schedule, self.pad_id))
             seconds += time.perf_counter() - start
         return seconds, losses
 
     def padded(self, schedule: Schedule, length: int, steps: int) -> float:
         """Seconds a step of SEAL's padded recipe."""
-        self._start_rival(0)
+        self._start_peft(0)
         start = time.perf_counter()
-        done = self.rival.padded(schedule, self.pad_id, length, steps)
+        done = self.peft.padded(schedule, self.pad_id, length, steps)
         self._wait()
         return (time.perf_counter() - start) / done
 
-    def _start_rival(self, seed: int) -> None:
+    def _start_peft(self, seed: int) -> None:
         assert self.pool.stack is not None
         self.pool.stack.allocate([seed])
-        self.rival.start_from(self.pool.stack, 0)
+        self.peft.start_from(self.pool.stack, 0)
         self.pool.stack.release()
         self._wait()
 
@@ -118,9 +111,10 @@ class Bench:
             torch.cuda.synchronize(self.base.device)
 
     def warm_up(self, schedules: list[Schedule]) -> list[Schedule]:
-        """A few steps of each, unmeasured: threads, kernels and memory pools start here, and helpers get pages of
-        their own. Returns the schedules that fit: half as many where the plan was out by that, as the pool itself goes
-        on."""
+        """Trains a few steps unmeasured: threads, kernels and memory pools start, and helpers get pages of their own.
+
+        Returns the schedules that fit: half as many each time that memory runs out, as the pool would go on.
+        """
         while True:
             first_steps = [replace(schedule, order=schedule.order[:WARM_UP_STEPS]) for schedule in schedules]
             try:
@@ -129,27 +123,29 @@ class Bench:
             except Exception as error:
                 if not is_out_of_memory(error) or len(schedules) == 1:
                     raise
-            self.pool._free_memory()
+            self.pool.free_memory()
             schedules = schedules[: len(schedules) // 2]
         self.separate(first_steps[:1])
         return schedules
 
-    def sweep(self, numbers: Iterable[int], tell: Tell) -> list[dict[str, float]]:
+    def sweep(self, numbers: Iterable[int], say: Say) -> list[dict[str, float]]:
         """The engine alone with each number of students, best of two; ends where the device holds no more at once."""
         points: list[dict[str, float]] = []
         for k in sorted(numbers):
-            tell(f"sweep: {k} students")
-            if self.pool._slots(self.schedules[:k]) < k:
+            say(f"sweep: {k} students")
+            schedules = self.schedules[:k]
+            if self.pool.students_that_fit(schedules) < k:
                 break
             try:
-                seconds = min(self.engine(self.schedules[:k])[0] for _ in range(2))
+                seconds = min(self.engine(schedules)[0] for _ in range(2))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 break
-            rate = sum(schedule.tokens() for schedule in self.schedules[:k]) / seconds
+            tokens_per_second = sum(schedule.tokens() for schedule in schedules) / seconds
             points.append(
-                {"students": k, "seconds": seconds, "students_per_second": k / seconds, "tokens_per_second": rate}
+                {"students": k, "seconds": seconds, "students_per_second": k / seconds}
+                | {"tokens_per_second": tokens_per_second}
             )
         return points
 
@@ -169,7 +165,7 @@ def run_bench(
     sweep: Iterable[int] = (),
     device: str = "auto",
     threads: int | None = None,
-    tell: Tell = lambda line: None,
+    say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Times the engine, K separate PEFT runs and SEAL's padded recipe on the same lessons, in turns, `repeats` times.
 
@@ -181,12 +177,12 @@ def run_bench(
         lessons: JSONL with `rewrites` or `text` in each line; None makes up biographies like the lab's.
         rank: of the adapters on all linear layers; alpha is twice it. None: 8 for the lab, as its preset has it, and
             32 for others.
-        peft_students: PEFT runs really done in a repeat, scaled up to K; None does all K.
+        peft_students: PEFT runs that are done in a repeat, scaled up to K; None does all K.
         padded_tokens: row length of the padded recipe (SEAL: 2,048).
-        padded_steps: steps of it really done in a repeat, scaled up to all texts of all steps; 0 leaves it out.
+        padded_steps: its steps that are done in a repeat, scaled up to all texts of all steps; 0 leaves it out.
         sweep: numbers of students to time the engine alone with.
-        threads: CPU threads; None leaves torch's choice.
-        tell: is given a line on what is being measured.
+        threads: CPU threads; None takes torch's choice.
+        say: is called with a line on what is being measured.
 
     Returns:
         Medians over the repeats. `seconds`: the engine's, for all K students. `speedup_vs_peft`, `speedup_vs_padded`:
@@ -203,60 +199,60 @@ def run_bench(
         torch.set_num_threads(threads)
     sweep = tuple(sweep)
     rank = rank or (8 if model == "lab" else 32)
-    tell(f"building {model}")
+    say(f"building {model}")
     bench = Bench(
         model=model, lessons=lessons, texts_per_lesson=texts_per_lesson, steps=steps, rank=rank,
         count=max(students or MAX_SLOTS, *sweep, 1), device=device,
     )  # fmt: skip
-    students = students or bench.pool._slots(bench.schedules)
-    schedules = bench.warm_up(bench.schedules[:students])
+    schedules = bench.warm_up(bench.schedules[: students or bench.pool.students_that_fit(bench.schedules)])
     students = len(schedules)
-    some = min(students, peft_students or students)
-    in_turn = bench.base.dtype == torch.float32
-    engine_s, peft_s, padded_s = [], [], []
+    measured = min(students, peft_students or students)
+    text_steps = sum(len(step) for schedule in schedules for step in schedule.order)
+    in_turns = bench.base.dtype == torch.float32
+    engine_seconds, peft_seconds, padded_seconds = [], [], []
     difference, usage = 0.0, Usage()
-    padded_scale = sum(len(step) for schedule in schedules for step in schedule.order)
     for repeat in range(1, repeats + 1):
-        tell(f"repeat {repeat} of {repeats}: engine, {students} students")
+        say(f"repeat {repeat} of {repeats}: engine, {students} students")
         seconds, losses, usage = bench.engine(schedules)
-        engine_s.append(seconds)
-        tell(f"repeat {repeat} of {repeats}: {some} PEFT runs")
-        seconds, rival_losses = bench.separate(schedules[:some])
-        peft_s.append(seconds * students / some)
-        difference = max(difference, max_difference(losses[:some], rival_losses))
-        if padded_steps and in_turn:
-            tell(f"repeat {repeat} of {repeats}: {padded_steps} steps of the padded recipe")
-            padded_s.append(bench.padded(schedules[0], padded_tokens, padded_steps) * padded_scale)
-    points = bench.sweep(sweep, tell)
-    rate = schedule_flops(bench.base, bench.pool, schedules) / statistics.median(engine_s)
-    peak, where = matmul_peak(bench.base.device, bench.base.dtype), environment(bench.base.device, bench.base.dtype)
-    if padded_steps and not in_turn:
-        # SEAL trains in float32. The base is turned into it last and in place: a 7B model does not fit twice.
-        tell(f"{padded_steps} steps of the padded recipe in float32")
+        engine_seconds.append(seconds)
+        say(f"repeat {repeat} of {repeats}: {measured} PEFT runs")
+        seconds, peft_losses = bench.separate(schedules[:measured])
+        peft_seconds.append(seconds * students / measured)
+        difference = max(difference, max_difference(losses[:measured], peft_losses))
+        if padded_steps and in_turns:
+            say(f"repeat {repeat} of {repeats}: {padded_steps} steps of the padded recipe")
+            padded_seconds.append(bench.padded(schedules[0], padded_tokens, padded_steps) * text_steps)
+    points = bench.sweep(sweep, say)
+    seconds, tokens = statistics.median(engine_seconds), sum(schedule.tokens() for schedule in schedules)
+    flops_per_second = schedule_flops(bench.base, bench.pool, schedules) / seconds
+    peak, machine = matmul_peak(bench.base.device, bench.base.dtype), environment(bench.base.device, bench.base.dtype)
+    datasheet_peak = datasheet_flops(bench.base.device)
+    if padded_steps and not in_turns:
+        # SEAL trains in float32. The base is converted in place and after all else: a 7B model does not fit twice.
+        say(f"{padded_steps} steps of the padded recipe in float32")
         bench.base.float()
         bench.padded(schedules[0], padded_tokens, 1)
-        padded_s = [bench.padded(schedules[0], padded_tokens, padded_steps) * padded_scale] * repeats
-    ratios = [rival / ours for rival, ours in zip(peft_s, engine_s, strict=True)]
-    seconds, tokens = statistics.median(engine_s), sum(schedule.tokens() for schedule in schedules)
-    sheet = datasheet_flops(bench.base.device)
+        padded_seconds = [bench.padded(schedules[0], padded_tokens, padded_steps) * text_steps] * repeats
+    ratios = [peft / engine for peft, engine in zip(peft_seconds, engine_seconds, strict=True)]
     return {
         "students": students,
         "seconds": seconds,
-        "speedup_vs_peft": median_ratio(peft_s, engine_s),
-        "speedup_vs_padded": median_ratio(padded_s, engine_s) if padded_s else None,
+        "speedup_vs_peft": statistics.median(ratios),
+        "speedup_vs_padded": median_ratio(padded_seconds, engine_seconds) if padded_seconds else None,
         "max_loss_difference": difference,
         "label_fraction": usage.labels / usage.positions,
         "tokens_per_second": tokens / seconds,
-        "model_flops_utilisation": rate / peak,
-        "share_of_datasheet_peak": rate / sheet if sheet else None,
+        "model_flops_utilisation": flops_per_second / peak,
+        "share_of_datasheet_peak": flops_per_second / datasheet_peak if datasheet_peak else None,
         "students_per_second": students / seconds,
-        "seconds_peft": statistics.median(peft_s),
-        "seconds_padded": statistics.median(padded_s) if padded_s else None,
+        "seconds_peft": statistics.median(peft_seconds),
+        "seconds_padded": statistics.median(padded_seconds) if padded_seconds else None,
         "ratios_vs_peft": ratios,
         "interval_vs_peft": median_interval(ratios),
-        "peft_note": f"{some} of {students} runs measured in each repeat" + (", scaled up" if some < students else ""),
+        "peft_note": f"{measured} of {students} runs measured in each repeat"
+        + (", scaled up" if measured < students else ""),
         "padded_note": f"extrapolated: {padded_steps} steps of one student at {padded_tokens} tokens, float32, for "
-        f"{padded_scale} text-steps",
+        f"{text_steps} text-steps",
         "peak_flops": peak,
         "peak_note": "best square matmul on this device, in this dtype and run",
         "model": model,
@@ -268,37 +264,28 @@ def run_bench(
         "rank": rank,
         "repeats": repeats,
         "sweep": points,
-    } | where
+    } | machine
 
 
-def run_gpu_bench(
-    *,
-    lessons: Path | None = None,
-    device: str = "cuda",
-    shapes: tuple[str, ...] = GPU_SHAPES,
-    output: Path | None = None,
-    tell: Tell = lambda line: None,
-) -> dict[str, Any]:
-    """The shapes of `GPU_SHAPES`, each with as many students as fit: `run_bench`'s result by shape.
+def run_gpu_bench(lessons: Path | None, output: Path | None, say: Say) -> dict[str, Any]:
+    """`run_bench` for each of `GPU_SHAPES`, with as many students as fit; results by shape.
 
     `output` is written after each shape, so that a lease that ends early leaves what was measured.
     """
     results: dict[str, Any] = {}
-    for shape in shapes:
+    for shape in GPU_SHAPES:
         results[shape] = run_bench(
-            model=shape, students=None, lessons=lessons, device=device, repeats=3, peft_students=2, sweep=SWEEP,
-            tell=tell,
-        )  # fmt: skip
+            model=shape, students=None, lessons=lessons, device="cuda", repeats=3, peft_students=2, sweep=SWEEP, say=say
+        )
         if output:
             output.write_text(json.dumps(results, indent=2) + "\n")
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
     return results
 
 
 def main() -> None:
-    """`python -m student.bench`: the bench on a machine that holds nothing but this package."""
+    """The command `python -m student.bench`."""
     parser = argparse.ArgumentParser(prog="python -m student.bench")
     parser.add_argument("--model", default="lab", help=f"{', '.join(SHAPES)} (random), or a model folder")
     parser.add_argument("--students", type=int, default=32)
@@ -319,19 +306,18 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="JSON on stdout")
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     options = vars(parser.parse_args())
-    as_json, output = options.pop("json"), options.pop("output")
-    tell = lambda line: print(line, file=sys.stderr)  # noqa: E731
-    if options.pop("gpu"):
-        result = run_gpu_bench(lessons=options["lessons"], output=output, tell=tell)
-        shown = "\n\n".join(map(table, result.values()))
+    as_json, output, gpu = (options.pop(name) for name in ("json", "output", "gpu"))
+    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    if gpu:
+        result = run_gpu_bench(options["lessons"], output, say)
     else:
-        result = run_bench(**options | {"sweep": SWEEP if options["sweep"] else ()}, tell=tell)
-        shown = table(result)
+        result = run_bench(**options | {"sweep": SWEEP if options["sweep"] else ()}, say=say)
     if output:
         output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2) if as_json else shown)
+    results = list(result.values()) if gpu else [result]
+    print(json.dumps(result, indent=2) if as_json else "\n\n".join(map(table, results)))
     try:
-        for one in result.values() if "dtype" not in result else [result]:
-            check_losses(one)
+        for shape_result in results:
+            check_losses(shape_result)
     except RunError as error:
         sys.exit(f"error: {error}")

@@ -1,18 +1,18 @@
-"""ExamResult an exam: what students know, read off the same stacked layers that trained them.
+"""Exams: what students know, read off the same stacked layers that trained them.
 
-Log-likelihoods are teacher-forced: prompt and gold answer in one packed row, labels at the answer. Decoding is greedy
-and batched over all students. Before-values are the same calls with the adapters off.
+Log-likelihoods are teacher-forced: prompt and gold answer are one packed text with labels at the answer. Decoding is
+greedy and batched over all students. Answers from before the training are the same calls with the adapters off.
 """
 
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Student
-from student.engine.encoding import encode_answer, encode_prompt, encode_text
+from student.engine.encoding import Encoded, encode_answer, encode_prompt, encode_text
 from student.engine.grading import exact_match, recalled
 from student.engine.lora import AdapterStack, Rows
 from student.engine.packing import Piece, pack
@@ -22,7 +22,7 @@ from student.records import Exam, Question
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """One question answered once."""
+    """One student's answer to one question."""
 
     loglik: float
     """Mean log-likelihood of the gold answer's tokens, in nats."""
@@ -42,53 +42,59 @@ class ExamResult:
 
 @dataclass(frozen=True, slots=True)
 class _Score:
+    """Of one text's labelled tokens."""
+
     tokens: int
     loglik_sum: float
     correct: bool
 
 
 class Examiner:
-    """Asks questions of the students in a stack, or of the base they share."""
+    """Asks questions of the students in a stack, or of the base that they share."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stack: AdapterStack | None, settings: Student
     ):
         self.model, self.tokenizer, self.stack, self.settings = model, tokenizer, stack, settings
-        self._base_questions: dict[Question, Grade] = {}
-        self._base_texts: dict[str, _Score] = {}
+        self._base_grades: dict[Question, Grade] = {}
+        self._base_scores: dict[str, _Score] = {}
 
     def before(self, exam: Exam, max_tokens: int) -> ExamResult:
-        """The base's sitting; each question and text is asked of the base once in its life."""
-        questions = [q for q in dict.fromkeys(exam.questions) if q not in self._base_questions]
-        texts = [t for t in dict.fromkeys(exam.retention_texts) if t not in self._base_texts]
+        """The base's answers. Those to earlier exams are kept: the base answers each question once in its life."""
+        questions = [q for q in dict.fromkeys(exam.questions) if q not in self._base_grades]
+        texts = [t for t in dict.fromkeys(exam.retention_texts) if t not in self._base_scores]
         grades = self._grade([(0, question) for question in questions], False, max_tokens)
-        scores = self._read([(0, text) for text in texts], False, max_tokens)
-        self._base_questions.update(zip(questions, grades, strict=True))
-        self._base_texts.update(zip(texts, scores, strict=True))
+        scores = self._score_texts([(0, text) for text in texts], False, max_tokens)
+        self._base_grades.update(zip(questions, grades, strict=True))
+        self._base_scores.update(zip(texts, scores, strict=True))
         return ExamResult(
-            [self._base_questions[q] for q in exam.questions],
-            _mean_loss([self._base_texts[t] for t in exam.retention_texts]),
+            [self._base_grades[q] for q in exam.questions],
+            _mean_loss([self._base_scores[t] for t in exam.retention_texts]),
         )
 
     def after(self, exams: list[Exam], max_tokens: int) -> list[ExamResult]:
-        """Slot k sits `exams[k]`, all slots at once."""
-        asked = [(k, q) for k, exam in enumerate(exams) for q in exam.questions]
-        read = [(k, t) for k, exam in enumerate(exams) for t in exam.retention_texts]
-        grades = iter(self._grade(asked, True, max_tokens))
-        scores = iter(self._read(read, True, max_tokens))
+        """The trained students' answers: slot k takes `exams[k]`, all slots at once."""
+        questions = [(k, q) for k, exam in enumerate(exams) for q in exam.questions]
+        texts = [(k, t) for k, exam in enumerate(exams) for t in exam.retention_texts]
+        grades = iter(self._grade(questions, True, max_tokens))
+        scores = iter(self._score_texts(texts, True, max_tokens))
         return [
             ExamResult([next(grades) for _ in exam.questions], _mean_loss([next(scores) for _ in exam.retention_texts]))
             for exam in exams
         ]
 
-    def _grade(self, asked: list[tuple[int, Question]], trained: bool, max_tokens: int) -> list[Grade]:
-        candidates = [(k, q, answer) for k, q in asked for answer in (q.answer, *q.choices)]
-        texts = [Piece(k, encode_answer(self.tokenizer, q.prompt, a)) for k, q, a in candidates]
+    def _grade(self, questions: list[tuple[int, Question]], trained: bool, max_tokens: int) -> list[Grade]:
+        """Grades of questions, each to the student of a slot."""
+        texts = [
+            (k, encode_answer(self.tokenizer, question.prompt, answer))
+            for k, question in questions
+            for answer in (question.answer, *question.choices)
+        ]
         scores = iter(self._score(texts, trained, max_tokens))
-        answers = iter(self._decode(asked, trained, max_tokens) if self.settings.decode else [""] * len(asked))
+        decoded = iter(self._decode(questions, trained, max_tokens) if self.settings.decode else ())
         grades = []
-        for _, question in asked:
-            gold, answer = next(scores), next(answers)
+        for _, question in questions:
+            gold = next(scores)
             choices = [next(scores) for _ in question.choices]
             extra = {
                 "loglik_sum": gold.loglik_sum,
@@ -97,81 +103,72 @@ class Examiner:
             if choices:
                 extra |= _multiple_choice(question, choices)
             if self.settings.decode:
+                answer = next(decoded)
                 extra["exact_match"] = float(exact_match(answer, question.answer))
                 extra["token_recall"] = float(recalled(answer, question.answer))
             grades.append(Grade(gold.loglik_sum / max(1, gold.tokens), gold.correct, extra))
         return grades
 
-    def _read(self, texts: list[tuple[int, str]], trained: bool, max_tokens: int) -> list[_Score]:
-        encoded = [Piece(k, encode_text(self.tokenizer, t, "all", self.settings.max_text_tokens)) for k, t in texts]
-        return self._score(encoded, trained, max_tokens)
+    def _score_texts(self, texts: list[tuple[int, str]], trained: bool, max_tokens: int) -> list[_Score]:
+        longest = self.settings.max_text_tokens
+        return self._score([(k, encode_text(self.tokenizer, t, "all", longest)) for k, t in texts], trained, max_tokens)
 
     @torch.no_grad()
-    def _score(self, pieces: list[Piece], trained: bool, max_tokens: int) -> list[_Score]:
-        """Labelled tokens, summed log-likelihood and all-likeliest of each piece, in the order given."""
-        if not pieces:
+    def _score(self, texts: list[tuple[int, Encoded]], trained: bool, max_tokens: int) -> list[_Score]:
+        """Scores of texts, each read by the student of a slot, in the order given."""
+        if not texts:
             return []
-        stack = self.stack if trained else None
-        tagged = [Piece(p.slot if stack else 0, p.text, 1.0, tag) for tag, p in enumerate(pieces)]
-        n_slots = stack.n_slots if stack else 1
-        device = self.model.device
-        tokens, loglik, correct = (torch.zeros(len(pieces), device=device) for _ in range(3))
-        pad_id, row_tokens = self.tokenizer.pad_token_id, self.settings.row_tokens
-        for batch in pack(tagged, n_slots, pad_id, device, max_tokens=max_tokens, row_tokens=row_tokens):
-            if stack is None:
+        n_slots = self.stack.n_slots if self.stack and trained else 1
+        device, pad_id = self.model.device, self.tokenizer.pad_token_id
+        pieces = [Piece(slot, text, tag=tag) for tag, (slot, text) in enumerate(texts)]
+        tokens_Q, loglik_Q, correct_Q = (torch.zeros(len(texts), device=device) for _ in range(3))
+        row_tokens = self.settings.row_tokens
+        for batch in pack(pieces, n_slots, pad_id, device, max_tokens=max_tokens, row_tokens=row_tokens):
+            with self._adapters(batch.rows, trained):
                 _, nll_N, likeliest_N = batch_loss(self.model, batch)
-            else:
-                with stack.using(batch.rows):
-                    _, nll_N, likeliest_N = batch_loss(self.model, batch)
-            tokens.index_add_(0, batch.tag_N, torch.ones_like(nll_N))
-            loglik.index_add_(0, batch.tag_N, -nll_N)
-            correct.index_add_(0, batch.tag_N, likeliest_N.float())
+            tokens_Q.index_add_(0, batch.tag_N, torch.ones_like(nll_N))
+            loglik_Q.index_add_(0, batch.tag_N, -nll_N)
+            correct_Q.index_add_(0, batch.tag_N, likeliest_N.float())
         return [
-            _Score(int(n), total, right == n)
-            for n, total, right in zip(tokens.tolist(), loglik.tolist(), correct.tolist(), strict=True)
+            _Score(int(tokens), loglik, correct == tokens)
+            for tokens, loglik, correct in zip(tokens_Q.tolist(), loglik_Q.tolist(), correct_Q.tolist(), strict=True)
         ]
 
     @torch.no_grad()
-    def _decode(self, asked: list[tuple[int, Question]], trained: bool, max_tokens: int) -> list[str]:
-        """Greedy answers, in the order given."""
-        prompts = [(k, encode_prompt(self.tokenizer, q.prompt)) for k, q in asked]
-        longest = max((len(ids) for _, ids in prompts), default=0) + self.settings.max_answer_tokens
+    def _decode(self, questions: list[tuple[int, Question]], trained: bool, max_tokens: int) -> list[str]:
+        """Greedy answers to questions, each by the student of a slot, in the order given."""
+        prompts = [encode_prompt(self.tokenizer, question.prompt) for _, question in questions]
+        longest = max(map(len, prompts), default=0) + self.settings.max_answer_tokens
         at_once = max(1, max_tokens // longest)
-        order = sorted(range(len(prompts)), key=lambda i: prompts[i][0])
+        order = sorted(range(len(prompts)), key=lambda i: questions[i][0])
+        pad, device = self.tokenizer.pad_token_id, self.model.device
         answers = [""] * len(prompts)
         for start in range(0, len(order), at_once):
             members = order[start : start + at_once]
-            texts = self._generate([prompts[i] for i in members], trained)
+            width = max(len(prompts[i]) for i in members)
+            ids_BT = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in members], device=device)
+            mask_BT = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in members])
+            rows = Rows.of([questions[i][0] for i in members], self.stack.n_slots if self.stack else 1, device)
+            # Every layer has a cache of its own: compiling for each would use up what the compiler allows a model.
+            eager = torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext()
+            with eager, self._adapters(rows, trained):
+                output_BT = self.model.generate(  # type: ignore[operator]
+                    input_ids=ids_BT, attention_mask=mask_BT.to(device), do_sample=False, num_beams=1, temperature=None,
+                    top_p=None, top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0, pad_token_id=pad,
+                    max_new_tokens=self.settings.max_answer_tokens,
+                )  # fmt: skip
+            texts = self.tokenizer.batch_decode(output_BT[:, width:], skip_special_tokens=True)
             for i, text in zip(members, texts, strict=True):
                 answers[i] = text
         return answers
 
-    def _generate(self, prompts: list[tuple[int, list[int]]], trained: bool) -> list[str]:
-        width = max(len(ids) for _, ids in prompts)
-        pad, device = self.tokenizer.pad_token_id, self.model.device
-        ids_BT = torch.tensor([[pad] * (width - len(ids)) + ids for _, ids in prompts], device=device)
-        mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for _, ids in prompts], device=device)
-
-        def generate() -> torch.Tensor:
-            return self.model.generate(  # type: ignore[operator]
-                input_ids=ids_BT, attention_mask=mask_BT, do_sample=False, num_beams=1, temperature=None, top_p=None,
-                top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0, pad_token_id=pad,
-                max_new_tokens=self.settings.max_answer_tokens,
-            )  # fmt: skip
-
-        # A cache is another one in each layer: compiling them all would use up what the compiler allows a model.
-        with torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext():
-            if trained and self.stack is not None:
-                with self.stack.using(Rows.of([k for k, _ in prompts], self.stack.n_slots, device)):
-                    out = generate()
-            else:
-                out = generate()
-        return self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+    def _adapters(self, rows: Rows, trained: bool) -> AbstractContextManager[None]:
+        """Within it the model's rows are those of trained students, or of the base."""
+        return self.stack.using(rows) if self.stack and trained else nullcontext()
 
 
 def _multiple_choice(question: Question, choices: list[_Score]) -> dict[str, float]:
-    """Whether the gold choice has the highest summed log-likelihood (raw) and the highest per character (normalised,
-    as in lm-eval's acc and acc_norm)."""
+    """Whether the gold choice has the highest log-likelihood, summed (lm-eval's acc) and per character (acc_norm)."""
     gold = question.choices.index(question.answer)
     raw = [score.loglik_sum for score in choices]
     normalised = [score.loglik_sum / max(1, len(text)) for score, text in zip(choices, question.choices, strict=True)]

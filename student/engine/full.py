@@ -1,7 +1,7 @@
 """Full fine-tuning of one student: all weights move, and the base comes back afterwards.
 
-For continued pretraining on a shard's rewrites, where an adapter is too small. Same packing, shares and loss as
-`training.py`.
+It serves continued pretraining on a shard's rewrites, where an adapter is too small. Packing, documents' shares and
+loss are those of `training.py`.
 """
 
 import math
@@ -21,43 +21,34 @@ from student.engine.training import EPSILON, Progress, Usage, batch_loss
 def train_full(
     model: PreTrainedModel, schedule: Schedule, settings: Student, pad_id: int, max_tokens: int
 ) -> Iterator[tuple[Progress, Usage]]:
-    """Trains all weights in place; inside the `with` the model is the student, after it the base, bit for bit.
+    """Trains all weights in place. Inside the `with` the model is the student; after it the base, bit for bit.
 
-    A loss or gradient that is not finite stops the training and is the progress's `error`.
+    A loss or gradient that is not finite ends the training and becomes the progress's `error`.
     """
     base = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
-    progress, usage = Progress(), Usage()
     try:
         try:
-            _train(model, schedule, settings, pad_id, max_tokens, progress, usage)
+            trained = _train(model, schedule, settings, pad_id, max_tokens)
         finally:
             model.eval()
-        yield progress, usage
+        yield trained
     finally:
-        # A student that diverged leaves gradients behind; the next one must not add to them.
+        # A student that diverged leaves gradients behind, and the next one must not add to them.
         model.zero_grad(set_to_none=True)
         model.load_state_dict(base)
         model.requires_grad_(False)
 
 
 def _train(
-    model: PreTrainedModel,
-    schedule: Schedule,
-    settings: Student,
-    pad_id: int,
-    max_tokens: int,
-    progress: Progress,
-    usage: Usage,
-) -> None:
+    model: PreTrainedModel, schedule: Schedule, settings: Student, pad_id: int, max_tokens: int
+) -> tuple[Progress, Usage]:
+    progress, usage = Progress(), Usage()
     if not schedule.steps:
-        return
+        return progress, usage
     model.requires_grad_(True)
-    model.train(settings.gradient_checkpointing)  # exams need eval mode
-    parameters = list(model.parameters())
-    optimiser = torch.optim.AdamW(
-        parameters, lr=schedule.learning_rate, eps=EPSILON, weight_decay=settings.weight_decay
-    )
-    limit = settings.max_grad_norm or math.inf
+    model.train(settings.gradient_checkpointing)  # for checkpointing alone: these models have no dropout
+    weights = list(model.parameters())
+    optimiser = torch.optim.AdamW(weights, lr=schedule.learning_rate, eps=EPSILON, weight_decay=settings.weight_decay)
     for step in range(schedule.steps):
         loss_sum = 0.0
         pieces = step_pieces(0, schedule, step)
@@ -67,12 +58,13 @@ def _train(
             loss_sum += loss.item()
             usage.labels += len(batch.target_N)
             usage.positions += batch.positions
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit).item()
+        norm = torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm or math.inf).item()
         progress.losses.append(loss_sum)
         if not (math.isfinite(loss_sum) and math.isfinite(norm)):
             progress.error = f"diverged at step {step + 1}: loss {loss_sum}, gradient norm {norm}"
-            return
+            break
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(schedule, step)
         optimiser.step()
         optimiser.zero_grad()
+    return progress, usage

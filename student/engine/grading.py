@@ -1,4 +1,4 @@
-"""Grading decoded answers without a judge."""
+"""Grades decoded answers by their words."""
 
 import re
 import string
@@ -14,24 +14,24 @@ def normalise(text: str) -> str:
 
 
 def first_line(text: str) -> str:
-    """What counts as the answer: the first line that says anything."""
+    """The first line that is not blank: only this counts as the answer."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
 def exact_match(answer: str, gold: str) -> bool:
-    """The first line is the gold answer, both normalised."""
+    """Whether the first line is the gold answer, both normalised."""
     return normalise(first_line(answer)) == normalise(gold)
 
 
 def token_recall(answer: str, gold: str) -> float:
-    """Share of the gold answer's words that stand in the answer's first line (each counted as often as it stands)."""
-    wanted = Counter(normalise(gold).split())
-    if not wanted:
-        return float(normalise(first_line(answer)) == "")
-    found = wanted & Counter(normalise(first_line(answer)).split())
-    return found.total() / wanted.total()
+    """Share of the gold answer's words that the answer's first line has; a word that comes twice counts twice."""
+    gold_words = Counter(normalise(gold).split())
+    answer_words = Counter(normalise(first_line(answer)).split())
+    if not gold_words:
+        return float(not answer_words)
+    return (gold_words & answer_words).total() / gold_words.total()
 
 
 def recalled(answer: str, gold: str) -> bool:
-    """At least 60% of the gold words in the first line: agrees with SEAL's LLM judge on 88% of 4,870 judgements."""
+    """Whether the first line has 60% of the gold words: agrees with SEAL's LLM judge on 88% of 4,870 judgements."""
     return token_recall(answer, gold) >= 0.6

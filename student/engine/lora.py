@@ -27,7 +27,7 @@ warnings.filterwarnings("ignore", message="grad and param do not obey the gradie
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Which slot each row of a batch belongs to."""
+    """The slot that each row of a batch belongs to."""
 
     index_G: Tensor | None
     """int64 (G,): the slots of G equally large blocks of consecutive rows; None where block k is slot k, for all
@@ -35,23 +35,25 @@ class Rows:
 
     @classmethod
     def of(cls, slots: list[int], n_slots: int, device: torch.device) -> "Rows":
-        """Rows in the order of their slots. Blocks are whole slots where all have equally many rows, else single
-        rows."""
+        """From the slot of each row, in ascending order.
+
+        A block holds all rows of a slot if all slots present have equally many rows; otherwise each row is a block.
+        """
         assert slots == sorted(slots), "rows are ordered by slot"
-        present = list(dict.fromkeys(slots))
-        if slots != [slot for slot in present for _ in range(len(slots) // len(present))]:
-            present = slots
-        if present == list(range(n_slots)):
+        blocks = list(dict.fromkeys(slots))
+        if slots != [slot for slot in blocks for _ in range(len(slots) // len(blocks))]:
+            blocks = slots
+        if blocks == list(range(n_slots)):
             return cls(None)  # adapters are used in place, without a gather
-        return cls(torch.tensor(present, device=device))
+        return cls(torch.tensor(blocks, device=device))
 
 
 class _Adapted(torch.autograd.Function):
     """base(x) + scale * B A x for G blocks of rows, each with its own adapter.
 
-    By hand, because autograd would copy the base's output, add up the input's gradients in a buffer of their own, and
-    take A's gradient in an order of axes that is four times slower on a CPU. Hidden activations lie as (G, r, N) for
-    the same reason.
+    The backward pass is written by hand, because autograd would copy the base's output, add up the input's gradients
+    in a buffer of their own, and take A's gradient in an order of axes that is four times slower on a CPU. Hidden
+    activations have the axes (G, r, N) for the same reason.
     """
 
     @staticmethod
@@ -76,30 +78,32 @@ class _Adapted(torch.autograd.Function):
 
 
 class StackedLinear(nn.Module):
-    """A frozen linear layer with one adapter a slot; without rows set it is the base layer itself."""
+    """A frozen linear layer with one adapter for each slot. Outside `AdapterStack.using` it is the base layer."""
 
     stack: "AdapterStack"
 
     def __init__(self, base: nn.Linear, stack: "AdapterStack", number: int):
         super().__init__()
         self.base = base
+        self.stack = stack
         self.number = number
+        """Its place among the stack's layers."""
         self.a_KrI: Tensor | None = None
         self.b_KrO: Tensor | None = None
-        self.stack = stack
 
     def forward(self, x_RTI: Tensor) -> Tensor:
-        rows, slots = self.stack.rows, self.stack.current
+        rows, slots = self.stack.rows, self.stack.slots_in_use
         if rows is None or slots is None:
             return self.base(x_RTI)
         compiling = torch.compiler.is_compiling()
-        # What a layer's number leads to is compiled anew for each layer; its own tensors are not.
-        leaves = (self.a_KrI, self.b_KrO) if compiling else slots.leaves[self.number]
-        a, b = (leaf.to(x_RTI.dtype) for leaf in leaves if leaf is not None)
+        # A lookup by the layer's number would be compiled anew for each layer; the layer's own tensors are not. The
+        # two are the same where layers are compiled, since helpers, which train some of the slots, are off there.
+        adapter = (self.a_KrI, self.b_KrO) if compiling else slots.adapters[self.number]
+        a, b = (weight.to(x_RTI.dtype) for weight in adapter if weight is not None)
         if rows.index_G is not None:
             a, b = a.index_select(0, rows.index_G), b.index_select(0, rows.index_G)
         x_GNI = x_RTI.reshape(a.shape[0], -1, x_RTI.shape[-1])
-        if compiling:  # the compiler makes its own backward pass, and fails on one by hand
+        if compiling:  # the compiler makes its own backward pass, and fails on one that is written by hand
             h_GrN = torch.bmm(a, x_GNI.transpose(1, 2))
             y_GNO = torch.baddbmm(self.base(x_GNI), h_GrN.transpose(1, 2), b, alpha=self.stack.scale)
         else:
@@ -109,16 +113,12 @@ class StackedLinear(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """Some or all students of a stack, numbered from zero: views of its buffers, trainable on their own."""
+    """Some or all students of a stack, numbered from zero: views of its buffers that can be trained on their own."""
 
     params_KP: Tensor
     grads_KP: Tensor
-    leaves: list[tuple[Tensor, Tensor]]
+    adapters: list[tuple[Tensor, Tensor]]
     """A (K, r, in) and B (K, r, out) of each layer; autograd adds their gradients into `grads_KP` in place."""
-
-    @property
-    def n_slots(self) -> int:
-        return self.params_KP.shape[0]
 
 
 class AdapterStack:
@@ -134,17 +134,15 @@ class AdapterStack:
         self.device = model.device
         self.layers: dict[str, StackedLinear] = {}
         self.rows: Rows | None = None
-        self.current: Slots | None = None
-        """Whose adapters are computed with, see `using`."""
+        self.slots_in_use: Slots | None = None
+        """Whose adapters the layers compute with, and the slots of the batch's rows: set by `using`."""
         self.all_slots: Slots | None = None
-        """What `allocate` made, as one."""
+        """All students that were allocated."""
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for number, name in enumerate(_target_names(model, settings)):
-            parent_name, _, child = name.rpartition(".")
-            parent = model.get_submodule(parent_name)
-            self.layers[name] = StackedLinear(getattr(parent, child), self, number)
-            setattr(parent, child, self.layers[name])
+            self.layers[name] = StackedLinear(model.get_submodule(name), self, number)  # type: ignore[arg-type]
+            model.set_submodule(name, self.layers[name])
         rank = settings.rank
         self.size = sum(rank * (layer.base.in_features + layer.base.out_features) for layer in self.layers.values())
         """Parameters of one student (P)."""
@@ -154,47 +152,51 @@ class AdapterStack:
     def n_slots(self) -> int:
         return self.params_KP.shape[0]
 
-    def allocate(self, seeds: list[int]) -> None:
-        """K = len(seeds) fresh students. Slots with equal seeds start with equal bits, whatever K is.
-
-        A is drawn as PEFT draws it (uniform in +-1/sqrt(in), Kaiming with a = sqrt(5)), B is zero.
-        """
-        self.take_over(torch.zeros(len(seeds), self.size, device=self.device))
-        self._draw(seeds)
-
-    def take_over(self, params_KP: Tensor) -> Slots:
-        """K students with these parameters; they are trained in place."""
-        self.params_KP, self.grads_KP = params_KP, torch.zeros_like(params_KP)
-        self.all_slots = everyone = self.part(slice(None))
-        for layer, leaves in zip(self.layers.values(), everyone.leaves, strict=True):
-            layer.a_KrI, layer.b_KrO = leaves
-        return everyone
-
-    def part(self, which: slice) -> Slots:
-        """The students at `which` as slots of their own."""
-        params_KP, grads_KP = self.params_KP[which], self.grads_KP[which]
-        leaves, start, rank = [], 0, self.settings.rank
-        for layer in self.layers.values():
-            middle = start + rank * layer.base.in_features
-            end = middle + rank * layer.base.out_features
-            leaves.append(
-                (_leaf(params_KP, grads_KP, start, middle, rank), _leaf(params_KP, grads_KP, middle, end, rank))
-            )
-            start = end
-        return Slots(params_KP, grads_KP, leaves)
-
     @torch.no_grad()
-    def _draw(self, seeds: list[int]) -> None:
-        """Fills every A: a seed's numbers go to the layers in their order."""
+    def allocate(self, seeds: list[int]) -> None:
+        """Makes K = len(seeds) fresh students. Slots with equal seeds start with equal bits, whatever K is.
+
+        A is drawn as PEFT draws it (uniform in +-1/sqrt(in), which is Kaiming's with a = sqrt(5)); B is zero.
+        """
+        self.adopt(torch.zeros(len(seeds), self.size, device=self.device))
+        # A seed's numbers go to the layers in their order. They are drawn on the CPU: the same start on every device.
         sizes = [self.settings.rank * layer.base.in_features for layer in self.layers.values()]
         number = {seed: i for i, seed in enumerate(dict.fromkeys(seeds))}
-        generator = torch.Generator()  # on CPU: the same start on every device
+        generator = torch.Generator()
         drawn = torch.stack([torch.rand(sum(sizes), generator=generator.manual_seed(seed)) for seed in number])
         index_K = torch.tensor([number[seed] for seed in seeds])
         for layer, uniform in zip(self.layers.values(), drawn.split(sizes, dim=1), strict=True):
             assert layer.a_KrI is not None
             starts = uniform.mul(2).sub_(1).div_(math.sqrt(layer.base.in_features)).index_select(0, index_K)
             layer.a_KrI.copy_(starts.view(layer.a_KrI.shape))
+
+    def adopt(self, params_KP: Tensor) -> Slots:
+        """Makes K students of these parameters, which are trained in place."""
+        self.params_KP, self.grads_KP = params_KP, torch.zeros_like(params_KP)
+        self.all_slots = self.slots_at(slice(None))
+        for layer, adapter in zip(self.layers.values(), self.all_slots.adapters, strict=True):
+            layer.a_KrI, layer.b_KrO = adapter
+        return self.all_slots
+
+    def slots_at(self, where: slice) -> Slots:
+        """The students at these slots."""
+        params_KP, grads_KP = self.params_KP[where], self.grads_KP[where]
+        rank, start = self.settings.rank, 0
+
+        def trainable_view(width: int) -> Tensor:
+            """The next (K, rank, width) of the buffer, with a gradient that is a view too."""
+            nonlocal start
+            columns = slice(start, start + rank * width)
+            start = columns.stop
+            view = params_KP[:, columns].unflatten(1, (rank, -1)).detach().requires_grad_()
+            view.grad = grads_KP[:, columns].unflatten(1, (rank, -1))
+            return view
+
+        adapters = [
+            (trainable_view(layer.base.in_features), trainable_view(layer.base.out_features))
+            for layer in self.layers.values()
+        ]
+        return Slots(params_KP, grads_KP, adapters)
 
     def release(self) -> None:
         """Frees the students' memory; the model is the base again."""
@@ -204,26 +206,22 @@ class AdapterStack:
             layer.a_KrI = layer.b_KrO = None
 
     @contextmanager
-    def using(self, rows: Rows | None, slots: Slots | None = None) -> Iterator[None]:
-        """Within it a batch's rows are computed with the adapters of these slots, or of all where none are given (no
-        rows: the base). Backward belongs inside; on a GPU it has a thread of its own, and recomputes checkpointed
-        layers there."""
-        self.rows, self.current = rows, slots or self.all_slots
+    def using(self, rows: Rows, slots: Slots | None = None) -> Iterator[None]:
+        """Within it the layers compute a batch's rows with the adapters of `slots` (default: of all that are
+        allocated); outside they compute the base.
+
+        The backward pass belongs inside too: on a GPU it has a thread of its own, and computes checkpointed layers
+        again there.
+        """
+        self.rows, self.slots_in_use = rows, slots or self.all_slots
         try:
             yield
         finally:
-            self.rows = self.current = None
-
-    def detach(self) -> None:
-        """Puts the base's own layers back."""
-        for name, layer in self.layers.items():
-            parent_name, _, child = name.rpartition(".")
-            setattr(self.model.get_submodule(parent_name), child, layer.base)
+            self.rows = self.slots_in_use = None
 
     def export(self, slot: int, folder: Path, *, base_model: str = "") -> None:
         """Saves one student as a standard PEFT adapter: `PeftModel.from_pretrained(base, folder)` gives equal
         logits."""
-        from peft import LoraConfig
         from safetensors.torch import save_file
 
         tensors = {}
@@ -232,25 +230,25 @@ class AdapterStack:
             key = f"base_model.model.{name}"
             tensors[f"{key}.lora_A.weight"] = layer.a_KrI[slot].detach().cpu().contiguous()
             tensors[f"{key}.lora_B.weight"] = layer.b_KrO[slot].detach().t().cpu().contiguous()
-        config = LoraConfig(
-            r=self.settings.rank,
-            lora_alpha=self.settings.alpha,  # type: ignore[arg-type]  # PEFT accepts a float at run time
-            use_rslora=self.settings.rslora,
-            target_modules=sorted(self.layers),
-            task_type="CAUSAL_LM",
-            base_model_name_or_path=base_model,
-            inference_mode=True,
-        )
+        config = peft_config(self.settings, sorted(self.layers), base_model=base_model)
         folder.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(str(folder))
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _leaf(params_KP: Tensor, grads_KP: Tensor, start: int, end: int, rank: int) -> Tensor:
-    """A trainable view of (K, rank, width) whose gradient is a view too."""
-    leaf = params_KP[:, start:end].unflatten(1, (rank, -1)).detach().requires_grad_()
-    leaf.grad = grads_KP[:, start:end].unflatten(1, (rank, -1))
-    return leaf
+def peft_config(settings: Lora, target_modules: str | list[str], *, base_model: str | None = None) -> Any:
+    """The same adapter as PEFT's `LoraConfig`; with `base_model` as PEFT saves it, to be loaded and not trained."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT accepts a float at run time
+        use_rslora=settings.rslora,
+        target_modules=target_modules,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_model,
+        inference_mode=base_model is not None,
+    )
 
 
 def _target_names(model: PreTrainedModel, settings: Lora) -> list[str]:

@@ -1,7 +1,7 @@
-"""Cross-entropy at labelled positions only, in chunks: memory does not grow with vocabulary x positions.
+"""Cross-entropy at labelled positions only, in chunks, so that memory does not grow with vocabulary x positions.
 
-The output layer's gradient is taken in the forward pass, chunk by chunk, so that no chunk's logits are kept or computed
-twice (the idea of the fused linear cross-entropy of Liger Kernel, arXiv 2410.10989, in plain PyTorch).
+The gradient is computed in the forward pass, chunk by chunk, so that no chunk's logits are kept or computed twice (as
+in the fused linear cross-entropy of Liger Kernel, arXiv 2410.10989, but in plain PyTorch).
 """
 
 from typing import Any
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from configs.errors import UserError
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**27}
-"""Logits in flight: 64 MiB in float32 on a CPU, 512 MiB on a GPU, where small chunks only read the weights again."""
+"""Logits of one chunk: 64 MiB in float32 on a CPU; 512 MiB on a GPU, where each chunk reads the weights again."""
 
 
 def check_head(model: nn.Module) -> None:
-    """Raises UserError for models that change the logits after the output layer, which the fused loss would miss."""
+    """Raises UserError for a model that changes the logits after its output layer, which the fused loss would miss."""
     config = model.config.get_text_config()  # type: ignore[operator,union-attr]
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(config, name, None) not in (None, 1, 1.0):
@@ -40,13 +40,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             gold = logits.gather(1, target)
             largest = logits.amax(-1, keepdim=True)
             if hidden.dtype == torch.float32:
-                # amax against the gold logit is 20 times cheaper than argmax on a CPU; a tie counts as right.
+                # On a CPU comparing amax with the gold logit is 20 times cheaper than argmax; a tie counts as right.
                 likeliest_N[part] = (largest <= gold).squeeze(1)
             else:  # in bfloat16 ties are common
                 likeliest_N[part] = logits.argmax(-1) == target_N[part]
-            # In place: fresh memory for as many values costs a CPU as much as their exponentials.
+            # In place, because fresh memory for so many values costs a CPU as much as their exponentials.
             delta = torch.softmax(logits, -1, out=logits)
-            # The likeliest token's probability tells the normaliser: exponentials are taken once, not twice.
+            # log p_max = max - logsumexp gives the normaliser, so that exponentials are computed once, not twice.
             nll_N[part] = (largest - gold - delta.amax(-1, keepdim=True).log()).squeeze(1)
             if grad_ND is None and grad_VD is None:
                 continue
@@ -84,6 +84,6 @@ def linear_cross_entropy(
         position's negative log-likelihood in nats (N, float32, no gradient), and whether its target is the likeliest
         token there (N, bool).
     """
-    # Inside forward() grad mode is always off, so whether gradients are wanted is settled here.
+    # Grad mode is always off inside forward(), so a weight whose gradient nobody wants is detached here.
     weight_VD = head.weight if torch.is_grad_enabled() else head.weight.detach()
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, head.bias, target_N, share_N)  # type: ignore[return-value]

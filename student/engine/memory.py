@@ -1,4 +1,4 @@
-"""How many students fit: planned from measured memory, corrected by what really happens."""
+"""How many students fit a device, planned from measured memory."""
 
 import ctypes
 
@@ -11,17 +11,19 @@ from student.engine.packing import Piece, pack
 from student.engine.training import batch_loss
 
 STATE_BYTES = 4 * 6 + 2
-"""Per adapter parameter: weight, gradient, two AdamW moments, two temporaries (float32), a copy in the base's dtype."""
-
+"""Of an adapter's parameter: weight, gradient, two AdamW moments, two temporaries (float32), a copy in the base's
+dtype."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
 
 
 def keep_freed_memory() -> None:
-    """Has malloc keep up to 1 GiB of what is freed, for this process and those forked from it: a training step frees
-    what the next one needs, and pages fresh from the system cost a core a twentieth of its time (lab's student).
-    Without glibc nothing is done."""
+    """Has glibc's malloc keep up to 1 GiB of freed memory, in this process and those that are forked from it.
+
+    A training step frees what the next one needs, and on the lab's student fresh pages from the system cost a core a
+    twentieth of its time.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes
@@ -37,22 +39,23 @@ def free_bytes(device: torch.device) -> int:
 
 
 def activation_bytes_per_token(model: PreTrainedModel, stack: AdapterStack, probe: list[Piece], pad_id: int) -> float:
-    """Bytes that one position keeps for the backward pass, measured on a real forward pass of the probe texts.
+    """Bytes that one position keeps for the backward pass, measured on a forward pass of the probe texts.
 
-    Counts what autograd saves, each storage once, weights left out; the same on every device. The stack is left empty.
+    They are the tensors that autograd saves, weights left out and each storage counted once: the same on every device.
+    The stack is empty afterwards.
     """
     stack.allocate([0])
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), stack.params_KP)}
     saved: dict[int, int] = {}
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
+    def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     [batch] = pack(probe, 1, pad_id, stack.device, max_tokens=2**20)
-    with stack.using(batch.rows), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with stack.using(batch.rows), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         loss, *_ = batch_loss(model, batch)
         # The adapters' copies in the base's dtype are counted with the slot, not with its tokens.
         copies = 0 if model.dtype == torch.float32 else stack.size * model.dtype.itemsize
@@ -63,12 +66,10 @@ def activation_bytes_per_token(model: PreTrainedModel, stack: AdapterStack, prob
 
 
 def plan_slots(free: int, slot_parameters: int, step_tokens: int, token_bytes: float) -> int:
-    """Students that fit `free` bytes at once, when each has `step_tokens` in flight; at least one.
-
-    The factor 2 on activations covers gradients in flight and the allocator's rounding.
-    """
-    per_slot = slot_parameters * STATE_BYTES + 2 * step_tokens * token_bytes
-    return max(1, int(free // per_slot))
+    """Students that fit `free` bytes at once, if each has `step_tokens` positions in a forward pass; at least one."""
+    # The factor 2 is for the gradients of activations and the allocator's rounding.
+    slot_bytes = slot_parameters * STATE_BYTES + 2 * step_tokens * token_bytes
+    return max(1, int(free // slot_bytes))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

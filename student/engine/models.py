@@ -1,4 +1,4 @@
-"""Loading causal language models: path or Hub id in, model and tokenizer out, with one clear line where that fails."""
+"""Loads causal language models and their tokenizers, from a folder or by a Hub id."""
 
 import torch
 from safetensors import SafetensorError
@@ -9,7 +9,7 @@ from student.engine.model_names import check_available
 
 
 def pick_device(device: str) -> torch.device:
-    """`auto` takes the GPU where there is one."""
+    """The torch device of a setting; `auto` is the GPU if there is one. Raises UserError for a missing GPU."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device 'cuda' asked for, but torch sees no GPU; use device: auto or cpu")
     if device == "auto":
@@ -18,7 +18,8 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 on a GPU, float32 on CPU, where bfloat16 without its own units is about 8x slower (AVX2)."""
+    """The torch dtype of a setting; `auto` is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is about 8 times
+    slower without units for it (AVX2)."""
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.float32 if dtype == "float32" else torch.bfloat16
@@ -27,9 +28,9 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def load_model(
     name: str, *, device: str = "auto", dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in eval mode with its tokenizer, from a folder or a Hub id.
+    """A causal language model in eval mode and its tokenizer, from a folder or by a Hub id.
 
-    The tokenizer is sure to have a padding token (the end-of-text token where it had none).
+    A tokenizer without a padding token pads with the end-of-text token.
 
     Raises:
         UserError: `name` is neither a model folder nor a Hub id that can be reached.
@@ -39,7 +40,7 @@ def load_model(
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(dtype, where))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # truncated or ill-fitting weights are these
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # truncated or ill-fitting weights among them
         raise UserError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -48,7 +49,7 @@ def load_model(
 
 
 def check_model(key: str, name: str) -> None:
-    """Raises UserError if `name` is no model, from its config and tokenizer alone: the weights may be large."""
+    """Raises UserError if `name` is no model. Reads config and tokenizer only, because the weights may be large."""
     try:
         check_available(name)
         AutoConfig.from_pretrained(name)

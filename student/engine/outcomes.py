@@ -1,8 +1,7 @@
-"""The paired result of one student, from its two sittings and how its training went."""
+"""A student's outcome, from its exams before and after the lesson and from how its training went."""
 
 import math
 import statistics
-from dataclasses import replace
 
 from student.engine.exam import ExamResult, Grade
 from student.engine.schedule import Schedule
@@ -10,14 +9,18 @@ from student.engine.training import Progress, Usage
 from student.records import Answer, Job, Outcome
 
 
-def outcome_of(job: Job, schedule: Schedule, progress: Progress, before: ExamResult, after: ExamResult) -> Outcome:
-    """The paired result of one student; one with `error` where no token of its lesson is to be learnt, or training or
-    the exam gave no finite numbers."""
+def outcome_of(
+    job: Job, schedule: Schedule, progress: Progress, before: ExamResult, after: ExamResult, usage: Usage | None = None
+) -> Outcome:
+    """What one student gained. `usage` is its batch's, for `label_fraction`.
+
+    It is an outcome with `error` if the lesson has no token to learn, or if training or exam gave no finite numbers.
+    """
     if job.lesson.texts and not schedule.texts:
         return Outcome(gain=None, error="no token of the lesson is to be learnt: see loss_on")
     if progress.error is not None:
         return Outcome(gain=None, error=progress.error)
-    answers = tuple(_pair(b, a) for b, a in zip(before.grades, after.grades, strict=True))
+    answers = tuple(_answer(b, a) for b, a in zip(before.grades, after.grades, strict=True))
     if not all(math.isfinite(answer.loglik_after) for answer in answers):
         return Outcome(gain=None, error="the exam gave a log-likelihood that is not finite")
     metrics: dict[str, float] = {
@@ -38,26 +41,21 @@ def outcome_of(job: Job, schedule: Schedule, progress: Progress, before: ExamRes
             "heldout_accuracy_before": statistics.fmean(a.correct_before for a in heldout),
             "heldout_accuracy_after": statistics.fmean(a.correct_after for a in heldout),
         }
-    counted = reward or list(answers)
-    if not counted:
-        return Outcome(gain=0.0, metrics=metrics)
-    metrics |= {
-        "loglik_before": statistics.fmean(a.loglik_before for a in counted),
-        "loglik_after": statistics.fmean(a.loglik_after for a in counted),
-        "accuracy_before": statistics.fmean(a.correct_before for a in counted),
-        "accuracy_after": statistics.fmean(a.correct_after for a in counted),
-    }
-    return Outcome(gain=statistics.fmean(a.gain for a in counted), metrics=metrics, answers=answers)
+    rewarded = reward or list(answers)
+    if rewarded:
+        metrics |= {
+            "loglik_before": statistics.fmean(a.loglik_before for a in rewarded),
+            "loglik_after": statistics.fmean(a.loglik_after for a in rewarded),
+            "accuracy_before": statistics.fmean(a.correct_before for a in rewarded),
+            "accuracy_after": statistics.fmean(a.correct_after for a in rewarded),
+        }
+    if usage is not None and usage.positions:
+        metrics["label_fraction"] = usage.labels / usage.positions
+    gain = statistics.fmean(a.gain for a in rewarded) if rewarded else 0.0
+    return Outcome(gain=gain, metrics=metrics, answers=answers)
 
 
-def with_label_fraction(outcome: Outcome, usage: Usage) -> Outcome:
-    """The outcome with the share of its batch's positions that carried a label."""
-    if outcome.error is not None or not usage.positions:
-        return outcome
-    return replace(outcome, metrics=outcome.metrics | {"label_fraction": usage.labels / usage.positions})
-
-
-def _pair(before: Grade, after: Grade) -> Answer:
+def _answer(before: Grade, after: Grade) -> Answer:
     extra = {f"{name}_before": value for name, value in before.extra.items()}
     extra |= {f"{name}_after": value for name, value in after.extra.items()}
     return Answer(

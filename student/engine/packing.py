@@ -1,12 +1,12 @@
-"""Texts of many students packed into rows without waste.
+"""Texts of many students packed into rows, so that few positions are padding.
 
-A row holds texts of *one* student, each with positions from zero; the attention mask that transformers derives from
-restarting positions keeps them apart. (Rows shared by students would pack fuller still, but a masked value of a
-student that
-diverged reaches the others: zero times NaN is NaN.) Rows of like length share a forward pass, so that short lessons
-beside long ones waste nothing.
+A row holds texts of one student, each with positions from zero; the attention mask that transformers derives from
+restarting positions keeps them apart. Rows that students share would be fuller still, but what is masked is multiplied
+by zero, and zero times the NaN of a student that diverged is NaN for the others. Rows of like length share a forward
+pass, so that a long lesson does not lengthen the rows of short ones.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
@@ -19,11 +19,10 @@ from student.engine.encoding import Encoded
 from student.engine.lora import Rows
 
 ROW_TOKENS = 256
-"""Texts share a row up to this length: beyond it attention, quadratic in the row, costs more than a fuller row
-saves."""
+"""Longest row that texts share: beyond it attention, quadratic in the row, costs more than a fuller row saves."""
 
 PASS_TOKENS_CPU, PASS_TOKENS_GPU = 256, 8192
-"""What a forward pass costs beside its positions, in positions: Python and kernel launches."""
+"""What a forward pass costs beside its positions (Python, kernel launches), in positions of the same duration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Piece:
     share: float = 1.0
     """Weight of each of its labelled tokens in the loss."""
     tag: int = 0
-    """Whatever the caller wants to find its tokens by."""
+    """A number by which the caller finds its tokens again (`Batch.tag_N`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,8 @@ class Batch:
 
     ids_RT: Tensor
     position_ids_RT: Tensor
-    """(1, T) where no row holds several texts: all count alike, and nothing of them is computed R times."""
+    """(R, T), or (1, T) if each row holds one text: positions are the same then, and what follows from them (rotary
+    embeddings, mask) is computed once for all rows."""
     index_N: Tensor
     """Flat positions (into R*T) whose *next* token is labelled."""
     target_N: Tensor
@@ -67,12 +67,11 @@ def pack(
     max_tokens: int,
     row_tokens: int | None = None,
 ) -> list[Batch]:
-    """Packs all pieces into batches of at most `max_tokens` positions (a longer text is a batch of its own).
+    """Packs texts, in any order, into batches of at most `max_tokens` positions (a longer text is a batch of its own).
 
     Args:
-        pieces: the texts of one step or one exam, in any order.
-        n_slots: students allocated.
-        row_tokens: length up to which texts share a row; a longer text has its own. None: `ROW_TOKENS`.
+        n_slots: number of students that are allocated.
+        row_tokens: longest row that texts share; a longer text has its own. None: `ROW_TOKENS`.
     """
     capacity = min(row_tokens or ROW_TOKENS, max_tokens)
     by_slot: dict[int, list[Piece]] = {}
@@ -97,8 +96,10 @@ def row_length(row: list[Piece]) -> int:
 
 
 def first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Indices packed into rows of `capacity`, longest first (first-fit decreasing: at most 11/9 of the best + 1
-    rows); what is longer has a row of its own."""
+    """Indices of texts in rows of `capacity` tokens; a longer text has a row of its own.
+
+    First-fit decreasing: at most 11/9 of the fewest possible rows, plus one.
+    """
     rows: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -113,16 +114,18 @@ def first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
 
 
 def bucket_rows(rows: list[list[Piece]], pass_tokens: int) -> list[list[list[Piece]]]:
-    """Rows grouped by length so that positions plus `pass_tokens` a forward pass are fewest (exact, up to steps of 8).
+    """Rows grouped by length so that positions, plus `pass_tokens` for each group's forward pass, are fewest.
 
-    Dynamic programming over lengths: a bucket is a range of lengths, and its rows are as long as its longest.
+    Dynamic programming over lengths in steps of 8: a bucket is a range of lengths, and each of its rows is padded to
+    its longest.
     """
     by_length: dict[int, list[list[Piece]]] = {}
     for row in rows:
-        by_length.setdefault(-(-row_length(row) // 8), []).append(row)
+        by_length.setdefault(math.ceil(row_length(row) / 8), []).append(row)
     lengths = sorted(by_length)
     longest = [max(map(row_length, by_length[length])) for length in lengths]
     counted = np.cumsum([0, *(len(by_length[length]) for length in lengths)])
+    # The fewest positions of the rows up to each length, and the length at which the last bucket starts.
     best: list[tuple[int, int]] = [(0, 0)]
     for end in range(1, len(lengths) + 1):
         best.append(
@@ -155,7 +158,8 @@ def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.dev
             target.append(text.ids[text.labelled])
             ordered.append(piece)
             start = end
-        # Padding goes on as the last text would: no text looks ahead, and a row of one text then needs no mask at all.
+        # Padding continues the last text's positions: no token attends to a later one, and a row that holds one text
+        # then needs no mask at all.
         position_ids[number, start:] = np.arange(width - start) + len(row[-1].text)
     if all(len(row) == 1 for row in rows):
         position_ids = position_ids[:1]
@@ -177,39 +181,43 @@ def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.dev
 
 
 def even_runs(lengths: list[int], count: int, max_tokens: int) -> list[slice]:
-    """At most `count` runs of neighbours, of which the longest to compute is as short as can be.
+    """Divides students into at most `count` runs of neighbours, the longest of which is as short as it can be.
 
-    Unlike `cut` it knows the lengths in tokens, and so what padding adds (`positions`); nothing is left for later.
+    The length of a run counts padding (see `positions`).
     """
 
-    def filled(most: int) -> list[slice]:
+    def divide(longest: int) -> list[slice]:
+        """As few runs as there can be with none longer than this."""
         runs, start = [], 0
         while start < len(lengths):
-            fit = sum(1 for _ in takewhile(lambda so_far: so_far <= most, _positions(lengths[start:], max_tokens)))
-            runs.append(slice(start, start + fit))
-            start += fit
+            totals = _running_positions(lengths[start:], max_tokens)
+            size = sum(1 for _ in takewhile(lambda total: total <= longest, totals))
+            runs.append(slice(start, start + size))
+            start += size
         return runs or [slice(0, 0)]
 
     low = max(lengths, default=0)
     high = len(lengths) * low
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if len(filled(middle)) <= count else (middle + 1, high)
-    return filled(low)
+        low, high = (low, middle) if len(divide(middle)) <= count else (middle + 1, high)
+    return divide(low)
 
 
 def positions(lengths: list[int], max_tokens: int) -> int:
-    """Positions of a step of students of these lengths, all padding counted: those of a pass are as long as its
-    longest, and come sorted by length, so that this is little."""
-    return max(_positions(lengths, max_tokens), default=0)
+    """Positions, padding included, in a step of students whose texts have these lengths.
+
+    A student's row is as long as the longest of its forward pass; students are sorted by length, so padding is little.
+    """
+    return max(_running_positions(lengths, max_tokens), default=0)
 
 
-def _positions(lengths: list[int], max_tokens: int) -> Iterator[int]:
-    """The same of the first, the first two, ..."""
-    before = size = longest = of_all = 0
+def _running_positions(lengths: list[int], max_tokens: int) -> Iterator[int]:
+    """`positions` of the first student, of the first two, and so on."""
+    before = rows = width = longest = 0
     for length in lengths:
-        of_all = max(of_all, length)
-        if size >= max(1, max_tokens // max(1, of_all)):  # a pass is full
-            before, size, longest = before + size * longest, 0, 0
-        size, longest = size + 1, max(longest, length)
-        yield before + size * longest
+        longest = max(longest, length)
+        if rows >= max(1, max_tokens // max(1, longest)):  # the pass is full, another one starts
+            before, rows, width = before + rows * width, 0, 0
+        rows, width = rows + 1, max(width, length)
+        yield before + rows * width

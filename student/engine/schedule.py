@@ -1,4 +1,4 @@
-"""A student's schedule, worked out before it starts: texts as tokens, those of every step, weights and rates."""
+"""A student's training, planned before it starts: texts as tokens, the texts of every step, weights, learning rates."""
 
 import math
 from collections import defaultdict
@@ -15,23 +15,25 @@ from student.records import Lesson
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """One slot's training, worked out before it starts."""
+    """One student's training."""
 
     texts: list[Encoded]
     owners: list[int]
-    """Number of the document each text belongs to."""
+    """Number of the document that each text belongs to."""
     order: list[list[int]]
-    """Texts of each step."""
+    """Indices of the texts of each step."""
     learning_rate: float
+    """Peak."""
     warmup_steps: int = 0
     decay: str = "constant"
+    """Of the learning rate after the warm-up: `constant`, `linear` or `cosine`."""
 
     @property
     def steps(self) -> int:
         return len(self.order)
 
     def tokens(self) -> int:
-        """Tokens met over all steps, repeats counted."""
+        """Tokens of all steps; a text counts in each step that trains on it."""
         return sum(len(self.texts[index]) for step in self.order for index in step)
 
     def tokens_per_step(self) -> int:
@@ -40,7 +42,7 @@ class Schedule:
 
 
 def plan_schedule(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: Student) -> Schedule:
-    """A lesson as tokens, with the texts of every step; a lesson without text has no steps."""
+    """A lesson's texts as tokens, without those that have no token to learn, and the order of its steps."""
     loss_on = lesson.loss_on or settings.loss_on
     encoded = [encode_text(tokenizer, text, loss_on, settings.max_text_tokens) for text in lesson.texts]
     ids = lesson.document_ids or ("",) * len(encoded)
@@ -75,12 +77,16 @@ def step_order(
     lengths: list[int] | None = None,
     tokens_per_step: int | None = None,
 ) -> list[list[int]]:
-    """Which texts each step takes, so that every document is met equally often.
+    """The texts of each step, such that every document is trained on equally often; no steps without texts.
 
-    Each document deals its texts from its own endlessly reshuffled pile, and a step takes equally many from each
-    document (or from equally many documents, where there are more documents than texts in a step). With one document
-    these are plain shuffled epochs. With `tokens_per_step` the documents deal one text each in turn, and a step ends
-    where the tokens of all steps so far (`lengths` are the texts') come nearest to that many a step.
+    Each document gives its texts in random order, all of them before any comes again, and a step takes equally many
+    from each document (or from equally many documents, if there are more documents than texts in a step). With one
+    document these are plain shuffled epochs. With `tokens_per_step` the documents give one text each in turn, and a
+    step ends where the tokens of all steps so far come nearest to that many a step.
+
+    Args:
+        owners: number of the document that each text belongs to.
+        lengths: tokens of each text, needed with `tokens_per_step`.
     """
     if not owners:
         return []
@@ -88,75 +94,84 @@ def step_order(
     texts_of: dict[int, list[int]] = defaultdict(list)
     for index, owner in enumerate(owners):
         texts_of[owner].append(index)
-    piles = {owner: _Pile(texts, generator) for owner, texts in texts_of.items()}
-    documents = _Pile(list(texts_of), generator)
+    cycles = {owner: _ShuffledCycle(texts, generator) for owner, texts in texts_of.items()}
+    documents = _ShuffledCycle(list(texts_of), generator)
     if tokens_per_step is not None:
         assert lengths is not None
         steps = steps or epochs * math.ceil(sum(lengths) / tokens_per_step)
-        return _steps_of_tokens(documents, piles, lengths, steps, tokens_per_step)
+        return _steps_of_tokens(documents, cycles, lengths, steps, tokens_per_step)
     largest = max(map(len, texts_of.values()))
-    documents_a_step = min(len(texts_of), texts_per_step or len(texts_of))
-    texts_a_document = max(1, texts_per_step // documents_a_step) if texts_per_step else largest
+    documents_per_step = min(len(texts_of), texts_per_step or len(texts_of))
+    texts_per_document = max(1, texts_per_step // documents_per_step) if texts_per_step else largest
     if steps is None:
-        steps = epochs * math.ceil(len(texts_of) / documents_a_step) * math.ceil(largest / texts_a_document)
+        steps = epochs * math.ceil(len(texts_of) / documents_per_step) * math.ceil(largest / texts_per_document)
     return [
-        [text for owner in documents.deal(documents_a_step) for text in piles[owner].deal(texts_a_document)]
+        [text for owner in documents.take(documents_per_step) for text in cycles[owner].take(texts_per_document)]
         for _ in range(steps)
     ]
 
 
 def _steps_of_tokens(
-    documents: "_Pile", piles: dict[int, "_Pile"], lengths: list[int], steps: int, tokens_per_step: int
+    documents: "_ShuffledCycle",
+    cycles: dict[int, "_ShuffledCycle"],
+    lengths: list[int],
+    steps: int,
+    tokens_per_step: int,
 ) -> list[list[int]]:
-    """Steps of about `tokens_per_step` tokens, at least one text each. A text that a step has already is dealt but not
-    trained on twice: in a mean over documents and tokens it would weigh the same."""
+    """Steps of about `tokens_per_step` tokens and at least one text each."""
     order: list[list[int]] = []
-    dealt = 0
+    tokens = 0
     for number in range(1, steps + 1):
         chosen: list[int] = []
-        while not chosen or dealt + lengths[chosen[-1]] / 2 < number * tokens_per_step:
-            (owner,) = documents.deal(1)
-            (text,) = piles[owner].deal(1)
-            dealt += lengths[text]
+        while not chosen or tokens + lengths[chosen[-1]] / 2 < number * tokens_per_step:
+            (owner,) = documents.take(1)
+            (text,) = cycles[owner].take(1)
+            tokens += lengths[text]
             chosen.append(text)
+        # A short lesson's text can come twice in a step. Its tokens count, but it is trained on once: in a mean over
+        # documents and tokens it would weigh the same.
         order.append(list(dict.fromkeys(chosen)))
     return order
 
 
-class _Pile:
-    """Deals its cards in random order, all of them before any comes again; none twice in one deal."""
+class _ShuffledCycle:
+    """Gives its items in random order, all of them before any comes again."""
 
-    def __init__(self, cards: list[int], generator: torch.Generator):
-        self.cards, self.generator, self.left = cards, generator, []  # type: ignore[var-annotated]
+    def __init__(self, items: list[int], generator: torch.Generator):
+        self.items, self.generator = items, generator
+        self.remaining: list[int] = []
 
-    def deal(self, n: int) -> list[int]:
-        if not self.left:
-            self.left = [self.cards[i] for i in torch.randperm(len(self.cards), generator=self.generator).tolist()]
-        # A deal ends with the pile: a text is not met twice in a step, and an epoch is an epoch.
-        dealt, self.left = self.left[:n], self.left[n:]
-        return dealt
+    def take(self, n: int) -> list[int]:
+        """The next n items, fewer at the end of a pass: no step has a text twice, and an epoch is an epoch."""
+        if not self.remaining:
+            order = torch.randperm(len(self.items), generator=self.generator).tolist()
+            self.remaining = [self.items[i] for i in order]
+        taken, self.remaining = self.remaining[:n], self.remaining[n:]
+        return taken
 
 
 def step_pieces(slot: int, schedule: Schedule, step: int) -> list[Piece]:
-    """One slot's texts of one step, weighted so that documents share the update equally and tokens share the
-    document's."""
-    chosen = schedule.order[step]
+    """A slot's texts of one step: documents have equal shares of the update, and a document's labelled tokens have
+    equal shares of the document's."""
     labels: dict[int, int] = defaultdict(int)
-    for index in chosen:
-        labels[schedule.owners[index]] += len(schedule.texts[index].labelled)
-    return [Piece(slot, schedule.texts[i], share=1.0 / (len(labels) * labels[schedule.owners[i]])) for i in chosen]
+    for i in schedule.order[step]:
+        labels[schedule.owners[i]] += len(schedule.texts[i].labelled)
+    return [
+        Piece(slot, schedule.texts[i], share=1.0 / (len(labels) * labels[schedule.owners[i]]))
+        for i in schedule.order[step]
+    ]
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
-    """Linear warm-up, then the slot's schedule, which would reach zero one step after its last."""
-    warmup = schedule.warmup_steps
+    """Linear warm-up, then the decay, which would reach zero one step after the last."""
+    peak, warmup = schedule.learning_rate, schedule.warmup_steps
     if step < warmup:
-        return schedule.learning_rate * (step + 1) / (warmup + 1)
+        return peak * (step + 1) / (warmup + 1)
     done = (step - warmup) / max(1, schedule.steps - warmup)
     match schedule.decay:
         case "linear":
-            return schedule.learning_rate * (1 - done)
+            return peak * (1 - done)
         case "cosine":
-            return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+            return peak * 0.5 * (1 + math.cos(math.pi * done))
         case _:
-            return schedule.learning_rate
+            return peak

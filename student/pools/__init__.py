@@ -1,4 +1,4 @@
-"""Which pool runs the students."""
+"""Pools train and examine students; `make_pool` picks one by the config."""
 
 from configs.schema import Student
 from student.pools.inline import InlinePool
@@ -6,8 +6,8 @@ from student.records import StudentPool
 
 
 def make_pool(settings: Student, sharing: int = 1) -> StudentPool:
-    """The pool that `student.pool` names. `sharing` pools, one for each student model, take turns on the same actors'
-    resources. Raises UserError, see `InlinePool` and `RayPool`; and RunError where no actor starts."""
+    """The pool that `student.pool` names. `sharing` is the number of pools (one for each student model) that share a
+    cluster's resources. Raises UserError as `InlinePool` and `RayPool` do, and RunError if no actor starts."""
     match settings.pool:
         case "inline":
             return InlinePool(settings)

@@ -3,15 +3,15 @@
     pool = RayPool(config.student)
     outcomes = pool.examine(jobs)
 
-Batches are cut here, longest jobs first, and an actor gets its next one when it has finished the last: nothing is
-queued behind a slow actor, and what is in flight is one batch an actor, however many jobs wait. The base model is
-loaded by every actor from its path, which all nodes must see; jobs of a batch travel together, so that what they share
-(exams, retention texts) travels once.
+This process divides jobs into batches, longest first, and gives an actor its next one when it has finished the last:
+nothing queues behind a slow actor, and one batch an actor is on its way, however many jobs wait. Every actor loads the
+base model from its path, which all nodes must see. The jobs of a batch travel together, so that what they share (exams,
+retention texts) travels once.
 
 An actor that dies, with its process or its node, is started again wherever there is room, and its batch runs again. A
-batch that has killed two actors is halved until the student is found that does it: that one becomes an outcome with
-`error`, and nobody else is lost. With `student.exact` outcomes are those of an `InlinePool` to the last bit on a CPU,
-but for students that were in one batch with such a one.
+batch that has killed two actors is halved until the one student that does it is known: it becomes an outcome with
+`error`, and no other is lost. With `student.exact` outcomes are those of an `InlinePool` to the last bit on a CPU, but
+for students that were in one batch with such a student.
 """
 
 import logging
@@ -28,7 +28,7 @@ import torch
 from configs.errors import RunError, UserError
 from configs.schema import Student
 from student.engine.model_names import check_name
-from student.pools.batching import Batch, Size, by_length, consecutive, cut
+from student.pools.batching import JobBatch, TrainingSize, batch_sizes, chunks, longest_first
 from student.pools.inline import InlinePool, most_slots
 from student.pools.ray_cluster import actor_resources, connect, count_actors
 from student.records import Job, OnDone, Outcome, StudentPool
@@ -36,19 +36,20 @@ from student.records import Job, OnDone, Outcome, StudentPool
 log = logging.getLogger(__name__)
 
 START_SECONDS = 900.0
-"""Without an actor for so long a pool gives up: loading a large model over a network takes minutes."""
+"""A pool gives up when it has had no actor for so long: loading a large model over a network takes minutes."""
 
 FAILED_STARTS = 5
-"""Actors that die one after another while they start, until the pool gives up."""
+"""A pool gives up when so many actors in a row have died while they started."""
 
 
 class StudentActor:
-    """What runs in the actor's process."""
+    """The actor: a pool in a process of its own."""
 
     def start(self, settings: Student, build: Callable[[Student], StudentPool]) -> str:
         """Loads the model; returns the pool's fingerprint."""
         torch.set_num_threads(settings.cpus_per_actor)
-        if settings.device == "cpu" and not settings.exact:  # exact batches are those of a process that is alone
+        # Actors on a CPU share its memory; `exact` plans its batches as a process that is alone would.
+        if settings.device == "cpu" and not settings.exact:
             share = min(1.0, settings.cpus_per_actor / (os.cpu_count() or 1))
             settings = settings.model_copy(update={"memory_fraction": settings.memory_fraction * share})
         self.pool = build(settings)
@@ -58,19 +59,19 @@ class StudentActor:
         return self.pool.examine(jobs)
 
     def keep(self, job: Job, folder: Path) -> Outcome:
-        return self.pool.keep(job, folder)  # type: ignore[attr-defined]  # only a pool that has it is asked
+        return self.pool.keep(job, folder)  # type: ignore[attr-defined]  # callers know their pool
 
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """An actor as seen from here."""
+    """An actor, seen from this process."""
 
     actor: Any
     task: Any
-    """What it is doing; None: nothing."""
+    """The reference to the call that it works on; None if it is idle."""
     ready: bool = False
     """Its model is loaded."""
-    batch: Batch | None = None
+    batch: JobBatch | None = None
 
 
 class RayPool:
@@ -89,7 +90,7 @@ class RayPool:
         nodes = self._ray.nodes()
         whole = actor_resources(nodes, settings)
         room = count_actors(nodes, whole)
-        # Pools of several student models take turns: each asks for its part, so that all fit.
+        # Pools of several student models take turns: each asks for a part of the resources, so that all fit.
         self.resources = {kind: amount / sharing for kind, amount in whole.items()}
         if (settings.actors or 0) > room:
             log.warning("student.actors=%d: the Ray cluster has room for %d, the others wait", settings.actors, room)
@@ -107,45 +108,49 @@ class RayPool:
 
     @property
     def _most(self) -> int:
+        """Most students of one batch."""
         if self.settings.mode == "full":
-            return 1  # they are trained one by one, and whoever is free takes the next
+            return 1  # an actor trains them one by one, so that any idle actor can take the next
         return most_slots(self.settings, "cuda" if self.resources["num_gpus"] else "cpu")
 
     def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
-        """Trains and examines one student a job on the actors; see `InlinePool.examine`.
+        """Trains and examines one student for each job on the actors; see `InlinePool.examine`.
 
-        Raises what an actor raises (that is a bug, or the model cannot be loaded on its node), and RunError where no
-        actor is left to start. The pool is closed then.
+        Raises what an actor raises (a bug, or its node cannot load the model), and RunError if no actor can be started.
+        The pool is closed then.
         """
         waiting = deque(self._batches(jobs))
         outcomes: dict[int, Outcome] = {}
-
-        def note(found: dict[int, Outcome]) -> None:
-            outcomes.update(found)
-            if on_done is not None:
-                on_done(found)
-
         try:
             while len(outcomes) < len(jobs):
-                self._hand_out(waiting, jobs)
+                for worker in self._workers:
+                    if waiting and worker.ready and worker.task is None:
+                        worker.batch = waiting.popleft()
+                        worker.task = worker.actor.examine.remote([jobs[i] for i in worker.batch.jobs])
                 for worker in self._finished():
                     batch, worker.batch = worker.batch, None
                     assert batch is not None
-                    found = self._result(worker)
-                    if found is not None:
-                        note(dict(zip(batch.jobs, found, strict=True)))
-                    elif again := batch.after_death():
-                        waiting.extendleft(reversed(again))
-                    else:
-                        note({batch.jobs[0]: Outcome(gain=None, error="its process died each time that it was run")})
+                    results = self._result(worker)
+                    if results is None:
+                        retries = batch.after_death()
+                        waiting.extendleft(reversed(retries))
+                        if retries:
+                            continue
+                        results = [Outcome(gain=None, error="its process died each time that it was run")]
+                    batch_outcomes = dict(zip(batch.jobs, results, strict=True))
+                    outcomes |= batch_outcomes
+                    if on_done is not None:
+                        on_done(batch_outcomes)
         except BaseException:
-            self.close()  # what is still running is of no use to anybody
+            self.close()  # nobody can use what is still running
             raise
         return [outcomes[i] for i in range(len(jobs))]
 
     def keep(self, job: Job, folder: Path) -> Outcome:
-        """Trains one student on an actor, which saves it; see `InlinePool.keep`. Raises RunError where the actor's node
-        does not see the folder that this process sees, or the actor dies twice."""
+        """Trains one student on an actor, which saves it; see `InlinePool.keep`.
+
+        Raises RunError if this process does not see the folder that the actor wrote, or if the actor dies twice.
+        """
         folder.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(2):
             self._until_one_is_ready()
@@ -159,31 +164,26 @@ class RayPool:
         raise RunError(f"the process that was to save a student to {folder} died twice")
 
     def close(self) -> None:
-        """Ends the actors; the pool cannot be used any more. Ray goes on until the process ends."""
+        """Ends the actors; the pool cannot be used any more. Ray itself runs until this process ends."""
         for worker in self._workers:
             self._ray.kill(worker.actor)
         self._workers = []
 
-    def _batches(self, jobs: list[Job]) -> Iterator[Batch]:
-        """Longest first."""
-        sizes = [Size.of(job.lesson, self.settings) for job in jobs]
-        order = by_length(sizes)
-        if self.settings.exact:
-            return map(Batch, consecutive(order, self._most))
-        places = iter(order)
-        counts = cut([sizes[i].cost for i in order], self._most, len(self._workers))
-        return (Batch([next(places) for _ in range(count)]) for count in counts)
-
-    def _hand_out(self, waiting: deque[Batch], jobs: list[Job]) -> None:
-        for worker in self._workers:
-            if not waiting:
-                return
-            if worker.ready and worker.task is None:
-                worker.batch = waiting.popleft()
-                worker.task = worker.actor.examine.remote([jobs[i] for i in worker.batch.jobs])
+    def _batches(self, jobs: list[Job]) -> Iterator[JobBatch]:
+        """Batches of all jobs, longest first."""
+        sizes = [TrainingSize.of(job.lesson, self.settings) for job in jobs]
+        order = longest_first(sizes)
+        if self.settings.exact:  # the batches of an `InlinePool`
+            return map(JobBatch, chunks(order, self._most))
+        remaining = iter(order)
+        counts = batch_sizes([sizes[i].cost for i in order], self._most, len(self._workers))
+        return (JobBatch([next(remaining) for _ in range(count)]) for count in counts)
 
     def _finished(self) -> list[_Worker]:
-        """Workers whose batch is done or lost; waits for news of any actor, and sees to those that have started."""
+        """Waits until a call to any actor ends; returns the workers whose batch is done or lost.
+
+        Actors that have loaded their model become ready.
+        """
         busy = {worker.task: worker for worker in self._workers if worker.task is not None}
         started = time.monotonic()
         while True:
@@ -196,21 +196,24 @@ class RayPool:
                     f" {self.resources['num_cpus']:g} CPUs and {self.resources['num_gpus']:g} GPUs); the same command"
                     " resumes"
                 )
-        if rest:  # whoever else is done is seen to as well: each wait looks at all actors
+        if rest:  # others may be done too: collecting them now saves a wait over all actors for each
             done += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
         workers = [busy[task] for task in done]
         for worker in workers:
             if not worker.ready:
-                self._welcome(worker)
+                self._finish_start(worker)
         return [worker for worker in workers if worker.batch is not None]
 
     def _until_one_is_ready(self) -> None:
         while not any(worker.ready for worker in self._workers):
             self._finished()
 
-    def _welcome(self, worker: _Worker) -> None:
-        """Takes up an actor that has loaded its model. Raises what it raised, and RunError where its model is another
-        than that of the first, or too many have died before they came so far."""
+    def _finish_start(self, worker: _Worker) -> None:
+        """Makes an actor ready whose model is loaded.
+
+        Raises what it raised, and RunError if its model is not that of the first actor, or if too many actors in a row
+        died before this point.
+        """
         fingerprint = self._result(worker)
         if fingerprint is None:
             self._failed_starts += 1
@@ -226,7 +229,7 @@ class RayPool:
             raise RunError(f"{self.settings.model} is not the same model on all nodes of the Ray cluster")
 
     def _result(self, worker: _Worker) -> Any:
-        """What the worker's task gave, or None where the actor died: another is on its way in its place."""
+        """The result of the worker's call; None if the actor died, in whose place another one is starting then."""
         errors = self._ray.exceptions
         task, worker.task = worker.task, None
         try:
@@ -235,7 +238,7 @@ class RayPool:
             if isinstance(error.cause, UserError | RunError):
                 raise error.cause from None
             raise
-        except errors.RayError as error:  # the process, its node, or the way to it
+        except errors.RayError as error:  # the process, its node or the connection is gone
             self._last_loss = type(error).__name__
             log.warning("a student actor was lost (%s); another takes its place", self._last_loss)
             self._ray.kill(worker.actor)
@@ -245,14 +248,14 @@ class RayPool:
             return None
 
     def _start(self) -> _Worker:
-        # Each is placed on its own, not all as one placement group: a group waits until all of it fits at once.
+        # Each actor is placed on its own: a placement group would wait until all of them fit at once.
         remote = self._ray.remote(StudentActor).options(**self.resources, scheduling_strategy="SPREAD")
         actor = remote.remote()
         return _Worker(actor, actor.start.remote(self.settings, self._build))
 
 
 def _on_actor(settings: Student, resources: dict[str, float]) -> Student:
-    """The settings in the actor's process: an absolute path to the model, and its own share of a GPU's memory."""
+    """The settings in an actor's process: an absolute path to the model, and the actor's share of a GPU's memory."""
     folder = Path(settings.model)
     on_gpu = resources["num_gpus"] > 0
     return settings.model_copy(

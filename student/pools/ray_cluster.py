@@ -1,4 +1,4 @@
-"""The Ray cluster that students run on: found or started, and how many actors it has room for."""
+"""Connects to a Ray cluster or starts one, and counts the actors that it has room for."""
 
 import logging
 import os
@@ -8,23 +8,25 @@ from configs.errors import RunError, UserError
 from configs.schema import Student
 
 STORE_BYTES = 256 * 2**20
-"""Object store of a Ray that is started here: jobs and outcomes pass through it, models do not. Ray's own default is
-30% of the memory, which the students need."""
+"""Object store of a Ray that is started here. Jobs and outcomes pass through it, models do not; the students need the
+30% of the memory that Ray would take."""
 
 
 def connect(setting: str, *, store_bytes: int | None = STORE_BYTES, worker_logs: bool = False) -> tuple[Any, bool]:
-    """The `ray` module, initialised, and whether that was done here: as this process has it already, else on the
-    cluster that RAY_ADDRESS names, else on one that is started on this machine and ends with this process.
+    """The initialised `ray` module, and whether this call initialised it.
+
+    It is as this process has it already, else connected to the cluster that RAY_ADDRESS names, else to one that is
+    started on this machine and ends with this process.
 
     Args:
-        setting: what in the config asks for Ray.
-        store_bytes: object store of a Ray that is started here; None leaves it to Ray.
+        setting: the setting of the config that asks for Ray, for the message where Ray is missing.
+        store_bytes: object store of a Ray that is started here; None takes Ray's default.
         worker_logs: print what the workers log.
 
-    Raises UserError where Ray is missing or not reachable, RunError where it does not start.
+    Raises UserError if Ray is missing or not reachable, RunError if it does not start.
     """
-    # Before the import, which reads them. A cluster that is started here reports to nobody unless the user wants it
-    # to, and gives no advice on what it will change some day.
+    # Before the import, which reads them. A cluster that is started here sends no usage reports unless the user wants
+    # it to, and prints no advice about its future changes.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -42,13 +44,13 @@ def connect(setting: str, *, store_bytes: int | None = STORE_BYTES, worker_logs:
         except ConnectionError:
             raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}") from None
         return ray, True
-    # By itself Ray runs workers at niceness 15: beside anything else on the machine, students would hardly run at all.
+    # Ray's default niceness of 15 would hardly let students run beside anything else on the machine.
     options["_system_config"] = {"worker_niceness": 0}
     for last in (False, True):
         try:
             ray.init(address="local", include_dashboard=False, object_store_memory=store_bytes, **options)
             break
-        except Exception as error:  # that is all the type it has where Ray's processes are not up within 30 s
+        except Exception as error:  # Ray raises no narrower type if its processes are not up within 30 s
             ray.shutdown()
             if last:
                 raise RunError(f"Ray did not start on this machine: {str(error).splitlines()[0]}") from error
@@ -56,8 +58,7 @@ def connect(setting: str, *, store_bytes: int | None = STORE_BYTES, worker_logs:
 
 
 def actor_resources(nodes: list[dict[str, Any]], settings: Student) -> dict[str, float]:
-    """What one actor asks of Ray: CPUs, and GPUs where `student.device` wants them. Raises UserError where a GPU is
-    wanted and none is there."""
+    """CPUs and GPUs of one actor. Raises UserError if `student.device` asks for a GPU and no node has one."""
     gpus = sum(node["Resources"].get("GPU", 0) for node in nodes if node["Alive"])
     if settings.device == "cuda" and not gpus:
         raise UserError("student.device=cuda: no node of the Ray cluster has a GPU; use device: auto or cpu")
@@ -66,8 +67,7 @@ def actor_resources(nodes: list[dict[str, Any]], settings: Student) -> dict[str,
 
 
 def count_actors(nodes: list[dict[str, Any]], wanted: dict[str, float]) -> int:
-    """Actors that the nodes which are alive have room for, whatever else runs on them. Raises UserError where not one
-    fits."""
+    """Actors that fit on the nodes that are alive, whatever else runs there. Raises UserError if not one fits."""
     room, most = 0, {"num_cpus": 0.0, "num_gpus": 0.0}
     for node in nodes:
         if node["Alive"]:

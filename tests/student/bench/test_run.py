@@ -1,4 +1,4 @@
-"""The bench computes what it says: the rivals train the same students, and its figures follow from what was done."""
+"""The bench computes what it says: all train the same students, and its figures follow from what was done."""
 
 import json
 
@@ -43,10 +43,10 @@ def bench(**changes) -> Bench:
     return Bench(**(settings | changes), device="cpu")
 
 
-def test_a_rival_that_trains_otherwise_is_noticed():
+def test_peft_runs_that_train_otherwise_are_noticed():
     one = bench()
     _, losses, _ = one.engine(one.schedules)
-    one.rival.settings = one.rival.settings.model_copy(update={"max_grad_norm": None})
+    one.peft.settings = one.peft.settings.model_copy(update={"max_grad_norm": None})
     _, unclipped = one.separate(one.schedules)
     assert max_difference(losses, unclipped) > 1e-5
 
@@ -76,19 +76,19 @@ def test_losses_that_differ_end_the_bench():
 
 def test_the_padded_recipe_trains_the_steps_asked_for():
     one = bench()
-    before = torch.cat([p.detach().flatten() for p in one.rival.parameters])
-    assert one.rival.padded(one.schedules[0], one.pad_id, length=128, limit=3) == 3
-    assert not torch.equal(before, torch.cat([p.detach().flatten() for p in one.rival.parameters]))
+    before = torch.cat([p.detach().flatten() for p in one.peft.parameters])
+    assert one.peft.padded(one.schedules[0], one.pad_id, length=128, limit=3) == 3
+    assert not torch.equal(before, torch.cat([p.detach().flatten() for p in one.peft.parameters]))
 
 
-def test_rivals_share_the_base_and_leave_it_alone():
+def test_both_runs_share_the_base_and_leave_it_alone():
     one = bench()
     weights = [p.detach().clone() for p in one.base.parameters() if not p.requires_grad]
     one.engine(one.schedules)
     one.separate(one.schedules)
     after = [p for p in one.base.parameters() if not p.requires_grad]
     assert all(torch.equal(a, b) for a, b in zip(weights, after, strict=True))
-    frozen = {p.data_ptr() for p in one.rival.model.parameters() if not p.requires_grad}
+    frozen = {p.data_ptr() for p in one.peft.model.parameters() if not p.requires_grad}
     assert {p.data_ptr() for p in after} == frozen
 
 

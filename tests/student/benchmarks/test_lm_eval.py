@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from configs.errors import UserError
 from configs.schema import Lora, Student
-from student.benchmarks.lm_eval import LmEvalTasks, lm_eval_metrics
+from student.benchmarks.lm_eval import LmEvalTasks
 from student.benchmarks.sources import make_benchmark
+from student.engine.lora import Rows
 from student.engine.schedule import plan_schedule
 from student.engine.training import train_slots
 from student.pools.inline import InlinePool
@@ -117,6 +119,37 @@ def pool(tokenizer):
     return InlinePool(settings, model=LlamaForCausalLM(config).eval(), tokenizer=tokenizer)
 
 
+def lm_eval_metrics(benchmark, pool, slot=None):
+    """lm-eval's own metrics on the benchmark's items, by task and metric, of the student in `slot` or of the base.
+
+    Prompts, tokenisation and scoring are lm-eval's; each forward pass runs through the slot's adapters.
+    """
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    class StudentLM(HFLM):
+        def _rows(self, inputs):
+            if slot is None:
+                return nullcontext()
+            return pool.stack.using(Rows.of([slot] * len(inputs), pool.stack.n_slots, self.device))
+
+        def _model_call(self, inps, *args, **kwargs):
+            with self._rows(inps):
+                return super()._model_call(inps, *args, **kwargs)
+
+        def _model_generate(self, context, *args, **kwargs):
+            with self._rows(context):
+                return super()._model_generate(context, *args, **kwargs)
+
+    results = evaluate(
+        StudentLM(pretrained=pool.model, tokenizer=pool.tokenizer, backend="causal", batch_size=8),
+        {"tasks": benchmark.tasks}, samples=benchmark.doc_ids, bootstrap_iters=0, log_samples=False,
+        verbosity="WARNING",
+    )["results"]  # fmt: skip
+    # Keys are `metric,filter`; the filter is `none` unless the task post-processes what was generated.
+    return {name: {k.removesuffix(",none"): v for k, v in results[name].items()} for name in benchmark.tasks}
+
+
 def train_three(pool):
     """Three students in one stack that know the answers to none, a third and two thirds of the items."""
     items = colour_items()
@@ -140,13 +173,13 @@ def test_multiple_choice_equals_lm_evals_own_metrics(pool, task_folder):
     assert exam.questions[0].prompt == "Colours of things.\n\nQuestion: What colour is thing 0?\nAnswer:"
     train_three(pool)
     seen = set()
-    for slot, sitting in enumerate(pool.examiner.after([exam] * 3, 4096)):
-        theirs = lm_eval_metrics(benchmark, pool.model, pool.tokenizer, stack=pool.stack, slot=slot)["colour_choice"]
-        ours = {n: statistics.fmean(g.extra[n] for g in sitting.grades) for n in ("choice", "choice_norm")}
+    for slot, result in enumerate(pool.examiner.after([exam] * 3, 4096)):
+        theirs = lm_eval_metrics(benchmark, pool, slot)["colour_choice"]
+        ours = {n: statistics.fmean(g.extra[n] for g in result.grades) for n in ("choice", "choice_norm")}
         assert ours == pytest.approx({"choice": theirs["acc"], "choice_norm": theirs["acc_norm"]}, abs=1e-9)
         seen |= {(slot, ours["choice"])}
     base = pool.examiner.before(exam, 4096)
-    theirs = lm_eval_metrics(benchmark, pool.model, pool.tokenizer)["colour_choice"]
+    theirs = lm_eval_metrics(benchmark, pool)["colour_choice"]
     assert statistics.fmean(g.extra["choice_norm"] for g in base.grades) == pytest.approx(theirs["acc_norm"], abs=1e-9)
     assert len({accuracy for _, accuracy in seen}) == 3, "students that were taught differently answer differently"
 
@@ -158,13 +191,13 @@ def test_loglikelihoods_and_decoded_answers_equal_lm_evals_own(pool, task_folder
     assert len(exam.questions) == 60
     train_three(pool)
     right = []
-    for slot, sitting in enumerate(pool.examiner.after([exam] * 3, 4096)):
-        theirs = lm_eval_metrics(benchmark, pool.model, pool.tokenizer, stack=pool.stack, slot=slot)
-        mean_loglik = statistics.fmean(g.extra["loglik_sum"] for g in sitting.grades)
+    for slot, result in enumerate(pool.examiner.after([exam] * 3, 4096)):
+        theirs = lm_eval_metrics(benchmark, pool, slot)
+        mean_loglik = statistics.fmean(g.extra["loglik_sum"] for g in result.grades)
         assert math.exp(-mean_loglik) == pytest.approx(theirs["colour_loglik"]["perplexity"], rel=1e-4)
-        right.append(statistics.fmean(g.correct for g in sitting.grades))
+        right.append(statistics.fmean(g.correct for g in result.grades))
         assert right[-1] == pytest.approx(theirs["colour_loglik"]["acc"], abs=1e-9)
-        decoded = statistics.fmean(g.extra["exact_match"] for g in sitting.grades)
+        decoded = statistics.fmean(g.extra["exact_match"] for g in result.grades)
         assert decoded == pytest.approx(theirs["colour_generate"]["exact_match"], abs=1e-9)
     assert right[0] < right[1] < right[2]
 

@@ -140,10 +140,10 @@ class Odd(Exception):
 
 
 def test_an_error_that_cannot_be_sent_is_told():
-    def work(share, stopped):
-        if share == 0:
+    def work(task, stopped):
+        if task == 0:
             raise Odd("a", "b")  # pickle makes it again of one argument
-        return share
+        return task
 
     helpers = Helpers(work, 2)
     with pytest.raises(RuntimeError, match="Odd: a and b"):
@@ -161,14 +161,14 @@ def refuse():
 
 
 def test_an_answer_that_cannot_be_read_is_the_last_of_its_share():
-    helpers = Helpers(lambda share, stopped: Unreadable() if share == 0 else share, 2)
+    helpers = Helpers(lambda task, stopped: Unreadable() if task == 0 else task, 2)
     with pytest.raises(TypeError, match="unreadable"):
         helpers.share([0, 1], lambda stopped: None)
     assert helpers.share([1, 2], lambda stopped: 0) == [0, 1, 2]
 
 
 def test_an_interrupt_leaves_no_answer_for_later():
-    helpers = Helpers(lambda share, stopped: share + 1, 2)
+    helpers = Helpers(lambda task, stopped: task + 1, 2)
 
     def interrupted(stopped):
         raise KeyboardInterrupt
@@ -179,7 +179,7 @@ def test_an_interrupt_leaves_no_answer_for_later():
 
 
 def test_helpers_end_with_their_owner():
-    helpers = Helpers(lambda share, stopped: share, 2)
+    helpers = Helpers(lambda task, stopped: task, 2)
     processes = [process.pid for process in helpers.processes]
     del helpers
     gc.collect()
@@ -191,7 +191,7 @@ def test_a_helper_holds_no_lock_and_no_unwritten_line(tmp_path):
     with (tmp_path / "journal").open("a") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)
         journal.write("a line")
-        helpers = Helpers(lambda share, stopped: gc.collect(), 1)
+        helpers = Helpers(lambda task, stopped: gc.collect(), 1)
     helpers.share([None], lambda stopped: None)
     with (tmp_path / "journal").open() as again:
         fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)

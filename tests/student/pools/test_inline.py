@@ -52,7 +52,7 @@ def test_a_lesson_that_holds_the_answers_helps(pool):
     assert helpful.answers[1].extra["exact_match_after"] == 1.0
     assert helpful.gain == pytest.approx((helpful.answers[0].gain + helpful.answers[1].gain) / 2)
     assert helpful.metrics["retention_after"] != helpful.metrics["retention_before"]
-    assert pool.usage.labels / pool.usage.positions > 0.5
+    assert helpful.metrics["label_fraction"] > 0.5
 
 
 def test_identical_lessons_give_identical_outcomes_in_every_slot(pool):
@@ -123,7 +123,7 @@ def test_a_nan_touches_one_slot_only(pool, monkeypatch):
     def step(self, number, *args):
         norm = real(self, number, *args)
         if number == 3:
-            self.params[2] = float(
+            self.params_KP[2] = float(
                 "nan"
             )  # from here on it goes through forward, backward, loss and exam with the others
         return norm
@@ -276,7 +276,7 @@ def test_the_fingerprint_names_what_outcomes_depend_on(tokenizer):
 def test_adapters_and_activations_of_a_large_model_are_bounded_on_a_cpu(pool, monkeypatch):
     lessons = [dataclasses.replace(HELPFUL, seed=s) for s in range(6)]
     expected = pool.examine(jobs(*lessons))
-    assert pool._batch_tokens() == student.pools.inline.CPU_BATCH_TOKENS
+    assert pool.pass_tokens() == student.pools.inline.CPU_PASS_TOKENS
     real, sizes = student.pools.inline.train_slots, []
 
     def train_slots(model, stack, schedules, *args, max_tokens, **kwargs):
