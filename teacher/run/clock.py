@@ -1,4 +1,4 @@
-"""Where a round's wall clock goes: sampling, students, update, and nothing of these."""
+"""Where a round's wall clock goes: sampling, students, the update, or none of these."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +15,8 @@ PHASES = ("sample", "students", "update")
 
 
 class Clock:
-    """Notes when which phase ran, in whatever thread: `with clock("sample"):`. Inside of `with clock:` it watches the
-    GPUs, too."""
+    """Notes when which phase ran, in any thread: `with clock("sample"):`. Inside of `with clock:` it also watches the
+    GPUs."""
 
     def __init__(self) -> None:
         self._gpus = GpuWatch()
@@ -32,51 +32,48 @@ class Clock:
     def restart(self) -> None:
         """Forgets what was noted; the round's wall clock starts now."""
         self._started = time.perf_counter()
-        self._spans: list[tuple[str, float, float]] = []
+        self._spans: dict[str, list[Span]] = {phase: [] for phase in PHASES}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        assert phase in PHASES
-        started = time.perf_counter()
+        spans, started = self._spans[phase], time.perf_counter()
         try:
             yield
         finally:
-            self._spans.append((phase, started, time.perf_counter()))
+            spans.append((started, time.perf_counter()))
 
     def seconds(self, phase: str) -> float:
-        """In which the phase ran."""
-        return length(self._of(phase))
+        """Seconds since `restart` in which the phase ran."""
+        return length(self._spans[phase])
 
     def figures(self) -> dict[str, float]:
-        """`seconds/round`, `seconds/<phase>` and `seconds/idle`, in which none of them ran, since `restart`;
-        `seconds/overlap`, in which sampling and students both ran; and the shares of the round in which the writer, the
-        students, and both with the update were idle. `idle_share/gpu` is the mean over this machine's GPUs, if it has
-        some.
+        """Where the time since `restart` went.
 
-        An update that samples and asks students itself (GRPO) counts without them, so that without overlap the phases
-        and `idle` add up to the round.
+        `seconds/round` is all of it, `seconds/<phase>` that of each phase, `seconds/idle` that in which none ran, and
+        `seconds/overlap` that in which sampling and students both ran. `idle_share/writer`, `/students` and `/all` are
+        the shares of the round in which the writer, the students, and both with the update were idle; `idle_share/gpu`
+        is the mean over this machine's GPUs, if it has some.
         """
         wall = time.perf_counter() - self._started
-        sample, students = self._of("sample"), self._of("students")
-        asked, every = length(sample + students), length([span for phase in PHASES for span in self._of(phase)])
-        seconds = {
-            "round": wall,
-            "sample": length(sample),
-            "students": length(students),
-            "update": every - asked,
-            "idle": wall - every,
-            "overlap": length(sample) + length(students) - asked,
+        sample, students = self.seconds("sample"), self.seconds("students")
+        either = length(self._spans["sample"] + self._spans["students"])
+        any_phase = length([span for spans in self._spans.values() for span in spans])
+        figures = {
+            "seconds/round": wall,
+            "seconds/sample": sample,
+            "seconds/students": students,
+            # GRPO samples and trains students inside of its update. The update is counted without them, so that
+            # without overlap the phases and `idle` add up to the round.
+            "seconds/update": any_phase - either,
+            "seconds/idle": wall - any_phase,
+            "seconds/overlap": sample + students - either,
+            "idle_share/writer": 1 - sample / wall,
+            "idle_share/students": 1 - students / wall,
+            "idle_share/all": (wall - any_phase) / wall,
         }
-        shares = {"writer": 1 - seconds["sample"] / wall, "students": 1 - seconds["students"] / wall}
-        shares["all"] = seconds["idle"] / wall
         if (gpu := self._gpus.idle_share(self._started)) is not None:
-            shares["gpu"] = gpu
-        return {f"seconds/{name}": value for name, value in seconds.items()} | {
-            f"idle_share/{name}": value for name, value in shares.items()
-        }
-
-    def _of(self, phase: str) -> list[Span]:
-        return [(start, end) for name, start, end in self._spans if name == phase]
+            figures["idle_share/gpu"] = gpu
+        return figures
 
 
 def length(spans: Sequence[Span]) -> float:
@@ -89,8 +86,8 @@ def length(spans: Sequence[Span]) -> float:
 
 
 def ahead(tasks: Sequence[Callable[[], T]], *, overlap: bool) -> Iterator[T]:
-    """What the tasks give, in their order. With `overlap` a thread runs them one after the other while the results are
-    worked on; else each is run when it is asked for."""
+    """The results of the tasks, in order. With `overlap` a thread runs one task after another while the results are
+    worked on; else each is run when its result is needed."""
     if not overlap:
         yield from (task() for task in tasks)
         return
@@ -99,5 +96,5 @@ def ahead(tasks: Sequence[Callable[[], T]], *, overlap: bool) -> Iterator[T]:
         try:
             for future in futures:
                 yield future.result()
-        finally:  # whoever stops asking, for an error of its own, does not wait for what was not begun
+        finally:  # a consumer that stops early, for an error of its own, does not wait for tasks that were not begun
             thread.shutdown(wait=False, cancel_futures=True)

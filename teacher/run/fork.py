@@ -1,12 +1,8 @@
 """`--fork`: a run goes on from its last finished round under another name and a changed config."""
 
-import fcntl
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from configs.errors import UserError
@@ -14,6 +10,7 @@ from configs.files import read_json_lines, write_whole
 from configs.load import config_difference, load_config, save_config
 from configs.schema import Config
 from teacher.run.checkpoints import BEST_FILE, finished_rounds, save_folder
+from teacher.run.journal import held
 
 SAME_TEACHER = ("teacher.model:", "teacher.lora")
 """What a fork cannot change: its checkpoints are of this model."""
@@ -30,11 +27,10 @@ MEASURED_ANEW = ("validation", "heldout", "difference")
 
 def fork_run(config: Config, new_dir: Path) -> Config:
     """Copies the finished rounds of the run in `config.run.dir` to `new_dir`, whole or not at all, and returns `config`
-    as that run's own.
+    with `run.dir` set to it. The source stays as it is.
 
-    Checkpoints, promoted students, the reward cache and the journal of finished rounds go along. What the run measured
-    on held-out and validation documents does not: the changed config may measure it otherwise. The source is read
-    alone.
+    Checkpoints, promoted students, the reward cache and the journal of finished rounds are copied. What the run
+    measured on held-out and validation documents is not: the changed config may measure it otherwise.
 
     Raises:
         UserError: `new_dir` exists, the source has no finished round or is at work, or the config changes what cannot
@@ -52,64 +48,46 @@ def fork_run(config: Config, new_dir: Path) -> Config:
         raise UserError(
             f"--fork: the run in {source} has no finished round to go on from: train {new_dir} from scratch"
         )
-    validates = _check_fork(load_config(source / "config.yaml"), config)
-
-    def save(folder: Path) -> None:
-        ignore = shutil.ignore_patterns(".*")
-        for part in ("teacher", "student"):
-            if (source / part).is_dir():
-                shutil.copytree(source / part, folder / part, ignore=ignore)
-        (folder / "teacher" / BEST_FILE).unlink(missing_ok=True)
-        if (source / "questions.jsonl").is_file():
-            shutil.copyfile(source / "questions.jsonl", folder / "questions.jsonl")
-        _copy_journal(source, folder, rounds, validates)
-        save_config(config, folder / "config.yaml")
-
-    with _quiet(source):
-        save_folder(new_dir, save, "nothing was changed")
-    return config
-
-
-def _check_fork(old: Config, new: Config) -> bool:
-    """Whether the new run validates. Raises UserError."""
-    changes = config_difference(old, new)
-    validates = bool(old.rl.validation_documents or new.rl.validation_documents)
+    old = load_config(source / "config.yaml")
+    validates = bool(old.rl.validation_documents or config.rl.validation_documents)
     for keys, reason in (
         (SAME_TEACHER, "the checkpoints would not fit"),
         (SAME_VALIDATION if validates else (), "documents that the teacher has trained on would validate it"),
     ):
-        refused = [line for line in changes if line.startswith(keys)]
+        refused = [change for change in config_difference(old, config) if change.startswith(keys)]
         if refused:
             raise UserError(f"--fork cannot change {'; '.join(refused)}: {reason}")
-    return validates
+
+    def save(folder: Path) -> None:
+        for part in ("teacher", "student"):
+            if (source / part).is_dir():
+                shutil.copytree(source / part, folder / part, ignore=shutil.ignore_patterns(".*"))
+        # The new run validates its rounds anew, and then knows which is best.
+        (folder / "teacher" / BEST_FILE).unlink(missing_ok=True)
+        if (source / "questions.jsonl").is_file():
+            shutil.copyfile(source / "questions.jsonl", folder / "questions.jsonl")
+        _copy_journal(source, folder, rounds, same_data=validates)
+        save_config(config, folder / "config.yaml")
+
+    with held(source):
+        save_folder(new_dir, save, "nothing was changed")
+    return config
 
 
-def _copy_journal(source: Path, folder: Path, rounds: int, same_data: bool) -> None:
+def _copy_journal(source: Path, folder: Path, rounds: int, *, same_data: bool) -> None:
     old, new = source / "journal", folder / "journal"
     (new / "samples").mkdir(parents=True)
+    # The data's hash is copied where the fork has to train on the same documents.
     names = ["outcomes.sqlite", "outcomes.sqlite-wal", *(["data"] if same_data else [])]
     for path in [*(old / name for name in names), *(old / "samples").glob("accepted-*.json")]:
         if path.is_file():
             shutil.copyfile(path, new / path.relative_to(old))
-    metrics = read_json_lines(old / "metrics.jsonl")
-    kept = [line for line in metrics if line["round"] <= rounds and line["kind"] not in MEASURED_ANEW]
-    kept.append({"time": round(time.time(), 3), "kind": "fork", "round": rounds, "source": str(source)})
-    rewrites = [
-        line for line in read_json_lines(old / "rewrites.jsonl") if line["round"] <= rounds and line["arm"] == "train"
-    ]
-    for name, lines in (("metrics.jsonl", kept), ("rewrites.jsonl", rewrites)):
+    finished = {
+        name: [line for line in read_json_lines(old / name) if line["round"] <= rounds]
+        for name in ("metrics.jsonl", "rewrites.jsonl")
+    }
+    metrics = [line for line in finished["metrics.jsonl"] if line["kind"] not in MEASURED_ANEW]
+    metrics.append({"time": round(time.time(), 3), "kind": "fork", "round": rounds, "source": str(source)})
+    rewrites = [line for line in finished["rewrites.jsonl"] if line["arm"] == "train"]
+    for name, lines in (("metrics.jsonl", metrics), ("rewrites.jsonl", rewrites)):
         write_whole(new / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-@contextmanager
-def _quiet(run_dir: Path) -> Iterator[None]:
-    """While nobody works in the run: its lock is held. Raises UserError."""
-    lock = os.open(run_dir / "journal" / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is at work in {run_dir}") from None
-        yield
-    finally:
-        os.close(lock)

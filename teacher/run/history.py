@@ -1,4 +1,4 @@
-"""What the journal says of the rounds that are finished: what they cost, and which was best."""
+"""What the journal says about finished rounds: what they cost, and which was best."""
 
 import math
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ COSTS = ("pilot", "step", "validation", "promotion")
 
 
 class History:
-    """A run's past, and its present as it is added.
+    """A run's metrics so far.
 
-    Lines of a round that was not finished are left out: the round comes again, and finds them in the journal.
+    Lines of a round that was not finished are left out: the round comes again, and finds its lines in the journal.
     """
 
     def __init__(self, run_dir: Path, journal: Journal) -> None:
@@ -31,24 +31,26 @@ class History:
                 self.add(line["kind"], line["round"], line, step=line.get("step"))
 
     def add(self, kind: str, round: int, figures: Mapping[str, Any], step: int | None = None) -> None:
-        """A line that was journalled."""
+        """Adds a line; after a validation writes which validated round is best by its reward, of equal ones the
+        earliest."""
         self.lines[kind, round] = figures
         if kind in COSTS:
             self._costs[kind, round, step] = figures["students"]
         if kind == "step" and self.first_step is None:
             self.first_step = dict(figures)
         if kind == "validation":
-            self.record_best()
+            rewards = {
+                number: line["reward/mean"] for (kind, number), line in self.lines.items() if kind == "validation"
+            }
+
+            def worth(number: int) -> tuple[float, int]:
+                reward = rewards[number]
+                return -math.inf if reward is None or math.isnan(reward) else reward, -number
+
+            best = max(rewards, key=worth)
+            write_best(self.run_dir, best, rewards[best])
 
     @property
     def student_runs(self) -> int:
         """What training has cost so far."""
         return sum(self._costs.values())
-
-    def record_best(self) -> None:
-        """Writes which validated round is best by its reward; of equal ones the earliest."""
-        found = {round: line["reward/mean"] for (kind, round), line in self.lines.items() if kind == "validation"}
-        rewards = {round: -math.inf if value is None or math.isnan(value) else value for round, value in found.items()}
-        if rewards:
-            best = max(rewards, key=lambda round: (rewards[round], -round))
-            write_best(self.run_dir, best, found[best])

@@ -11,7 +11,8 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,25 +24,41 @@ from student.records import Answer, Job, Outcome
 
 logger = logging.getLogger(__name__)
 
-
 OUTCOMES = "outcomes.sqlite"
 
 
+@contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """Holds a run for one journal or copy of it. Raises UserError where another process or journal holds it."""
+    with (run_dir / "journal" / ".lock").open("a") as lock:
+        try:
+            # Not `configs.files.locked`: its POSIX lock would not keep out a second journal of the same process.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is at work in {run_dir}") from None
+        yield
+
+
 class JsonLines:
-    """An append-only file of JSON objects, none of which is written twice under the same values of `key`."""
+    """An append-only file of JSON objects, of which no two have the same values under `key`."""
 
     def __init__(self, path: Path, key: Sequence[str]) -> None:
-        self.path = path
-        self.key = tuple(key)
+        self.path, self.key = path, key
         self.notes: list[str] = []
+        """What had to be repaired on opening."""
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        self._drop_torn_line()
-        self._seen = {self._key_of(record) for record in read_json_lines(path)}
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.ftruncate(self._file, whole)
+            self.notes.append(f"{path.name}: dropped a torn last line of {len(content) - whole} bytes")
+            logger.warning(self.notes[-1])
+        self._keys = {self._key_of(record) for record in read_json_lines(path)}
 
     def append(self, record: Record) -> bool:
         """Writes one line. False, and nothing is written, if a line of this key is already there. Raises RunError."""
         key = self._key_of(record)
-        if key in self._seen:
+        if key in self._keys:
             return False
         line = json.dumps(without_nan(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
         size = os.fstat(self._file).st_size
@@ -49,10 +66,10 @@ class JsonLines:
             written = os.write(self._file, line)
         except OSError as error:
             raise RunError(f"cannot write {self.path}: {error.strerror}; lines before it are kept") from error
-        if written < len(line):
+        if written < len(line):  # a disk that fills up takes a part of the line
             os.ftruncate(self._file, size)
             raise RunError(f"cannot write {self.path}: the disk is full; lines before it are kept")
-        self._seen.add(key)
+        self._keys.add(key)
         return True
 
     def sync(self) -> None:
@@ -64,30 +81,21 @@ class JsonLines:
     def _key_of(self, record: Record) -> tuple[Any, ...]:
         return tuple(record.get(name) for name in self.key)
 
-    def _drop_torn_line(self) -> None:
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.ftruncate(self._file, whole)
-            self.notes.append(f"{self.path.name}: dropped a torn last line of {len(content) - whole} bytes")
-            logger.warning(self.notes[-1])
-
 
 class Journal:
-    """`<run>/journal`: metrics.jsonl, rewrites.jsonl and outcomes.sqlite, held by one process at a time."""
+    """`<run>/journal`: metrics.jsonl, rewrites.jsonl and outcomes.sqlite, held by one process at a time. Raises
+    UserError."""
 
     def __init__(self, run_dir: Path) -> None:
         self.dir = run_dir / "journal"
         self.dir.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise UserError(f"another process is at work in {run_dir}") from None
+        self._opened = ExitStack()
+        self._opened.enter_context(held(run_dir))
         self.metrics = JsonLines(self.dir / "metrics.jsonl", ("kind", "round", "step", "arm"))
         self.rewrites = JsonLines(self.dir / "rewrites.jsonl", ("arm", "round", "step", "document_id", "sample"))
         self.outcomes = OutcomeCache(self.dir / OUTCOMES)
+        for part in (self.metrics, self.rewrites, self.outcomes):
+            self._opened.callback(part.close)
 
     @property
     def notes(self) -> list[str]:
@@ -103,10 +111,7 @@ class Journal:
         self.rewrites.sync()
 
     def close(self) -> None:
-        self.metrics.close()
-        self.rewrites.close()
-        self.outcomes.close()
-        os.close(self._lock)
+        self._opened.close()
 
     def __enter__(self) -> "Journal":
         return self
@@ -134,12 +139,14 @@ class OutcomeCache:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Outcome]:
         """The outcomes that are there, by key."""
-        found = {}
+        known = {}
         for key in keys:
             row = self._db.execute("SELECT outcome FROM outcomes WHERE key = ?", (key,)).fetchone()
             if row is not None:
-                found[key] = _outcome(json.loads(row[0]))
-        return found
+                record = json.loads(row[0])
+                answers = tuple(Answer(**answer) for answer in record.pop("answers"))
+                known[key] = Outcome(**record, answers=answers)
+        return known
 
     def put_many(self, outcomes: dict[str, Outcome]) -> None:
         """Keeps them, all or none. Failed students are not kept: what failed may succeed when it is run again."""
@@ -152,7 +159,3 @@ class OutcomeCache:
 
     def close(self) -> None:
         self._db.close()
-
-
-def _outcome(record: Record) -> Outcome:
-    return Outcome(**{**record, "answers": tuple(Answer(**answer) for answer in record["answers"])})

@@ -1,4 +1,4 @@
-"""Whose a run directory is: one config's, on one set of documents."""
+"""To whom a run directory belongs: to one config, on one set of documents."""
 
 from configs.errors import UserError
 from configs.files import write_whole
@@ -10,30 +10,23 @@ FREE_KEYS = ("run.dir:", "curation.", "evaluation.", "tracking.", "reward.minimu
 
 
 def acquire_run(config: Config, data: str) -> None:
-    """Writes config.yaml and the data's hash into the run directory, or checks that the run is this config's, on this
-    data. Raises UserError.
-
-    A run that has done nothing yet is anyone's: a model that is not there is told when it is loaded, after this.
-    """
-    named = config.run.dir / "journal" / "data"
-    if named.is_file() and not _has_begun(config):
+    """Writes config.yaml and the data's hash into the run directory, or checks that the run has this config and this
+    data. Raises UserError."""
+    journal = config.run.dir / "journal"
+    metrics, data_file = journal / "metrics.jsonl", journal / "data"
+    begun = (metrics.is_file() and metrics.stat().st_size > 0) or any((journal / "samples").glob("*"))
+    if data_file.is_file() and not begun:
+        # Nothing was measured or sampled: a mistake in the config that shows only later, such as a model that cannot
+        # be loaded, can be corrected in the same directory.
         save_config(config, config.run.dir / "config.yaml")
-        write_whole(named, data + "\n")
-        return
-    if named.is_file() and named.read_text().strip() != data:
+    elif data_file.is_file() and data_file.read_text().strip() != data:
         raise UserError(
             f"{config.run.dir} is a run on other contents: the documents, their questions, a strategy file, the"
             " retention texts or a benchmark file has changed since"
         )
-    acquire_config(config)
-    write_whole(named, data + "\n")
-
-
-def _has_begun(config: Config) -> bool:
-    """Whether anything was measured or sampled in the run directory."""
-    journal = config.run.dir / "journal"
-    metrics = journal / "metrics.jsonl"
-    return (metrics.is_file() and metrics.stat().st_size > 0) or any((journal / "samples").glob("*"))
+    else:
+        acquire_config(config)
+    write_whole(data_file, data + "\n")
 
 
 def acquire_config(config: Config) -> None:

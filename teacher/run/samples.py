@@ -1,4 +1,4 @@
-"""Rewrites on disk: those that were sampled and not yet scored, and the journal's lines of what became of them."""
+"""Rewrites on disk: sampled ones that were not scored yet, and the journal's lines about what they earned."""
 
 import json
 from collections.abc import Sequence

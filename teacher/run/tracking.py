@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 from configs.errors import UserError
@@ -21,31 +20,31 @@ class Tracker:
     def log(self, kind: str, round: int, values: Mapping[str, Any], *, step: int | None = None, arm: str | None = None):
         """One line of `kind` (step, heldout, update). A line that a resumed run repeats is dropped, in wandb too.
 
-        In wandb a step's metrics have the names of metrics.jsonl; the other kinds' carry `kind/` or `kind/arm/` before.
+        In wandb a step's metrics have the names of metrics.jsonl; names of other kinds begin with `kind/` or
+        `kind/arm/`.
         """
-        place = {"round": round} | ({} if step is None else {"step": step}) | ({} if arm is None else {"arm": arm})
+        steps = {} if step is None else {"step": step}
+        place = {"round": round, **steps, **({} if arm is None else {"arm": arm})}
         if self.journal.metric({"kind": kind, **place, **values}) and self._run is not None:
             prefix = "" if kind == "step" else f"{kind}/{arm}/" if arm else f"{kind}/"
             numbers = {f"{prefix}{name}": value for name, value in values.items() if isinstance(value, int | float)}
-            self._run.log({"round": round, **({"step": step} if step is not None else {}), **numbers})
-
-    def close(self, exit_code: int = 0) -> None:
-        if self._run is not None:
-            self._run.finish(exit_code=exit_code)
+            self._run.log({"round": round, **steps, **numbers})
 
     def __enter__(self) -> "Tracker":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.close(0 if error is None else 1)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._run is not None:
+            self._run.finish(exit_code=0 if kind is None else 1)
 
 
 def _start(config: Config, journal: Journal):
+    tracking = config.tracking
     try:
         import wandb
     except ImportError:
         raise UserError(
-            f"tracking.wandb is {config.tracking.wandb!r} but wandb is not installed: pip install 'notewright[wandb]'"
+            f"tracking.wandb is {tracking.wandb!r} but wandb is not installed: pip install 'notewright[wandb]'"
         ) from None
     # The id is kept, so that a resumed run goes on under it.
     id_file = journal.dir / "wandb-id"
@@ -53,15 +52,15 @@ def _start(config: Config, journal: Journal):
         write_whole(id_file, uuid.uuid4().hex[:8])
     try:
         return wandb.init(
-            project=config.tracking.project,
+            project=tracking.project,
             name=config.run.dir.name,
             id=id_file.read_text().strip(),
             resume="allow",
-            mode=config.tracking.wandb,
+            mode=tracking.wandb,
             dir=config.run.dir,
             config=config.model_dump(mode="json"),
             settings=wandb.Settings(console="off", silent=True),
         )
     except wandb.errors.Error as error:
         advice = "`wandb login`, or tracking.wandb=offline"
-        raise UserError(f"tracking.wandb {config.tracking.wandb!r}: {str(error).splitlines()[0]} ({advice})") from None
+        raise UserError(f"tracking.wandb {tracking.wandb!r}: {str(error).splitlines()[0]} ({advice})") from None
