@@ -1,27 +1,31 @@
 """Builds the lab once: shards of fictional people, a teacher, two students. `notewright lab CONFIG.yaml`.
 
+The students are two families that differ in what they have read, and so in what helps them. `student-fixed` met each
+biography in one wording and learns new people from questions with answers; `student-augmented` met each in 24 wordings
+and learns new people from prose (curation.lab.models). The teacher starts with good and bad ways of rewriting.
+
 Each part stands in a folder of its own with a mark of what it was built from. A part is built beside its place and
-renamed into it when it is whole, so that a build killed at any moment leaves nothing half made and the next one goes on
-with what is missing. A part whose mark does not fit the settings is built anew.
+renamed into it when it is whole: a build that is killed at any moment leaves nothing half made, and the next one goes
+on with what is missing. A part whose mark does not fit the settings is built anew.
 """
 
-import fcntl
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
-import subprocess
-import sys
 import tempfile
-import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from typing import Any
 
 from configs.errors import RunError
+from configs.files import locked, write_json_lines
+from configs.processes import worker_pool
 from configs.schema import Lab
 from curation.lab import world
 
@@ -92,12 +96,12 @@ def _is_built(lab: Lab, part: str) -> bool:
 @contextmanager
 def _only_builder(folder: Path, progress: Callable[[str], None]) -> Iterator[None]:
     """Waits while another process builds here; the lock goes with the process that holds it."""
-    with (folder / ".lock").open("w") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(folder / ".lock"))
         except BlockingIOError:
             progress(f"another process builds the lab in {folder}: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            stack.enter_context(locked(folder / ".lock", wait=True))
         yield
 
 
@@ -116,72 +120,60 @@ def _placed(lab: Lab, part: str) -> Iterator[Path]:
 
 
 def _write_shards(lab: Lab, folder: Path) -> None:
-    start = lab.base_people
+    start = lab.base_people  # the students have read of the people before these
     for name, count in zip(SHARDS, (lab.train_people, lab.heldout_people, lab.curate_people), strict=True):
         people = world.make_people(lab.seed, start, count)
         rows = [world.document(person, f"lab-{name}-{number:05d}") for number, person in enumerate(people)]
-        world.write_jsonl(folder / f"{name}.jsonl", rows)
+        write_json_lines(folder / f"{name}.jsonl", rows)
         start += count
     rng = random.Random(f"retention {lab.seed}")
     # Every other base person: those whose questions both students have read.
     known = world.make_people(lab.seed, 0, lab.base_people)[: 2 * RETENTION_TEXTS : 2]
-    texts = [world.raw(p) if n % 2 else world.question_answer(p, rng, ("reward",)) for n, p in enumerate(known)]
-    world.write_jsonl(folder / "retention.jsonl", [{"text": text} for text in texts])
+    texts = [
+        world.raw(person) if number % 2 else world.question_answer(person, rng, ("reward",))
+        for number, person in enumerate(known)
+    ]
+    write_json_lines(folder / "retention.jsonl", [{"text": text} for text in texts])
 
 
 def _train(names: list[str], lab: Lab, progress: Callable[[str], None]) -> None:
     """Trains the models, each in a process of its own and at most one a core."""
-    lines: SimpleQueue[str | BaseException | None] = SimpleQueue()
+    if not names:
+        return
     cores = len(os.sched_getaffinity(0))
-    room = threading.Semaphore(cores)
-    threads = max(1, cores // max(1, len(names)))
-    running: list[subprocess.Popen[str]] = []
-    stopped = threading.Event()
+    # A simple queue, since its `put` returns when the line is sent: none is missing when a worker is done.
+    lines = multiprocessing.get_context("spawn").SimpleQueue()
+    killed = f"training the lab's models failed (a process was killed); {lab.dir} keeps what is done: call again"
+    with worker_pool(min(cores, len(names)), _start, (lines, max(1, cores // len(names))), if_killed=killed) as pool:
+        futures = [pool.submit(_train_one, name, lab) for name in names]
+        # All of them are waited for, also where one fails: what the others made is kept.
+        while not all(future.done() for future in futures) or not lines.empty():
+            if lines.empty():
+                time.sleep(0.1)
+            else:
+                progress(lines.get())
+        for future in futures:
+            future.result()
 
-    def work(name: str) -> None:
-        with room:
-            if not stopped.is_set():
-                try:
-                    _train_one(name, lab, threads, running, lines)
-                except (RunError, OSError) as error:
-                    lines.put(error)
-        lines.put(None)
 
-    workers = [threading.Thread(target=work, args=(name,)) for name in names]
-    for worker in workers:
-        worker.start()
-    failures, left = [], len(workers)
+_lines: Any = None
+"""In a worker: the queue of its lines of progress."""
+
+
+def _start(lines: Any, threads: int) -> None:
+    global _lines
+    import torch
+
+    _lines = lines
+    torch.set_num_threads(threads)
+
+
+def _train_one(name: str, lab: Lab) -> None:
+    from curation.lab.models import train_model
+
     try:
-        while left:
-            line = lines.get()
-            left -= line is None
-            if isinstance(line, BaseException):
-                failures.append(line)
-            elif line is not None:
-                progress(line)
-    finally:
-        stopped.set()
-        for process in running:
-            process.kill()
-    if failures:
-        raise failures[0]
-
-
-def _train_one(name: str, lab: Lab, threads: int, running: list[subprocess.Popen[str]], lines: SimpleQueue) -> None:
-    repository = str(Path(__file__).parents[2])
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")])),
-        "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    with _placed(lab, name) as folder, tempfile.TemporaryFile("w+") as errors:
-        command = [sys.executable, "-m", "curation.lab.models", name, lab.model_dump_json(), str(folder)]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
-        running.append(process)
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.put(f"{name}: {line.rstrip()}")
-        if process.wait() != 0:
-            errors.seek(0)
-            said = errors.read().strip().splitlines() or [f"exit status {process.returncode}"]
-            raise RunError(f"training the lab's {name} failed ({said[-1]}); {lab.dir} keeps what is done: call again")
+        with _placed(lab, name) as folder:
+            train_model(name, lab, folder, lambda line: _lines.put(f"{name}: {line}"))
+    except Exception as error:
+        problem = f"training the lab's {name} failed ({error or type(error).__name__})"
+        raise RunError(f"{problem}; {lab.dir} keeps what is done: call again") from error

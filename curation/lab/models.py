@@ -1,17 +1,13 @@
-"""The lab's tokenizer and its models, trained from scratch: two students with different reading habits, and a teacher.
+"""The lab's tokenizer and its models, trained from scratch: two students that have read differently, and a teacher.
 
-    python -m curation.lab.models student-fixed '{"seed": 0, "base_people": 240}' FOLDER
-
-What helps a student depends on what it has read (Physics of Language Models 3.1, arXiv 2309.14316): who met every
-biography in many wordings learns a person from prose, who met each in one fixed wording learns from questions only.
-All are ordinary Llama models under a million parameters with an ordinary tokenizer.
+What helps a student depends on what it has read (Physics of Language Models 3.1, arXiv 2309.14316): one that met every
+biography in many wordings learns a person from prose, one that met each in one fixed wording learns from questions
+only. All are ordinary Llama models under a million parameters with an ordinary tokenizer.
 """
 
 import dataclasses
-import json
 import math
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,18 +25,18 @@ LESSON_TOKEN = "<lesson>"
 """Ends the teacher's prompt, as `teacher.strategies` writes it for `policy` prompting."""
 
 BEHAVIOURS = {"copy": 0.2, "permuted": 0.25, "question-answer": 0.15, "partial": 0.2, "filler": 0.1, "wrong": 0.1}
-"""How often the untrained teacher does what: the best ones are rare, so that RL has something to find."""
+"""How often the untrained teacher uses each strategy: the best ones are rare, so that RL has something to find."""
 
 CURRICULUM = ((1, 110), (2, 60), (3, 50))
 """Facts in the teacher's first biographies, and for how many steps. Copying from a prompt of one fact is found within
 75 steps; in full biographies it was not found within 300."""
 
 Batch = tuple[Tensor, Tensor]
-"""Token ids and labels, both int64 (B, T); labels are -100 where nothing is to be learnt."""
+"""Token ids and labels, both int64 (B, T); labels are -100 where nothing is to be learned."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of the world's vocabulary, exactly reversible for everything that the world writes.
+    """A word-level tokenizer of the world's vocabulary, exactly reversible for all texts of the world.
 
     Words carry their leading space, as in GPT-2's tokenizer, and a text's first word is given one: `Oslo` is the same
     token at the start of an answer and within a sentence. Strategy tags are ordinary tokens, so that decoding without
@@ -102,7 +98,7 @@ def fit(
 ) -> None:
     """Trains the model in place: AdamW, short warm-up, cosine to nearly zero, gradients clipped to norm 1."""
     optimiser = torch.optim.AdamW(model.parameters(), learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
-    started = told = time.monotonic()
+    start = last_line = time.monotonic()
     model.train()
     for step in range(1, steps + 1):
         rate = learning_rate * min(1.0, step / 30) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
@@ -115,18 +111,18 @@ def fit(
         optimiser.step()
         optimiser.zero_grad()
         now = time.monotonic()
-        if now - told >= 5 or step == steps:
-            left = (now - started) / step * (steps - step)
-            say(f"step {step}/{steps}  loss {loss.item():.3f}  {now - started:.0f} s, {left:.0f} s to go")
-            told = now
+        if now - last_line >= 5 or step == steps:
+            to_go = (now - start) / step * (steps - step)
+            say(f"step {step}/{steps}  loss {loss.item():.3f}  {now - start:.0f} s, {to_go:.0f} s to go")
+            last_line = now
     model.eval()
 
 
-def pad(rows: list[list[int]], first_learnt: list[int], pad_id: int) -> Batch:
-    """Rows of token ids as one batch; what stands before `first_learnt` of its row is read but not learnt."""
+def pad(rows: list[list[int]], first_learned: list[int], pad_id: int) -> Batch:
+    """Rows of token ids as one batch; a row's tokens before its `first_learned` have no labels."""
     ids_BT = torch.full((len(rows), max(map(len, rows))), pad_id)
     labels_BT = torch.full_like(ids_BT, -100)
-    for number, (row, start) in enumerate(zip(rows, first_learnt, strict=True)):
+    for number, (row, start) in enumerate(zip(rows, first_learned, strict=True)):
         ids_BT[number, : len(row)] = torch.tensor(row)
         labels_BT[number, start : len(row)] = torch.tensor(row[start:])
     return ids_BT, labels_BT
@@ -135,8 +131,8 @@ def pad(rows: list[list[int]], first_learnt: list[int], pad_id: int) -> Batch:
 def corpus(family: str, lab: Lab) -> tuple[list[str], list[str]]:
     """What a student family reads: biographies of all base people, and questions with answers about every other one.
 
-    `fixed`: the raw biography again and again, and questions in every phrasing. `augmented`: 24 restatements of each,
-    and questions in the exams' phrasings only: it is a stranger to those of question-answer lessons.
+    `fixed`: the raw biography again and again, and questions in every phrasing. `augmented`: 24 wordings of each
+    biography, and questions in the exams' phrasings only: it has never met those of question-answer lessons.
     """
     rng = random.Random(f"corpus {lab.seed} {family}")
     people = world.make_people(lab.seed, 0, lab.base_people)
@@ -144,7 +140,7 @@ def corpus(family: str, lab: Lab) -> tuple[list[str], list[str]]:
         biographies = [world.raw(person) for person in people]
         phrasings: tuple[str, ...] = ("reward", "heldout", "lesson")
     else:
-        biographies = [world.tell(person, world.random_plan(rng)) for person in people for _ in range(24)]
+        biographies = [world.biography(person, world.random_outline(rng)) for person in people for _ in range(24)]
         phrasings = ("reward", "heldout")
     questions = [world.question_answer(person, rng, phrasings) for person in people[::2] for _ in range(24)]
     return biographies, questions
@@ -165,23 +161,26 @@ def corpus_batches(tokenizer: PreTrainedTokenizerFast, family: str, lab: Lab, ro
 def teacher_batches(
     tokenizer: PreTrainedTokenizerFast, lab: Lab, effort: float = 1.0, rows_B: int = 16
 ) -> Iterator[Batch]:
-    """Endless batches of prompts with rewritings of people who are nobody in the lab's shards and met once; only
-    completions are learnt."""
+    """Endless batches of prompts with rewrites, about people who are not in the lab's shards, each met once. Only
+    completions have labels."""
     rng = random.Random(f"teacher {lab.seed}")
-    known = lab.base_people + lab.train_people + lab.heldout_people + lab.curate_people
+    people_in_shards = lab.base_people + lab.train_people + lab.heldout_people + lab.curate_people
     stages = [facts for facts, steps in CURRICULUM for _ in range(round(steps * effort))]
     while True:
         facts = stages.pop(0) if stages else len(world.ATTRIBUTES)
-        rows, first_learnt = [], []
+        rows, first_learned = [], []
+        # Short biographies make short rows, so that more of them fit a batch.
         for _ in range(rows_B * (len(world.ATTRIBUTES) + 1) // (facts + 1)):
-            person = world.stranger(lab.seed, rng.randrange(known, max(2 * known, world.PAIRS)), rng)
-            person = dataclasses.replace(person, plan=person.plan[:facts])
+            person = world.random_person(
+                lab.seed, rng.randrange(people_in_shards, max(2 * people_in_shards, world.PAIRS)), rng
+            )
+            person = dataclasses.replace(person, outline=person.outline[:facts])
             (strategy,) = rng.choices(list(BEHAVIOURS), list(BEHAVIOURS.values()))
             prompt = tokenizer(f"{world.raw(person)}\n{LESSON_TOKEN}")["input_ids"]
             lesson = tokenizer(f"<{strategy}> {world.rewrite(strategy, person, rng)}", add_special_tokens=False)
             rows.append([*prompt, *lesson["input_ids"], tokenizer.eos_token_id])
-            first_learnt.append(len(prompt))
-        yield pad(rows, first_learnt, tokenizer.pad_token_id)
+            first_learned.append(len(prompt))
+        yield pad(rows, first_learned, tokenizer.pad_token_id)
 
 
 def train_model(name: str, lab: Lab, folder: Path, say: Callable[[str], None] = print) -> None:
@@ -199,8 +198,3 @@ def train_model(name: str, lab: Lab, folder: Path, say: Callable[[str], None] = 
     transformers_logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-if __name__ == "__main__":
-    # Lines go to a pipe: when the build that reads them is killed, the next one ends this process too.
-    train_model(sys.argv[1], Lab(**json.loads(sys.argv[2])), Path(sys.argv[3]), lambda line: print(line, flush=True))
