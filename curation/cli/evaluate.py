@@ -15,9 +15,8 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
     settings = load(config, overrides)
 
     from curation.console.tables import stdout_console
-    from curation.evaluation.picture import write_picture
+    from curation.evaluation.display import print_evaluation, write_picture
     from curation.evaluation.run import run_evaluate
-    from curation.evaluation.table import print_evaluation
     from curation.report import write_report
 
     result = run_evaluate(settings)

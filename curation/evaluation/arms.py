@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from configs.errors import UserError, nearest
-from configs.schema import Config
-from curation.lab.items import LAB, REWRITES
+from configs.schema import Evaluation, Teacher
+from curation.lab.items import LAB
 from teacher.prompting.strategies import read_strategy, strategy_label
 
 FORMS = [
@@ -21,22 +21,24 @@ LAB_ARM = "world"
 Kind = Literal["none", "raw", "repeated", "untrained", "strategy", "ensemble", "trained", "best-of", "file"]
 
 
-class ArmLine(NamedTuple):
+class Arm(NamedTuple):
     """One arm, as the config names it."""
 
     name: str
     kind: Kind
     value: str = ""
     """Strategy, run directory, number of lessons or file."""
+    scaled: bool = False
+    """Whether it is also taught with the numbers of rewrites in `evaluation.scaling`."""
 
     @property
-    def samples(self) -> bool:
+    def written(self) -> bool:
         """Whether a teacher writes its texts, so that there can be more of them."""
         return self.kind in ("untrained", "strategy", "ensemble", "trained")
 
     @property
-    def own_to_student(self) -> bool:
-        """Whether each student has texts of its own."""
+    def one_for_each_student(self) -> bool:
+        """Whether each student model has texts of its own."""
         return self.kind == "best-of" or (self.kind == "trained" and not self.value)
 
     @property
@@ -44,6 +46,7 @@ class ArmLine(NamedTuple):
         """Whether its students train on as many tokens as the others."""
         return self.kind not in ("none", "raw")
 
+    @property
     def words(self) -> str:
         """What it is, for tables and plots."""
         match self.kind:
@@ -67,104 +70,99 @@ class ArmLine(NamedTuple):
                 return "the world's own rewrites" if self.name == LAB_ARM else f"rewrites of {Path(self.value).name}"
 
 
-def parse_arms(config: Config) -> list[ArmLine]:
-    """The arms of `evaluation.arms` in their order, `strategies` taken apart. Raises UserError for an unknown arm, a
-    strategy or file that is not there, and for settings that contradict the arms."""
-    found: list[ArmLine] = []
-    for line in config.evaluation.arms:
-        if line == "strategies":
-            found += [_arm(config, f"strategy:{name}") for name in config.teacher.strategies]
-        else:
-            found.append(_arm(config, line))
-    if not found:
-        raise UserError(f"evaluation.arms names none; valid: {', '.join(FORMS)}")
-    twice = [name for name, count in Counter(arm.name for arm in found).items() if count > 1]
-    if twice:
-        raise UserError(f"evaluation.arms: two arms are named {twice[0]!r}")
-    _check(config, found)
-    return found
+def parse_arms(settings: Evaluation, teacher: Teacher, lab_rewrites: Path) -> list[Arm]:
+    """The arms of `evaluation.arms` in their order, with `strategies` as one arm for each of `teacher.strategies`.
+
+    `lab_rewrites` is the file of the arm `file:lab`. Raises UserError for an unknown arm, a strategy or file that is
+    not there, and settings that contradict the arms.
+    """
+    arms: list[Arm] = []
+    for line in settings.arms:
+        single = [f"strategy:{name}" for name in teacher.strategies] if line == "strategies" else [line]
+        arms += [_parse_arm(arm, settings, teacher, lab_rewrites) for arm in single]
+    _check(arms, settings, teacher)
+    if not settings.scaling:
+        return arms
+    scaled = settings.scaling_arms or [arm.name for arm in arms if arm.written]
+    return [arm._replace(scaled=arm.name in scaled) for arm in arms]
 
 
-def _arm(config: Config, line: str) -> ArmLine:
+def _parse_arm(line: str, settings: Evaluation, teacher: Teacher, lab_rewrites: Path) -> Arm:
     kind, _, value = line.partition(":")
     match kind, bool(value):
         case ("none" | "raw" | "repeated" | "untrained") as plain, False:
-            return ArmLine(plain, plain)  # type: ignore[arg-type]
+            return Arm(plain, plain)  # type: ignore[arg-type]
         case "strategy", True:
-            _check_strategy(config, value, "evaluation.arms")
-            return ArmLine(f"strategy:{strategy_label(value)}", "strategy", value)
+            _check_strategy(value, teacher, "evaluation.arms")
+            return Arm(f"strategy:{strategy_label(value)}", "strategy", value)
         case "ensemble", False:
-            for name in config.evaluation.ensemble:
-                _check_strategy(config, name, "evaluation.ensemble")
-            if not config.evaluation.ensemble:
+            for name in settings.ensemble:
+                _check_strategy(name, teacher, "evaluation.ensemble")
+            if not settings.ensemble:
                 raise UserError("evaluation.ensemble is empty: name the strategies of the arm 'ensemble'")
-            return ArmLine("ensemble", "ensemble")
+            return Arm("ensemble", "ensemble")
         case "trained", _:
-            return ArmLine(line, "trained", value)
+            return Arm(line, "trained", value)
         case "best-of", True:
             if not value.isdecimal() or int(value) < 2:
                 raise UserError(f"evaluation.arms: {line!r}: best of how many lessons? e.g. best-of:4")
-            return ArmLine(line, "best-of", value)
-        case "file", True if value == LAB and config.evaluation.lab:
-            return ArmLine(LAB_ARM, "file", str(config.run.dir / "evaluation" / REWRITES))
+            return Arm(line, "best-of", value)
+        case "file", True if value == LAB and settings.lab:
+            return Arm(LAB_ARM, "file", str(lab_rewrites))
         case "file", True:
             if not Path(value).is_file():
                 raise UserError(f"evaluation.arms: no file {value!r}")
-            return ArmLine(Path(value).stem, "file", value)
+            return Arm(Path(value).stem, "file", value)
     known = [form.partition(":")[0] for form in FORMS]
     advice = f"its form is {nearest(kind, FORMS)}" if kind in known else nearest(kind, FORMS)
     raise UserError(f"evaluation.arms: {line!r} is no arm: {advice}")
 
 
-def _check_strategy(config: Config, name: str, key: str) -> None:
-    """A policy teacher knows its ways of rewriting by their tags, any other reads the strategy file."""
-    if config.teacher.prompting == "policy":
-        if name not in config.teacher.strategies:
-            raise UserError(
-                f"{key}: {name!r} is none of teacher.strategies, {nearest(name, list(config.teacher.strategies))}"
-            )
-        return
-    try:
-        read_strategy(name)
-    except UserError as error:
-        raise UserError(str(error).replace("teacher.strategies", key, 1)) from None
+def _check_strategy(name: str, teacher: Teacher, key: str) -> None:
+    """A policy teacher knows its strategies by their tags, any other teacher reads the strategy file."""
+    if teacher.prompting != "policy":
+        read_strategy(name, key)
+    elif name not in teacher.strategies:
+        raise UserError(f"{key}: {name!r} is none of teacher.strategies, {nearest(name, list(teacher.strategies))}")
 
 
-def _check(config: Config, arms: Sequence[ArmLine]) -> None:
-    settings = config.evaluation
+def _check(arms: Sequence[Arm], settings: Evaluation, teacher: Teacher) -> None:
+    if not arms:
+        raise UserError(f"evaluation.arms names none; valid: {', '.join(FORMS)}")
     by_name = {arm.name: arm for arm in arms}
-    named = {"against": (settings.against,), "scaling_arms": settings.scaling_arms}
-    named["edits_arm"] = (settings.edits_arm,) if settings.edits_arm else ()
-    for key, names in named.items():
-        for name in names:
-            if name not in by_name:
-                raise UserError(f"evaluation.{key}: {name!r} is none of the arms, {nearest(name, list(by_name))}")
+    repeated = [name for name, count in Counter(arm.name for arm in arms).items() if count > 1]
+    if repeated:
+        raise UserError(f"evaluation.arms: two arms are named {repeated[0]!r}")
+    references = [("against", settings.against), *(("scaling_arms", name) for name in settings.scaling_arms)]
+    references += [("edits_arm", settings.edits_arm)] if settings.edits_arm else []
+    for key, name in references:
+        if name not in by_name:
+            raise UserError(f"evaluation.{key}: {name!r} is none of the arms, {nearest(name, list(by_name))}")
     for name in settings.scaling_arms:
-        if not by_name[name].samples and by_name[name].kind != "file":
+        if not by_name[name].written and by_name[name].kind != "file":
             raise UserError(f"evaluation.scaling_arms: {name!r} cannot be written more of")
-    shaped = next((arm.name for arm in arms if arm.kind in ("trained", "best-of")), None)
-    if settings.questions == "all" and shaped:
+    rewarded = next((arm.name for arm in arms if arm.kind in ("trained", "best-of")), None)
+    if settings.questions == "all" and rewarded:
         raise UserError(
-            f"evaluation.questions 'all' also asks the reward questions that the arm {shaped!r} was chosen by"
+            f"evaluation.questions 'all' also asks the reward questions that the arm {rewarded!r} was chosen by"
         )
-    if any(arm.kind != "file" and (arm.samples or arm.kind == "best-of") for arm in arms) and not config.teacher.model:
+    if any(arm.written or arm.kind == "best-of" for arm in arms) and not teacher.model:
         raise UserError("teacher.model is not set: the arms need a teacher that writes")
 
 
-def scaling_lines(config: Config, arms: Sequence[ArmLine]) -> list[ArmLine]:
-    """The arms with a scaling curve."""
-    settings = config.evaluation
-    if not settings.scaling:
-        return []
-    if settings.scaling_arms:
-        return [arm for arm in arms if arm.name in settings.scaling_arms]
-    return [arm for arm in arms if arm.samples]
-
-
-def edits_line(config: Config, arms: Sequence[ArmLine]) -> ArmLine:
+def edits_arm(settings: Evaluation, arms: Sequence[Arm]) -> Arm:
     """The arm whose lessons are taught in a sequence of edits."""
-    name = config.evaluation.edits_arm
-    if name:
-        return next(arm for arm in arms if arm.name == name)
-    trained = [arm for arm in arms if arm.kind == "trained"]
-    return trained[0] if trained else arms[-1]
+    if settings.edits_arm:
+        return next(arm for arm in arms if arm.name == settings.edits_arm)
+    return next((arm for arm in arms if arm.kind == "trained"), arms[-1])
+
+
+def repeated_arm(arms: Sequence[Arm]) -> Arm | None:
+    """The arm whose students are repeated for the false-positive check.
+
+    Texts that vary show more of what can differ, so an arm that a teacher writes goes first, the untrained one before
+    all others.
+    """
+    written = [arm for arm in arms if arm.written]
+    untrained = [arm for arm in written if arm.kind == "untrained"]
+    return next(iter([*untrained, *written, *(arm for arm in arms if arm.equal_tokens)]), None)

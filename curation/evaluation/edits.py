@@ -9,24 +9,23 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from configs.errors import UserError
 from configs.files import write_whole
-from configs.schema import Config
 from configs.seeds import stable_seed
-from curation.evaluation.measure import Row, RunKey, StudentBench
+from curation.evaluation.students import ArmStudents, Row, RunKey
 from student.records import Job
 from teacher.reward.assignment import batches_of
 from teacher.reward.student_models import Keeping, MakePool, StudentFailed, train_and_save
 from teacher.run.checkpoints import save_folder
 
-KEPT = "result.json"
+ROWS_FILE = "result.json"
+"""In the folder of a merged model: what the student answered after the edit."""
 
 
 def run_edits(
-    bench: StudentBench,
+    students: ArmStudents,
     texts: Mapping[str, Sequence[str]],
     replay: float,
     make_pool: MakePool,
@@ -40,83 +39,80 @@ def run_edits(
     be saved, and RunError.
     """
     arm = "replay" if replay else "none"
-    found: list[Row] = []
-    base = bench.config.student.model
-    jobs = edit_jobs(bench, texts, replay)
-    for number, job in enumerate(jobs, start=1):
-        kept = folder / f"edit-{number:02d}"
-        if not (kept / KEPT).is_file():
-            say(f"edit {number}/{len(jobs)}{' with replay' if replay else ''}")
-            rows = _edit(bench, job, number, arm, base, make_pool, kept)
-            if rows is None:
-                say(f"edit {number} failed: the sequence ends before it")
+    edit_of = _edit_of_documents(students)
+    jobs = _edit_jobs(students, edit_of, texts, replay)
+    # Named by its student and all that it is taught and asked, so that another sequence finds no folder.
+    folder /= f"{arm}-{stable_seed(students.pool.fingerprint, [repr(job) for job in jobs]):08x}"
+    rows: list[Row] = []
+    base = students.settings.model
+    for edit, job in enumerate(jobs, start=1):
+        kept = folder / f"edit-{edit:02d}"
+        if not (kept / ROWS_FILE).is_file():
+            say(f"edit {edit}/{len(jobs)}{' with replay' if replay else ''}")
+            key = RunKey("sequence", arm, students.config.rl.rewrites_per_lesson, 0, 0)
+            if not _save_edit(students, edit_of, key, job, edit, base, make_pool, kept):
+                say(f"edit {edit} failed: the sequence ends before it")
                 break
-        found += json.loads((kept / KEPT).read_text(encoding="utf-8"))
+        rows += json.loads((kept / ROWS_FILE).read_text(encoding="utf-8"))
         base = str(kept)
-        for earlier in folder.glob("edit-*/*.safetensors"):
-            if earlier.parent != kept:
-                earlier.unlink()
-    return found
+        for weights in folder.glob("edit-*/*.safetensors"):
+            if weights.parent != kept:
+                weights.unlink()
+    return rows
 
 
-def edit_of(bench: StudentBench) -> dict[str, int]:
+def _edit_of_documents(students: ArmStudents) -> dict[str, int]:
     """The edit, from 1 on, that first teaches each document."""
-    names = [document.id for document in bench.documents]
-    batches = batches_of(len(names), bench.config.reward.documents_together)[: bench.config.evaluation.edits]
-    return {names[d]: number for number, batch in enumerate(batches, start=1) for d in batch}
+    names = [document.id for document in students.inputs.documents]
+    batches = batches_of(len(names), students.config.reward.documents_together)[: students.config.evaluation.edits]
+    return {names[d]: edit for edit, batch in enumerate(batches, start=1) for d in batch}
 
 
-def edit_jobs(bench: StudentBench, texts: Mapping[str, Sequence[str]], replay: float) -> list[Job]:
+def _edit_jobs(
+    students: ArmStudents, edit_of: Mapping[str, int], texts: Mapping[str, Sequence[str]], replay: float
+) -> list[Job]:
     """The lesson of each edit; every exam asks about the documents of all edits."""
-    config = bench.config
-    edits = edit_of(bench)
-    everyone = list(edits)
-    extra = tuple(question for items in bench.extra.values() for question in items)
-    jobs = []
-    for number in range(1, max(edits.values()) + 1):
-        ids = [name for name, edit in edits.items() if edit == number]
-        past = [name for name, edit in edits.items() if edit < number]
-        again = min(len(past), round(len(ids) * replay / (1 - replay)))
-        ids += random.Random(stable_seed(config.run.seed, "replay", number)).sample(past, again)
-        taught = [(name, text) for name in ids for text in texts.get(name, ())]
-        job = bench.runs.job(everyone, taught, stable_seed(config.run.seed, "edit", number), "heldout")
-        jobs.append(replace(job, exam=replace(job.exam, questions=(*job.exam.questions, *extra))))
+    jobs, seed = [], students.config.run.seed
+    for edit in range(1, max(edit_of.values()) + 1):
+        names = [name for name, first in edit_of.items() if first == edit]
+        past = [name for name, first in edit_of.items() if first < edit]
+        replayed = min(len(past), round(len(names) * replay / (1 - replay)))
+        names += random.Random(stable_seed(seed, "replay", edit)).sample(past, replayed)
+        taught = [(name, text) for name in names for text in texts.get(name, ())]
+        job = students.runs.job(list(edit_of), taught, stable_seed(seed, "edit", edit), "heldout")
+        jobs.append(students.with_extra_questions(job))
     return jobs
 
 
-def _edit(
-    bench: StudentBench, job: Job, number: int, arm: str, base: str, make_pool: MakePool, kept: Path
-) -> list[Row] | None:
-    """Trains, examines and merges one edit of `base` into `kept`; returns its rows, None where the student failed."""
-    settings = bench.config.student.model_copy(update={"model": base, "models": (), "pool": "inline"})
+def _save_edit(
+    students: ArmStudents,
+    edit_of: Mapping[str, int],
+    key: RunKey,
+    job: Job,
+    edit: int,
+    base: str,
+    make_pool: MakePool,
+    kept: Path,
+) -> bool:
+    """Trains, examines and merges one edit of `base` into `kept`, with its rows; False where the student failed."""
+    settings = students.settings.model_copy(update={"model": base, "models": (), "pool": "inline"})
     pool = make_pool(settings)
     if not isinstance(pool, Keeping):
         raise UserError("evaluation.edits merges students, and those of this pool cannot be saved: set it to 0")
-    rows: list[Row] = []
 
     def save(partial: Path) -> None:
         outcome = train_and_save(pool, job, settings, base, partial)
         if outcome.error is not None:
             raise StudentFailed(outcome.error)
-        place = RunKey("sequence", arm, bench.config.rl.rewrites_per_lesson, 0, 0)
-        edits = edit_of(bench)
         # A row's batch is the edit that teaches its document; 0 of items about none.
-        rows.extend(
-            row | {"batch": edits.get(row["document_id"], 0)} for row in bench.rows(place, job, outcome, edit=number)
-        )
-        write_whole(partial / KEPT, json.dumps(rows, allow_nan=False))
+        rows = [
+            row | {"batch": edit_of.get(row["document_id"], 0)} for row in students.rows(key, job, outcome, edit=edit)
+        ]
+        write_whole(partial / ROWS_FILE, json.dumps(rows, allow_nan=False))
 
-    shutil.rmtree(kept, ignore_errors=True)  # a folder without its result is of another edit that was cut short
+    shutil.rmtree(kept, ignore_errors=True)  # a folder without rows is of an edit that was cut short
     try:
         save_folder(kept, save, "the same command goes on")
     except StudentFailed:
-        return None
-    return rows
-
-
-def edits_folder(config: Config, bench: StudentBench, texts: Mapping[str, Sequence[str]], replay: float) -> Path:
-    """Where a sequence is kept: named by its student and all that it is taught and asked, so that another one finds no
-    folder."""
-    digest = stable_seed(bench.pool.fingerprint, [repr(job) for job in edit_jobs(bench, texts, replay)])
-    name = f"{'replay' if replay else 'none'}-{digest:08x}"
-    return config.run.dir / "evaluation" / "students" / bench.label.replace("/", "-") / "edits" / name
+        return False
+    return True

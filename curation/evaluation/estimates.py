@@ -1,9 +1,7 @@
-"""From rows to figures: everything in evaluation.json about gains and accuracies, from evaluation/items.parquet alone.
-
-students = estimate_students(read_items(run_dir), design)
-"""
+"""From rows to estimates: everything in evaluation.json about gains and accuracies, from items.parquet alone."""
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +13,7 @@ from curation.evaluation.records import (
     Estimate,
     FalsePositives,
 )
-from curation.evaluation.statistics import LEVEL, Mean, false_positives
+from curation.evaluation.statistics import LEVEL, ClusteredMean, false_positives
 from student.statistics.intervals import holm
 
 Row = Mapping[str, Any]
@@ -26,6 +24,7 @@ MEASURES = {
     "retention": ("retention", "accuracy"),
 }
 """What is compared: the kind of its rows, and what is read off them."""
+COMPARED_SETTINGS = ("together", "single")
 
 
 class Design(NamedTuple):
@@ -46,9 +45,9 @@ class Design(NamedTuple):
 
 
 class StudentEstimates(NamedTuple):
-    """One student's figures."""
+    """The estimates of one student model."""
 
-    measured: dict[tuple[str, str], ArmEstimates]
+    arms: dict[tuple[str, str], ArmEstimates]
     """By setting (`together`, `single`) and arm."""
     scaling: dict[tuple[str, int], tuple[Estimate, Estimate]]
     """Gain and accuracy by arm and number of rewrites."""
@@ -58,42 +57,34 @@ class StudentEstimates(NamedTuple):
 
 
 def estimate_students(rows: Sequence[Row], design: Design) -> tuple[dict[str, StudentEstimates], Correction]:
-    """Every student's figures, and how their comparisons were corrected: over all students at once."""
+    """The estimates by student label, and how their comparisons were corrected: over all students at once."""
     by_student: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         by_student.setdefault(row["student"], {}).setdefault(row["setting"], []).append(row)
-    raw = {name: _comparisons(settings, design) for name, settings in by_student.items()}
-    families: dict[str, int] = {}
-    for measure in MEASURES:
-        for setting in ("together", "single"):
-            family = [
-                (name, i)
-                for name, found in raw.items()
-                for i, comparison in enumerate(found)
-                if comparison.measure == measure and comparison.setting == setting
-            ]
-            for (name, i), p in zip(family, holm([raw[n][i].p for n, i in family]), strict=True):
-                raw[name][i] = raw[name][i].model_copy(update={"p_corrected": p, "verdict": _verdict(raw[name][i], p)})
-            if family:
-                families[f"{setting}/{measure}"] = sum(raw[name][i].p is not None for name, i in family)
-    real = [c.p for found in raw.values() for c in found if (c.setting, c.measure) == ("together", "gain")]
-    found = {
-        name: StudentEstimates(
-            measured={
-                (setting, arm): _measured(settings[setting], arm)
-                for setting in ("together", "single")
-                if setting in settings
+    comparisons, correction = _correct({label: _compare(rows, design) for label, rows in by_student.items()})
+    gain_p_values = [
+        comparison.p
+        for of_student in comparisons.values()
+        for comparison in of_student
+        if (comparison.setting, comparison.measure) == ("together", "gain")
+    ]
+    estimates = {
+        label: StudentEstimates(
+            arms={
+                (setting, arm): _estimate_arm(by_setting[setting], arm)
+                for setting in COMPARED_SETTINGS
+                if setting in by_setting
                 for arm in design.arms
-                if setting == "together" or any(row["arm"] == arm for row in settings[setting])
+                if setting == "together" or any(row["arm"] == arm for row in by_setting[setting])
             },
-            scaling=_scaling(settings.get("scaling", [])),
-            comparisons=raw[name],
-            sequences=_sequences(settings.get("sequence", []), design),
-            false_positives=_false_positives(settings.get("false-positives", []), design, real),
+            scaling=_estimate_scaling(by_setting.get("scaling", [])),
+            comparisons=comparisons[label],
+            sequences=_estimate_sequences(by_setting.get("sequence", []), design),
+            false_positives=_check_false_positives(by_setting.get("false-positives", []), design, gain_p_values),
         )
-        for name, settings in by_student.items()
+        for label, by_setting in by_student.items()
     }
-    return found, Correction(method="holm", level=LEVEL, families=families)
+    return estimates, correction
 
 
 class DocumentMean(NamedTuple):
@@ -104,206 +95,206 @@ class DocumentMean(NamedTuple):
     batch: int
 
 
-def cells(
-    rows: Sequence[Row], arm: str, kind: str = "document", source: str | None = None
-) -> dict[tuple[str, int], DocumentMean]:
-    """By document and seed. Items about no document are the batch's: its number stands for a document. `source` None
+DocumentMeans = Mapping[tuple[str, int], DocumentMean]
+"""By document and seed."""
+
+
+def document_means(rows: Sequence[Row], arm: str, kind: str = "document", source: str | None = None) -> DocumentMeans:
+    """The means of an arm. Items about no document are the batch's: its number stands for a document. `source` None
     takes the items of all sources."""
-    found: dict[tuple[str, int], list[Row]] = {}
+    grouped: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
         if row["arm"] == arm and row["kind"] == kind and source in (None, row["source"]):
-            found.setdefault((row["document_id"] or str(row["batch"]), row["seed"]), []).append(row)
+            grouped.setdefault((row["document_id"] or str(row["batch"]), row["seed"]), []).append(row)
     return {
         key: DocumentMean(
-            statistics.fmean(row["loglik_after"] - row["loglik_before"] for row in own),
-            statistics.fmean(row["correct_after"] for row in own),
-            own[0]["batch"],
+            statistics.fmean(row["loglik_after"] - row["loglik_before"] for row in group),
+            statistics.fmean(row["correct_after"] for row in group),
+            group[0]["batch"],
         )
-        for key, own in found.items()
+        for key, group in grouped.items()
     }
 
 
-def over_seeds(found: Mapping[tuple[str, int], DocumentMean], measure: str) -> tuple[dict[str, float], dict[str, int]]:
-    """Each document's mean over seeds, and its batch."""
+def mean_over_seeds(means: DocumentMeans, value: str) -> tuple[dict[str, float], dict[str, int]]:
+    """Each document's `gain` or `accuracy`, mean over seeds, and its batch."""
     values: dict[str, list[float]] = {}
     batches: dict[str, int] = {}
-    for (name, _), cell in found.items():
-        values.setdefault(name, []).append(getattr(cell, measure))
-        batches[name] = cell.batch
-    return {name: statistics.fmean(own) for name, own in values.items()}, batches
+    for (name, _), mean in means.items():
+        values.setdefault(name, []).append(getattr(mean, value))
+        batches[name] = mean.batch
+    return {name: statistics.fmean(of_seeds) for name, of_seeds in values.items()}, batches
 
 
-def _figure(found: Mapping[tuple[str, int], DocumentMean], measure: str) -> Estimate | None:
-    if not found:
+def _estimate(means: DocumentMeans, value: str) -> Estimate | None:
+    if not means:
         return None
-    values, batches = over_seeds(found, measure)
-    return Mean(values, batches).figure(share=measure == "accuracy")
+    return ClusteredMean(*mean_over_seeds(means, value)).estimate(share=value == "accuracy")
 
 
-def _measured(rows: Sequence[Row], arm: str) -> ArmEstimates:
-    own = [row for row in rows if row["arm"] == arm]
+def _estimate_arm(rows: Sequence[Row], arm: str) -> ArmEstimates:
+    of_arm = [row for row in rows if row["arm"] == arm]
     asked = {(row["seed"], row["batch"]) for row in rows}
-    students = {(row["seed"], row["batch"]): row for row in own}
-    lost = {
+    students = {(row["seed"], row["batch"]): row for row in of_arm}
+    losses = {
         (str(batch), seed): DocumentMean(row["retention_loss_after"] - row["retention_loss_before"], 0.0, batch)
         for (seed, batch), row in students.items()
         if row["retention_loss_after"] is not None
     }
     sources = sorted({row["source"] for row in rows if row["kind"] == "benchmark"})
-    benchmarks = {source: cells(own, arm, "benchmark", source) for source in sources}
+    benchmarks = {source: means for source in sources if (means := document_means(of_arm, arm, "benchmark", source))}
+    documents = document_means(of_arm, arm)
     return ArmEstimates(
-        gain=_figure(cells(own, arm), "gain"),
-        accuracy=_figure(cells(own, arm), "accuracy"),
-        benchmarks={name: f for name, found in benchmarks.items() if (f := _figure(found, "gain"))},
-        benchmark_accuracies={name: f for name, found in benchmarks.items() if (f := _figure(found, "accuracy"))},
-        retention_loss=_figure(lost, "gain"),
-        retention_accuracy=_figure(cells(own, arm, "retention"), "accuracy"),
+        gain=_estimate(documents, "gain"),
+        accuracy=_estimate(documents, "accuracy"),
+        benchmarks={source: e for source, means in benchmarks.items() if (e := _estimate(means, "gain"))},
+        benchmark_accuracies={source: e for source, means in benchmarks.items() if (e := _estimate(means, "accuracy"))},
+        retention_loss=_estimate(losses, "gain"),
+        retention_accuracy=_estimate(document_means(of_arm, arm, "retention"), "accuracy"),
         steps=statistics.fmean(row["steps"] for row in students.values()) if students else 0.0,
         tokens=statistics.fmean(row["tokens"] for row in students.values()) if students else 0.0,
         failed=len(asked) - len(students),
     )
 
 
-def _pairs(design: Design, arms: set[str]) -> list[tuple[str, str]]:
-    """Arms to compare, each pair once."""
-    there = [arm for arm in design.arms if arm in arms]
-    found = [(arm, design.reference) for arm in there if arm != design.reference and design.reference in arms]
-    for challenger in design.challengers:
-        found += [
-            (challenger, other)
-            for other in there
-            if challenger in arms and other not in (challenger, design.reference) and (other, challenger) not in found
-        ]
-    return list(dict.fromkeys(found))
-
-
-def _comparisons(settings: Mapping[str, Sequence[Row]], design: Design) -> list[Comparison]:
-    """Without the correction, which takes all students at once."""
-    found = []
-    for setting in ("together", "single"):
-        rows = settings.get(setting, [])
+def _compare(by_setting: Mapping[str, Sequence[Row]], design: Design) -> list[Comparison]:
+    """All comparisons of one student, without the correction, which takes all students at once."""
+    comparisons = []
+    for setting in COMPARED_SETTINGS:
+        rows = by_setting.get(setting, [])
         for measure, (kind, value) in MEASURES.items():
-            by_arm = {arm: cells(rows, arm, kind) for arm in dict.fromkeys(row["arm"] for row in rows)}
+            by_arm = {arm: document_means(rows, arm, kind) for arm in dict.fromkeys(row["arm"] for row in rows)}
             for arm, against in _pairs(design, set(by_arm)):
-                ours, theirs = by_arm[arm], by_arm[against]
                 # Only where both sides' students ran: what a seed does is common to both.
-                paired = {key: _minus(ours[key], theirs[key]) for key in ours if key in theirs}
-                if not paired:
+                differences = {
+                    key: DocumentMean(ours.gain - theirs.gain, ours.accuracy - theirs.accuracy, ours.batch)
+                    for key, ours in by_arm[arm].items()
+                    if (theirs := by_arm[against].get(key))
+                }
+                if not differences:
                     continue
-                mean = Mean(*over_seeds(paired, value))
-                found.append(
+                mean = ClusteredMean(*mean_over_seeds(differences, value))
+                comparisons.append(
                     Comparison(
                         measure=measure,  # type: ignore[arg-type]
                         setting=setting,  # type: ignore[arg-type]
                         arm=arm,
                         against=against,
-                        difference=mean.figure(),
+                        difference=mean.estimate(),
                         p=mean.p,
                         p_corrected=None,
                         detectable=mean.detectable,
                         verdict="no detectable difference",
                     )
                 )
-    return found
+    return comparisons
 
 
-def _minus(ours: DocumentMean, theirs: DocumentMean) -> DocumentMean:
-    return DocumentMean(ours.gain - theirs.gain, ours.accuracy - theirs.accuracy, ours.batch)
+def _pairs(design: Design, measured: set[str]) -> list[tuple[str, str]]:
+    """Arms to compare, each pair once: every arm with the reference, challengers with every other one."""
+    arms = [arm for arm in design.arms if arm in measured]
+    pairs = [(arm, design.reference) for arm in arms if arm != design.reference and design.reference in measured]
+    for challenger in [arm for arm in design.challengers if arm in measured]:
+        others = [arm for arm in arms if arm not in (challenger, design.reference)]
+        pairs += [(challenger, other) for other in others if (other, challenger) not in pairs]
+    return list(dict.fromkeys(pairs))
 
 
-def _verdict(comparison: Comparison, p: float | None) -> str:
-    if p is None or p >= LEVEL:
-        return "no detectable difference"
-    return "better" if comparison.difference.mean > 0 else "worse"
+def _correct(comparisons: Mapping[str, Sequence[Comparison]]) -> tuple[dict[str, list[Comparison]], Correction]:
+    """The comparisons of all students with the p-values and verdicts of Holm's procedure in each family."""
+    corrected: dict[str, list[Comparison]] = {label: list(of_student) for label, of_student in comparisons.items()}
+    families: dict[str, int] = {}
+    for measure in MEASURES:
+        for setting in COMPARED_SETTINGS:
+            family = [
+                (label, i)
+                for label, of_student in corrected.items()
+                for i, comparison in enumerate(of_student)
+                if (comparison.measure, comparison.setting) == (measure, setting)
+            ]
+            for (label, i), p in zip(family, holm([corrected[name][i].p for name, i in family]), strict=True):
+                comparison, verdict = corrected[label][i], "no detectable difference"
+                if p is not None and p < LEVEL:
+                    verdict = "better" if comparison.difference.mean > 0 else "worse"
+                corrected[label][i] = comparison.model_copy(update={"p_corrected": p, "verdict": verdict})
+            if family:
+                families[f"{setting}/{measure}"] = sum(corrected[label][i].p is not None for label, i in family)
+    return corrected, Correction(method="holm", level=LEVEL, families=families)
 
 
-def _scaling(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[Estimate, Estimate]]:
-    found = {}
-    for arm, number in dict.fromkeys((row["arm"], row["rewrites"]) for row in rows):
-        own = cells([row for row in rows if row["rewrites"] == number], arm)
-        gain, accuracy = _figure(own, "gain"), _figure(own, "accuracy")
+def _estimate_scaling(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[Estimate, Estimate]]:
+    estimates = {}
+    for arm, rewrites in dict.fromkeys((row["arm"], row["rewrites"]) for row in rows):
+        means = document_means([row for row in rows if row["rewrites"] == rewrites], arm)
+        gain, accuracy = _estimate(means, "gain"), _estimate(means, "accuracy")
         assert gain is not None and accuracy is not None
-        found[arm, number] = gain, accuracy
-    return found
+        estimates[arm, rewrites] = gain, accuracy
+    return estimates
 
 
-def _false_positives(rows: Sequence[Row], design: Design, family: Sequence[float | None]) -> FalsePositives | None:
+def _check_false_positives(
+    rows: Sequence[Row], design: Design, family: Sequence[float | None]
+) -> FalsePositives | None:
     if not rows or design.repeated_arm is None:
         return None
     gains: dict[str, dict[int, float]] = {}
     batches: dict[str, int] = {}
-    for (name, seed), cell in cells(rows, design.repeated_arm).items():
-        gains.setdefault(name, {})[seed] = cell.gain
-        batches[name] = cell.batch
-    return false_positives(
-        design.repeated_arm, gains, batches, pairs=design.pairs, side=design.seeds, family=family
-    )  # fmt: skip
+    for (name, seed), mean in document_means(rows, design.repeated_arm).items():
+        gains.setdefault(name, {})[seed] = mean.gain
+        batches[name] = mean.batch
+    return false_positives(design.repeated_arm, gains, batches, pairs=design.pairs, side=design.seeds, family=family)
 
 
-def _sequences(rows: Sequence[Row], design: Design) -> list[EditSequence]:
-    found = []
-    for how in dict.fromkeys(row["arm"] for row in rows):
-        own = [row for row in rows if row["arm"] == how]
-        edits = max(row["edit"] for row in own)
-        states = [_state(own, edit) for edit in range(edits + 1)]
-        asked = _edit_of(own)
-        number = max(asked.values())
-        accuracy, gain = (
-            [
-                [
-                    statistics.fmean(state[name][i] for name, e in asked.items() if e == edit)
-                    for edit in range(1, number + 1)
-                ]
-                for state in states
-            ]
-            for i in (0, 1)
-        )
-        studied = [range(row) for row in range(1, edits + 1)]
-        sizes = [sum(e == edit for e in asked.values()) for edit in range(1, number + 1)]
-        kept = [_retention(own, edit) for edit in range(edits + 1)]
-        found.append(
-            EditSequence(
-                arm=design.edits_arm,
-                replay=design.replay if how == "replay" else 0.0,
-                accuracy=accuracy,
-                gain=[[value - before for value, before in zip(row, gain[0], strict=True)] for row in gain],
-                studied=[_weighted(accuracy[len(own)], sizes, own) for own in studied],
-                studied_unedited=[_weighted(accuracy[0], sizes, own) for own in studied],
-                retention_accuracy=None if kept[0][0] is None else [float(a) for a, _ in kept if a is not None],
-                retention_loss=None if kept[0][1] is None else [float(b) for _, b in kept if b is not None],
-            )
-        )
-    return found
+def _estimate_sequences(rows: Sequence[Row], design: Design) -> list[EditSequence]:
+    """A sequence of edits without replay, and one with it, each from its own rows."""
+    sequences = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        replay = design.replay if arm == "replay" else 0.0
+        sequences.append(_estimate_sequence([row for row in rows if row["arm"] == arm], design.edits_arm, replay))
+    return sequences
 
 
-def _state(rows: Sequence[Row], edit: int) -> dict[str, tuple[float, float]]:
-    """Accuracy and log-likelihood by document after `edit` edits; edit 0 is what the first edit found."""
-    when = "after" if edit else "before"
-    by_document: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["edit"] == max(1, edit) and row["kind"] == "document":
-            by_document.setdefault(row["document_id"], []).append(row)
-    return {
-        name: (
-            statistics.fmean(row[f"correct_{when}"] for row in own),
-            statistics.fmean(row[f"loglik_{when}"] for row in own),
-        )
-        for name, own in by_document.items()
-    }
+def _estimate_sequence(rows: Sequence[Row], arm: str, replay: float) -> EditSequence:
+    # The batch of a sequence's row is the edit that first teaches its document.
+    edit_of = {row["document_id"]: row["batch"] for row in rows if row["kind"] == "document"}
+    sizes = Counter(edit_of.values())
+    edits = range(1, max(sizes) + 1)
+    states = range(max(row["edit"] for row in rows) + 1)
+
+    def asked(state: int) -> list[Row]:
+        """The rows of the student after `state` edits. Edit 1 tells of the never-edited student, too."""
+        return [row for row in rows if row["edit"] == max(1, state)]
+
+    def table(value: str) -> list[list[float]]:
+        """States x edits: mean of `value` over the documents that an edit teaches."""
+        table = []
+        for state in states:
+            by_document: dict[str, list[float]] = {}
+            for row in asked(state):
+                if row["kind"] == "document":
+                    by_document.setdefault(row["document_id"], []).append(row[f"{value}_{_when(state)}"])
+            means = {name: statistics.fmean(values) for name, values in by_document.items()}
+            table.append([statistics.fmean(means[n] for n in means if edit_of[n] == edit) for edit in edits])
+        return table
+
+    def studied(row: Sequence[float], last: int) -> float:
+        """Mean over the documents of the edits up to `last`."""
+        return sum(row[e - 1] * sizes[e] for e in edits[:last]) / sum(sizes[e] for e in edits[:last])
+
+    accuracy, loglik = table("correct"), table("loglik")
+    known = [[row[f"correct_{_when(state)}"] for row in asked(state) if row["kind"] == "retention"] for state in states]
+    losses = [asked(state)[0][f"retention_loss_{_when(state)}"] for state in states]
+    return EditSequence(
+        arm=arm,
+        replay=replay,
+        accuracy=accuracy,
+        gain=[[value - before for value, before in zip(row, loglik[0], strict=True)] for row in loglik],
+        studied=[studied(accuracy[state], state) for state in states[1:]],
+        studied_unedited=[studied(accuracy[0], state) for state in states[1:]],
+        retention_accuracy=[statistics.fmean(answers) for answers in known] if known[0] else None,
+        retention_loss=None if losses[0] is None else losses,
+    )
 
 
-def _edit_of(rows: Sequence[Row]) -> dict[str, int]:
-    """The edit that first teaches each document: `batch` of the sequence's rows."""
-    return {row["document_id"]: row["batch"] for row in rows if row["kind"] == "document"}
-
-
-def _retention(rows: Sequence[Row], edit: int) -> tuple[float | None, float | None]:
-    when = "after" if edit else "before"
-    own = [row for row in rows if row["edit"] == max(1, edit)]
-    known = [row[f"correct_{when}"] for row in own if row["kind"] == "retention"]
-    return (statistics.fmean(known) if known else None), own[0][f"retention_loss_{when}"]
-
-
-def _weighted(values: Sequence[float], sizes: Sequence[int], which: range) -> float:
-    """Mean over documents of the edits `which`."""
-    return sum(values[i] * sizes[i] for i in which) / sum(sizes[i] for i in which)
+def _when(state: int) -> str:
+    return "after" if state else "before"

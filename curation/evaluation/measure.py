@@ -1,162 +1,141 @@
-"""One student model: every arm's students trained and examined, as rows of `records.ITEM_COLUMNS`.
+"""One step of an evaluation, in a process of its own: everything that is measured of one student model."""
 
-Students of one batch of documents and seed share their random numbers over all arms. Outcomes are kept in the student's
-own journal (`evaluation/students/<label>`), so that none is trained twice.
-"""
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
 
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from configs.schema import Config
-from configs.seeds import stable_seed
-from curation.evaluation.arms import ArmLine
-from curation.evaluation.records import Setting
-from curation.evaluation.texts import Groups, choose_best, lesson_texts
-from student.benchmarks.sources import DocumentQuestions
-from student.records import Document, Exam, Job, Outcome, Question, StudentPool
-from teacher.reward.assignment import batches_of
-from teacher.reward.gain import GainReward
-from teacher.reward.student_runs import StudentRuns
+from configs.schema import Student
+from curation.evaluation.arms import edits_arm, repeated_arm
+from curation.evaluation.edits import run_edits
+from curation.evaluation.inputs import Inputs
+from curation.evaluation.processes import Report, StudentCounts
+from curation.evaluation.records import ITEM_COLUMNS
+from curation.evaluation.students import ArmStudents, Row, RunKey
+from curation.evaluation.texts import Groups, LessonTexts, taught_texts
+from student.records import Job
+from teacher.reward.student_models import MakePool
 from teacher.run.journal import Journal
 
-Row = dict[str, Any]
+
+class StudentTask(NamedTuple):
+    """What is measured of which student model. Picklable."""
+
+    inputs: Inputs
+    label: str
+    checkpoints: Mapping[str, Path | None]
+    """The trained teacher's, by `trained` arm."""
+    make_pool: MakePool
 
 
-class RunKey(NamedTuple):
-    """What one student run stands for."""
+class Measurements(NamedTuple):
+    """What was measured of one student model."""
 
-    setting: Setting
-    arm: str
-    rewrites: int
-    seed: int
-    batch: int
-
-
-class HeldoutQuestions:
-    """Each document's own questions; with `all` of them those of either split count as held out."""
-
-    def __init__(self, template: str, everything: bool) -> None:
-        self.own, self.everything = DocumentQuestions(template), everything
-
-    def exam(self, document: Document) -> Exam:
-        exam = self.own.exam(document)
-        if not self.everything:
-            return exam
-        return Exam(questions=tuple(replace(question, split="heldout") for question in exam.questions))
+    items: Path
+    """A Parquet file of rows, which may be many."""
+    texts: dict[str, Groups]
+    """By arm, as they were taught."""
+    student_runs: int
 
 
-class StudentBench:
-    """The students of one base model."""
-
-    def __init__(
-        self,
-        config: Config,
-        label: str,
-        documents: Sequence[Document],
-        extra: Mapping[tuple[str, str], Sequence[Question]],
-        pool: StudentPool,
-        journal: Journal,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> None:
-        """`config` names the one student; `extra` are the items asked of every student, by kind (`benchmark`,
-        `retention`) and the config's line."""
-        self.config, self.label, self.documents = config, label, list(documents)
-        self.extra = {key: tuple(questions) for key, questions in extra.items()}
-        benchmark = HeldoutQuestions(config.student.prompt_template, config.evaluation.questions == "all")
-        self.runs = StudentRuns(config, benchmark, self.documents, journal, on_progress=on_progress)
-        self.pool = pool
-
-    def choose(self, groups: Groups) -> Groups:
-        """The lessons of a `best-of` arm: chosen by the reward of their documents' `reward` questions."""
-
-        gain_reward = GainReward(self.runs, {self.config.student.model: self.pool})
-
-        def worth(groups: Groups) -> list[list[float]]:
-            return [[reward.value for reward in rewards] for rewards in gain_reward.score(groups)]
-
-        return choose_best(groups, self.config.rl.rewrites_per_lesson, worth)
-
-    def plan(
-        self,
-        setting: Setting,
-        arm: ArmLine,
-        groups: Groups,
-        rewrites: int,
-        seeds: Sequence[int],
-        documents: Sequence[Document] | None = None,
-    ) -> Iterator[tuple[RunKey, Job]]:
-        """The student runs of an arm: a student for each batch of documents and seed. Benchmarks and what was known
-        before are asked in the setting `together` alone."""
-        documents = self.documents if documents is None else documents
-        texts = lesson_texts(groups, rewrites)
-        together = 1 if setting == "single" else self.config.reward.documents_together
-        for number, batch in enumerate(batches_of(len(documents), together)):
-            ids = [documents[d].id for d in batch]
-            taught = [(name, text) for name in ids for text in texts.get(name, ())]
-            for seed in seeds:
-                job = self.runs.job(ids, taught, stable_seed(self.config.run.seed, "evaluate", seed, number), "heldout")
-                if arm.kind == "raw":
-                    job = replace(job, lesson=replace(job.lesson, steps=None, epochs=self.config.student.epochs))
-                if setting == "together":
-                    questions = (q for items in self.extra.values() for q in items)
-                    job = replace(job, exam=replace(job.exam, questions=(*job.exam.questions, *questions)))
-                else:
-                    job = replace(job, exam=replace(job.exam, retention_texts=()))
-                yield RunKey(setting, arm.name, rewrites, seed, number), job
-
-    def run(self, planned: Sequence[tuple[RunKey, Job]]) -> list[Row]:
-        """Trains what is missing; a row for each question that a student was asked. Failed students leave none."""
-        outcomes = self.runs.examine([job for _, job in planned], self.pool)
-        return [
-            row
-            for (place, job), outcome in zip(planned, outcomes, strict=True)
-            if outcome.error is None
-            for row in self.rows(place, job, outcome)
-        ]
-
-    def rows(self, place: RunKey, job: Job, outcome: Outcome, edit: int = 0) -> Iterator[Row]:
-        """The rows of one student: its documents' questions first, then the extra items in their order."""
-        own = sum(question.document_id != "" for question in job.exam.questions)
-        kinds = [("document", "")] * own
-        if len(job.exam.questions) > own:
-            kinds += [key for key, items in self.extra.items() for _ in items]
-        metrics = outcome.metrics
-        common = {
-            "setting": place.setting,
-            "student": self.label,
-            "arm": place.arm,
-            "rewrites": place.rewrites,
-            "seed": place.seed,
-            "batch": place.batch,
-            "edit": edit,
-            "steps": int(metrics.get("steps", 0)),
-            "tokens": int(metrics.get("lesson_tokens", 0)),
-            "retention_loss_before": metrics.get("retention_before"),
-            "retention_loss_after": metrics.get("retention_after"),
-        }
-        for question, answer, (kind, source) in zip(job.exam.questions, outcome.answers, kinds, strict=True):
-            yield common | {
-                "kind": kind,
-                "source": source,
-                "document_id": question.document_id,
-                "question": question.prompt,
-                "answer": question.answer,
-                "loglik_before": answer.loglik_before,
-                "loglik_after": answer.loglik_after,
-                "correct_before": answer.correct_before,
-                "correct_after": answer.correct_after,
-            }
+def measure_student(task: StudentTask, report: Report) -> Measurements:
+    """Teaches and examines the students of one model in all settings. Raises UserError and RunError."""
+    inputs, config = task.inputs, task.inputs.config
+    settings = config.student.model_copy(update={"model": inputs.students[task.label], "models": ()})
+    folder = config.run.dir / "evaluation" / "students" / task.label.replace("/", "-")
+    lesson_texts = LessonTexts(config, inputs.documents, inputs.secret_items)
+    with Journal(folder) as journal:
+        count = _StudentCount(report)
+        students = ArmStudents(inputs, task.label, settings, task.make_pool(settings), journal, count.reach)
+        texts = {}
+        for arm in inputs.arms:
+            groups = lesson_texts.of(arm, task.checkpoints.get(arm.name))
+            texts[arm.name] = students.choose(groups) if arm.kind == "best-of" else groups
+        del lesson_texts  # and with it a teacher in memory
+        rows = _together(students, texts, count)
+        student_runs = students.runs.students
+        if config.evaluation.edits:
+            lessons = taught_texts(texts[edits_arm(config.evaluation, inputs.arms).name], config.rl.rewrites_per_lesson)
+            for replay in dict.fromkeys((0.0, config.evaluation.replay)):
+                rows += run_edits(
+                    students, lessons, replay, task.make_pool, folder / "edits",
+                    lambda line: report(f"{task.label}: {line}"),
+                )  # fmt: skip
+        if config.evaluation.single_documents:
+            del students  # and with it a model in memory
+            single_rows, single_runs = _single(task, settings, texts, journal, count)
+            rows, student_runs = rows + single_rows, student_runs + single_runs
+    path = folder / "items.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=ITEM_COLUMNS), path)
+    return Measurements(path, texts, student_runs)
 
 
-def mean_by_document(rows: Sequence[Row], measure: str) -> dict[str, float]:
-    """Of rows of kind `document`: mean over questions, then over seeds."""
-    cells: dict[str, dict[int, list[float]]] = {}
-    for row in rows:
-        value = row["loglik_after"] - row["loglik_before"] if measure == "gain" else float(row["correct_after"])
-        cells.setdefault(row["document_id"], {}).setdefault(row["seed"], []).append(value)
-    return {
-        name: statistics.fmean(statistics.fmean(values) for values in by_seed.values())
-        for name, by_seed in cells.items()
-    }
+def _together(students: ArmStudents, texts: Mapping[str, Groups], count: "_StudentCount") -> list[Row]:
+    """The arms, their scaling curves and the repeated students, many documents a student; all in one pass, so that
+    batches of students are full."""
+    arms, config = students.inputs.arms, students.config
+    settings, size = config.evaluation, config.rl.rewrites_per_lesson
+    planned: list[tuple[RunKey, Job]] = []
+    for arm in arms:
+        planned += students.plan("together", arm, texts[arm.name], size, range(settings.seeds))
+    for arm in arms:
+        for rewrites in settings.scaling if arm.scaled else ():
+            if rewrites != size:
+                planned += students.plan("scaling", arm, texts[arm.name], rewrites, range(1))
+    repeated = repeated_arm(arms) if settings.false_positives else None
+    if repeated is not None:
+        more_seeds = range(settings.seeds, settings.false_positive_seeds)
+        planned += students.plan("false-positives", repeated, texts[repeated.name], size, more_seeds)
+    count.expect(len(planned))
+    rows = students.run(planned)
+    # Students of the arms serve the curve and the check as well.
+    shared = [row for row in rows if row["setting"] == "together" and row["kind"] == "document"]
+    if size in settings.scaling:
+        scaled = {arm.name for arm in arms if arm.scaled}
+        rows += [row | {"setting": "scaling"} for row in shared if row["arm"] in scaled and row["seed"] == 0]
+    if repeated is not None:
+        rows += [row | {"setting": "false-positives"} for row in shared if row["arm"] == repeated.name]
+    return rows
+
+
+def _single(
+    task: StudentTask, settings: Student, texts: Mapping[str, Groups], journal: Journal, count: "_StudentCount"
+) -> tuple[list[Row], int]:
+    """One document a student, at a document's share of the tokens: rows, and different students."""
+    config = task.inputs.config
+    assert settings.tokens_per_step is not None
+    share = max(8, settings.tokens_per_step // config.reward.documents_together)
+    settings = settings.model_copy(update={"tokens_per_step": share})
+    inputs = task.inputs._replace(extra={})
+    students = ArmStudents(inputs, task.label, settings, task.make_pool(settings), journal, count.reach)
+    documents = inputs.documents[: config.evaluation.single_documents]
+    planned: list[tuple[RunKey, Job]] = []
+    for arm in inputs.arms:
+        size = config.rl.rewrites_per_lesson
+        planned += students.plan("single", arm, texts[arm.name], size, range(1), documents)
+    count.expect(len(planned))
+    return students.run(planned), students.runs.students
+
+
+class _StudentCount:
+    """Reports the students of one call that trains some after the other."""
+
+    def __init__(self, report: Report) -> None:
+        self.report, self._done, self._expected = report, 0, 0
+
+    def expect(self, students: int) -> None:
+        """The next call is asked for that many students, equal ones counted each."""
+        self._expected = students
+        self.report(StudentCounts(expected=students))
+
+    def reach(self, done: int, total: int) -> None:
+        """`done` of the `total` different students of a call are finished."""
+        if not self._expected:  # a call whose students were not known before, as those of best-of
+            self.expect(total)
+        finished = self._expected if done == total else done
+        self.report(StudentCounts(finished=finished - self._done))
+        self._done = finished
+        if done == total:
+            self._done = self._expected = 0

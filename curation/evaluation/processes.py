@@ -1,6 +1,7 @@
-"""Work in processes of their own, whose progress is shown by this one."""
+"""One task for each student model, in processes of their own, with the progress of all of them together."""
 
 import multiprocessing
+import os
 import queue
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,55 +11,56 @@ from curation.console.progress import say
 from curation.console.student_progress import StudentProgress
 
 
-class Message(NamedTuple):
-    """What a task tells while it is at work."""
+class StudentCounts(NamedTuple):
+    """Students that are expected, and that are finished, more than were reported before."""
 
-    kind: str
-    """`line` to show, or students: `expect` so many more, `done` so many."""
-    value: Any
+    expected: int = 0
+    finished: int = 0
 
 
-Tell = Callable[[Message], None]
-Task = Callable[[Tell], Any]
-"""A picklable function: does its work and returns what came of it."""
+Report = Callable[[str | StudentCounts], None]
+"""Takes a line for the user, or how far the students are."""
+Task = Callable[[Report], Any]
+"""A picklable function: does its work and returns the result."""
 
 _messages: Any = None
-"""In a worker: where its messages go."""
+"""In a worker: the queue of its reports."""
 
 
 def run_tasks(what: str, tasks: Sequence[Task], workers: int) -> list[Any]:
-    """Results in the order of `tasks`, at most `workers` at a time; with one they run in this process. The first error
-    ends all of them. Progress counts the students of all tasks together."""
+    """Results in the order of `tasks`, at most `workers` at a time; with one worker they run in this process.
+
+    The first error ends all of them. Raises RunError where a worker is killed.
+    """
+    workers = min(workers, len(tasks))
     with StudentProgress(what, 0) as progress:
 
-        def show(message: Message) -> None:
-            match message.kind:
-                case "line":
-                    say(message.value)
-                case "expect":
-                    progress.expect(message.value)
-                case "done":
-                    progress.advance(message.value)
+        def show(message: str | StudentCounts) -> None:
+            if isinstance(message, str):
+                say(message)
+                return
+            progress.expect(message.expected)
+            progress.advance(message.finished)
 
-        if min(workers, len(tasks)) <= 1:
+        if workers <= 1:
             return [task(show) for task in tasks]
         messages = multiprocessing.get_context("spawn").Queue()
-        workers = min(workers, len(tasks))
         killed = (
             f"{what}: a process was killed, perhaps for want of memory; finished students are kept, and the same"
             " command goes on: with evaluation.workers=1 it takes less memory"
         )
-        with worker_pool(workers, _start, (messages, workers), if_killed=killed) as pool:
-            futures = [pool.submit(_run, task) for task in tasks]
+        with worker_pool(workers, _start_worker, (messages, workers), if_killed=killed) as pool:
+            futures = [pool.submit(_run_in_worker, task) for task in tasks]
             while not all(future.done() for future in futures):
-                _drain(messages, show, 0.5)
-                if failed := next((f for f in futures if f.done() and f.exception()), None):
-                    failed.result()
-            _drain(messages, show, 0.0)
+                _show_messages(messages, show, wait_seconds=0.5)
+                for future in futures:
+                    if future.done():
+                        future.result()  # raises what the task raised
+            _show_messages(messages, show, wait_seconds=0.0)
             return [future.result() for future in futures]
 
 
-def _drain(messages: Any, show: Callable[[Message], None], wait_seconds: float) -> None:
+def _show_messages(messages: Any, show: Report, wait_seconds: float) -> None:
     try:
         while True:
             show(messages.get(timeout=wait_seconds) if wait_seconds else messages.get_nowait())
@@ -66,10 +68,8 @@ def _drain(messages: Any, show: Callable[[Message], None], wait_seconds: float) 
         pass
 
 
-def _start(messages: Any, workers: int) -> None:
+def _start_worker(messages: Any, workers: int) -> None:
     """A worker has its share of the cores."""
-    import os
-
     import torch
     from transformers.utils.logging import disable_progress_bar
 
@@ -79,5 +79,5 @@ def _start(messages: Any, workers: int) -> None:
     disable_progress_bar()
 
 
-def _run(task: Task) -> Any:
+def _run_in_worker(task: Task) -> Any:
     return task(_messages.put)

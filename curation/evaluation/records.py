@@ -81,6 +81,11 @@ class Estimate(Record):
     clusters: int
     """Batches; the interval has `clusters - 1` degrees of freedom."""
 
+    @property
+    def bounds(self) -> tuple[float, float | None, float | None]:
+        """Mean, low and high."""
+        return self.mean, self.low, self.high
+
 
 class ArmEstimates(Record):
     """One arm's figures with one student in one setting."""
@@ -103,7 +108,7 @@ class ArmEstimates(Record):
     """Students that gave no outcome; their documents count with the other seeds."""
 
 
-class Arm(Record):
+class ArmResult(Record):
     """What an arm teaches one student."""
 
     words: str
@@ -211,7 +216,7 @@ class StudentResult(Record):
     teacher: str | None
     """Folder of the trained teacher's checkpoint; None without the arm `trained`, or where no round was better than the
     untrained teacher."""
-    arms: dict[str, Arm]
+    arms: dict[str, ArmResult]
     """In the order of the config."""
     comparisons: list[Comparison]
     scaling: dict[str, list[ScalingPoint]]

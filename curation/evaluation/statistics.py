@@ -1,9 +1,8 @@
-"""Means over documents whose batches share students, paired differences, and how many of these differ by luck alone.
+"""Means over documents whose batches share students, and how often an arm differs from itself by luck.
 
 Clusters are batches of documents. The standard error is the cluster-robust one of a mean (Liang and Zeger 1986, with
 the factor C / (C - 1)), intervals and p-values are Student's t with C - 1 degrees of freedom, so that an interval
-excludes 0 exactly where p < 0.05. Comparisons are corrected by Holm's step-down procedure (Holm 1979), which bounds the
-chance of any false difference in a family whatever its dependences.
+excludes 0 exactly where p < 0.05.
 """
 
 import math
@@ -20,22 +19,21 @@ POWER = 0.8
 """Of the minimum detectable effect."""
 
 
-class Mean:
+class ClusteredMean:
     """The mean of some documents' values, and all that its clusters say about it."""
 
     def __init__(self, values: Mapping[str, float], clusters: Mapping[str, int]) -> None:
         assert values, "the mean of nothing"
-        names = list(values)
-        self.n = len(names)
+        self.n = len(values)
         self.mean = statistics.fmean(values.values())
-        sums: dict[int, float] = {}
-        for name in names:
-            sums[clusters[name]] = sums.get(clusters[name], 0.0) + values[name] - self.mean
-        self.clusters = len(sums)
+        residuals: dict[int, float] = {}
+        for name, value in values.items():
+            residuals[clusters[name]] = residuals.get(clusters[name], 0.0) + value - self.mean
+        self.clusters = len(residuals)
         self.error: float | None = None
         """Standard error; None with one cluster."""
         if self.clusters > 1:
-            squares = sum(residual**2 for residual in sums.values())
+            squares = sum(residual**2 for residual in residuals.values())
             self.error = math.sqrt(squares * self.clusters / (self.clusters - 1)) / self.n
 
     @property
@@ -55,7 +53,7 @@ class Mean:
         degrees = self.clusters - 1
         return (t_quantile(1 - LEVEL / 2, degrees) + t_quantile(POWER, degrees)) * self.error
 
-    def figure(self, share: bool = False) -> Estimate:
+    def estimate(self, share: bool = False) -> Estimate:
         """With its 95% interval; bounds of a `share` cannot lie outside 0 ... 1."""
         low = high = None
         if self.error is not None:
@@ -94,17 +92,18 @@ def false_positives(
     rng = np.random.default_rng(seed)
     differ = corrected = 0
     for _ in range(pairs):
-        values: dict[str, float] = {}
+        differences: dict[str, float] = {}
         for batch, names in batches.items():
+            # Whole students are drawn: their luck is common to all documents of the batch, as in a real comparison.
             drawn = [seeds[batch][i] for i in rng.permutation(len(seeds[batch]))[: 2 * side]]
             for name in names:
-                ours, theirs = ([gains[name][s] for s in half] for half in (drawn[:side], drawn[side:]))
-                values[name] = statistics.fmean(ours) - statistics.fmean(theirs)
-        p = Mean(values, clusters).p
+                left, right = (statistics.fmean(gains[name][s] for s in half) for half in (drawn[:side], drawn[side:]))
+                differences[name] = left - right
+        p = ClusteredMean(differences, clusters).p
         assert p is not None
         differ += p < LEVEL
-        last = holm([*family, p])[-1]
-        corrected += last is not None and last < LEVEL
+        p_corrected = holm([*family, p])[-1]
+        corrected += p_corrected is not None and p_corrected < LEVEL
     low, high = wilson(differ, pairs)
     return FalsePositives(
         arm=arm,

@@ -1,162 +1,132 @@
-"""Everything that is measured of one student model, in a process of its own."""
+"""Students of one base model: taught the texts of arms, and their answers as rows of `records.ITEM_COLUMNS`.
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+Students of one batch of documents and seed share their random numbers over all arms. Outcomes are kept in the model's
+own journal (`evaluation/students/<label>`), so that no student is trained twice.
+"""
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datatrove.data import Document
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from configs.schema import Config
-from curation.evaluation.arms import ArmLine, edits_line, scaling_lines
-from curation.evaluation.edits import edits_folder, run_edits
-from curation.evaluation.measure import Row, RunKey, StudentBench
-from curation.evaluation.processes import Message, Tell
-from curation.evaluation.records import ITEM_COLUMNS
-from curation.evaluation.texts import Groups, LessonTexts, lesson_texts
-from student.records import Job, Question
-from teacher.reward.student_models import MakePool
+from configs.schema import Student
+from configs.seeds import stable_seed
+from curation.evaluation.arms import Arm
+from curation.evaluation.inputs import HeldoutQuestions, Inputs
+from curation.evaluation.records import Setting
+from curation.evaluation.texts import Groups, choose_best, taught_texts
+from student.records import Document, Job, Outcome, StudentPool
+from teacher.reward.assignment import batches_of
+from teacher.reward.gain import GainReward
+from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal
 
-
-class StudentTask(NamedTuple):
-    """What a student's process is given. Picklable."""
-
-    config: Config
-    """With the one student, and the steps and tokens of the evaluation."""
-    label: str
-    documents: Sequence[Document]
-    arms: Sequence[ArmLine]
-    extra: Mapping[tuple[str, str], Sequence[Question]]
-    items: Sequence[Question]
-    """What no text may carry."""
-    checkpoints: Mapping[str, Path | None]
-    """By `trained` arm."""
-    make_pool: MakePool
+Row = dict[str, Any]
 
 
-class Measurements(NamedTuple):
-    """What comes back: rows are on disk, they may be many."""
+class RunKey(NamedTuple):
+    """What one student run was made for."""
 
-    items: Path
-    texts: dict[str, Groups]
-    """By arm, as they were taught."""
-    student_runs: int
-
-
-def repeated_arm(arms: Sequence[ArmLine]) -> ArmLine | None:
-    """The arm whose students are repeated for the false-positive check: texts that vary, where a teacher writes."""
-    writes = [arm for arm in arms if arm.samples]
-    others = [arm for arm in arms if arm.equal_tokens]
-    return next(iter([*(a for a in writes if a.kind == "untrained"), *writes, *others]), None)
+    setting: Setting
+    arm: str
+    rewrites: int
+    seed: int
+    batch: int
 
 
-def measure_student(work: StudentTask, tell: Tell) -> Measurements:
-    """All settings of one student model. Raises UserError and RunError."""
-    config = work.config
-    folder = config.run.dir / "evaluation" / "students" / work.label.replace("/", "-")
-    arm_texts = LessonTexts(config, work.documents, work.items)
-    with Journal(folder) as journal:
-        counted = _Count(tell)
-        pool = work.make_pool(config.student)
-        bench = StudentBench(config, work.label, work.documents, work.extra, pool, journal, counted.reach)
-        texts = {}
-        for arm in work.arms:
-            groups = arm_texts.texts(arm, work.arms, work.checkpoints.get(arm.name))
-            if arm.kind == "best-of":
-                counted.expect_unknown()
-                groups = bench.choose(groups)
-            texts[arm.name] = groups
-        del arm_texts
-        rows = _together(bench, work, texts, counted)
-        runs = bench.runs.students
-        if config.evaluation.edits:
-            arm = edits_line(config, work.arms)
-            taught = lesson_texts(texts[arm.name], config.rl.rewrites_per_lesson)
-            for replay in dict.fromkeys((0.0, config.evaluation.replay)):
-                rows += run_edits(
-                    bench, taught, replay, work.make_pool, edits_folder(config, bench, taught, replay),
-                    lambda line: tell(Message("line", f"{work.label}: {line}")),
-                )  # fmt: skip
-        if config.evaluation.single_documents:
-            del pool, bench
-            alone, more = _single(work, texts, journal, counted)
-            rows, runs = rows + alone, runs + more
-    path = folder / "items.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema=ITEM_COLUMNS), path)
-    return Measurements(path, texts, runs)
+class ArmStudents:
+    """The students of one base model, whichever arm they are taught."""
 
+    def __init__(
+        self,
+        inputs: Inputs,
+        label: str,
+        settings: Student,
+        pool: StudentPool,
+        journal: Journal,
+        on_progress: Callable[[int, int], None],
+    ) -> None:
+        """`settings` names the one model, `pool` trains its students."""
+        self.inputs, self.label, self.settings, self.pool = inputs, label, settings, pool
+        self.config = inputs.config.model_copy(update={"student": settings})
+        questions = HeldoutQuestions(self.config)
+        self.runs = StudentRuns(self.config, questions, inputs.documents, journal, on_progress=on_progress)
+        self.extra_questions = tuple(question for items in inputs.extra.values() for question in items)
 
-def _together(bench: StudentBench, work: StudentTask, texts: Mapping[str, Groups], counted: "_Count") -> list[Row]:
-    """The arms, their scaling curves and the repeated students, many documents a student; all in one pass, so that
-    batches of students are full."""
-    settings, size = work.config.evaluation, work.config.rl.rewrites_per_lesson
-    planned: list[tuple[RunKey, Job]] = []
-    for arm in work.arms:
-        planned += bench.plan("together", arm, texts[arm.name], size, range(settings.seeds))
-    curves = scaling_lines(work.config, work.arms)
-    for arm in curves:
-        for number in settings.scaling:
-            if number != size:
-                planned += bench.plan("scaling", arm, texts[arm.name], number, range(1))
-    repeated = repeated_arm(work.arms) if settings.false_positives else None
-    if repeated is not None:
-        seeds = range(settings.seeds, settings.false_positive_seeds)
-        planned += bench.plan("false-positives", repeated, texts[repeated.name], size, seeds)
-    counted.expect(len(planned))
-    rows = bench.run(planned)
-    own = [row for row in rows if row["setting"] == "together" and row["kind"] == "document"]
-    if size in settings.scaling:
-        names = {arm.name for arm in curves}
-        rows += [row | {"setting": "scaling"} for row in own if row["arm"] in names and row["seed"] == 0]
-    if repeated is not None:
-        rows += [row | {"setting": "false-positives"} for row in own if row["arm"] == repeated.name]
-    return rows
+    def choose(self, groups: Groups) -> Groups:
+        """The lessons of a `best-of` arm: chosen by the reward on their documents' `reward` questions."""
+        gain_reward = GainReward(self.runs, {self.settings.model: self.pool})
+        values = [[reward.value for reward in rewards] for rewards in gain_reward.score(groups)]
+        return choose_best(groups, self.config.rl.rewrites_per_lesson, values)
 
+    def plan(
+        self,
+        setting: Setting,
+        arm: Arm,
+        groups: Groups,
+        rewrites: int,
+        seeds: Sequence[int],
+        documents: Sequence[Document] | None = None,
+    ) -> Iterator[tuple[RunKey, Job]]:
+        """The student runs of an arm: a student for each batch of documents and seed.
 
-def _single(
-    work: StudentTask, texts: Mapping[str, Groups], journal: Journal, counted: "_Count"
-) -> tuple[list[Row], int]:
-    """One document a student, at a document's share of the tokens."""
-    config = work.config
-    assert config.student.tokens_per_step is not None
-    share = max(8, config.student.tokens_per_step // config.reward.documents_together)
-    student = config.student.model_copy(update={"tokens_per_step": share})
-    config = config.model_copy(update={"student": student})
-    pool = work.make_pool(student)
-    bench = StudentBench(config, work.label, work.documents, {}, pool, journal, counted.reach)
-    documents = work.documents[: config.evaluation.single_documents]
-    planned = [
-        student_run
-        for arm in work.arms
-        for student_run in bench.plan(
-            "single", arm, texts[arm.name], config.rl.rewrites_per_lesson, range(1), documents
-        )
-    ]
-    counted.expect(len(planned))
-    return bench.run(planned), bench.runs.students
+        Only students of the setting `together` are also asked the items about no document.
+        """
+        documents = self.inputs.documents if documents is None else documents
+        texts = taught_texts(groups, rewrites)
+        batch_size = 1 if setting == "single" else self.config.reward.documents_together
+        for number, batch in enumerate(batches_of(len(documents), batch_size)):
+            names = [documents[d].id for d in batch]
+            taught = [(name, text) for name in names for text in texts.get(name, ())]
+            for seed in seeds:
+                chance = stable_seed(self.config.run.seed, "evaluate", seed, number)
+                job = self.runs.job(names, taught, chance, "heldout")
+                if arm.kind == "raw":
+                    job = replace(job, lesson=replace(job.lesson, steps=None, epochs=self.settings.epochs))
+                if setting == "together":
+                    job = self.with_extra_questions(job)
+                else:
+                    job = replace(job, exam=replace(job.exam, retention_texts=()))
+                yield RunKey(setting, arm.name, rewrites, seed, number), job
 
+    def with_extra_questions(self, job: Job) -> Job:
+        """The job with the items about no document after its own questions."""
+        return replace(job, exam=replace(job.exam, questions=(*job.exam.questions, *self.extra_questions)))
 
-class _Count:
-    """Turns the running counts of one call after the other into messages."""
+    def run(self, planned: Sequence[tuple[RunKey, Job]]) -> list[Row]:
+        """Trains what is missing; a row for each question that a student was asked. Failed students leave none."""
+        outcomes = self.runs.examine([job for _, job in planned], self.pool)
+        return [
+            row
+            for (key, job), outcome in zip(planned, outcomes, strict=True)
+            if outcome.error is None
+            for row in self.rows(key, job, outcome)
+        ]
 
-    def __init__(self, tell: Tell) -> None:
-        self.tell, self._done, self._total, self._unknown = tell, 0, 0, False
-
-    def expect(self, students: int) -> None:
-        """So many students are asked for by the next call, equal ones counted each."""
-        self._done, self._total, self._unknown = 0, students, False
-        self.tell(Message("expect", students))
-
-    def expect_unknown(self) -> None:
-        """The next calls say themselves how many they ask for."""
-        self._done, self._total, self._unknown = 0, 0, True
-
-    def reach(self, done: int, total: int) -> None:
-        if self._unknown and not self._done:
-            self.tell(Message("expect", total))
-        if not self._unknown and done == total:
-            done = self._total  # equal students are trained once
-        self.tell(Message("done", done - self._done))
-        self._done = 0 if self._unknown and done == total else done
+    def rows(self, key: RunKey, job: Job, outcome: Outcome, edit: int = 0) -> Iterator[Row]:
+        """The rows of one student: its documents' questions first, then the extra items in their order."""
+        about_documents = sum(question.document_id != "" for question in job.exam.questions)
+        kinds = [("document", "")] * about_documents
+        if len(job.exam.questions) > about_documents:
+            kinds += [source for source, items in self.inputs.extra.items() for _ in items]
+        metrics = outcome.metrics
+        of_student = {
+            **key._asdict(),
+            "student": self.label,
+            "edit": edit,
+            "steps": int(metrics.get("steps", 0)),
+            "tokens": int(metrics.get("lesson_tokens", 0)),
+            "retention_loss_before": metrics.get("retention_before"),
+            "retention_loss_after": metrics.get("retention_after"),
+        }
+        for question, answer, (kind, source) in zip(job.exam.questions, outcome.answers, kinds, strict=True):
+            yield of_student | {
+                "kind": kind,
+                "source": source,
+                "document_id": question.document_id,
+                "question": question.prompt,
+                "answer": question.answer,
+                "loglik_before": answer.loglik_before,
+                "loglik_after": answer.loglik_after,
+                "correct_before": answer.correct_before,
+                "correct_after": answer.correct_after,
+            }

@@ -1,4 +1,4 @@
-"""The trained teachers of an evaluation: found where a run has left them, or trained first."""
+"""The trained teachers of an evaluation: left by a run, or trained first."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,8 +10,8 @@ from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Config, Evaluation
 from curation.console.progress import say
-from curation.evaluation.arms import ArmLine
-from curation.evaluation.processes import Message, Tell, run_tasks
+from curation.evaluation.arms import Arm
+from curation.evaluation.processes import Report, run_tasks
 from teacher.reward.student_models import MakePool
 from teacher.run.checkpoints import best_checkpoint, finished_rounds
 from teacher.training.loop import train_teacher
@@ -22,29 +22,32 @@ Checkpoints = dict[tuple[str, str], Path | None]
 
 def trained_teachers(
     config: Config,
-    arms: Sequence[ArmLine],
+    arms: Sequence[Arm],
     students: dict[str, str],
     train: Sequence[Document],
     make_pool: MakePool,
 ) -> Checkpoints:
-    """The checkpoint of each `trained` arm for each student (label: model). Where `evaluation.teacher_for` is `each`,
-    what is missing is trained. Raises UserError where a run has no finished round, and RunError."""
-    found: Checkpoints = {}
+    """The checkpoint of each `trained` arm for each student (label: model).
+
+    Where `evaluation.teacher_for` is `each`, what is missing is trained. Raises UserError where a run has no finished
+    round, and RunError.
+    """
+    checkpoints: Checkpoints = {}
     for arm in arms:
         if arm.kind != "trained":
             continue
-        if trains(config, arm):
-            runs = {label: own_run(config, label, model) for label, model in students.items()}
-            tasks = [partial(_train, run, train, make_pool, label) for label, run in runs.items()]
-            say(f"teachers for {', '.join(students)}: {config.rl.rounds} rounds each, where they are not trained yet")
-            run_tasks("training", tasks, config.evaluation.workers)
-            found |= {(arm.name, label): best_checkpoint(run.run.dir) for label, run in runs.items()}
-        else:
-            found |= dict.fromkeys(((arm.name, label) for label in students), teacher_of_run(config, arm))
-    return found
+        if not trains_teachers(config.evaluation, arm):
+            checkpoints |= dict.fromkeys(((arm.name, label) for label in students), teacher_of_run(config, arm))
+            continue
+        runs = {label: _training_run(config, label, model) for label, model in students.items()}
+        say(f"teachers for {', '.join(students)}: {config.rl.rounds} rounds each, where they are not trained yet")
+        tasks = [partial(_train, run, train, make_pool, label) for label, run in runs.items()]
+        run_tasks("training", tasks, config.evaluation.workers)
+        checkpoints |= {(arm.name, label): best_checkpoint(run.run.dir) for label, run in runs.items()}
+    return checkpoints
 
 
-def own_run(config: Config, label: str, model: str) -> Config:
+def _training_run(config: Config, label: str, model: str) -> Config:
     """The training run of a student's own teacher: this config's, with that student."""
     folder = config.run.dir / "teachers" / label.replace("/", "-")
     return config.model_copy(
@@ -56,17 +59,17 @@ def own_run(config: Config, label: str, model: str) -> Config:
     )
 
 
-def _train(config: Config, train: Sequence[Document], make_pool: MakePool, label: str, tell: Tell) -> None:
-    # Nothing is measured on held-out documents here: that is what the evaluation does.
-    train_teacher(config, train, (), make_pool, lambda line: tell(Message("line", f"{label}: {line}")))
+def _train(config: Config, train: Sequence[Document], make_pool: MakePool, label: str, report: Report) -> None:
+    # Without held-out documents, since the evaluation itself measures the teacher on them.
+    train_teacher(config, train, (), make_pool, lambda line: report(f"{label}: {line}"))
 
 
-def trains(config: Config, arm: ArmLine) -> bool:
+def trains_teachers(settings: Evaluation, arm: Arm) -> bool:
     """Whether the arm's teachers are trained here where they are missing."""
-    return arm.kind == "trained" and not arm.value and config.evaluation.teacher_for == "each"
+    return arm.kind == "trained" and not arm.value and settings.teacher_for == "each"
 
 
-def teacher_of_run(config: Config, arm: ArmLine) -> Path | None:
+def teacher_of_run(config: Config, arm: Arm) -> Path | None:
     """The best checkpoint of the run that a `trained` arm names. Raises UserError where there is none."""
     run_dir = Path(arm.value) if arm.value else config.run.dir
     if not finished_rounds(run_dir):
@@ -74,8 +77,8 @@ def teacher_of_run(config: Config, arm: ArmLine) -> Path | None:
             f"evaluation.arms: no trained teacher in {run_dir}: `notewright train` makes one, evaluation.teacher_for"
             " 'each' trains one for every student"
         )
-    written = run_dir / "config.yaml"
-    start = load_config(written).teacher.model if written.is_file() else config.teacher.model
+    run_config = run_dir / "config.yaml"
+    start = load_config(run_config).teacher.model if run_config.is_file() else config.teacher.model
     if start != config.teacher.model:
         raise UserError(f"evaluation.arms: the teacher of {run_dir} began as {start}, this config's is another model")
     return best_checkpoint(run_dir)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from configs.format import amount
-from curation.evaluation.records import Arm, Comparison, Estimate, EvaluationResult, StudentResult
+from curation.evaluation.records import ArmResult, Comparison, Estimate, EvaluationResult, StudentResult
 from curation.report.parts import Kind, Table, Tile, Verdict, cell, count, number, shares
 from curation.report.plots import Interval, spoken
 
@@ -157,7 +157,7 @@ def arm_table(student: StudentResult) -> Table:
     return Table(head, rows, "w" + "r" * (len(head) - 2) + "w")
 
 
-def _written(arm: Arm) -> Markup:
+def _written(arm: ArmResult) -> Markup:
     refused = f"{arm.rejected} refused" if arm.rejected else ""
     failed = f"{arm.together.failed} students failed" if arm.together.failed else ""
     parts = [shares(list(arm.strategies.items())), refused, failed]

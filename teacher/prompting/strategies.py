@@ -23,12 +23,13 @@ def strategy_names() -> list[str]:
 
 
 @lru_cache
-def read_strategy(name: str) -> str:
-    """The instruction with its `{document}` placeholder. Raises UserError for an unknown name or a file without one."""
+def read_strategy(name: str, key: str = "teacher.strategies") -> str:
+    """The instruction with its `{document}` placeholder. Raises UserError for an unknown name, which stands in the
+    config under `key`, or a file without one."""
     path = Path(name) if name.endswith(".txt") else FOLDER / f"{name}.txt"
     if not path.is_file():
         advice = "no such file" if name.endswith(".txt") else nearest(name, strategy_names())
-        raise UserError(f"teacher.strategies: unknown strategy {name!r}: {advice}")
+        raise UserError(f"{key}: unknown strategy {name!r}: {advice}")
     template = path.read_text(encoding="utf-8").strip()
     if "{document}" not in template:
         raise UserError(f"strategy file {path} holds no {{document}} placeholder")

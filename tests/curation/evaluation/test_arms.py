@@ -4,20 +4,25 @@ import pytest
 
 from curation.corpus.training_data import read_asked
 from curation.evaluation.arms import parse_arms
-from curation.evaluation.texts import LessonTexts, choose_best, lesson_texts
+from curation.evaluation.texts import LessonTexts, choose_best, taught_texts
+from curation.lab.items import REWRITES
 from teacher.records import Rewrite
+
+
+def arms_of(config):
+    return parse_arms(config.evaluation, config.teacher, config.run.dir / REWRITES)
 
 
 def test_lines_become_arms(make_config, shop_file):
     config = make_config(
         evaluation={"arms": ["repeated", "strategies", "trained:runs/a", "best-of:3", f"file:{shop_file}"]}
     )
-    arms = parse_arms(config)
+    arms = arms_of(config)
     assert [arm.name for arm in arms] == [
         "repeated", "strategy:copy", "strategy:question-answer", "strategy:permuted", "trained:runs/a", "best-of:3",
         "shops",
     ]  # fmt: skip
-    assert [arm.name for arm in arms if arm.samples] == [
+    assert [arm.name for arm in arms if arm.written] == [
         "strategy:copy", "strategy:question-answer", "strategy:permuted", "trained:runs/a",
     ]  # fmt: skip
 
@@ -34,11 +39,11 @@ def test_each_arm_writes_in_its_own_ways(make_config):
             "scaling": [6],
         }
     )
-    arms = {arm.name: arm for arm in parse_arms(config)}
+    arms = {arm.name: arm for arm in arms_of(config)}
     texts = LessonTexts(config, documents(config), ())
-    alone = texts.texts(arms["strategy:permuted"], list(arms.values()))
+    alone = texts.of(arms["strategy:permuted"])
     assert {rewrite.strategy for group in alone for rewrite in group} == {"permuted"}
-    ensemble = texts.texts(arms["ensemble"], list(arms.values()))
+    ensemble = texts.of(arms["ensemble"])
     assert all(len(group) == 6 for group in ensemble)
     for group in ensemble:
         assert sorted(rewrite.strategy for rewrite in group) == ["copy"] * 3 + ["permuted"] * 3
@@ -47,16 +52,16 @@ def test_each_arm_writes_in_its_own_ways(make_config):
 
 def test_texts_are_kept_and_other_settings_are_other_texts(make_config):
     config = make_config(evaluation={"arms": ["repeated", "untrained"]})
-    arms = parse_arms(config)
-    first = LessonTexts(config, documents(config), ()).texts(arms[1], arms)
+    arms = arms_of(config)
+    first = LessonTexts(config, documents(config), ()).of(arms[1])
     folder = config.run.dir / "evaluation" / "texts"
     (path,) = folder.glob("*.json")
     kept = json.loads(path.read_text())
     kept[0][0]["text"] = "as it stands on disk"
     path.write_text(json.dumps(kept))
-    assert LessonTexts(config, documents(config), ()).texts(arms[1], arms)[0][0].text == "as it stands on disk"
+    assert LessonTexts(config, documents(config), ()).of(arms[1])[0][0].text == "as it stands on disk"
     hotter = config.model_copy(update={"teacher": config.teacher.model_copy(update={"temperature": 2.0})})
-    assert LessonTexts(hotter, documents(config), ()).texts(arms[1], arms) != first
+    assert LessonTexts(hotter, documents(config), ()).of(arms[1]) != first
     assert len(list(folder.glob("*.json"))) == 2
 
 
@@ -66,16 +71,16 @@ def rewrite(text, rejected=None):
 
 def test_the_best_lesson_is_chosen_whole():
     group = [rewrite(text) for text in "abcdef"]
-    chosen = choose_best([group], 2, lambda _: [[0.1, 0.1, 0.7, 0.7, 0.7, 0.7]])
+    chosen = choose_best([group], 2, [[0.1, 0.1, 0.7, 0.7, 0.7, 0.7]])
     assert [r.text for r in chosen[0]] == ["c", "d"]
 
 
 def test_refused_texts_teach_nothing():
     groups = [[rewrite("a"), rewrite("b", "leak"), rewrite("c")]]
-    assert lesson_texts(groups, 2) == {"d": ["a"]}
+    assert taught_texts(groups, 2) == {"d": ["a"]}
 
 
 @pytest.mark.parametrize("line", ["strategies:copy", "none:1", "", "file:", "best-of:0"])
 def test_odd_lines_are_refused(make_config, line):
     with pytest.raises(ValueError, match=r"evaluation\.arms"):
-        parse_arms(make_config(evaluation={"arms": ["repeated", line]}))
+        arms_of(make_config(evaluation={"arms": ["repeated", line]}))

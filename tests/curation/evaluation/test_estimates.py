@@ -2,7 +2,7 @@ import pytest
 
 from curation.evaluation.estimates import Design, estimate_students
 from curation.evaluation.lab_claims import lab_claims
-from curation.evaluation.records import Arm, Correction, EvaluationResult, StudentResult
+from curation.evaluation.records import ArmResult, Correction, EvaluationResult, StudentResult
 
 DESIGN = Design(
     arms=["none", "repeated", "trained"], reference="repeated", challengers=["trained"], seeds=1, pairs=0,
@@ -85,9 +85,9 @@ def result(gains):
     made = [row(name, d, gain + d / 100) for name, gain in gains.items() for d in range(12)]
     found, _ = estimate_students(made, DESIGN._replace(arms=names, reference=names[0], challengers=[]))
     arms = {
-        name: Arm(
+        name: ArmResult(
             words=name, equal_tokens=True, lesson_tokens=1, texts=1, rejected=0, overlap=0, strategies={},
-            together=found["s"].measured["together", name], single=None,
+            together=found["s"].arms["together", name], single=None,
         )
         for name in names
     }  # fmt: skip

@@ -8,10 +8,9 @@ from rich.console import Console
 from configs.errors import UserError
 from configs.load import save_config
 from curation.cli import main
-from curation.evaluation.picture import write_picture
+from curation.evaluation.display import print_evaluation, write_picture
 from curation.evaluation.records import ITEM_COLUMNS, ITEMS_FILE, LESSONS_FILE, read_result
 from curation.evaluation.run import run_evaluate
-from curation.evaluation.table import print_evaluation
 
 
 def test_every_arm_and_setting(evaluated):

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 
-from curation.evaluation.statistics import Mean, false_positives
+from curation.evaluation.statistics import ClusteredMean, false_positives
 from student.statistics.intervals import holm
 
 
@@ -18,9 +18,9 @@ def test_intervals_cover_and_naive_ones_would_not():
     covered = naive = 0
     for _ in range(1000):
         values, clusters = clustered(rng)
-        figure = Mean(values, clusters).figure()
-        covered += figure.low < 0 < figure.high
-        alone = Mean(values, {name: i for i, name in enumerate(values)}).figure()
+        estimate = ClusteredMean(values, clusters).estimate()
+        covered += estimate.low < 0 < estimate.high
+        alone = ClusteredMean(values, {name: i for i, name in enumerate(values)}).estimate()
         naive += alone.low < 0 < alone.high
     assert 0.93 < covered / 1000 < 0.97
     assert naive / 1000 < 0.75, "documents that share a student are not independent"
@@ -29,30 +29,30 @@ def test_intervals_cover_and_naive_ones_would_not():
 def test_the_interval_excludes_zero_where_p_is_below_five_percent():
     rng = np.random.default_rng(1)
     for _ in range(200):
-        mean = Mean(*clustered(rng, mean=1.0))
-        figure = mean.figure()
-        assert (figure.low > 0 or figure.high < 0) == (mean.p < 0.05)
+        mean = ClusteredMean(*clustered(rng, mean=1.0))
+        estimate = mean.estimate()
+        assert (estimate.low > 0 or estimate.high < 0) == (mean.p < 0.05)
 
 
 def test_the_detectable_effect_is_detected_four_times_in_five():
     rng = np.random.default_rng(2)
-    sizes = [Mean(*clustered(rng)).detectable for _ in range(300)]
+    sizes = [ClusteredMean(*clustered(rng)).detectable for _ in range(300)]
     effect = math.sqrt(np.mean(np.square(sizes)))
-    found = sum(Mean(*clustered(rng, mean=effect)).p < 0.05 for _ in range(500))
+    found = sum(ClusteredMean(*clustered(rng, mean=effect)).p < 0.05 for _ in range(500))
     assert 0.72 < found / 500 < 0.9
 
 
 def test_one_cluster_has_no_interval():
-    mean = Mean({"a": 1.0, "b": 2.0}, {"a": 0, "b": 0})
-    assert (mean.p, mean.detectable, mean.figure().low) == (None, None, None)
-    assert Mean({"a": 0.0, "b": 0.0}, {"a": 0, "b": 1}).p == 1.0
+    mean = ClusteredMean({"a": 1.0, "b": 2.0}, {"a": 0, "b": 0})
+    assert (mean.p, mean.detectable, mean.estimate().low) == (None, None, None)
+    assert ClusteredMean({"a": 0.0, "b": 0.0}, {"a": 0, "b": 1}).p == 1.0
 
 
 def test_holm_keeps_a_family_of_nothing_from_differing():
     rng = np.random.default_rng(3)
     once = corrected = 0
     for _ in range(300):
-        p_values = [Mean(*clustered(rng, size=2)).p for _ in range(10)]
+        p_values = [ClusteredMean(*clustered(rng, size=2)).p for _ in range(10)]
         once += min(p_values) < 0.05
         corrected += min(holm(p_values)) < 0.05
     assert once / 300 > 0.3, "of ten comparisons one is often below 5% by luck"
@@ -89,7 +89,7 @@ def test_the_check_would_notice_clusters_that_are_ignored():
     for _ in range(200):
         order = {batch: rng.permutation(12) for batch in range(6)}
         values = {n: gains[n][order[clusters[n]][0]] - gains[n][order[clusters[n]][1]] for n in gains}
-        differ += Mean(values, alone).p < 0.05
+        differ += ClusteredMean(values, alone).p < 0.05
     assert differ / 200 > 3 * drawn_by_batch.rate.mean
 
 

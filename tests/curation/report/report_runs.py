@@ -134,7 +134,7 @@ def _measured(gain: float) -> records.ArmEstimates:
 def _student(shift: int) -> records.StudentResult:
     chance = random.Random(shift)
     arms = {
-        name: records.Arm(
+        name: records.ArmResult(
             words=words, equal_tokens=equal, lesson_tokens=40.0 * (n + 1), texts=5.0, rejected=n, overlap=0.1 * n,
             strategies={"question-answer": 0.7, "copy": 0.3}, together=_measured(gain + 0.3 * shift),
             single=_measured(gain),

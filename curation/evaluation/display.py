@@ -1,0 +1,153 @@
+"""The evaluation for a reader: tables on the terminal, and one picture for a README or a dataset card."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from configs.format import interval
+from curation.evaluation.records import Comparison, EditSequence, Estimate, EvaluationResult, StudentResult
+
+PICTURE_FILE = "evaluation/arms.png"
+INK, ACCENT, FAINT = "#4a4f55", "#0072b2", "#9aa0a6"
+"""Colours of arms, of the trained teacher, and of arms outside the equal comparison; they also differ in grey."""
+
+
+def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) -> None:
+    """Arms with intervals and verdicts, curves, sequences, the check of the verdict, claims, notes, and where it is."""
+    for label, student in result.students.items():
+        console.print(_arm_table(label, student, result.reference))
+        console.print(_side_table(student))
+        if student.scaling:
+            console.print(_scaling_table(student))
+        for sequence in student.sequences:
+            if sequence.studied:
+                console.print(_sequence_line(sequence), markup=False)
+        if (check := student.false_positives) is not None:
+            console.print(
+                f"{check.pairs} pairs of {check.arm} with itself: {check.differ} differ at 5% {_interval(check.rate)},"
+                f" {check.differ_corrected} after the correction",
+                markup=False,
+            )
+        console.print()
+    for claim in result.claims:
+        console.print(f"{'yes' if claim.holds else 'NO '}  {claim.words}", markup=False)
+    for note in result.notes:
+        console.print(f"* {note}", markup=False)
+    console.print(
+        f"{result.student_runs} students, {result.seconds:.0f} s; {run_dir / 'evaluation.json'}", markup=False
+    )
+
+
+def _arm_table(label: str, student: StudentResult, reference: str) -> Table:
+    """Rising in gain; below them the trained teacher against each other arm."""
+    table = Table("students taught with", "tokens", "gain (nats a token)", "accuracy", title_justify="left")
+    table.title = f"student {label}: many documents together"
+    for heading in (f"gain - {reference}", "MDE", "p (Holm)", "verdict"):
+        table.add_column(heading)
+    comparisons = [c for c in student.comparisons if (c.setting, c.measure) == ("together", "gain")]
+    with_reference = {c.arm: c for c in comparisons if c.against == reference}
+
+    def gain(name: str) -> float:
+        estimate = student.arms[name].together.gain
+        return float("-inf") if estimate is None else estimate.mean
+
+    for name in sorted(student.arms, key=gain):
+        arm, comparison = student.arms[name], with_reference.get(name)
+        table.add_row(
+            Text(arm.words), f"{arm.together.tokens:.0f}", _interval(arm.together.gain),
+            _interval(arm.together.accuracy), *(_comparison_cells(comparison) if comparison else "----"),
+        )  # fmt: skip
+    table.add_section()
+    for c in comparisons:
+        if c.against != reference:
+            table.add_row(Text(f"{c.arm} - {c.against}"), "", "", "", *_comparison_cells(c))
+    return table
+
+
+def _side_table(student: StudentResult) -> Table:
+    """What was measured beside the gain, as far as it was."""
+    arms = list(student.arms.values())
+    columns: dict[str, list[str]] = {}
+    for name in arms[0].together.benchmarks:
+        columns[f"benchmark {name}"] = [_interval(arm.together.benchmark_accuracies.get(name)) for arm in arms]
+    if any(arm.together.retention_accuracy for arm in arms):
+        columns["old knowledge"] = [_interval(arm.together.retention_accuracy) for arm in arms]
+    if any(arm.together.retention_loss for arm in arms):
+        columns["loss on old texts"] = [_interval(arm.together.retention_loss, sign=True) for arm in arms]
+    if any(arm.single for arm in arms):
+        columns["one document: gain"] = [_interval(arm.single.gain if arm.single else None) for arm in arms]
+    columns["overlap"] = [f"{arm.overlap:.2f}" for arm in arms]
+    table = Table("beside it", *columns, title_justify="left")
+    for arm, *cells in zip(arms, *columns.values(), strict=True):
+        table.add_row(Text(arm.words), *cells)
+    return table
+
+
+def _scaling_table(student: StudentResult) -> Table:
+    numbers = sorted({point.rewrites for points in student.scaling.values() for point in points})
+    table = Table("rewrites a document", *map(str, numbers), title_justify="left")
+    for name, points in student.scaling.items():
+        by_number = {point.rewrites: point for point in points}
+        cells = [
+            f"{p.gain.mean:.2f}, {p.lesson_tokens:.0f}, {p.overlap:.2f}" for p in map(by_number.__getitem__, numbers)
+        ]
+        table.add_row(Text(f"{student.arms[name].words}: gain, tokens, overlap"), *cells)
+    return table
+
+
+def _sequence_line(sequence: EditSequence) -> str:
+    how = f"with replay of {sequence.replay:.0%}" if sequence.replay else "without replay"
+    old = f", old knowledge {sequence.retention_accuracy[-1]:.2f}" if sequence.retention_accuracy else ""
+    return (
+        f"{len(sequence.studied)} edits {how}: accuracy on all that was studied {sequence.studied[-1]:.2f} (never"
+        f" edited {sequence.studied_unedited[-1]:.2f}), on the first edit's documents {sequence.accuracy[1][0]:.2f}"
+        f" then {sequence.accuracy[-1][0]:.2f}{old}"
+    )
+
+
+def _interval(estimate: Estimate | None, *, sign: bool = False) -> str:
+    return "-" if estimate is None else interval(*estimate.bounds, sign=sign)
+
+
+def _comparison_cells(comparison: Comparison) -> list[str]:
+    """Difference, minimum detectable effect, corrected p-value, verdict."""
+    numbers = ["-" if value is None else f"{value:.2g}" for value in (comparison.detectable, comparison.p_corrected)]
+    return [_interval(comparison.difference, sign=True), *numbers, comparison.verdict]
+
+
+def write_picture(result: EvaluationResult, run_dir: Path) -> Path:
+    """Writes `run_dir/evaluation/arms.png`, a panel a student: accuracy on held-out questions with its 95% interval,
+    the best arm on top. Returns its path."""
+    from matplotlib.figure import Figure
+
+    students = result.students
+    rows = max(len(student.arms) for student in students.values())
+    figure = Figure(figsize=(4.6 * len(students) + 0.6, 0.27 * rows + 1.1), layout="constrained")
+    panels = figure.subplots(1, len(students), squeeze=False)[0]
+    for axes, (label, student) in zip(panels, students.items(), strict=True):
+        accuracies = {name: a for name, arm in student.arms.items() if (a := arm.together.accuracy) is not None}
+        names = sorted(accuracies, key=lambda name: accuracies[name].mean)
+        for y, name in enumerate(names):
+            mean, low, high = accuracies[name].bounds
+            trained = name.startswith("trained")
+            colour = ACCENT if trained else INK if student.arms[name].equal_tokens else FAINT
+            if low is not None and high is not None:
+                axes.plot([max(0.0, low), min(1.0, high)], [y, y], color=colour, lw=1.6)
+            axes.plot(mean, y, "D" if trained else "o", color=colour, ms=6 if trained else 4.5)
+            axes.annotate(f"{mean:.2f}", (1.04, y), va="center", fontsize=8, color=colour)
+        axes.set_yticks(range(len(names)), [student.arms[name].words for name in names], fontsize=8)
+        for tick, name in zip(axes.get_yticklabels(), names, strict=True):
+            tick.set_color(ACCENT if name.startswith("trained") else "black")
+        axes.set(xlim=(-0.03, 1.16), title=label)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        axes.tick_params(axis="x", labelsize=8)
+        axes.grid(axis="x", color="#e3e6e8", lw=0.7)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("held-out questions answered right, with 95% interval", fontsize=8)
+    path = run_dir / PICTURE_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, facecolor="white")
+    return path

@@ -1,0 +1,172 @@
+"""What an evaluation starts from: arms, documents, questions and students, read and checked before anything is run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Literal, NamedTuple
+
+from datatrove.data import Document
+
+from configs.errors import UserError
+from configs.schema import Config
+from curation.console.progress import say
+from curation.corpus.training_data import read_asked, read_splits
+from curation.evaluation.arms import Arm, parse_arms
+from curation.evaluation.teachers import teacher_of_run, trains_teachers
+from curation.evaluation.texts import LessonTexts
+from curation.lab import world
+from curation.lab.build import build_lab
+from curation.lab.items import LAB, REWRITES, lab_questions, lab_rewrites
+from student.benchmarks.sources import DocumentQuestions, make_benchmark
+from student.engine.models import check_model
+from student.records import Document as AnyDocument
+from student.records import Exam, Question
+from teacher.reward.assignment import batches_of
+from teacher.reward.student_models import labels
+from teacher.training.data import check_documents
+
+ItemSource = tuple[Literal["benchmark", "retention"], str]
+"""What items about no document are for, and the config's line that names them."""
+
+
+class HeldoutQuestions:
+    """Each document's own questions. With `evaluation.questions: all` those of either split count as held out."""
+
+    def __init__(self, config: Config) -> None:
+        self.questions = DocumentQuestions(config.student.prompt_template)
+        self.all_held_out = config.evaluation.questions == "all"
+
+    def exam(self, document: AnyDocument) -> Exam:
+        """The questions about one document."""
+        exam = self.questions.exam(document)
+        if not self.all_held_out:
+            return exam
+        return Exam(questions=tuple(replace(question, split="heldout") for question in exam.questions))
+
+
+class Inputs(NamedTuple):
+    """What one evaluation compares. Picklable."""
+
+    config: Config
+    """With the students, steps, tokens and retention texts of the evaluation, see `as_evaluated`."""
+    arms: Sequence[Arm]
+    students: dict[str, str]
+    """The model of each student, by its label."""
+    train: Sequence[Document]
+    """For teachers that are trained first; empty where none is."""
+    documents: Sequence[Document]
+    """Every one has held-out questions."""
+    extra: Mapping[ItemSource, Sequence[Question]]
+    """Items that are asked of every student beside the questions about its documents."""
+
+    @property
+    def secret_items(self) -> list[Question]:
+        """Held-out questions and benchmark items: a text that carries one is a leak."""
+        exams = HeldoutQuestions(self.config)
+        items = [q for document in self.documents for q in exams.exam(document).questions if q.split == "heldout"]
+        return items + [q for (kind, _), questions in self.extra.items() if kind == "benchmark" for q in questions]
+
+
+def read_inputs(config: Config) -> Inputs:
+    """Reads all that is compared, and builds the lab where `evaluation.lab` asks for it.
+
+    Raises UserError for what can be known to be wrong before a model is trained.
+    """
+    config = as_evaluated(config)
+    settings, folder = config.evaluation, config.run.dir / "evaluation"
+    arms = parse_arms(settings, config.teacher, folder / REWRITES)
+    if settings.lab:
+        build_lab(config.lab, progress=say)
+        most = max(config.rl.rewrites_per_lesson, *settings.scaling, 1)
+        strategies = [name for name in settings.ensemble if name in world.STRATEGIES] or list(world.STRATEGIES)
+        lab_rewrites(config.lab, folder, strategies, most)
+    train, documents = _read_documents(config, arms)
+    students = {label: model for model, label in labels(list(settings.students)).items()}
+    inputs = Inputs(config, arms, students, train, documents, extra={})
+    _check(inputs)
+    return inputs._replace(extra=_read_extra(config))
+
+
+def as_evaluated(config: Config) -> Config:
+    """The config with the students, steps, tokens and retention texts of its evaluation. Raises UserError where arms
+    would get unequal tokens."""
+    settings, student = config.evaluation, config.student
+    steps, tokens = settings.steps or student.steps, settings.tokens_per_step or student.tokens_per_step
+    if steps is None or tokens is None:
+        raise UserError(
+            "evaluate compares at equal tokens and equal steps: set evaluation.steps and evaluation.tokens_per_step"
+        )
+    students = settings.students or student.names
+    if not students or "" in students:
+        raise UserError("no student: set student.model, or evaluation.students")
+    if "teacher" in students:
+        raise UserError("evaluation.students: name the base models of students; 'teacher' is none here")
+    texts = settings.retention_texts or config.reward.retention_texts
+    return config.model_copy(
+        update={
+            "student": student.model_copy(update={"steps": steps, "tokens_per_step": tokens, "texts_per_step": None}),
+            "evaluation": settings.model_copy(update={"students": tuple(students)}),
+            "reward": config.reward.model_copy(update={"retention_texts": texts}),
+        }
+    )
+
+
+def _read_documents(config: Config, arms: Sequence[Arm]) -> tuple[list[Document], list[Document]]:
+    """Training documents (where a teacher is trained) and the evaluated ones, which have held-out questions."""
+    if not config.data.heldout:
+        raise UserError("data.heldout is not set: name the documents that are evaluated, with `questions`")
+    if any(trains_teachers(config.evaluation, arm) for arm in arms):
+        train, documents = read_splits(config)
+        check_documents(config, train, documents)
+        return train, documents
+    documents = read_asked(config, config.data.heldout, config.data.heldout_limit)
+    exams = HeldoutQuestions(config)
+    kept = [d for d in documents if any(q.split == "heldout" for q in exams.exam(d).questions)]
+    if not kept:
+        raise UserError(f"data.heldout: none of {len(documents)} documents has a held-out question, see `split`")
+    if len(kept) < len(documents):
+        left_out = len(documents) - len(kept)
+        say(f"warning: data.heldout: {left_out} of {len(documents)} documents have no held-out question, left out")
+    return [], kept
+
+
+def _check(inputs: Inputs) -> None:
+    config, arms, documents = inputs.config, inputs.arms, inputs.documents
+    for model in inputs.students.values():
+        check_model("evaluation.students", model)
+    best_of = any(arm.kind == "best-of" for arm in arms)
+    if best_of or any(arm.written for arm in arms):
+        check_model("teacher.model", config.teacher.model)
+    batches, edits = len(batches_of(len(documents), config.reward.documents_together)), config.evaluation.edits
+    if edits > batches:
+        raise UserError(f"evaluation.edits={edits}, but {len(documents)} documents are {batches} batches")
+    if best_of:
+        exams = DocumentQuestions(config.student.prompt_template)
+        without = [d.id for d in documents if all(q.split == "heldout" for q in exams.exam(d).questions)]
+        if without:
+            raise UserError(
+                f"evaluation.arms: best-of chooses by reward questions, and document {without[0]!r} has none"
+            )
+    texts = LessonTexts(config, documents, ())
+    for arm in arms:
+        if arm.kind == "file":
+            texts.of(arm)
+        elif arm.kind == "trained" and not trains_teachers(config.evaluation, arm):
+            teacher_of_run(config, arm)
+
+
+def _read_extra(config: Config) -> dict[ItemSource, tuple[Question, ...]]:
+    settings = config.evaluation
+    sources: list[ItemSource] = [("benchmark", line) for line in settings.benchmarks]
+    sources += [("retention", settings.retention_questions)] if settings.retention_questions else []
+    no_document = SimpleNamespace(text="", id="", metadata={})
+    extra = {}
+    for kind, line in sources:
+        spec = line
+        if line == LAB:
+            spec = lab_questions(config.lab, config.run.dir / "evaluation", known=kind == "retention")
+        benchmark = make_benchmark(spec, config.student.prompt_template, settings.benchmark_limit)
+        extra[kind, line] = benchmark.exam(no_document).questions
+        if not extra[kind, line]:
+            raise UserError(f"evaluation: {line!r} holds no questions that are about no document")
+    return extra
