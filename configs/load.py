@@ -70,15 +70,17 @@ def save_config(config: Config, path: str | Path) -> None:
 
 def config_difference(a: Config, b: Config) -> list[str]:
     """What `b` sets otherwise than `a`, a line a key: `rl.rounds: 2 -> 3`. Empty if they are equal."""
-    return list(_differences("", a.model_dump(mode="json"), b.model_dump(mode="json")))
+    changes = differences(a.model_dump(mode="json"), b.model_dump(mode="json"))
+    return [f"{key}: {_inline(old)} -> {_inline(new)}" for key, old, new in changes]
 
 
-def _differences(name: str, a: Any, b: Any) -> Iterator[str]:
+def differences(a: Any, b: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where nested dicts differ: the dotted key, the value in `a` and that in `b`; None where one lacks the key."""
     if isinstance(a, dict) and isinstance(b, dict):
-        for key in a:
-            yield from _differences(f"{name}.{key}" if name else key, a[key], b[key])
+        for key in {**a, **b}:
+            yield from differences(a.get(key), b.get(key), f"{name}.{key}" if name else key)
     elif a != b:
-        yield f"{name}: {_inline(a)} -> {_inline(b)}"
+        yield name, a, b
 
 
 def _inline(value: Any) -> str:

@@ -1,14 +1,16 @@
-"""Which benchmark items a text carries: what decontaminates the input, and checks the output for leaks.
+"""Finds benchmark items in texts: this decontaminates the input, and checks the output for leaks.
 
-Rewriting defeats decontamination of the input alone (arXiv 2311.04850), so both are matched against one index: by
-n-grams, and where `curation.embedder` names one by sentence embeddings.
+Rewriting defeats decontamination of the input alone (arXiv 2311.04850), so both are compared with one index: by
+n-grams, and where `curation.embedder` names a model by sentence embeddings.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import PurePath
 from types import SimpleNamespace
+from typing import Any
 
-from configs.schema import Config
+from configs.schema.curation import Curation
 from curation.corpus.paraphrases import Paraphrases
 from student.benchmarks.sources import make_benchmark
 from student.records import Question
@@ -18,46 +20,57 @@ from teacher.gates.checks import Refuses, bare_question, leak
 _NO_SOURCE = SimpleNamespace(text="", id="no document", metadata={})
 
 
-class BenchmarkIndex:
-    """The items of `curation.benchmarks`, by n-grams of their questions, short ones by question and answer, and where
-    `curation.embedder` is set by what they mean.
+def read_benchmarks(curation: Curation, ngram: int, prompt_template: str) -> "BenchmarkIndex":
+    """The index of `curation.benchmarks`. `ngram` is `gates.leak_ngram`.
 
-    Raises UserError for a benchmark that cannot be read, and an embedder that is not there.
+    Raises UserError for a benchmark that cannot be read, and for an embedder that does not exist.
     """
-
-    def __init__(self, config: Config):
-        self.ngram = config.gates.leak_ngram
-        template = config.student.prompt_template
-        self.items: dict[str, tuple[Question, ...]] = {
-            _name(spec): make_benchmark(spec, template).exam(_NO_SOURCE).questions
-            for spec in config.curation.benchmarks
+    items = {
+        _name_of(spec): make_benchmark(spec, prompt_template).exam(_NO_SOURCE).questions for spec in curation.benchmarks
+    }
+    paraphrases = None
+    if curation.embedder is not None:
+        texts = {
+            name: [f"{bare_question(q.prompt, prompt_template)} {q.answer}" for q in questions]
+            for name, questions in items.items()
         }
-        self._gates: dict[str, Refuses] = {
-            name: leak(items, self.ngram, template) for name, items in self.items.items()
-        }
-        self.paraphrases: Paraphrases | None = None
-        if (embedder := config.curation.embedder) is not None:
-            asked = {
-                name: [f"{bare_question(q.prompt, template)} {q.answer}" for q in items]
-                for name, items in self.items.items()
-            }
-            self.paraphrases = Paraphrases(asked, embedder, config.curation.max_similarity)
+        paraphrases = Paraphrases(texts, curation.embedder, curation.max_similarity)
+    return BenchmarkIndex(items, ngram, prompt_template, paraphrases)
 
-    def carried_by(self, text: str) -> str | None:
-        """The name of the first benchmark of which the text carries an item."""
-        word_for_word = next((name for name, leaks in self._gates.items() if leaks(_NO_SOURCE, text, True)), None)
-        if word_for_word is not None or self.paraphrases is None:
-            return word_for_word
-        return self.paraphrases.carried_by(text)
+
+class BenchmarkIndex:
+    """The items of benchmarks, found by n-grams of their questions, short ones by question and answer; with
+    `paraphrases` also by their meaning."""
+
+    def __init__(
+        self,
+        items: Mapping[str, tuple[Question, ...]],
+        ngram: int,
+        prompt_template: str,
+        paraphrases: Paraphrases | None = None,
+    ):
+        self.items, self.ngram, self.prompt_template, self.paraphrases = items, ngram, prompt_template, paraphrases
+        self._gates: dict[str, Refuses] = {name: leak(items[name], ngram, prompt_template) for name in items}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Gates are closures, which cannot be pickled: another process builds them from the items.
+        return BenchmarkIndex, (self.items, self.ngram, self.prompt_template, self.paraphrases)
+
+    def benchmark_in(self, text: str) -> str | None:
+        """The name of the first benchmark of which the text holds an item."""
+        verbatim = next((name for name, leaks in self._gates.items() if leaks(_NO_SOURCE, text, True)), None)
+        if verbatim is not None or self.paraphrases is None:
+            return verbatim
+        return self.paraphrases.benchmark_in(text)
 
     @property
     def sha256(self) -> str:
-        """Names the items."""
+        """Hash of the items."""
         items = {name: [(q.prompt, q.answer) for q in questions] for name, questions in self.items.items()}
         return hashlib.sha256(repr(items).encode()).hexdigest()
 
 
-def _name(spec: str) -> str:
-    """The spec without the folder of its file, which is of one machine."""
+def _name_of(spec: str) -> str:
+    """The spec without the folder of its file, which differs from machine to machine."""
     kind, _, name = spec.partition(":")
     return f"{kind}:{PurePath(name).name}" if kind in ("file", "text") else spec

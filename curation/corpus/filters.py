@@ -1,8 +1,8 @@
-"""What a document goes through before the teacher: datatrove's extraction, repairs and quality rules, one at a time.
+"""The filters that a document goes through before the teacher: extraction, repairs and datatrove's quality rules.
 
-datatrove's own steps drop what they refuse, and its reasons stay in statistics that a resumed run does not have. Here a
-refused document stays in the stream with its reason, so that it ends as a record like any other. Every step is a
-function of the one document: what remembers earlier documents would give other bytes after a resume.
+datatrove's own steps drop what they refuse, and keep the reasons in statistics that a resumed run does not have. Here a
+refused document stays in the stream with its reason, so that it ends as a record like any other. Every filter is a
+function of the one document: a filter that remembers earlier documents would give other bytes after a resume.
 """
 
 from collections.abc import Callable
@@ -22,38 +22,40 @@ from datatrove.pipeline.filters.base_filter import get_filter_result
 from datatrove.pipeline.formatters import FTFYFormatter, PIIFormatter
 
 from configs.errors import UserError
-from configs.schema.curation import Filters
+from configs.schema.curation import Curation, Filters
 from curation.corpus.secrets import find_secrets
 
 EXTRACT_SECONDS = 30.0
-UNKNOWN_LICENCES = ("", "unknown", "none", "n/a")
 
-Step = Callable[[Document], str | None]
-"""May change the document's text; returns why it leaves, or None."""
+Filter = Callable[[Document], str | None]
+"""May change the document's text; returns why the document is refused, or None."""
 
 REPAIRS = ("extract", "ftfy", "pii", "c4")
-"""The steps that change a text; all others only refuse."""
+"""The filters that change a text; all others only refuse."""
 
 
 class Refusal(NamedTuple):
-    """Why a document goes no further. `stage` is `filter`, or `step` where a step itself failed on the document."""
+    """Why a document goes no further. `stage` is `filter`, or `step` where a filter failed on the document."""
 
     stage: str
     reason: str
     detail: str | None = None
-    """The document that it repeats, or the benchmark that it carries."""
+    """The document that it repeats, or the benchmark of which it holds an item."""
 
 
 class Cleaner:
-    """The steps of a config, in order. Holds a process for extraction once a page needs it: use it as a context."""
+    """The filters that `curation` turns on, in order. Extraction starts a process once a page needs it: use the cleaner
+    as a context, which ends that process."""
 
-    def __init__(self, filters: Filters, language: str, licence: str, allow_unknown_licence: bool):
-        self.steps: list[tuple[str, Step]] = [("extract", self._extract), *build_steps(filters, language)]
-        if not allow_unknown_licence:
-            self.steps.insert(0, ("unknown_licence", lambda d: "" if is_unknown(licence_of(d, licence)) else None))
-        self.repairs = [(name, step) for name, step in self.steps if name in REPAIRS]
+    def __init__(self, curation: Curation):
+        licence = curation.licence
+        self.filters: list[tuple[str, Filter]] = [
+            ("extract", self._extract), *build_filters(curation.filters, curation.language)
+        ]  # fmt: skip
+        if not curation.allow_unknown_licence:
+            self.filters.insert(0, ("unknown_licence", lambda d: "" if is_unknown(licence_of(d, licence)) else None))
         self._sandbox = ExtractorSandbox(EXTRACT_SECONDS)
-        # Its `deduplicate` counts what it saw in earlier pages.
+        # Its `deduplicate` remembers earlier pages.
         self._trafilatura = Trafilatura(deduplicate=False)
 
     def __enter__(self) -> "Cleaner":
@@ -62,14 +64,16 @@ class Cleaner:
     def __exit__(self, *_: object) -> None:
         self._sandbox.__exit__(None, None, None)
 
-    def clean(self, document: Document, *, passed: bool = False) -> Refusal | None:
-        """Changes the document's text in place; the first step's refusal, or None.
+    def clean(self, document: Document, *, known_to_pass: bool = False) -> Refusal | None:
+        """Changes the document's text in place; returns the first filter's refusal, or None.
 
-        `passed`: it is known that no step refuses this document, and only those that change its text run.
+        `known_to_pass`: no filter refuses this document, so only those that change its text run.
         """
-        for name, step in self.repairs if passed else self.steps:
+        for name, apply in self.filters:
+            if known_to_pass and name not in REPAIRS:
+                continue
             try:
-                reason = step(document)
+                reason = apply(document)
             except (ValueError, ArithmeticError, LookupError, RecursionError) as error:
                 return Refusal("step", f"{name}: {type(error).__name__}")
             if reason is None and not document.text.strip():
@@ -81,7 +85,7 @@ class Cleaner:
     def _extract(self, document: Document) -> str | None:
         if not document.metadata.get("html"):
             return None
-        # Where it is not installed, the sandbox would call that a timeout of each page.
+        # Where trafilatura is not installed, the sandbox would report a timeout for each page.
         import trafilatura  # noqa: F401
 
         try:
@@ -101,77 +105,73 @@ def licence_of(document: Document, default: str) -> str:
 
 def is_unknown(licence: str) -> bool:
     """Whether a licence says nothing."""
-    return licence.strip().lower() in UNKNOWN_LICENCES
+    return licence.strip().lower() in ("", "unknown", "none", "n/a")
 
 
-def build_steps(filters: Filters, language: str) -> list[tuple[str, Step]]:
-    """The steps that a config turns on, with their names, in the order of their settings."""
-    steps: list[tuple[str, Step | None]] = [
-        ("ftfy", _formatter(FTFYFormatter()) if filters.ftfy else None),
-        # Before what refuses: the record of a refused document shows the beginning of its text.
-        ("secrets", secrets_step if filters.secrets else None),
-        ("pii", _formatter(pii_formatter()) if filters.pii else None),
-        ("language", language_step(filters.languages, filters.min_language_probability) if filters.languages else None),
-        ("gopher_repetition", _filter(GopherRepetitionFilter, language) if filters.gopher_repetition else None),
-        ("gopher_quality", _filter(GopherQualityFilter, language) if filters.gopher_quality else None),
-        ("c4", _filter(C4QualityFilter, language) if filters.c4 else None),
-        ("fineweb", _filter(FineWebQualityFilter, language) if filters.fineweb else None),
+def build_filters(filters: Filters, language: str) -> list[tuple[str, Filter]]:
+    """The filters that a config turns on, with their names, in the order of their settings."""
+    # One replacement each: datatrove's default takes several in turn, from document to document.
+    pii = PIIFormatter(email_replacement="email@example.com", ip_replacement="22.214.171.124")
+    named: list[tuple[str, Filter | None]] = [
+        ("ftfy", _format_with(FTFYFormatter()) if filters.ftfy else None),
+        # Before the filters that refuse: the record of a refused document shows the beginning of its text.
+        ("secrets", _refuse_secrets if filters.secrets else None),
+        ("pii", _format_with(pii) if filters.pii else None),
+        ("language", _keep_languages(filters) if filters.languages else None),
+        ("gopher_repetition", _quality_rule(GopherRepetitionFilter, language) if filters.gopher_repetition else None),
+        ("gopher_quality", _quality_rule(GopherQualityFilter, language) if filters.gopher_quality else None),
+        ("c4", _quality_rule(C4QualityFilter, language) if filters.c4 else None),
+        ("fineweb", _quality_rule(FineWebQualityFilter, language) if filters.fineweb else None),
     ]
-    return [(name, step) for name, step in steps if step is not None]
+    return [(name, function) for name, function in named if function is not None]
 
 
-def _filter(kind: Any, language: str) -> Step:
+def _quality_rule(kind: Any, language: str) -> Filter:
     rule = kind(language=language)
 
-    def step(document: Document) -> str | None:
+    def apply(document: Document) -> str | None:
         kept, reason = get_filter_result(rule.filter(document))
         return None if kept else (reason or "").removeprefix("gopher_")
 
-    return step
+    return apply
 
 
-def _formatter(formatter: Any) -> Step:
-    def step(document: Document) -> None:
+def _format_with(formatter: Any) -> Filter:
+    def apply(document: Document) -> None:
         document.text = formatter.format(document.text)
 
-    return step
+    return apply
 
 
-def pii_formatter() -> PIIFormatter:
-    """datatrove's, with one replacement each: its default goes round through several, from document to document."""
-    return PIIFormatter(email_replacement="email@example.com", ip_replacement="22.214.171.124")
+def _keep_languages(filters: Filters) -> Filter:
+    """Refuses other languages, and texts whose language is unsure.
 
-
-def language_step(languages: tuple[str, ...], min_probability: float) -> Step:
-    """Refuses other languages, and texts of which the language is unsure.
-
-    py3langid, whose model is in its package: datatrove's language filter downloads fastText's. Raises UserError for a
-    language that it does not know.
+    Identifies 97 languages by py3langid, whose model is part of its package: datatrove's language filter downloads
+    fastText's. Raises UserError for a language that it does not know.
     """
-    identifier = language_identifier()
+    identifier = _language_identifier()
     known = [str(label) for label in identifier.nb_classes]
-    unknown = [language for language in languages if language not in known]
+    unknown = [language for language in filters.languages if language not in known]
     if unknown:
         raise UserError(f"curation.filters.languages: {unknown[0]!r} is none of {', '.join(sorted(known))}")
 
-    def step(document: Document) -> str | None:
+    def apply(document: Document) -> str | None:
         language, probability = identifier.classify(document.text)
-        if language not in languages:
+        if language not in filters.languages:
             return str(language)
-        return None if probability >= min_probability else "unsure"
+        return None if probability >= filters.min_language_probability else "unsure"
 
-    return step
+    return apply
 
 
 @lru_cache(maxsize=1)
-def language_identifier() -> Any:
-    """py3langid's 97 languages, with probabilities that sum to 1."""
+def _language_identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+    # With probabilities that sum to 1.
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
-def secrets_step(document: Document) -> str | None:
-    """Refuses a text with a credential; the reason is its kind."""
-    found = find_secrets(document.text)
-    return found[0] if found else None
+def _refuse_secrets(document: Document) -> str | None:
+    """Refuses a text with a credential; the reason is the kind of the first."""
+    return next(iter(find_secrets(document.text)), None)

@@ -1,15 +1,15 @@
-"""Reads shards (JSONL and WARC, plain, .gz, .zst; Parquet) into datatrove documents, and says exactly what could not be
-read.
+"""Reads shards (JSONL and WARC, plain, .gz, .zst; Parquet) into datatrove documents, and reports each row that it could
+not read.
 
-datatrove's readers drop the rest of a JSONL file at its first bad byte, let a truncated archive kill the tasks beside
-it, and take ids as they come, so reading is our own: a bad row costs that row, a break costs what lies behind it, and
-an id is `file#row`, rows counted from 0.
+datatrove's readers drop the rest of a JSONL file at its first bad byte, end the other tasks at a truncated archive, and
+take ids as they are. This reader loses only a bad row, or what lies behind the place where a file breaks off, and gives
+each document the id `file#row`, rows counted from 0.
 """
 
 import glob
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -26,16 +26,16 @@ from fsspec.core import url_to_fs
 from configs.errors import UserError, nearest
 from curation.corpus.warc import TornRecord, read_warc
 
-PACKED = (".jsonl", ".ndjson", ".warc", ".wet")
-SUFFIXES = (*(f"{kind}{packing}" for kind in PACKED for packing in ("", ".gz", ".zst")), ".parquet")
+COMPRESSIBLE = (".jsonl", ".ndjson", ".warc", ".wet")
+SUFFIXES = (*(f"{kind}{compression}" for kind in COMPRESSIBLE for compression in ("", ".gz", ".zst")), ".parquet")
 CHUNK_BYTES = 1 << 16
-# A quarantine record shows this much of a row that could not be read.
 SNIPPET_CHARACTERS = 200
+"""Length of the beginning of a text that the record of a refused row shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One input file: where it is, and the name that ids and the manifest give it."""
+    """One input file: its URL, and the name that ids and the manifest give it."""
 
     url: str
     name: str
@@ -43,7 +43,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that is no document. `row` None: the file itself, from some point on; it counts as no document."""
+    """A row that is no document. With `row` None the file itself could not be read from some point on."""
 
     row: int | None
     reason: str
@@ -55,10 +55,10 @@ class _Broken(Exception):
 
 
 def find_shards(patterns: tuple[str, ...]) -> list[Shard]:
-    """The files that the patterns (files, globs, folders; local or fsspec URLs) name, each once, in that order; what
-    a glob or folder gives is sorted. A shard's name is its path below the folder that all have in common.
+    """The files that the patterns (files, globs, folders; local or fsspec URLs) name, each once, in their order; the
+    files of a glob or folder are sorted. A shard's name is its path below the folder that all have in common.
 
-    Raises UserError naming a pattern without files or a file of another kind.
+    Raises UserError that names a pattern without files, or of a file of another kind.
     """
     urls = list(dict.fromkeys(url for pattern in patterns for url in _expand(pattern)))
     if not urls:
@@ -70,71 +70,64 @@ def find_shards(patterns: tuple[str, ...]) -> list[Shard]:
 
 def _expand(pattern: str) -> list[str]:
     try:
-        return _found(pattern)
+        fs, path = url_to_fs(os.path.expanduser(pattern))
+        if fs.isdir(path):
+            paths = sorted(p for p in fs.find(path) if _is_readable(p))
+        elif fs.exists(path):
+            if not _is_readable(path):
+                raise UserError(f"{pattern}: not a kind of file we read ({', '.join(SUFFIXES)})")
+            paths = [path]
+        elif glob.has_magic(path):
+            paths = sorted(p for p in fs.glob(path) if _is_readable(p))
+        else:
+            if "file" not in fs.protocol:
+                # Raises the cause: a host that cannot be reached is not a file that does not exist.
+                fs.info(path)
+            parent = fs._parent(path)
+            names = [p.rsplit("/", 1)[-1] for p in fs.find(parent, maxdepth=1)] if fs.isdir(parent) else []
+            hint = f": {nearest(path.rsplit('/', 1)[-1], names)}" if 0 < len(names) <= 20 else ""
+            raise UserError(f"no such file: {pattern}{hint}")
+        if not paths:
+            raise UserError(f"no shards ({', '.join(SUFFIXES)}) in {pattern}")
+        return [p if "file" in fs.protocol else fs.unstrip_protocol(p) for p in paths]
     except UserError:
         raise
     except (OSError, httpx.HTTPError, ImportError, ValueError) as error:
-        # A host that does not answer, a missing driver (`s3://` without s3fs), a protocol that is none.
+        # A host that does not answer, a missing driver (`s3://` without s3fs), an unknown protocol.
         raise UserError(f"{pattern}: {_one_line(error)}") from None
 
 
-def _found(pattern: str) -> list[str]:
-    fs, path = url_to_fs(os.path.expanduser(pattern))
-    if fs.isdir(path):
-        found = sorted(p for p in fs.find(path) if _readable(p))
-    elif fs.exists(path):
-        if not _readable(path):
-            raise UserError(f"{pattern}: not a kind of file we read ({', '.join(SUFFIXES)})")
-        found = [path]
-    elif glob.has_magic(path):
-        found = sorted(p for p in fs.glob(path) if _readable(p))
-    else:
-        if "file" not in fs.protocol:
-            # Says why: a host that is not reached is not a file that is not there.
-            fs.info(path)
-        parent = fs._parent(path)
-        beside = [p.rsplit("/", 1)[-1] for p in fs.find(parent, maxdepth=1)] if fs.isdir(parent) else []
-        hint = f": {nearest(path.rsplit('/', 1)[-1], beside)}" if 0 < len(beside) <= 20 else ""
-        raise UserError(f"no such file: {pattern}{hint}")
-    if not found:
-        raise UserError(f"no shards ({', '.join(SUFFIXES)}) in {pattern}")
-    return [p if "file" in fs.protocol else fs.unstrip_protocol(p) for p in found]
-
-
-def _readable(path: str) -> bool:
+def _is_readable(path: str) -> bool:
     return path.lower().endswith(SUFFIXES) and not PurePosixPath(path).name.startswith((".", "_"))
 
 
 def read_shard(shard: Shard, limit: int | None = None) -> Iterator[Document | BadRow]:
-    """The shard's rows in order: documents (at most `limit`) and the rows that are none, with the reason.
+    """The shard's rows in order: documents (at most `limit`), and a BadRow with the reason for each row that is none.
 
     A document has its text from `text` or `content`, the id `NAME#ROW`, and in its metadata every other field of the
-    row plus `source_id` (the row's own id as text, or None), `source_file` and `source_row`. A break in the file comes
-    last, as a `BadRow` without a row. Never raises for what the file holds.
+    row plus `source_id` (the row's own id as text, or None), `source_file` and `source_row`. Where the file breaks off,
+    a `BadRow` without a row comes last. Never raises for what the file holds.
     """
+    url = shard.url.lower()
+    kind = url.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
     documents = 0
     try:
-        for row, value in _rows(shard):
-            item = value if isinstance(value, BadRow) else _document(shard, row, value)
-            yield item
-            documents += isinstance(item, Document)
-            if documents == limit:
-                return
+        with fsspec.open(shard.url, "rb").open() as file:
+            if kind == "parquet":
+                rows = _parquet_rows(file)
+            else:
+                chunks = _chunks(file, url)
+                rows = _warc_rows(chunks) if kind in ("warc", "wet") else _jsonl_rows(chunks)
+            for row, value in rows:
+                item = value if isinstance(value, BadRow) else _document(shard, row, value)
+                yield item
+                documents += isinstance(item, Document)
+                if documents == limit:
+                    return
     except _Broken as broken:
         yield BadRow(None, str(broken))
     except (OSError, httpx.HTTPError, pa.ArrowException) as error:
         yield BadRow(None, f"cannot be read: {_one_line(error)}")
-
-
-def _rows(shard: Shard) -> Iterator[tuple[int, Any]]:
-    kind = shard.url.lower().removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
-    match kind:
-        case "parquet":
-            return _parquet_rows(shard)
-        case "warc" | "wet":
-            return _warc_rows(shard)
-        case _:
-            return _jsonl_rows(shard)
 
 
 def _document(shard: Shard, row: int, value: Any) -> Document | BadRow:
@@ -160,52 +153,48 @@ def _document(shard: Shard, row: int, value: Any) -> Document | BadRow:
     return Document(text=text, id=f"{shard.name}#{row}", metadata=metadata)
 
 
-def _jsonl_rows(shard: Shard) -> Iterator[tuple[int, Any]]:
+def _jsonl_rows(chunks: Iterator[bytes]) -> Iterator[tuple[int, Any]]:
     row, tail = 0, b""
-    with fsspec.open(shard.url, "rb").open() as file:
-        try:
-            for chunk in _chunks(file, shard.url.lower()):
-                *lines, tail = (tail + chunk).split(b"\n")
-                for line in lines:
-                    if line.strip():
-                        yield row, _parse(row, line)
-                    row += 1
-        except (_Broken, OSError) as error:
-            if tail.strip():
-                yield row, BadRow(row, "torn: the file breaks off inside this row", _snippet(tail))
-            raise _Broken(f"breaks off after row {row - 1}: {error}" if row else f"unreadable: {error}") from None
+    try:
+        for chunk in chunks:
+            *lines, tail = (tail + chunk).split(b"\n")
+            for line in lines:
+                if line.strip():
+                    yield row, _parse(row, line)
+                row += 1
+    except (_Broken, OSError) as error:
+        if tail.strip():
+            yield row, BadRow(row, "torn: the file breaks off inside this row", _snippet(tail))
+        raise _Broken(f"breaks off after row {row - 1}: {error}" if row else f"unreadable: {error}") from None
     if tail.strip():
         yield row, _parse(row, tail)
 
 
-def _warc_rows(shard: Shard) -> Iterator[tuple[int, Any]]:
+def _warc_rows(chunks: Iterator[bytes]) -> Iterator[tuple[int, Any]]:
     row = -1
-    with fsspec.open(shard.url, "rb").open() as file:
-        try:
-            for row, record in read_warc(_chunks(file, shard.url.lower())):
-                yield row, BadRow(row, "undecodable: text of no known encoding") if record is None else record
-        except TornRecord as torn:
-            yield torn.row, BadRow(torn.row, f"torn: {torn}")
-            raise _Broken(f"breaks off in record {torn.row}: {torn}") from None
-        except (_Broken, OSError) as error:
-            raise _Broken(f"breaks off after record {row}: {error}" if row >= 0 else f"unreadable: {error}") from None
+    try:
+        for row, record in read_warc(chunks):
+            yield row, BadRow(row, "undecodable: text of no known encoding") if record is None else record
+    except TornRecord as torn:
+        yield torn.row, BadRow(torn.row, f"torn: {torn}")
+        raise _Broken(f"breaks off in record {torn.row}: {torn}") from None
+    except (_Broken, OSError) as error:
+        raise _Broken(f"breaks off after record {row}: {error}" if row >= 0 else f"unreadable: {error}") from None
 
 
-def _chunks(file: IO[bytes], name: str) -> Iterator[bytes]:
-    if name.endswith(".gz"):
-        return _decompressed(file, lambda: zlib.decompressobj(wbits=31))
-    if name.endswith(".zst"):
-        return _decompressed(file, lambda: zstandard.ZstdDecompressor().decompressobj())
-    return iter(lambda: file.read(CHUNK_BYTES), b"")
-
-
-def _decompressed(file: IO[bytes], new_decoder: Callable[[], Any]) -> Iterator[bytes]:
-    # gzip.open and zstandard's stream_reader hide a truncation (or lose what they had buffered); a bare decoder gives
-    # every byte before the break and says by `eof` whether the last member was whole.
+def _chunks(file: IO[bytes], url: str) -> Iterator[bytes]:
+    """The file's bytes, decompressed. Raises _Broken after the last byte before a damage."""
+    # gzip.open and zstandard's stream_reader hide a truncation, or lose what they had buffered. A bare decoder gives
+    # every byte before the break, and its `eof` says whether the last member was whole.
     decoder = None
     while chunk := file.read(CHUNK_BYTES):
+        if not url.endswith((".gz", ".zst")):
+            yield chunk
+            continue
         while chunk:
-            decoder = new_decoder() if decoder is None or decoder.eof else decoder
+            if decoder is None or decoder.eof:
+                gzipped = url.endswith(".gz")
+                decoder = zlib.decompressobj(wbits=31) if gzipped else zstandard.ZstdDecompressor().decompressobj()
             try:
                 yield decoder.decompress(chunk)
             except (zlib.error, zstandard.ZstdError) as error:
@@ -226,23 +215,23 @@ def _parse(row: int, line: bytes) -> Any:
         return BadRow(row, f"not JSON: {error}", _snippet(line))
 
 
-def _parquet_rows(shard: Shard) -> Iterator[tuple[int, Any]]:
+def _parquet_rows(file: IO[bytes]) -> Iterator[tuple[int, Any]]:
     row = 0
-    with fsspec.open(shard.url, "rb").open() as file:
+    try:
+        parquet = pq.ParquetFile(file)
+    except (OSError, pa.ArrowException) as error:
+        raise _Broken(f"unreadable footer: {_one_line(error)}") from None
+    for group in range(parquet.num_row_groups):
+        end = row + parquet.metadata.row_group(group).num_rows
         try:
-            parquet = pq.ParquetFile(file)
+            for batch in parquet.iter_batches(batch_size=1024, row_groups=[group]):
+                yield from enumerate(_batch_rows(batch, row), start=row)
+                row += batch.num_rows
         except (OSError, pa.ArrowException) as error:
-            raise _Broken(f"unreadable footer: {_one_line(error)}") from None
-        for group in range(parquet.num_row_groups):
-            end = row + parquet.metadata.row_group(group).num_rows
-            try:
-                for batch in parquet.iter_batches(batch_size=1024, row_groups=[group]):
-                    yield from enumerate(_batch_rows(batch, row), start=row)
-                    row += batch.num_rows
-            except (OSError, pa.ArrowException) as error:
-                reason = f"damaged row group {group}: {_one_line(error)}"
-                yield from ((lost, BadRow(lost, reason)) for lost in range(row, end))
-            row = end
+            # Other row groups can still be read.
+            reason = f"damaged row group {group}: {_one_line(error)}"
+            yield from ((lost, BadRow(lost, reason)) for lost in range(row, end))
+        row = end
 
 
 def _batch_rows(batch: pa.RecordBatch, start: int) -> Iterator[Any]:
@@ -250,7 +239,7 @@ def _batch_rows(batch: pa.RecordBatch, start: int) -> Iterator[Any]:
         yield from batch.to_pylist()
         return
     except UnicodeDecodeError:
-        # Arrow does not check strings while reading, and one bad row fails the whole batch here.
+        # Arrow does not check strings while it reads, and one bad row fails the whole batch here.
         pass
     for offset in range(batch.num_rows):
         try:
@@ -264,6 +253,6 @@ def _snippet(data: bytes) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    # The system's words name the path, which is of this machine; the manifest names the file already.
+    # The system's message names a path of this machine; the manifest names the file already.
     text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Reads the records of a WARC or WET file, and says where it breaks off."""
+"""Reads the records of a WARC or WET file, and reports where it breaks off."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from warcio.statusandheaders import StatusAndHeadersParserException
 
 
 class TornRecord(Exception):
-    """A record is no record, or shorter than it says; `row` is its place in the file."""
+    """Bytes that are no record, or a record that is shorter than its headers say; `row` is its place in the file."""
 
     def __init__(self, row: int, reason: str):
         super().__init__(reason)
@@ -21,7 +21,7 @@ class TornRecord(Exception):
 def read_warc(chunks: Iterator[bytes]) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """The text records (HTML responses, extracted text) with their places among all records of the uncompressed file.
 
-    A record is `{text, id, url, date, html}`, or None where its bytes are no text of any encoding. Records of other
+    A record is `{text, id, url, date, html}`, or None where its bytes are text of no known encoding. Records of other
     kinds (requests, images) are left out. Raises TornRecord, and what `chunks` raises.
     """
     stream = _Stream(chunks)
@@ -30,30 +30,30 @@ def read_warc(chunks: Iterator[bytes]) -> Iterator[tuple[int, dict[str, Any] | N
         try:
             record = next(records, None)
             if record is None:
-                # warcio passes over a record that ends in its headers.
+                # warcio skips a record that ends in its headers.
                 if records.next_line:
                     raise TornRecord(row, f"record {row} ends in its headers")
                 break
             if not record.rec_headers.get_header("Content-Length"):
                 raise TornRecord(row, f"record {row} does not say its length")
-            # warcio takes the end of the file for the end of the record.
             if record.rec_type in ("response", "conversion"):
                 yield from _text(row, record)
             else:
                 record.content_stream().read()
+            # warcio takes the end of the file for the end of the record.
             if record.raw_stream.limit > 0:
                 raise TornRecord(row, f"{record.raw_stream.limit} bytes of record {row} are missing")
         except (ArchiveLoadFailed, StatusAndHeadersParserException, ValueError, KeyError) as error:
             raise TornRecord(row, f"no record: {' '.join(str(error).split())}") from None
         except (EOFError, AttributeError):
-            # What warcio makes of headers that end early, or without a target.
+            # warcio raises these for headers that end early or name no target.
             raise TornRecord(row, "a record without its headers") from None
     if row == 0 and stream.read_any:
         raise TornRecord(0, "no WARC record")
 
 
 def _text(row: int, record: Any) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    # datatrove's own reading of payload type, encoding and headers; it gives None for pictures and for bad bytes alike.
+    # datatrove reads payload type, encoding and headers; it gives None for pictures and for bad bytes alike.
     values = process_record(record)
     if record.raw_stream.limit > 0:
         return
@@ -66,20 +66,15 @@ def _text(row: int, record: Any) -> Iterator[tuple[int, dict[str, Any] | None]]:
 
 
 class _Stream:
-    """Chunks as the file that warcio reads from."""
+    """Chunks of bytes as a file, from which warcio reads."""
 
     def __init__(self, chunks: Iterator[bytes]):
         self._chunks, self._rest = chunks, b""
         self.read_any = False
 
-    def read(self, size: int = -1) -> bytes:
-        parts = [self._rest]
-        if size < 0:
-            parts += self._chunks
-        elif not self._rest:
-            # A chunk may be empty before the end: a decoder that needs more.
-            parts += [next((chunk for chunk in self._chunks if chunk), b"")]
-        data = b"".join(parts)
+    def read(self, size: int) -> bytes:
+        # A chunk may be empty before the end, where a decoder needs more bytes.
+        data = self._rest or next((chunk for chunk in self._chunks if chunk), b"")
         self.read_any |= bool(data)
-        self._rest = data[size:] if size >= 0 else b""
-        return data[:size] if size >= 0 else data
+        self._rest = data[size:]
+        return data[:size]

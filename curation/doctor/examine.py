@@ -16,7 +16,7 @@ from curation.doctor.checks import Check, Checks
 from curation.doctor.machine import check_devices, check_disk, check_hub, check_versions
 from curation.doctor.models import check_memory, check_models
 from curation.doctor.services import check_compiler, check_ray, check_slurm, check_tracking, check_vllm
-from curation.pipeline.fingerprint import shards_of
+from curation.pipeline.inputs import find_input
 from teacher.algorithms.distributed import Ranks
 from teacher.algorithms.table import check_algorithm
 from teacher.reward.student_models import check_students
@@ -55,7 +55,7 @@ def check_data(config: Config) -> Checks:
         if not patterns:
             continue
         try:
-            count = len(shards_of(config) if key == "curation.input" else find_shards(patterns))
+            count = len(find_input(config) if key == "curation.input" else find_shards(patterns))
             yield Check(key, "ok", amount(count, "file"))
         except UserError as error:
             of_lab = any(pattern.startswith(str(config.lab.dir)) for pattern in patterns)

@@ -13,8 +13,9 @@ from configs.errors import UserError
 from curation.corpus.secrets import find_secrets
 from curation.export.hub import Upload
 from curation.pipeline.card import leaks_checked, terms
+from curation.pipeline.dataset import WORK
 from curation.pipeline.fingerprint import fingerprint
-from curation.pipeline.manifest import WORK, read_manifest
+from curation.pipeline.manifest import read_manifest
 
 KEPT_HOME = frozenset({WORK, "quarantine.jsonl", "filtered.jsonl", "evaluation.json", "report.html"})
 """What may lie in the folder but is not pushed: what was refused may be refused because it must not be published."""

@@ -73,7 +73,7 @@ def find_run(output: Path, manifest: Mapping[str, Any], given: Path | None = Non
         checkpoint = folder / "teacher" / settings["teacher_name"].rpartition("+")[2] if settings["trained"] else None
         if checkpoint is not None and not checkpoint.is_dir():
             raise UserError(f"{folder} has no teacher/{checkpoint.name}, which wrote {output}")
-        if teacher_hash(config, checkpoint) != settings["teacher_hash"]:
+        if teacher_hash(config.teacher.model, checkpoint) != settings["teacher_hash"]:
             raise UserError(f"the teacher of {folder} did not write {output}: their hashes differ")
     except UserError:
         if given:

@@ -1,4 +1,4 @@
-"""The dataset's columns, the durable parts a run is made of, and their merger into the final Parquet files."""
+"""The dataset's columns, the durable parts that a run writes, and their merger into the final Parquet files."""
 
 import hashlib
 import os
@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 
 from configs.errors import RunError
 from configs.files import write_whole
+
+WORK = ".notewright"
+"""Folder inside the output folder for the unfinished run. In a finished dataset it keeps what makes a rerun quick."""
 
 COLUMNS = pa.schema(
     [
@@ -38,19 +41,21 @@ COLUMNS = pa.schema(
     ]
 )
 PART = pa.schema([*COLUMNS, *(pa.field(name, pa.string()) for name in ("stage", "reason", "detail"))])
-"""A part holds one terminal record per document and rewrite: a row (`reason` null), or why it is none. `stage` is the
-`gate` or the `leak_check` that refused it or the `teacher` that failed on it. A document that never reached the teacher
-is one record without a rewrite: a `filter` refused it, or a `step` failed on it."""
+"""A part holds one terminal record per document and rewrite: a row (`reason` null), or why there is none. `stage` is
+then `gate` or `leak_check`, which refused the rewrite, or `teacher`, which failed on it. A document that never reached
+the teacher has one record without a rewrite: a `filter` refused it, or a `step` failed on it."""
 RAW = "raw"
 """The strategy of a row that is the source's own text."""
 
 SIZES = ("text_bytes", "text_packed", "source_bytes", "source_packed")
+REFUSED = ("source_file", "source_row", "source_id", "rewrite", "stage", "reason", "detail", "strategy", "text")
+"""Fields of quarantine.jsonl and filtered.jsonl."""
 ROW_GROUP_ROWS = 10_000
 
 
 @dataclass(slots=True)
 class FileCounts:
-    """What became of one input file's documents; `documents_in` is the sum of the four after it."""
+    """What became of one input file's documents; `documents_in` is the sum of the four counts after it."""
 
     path: str
     documents_in: int = 0
@@ -60,18 +65,18 @@ class FileCounts:
     failed: int = 0
     reason: str | None = None
     filter_reasons: Counter[str] = field(default_factory=Counter)
-    """What the filtered documents were filtered for."""
+    """Of filtered documents."""
 
 
 @dataclass(slots=True)
 class Merged:
-    """What the merger saw, for the manifest."""
+    """Totals over all rows and records, for the manifest."""
 
     rows: int = 0
     rewrites: int = 0
     """Rewrites attempted: rows and refused ones."""
     bytes_in_memory: int = 0
-    """Size of the rows in Arrow, which the card tells as the size of the dataset."""
+    """Size of the rows in Arrow, which the card gives as the size of the dataset."""
     tokens: int = 0
     source_tokens: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
@@ -92,9 +97,17 @@ def part_path(parts: Path, task: int, batch: int) -> Path:
     return parts / f"{task:05d}" / f"{batch:06d}.parquet"
 
 
+def parts_of(parts: Path, task: int) -> list[Path]:
+    """The parts of a task that exist, in order: the task writes them one after the other."""
+    paths = sorted((parts / f"{task:05d}").glob("*.parquet"))
+    assert paths == [part_path(parts, task, batch) for batch in range(len(paths))], f"a part of task {task} is missing"
+    return paths
+
+
 def write_part(path: Path, records: list[dict[str, Any]], **numbers: int) -> None:
     """Makes a batch durable: the file appears whole, and survives a power cut. `numbers` go into its footer:
-    `documents` (how many it stands for), and bytes of texts and sources before and after compression."""
+    `documents`, the number of documents in the batch, and SIZES, bytes of texts and sources before and after
+    compression."""
     sink = pa.BufferOutputStream()
     footer = {name: str(number) for name, number in numbers.items()}
     table = pa.Table.from_pylist(records, schema=PART.with_metadata(footer))
@@ -112,20 +125,20 @@ def documents_done(parts: Path) -> int:
     return sum(part_documents(path) for path in parts.glob("*/*.parquet"))
 
 
-def merge(
-    parts: Path, files: list[FileCounts], bad_rows: Path, output: Path, scratch: Path, shard_bytes: int
-) -> Merged:
-    """Turns the parts of all tasks into `data/train-*.parquet`, `quarantine.jsonl` and `filtered.jsonl` below `output`,
-    and fills in `files`, one a task.
+def merge(work: Path, files: list[FileCounts], output: Path, shard_bytes: int) -> Merged:
+    """Turns the parts of all tasks in `work` into `data/train-*.parquet`, `quarantine.jsonl` and `filtered.jsonl` below
+    `output`, and fills in `files`, one a task.
 
-    Rows keep the order of the input. Everything is written in `scratch` and moved when all of it is complete. The same
-    rows give the same bytes. Raises RunError if the parts do not hold exactly the documents that preflight counted.
+    Rows keep the order of the input, and the same rows give the same bytes. Everything is written in `work/merged` and
+    moved when all of it is complete. Raises RunError if the parts do not hold exactly the documents that preflight
+    counted.
     """
+    parts, scratch = work / "parts", work / "merged"
     scratch.mkdir(parents=True, exist_ok=True)
     merged = Merged()
     refused = {name: scratch / f"{name}.jsonl" for name in ("quarantine", "filtered")}
     with refused["quarantine"].open("wb") as quarantine, refused["filtered"].open("wb") as filtered:
-        quarantine.write(bad_rows.read_bytes())
+        quarantine.write((work / "bad_rows.jsonl").read_bytes())
         rows = _kept_rows(parts, files, merged, quarantine, filtered)
         written = _write_shards(rows, scratch, shard_bytes)
         for sink in (quarantine, filtered):
@@ -139,7 +152,7 @@ def merge(
         )
     (output / "data").mkdir(exist_ok=True)
     for stale in (output / "data").glob("train-*.parquet"):
-        # Left by a run that died between two of the moves below.
+        # A run that died between two of the moves below left it.
         stale.unlink()
     for index, (path, count) in enumerate(written):
         final = output / "data" / f"train-{index:05d}-of-{len(written):05d}.parquet"
@@ -157,13 +170,11 @@ def merge(
 def _kept_rows(
     parts: Path, files: list[FileCounts], merged: Merged, quarantine: IO[bytes], filtered: IO[bytes]
 ) -> Iterator[pa.Table]:
-    """The rows that passed, part by part, while counting and writing down the others."""
+    """The rows that passed, part by part. Counts all records, and writes those that did not pass to their file."""
     for task, file in enumerate(files):
         expected = file.documents_in - file.quarantined
         documents = 0
-        paths = sorted((parts / f"{task:05d}").glob("*.parquet"))
-        assert [p.stem for p in paths] == [f"{i:06d}" for i in range(len(paths))], f"parts of {file.path} have a hole"
-        for path in paths:
+        for path in parts_of(parts, task):
             with pq.ParquetFile(path) as part:
                 table = part.read()
             documents += _count(table, file, merged)
@@ -173,7 +184,7 @@ def _kept_rows(
             refused = table.filter(pa.compute.is_valid(table["reason"]))
             for record in refused.to_pylist():
                 sink = filtered if record["stage"] == "filter" else quarantine
-                sink.write(orjson.dumps(_readable(record)) + b"\n")
+                sink.write(orjson.dumps({name: record[name] for name in REFUSED}) + b"\n")
             kept = table.filter(pa.compute.is_null(table["reason"])).select(COLUMNS.names)
             if kept.num_rows:
                 merged.bytes_in_memory += kept.nbytes
@@ -215,11 +226,6 @@ def _count(table: pa.Table, file: FileCounts, merged: Merged) -> int:
         merged.strategies[row["strategy"]] += 1
         merged.licences[row["licence"]] += 1
     return len(stages)
-
-
-def _readable(record: dict[str, Any]) -> dict[str, Any]:
-    names = ("source_file", "source_row", "source_id", "rewrite", "stage", "reason", "detail", "strategy", "text")
-    return {name: record[name] for name in names}
 
 
 def _write_shards(tables: Iterable[pa.Table], scratch: Path, shard_bytes: int) -> list[tuple[Path, int]]:

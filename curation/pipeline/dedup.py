@@ -1,9 +1,9 @@
-"""Which documents repeat an earlier one, over all input files: equal texts, then near-equal ones by MinHash.
+"""Finds the documents that repeat an earlier one, over all input files: equal texts, then similar ones by MinHash.
 
-The texts compared are those that the filters leave. datatrove's stages do the work, one task a file; a document is
-known by its place among its file's documents, which is the same in every reading. The result is one file of verdicts a
-task, written whole: after a kill the stages that are not complete run again. It also says what the filters refused, so
-that the second reading need not ask them again.
+The texts are compared as the filters leave them. datatrove's stages do the work, one task a file; a document is named
+by its place among its file's documents, which is the same in every reading. The result is one file of verdicts a task,
+written whole: after a kill the stages that are not complete run again. The verdicts also have what the filters refused,
+so that the second reading need not run those filters again.
 """
 
 import shutil
@@ -22,9 +22,10 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig
 
 from configs.files import write_whole
 from configs.schema.curation import Curation
+from curation.corpus.filters import Cleaner
 from curation.pipeline.executors.local import run_tasks
 
-# Its bar would stand between our own lines.
+# Its progress bar would mix with our own lines.
 minhash.tqdm = partial(minhash.tqdm, disable=True)
 
 MINHASH = MinhashConfig()
@@ -35,19 +36,19 @@ Place = tuple[int, int]
 
 
 class Verdicts(NamedTuple):
-    """Of a task's documents, by their rows."""
+    """What is known of a task's documents, by their rows."""
 
     refused: frozenset[int]
-    """Those that the filters refuse."""
+    """Documents that the filters refuse."""
     repeats: dict[int, Place]
-    """Those that repeat another, with its task and row."""
+    """Documents that repeat another, with the task and row of the first."""
 
 
 HASHES = np.dtype([("hash", "V16"), ("task", "<u4"), ("place", "<u4")])
 
 
 class HashTexts(PipelineStep):
-    """Writes a task's text hashes and row numbers, and passes the documents on. An empty text is a document that was
+    """Writes a task's text hashes and row numbers, and passes the documents on. A document with an empty text was
     refused."""
 
     type = "🫂 - DEDUP"
@@ -68,66 +69,67 @@ class HashTexts(PipelineStep):
         write_whole(self.folder / f"{rank:05d}.hashes", np.array(records, dtype=HASHES).tobytes())
 
 
-class Survivors(PipelineStep):
-    """The filters before dedup: a refused document keeps its place, without its text."""
+class BlankRefused(PipelineStep):
+    """The filters before dedup: a refused document keeps its place, and loses its text."""
 
     type = "🔻 - FILTER"
-    name = "Survivors"
+    name = "Blank refused"
 
-    def __init__(self, new_cleaner: Any):
+    def __init__(self, curation: Curation):
         super().__init__()
-        self.new_cleaner = new_cleaner
+        self.curation = curation
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        with self.new_cleaner() as cleaner:
+        with Cleaner(self.curation) as cleaner:
             for document in data:
                 text = "" if cleaner.clean(document) else document.text
                 yield Document(text, document.id, metadata={"source_row": document.metadata["source_row"]})
 
 
-def find_duplicates(settings: Curation, read: PipelineStep, new_cleaner: Any, tasks: int, work: Path) -> None:
-    """Leaves the Verdicts of each task.
+def find_duplicates(curation: Curation, read: PipelineStep, tasks: int, work: Path) -> None:
+    """Writes the Verdicts of each task to `work/duplicates`, and goes on where a killed call stopped.
 
-    Goes on where a killed call stopped. `read` is the step that reads a task's documents.
+    `read` is the step that reads a task's documents.
     """
     verdicts, scratch = work / "duplicates", work / "dedup"
     if (verdicts / "complete").exists():
         return
-    steps: list[PipelineStep] = [read, Survivors(new_cleaner), HashTexts(scratch / "hashes")]
-    near = settings.dedup == "minhash"
+    steps: list[PipelineStep] = [read, BlankRefused(curation), HashTexts(scratch / "hashes")]
+    near = curation.dedup == "minhash"
     if near:
         signatures, pairs = str(scratch / "signatures"), str(scratch / "pairs")
-        steps.append(MinhashDedupSignature(signatures, MINHASH, settings.language))
-    run_tasks(steps, tasks, settings.workers, scratch / "logs-read")
+        steps.append(MinhashDedupSignature(signatures, MINHASH, curation.language))
+    run_tasks(steps, tasks, curation.workers, scratch / "logs-read")
+    # Maps each repeat to the first of its kind.
     repeats = exact_duplicates(sorted((scratch / "hashes").glob("*.hashes")))
     if near:
         buckets = MinhashDedupBuckets(signatures, pairs, config=MINHASH)
-        run_tasks([buckets], MINHASH.num_buckets, settings.workers, scratch / "logs-pairs")
+        run_tasks([buckets], MINHASH.num_buckets, curation.workers, scratch / "logs-pairs")
         clusters = MinhashDedupCluster(pairs, str(scratch / "clusters"), MINHASH, save_cluster_id=True)
         run_tasks([clusters], 1, 1, scratch / "logs-clusters")
         # Equal texts have equal signatures, so every chain of repeats ends in the first of a cluster.
         repeats |= near_duplicates(sorted((scratch / "clusters").glob("*.clusters")))
     rows = [np.fromfile(scratch / "hashes" / f"{task:05d}.rows", dtype="<u8") for task in range(tasks)]
-    found: list[dict[int, Place]] = [{} for _ in range(tasks)]
-    for (task, place), (of, first) in sorted(repeats.items()):
-        found[task][int(rows[task][place])] = of, int(rows[of][first])
-    for task, task_repeats in enumerate(found):
+    repeats_of: list[dict[int, Place]] = [{} for _ in range(tasks)]
+    for (task, place), (first_task, first_place) in sorted(repeats.items()):
+        repeats_of[task][int(rows[task][place])] = first_task, int(rows[first_task][first_place])
+    for task in range(tasks):
         passed = np.fromfile(scratch / "hashes" / f"{task:05d}.hashes", dtype=HASHES)["place"]
-        verdict = {"refused": np.delete(rows[task], passed).tolist(), "repeats": task_repeats}
+        verdict = {"refused": np.delete(rows[task], passed).tolist(), "repeats": repeats_of[task]}
         write_whole(verdicts / f"{task:05d}.json", orjson.dumps(verdict, option=orjson.OPT_NON_STR_KEYS))
     write_whole(verdicts / "complete", b"")
     shutil.rmtree(scratch)
 
 
-def verdicts_of(work: Path, task: int) -> Verdicts:
-    """What `find_duplicates` left for a task."""
-    found = orjson.loads((work / "duplicates" / f"{task:05d}.json").read_bytes())
-    repeats = {int(row): (task, first) for row, (task, first) in found["repeats"].items()}
-    return Verdicts(frozenset(found["refused"]), repeats)
+def read_verdicts(work: Path, task: int) -> Verdicts:
+    """What `find_duplicates` wrote for a task."""
+    verdict = orjson.loads((work / "duplicates" / f"{task:05d}.json").read_bytes())
+    repeats = {int(row): (task, first) for row, (task, first) in verdict["repeats"].items()}
+    return Verdicts(frozenset(verdict["refused"]), repeats)
 
 
 def exact_duplicates(files: Iterable[Path]) -> dict[Place, Place]:
-    """Each document of which an earlier one has the same hash, with the first of them. Needs 24 bytes a document."""
+    """Each document that has the hash of an earlier one, with the first of them. Needs 24 bytes a document."""
     records = np.concatenate([np.frombuffer(path.read_bytes(), dtype=HASHES) for path in files])
     # Sorted by hash, then in the order of the input; a V16 has no order of its own.
     halves = records["hash"].copy().view("<u8").reshape(-1, 2)
@@ -141,7 +143,7 @@ def exact_duplicates(files: Iterable[Path]) -> dict[Place, Place]:
 
 
 def near_duplicates(files: Iterable[Path]) -> dict[Place, Place]:
-    """Each document of a cluster but the first, with the first. (datatrove keeps any one of a cluster.)"""
+    """Each document of a cluster but the first, with the first. (datatrove itself keeps an arbitrary one.)"""
     first: dict[int, Place] = {}
     repeats: dict[Place, Place] = {}
     for path in files:

@@ -20,7 +20,7 @@ from configs.format import amount, without_nan
 from configs.schema import Config
 from configs.schema.curation import Filters
 from curation.console.progress import say
-from curation.pipeline.fingerprint import shards_of
+from curation.pipeline.inputs import find_input
 from curation.plan.corpus import survey_corpus
 from curation.plan.gpus import (
     END_TO_END,
@@ -169,7 +169,7 @@ def make_plan(
 
 def _plan_curate(planner: _Planner) -> CuratePlan:
     config, curation, price, notes = planner.config, planner.config.curation, planner.price, planner.notes
-    shards = shards_of(config)
+    shards = find_input(config)
     planner.progress(f"looking into {amount(len(shards), 'input file')}")
     corpus = survey_corpus(shards, curation.limit, SAMPLE)
     pipeline = measure_pipeline(config, corpus.sample)

@@ -17,11 +17,12 @@ from datatrove.data import Document
 from configs.errors import RunError, UserError
 from configs.processes import cpu_seconds
 from configs.schema import Config
+from curation.corpus.filters import Cleaner
 from curation.pipeline.curate import curate
 from curation.pipeline.dataset import RAW
 from curation.pipeline.manifest import read_manifest
-from curation.pipeline.preview import lone_step
-from curation.pipeline.rewriter import load_rewriter, server
+from curation.pipeline.preview import standalone_step
+from curation.pipeline.rewriter import rewriting
 from curation.pipeline.steps import Record, RewriteWithTeacher
 from curation.plan.models import model_size, token_counter, why_not_loadable
 from curation.plan.quantity import Quantity, exact, mean_of, share_of
@@ -129,7 +130,7 @@ def measure_teacher(
 ) -> TeacherCost:
     """Writes a few rewrites with the teacher of the config where its weights are on this machine and fit its memory;
     where not, states what is assumed. `parameters` is its size as the user states it."""
-    with lone_step(config) as step:
+    with standalone_step(config) as step:
         documents = _documents_for_teacher(step, sample)
         if config.curation.writer == "echo":
             words = mean_of([float(len(document.text.split())) for document in documents])
@@ -151,7 +152,7 @@ def measure_teacher(
         if problem is None:
             progress(f"writing a few rewrites with {model}")
             try:
-                with server(step.config, step.checkpoint, step.work):
+                with rewriting(step.inputs):
                     records, last_batch, seconds = _write_rewrites(step, documents)
             except (UserError, RunError) as error:
                 # A server or a package is missing: the plan says so and goes on.
@@ -188,7 +189,7 @@ def _documents_for_teacher(step: RewriteWithTeacher, sample: Sequence[Document])
     documents = deepcopy(list(sample))
     for document in documents:
         document.metadata["training_id"] = document.id
-    with step.new_cleaner() as cleaner:
+    with Cleaner(step.inputs.config.curation) as cleaner:
         kept = [document for document in documents if step.refusal(document, cleaner) is None]
     random.Random(0).shuffle(kept)
     return kept
@@ -208,9 +209,10 @@ def _write_rewrites(step: RewriteWithTeacher, documents: list[Document]) -> tupl
 
     if not documents:
         return [], [], 0.0
-    load_rewriter(step.config, step.checkpoint, step.items)  # so that the first batch's time is writing alone
+    step.load_rewriter()  # so that the first batch's time is writing alone
     first, seconds = timed(documents[:1], 0)
-    most = max(1, step.config.teacher.batch_size // step.config.curation.rewrites_per_document)
+    config = step.inputs.config
+    most = max(1, config.teacher.batch_size // config.curation.rewrites_per_document)
     fits = min(most, len(documents), int(WRITING_SECONDS / seconds))
     if fits < 2:
         return first, first, seconds

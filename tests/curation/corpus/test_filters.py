@@ -6,7 +6,7 @@ import pytest
 from datatrove.data import Document
 
 from configs.errors import UserError
-from configs.schema.curation import Filters
+from configs.schema.curation import Curation, Filters
 from curation.corpus.filters import Cleaner, Refusal
 
 PROSE = (
@@ -26,7 +26,7 @@ ALL = {"ftfy": True, "gopher_repetition": True, "gopher_quality": True, "c4": Tr
 
 def clean(text: str, filters: dict[str, Any], **metadata: Any) -> tuple[Refusal | None, str]:
     document = Document(text, "a#0", metadata={"licence": "mit", **metadata})
-    with Cleaner(Filters(**filters), "en", "unknown", allow_unknown_licence=False) as cleaner:
+    with Cleaner(Curation(filters=Filters(**filters))) as cleaner:
         return cleaner.clean(document), document.text
 
 
@@ -66,7 +66,7 @@ def test_licences() -> None:
     assert clean(PROSE, {}, licence=None)[0] == Refusal("filter", "unknown_licence")
     assert clean(PROSE, {}, licence="Unknown")[0] == Refusal("filter", "unknown_licence")
     assert clean(PROSE, {}, licence=None, license="cc0-1.0")[0] is None
-    with Cleaner(Filters(), "en", "unknown", allow_unknown_licence=True) as cleaner:
+    with Cleaner(Curation(allow_unknown_licence=True)) as cleaner:
         assert cleaner.clean(Document(PROSE, "a#0")) is None
 
 

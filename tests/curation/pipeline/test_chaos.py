@@ -16,9 +16,9 @@ from typing import Any
 import orjson
 import pytest
 
+from configs import processes
 from configs.schema import Config
 from curation.pipeline.curate import curate
-from curation.pipeline.executors import local as workers
 from tests.curation.datasets import data_bytes, lines, manifest_of, rows
 from tests.curation.pipeline.test_echo import (
     consistent,
@@ -51,16 +51,15 @@ def forked_run(config: Config) -> None:
     """A run of its own group of processes, whose workers are forks: spawned ones would take longer to import torch than
     the work between two kills takes."""
     os.setsid()
-    workers.multiprocessing = Forks
+    processes.multiprocessing = Forks
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     curate_with_faults(config)
 
 
 class Forks:
-    """The multiprocessing that `curation.workers` sees."""
+    """The multiprocessing that `configs.processes` sees."""
 
     parent_process = staticmethod(multiprocessing.parent_process)
-    active_children = staticmethod(multiprocessing.active_children)
 
     @staticmethod
     def get_context(_: str) -> Any:

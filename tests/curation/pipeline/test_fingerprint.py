@@ -10,31 +10,15 @@ from configs.errors import UserError
 from configs.load import save_config
 from configs.schema import Config
 from configs.schema.curation import Curation
-from curation.corpus.decontaminate import BenchmarkIndex
-from curation.pipeline.fingerprint import (
-    SPEED,
-    benchmark_items,
-    check_same_teacher,
-    fingerprint,
-    run_settings,
-    sampling_config,
-    shards_of,
-    teacher_checkpoint,
-    teacher_hash,
-)
-from curation.pipeline.preflight import Checked
+from curation.pipeline.fingerprint import SPEED, teacher_hash
+from curation.pipeline.inputs import check_same_teacher, find_input, read_inputs, sampling_config
 from tests.curation.datasets import curation_config, rows, write_jsonl
-
-CHECKED = [Checked("a.jsonl", "1", None, "abc", 3, 3, 0, None)]
 
 
 def name_of(config: Config) -> str:
-    """The fingerprint of a run of one file."""
-    sampled = sampling_config(config)
-    settings = run_settings(
-        sampled, teacher_checkpoint(config), CHECKED, benchmark_items(sampled), BenchmarkIndex(sampled)
-    )
-    return fingerprint(settings)
+    """The fingerprint of a run."""
+    inputs, _ = read_inputs(config, find_input(config))
+    return inputs.fingerprint
 
 
 def changed(config: Config, section: str, **settings: Any) -> Config:
@@ -94,18 +78,18 @@ def test_weights_are_named_by_their_bytes(tmp_path: Path, config: Config, teache
     copy = tmp_path / teacher.name
     shutil.copytree(teacher, copy)
     moved = changed(config, "teacher", model=str(copy))
-    assert teacher_hash(moved, None) == teacher_hash(config, None) and name_of(moved) == name_of(config)
+    assert teacher_hash(str(copy), None) == teacher_hash(str(teacher), None) and name_of(moved) == name_of(config)
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
-    assert teacher_hash(moved, None) != teacher_hash(config, None) and name_of(moved) != name_of(config)
+    assert teacher_hash(str(copy), None) != teacher_hash(str(teacher), None) and name_of(moved) != name_of(config)
     # An adapter is named with its base, a whole checkpoint by itself.
     adapter, whole = tmp_path / "adapter", tmp_path / "whole"
     for folder in (adapter, whole):
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"weights")
     (adapter / "adapter_config.json").write_text("{}")
-    assert teacher_hash(moved, adapter) != teacher_hash(config, adapter)
-    assert teacher_hash(moved, whole) == teacher_hash(config, whole)
+    assert teacher_hash(str(copy), adapter) != teacher_hash(str(teacher), adapter)
+    assert teacher_hash(str(copy), whole) == teacher_hash(str(teacher), whole)
 
 
 def test_the_temperature_of_curation_comes_before_that_of_evaluation(config: Config) -> None:
@@ -135,12 +119,12 @@ def test_another_teacher_than_the_runs_is_refused(config: Config) -> None:
 )
 def test_greedy_rewrites_that_would_be_the_same(config: Config, settings: dict[str, Any], most: str) -> None:
     with pytest.raises(UserError, match=most):
-        shards_of(changed(config, "curation", **settings))
-    assert shards_of(changed(config, "curation", temperature=0.7, **settings))
+        find_input(changed(config, "curation", **settings))
+    assert find_input(changed(config, "curation", temperature=0.7, **settings))
 
 
 def test_nothing_to_curate(config: Config) -> None:
     with pytest.raises(UserError, match=r"curation\.input names no shards"):
-        shards_of(changed(config, "curation", input=()))
+        find_input(changed(config, "curation", input=()))
     with pytest.raises(UserError, match=r"teacher\.model is not set"):
-        shards_of(changed(config, "teacher", model=""))
+        find_input(changed(config, "teacher", model=""))

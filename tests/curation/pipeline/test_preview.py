@@ -8,7 +8,7 @@ from rich.console import Console
 from configs.errors import UserError
 from curation.cli import main
 from curation.pipeline.curate import curate
-from curation.pipeline.preview import Seen, preview, print_preview
+from curation.pipeline.preview import PreviewedRow, preview, print_preview
 from tests.curation.datasets import curation_config, data_rows, lines, rows, sentences, write_jsonl
 from tests.curation.pipeline.test_echo import CONFIG, echo_config
 
@@ -109,4 +109,4 @@ def test_what_cannot_be_read_is_shown_too(tmp_path: Path) -> None:
     (tmp_path / "in/a.jsonl.gz").write_bytes(b"no archive")
     config = echo_config(tmp_path / "in", tmp_path / "out")
     [one] = preview(config, 3)
-    assert isinstance(one, Seen) and one.refusal is not None and one.refusal.stage == "read" and not one.records
+    assert isinstance(one, PreviewedRow) and one.refusal is not None and one.refusal.stage == "read" and not one.records

@@ -10,7 +10,7 @@ from datatrove.data import Document
 from configs.errors import RunError, UserError
 from configs.load import load_config
 from curation.pipeline.curate import curate
-from curation.pipeline.rewriter import Rewriter, RewriteRequest, rewrite_requests, shared, write
+from curation.pipeline.rewriter import Rewriter, RewriteRequest, rewrite_requests, strategies_by_share, write
 from teacher.records import Completion
 from teacher.writers.local import TransformersWriter, load_teacher
 from tests.curation.datasets import curation_config, data_rows, lines, rows, write_jsonl
@@ -19,12 +19,12 @@ from tests.curation.datasets import curation_config, data_rows, lines, rows, wri
 def test_shares_hold_over_rows_and_within_a_document() -> None:
     shares = {"table": 5.0, "rewrite": 3.0, "faq": 2.0}
     for start in (0, 137):
-        counts = Counter(name for row in range(start, start + 100) for name in shared(shares, 1, row))
+        counts = Counter(name for row in range(start, start + 100) for name in strategies_by_share(shares, 1, row))
         assert all(abs(counts[name] - 10 * share) <= 3 for name, share in shares.items())
     for row in range(50):
-        four = Counter(shared(shares, 4, row))
+        four = Counter(strategies_by_share(shares, 4, row))
         assert four["table"] == 2 and four["rewrite"] in (1, 2) and four["faq"] in (0, 1)
-    assert shared({"table": 1.0}, 3, 7) == ["table"] * 3
+    assert strategies_by_share({"table": 1.0}, 3, 7) == ["table"] * 3
 
 
 def test_a_policy_teacher_is_dealt_its_tag(tmp_path: Path, teacher: Path) -> None:

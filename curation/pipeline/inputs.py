@@ -1,0 +1,174 @@
+"""Everything that a curation run works from, found and checked before any model is loaded."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+from configs.load import load_config
+from configs.schema import Config
+from curation.corpus.decontaminate import BenchmarkIndex, read_benchmarks
+from curation.corpus.filters import is_unknown
+from curation.corpus.shards import Shard, find_shards
+from curation.corpus.training_data import read_documents
+from curation.pipeline.dataset import WORK
+from curation.pipeline.fingerprint import fingerprint, run_settings, written_by_endpoint
+from curation.pipeline.preflight import BadRows, CheckedFile, check_files
+from student.benchmarks.sources import DocumentQuestions
+from student.engine.model_names import check_available
+from student.records import Question
+from teacher.questions.cache import questions_file, read_questions
+from teacher.reward.exams import external_questions
+from teacher.run.checkpoints import best_checkpoint, latest_checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurationInputs:
+    """What a run works from. Goes to every process that works on it, so it can be pickled."""
+
+    config: Config
+    """With the temperature and the strategies that curation samples with."""
+    shards: tuple[Shard, ...]
+    files: tuple[CheckedFile, ...]
+    """One a shard."""
+    checkpoint: Path | None
+    """None: the untrained teacher writes, an endpoint's, or the echo."""
+    unbeaten: bool
+    """The run in `run.dir` has rounds, and its untrained teacher validated best."""
+    items: tuple[Question, ...]
+    """Questions that no rewrite may hold, for the gate `leak`."""
+    index: BenchmarkIndex
+    """Items of `curation.benchmarks`, which neither a document nor a row may hold."""
+    settings: dict[str, Any]
+    """Everything that changes the rows (`run_settings`)."""
+
+    @property
+    def work(self) -> Path:
+        """The folder of the unfinished run."""
+        return self.config.curation.output / WORK
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the run: equal fingerprints give equal rows (greedy: equal bytes)."""
+        return fingerprint(self.settings)
+
+    @property
+    def documents(self) -> int:
+        """Documents of all files."""
+        return sum(file.documents for file in self.files)
+
+
+def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs, BadRows | None]:
+    """The inputs, and the rows that cannot be read (None where `check_files` knows the shards from an earlier call).
+
+    `shards` are those of `find_input`. Raises UserError for input without documents or licences, a teacher that does
+    not exist or that the run in `run.dir` did not train, and benchmarks that cannot be read.
+    """
+    sampled, curation = sampling_config(config), config.curation
+    files, bad_rows = check_files(shards, curation.limit, curation.output / WORK)
+    if is_unknown(curation.licence) and not curation.allow_unknown_licence and not any(f.licensed for f in files):
+        raise UserError(
+            "no document names its licence: set curation.licence to theirs, or curation.allow_unknown_licence=true"
+        )
+    checkpoint, unbeaten = teacher_checkpoint(config)
+    items, index = benchmark_items(config), benchmark_index(config)
+    inputs = CurationInputs(
+        config=sampled,
+        shards=tuple(shards),
+        files=tuple(files),
+        checkpoint=checkpoint,
+        unbeaten=unbeaten,
+        items=items,
+        index=index,
+        settings=run_settings(sampled, checkpoint, files, items, index),
+    )
+    return inputs, bad_rows
+
+
+def find_input(config: Config) -> list[Shard]:
+    """The input files, one task each. Raises UserError where the config names none, or asks for rewrites that would all
+    be the same."""
+    curation, teacher = config.curation, sampling_config(config).teacher
+    if not curation.input:
+        raise UserError("curation.input names no shards: name JSONL or Parquet files, e.g. curation.input=[a.jsonl]")
+    if not teacher.model and curation.writer == "teacher":
+        raise UserError("teacher.model is not set: a folder or a Hub id of a causal language model")
+    if curation.writer == "echo":
+        different: float = 1
+    elif teacher.temperature > 0:
+        different = math.inf
+    elif shares := curation.strategies:
+        # With more rewrites a document gets the strategy with the largest share twice.
+        different = math.floor(sum(shares.values()) / max(shares.values()))
+    else:
+        different = 1 if teacher.prompting == "policy" else len(set(teacher.strategies))
+    if curation.rewrites_per_document > different:
+        raise UserError(
+            f"curation.rewrites_per_document={curation.rewrites_per_document} would write the same text again: at most "
+            f"{different}, or set curation.temperature above 0"
+        )
+    return find_shards(curation.input)
+
+
+def sampling_config(config: Config) -> Config:
+    """The config with the temperature and the strategies that curation samples with."""
+    curation = config.curation
+    changes: dict[str, Any] = {}
+    for temperature in (config.teacher.evaluation_temperature, curation.temperature):
+        if temperature is not None:
+            changes["temperature"] = temperature
+    if curation.strategies:
+        changes["strategies"] = tuple(curation.strategies)
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update=changes)})
+
+
+def teacher_checkpoint(config: Config) -> tuple[Path | None, bool]:
+    """The checkpoint to write with (None: the base model), and whether the run has rounds of which none beat the
+    untrained teacher. Raises UserError if there is no such teacher, or if the run trained another."""
+    if config.curation.writer == "echo":
+        return None, False
+    check_available(config.teacher.model, config.lab.dir)
+    if written_by_endpoint(config):
+        return None, False
+    checkpoint = best_checkpoint(config.run.dir)
+    trained = latest_checkpoint(config.run.dir) is not None
+    if trained:
+        check_same_teacher(config)
+    return checkpoint, trained and checkpoint is None
+
+
+def check_same_teacher(config: Config) -> None:
+    """Raises UserError if the run in `run.dir` had another teacher than this config.
+
+    A checkpoint that was copied there has no config beside it, and is taken as it is.
+    """
+    path = config.run.dir / "config.yaml"
+    trained = load_config(path) if path.is_file() else config
+    for key in ("model", "prompting", "strategies", "lora"):
+        old, new = getattr(trained.teacher, key), getattr(config.teacher, key)
+        if old != new:
+            raise UserError(f"{config.run.dir} trained another teacher (teacher.{key}: {old} -> {new})")
+
+
+def benchmark_items(config: Config) -> tuple[Question, ...]:
+    """The questions that no rewrite may hold: those of `data.heldout`, and the held-out ones of all others.
+
+    A document without questions has those that were written for training, if any were. Raises UserError.
+    """
+    benchmark = DocumentQuestions(config.student.prompt_template)
+    known = read_questions(questions_file(config)) if config.data.train or config.data.heldout else {}
+
+    def questions(patterns: tuple[str, ...]) -> list[Question]:
+        documents = read_documents(patterns, known=known, optional=True) if patterns else []
+        return [question for document in documents for question in benchmark.exam(document).questions]
+
+    heldout = questions(config.data.heldout)
+    others = [*questions(config.data.train), *external_questions(config.reward, config.student.prompt_template)]
+    return (*heldout, *(question for question in others if question.split == "heldout"))
+
+
+def benchmark_index(config: Config) -> BenchmarkIndex:
+    """The index of `curation.benchmarks`. Raises UserError."""
+    return read_benchmarks(config.curation, config.gates.leak_ngram, config.student.prompt_template)
