@@ -17,7 +17,7 @@ from curation.pipeline.dataset import WORK
 from curation.pipeline.fingerprint import fingerprint, run_settings, written_by_endpoint
 from curation.pipeline.preflight import BadRows, CheckedFile, check_files
 from student.benchmarks.sources import DocumentQuestions
-from student.engine.model_names import check_available
+from student.engine.model_names import check_available, check_name
 from student.records import Question
 from teacher.questions.cache import questions_file, read_questions
 from teacher.reward.exams import external_questions
@@ -72,6 +72,8 @@ def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs
         raise UserError(
             "no document names its licence: set curation.licence to theirs, or curation.allow_unknown_licence=true"
         )
+    if curation.writer == "teacher":
+        check_available(config.teacher.model, config.lab.dir)
     checkpoint, unbeaten = teacher_checkpoint(config)
     items, index = benchmark_items(config), benchmark_index(config)
     inputs = CurationInputs(
@@ -126,10 +128,11 @@ def sampling_config(config: Config) -> Config:
 
 def teacher_checkpoint(config: Config) -> tuple[Path | None, bool]:
     """The checkpoint to write with (None: the base model), and whether the run has rounds of which none beat the
-    untrained teacher. Raises UserError if there is no such teacher, or if the run trained another."""
+    untrained teacher. The model itself need not be on this machine. Raises UserError if its name is that of no model,
+    or if the run trained another teacher."""
     if config.curation.writer == "echo":
         return None, False
-    check_available(config.teacher.model, config.lab.dir)
+    check_name(config.teacher.model, config.lab.dir)
     if written_by_endpoint(config):
         return None, False
     checkpoint = best_checkpoint(config.run.dir)
