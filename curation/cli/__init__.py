@@ -19,6 +19,7 @@ from configs.errors import RunError, UserError
 from curation.cli.arguments import ConfigFile, Overrides, load
 from curation.cli.bench import bench
 from curation.cli.evaluate import evaluate
+from curation.cli.init import init
 from curation.cli.look import doctor, plan, preview
 
 INTERRUPTED = 130
@@ -161,6 +162,7 @@ def warm_up(
     )
 
 
+app.command()(init)
 app.command()(evaluate)
 app.command()(preview)
 app.command()(plan)
