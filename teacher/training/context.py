@@ -1,4 +1,4 @@
-"""What a run works with: the teacher that samples, the students that learn, and the journal that keeps all of it."""
+"""The parts of a run: the teacher that samples, the students that learn, and the journal that keeps what they did."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,8 +10,9 @@ from configs.schema import Config
 from configs.seeds import stable_seed
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Document, Split
+from teacher.algorithms.algorithm import Groups, Rewards
 from teacher.gates.checks import Gate, build_gates
-from teacher.records import Reward, Rewrite
+from teacher.records import Rewrite
 from teacher.reward.assignment import lessons_of
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.exams import external_questions
@@ -29,9 +30,12 @@ from teacher.training.progress_lines import Progress
 from teacher.writers.by_round import Writers
 from teacher.writers.endpoint import EndpointError
 
+SECONDS_BETWEEN_LINES = 10.0
+"""A long wait for students shows a line no more often than this."""
+
 
 class RunContext:
-    """Samples, examines and journals for one run; whatever was done before is found again on disk."""
+    """Samples, examines and journals for one run. What an earlier attempt did already is read from disk."""
 
     def __init__(
         self,
@@ -51,8 +55,9 @@ class RunContext:
         self.history = History(config.run.dir, journal)
         benchmark = DocumentQuestions(config.student.prompt_template)
         self.student_runs = StudentRuns(
-            config, benchmark, [*documents, *heldout], journal, on_progress=self._students_line, clock=clock
+            config, benchmark, [*documents, *heldout], journal, on_progress=self._show_students, clock=clock
         )
+        # No lesson may quote what held-out exams ask.
         items = [question for document in heldout for question in self.student_runs.exam(document, "heldout").questions]
         external = external_questions(config.reward, config.student.prompt_template)
         items += [question for question in external if question.split == "heldout"]
@@ -73,20 +78,24 @@ class RunContext:
         first: int = 0,
         evaluate: bool = False,
     ) -> list[list[Rewrite]]:
-        """Gated rewrites for `lessons` lessons a document by the teacher of `round`, from `journal/samples/<name>.json`
-        where an earlier attempt got that far; `stream` names the random numbers, and `first` documents of it came
-        before. `evaluate` samples at `teacher.evaluation_temperature`.
+        """Gated rewrites for `lessons` lessons of each document, by the teacher after `round`.
 
-        Raises RunError where vLLM gave nothing, or the file is of another number of rewrites, as an earlier version's
-        may be."""
-        path, together = self._samples(name), self.config.rl.rewrites_per_lesson
+        They are kept in `samples_file(name)`, and read from there where an earlier attempt got that far. `stream` names
+        the random numbers, and `first` documents of it came before. `evaluate` samples at
+        `teacher.evaluation_temperature`. Raises RunError where vLLM gave nothing, or the file holds another number of
+        rewrites, as that of an earlier version may.
+        """
+        path, together = self.samples_file(name), self.config.rl.rewrites_per_lesson
         if not path.is_file():
             writer = self.writers.of(round)
-            seed = stable_seed(self.config.run.seed, "sample", stream)
             if evaluate:
                 writer = writer.at(self.config.teacher.evaluation_temperature)
             sampling = Sampling(
-                rewrites=lessons * together, seed=seed, explore=explore, rewrites_per_lesson=together, first=first
+                rewrites=lessons * together,
+                seed=stable_seed(self.config.run.seed, "sample", stream),
+                explore=explore,
+                rewrites_per_lesson=together,
+                first=first,
             )
             try:
                 with self.clock("sample"):
@@ -106,24 +115,26 @@ class RunContext:
     def sample_batches(
         self, round: int, documents: Sequence[Document], explore: float
     ) -> Iterator[list[list[Rewrite]]]:
-        """The rewrites that `round` is to learn from, by the teacher of the round before, batch by batch: while one is
-        worked on the next is sampled, where writer or students run outside this process.
+        """The rewrites that `round` learns from, by the teacher after the round before, batch by batch.
 
-        A batch has its own random numbers and its own file, so that its rewrites are the same whoever samples when.
+        Where the writer or the students run outside this process, the next batch is sampled while students learn from
+        this one. A batch has its own random numbers and its own file, so its rewrites do not depend on when it is
+        sampled.
         """
-        name, batches = f"round-{round:04d}", sampled_together(self.config, len(documents))
+        batches = sampled_together(self.config, len(documents))
 
         def task(batch: range) -> Callable[[], list[list[Rewrite]]]:
-            # Named by its documents: a run that goes on with other batches, on another device, takes no wrong ones.
-            own = f"{name}-{batch.start:04d}-{batch.stop:04d}" if len(batches) > 1 else name
+            name = f"round-{round:04d}"
+            if len(batches) > 1:
+                # Named by its documents, since a run that goes on with another batch size must not take it for its own.
+                name += f"-{batch.start:04d}-{batch.stop:04d}"
             stream = (round, batch.start) if batch.start else round
             part = documents[batch.start : batch.stop]
             lessons = self.config.rl.group_size
-            return lambda: self.sample(own, round - 1, part, lessons, stream, explore, first=batch.start)
+            return lambda: self.sample(name, round - 1, part, lessons, stream, explore, first=batch.start)
 
-        tasks = [task(batch) for batch in batches]
-        apart = self.writers.on_server or self.config.student.pool != "inline"
-        return ahead(tasks, overlap=apart and len(tasks) > 1)
+        outside = self.writers.on_server or self.config.student.pool != "inline"
+        return ahead([task(batch) for batch in batches], overlap=outside and len(batches) > 1)
 
     def gain_reward(self, bases: Mapping[str, str] | None = None) -> GainReward:
         """The reward by students of `bases`, the run's first ones where it is None."""
@@ -138,40 +149,44 @@ class RunContext:
         split: Split,
         bases: Mapping[str, str] | None = None,
     ) -> Evaluation:
-        """What students of `bases` (the run's first ones) gain from the lessons, with the seeds that `name` has."""
+        """What students of `bases` (the run's first ones) gain from the lessons; `name` names the students' seeds."""
         return self.gain_reward(bases).evaluate(documents, lessons, evaluation_seeds(self.config, name), split)
 
-    def log_rewrites(
-        self,
-        groups: Sequence[Sequence[Rewrite]],
-        rewards: Sequence[Sequence[Reward]] = (),
-        *,
-        arm: str,
-        round: int,
-        step: int = 0,
-    ) -> None:
-        """A line of rewrites.jsonl each."""
+    def log_rewrites(self, groups: Groups, rewards: Rewards = (), *, arm: str, round: int, step: int = 0) -> None:
+        """Writes a line of rewrites.jsonl for each rewrite."""
         set_size = self.config.rl.rewrites_per_lesson
         journal_rewrites(self.journal, groups, rewards, arm=arm, round=round, step=step, set_size=set_size)
 
     def log(
-        self, kind: str, round: int, figures: Mapping[str, Any], *, asked: int | None = None, step: int | None = None
+        self,
+        kind: str,
+        round: int,
+        metrics: Mapping[str, Any],
+        *,
+        students_before: int | None = None,
+        step: int | None = None,
     ) -> dict[str, Any]:
-        """One line of metrics, with the `students` asked for since there were `asked`, and all that training has cost;
-        returns its figures."""
-        figures = dict(figures) | ({} if asked is None else {"students": self.student_runs.students - asked})
-        self.history.add(kind, round, figures, step)
-        figures["students_total"] = self.history.student_runs
-        self.tracker.log(kind, round, figures, step=step)
-        self.journal.sync()
-        return figures
+        """Writes a line of metrics.jsonl and returns what it holds.
 
-    def _samples(self, name: str) -> Path:
+        Where `student_runs.students` had the value `students_before`, the difference is logged as `students`; what the
+        training has cost until now is logged as `students_total`.
+        """
+        logged = dict(metrics)
+        if students_before is not None:
+            logged["students"] = self.student_runs.students - students_before
+        self.history.add(kind, round, logged, step)
+        logged["students_total"] = self.history.student_runs
+        self.tracker.log(kind, round, logged, step=step)
+        self.journal.sync()
+        return logged
+
+    def samples_file(self, name: str) -> Path:
+        """Where rewrites are kept before they are journalled: `journal/samples/<name>.json`."""
         return self.journal.dir / "samples" / f"{name}.json"
 
-    def _students_line(self, done: int, total: int) -> None:
+    def _show_students(self, done: int, total: int) -> None:
         now = time.perf_counter()
-        if done < total and now - self._last_line > 10:
+        if done < total and now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
             self.progress(f"  students {done}/{total}")
 
@@ -181,8 +196,8 @@ def evaluation_seeds(config: Config, name: str) -> list[int]:
     return [stable_seed(config.run.seed, name, lesson) for lesson in range(config.rl.evaluation_lessons)]
 
 
-def taught(groups: Sequence[Sequence[Rewrite]], rewrites_per_lesson: int) -> list[dict[str, list[str]]]:
-    """The texts of each document that passed the gates, lesson by lesson."""
+def taught(groups: Groups, rewrites_per_lesson: int) -> list[dict[str, list[str]]]:
+    """For each lesson, the texts of each document that passed the gates."""
     by_document = [lessons_of(group, rewrites_per_lesson) for group in groups]
     return [
         {lesson[0].document_id: [r.text for r in lesson if r.rejected is None] for lesson in lessons}

@@ -1,18 +1,21 @@
-"""The metrics of a scored step: its reward, the reward's noise, and how varied the texts were."""
+"""The metrics of a scored step (its reward, the reward's noise, how varied the texts were) and of an evaluation."""
 
 import math
 import statistics
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from configs import schema
-from student.statistics.intervals import estimate
+from student.statistics.intervals import Estimate, estimate
 from student.statistics.reliability import reliability
 from teacher.algorithms.algorithm import Groups, Rewards
 from teacher.gates.text import overlap_shares
 from teacher.records import Rewrite
 from teacher.reward.assignment import batches_of, lessons_of
+from teacher.reward.evaluation import Evaluation, mean_penalties
+from teacher.reward.student_models import labels
 
 Values = dict[str, float | int | None]
 
@@ -37,7 +40,7 @@ def step_metrics(groups: Groups, rewards: Rewards, settings: schema.Reward, rewr
     gains: dict[str, list[float]] = defaultdict(list)
     for rewrite, scored_reward in scored:
         gains[rewrite.strategy].append(statistics.fmean(scored_reward.gains))
-    values |= {f"strategy/{name}": share for name, share in strategy_shares(groups).items()}
+    values |= strategy_shares(groups)
     values |= {f"gain_by_strategy/{name}": statistics.fmean(gains[name]) for name in sorted(gains)}
     gates = Counter(rewrite.rejected for group in groups for rewrite in group if rewrite.rejected)
     values |= {f"gates/{reason}": count for reason, count in sorted(gates.items())}
@@ -68,9 +71,27 @@ def noise_metrics(rewards: Rewards, credit_size: int = 1, *, common_seeds: bool 
 
 
 def strategy_shares(groups: Groups) -> dict[str, float]:
-    """Share of the samples by strategy, most frequent first."""
+    """`strategy/<name>`: the share of the samples, most frequent first."""
     counts = Counter(rewrite.strategy for group in groups for rewrite in group)
-    return {name: count / counts.total() for name, count in counts.most_common()}
+    return {f"strategy/{name}": count / counts.total() for name, count in counts.most_common()}
+
+
+def evaluation_metrics(evaluation: Evaluation) -> dict[str, Any]:
+    """`reward/mean`, `gain/low`, `accuracy/high`, `penalty/retention` and so on; where there are several students also
+    the same of each, `student/<name>/gain/mean`."""
+    estimates = {"reward": evaluation.reward, "gain": evaluation.gain, "accuracy": evaluation.accuracy}
+    values: dict[str, Any] = estimate_metrics(estimates)
+    penalties = mean_penalties(list(evaluation.penalties.values()))
+    values |= {f"penalty/{name}": penalty for name, penalty in penalties.items()}
+    for name, label in labels(list(evaluation.by_student)).items():
+        of_student = evaluation_metrics(evaluation.by_student[name])
+        values |= {f"student/{label}/{key}": value for key, value in of_student.items() if key != "failed"}
+    return values | {"failed": evaluation.failed}
+
+
+def estimate_metrics(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    """`<name>/mean`, `<name>/low` and `<name>/high` of each."""
+    return {f"{name}/{part}": value for name, e in estimates.items() for part, value in e._asdict().items()}
 
 
 def diversity(groups: Groups, rewrites_per_lesson: int = 1) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""What a training run came to, from its journal."""
+"""The results of a training run, from its journal."""
 
-import statistics
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +9,15 @@ from configs.files import Record, read_json_lines
 from configs.schema import Config
 from student.records import Document
 from student.statistics.intervals import Estimate, estimate
-from teacher.reward.assignment import batches_of
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.student_models import labels
+from teacher.run.checkpoints import best_checkpoint, best_round, finished_rounds
 from teacher.run.journal import Journal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One held-out document, and what the teacher made of it before and after training."""
+    """A held-out document, and its first lesson by the teacher before and after training."""
 
     document_id: str
     source: str
@@ -64,97 +64,81 @@ def summarise(
     journal: Journal,
     heldout: Sequence[Document],
     arms: Mapping[str, Evaluation],
-    checkpoint: Path | None,
     *,
-    rounds: int,
-    best_round: int | None,
     students: int,
     student_runs: int,
     seconds: float,
 ) -> TrainSummary:
-    """The summary of a finished run; its figures are those of the journal."""
-    lines = read_json_lines(journal.rewrites.path)
-    trained = [line for line in lines if line["arm"] == "train"]
-    # A fork may count its steps otherwise than the rounds that it took over.
-    steps = [(line["round"], line["step"]) for line in trained]
-    first, last = (
-        [line for line, step in zip(trained, steps, strict=True) if step == end] for end in (min(steps), max(steps))
+    """The summary of a finished run; its numbers are those of the journal."""
+    steps = [line for line in read_json_lines(journal.metrics.path) if line["kind"] == "step"]
+    # A fork may count its steps differently from the run whose rounds it took over, so the round comes first.
+    steps.sort(key=lambda line: (line["round"], line["step"]))
+    reward_first, reward_last = (
+        Estimate(*(math.nan if line[f"reward/{part}"] is None else line[f"reward/{part}"] for part in Estimate._fields))
+        for line in (steps[0], steps[-1])
+    )
+    strategies_first, strategies_last = (
+        {name.removeprefix("strategy/"): share for name, share in line.items() if name.startswith("strategy/")}
+        for line in (steps[0], steps[-1])
     )
     return TrainSummary(
         algorithm=config.rl.algorithm,
-        rounds=rounds,
-        best_round=best_round,
-        reward_first=_reward(first, config),
-        reward_last=_reward(last, config),
+        rounds=finished_rounds(config.run.dir),
+        best_round=best_round(config.run.dir),
+        reward_first=reward_first,
+        reward_last=reward_last,
         heldout=dict(arms),
         differences=differences(arms),
-        strategies_first=_shares(first),
-        strategies_last=_shares(last),
-        examples=_examples(lines, heldout),
+        strategies_first=strategies_first,
+        strategies_last=strategies_last,
+        examples=_examples(read_json_lines(journal.rewrites.path), heldout),
         students=students,
         student_runs=student_runs,
         seconds=seconds,
-        checkpoint=checkpoint,
+        checkpoint=best_checkpoint(config.run.dir),
     )
 
 
-def _reward(lines: Sequence[Record], config: Config) -> Estimate:
-    by_document: dict[str, list[float]] = {}
-    for line in lines:
-        by_document.setdefault(line["document_id"], []).append(line["reward"])
-    shared = batches_of(len(by_document), config.reward.documents_together)
-    batches = [number for number, batch in enumerate(shared) for _ in batch]
-    return estimate([statistics.fmean(values) for values in by_document.values()], batches)
-
-
-def _shares(lines: Sequence[Record]) -> dict[str, float]:
-    names = sorted({line["strategy"] for line in lines})
-    return {name: sum(line["strategy"] == name for line in lines) / len(lines) for name in names}
-
-
 def differences(arms: Mapping[str, Evaluation]) -> dict[str, Estimate]:
-    """The trained teacher's arm minus each other one, paired by document: `trained_minus_<arm>` of the gains, and
-    `accuracy_minus_<arm>` of the accuracies. Where there are several students the same of each, under
-    `student/<name>/`."""
-    found: dict[str, Estimate] = {}
-    for other in arms if "trained" in arms else ():
-        for name, measure in (("trained", "gains"), ("accuracy", "accuracies")):
-            ours, theirs = getattr(arms["trained"], measure), getattr(arms[other], measure)
-            if other != "trained":
-                both = [d for d in ours if d in theirs]
-                clusters = [arms["trained"].batches[d] for d in both]
-                found[f"{name}_minus_{other}"] = estimate([ours[d] - theirs[d] for d in both], clusters)
-    students = list(arms["trained"].by_student) if found else []
-    for student, label in labels(students).items():
-        own = differences({arm: evaluation.by_student[student] for arm, evaluation in arms.items()})
-        found |= {f"student/{label}/{name}": figure for name, figure in own.items()}
-    return found
+    """The trained teacher's arm minus each other one, paired by document; empty where it was not measured.
+
+    `trained_minus_<arm>` is the difference of the gains, `accuracy_minus_<arm>` that of the accuracies. Where there are
+    several students the same of each follows, under `student/<name>/`.
+    """
+    if "trained" not in arms:
+        return {}
+    trained, results = arms["trained"], {}
+    for arm, other in arms.items():
+        if arm != "trained":
+            pairs = {"trained": (trained.gains, other.gains), "accuracy": (trained.accuracies, other.accuracies)}
+            for name, (ours, theirs) in pairs.items():
+                both = [document for document in ours if document in theirs]
+                clusters = [trained.batches[document] for document in both]
+                results[f"{name}_minus_{arm}"] = estimate([ours[d] - theirs[d] for d in both], clusters)
+    for student, label in labels(list(trained.by_student)).items():
+        of_student = differences({arm: evaluation.by_student[student] for arm, evaluation in arms.items()})
+        results |= {f"student/{label}/{name}": difference for name, difference in of_student.items()}
+    return results
 
 
 def _examples(lines: Sequence[Record], heldout: Sequence[Document], count: int = 3) -> list[Example]:
-    before, after = (_lessons(lines, arm) for arm in ("untrained", "trained"))
-    return [
-        Example(
-            document_id=document.id,
-            source=document.text,
-            before=_together(before[document.id], "text", "\n\n"),
-            after=_together(after[document.id], "text", "\n\n"),
-            strategy_before=_together(before[document.id], "strategy", ", "),
-            strategy_after=_together(after[document.id], "strategy", ", "),
-        )
-        for document in heldout[:count]
-        if document.id in before and document.id in after
-    ]
-
-
-def _lessons(lines: Sequence[Record], arm: str) -> dict[str, list[Record]]:
-    """The rewrites of each document's first lesson."""
-    found: dict[str, list[Record]] = {}
+    """Those of the first held-out documents that both teachers rewrote."""
+    first_lessons: dict[tuple[str, str], list[Record]] = {}
     for line in lines:
-        if line["arm"] == arm and line["set"] == 0:
-            found.setdefault(line["document_id"], []).append(line)
-    return found
-
-
-def _together(lesson: Sequence[Record], key: str, separator: str) -> str:
-    return separator.join(line[key] for line in lesson)
+        if line["set"] == 0:
+            first_lessons.setdefault((line["arm"], line["document_id"]), []).append(line)
+    examples = []
+    for document in heldout[:count]:
+        before, after = (first_lessons.get((arm, document.id)) for arm in ("untrained", "trained"))
+        if before and after:
+            examples.append(
+                Example(
+                    document_id=document.id,
+                    source=document.text,
+                    before="\n\n".join(line["text"] for line in before),
+                    after="\n\n".join(line["text"] for line in after),
+                    strategy_before=", ".join(line["strategy"] for line in before),
+                    strategy_after=", ".join(line["strategy"] for line in after),
+                )
+            )
+    return examples

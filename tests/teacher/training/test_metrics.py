@@ -91,5 +91,5 @@ def test_rewrites_of_one_set_are_one_lesson_for_the_reliability():
 
 def test_shares_add_up_to_one():
     shares = strategy_shares([[rewrite("a"), rewrite("b"), rewrite("b")]])
-    assert shares == pytest.approx({"b": 2 / 3, "a": 1 / 3})
+    assert shares == pytest.approx({"strategy/b": 2 / 3, "strategy/a": 1 / 3})
     assert strategy_shares([]) == {}
