@@ -3,16 +3,16 @@
     notewright bench curate --rows 100000 --json
 
 A corpus with known faults is generated and curated by `configs/curate-echo.yaml` with the settings below, at several
-sizes, each in a process of its own. In the same run every row is looked for: the manifest must say what was put in, and
+sizes, each in a process of its own. Every row is looked for afterwards: the manifest must count what was put in, and
 each row must stand exactly once in the dataset, the quarantine or among the filtered.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,20 +24,20 @@ import psutil
 import configs
 from configs.errors import RunError
 from configs.load import load_config
-from configs.processes import die_with_parent
+from configs.processes import cpu_seconds, die_with_parent
 from curation.bench.pipeline_corpus import Corpus, row_places, write_corpus
 from curation.pipeline.manifest import read_manifest
 
 CONFIG = Path(configs.__file__).parent / "curate-echo.yaml"
 SETTINGS = ("curation.dedup=exact", "curation.filters.ftfy=true", "curation.filters.secrets=true",
             "curation.filters.pii=true")  # fmt: skip
-"""Beside what always runs: preflight, decontamination, gates, leak check, merger."""
+"""On top of the steps that always run: preflight, decontamination, gates, leak check, merger."""
 
 STEPS: dict[str, tuple[str, ...]] = {
     "ftfy": ("curation.filters.ftfy=true",),
     "secrets": ("curation.filters.secrets=true",),
     "pii": ("curation.filters.pii=true",),
-    # The generated language is none; py3langid takes it for Esperanto.
+    # The generated words are of no language; py3langid takes them for Esperanto.
     "languages": ("curation.filters.languages=[eo,bs]", "curation.filters.min_language_probability=0"),
     "gopher_repetition": ("curation.filters.gopher_repetition=true",),
     "gopher_quality": ("curation.filters.gopher_quality=true",),
@@ -48,23 +48,26 @@ STEP_ROWS = 2000
 SAMPLE_SECONDS = 0.02
 TARGETS = {"ms_per_document": 5.0, "peak_memory_mb": 1500.0}
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], object]
+"""Shows a line to the user."""
 
 
-def run_bench(rows: int, *, steps: bool = False, vllm: bool | None = False, tell: Tell = print) -> dict[str, Any]:
-    """Curates `rows` rows, a quarter and a sixteenth of them; returns the figures, which `table` shows.
+def run_bench(
+    rows: int, *, steps: bool = False, vllm: bool | None = False, progress: Progress = print
+) -> dict[str, Any]:
+    """Curates `rows` rows, a quarter and a sixteenth of them; returns the measurements, which `table` shows.
 
     `ms_per_document` is CPU time (user and system, all processes) of the curation at one worker, without the start of
-    Python and its imports. `steps` also measures each step by itself, `vllm` the teacher's pace (curation.bench.vllm);
-    None does where vLLM and the model are installed. Raises RunError if a single row is missing, doubled or miscounted.
+    Python and its imports. `steps` also measures each step by itself, `vllm` the teacher's pace (curation.bench.vllm):
+    None does so where vLLM and the model are installed. Raises RunError if a row is missing, doubled or miscounted.
     """
-    sizes = sorted({max(100, rows // 16), max(100, rows // 4), rows})
     points = []
-    for size in sizes:
-        points.append(measure(size, SETTINGS))
-        tell(
-            f"{size} rows: {points[-1]['ms_per_document']:.2f} ms of CPU a document,"
-            f" {points[-1]['rows_per_second']:.0f} rows/s, {points[-1]['peak_memory_mb']:.0f} MB"
+    for size in sorted({max(100, rows // 16), max(100, rows // 4), rows}):
+        point = measure(size, SETTINGS)
+        points.append(point)
+        progress(
+            f"{size} rows: {point['ms_per_document']:.2f} ms of CPU a document, {point['rows_per_second']:.0f} rows/s,"
+            f" {point['peak_memory_mb']:.0f} MB"
         )
     first, last = points[0], points[-1]
     result: dict[str, Any] = {
@@ -82,8 +85,8 @@ def run_bench(rows: int, *, steps: bool = False, vllm: bool | None = False, tell
         "sizes": points,
     }
     if steps:
-        result["step_ms"] = _step_costs(tell)
-    return result | _vllm(vllm, tell)
+        result["step_ms"] = _step_costs(progress)
+    return result | _measure_vllm(vllm, progress)
 
 
 def measure(rows: int, settings: tuple[str, ...], *, exact: bool = True) -> dict[str, Any]:
@@ -95,27 +98,24 @@ def measure(rows: int, settings: tuple[str, ...], *, exact: bool = True) -> dict
             f"curation.input={corpus.folder}", f"curation.output={output}", f"run.dir={folder / 'run'}",
             f"curation.benchmarks=[file:{corpus.quiz}]", *settings,
         ]  # fmt: skip
-        found = _in_a_process(overrides, folder / "figures.json")
-        counted = check_rows(output, corpus) if exact else {"rows_in": rows}
+        measured = _curate_in_a_process(overrides, folder / "figures.json")
+        counts = check_rows(output, corpus) if exact else {"rows_in": rows}
         tokens = read_manifest(output)["tokens"]
-    return counted | {
-        "ms_per_document": 1000 * found["cpu_seconds"] / rows,
-        "rows_per_second": rows / found["seconds"],
-        "tokens_per_second": tokens / found["seconds"],
-        "tokens_per_document": tokens / max(1, counted.get("rows_out", rows)),
-        "peak_memory_mb": found["peak_memory_mb"],
-        "start_memory_mb": found["start_memory_mb"],
-        "seconds": found["seconds"],
-        "cpu_seconds": found["cpu_seconds"],
-        "start_cpu_seconds": found["start_cpu_seconds"],
+    return {
+        **counts,
+        **measured,
+        "ms_per_document": 1000 * measured["cpu_seconds"] / rows,
+        "rows_per_second": rows / measured["seconds"],
+        "tokens_per_second": tokens / measured["seconds"],
+        "tokens_per_document": tokens / max(1, counts.get("rows_out", rows)),
     }
 
 
 def check_rows(output: Path, corpus: Corpus) -> dict[str, int]:
-    """The counts of a finished dataset, held against the corpus and against the rows that are there.
+    """The counts of a finished dataset, after they were compared with the corpus and with the rows that are there.
 
-    Raises RunError with the difference unless `rows_in` is the sum of the other four, all are what the corpus says, and
-    every row of every file stands exactly once in the dataset, the quarantine or among the filtered.
+    Raises RunError with the difference unless all counts are those of the corpus, and every row of every file stands
+    exactly once in the dataset, the quarantine or among the filtered.
     """
     manifest = read_manifest(output)
     names = ("documents_in", "documents_out", "filtered", "quarantined", "failed")
@@ -123,24 +123,18 @@ def check_rows(output: Path, corpus: Corpus) -> dict[str, int]:
     out = corpus.rows - corpus.filtered - corpus.quarantined
     expected = dict(zip(names, (corpus.rows, out, corpus.filtered, corpus.quarantined, 0), strict=True))
     places = row_places(output, manifest)
-    different = len(set(places))
-    if counts != expected or manifest["rows"] != out or not len(places) == different == corpus.rows:
+    if counts != expected or manifest["rows"] != out or not len(places) == len(set(places)) == corpus.rows:
         raise RunError(
             f"the curated rows are not exact: expected {expected}, the manifest says {counts} with {manifest['rows']}"
-            f" rows; {len(places)} records of {different} rows were found"
+            f" rows; {len(places)} records of {len(set(places))} rows were found"
         )
-    return {
-        "rows_in": counts["documents_in"],
-        "rows_out": manifest["rows"],
-        "rows_filtered": counts["filtered"],
-        "rows_quarantined": counts["quarantined"],
-        "rows_failed": counts["failed"],
-    }
+    keys = ("rows_in", "rows_out", "rows_filtered", "rows_quarantined", "rows_failed")
+    return dict(zip(keys, counts.values(), strict=True))
 
 
 def _linearity(points: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Of CPU seconds over rows: cost a document at the largest size over that at the smallest, and the least-squares
-    line with the largest distance of a point from it, as a share of the point."""
+    """How CPU seconds grow with rows: cost a document at the largest size over that at the smallest, and the
+    least-squares line with the largest distance of a point from it, as a share of the point."""
     if len(points) < 2:
         return {"ratio": None, "slope_ms": None, "fixed_seconds": None, "worst_residual": None}
     rows = np.array([point["rows_in"] for point in points], dtype=float)
@@ -154,95 +148,71 @@ def _linearity(points: list[dict[str, Any]]) -> dict[str, float | None]:
     }
 
 
-def _step_costs(tell: Tell) -> dict[str, float]:
-    """Milliseconds of CPU a document that each step adds to a curation without any."""
+def _step_costs(progress: Progress) -> dict[str, float]:
+    """Milliseconds of CPU a document that each step adds to a curation without optional steps."""
     plain = measure(STEP_ROWS, (), exact=False)["ms_per_document"]
     costs = {"none": plain}
     for name, settings in STEPS.items():
         costs[name] = measure(STEP_ROWS, settings, exact=False)["ms_per_document"] - plain
-        tell(f"{name}: {costs[name]:+.2f} ms a document")
+        progress(f"{name}: {costs[name]:+.2f} ms a document")
     return costs
 
 
-def _vllm(wanted: bool | None, tell: Tell) -> dict[str, Any]:
-    from curation.bench.vllm import measure as measure_vllm
-    from curation.bench.vllm import missing_requirement
+def _measure_vllm(wanted: bool | None, progress: Progress) -> dict[str, Any]:
+    from curation.bench.vllm import measure, missing_requirement
 
-    why = "--no-vllm" if wanted is False else missing_requirement() if wanted is None else None
-    if why is not None:
-        return {"vllm_ratio": None, "vllm_note": f"not measured: {why}"}
-    tell("the teacher through vLLM, against bare vLLM on the same prompts")
-    return measure_vllm(tell)
+    problem = "--no-vllm" if wanted is False else missing_requirement() if wanted is None else None
+    if problem is not None:
+        return {"vllm_ratio": None, "vllm_note": f"not measured: {problem}"}
+    progress("the teacher through vLLM, against bare vLLM on the same prompts")
+    return measure(progress)
 
 
-def _in_a_process(overrides: list[str], figures: Path) -> dict[str, float]:
-    """Curates in a process of its own; returns what it measured of itself, and the memory seen from here."""
+def _curate_in_a_process(overrides: list[str], figures: Path) -> dict[str, float]:
+    """Curates in a process of its own; returns what it measured of itself, and its memory as seen from here: resident
+    memory of the process and all below it. Pages that they share count for each."""
     command = [sys.executable, "-m", "curation.bench.pipeline", str(figures), *overrides]
-    peak = 0
+    peak_bytes = 0
     with tempfile.TemporaryFile() as errors:
         child = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
-        watch = _Memory(child)
-        watch.start()
-        code = child.wait()
-        peak = watch.stop()
-        if code:
+        while child.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                family = (child, *child.children(recursive=True))
+                peak_bytes = max(peak_bytes, sum(process.memory_info().rss for process in family))
+            time.sleep(SAMPLE_SECONDS)
+        if child.returncode:
             errors.seek(0)
             last = (errors.read().decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-            raise RunError(f"the curation that was measured ended with code {code}: {last}")
-    found = json.loads(figures.read_bytes())
-    return found | {"peak_memory_mb": max(peak / 1e6, found["own_peak_mb"])}
-
-
-class _Memory(threading.Thread):
-    """Samples the resident memory of a process and all below it; pages that they share count for each."""
-
-    def __init__(self, process: psutil.Process):
-        super().__init__(daemon=True)
-        self.process, self.peak = process, 0
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        while not self._ended.wait(SAMPLE_SECONDS):
-            total = 0
-            try:
-                for process in (self.process, *self.process.children(recursive=True)):
-                    total += process.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
-            self.peak = max(self.peak, total)
-
-    def stop(self) -> int:
-        """Bytes at the highest."""
-        self._ended.set()
-        self.join()
-        return self.peak
-
-
-def _cpu_seconds() -> float:
-    """Of this process and those below it that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+            raise RunError(f"the curation that was measured ended with code {child.returncode}: {last}")
+    measured = json.loads(figures.read_bytes())
+    own_peak_mb = measured.pop("own_peak_mb")
+    return measured | {"peak_memory_mb": max(peak_bytes / 1e6, own_peak_mb)}
 
 
 def _child(figures: Path, overrides: list[str]) -> None:
-    """What the fresh process does."""
+    """The work of the fresh process: curates, and writes what it took."""
     from curation.pipeline.curate import curate
 
     die_with_parent()
     config = load_config(CONFIG, overrides)
-    start = {"start_cpu_seconds": _cpu_seconds(), "start_memory_mb": psutil.Process().memory_info().rss / 1e6}
-    began = time.perf_counter()
+    start_cpu, start_memory, start = cpu_seconds(), psutil.Process().memory_info().rss, time.perf_counter()
     curate(config)
-    seconds = time.perf_counter() - began
-    # Not getrusage: its peak begins with what the process that forked this one held.
+    seconds = time.perf_counter() - start
+    # Not getrusage: its peak begins with the memory of the process that forked this one.
     status = Path("/proc/self/status").read_text()
     own_peak_mb = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
-    spent = {"seconds": seconds, "cpu_seconds": _cpu_seconds() - start["start_cpu_seconds"]}
-    figures.write_text(json.dumps(start | spent | {"own_peak_mb": own_peak_mb}))
+    measured = {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds() - start_cpu,
+        "start_cpu_seconds": start_cpu,
+        "start_memory_mb": start_memory / 1e6,
+        "own_peak_mb": own_peak_mb,
+    }
+    figures.write_text(json.dumps(measured))
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as lines to read."""
+    """The measurements as lines to read."""
     lines = ["   rows  ms/document  rows/s  tokens/s  peak MB"]
     lines += [
         f"{p['rows_in']:7}  {p['ms_per_document']:11.2f}  {p['rows_per_second']:6.0f}  {p['tokens_per_second']:8.0f}"

@@ -1,4 +1,4 @@
-"""The benches' curves as pictures."""
+"""The curves of `bench student` and `bench pool` as pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -28,22 +28,22 @@ def plot_sweep(result: dict[str, Any], path: Path) -> Path:
 
 
 def plot_scaling(result: dict[str, Any], path: Path) -> Path:
-    """Writes a PNG: students a second on simulated GPUs, and what is lost, for each speed of `bench pool`."""
+    """Writes a PNG: students a second on simulated GPUs, and the efficiency, for each speed of `bench pool`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    rate, lost = figure.subplots(1, 2)
-    for times, found in result["simulation"].items():
-        gpus = [point["gpus"] for point in found["points"]]
+    rate, share = figure.subplots(1, 2)
+    for times, curve in result["simulation"].items():
+        gpus = [point["gpus"] for point in curve["points"]]
         label = f"{1000 * result['costs']['student'] / float(times):.1f} ms a student"
-        (line,) = rate.loglog(gpus, [p["students_per_second"] for p in found["points"]], "o-", base=2, label=label)
-        first = found["points"][0]["students_per_second"] / gpus[0]
+        (line,) = rate.loglog(gpus, [p["students_per_second"] for p in curve["points"]], "o-", base=2, label=label)
+        first = curve["points"][0]["students_per_second"] / gpus[0]
         rate.loglog(gpus, [first * n for n in gpus], "--", base=2, color=line.get_color(), lw=0.8)
-        lost.semilogx(gpus, [p["efficiency"] for p in found["points"]], "o-", base=2, label=label)
-        lost.semilogx(gpus, [p["round_efficiency"] for p in found["points"]], ":", base=2, color=line.get_color())
+        share.semilogx(gpus, [p["efficiency"] for p in curve["points"]], "o-", base=2, label=label)
+        share.semilogx(gpus, [p["round_efficiency"] for p in curve["points"]], ":", base=2, color=line.get_color())
     rate.set(xlabel="GPUs (dashed: linear)", ylabel="students a second")
-    lost.set(xlabel="GPUs (dotted: with the teacher's part)", ylabel="share of time that is students", ylim=(0, 1))
-    lost.legend()
+    share.set(xlabel="GPUs (dotted: with the teacher's part)", ylabel="share of time that is students", ylim=(0, 1))
+    share.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return path

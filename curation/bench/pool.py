@@ -1,23 +1,23 @@
-"""What the student pool on Ray brings and costs: `notewright bench pool --json`.
+"""The speed and cost of the student pool on Ray: `notewright bench pool --json`.
 
 Students of the lab's shape learn in this process and on one and two actors, in turns. Then 10,000 queued jobs pass
-through actors whose students are simulated (they answer at once), for what passing alone costs, and whether memory
-grows with the queue. Last, the costs that were measured are the parts of simulated rounds on 8 to 512 GPUs
+through actors whose students are simulated (they answer at once), to measure what passing alone costs, and whether
+memory grows with the queue. Last, the measured costs are the parts of simulated rounds on 8 to 512 GPUs
 (`curation.bench.pool_simulation`). Keys of the result:
 
 * `students_per_second`: medians by arm. `inline` (this process and its helpers, on all cores), `inline_1` (one
   thread), `actors_1` and `actors_2` (one thread each); `ratio_to_inline` and `ratio_to_inline_1` are medians of ratios
-  within a turn, which a busy machine leaves alone.
+  within a turn, which other work on the machine hardly changes.
 * `seconds_per_student`: of `inline_1`, in batches of 32; `small_batch_seconds_per_student`: the same in batches of 4.
-* `overhead_ms_per_job`: wall clock that a job takes through two actors that do nothing, in batches of 32, with
-  outcomes of real size; `overhead_share` of `seconds_per_student`, which is to be below 0.05.
-* `driver_ms_per_job`, `driver_ms_per_batch`: CPU time of the dealing process alone.
-* `queue`: `jobs`, `seconds`, `rss_start_mb`, `rss_growth_mb`: memory of the dealing process, at its highest while the
-  jobs are run, above what it was with all of them made.
-* `most_students_per_second`: beyond which one process cannot deal, in the largest batches.
-* `simulation`: by how many times as fast an actor is as one core here (a GPU runs larger students; what counts is
-  seconds a student), what `curation.bench.pool_simulation.scaling` returns. `costs` in seconds; `teacher_share` of a
-  round on 8 GPUs is `assumed` to be the teacher's unless `--run` names a run that measured it.
+* `overhead_ms_per_job`: wall clock of a job through two actors that do nothing, in batches of 32, with outcomes of
+  real size; `overhead_share` is its share of `seconds_per_student`, and should be below 0.05.
+* `driver_ms_per_job`, `driver_ms_per_batch`: CPU time of the dispatching process alone.
+* `queue`: `jobs`, `seconds`, `rss_start_mb`, `rss_growth_mb`: the highest memory of the dispatching process while the
+  jobs run, above its memory when all of them were made.
+* `most_students_per_second`: one process cannot dispatch more, in the largest batches.
+* `simulation`: what `curation.bench.pool_simulation.scaling` returns, by how many times as fast an actor is as one core
+  here (a GPU runs larger students; seconds a student count). `costs` in seconds; `teacher_share` of a round on 8 GPUs
+  is `assumed` to be the teacher's unless `--run` names a run that measured it.
 """
 
 import gc
@@ -55,7 +55,7 @@ TEACHER_SHARE = 0.1
 TARGET = 0.05
 SIMULATED = "simulated"
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], object]
 
 
 class BenchStudents(InlinePool):
@@ -71,6 +71,7 @@ class BenchStudents(InlinePool):
 def _simulated(job: Job) -> Outcome:
     names = ("loglik_sum_before", "loglik_sum_after", "bits_per_byte_before", "bits_per_byte_after")
     answers = tuple(
+        # Each has a dict of its own, since pickle sends a shared one only once.
         Answer(
             loglik_before=-2.0, loglik_after=-1.0, correct_before=False, correct_after=True,
             extra=dict.fromkeys(names, 0.5),
@@ -81,23 +82,23 @@ def _simulated(job: Job) -> Outcome:
 
 
 def run_bench(
-    *, students: int = 64, steps: int = 15, repeats: int = 3, run: Path | None = None, tell: Tell = print
+    *, students: int = 64, steps: int = 15, repeats: int = 3, run: Path | None = None, progress: Progress = print
 ) -> dict[str, Any]:
     """Measures and simulates; `students` train in each arm, `repeats` times in turns. Raises UserError (Ray is missing,
     `run` holds no measured round)."""
-    share = (TEACHER_SHARE, "assumed") if run is None else (_teacher_share(run), "measured")
+    teacher_share = TEACHER_SHARE if run is None else _teacher_share(run)
     disable_progress_bar()
     jobs = make_jobs(max(students, QUEUE), steps)
     with tempfile.TemporaryDirectory(prefix="notewright-bench-") as folder:
         settings = _settings(Path(folder), jobs)
-        # Both stand at the same time: each actor asks for half a core.
+        # Both pools are open at the same time, so each actor asks for half a core.
         one, two = (RayPool(settings.model_copy(update={"actors": n}), sharing=2, build=BenchStudents) for n in (1, 2))
-        arms, spread = _measure_arms(settings, one, two, jobs[:students], repeats, tell)
+        seconds, spread = _measure_arms(settings, one, two, jobs[:students], repeats, progress)
         one.close()
-        passing = _measure_passing(two, jobs[:QUEUE], tell)
+        passing = _measure_passing(two, jobs[:QUEUE], progress)
         two.close()
-    alone = statistics.median(arms["inline_1"])
-    small = statistics.median(arms["small"])
+    alone, small = statistics.median(seconds["inline_1"]), statistics.median(seconds["small"])
+    # Two batch sizes, two unknowns: what a batch costs whatever is in it, and what a student adds.
     student = max((alone * BATCH - small * SMALL_BATCH) / (BATCH - SMALL_BATCH), 0.1 * alone)
     costs = Costs(
         batch=max(0.0, (small - student) * SMALL_BATCH), student=student, spread=spread,
@@ -105,27 +106,26 @@ def run_bench(
     )  # fmt: skip
     sizes = [TrainingSize.of(job.lesson, settings).cost for job in jobs[:QUEUE]]
     lengths = [size / statistics.fmean(sizes) for size in sizes]
-    ratios = {
-        f"ratio_to_{base}": {
-            arm: statistics.median(b / a for a, b in zip(arms[arm], arms[base], strict=True))
-            for arm in ("actors_1", "actors_2")
-        }
-        for base in ("inline", "inline_1")
-    }
-    overhead = passing["overhead_ms_per_job"] / 1000 / alone
+    overhead_share = passing["overhead_ms_per_job"] / 1000 / alone
     result = {
-        "students_per_second": {arm: 1 / statistics.median(seconds) for arm, seconds in arms.items() if arm != "small"},
-        **ratios,
+        "students_per_second": {arm: 1 / statistics.median(s) for arm, s in seconds.items() if arm != "small"},
+        **{
+            f"ratio_to_{base}": {
+                arm: statistics.median(b / a for a, b in zip(seconds[arm], seconds[base], strict=True))
+                for arm in ("actors_1", "actors_2")
+            }
+            for base in ("inline", "inline_1")
+        },
         "seconds_per_student": alone,
         "small_batch_seconds_per_student": small,
-        "overhead_share": overhead,
-        "within_target": overhead < TARGET,
+        "overhead_share": overhead_share,
+        "within_target": overhead_share < TARGET,
         **passing,
         "costs": asdict(costs),
         "most_students_per_second": 1 / max(costs.deal_student + costs.deal_batch / MOST, 1e-9),
-        "teacher_share": share[0],
-        "teacher_share_how": share[1],
-        "simulation": {f"{times:g}": scaling(lengths, costs.faster(times), share[0]) for times in FASTER},
+        "teacher_share": teacher_share,
+        "teacher_share_how": "assumed" if run is None else "measured",
+        "simulation": {f"{times:g}": scaling(lengths, costs.faster(times), teacher_share) for times in FASTER},
         "students": students,
         "steps": steps,
         "repeats": repeats,
@@ -137,27 +137,18 @@ def run_bench(
 def make_jobs(count: int, steps: int) -> list[Job]:
     """Lessons of eight biographies, each its own; students of one group of 32 sit the same exam."""
     texts = lesson_texts(None, 2000)
-    exams = [
-        Exam(
-            questions=tuple(
-                Question(
-                    prompt=f"{texts[(7 * g + q) % 2000][:30]} was born in", answer="Lisbon", document_id=str(q % 8)
-                )
-                for q in range(QUESTIONS)
-            )
-        )
-        for g in range(math.ceil(count / BATCH))
-    ]
-    return [
-        Job(
-            lesson=Lesson(
-                texts=tuple(texts[(n * TEXTS + i * (1 + n % 13)) % 2000] for i in range(TEXTS)),
-                document_ids=tuple(map(str, range(TEXTS))), steps=steps, seed=n,
-            ),
-            exam=exams[n // BATCH],
-        )
-        for n in range(count)
-    ]  # fmt: skip
+    exams = []
+    for group in range(math.ceil(count / BATCH)):
+        prompts = [f"{texts[(7 * group + number) % 2000][:30]} was born in" for number in range(QUESTIONS)]
+        questions = (Question(prompt=p, answer="Lisbon", document_id=str(n % TEXTS)) for n, p in enumerate(prompts))
+        exams.append(Exam(questions=tuple(questions)))
+    ids = tuple(map(str, range(TEXTS)))
+    jobs = []
+    for n in range(count):
+        lesson_of_eight = tuple(texts[(n * TEXTS + i * (1 + n % 13)) % 2000] for i in range(TEXTS))
+        lesson = Lesson(texts=lesson_of_eight, document_ids=ids, steps=steps, seed=n)
+        jobs.append(Job(lesson=lesson, exam=exams[n // BATCH]))
+    return jobs
 
 
 def _settings(folder: Path, jobs: list[Job]) -> Student:
@@ -171,7 +162,7 @@ def _settings(folder: Path, jobs: list[Job]) -> Student:
 
 
 def _measure_arms(
-    settings: Student, one: RayPool, two: RayPool, jobs: list[Job], repeats: int, tell: Tell
+    settings: Student, one: RayPool, two: RayPool, jobs: list[Job], repeats: int, progress: Progress
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds a student by arm and turn; and the spread of the logarithm of a batch's time."""
     inline, small = InlinePool(settings), InlinePool(settings.model_copy(update={"max_slots": SMALL_BATCH}))
@@ -182,62 +173,64 @@ def _measure_arms(
     }  # fmt: skip
     for pool, _ in arms.values():
         pool.examine(jobs[:SMALL_BATCH])
-    found: dict[str, list[float]] = {arm: [] for arm in arms}
-    spread: list[float] = []
+    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
+    log_ratios: list[float] = []
     for turn in range(repeats):
         for arm, (pool, threads) in arms.items():
             torch.set_num_threads(threads)
             times = [time.perf_counter()]
             pool.examine(jobs, lambda _, times=times: times.append(time.perf_counter()))  # type: ignore[misc]
-            found[arm].append((times[-1] - times[0]) / len(jobs))
+            seconds[arm].append((times[-1] - times[0]) / len(jobs))
             if arm == "small":
-                took = [later - earlier for earlier, later in pairwise(times)]
-                spread += [math.log(seconds / statistics.median(took)) for seconds in took]
-        tell(f"turn {turn + 1}/{repeats}, students/s: " + ", ".join(f"{a} {1 / s[-1]:.2f}" for a, s in found.items()))
+                batch_seconds = [later - earlier for earlier, later in pairwise(times)]
+                log_ratios += [math.log(value / statistics.median(batch_seconds)) for value in batch_seconds]
+        rates = ", ".join(f"{arm} {1 / values[-1]:.2f}" for arm, values in seconds.items())
+        progress(f"turn {turn + 1}/{repeats}, students/s: {rates}")
     torch.set_num_threads(cores)
-    return found, statistics.pstdev(spread)
+    return seconds, statistics.pstdev(log_ratios)
 
 
-def _measure_passing(pool: RayPool, jobs: list[Job], tell: Tell) -> dict[str, Any]:
-    """What passing jobs through two actors costs that do nothing with them."""
+def _measure_passing(pool: RayPool, jobs: list[Job], progress: Progress) -> dict[str, Any]:
+    """The cost of passing jobs through two actors that do nothing with them."""
     full = [replace(job, lesson=replace(job.lesson, loss_on=SIMULATED)) for job in jobs[: 64 * BATCH]]
     queued = [Job(lesson=replace(job.lesson, loss_on=SIMULATED), exam=Exam()) for job in jobs]
     pool.examine(full[: 4 * BATCH])
-    seconds, cpu_full = _timed(pool, full)
+    seconds, cpu_full = _seconds_a_job(pool, full)
     pool.settings = pool.settings.model_copy(update={"max_slots": 1})
-    _, cpu_single = _timed(pool, full[: 16 * BATCH])
+    _, cpu_single = _seconds_a_job(pool, full[: 16 * BATCH])
     pool.settings = pool.settings.model_copy(update={"max_slots": BATCH})
-    a_job = max(0.0, (cpu_full * BATCH - cpu_single) / (BATCH - 1))
-    tell(f"through actors that do nothing: {1000 * seconds:.2f} ms a job, {1000 * cpu_full:.2f} ms of CPU here")
+    # Again two batch sizes, 32 and 1, for what a job costs and what a batch does.
+    cpu_job = max(0.0, (cpu_full * BATCH - cpu_single) / (BATCH - 1))
+    progress(f"through actors that do nothing: {1000 * seconds:.2f} ms a job, {1000 * cpu_full:.2f} ms of CPU here")
     gc.collect()
     process = psutil.Process()
     memory = [process.memory_info().rss]
-    began = time.perf_counter()
+    start = time.perf_counter()
     pool.examine(queued, lambda _: memory.append(process.memory_info().rss))
     queue = {
         "jobs": len(queued),
-        "seconds": time.perf_counter() - began,
+        "seconds": time.perf_counter() - start,
         "rss_start_mb": memory[0] / 1e6,
         "rss_growth_mb": (max(memory) - memory[0]) / 1e6,
     }
-    tell(f"{len(queued)} queued: {queue['seconds']:.1f} s, memory +{queue['rss_growth_mb']:.1f} MB")
+    progress(f"{len(queued)} queued: {queue['seconds']:.1f} s, memory +{queue['rss_growth_mb']:.1f} MB")
     return {
         "overhead_ms_per_job": 1000 * seconds,
-        "driver_ms_per_job": 1000 * a_job,
-        "driver_ms_per_batch": 1000 * max(0.0, cpu_single - a_job),
+        "driver_ms_per_job": 1000 * cpu_job,
+        "driver_ms_per_batch": 1000 * max(0.0, cpu_single - cpu_job),
         "queue": queue,
     }
 
 
-def _timed(pool: RayPool, jobs: list[Job]) -> tuple[float, float]:
-    """Wall clock and CPU seconds of this process, a job."""
+def _seconds_a_job(pool: RayPool, jobs: list[Job]) -> tuple[float, float]:
+    """Wall clock, and CPU time of this process."""
     wall, cpu = time.perf_counter(), time.process_time()
     pool.examine(jobs)
     return (time.perf_counter() - wall) / len(jobs), (time.process_time() - cpu) / len(jobs)
 
 
 def _teacher_share(run: Path) -> float:
-    """Of the rounds of a run on one device: what is not students."""
+    """Share of the time of a run's rounds, on one device, that is not the students'."""
     lines = [line for line in read_json_lines(run / "journal" / "metrics.jsonl") if "seconds/students" in line]
     if not lines:
         raise UserError(f"{run}: no round in its journal says how long its students took")
@@ -245,24 +238,23 @@ def _teacher_share(run: Path) -> float:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as lines to read."""
-    rates = result["students_per_second"]
+    """The measurements as lines to read."""
     queue, inline = result["queue"], result["ratio_to_inline_1"]
     lines = [
-        "students/s: " + ", ".join(f"{arm} {rate:.2f}" for arm, rate in rates.items()),
+        "students/s: " + ", ".join(f"{arm} {rate:.2f}" for arm, rate in result["students_per_second"].items()),
         f"beside one thread in this process: 1 actor {inline['actors_1']:.2f} times, 2 actors"
         f" {inline['actors_2']:.2f} times as fast",
         f"passing a job through an actor: {result['overhead_ms_per_job']:.2f} ms,"
         f" {result['overhead_share']:.2%} of a student's {1000 * result['seconds_per_student']:.0f} ms",
         f"{queue['jobs']} jobs queued: {queue['seconds']:.1f} s, memory +{queue['rss_growth_mb']:.1f} MB",
     ]
-    for times, found in result["simulation"].items():
+    for times, curve in result["simulation"].items():
         each = 1000 * result["costs"]["student"] / float(times)
-        bend = f"bends at {found['bends_at']} GPUs: {found['why']}" if found["bends_at"] else "does not bend"
-        lines.append(f"simulated, {each:.1f} ms a student: {bend}; with the teacher at {found['round_bends_at']}")
+        bend = f"bends at {curve['bends_at']} GPUs: {curve['why']}" if curve["bends_at"] else "does not bend"
+        lines.append(f"simulated, {each:.1f} ms a student: {bend}; with the teacher at {curve['round_bends_at']}")
         lines += [
             f"  {p['gpus']:4} GPUs {p['students_per_second']:9.1f} students/s, efficiency {p['efficiency']:.2f}"
             f" (lost: small batches {p['small_batches']:.2f}, dealing {p['dealing']:.2f}, tail {p['tail']:.2f})"
-            for p in found["points"]
+            for p in curve["points"]
         ]
     return "\n".join(lines)

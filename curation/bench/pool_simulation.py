@@ -1,16 +1,16 @@
-"""Where the student pool stops to scale: a round's students dealt to simulated GPUs, batch by batch.
+"""Where the student pool stops to scale: a round's students on simulated GPUs, batch by batch.
 
-Batches are cut and dealt by the pool's own rules (`student.pools.batching.batch_sizes`, longest first, one batch an
-actor). What a batch, a student and the dealing process cost is given; `curation.bench.pool` measures it. The rest is
-bookkeeping: an actor waits from the end of its batch until the dealing process has come to it, and, when nothing is
-left to deal, until the round is over.
+Batches are formed and dispatched by the pool's own rules (`student.pools.batching.batch_sizes`, longest first, one
+batch an actor). `curation.bench.pool` measures the cost of a batch, of a student and of the dispatching process; the
+rest is bookkeeping. An actor waits from the end of its batch until the dispatching process has come to it, and, when no
+batch is left, until the round is over.
 """
 
 import heapq
 import random
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from student.pools.batching import batch_sizes
@@ -28,22 +28,19 @@ class Costs:
     """Seconds."""
 
     batch: float
-    """Of any batch, whatever it holds."""
+    """Of any batch, whatever is in it."""
     student: float
-    """Of a student of mean length, beside its batch's."""
+    """Of a student of mean length, on top of its batch's."""
     spread: float
     """Standard deviation of the logarithm of a batch's time, at equal contents."""
     deal_batch: float
-    """Of the dealing process, for a batch."""
+    """Of the dispatching process, for a batch."""
     deal_student: float
     """And for each student in it."""
 
     def faster(self, times: float) -> "Costs":
-        """Of actors that are so many times as fast; the dealing process is the same."""
-        return Costs(
-            batch=self.batch / times, student=self.student / times, spread=self.spread, deal_batch=self.deal_batch,
-            deal_student=self.deal_student,
-        )  # fmt: skip
+        """Of actors that are so many times as fast; the dispatching process is the same."""
+        return replace(self, batch=self.batch / times, student=self.student / times)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,39 +50,37 @@ class Round:
     makespan: float
     students: float
     batches: float
-    """What batches cost beside their students: small ones cost as much as large ones."""
+    """Batches' own cost, beside their students: small ones cost as much as large ones."""
     dealing: float
-    """Waiting for the dealing process."""
+    """Waiting for the dispatching process."""
     tail: float
-    """Waiting for the last actor, with nothing left to do."""
+    """Waiting for the last actor, when no batch is left."""
 
 
 def simulate(lengths: Sequence[float], gpus: int, costs: Costs, seed: int) -> Round:
     """One round of students of these relative lengths (mean 1) on so many GPUs."""
     rng = random.Random(seed)
     order = sorted(lengths, reverse=True)
-    waiting = []
-    start = 0
+    batches, start = [], 0
     for size in batch_sizes(order, MOST, gpus):
-        waiting.append(order[start : start + size])
+        batches.append(order[start : start + size])
         start += size
-    waiting.reverse()
     free = [(0.0, gpu) for gpu in range(gpus)]
-    dealer = students = batches = dealing = 0.0
     ends = [0.0] * gpus
-    while waiting:
-        asked, gpu = heapq.heappop(free)
-        batch = waiting.pop()
-        dealer = max(dealer, asked) + costs.deal_batch + costs.deal_student * len(batch)
+    dispatcher_free = student_seconds = batch_seconds = waiting = 0.0
+    for batch in batches:
+        since, gpu = heapq.heappop(free)
+        # One process dispatches: an actor that is free waits until it has dispatched the batches before.
+        dispatcher_free = max(dispatcher_free, since) + costs.deal_batch + costs.deal_student * len(batch)
         luck = rng.lognormvariate(0.0, costs.spread)
-        students += luck * costs.student * sum(batch)
-        batches += luck * costs.batch
-        dealing += dealer - asked
-        ends[gpu] = dealer + luck * (costs.batch + costs.student * sum(batch))
+        student_seconds += luck * costs.student * sum(batch)
+        batch_seconds += luck * costs.batch
+        waiting += dispatcher_free - since
+        ends[gpu] = dispatcher_free + luck * (costs.batch + costs.student * sum(batch))
         heapq.heappush(free, (ends[gpu], gpu))
     makespan = max(ends)
     return Round(
-        makespan=makespan, students=students, batches=batches, dealing=dealing,
+        makespan=makespan, students=student_seconds, batches=batch_seconds, dealing=waiting,
         tail=sum(makespan - end for end in ends),
     )  # fmt: skip
 
@@ -95,35 +90,31 @@ def scaling(lengths: Sequence[float], costs: Costs, teacher_share: float) -> dic
 
     `teacher_share` of the round at the fewest GPUs is the teacher's, which more GPUs for students do not shorten.
     `points` hold `gpus`, `students_per_second`, `efficiency` (students' share of the actors' time), the shares that are
-    lost to `small_batches`, `dealing` and `tail`, and `round_efficiency` (with the teacher's part, actors idle in it).
-    `bends_at` is the first number of GPUs at which `efficiency` is below 0.8, `why` what is lost most there; null where
-    it never is. `round_bends_at`: the same of `round_efficiency`, relative to the fewest GPUs.
+    lost to `small_batches`, `dealing` (the dispatching process) and `tail`, and `round_efficiency` (where actors also
+    idle in the teacher's part). `bends_at` is the first number of GPUs at which `efficiency` is below 0.8,
+    `why` the largest loss there; null where it never is. `round_bends_at`: the same of `round_efficiency`, relative to
+    the fewest GPUs.
     """
     points: list[dict[str, Any]] = []
-    teacher = None
+    teacher_seconds = 0.0
     for gpus in GPUS:
         rounds = [simulate(lengths, gpus, costs, seed) for seed in range(SEEDS)]
         makespan = statistics.fmean(r.makespan for r in rounds)
-        whole = gpus * makespan
+        fields = {"efficiency": "students", "small_batches": "batches", "dealing": "dealing", "tail": "tail"}
         shares = {
-            "efficiency": statistics.fmean(r.students for r in rounds) / whole,
-            "small_batches": statistics.fmean(r.batches for r in rounds) / whole,
-            "dealing": statistics.fmean(r.dealing for r in rounds) / whole,
-            "tail": statistics.fmean(r.tail for r in rounds) / whole,
+            name: statistics.fmean(getattr(r, field) for r in rounds) / (gpus * makespan)
+            for name, field in fields.items()
         }
-        if teacher is None:
-            teacher = makespan * teacher_share / (1 - teacher_share)
-        points.append(
-            {"gpus": gpus, "students_per_second": len(lengths) / makespan, **shares}
-            | {"round_efficiency": shares["efficiency"] * makespan / (makespan + teacher)}
-        )
+        if not points:
+            teacher_seconds = makespan * teacher_share / (1 - teacher_share)
+        round_efficiency = shares["efficiency"] * makespan / (makespan + teacher_seconds)
+        rate = len(lengths) / makespan
+        points.append({"gpus": gpus, "students_per_second": rate, **shares, "round_efficiency": round_efficiency})
     bent = next((point for point in points if point["efficiency"] < LEAST_EFFICIENCY), None)
-    lost = ("small_batches", "dealing", "tail")
-    at_first = points[0]["round_efficiency"]
-    round_bent = next((p["gpus"] for p in points if p["round_efficiency"] < LEAST_EFFICIENCY * at_first), None)
+    least = LEAST_EFFICIENCY * points[0]["round_efficiency"]
     return {
         "points": points,
         "bends_at": bent and bent["gpus"],
-        "why": bent and max(lost, key=lambda name: bent[name]),
-        "round_bends_at": round_bent,
+        "why": bent and max(("small_batches", "dealing", "tail"), key=lambda name: bent[name]),
+        "round_bends_at": next((point["gpus"] for point in points if point["round_efficiency"] < least), None),
     }

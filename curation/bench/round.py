@@ -1,17 +1,15 @@
-"""One training round and one curation on the machine at hand, and where their wall clock went.
+"""One training round and one curation on this machine, and how their time divides between the parts.
 
     notewright bench round --dir runs/bench-round
     notewright bench round --dir runs/bench-round student.pool=ray rl.documents_per_round=64
 
 The preset is `configs/qwen-0.5b-1gpu.yaml` with SmolLM2-135M (`make smollm2`) in the place of both models: a complete
-ReST-EM round on SQuAD passages, then `curate` of 600 of them with the teacher of that round. What is measured is time
-alone: a raw 135M model answers next to nothing without the passage.
+ReST-EM round on SQuAD passages, then `curate` of 600 of them with the teacher of that round. Only time is measured: a
+raw 135M model answers next to nothing without the passage.
 """
 
-import platform
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +18,14 @@ import torch
 from configs.errors import UserError
 from configs.files import read_json_lines
 from configs.load import load_config
-from configs.schema import Config
 from curation.console.progress import say
 from curation.pipeline.curate import curate
 from curation.train import train_from_config
+from student.bench.inputs import environment
 from student.engine.models import pick_device
 from teacher.run.clock import Clock
 
-CONFIG = Path(__file__).parents[2] / "configs/qwen-0.5b-1gpu.yaml"
+PRESET = Path(__file__).parents[2] / "configs/qwen-0.5b-1gpu.yaml"
 PASSAGES = "../shared/data/squad_passages.jsonl"
 MODEL = "models/smollm2-135m-instruct"
 PHASES = {"sample": "sampling", "students": "students", "update": "update", "idle": "idle"}
@@ -41,33 +39,47 @@ SCALED = (
 
 
 def run_bench(
-    folder: Path, overrides: Sequence[str] = (), *, config: Path = CONFIG, tell: Callable[[str], None] = say
+    folder: Path, overrides: Sequence[str] = (), *, preset: Path = PRESET, progress: Callable[[str], None] = say
 ) -> dict[str, Any]:
     """Trains one round in `folder/run` and curates into `folder/dataset`; the seconds of both as plain values.
 
-    Raises UserError where the folder holds an earlier measurement: what is finished would be found on disk.
+    Raises UserError where the folder is there already: work that an earlier run has finished would not be measured.
     """
     if folder.exists():
         raise UserError(f"{folder} exists: a run that goes on measures nothing; name another --dir")
-    settings = load_config(
-        config, [*SCALED, f"run.dir={folder / 'run'}", f"curation.output={folder / 'dataset'}", *overrides]
+    config = load_config(
+        preset, [*SCALED, f"run.dir={folder / 'run'}", f"curation.output={folder / 'dataset'}", *overrides]
     )
-    tell(f"training {settings.rl.rounds} round on {settings.rl.documents_per_round} passages")
-    began = time.perf_counter()
-    summary = train_from_config(settings)
-    train_seconds = time.perf_counter() - began
-    lines = read_json_lines(settings.run.dir / "journal/metrics.jsonl")
+    rl = config.rl
+    progress(f"training {rl.rounds} round on {rl.documents_per_round} passages")
+    start = time.perf_counter()
+    summary = train_from_config(config)
+    train_seconds = time.perf_counter() - start
+    lines = read_json_lines(config.run.dir / "journal/metrics.jsonl")
     [update] = [line for line in lines if line["kind"] == "update"]
-    rewrites = read_json_lines(settings.run.dir / "journal/rewrites.jsonl")
-    tell("curating")
+    rewrites = read_json_lines(config.run.dir / "journal/rewrites.jsonl")
+    progress("curating")
     with Clock() as clock:
-        curated = curate(settings)
+        curated = curate(config)
         gpu_idle = clock.figures().get("idle_share/gpu")
+    machine = environment(pick_device("auto"), torch.float32)
+    gpus = torch.cuda.device_count()
     return {
-        "machine": _machine(),
-        "setting": _setting(settings),
-        "train": {name: value for name, value in update.items() if name.startswith(("seconds/", "idle_share/"))}
-        | {
+        "machine": f"{gpus} x {machine['device']}" if gpus else f"{machine['threads']} threads, {machine['device']}",
+        "setting": {
+            "teacher": config.teacher.model,
+            "writer": config.teacher.writer,
+            "student": config.student.model,
+            "pool": config.student.pool,
+            "device": pick_device(config.student.device).type,
+            "documents": rl.documents_per_round,
+            "documents_per_batch": rl.documents_per_batch,
+            "group_size": rl.group_size,
+            "repeats": config.reward.repeats,
+            "torch": machine["torch"],
+        },
+        "train": {
+            **{name: value for name, value in update.items() if name.startswith(("seconds/", "idle_share/"))},
             "seconds": train_seconds,
             "students": summary.student_runs,
             "rewrites": len([line for line in rewrites if line["arm"] == "train"]),
@@ -82,34 +94,12 @@ def run_bench(
     }
 
 
-def _machine() -> str:
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-        return f"{len(names)} x {names[0]}"
-    return f"{torch.get_num_threads()} threads, {platform.processor() or platform.machine()}"
-
-
-def _setting(config: Config) -> dict[str, Any]:
-    return {
-        "teacher": config.teacher.model,
-        "writer": config.teacher.writer,
-        "student": config.student.model,
-        "pool": config.student.pool,
-        "device": pick_device(config.student.device).type,
-        "documents": config.rl.documents_per_round,
-        "documents_per_batch": config.rl.documents_per_batch,
-        "group_size": config.rl.group_size,
-        "repeats": config.reward.repeats,
-        "torch": metadata.version("torch"),
-    }
-
-
-def table(found: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """The measurement as Markdown, for teacher/RESULTS.md."""
-    train, curated, setting = found["train"], found["curate"], found["setting"]
+    train, curated, setting = result["train"], result["curate"], result["setting"]
     wall = train["seconds/round"]
     lines = [
-        f"{found['machine']}, torch {setting['torch']}: {setting['documents']} documents in batches of"
+        f"{result['machine']}, torch {setting['torch']}: {setting['documents']} documents in batches of"
         f" {setting['documents_per_batch']}, G={setting['group_size']}, {setting['repeats']} repeats; writer"
         f" {setting['writer']}, students {setting['pool']} on {setting['device']}.",
         "",

@@ -1,10 +1,9 @@
 """The pace of a teacher on vLLM inside the pipeline, against bare vLLM: part of `notewright bench curate`.
 
-SmolLM2-135M rewrites the same documents twice, in turns: by `curate` with `teacher.writer=vllm`, all of it from
-preflight to manifest, and by `LLM.generate` in a process of its own (curation.bench.bare_vllm), which gets the very
-prompts
-as tokens. Both engines have the same arguments, cache and sampling, and both have all prompts of a turn at once. Each
-turn has new documents, so that neither finds the other's prefixes, or its own, in its cache.
+SmolLM2-135M rewrites the same documents twice, in turns: by `curate` with `teacher.writer=vllm`, from preflight to
+manifest, and by `LLM.generate` in a process of its own (curation.bench.bare_vllm), which gets the same prompts as
+tokens. Both engines have the same arguments, cache and sampling, and both have all prompts of a turn at once. Each turn
+has new documents, so that neither engine finds a prefix in its cache.
 """
 
 import contextlib
@@ -16,16 +15,16 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
-import orjson
 import psutil
 from datatrove.data import Document
 
 from configs.errors import RunError, UserError
+from configs.files import write_json_lines
 from configs.schema import Config
 from curation.bench.pipeline_corpus import row_places
 from curation.corpus.shards import find_shards, read_shard
@@ -44,11 +43,14 @@ DOCUMENTS = 64
 PEOPLE = 5
 """Biographies in a document: about 190 tokens."""
 NEW_TOKENS = 64
-CACHE_GIGABYTES = "1"
-"""Of keys and values for each engine: room for the whole batch."""
+ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+"""Of both engines: 1 GB for keys and values, which is room for the whole batch, and no usage reports."""
 TARGET = 0.9
 
-Tell = Callable[[str], object]
+Prompts = dict[str, list[Any]]
+"""`prompts` (token ids) and `sampling`, both by request."""
+Generate = Callable[[Prompts], dict[str, Any]]
+"""Has bare vLLM write; returns `seconds`, `tokens`, `prompt_tokens`."""
 
 
 def missing_requirement() -> str | None:
@@ -60,41 +62,55 @@ def missing_requirement() -> str | None:
     return None if (FOLDER / "config.json").is_file() else f"{FOLDER} is not there: `make smollm2`"
 
 
-def measure(tell: Tell) -> dict[str, Any]:
-    """`vllm_ratio`: tokens a second of the pipeline over those of bare vLLM, the median of `TURNS` turns; `vllm`: what
-    each turn gave.
+def measure(progress: Callable[[str], object]) -> dict[str, Any]:
+    """`vllm_ratio`: tokens a second of the pipeline over those of bare vLLM, the median of `TURNS` turns; `vllm`: the
+    measurements of each turn.
 
     Raises UserError where vLLM or the model is missing; RunError where the two read different prompts, or a row of the
     curation is missing or doubled.
     """
-    if (why := missing_requirement()) is not None:
-        raise UserError(why)
-    with tempfile.TemporaryDirectory(prefix="notewright-bench-") as name, _cache_of(CACHE_GIGABYTES):
+    if (problem := missing_requirement()) is not None:
+        raise UserError(problem)
+    with tempfile.TemporaryDirectory(prefix="notewright-bench-") as name, _environment(ENVIRONMENT):
         folder = Path(name)
         config = bench_config(folder, FOLDER)
         with serving(config, None, folder / "server"), bare_vllm(config, folder / "bare.log") as generate:
-            # What is compiled, imported or allocated at the first request.
+            # Unmeasured: vLLM compiles, imports and allocates at the first request.
             _turn(config, folder, 0, 8, generate)
             turns = []
             for number in range(1, TURNS + 1):
-                turns.append(_turn(config, folder, number, DOCUMENTS, generate))
-                tell(
-                    f"vLLM, turn {number}: {turns[-1]['tokens_per_second']:.0f} tokens/s through the pipeline,"
-                    f" {turns[-1]['bare_tokens_per_second']:.0f} bare"
+                turn = _turn(config, folder, number, DOCUMENTS, generate)
+                turns.append(turn)
+                progress(
+                    f"vLLM, turn {number}: {turn['tokens_per_second']:.0f} tokens/s through the pipeline,"
+                    f" {turn['bare_tokens_per_second']:.0f} bare"
                 )
     ratios = [turn["ratio"] for turn in turns]
+    ratio = statistics.median(ratios)
     return {
-        "vllm_ratio": statistics.median(ratios),
+        "vllm_ratio": ratio,
         "vllm": {
             "model": FOLDER.name, "documents_a_turn": DOCUMENTS, "max_new_tokens": NEW_TOKENS,
-            "ratio_low": min(ratios), "ratio_high": max(ratios), "within_target": statistics.median(ratios) >= TARGET,
-            "rows_exact": True, "turns": turns,
+            "ratio_low": min(ratios), "ratio_high": max(ratios), "within_target": ratio >= TARGET, "rows_exact": True,
+            "turns": turns,
         },
     }  # fmt: skip
 
 
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the processes that the block starts."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def bench_config(folder: Path, model: Path) -> Config:
-    """What is curated, but for input and output, which each turn has its own."""
+    """The config of all turns, without input and output: these differ from turn to turn."""
     return Config.model_validate(
         {
             "run": {"dir": str(folder / "run")},
@@ -102,49 +118,49 @@ def bench_config(folder: Path, model: Path) -> Config:
                 "model": str(model), "writer": "vllm", "strategies": ["rewrite"], "max_new_tokens": NEW_TOKENS,
                 "temperature": 0.0, "batch_size": DOCUMENTS,
             },
-            # On a busy machine a reply takes minutes; one that is asked for again would be counted twice.
+            # On a busy machine a reply takes minutes, and a repeated request would be counted twice.
             "serving": {"context_tokens": 1024, "concurrency": DOCUMENTS, "timeout_seconds": 3600.0,
                         "deadline_seconds": 7200.0},
-            # Short rewrites of a small model: what they are worth is not measured here, and some must be kept.
+            # Some of the small model's short rewrites must be kept; their quality is not measured here.
             "gates": {"truncated": False, "instructions": False, "max_repetition": 1.0, "min_words": 1},
             "curation": {"allow_unknown_licence": True},
         }
     )  # fmt: skip
 
 
-def _turn(config: Config, folder: Path, number: int, documents: int, generate: "Generate") -> dict[str, Any]:
+def _turn(config: Config, folder: Path, number: int, documents: int, generate: Generate) -> dict[str, Any]:
     """Both arms on new documents; which goes first alternates."""
-    place = folder / f"turn-{number}"
-    place.mkdir()
-    source = place / "people.jsonl"
-    source.write_bytes(b"".join(orjson.dumps({"text": text}) + b"\n" for text in _texts(number, documents)))
-    curation = config.curation.model_copy(update={"input": (str(source),), "output": place / "dataset"})
+    turn_folder = folder / f"turn-{number}"
+    turn_folder.mkdir()
+    source = turn_folder / "people.jsonl"
+    write_json_lines(source, ({"text": text} for text in _texts(number, documents)))
+    curation = config.curation.model_copy(update={"input": (str(source),), "output": turn_folder / "dataset"})
     config = config.model_copy(update={"curation": curation})
-    asked = requests(config, source)
+    prompts = requests(config, source)
     if number % 2:
-        ours = _curated(config, documents)
-        bare = generate(asked)
+        pipeline = _curate(config, documents)
+        bare = generate(prompts)
     else:
-        bare = generate(asked)
-        ours = _curated(config, documents)
-    if ours["prompt_tokens"] != bare["prompt_tokens"]:
+        bare = generate(prompts)
+        pipeline = _curate(config, documents)
+    if pipeline["prompt_tokens"] != bare["prompt_tokens"]:
         raise RunError(
-            f"the prompts were not the same: {ours['prompt_tokens']} tokens through the pipeline,"
+            f"the prompts were not the same: {pipeline['prompt_tokens']} tokens through the pipeline,"
             f" {bare['prompt_tokens']} by bare vLLM"
         )
-    speed, bare_speed = (arm["tokens"] / arm["seconds"] for arm in (ours, bare))
+    speed, bare_speed = (arm["tokens"] / arm["seconds"] for arm in (pipeline, bare))
     return {
         "ratio": speed / bare_speed, "tokens_per_second": speed, "bare_tokens_per_second": bare_speed,
-        "bare_seconds": bare["seconds"], "bare_tokens": bare["tokens"], **ours,
+        "bare_seconds": bare["seconds"], "bare_tokens": bare["tokens"], **pipeline,
     }  # fmt: skip
 
 
 def _texts(turn: int, documents: int) -> Iterator[str]:
-    told = [world.raw(person) for person in world.make_people(turn, 0, documents * PEOPLE)]
-    return (" ".join(told[start : start + PEOPLE]) for start in range(0, len(told), PEOPLE))
+    people = [world.raw(person) for person in world.make_people(turn, 0, documents * PEOPLE)]
+    return (" ".join(people[start : start + PEOPLE]) for start in range(0, len(people), PEOPLE))
 
 
-def requests(config: Config, source: Path) -> dict[str, list[Any]]:
+def requests(config: Config, source: Path) -> Prompts:
     """The prompts of a curation of `source`, as token ids, and the sampling of each, as its rewriter sends them."""
     writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE_VARIABLE]))
     [shard] = find_shards((str(source),))
@@ -161,12 +177,12 @@ def requests(config: Config, source: Path) -> dict[str, list[Any]]:
     return {"prompts": prompts, "sampling": sampling}
 
 
-def _curated(config: Config, documents: int) -> dict[str, Any]:
-    """Seconds of `curate`, tokens by the server's own count, and rows, which must be exact."""
-    before, began = _counted(), time.perf_counter()
+def _curate(config: Config, documents: int) -> dict[str, Any]:
+    """Seconds of `curate`, tokens by the server's own count, and rows. Raises RunError unless these are exact."""
+    before, start = _tokens_served(), time.perf_counter()
     with contextlib.redirect_stderr(io.StringIO()):
         summary = curate(config)
-    seconds, after = time.perf_counter() - began, _counted()
+    seconds, after = time.perf_counter() - start, _tokens_served()
     output = config.curation.output
     places = row_places(output, read_manifest(output))
     ended = summary.documents_out + summary.filtered + summary.quarantined + summary.failed
@@ -185,23 +201,19 @@ def _curated(config: Config, documents: int) -> dict[str, Any]:
     }
 
 
-def _counted() -> dict[str, int]:
+def _tokens_served() -> dict[str, int]:
     """Tokens that the server has read and written since its start, by its own metrics."""
     url = read_state(Path(os.environ[STATE_VARIABLE])).url.removesuffix("/v1")
     page = httpx.get(f"{url}/metrics", trust_env=False).text
-    found = {}
-    for name in ("prompt", "generation"):
-        values = re.findall(rf"^vllm:{name}_tokens_total{{[^}}]*}} (\S+)$", page, re.MULTILINE)
-        found[name] = int(sum(map(float, values)))
-    return found
-
-
-Generate = Callable[[dict[str, list[Any]]], dict[str, Any]]
+    return {
+        name: int(sum(map(float, re.findall(rf"^vllm:{name}_tokens_total{{[^}}]*}} (\S+)$", page, re.MULTILINE))))
+        for name in ("prompt", "generation")
+    }
 
 
 @contextlib.contextmanager
 def bare_vllm(config: Config, log: Path) -> Iterator[Generate]:
-    """A function that gives the prompts of `requests` to vLLM alone, which runs while the block does.
+    """A function that gives prompts to vLLM alone, which runs while the block does.
 
     Raises RunError with the end of its log if it does not start, or dies.
     """
@@ -217,34 +229,18 @@ def bare_vllm(config: Config, log: Path) -> Iterator[Generate]:
             raise RunError(f"bare vLLM ended with code {child.wait()}: {last}")
         return dict(json.loads(line))
 
-    def generate(asked: dict[str, list[Any]]) -> dict[str, Any]:
+    def generate(prompts: Prompts) -> dict[str, Any]:
         assert child.stdin is not None
-        print(json.dumps(asked), file=child.stdin, flush=True)
+        print(json.dumps(prompts), file=child.stdin, flush=True)
         return answer()
 
     try:
-        answer()
+        answer()  # the line that says it is ready
         yield generate
     finally:
-        # Its engine is a process of its own.
+        # vLLM's engine is a child process, which would outlive its parent.
         family = [child, *psutil.Process(child.pid).children(recursive=True)] if child.poll() is None else [child]
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         child.wait()
-
-
-@contextlib.contextmanager
-def _cache_of(gigabytes: str) -> Iterator[None]:
-    """The same room for keys and values in both engines, and no reports."""
-    given = {"VLLM_CPU_KVCACHE_SPACE": gigabytes, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

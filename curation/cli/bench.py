@@ -107,7 +107,7 @@ def bench_curate(
     from curation.bench.pipeline import run_bench, table
     from curation.console.progress import say
 
-    result = run_bench(rows, steps=steps, vllm=vllm, tell=say)
+    result = run_bench(rows, steps=steps, vllm=vllm, progress=say)
     print(json.dumps(result, allow_nan=False) if as_json else table(result))
 
 
@@ -133,7 +133,7 @@ def bench_pool(
     from curation.bench.pool import run_bench, table
     from curation.console.progress import say
 
-    result = run_bench(students=students, steps=steps, repeats=repeats, run=run, tell=say)
+    result = run_bench(students=students, steps=steps, repeats=repeats, run=run, progress=say)
     print(json.dumps(result, allow_nan=False) if as_json else table(result))
     if plot:
         say(f"plot: {plot_scaling(result, plot)}")

@@ -100,7 +100,7 @@ def test_linearity_is_told() -> None:
 @pytest.mark.timeout(900)
 def test_a_bench_in_small() -> None:
     """The real thing on three small corpora, each in a process of its own."""
-    found = run_bench(400, vllm=False, tell=lambda _: None)
+    found = run_bench(400, vllm=False, progress=lambda _: None)
     keys = ("rows_in", "rows_out", "rows_quarantined", "ms_per_document", "peak_memory_mb", "vllm_ratio")
     assert set(keys) <= set(found) and found["rows_exact"]
     assert (found["rows_in"], found["rows_out"], found["rows_quarantined"]) == (400, 380, 8)
@@ -122,7 +122,7 @@ def test_what_is_missing_for_vllm_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(vllm_bench, "find_vllm", lambda: "python")
     monkeypatch.setattr(vllm_bench, "FOLDER", tmp_path)
     assert vllm_bench.missing_requirement() == f"{tmp_path} is not there: `make smollm2`"
-    assert curation_bench._vllm(None, print)["vllm_note"].startswith("not measured: ")
+    assert curation_bench._measure_vllm(None, print)["vllm_note"].startswith("not measured: ")
     (tmp_path / "config.json").write_text("{}")
     assert vllm_bench.missing_requirement() is None
 

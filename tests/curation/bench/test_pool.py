@@ -69,7 +69,7 @@ def test_the_teachers_share_is_read_off_a_run(tmp_path):
 def test_the_bench_runs(tmp_path, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setattr(pool_bench, "QUEUE", 640)
-    result = pool_bench.run_bench(students=64, steps=1, repeats=1, tell=lambda _: None)
+    result = pool_bench.run_bench(students=64, steps=1, repeats=1, progress=lambda _: None)
     assert set(result["students_per_second"]) == {"inline", "inline_1", "actors_1", "actors_2"}
     assert result["queue"]["jobs"] == 640
     assert 0 < result["overhead_share"] < 1

@@ -41,7 +41,7 @@ def small(teacher_folder, student_folder, tmp_path):
 
 def test_a_round_and_a_curation_are_timed(small, tmp_path, capsys):
     folder = tmp_path / "bench"
-    found = run_bench(folder, small, tell=lambda _: None)
+    found = run_bench(folder, small, progress=lambda _: None)
     train = found["train"]
     parts = sum(train[f"seconds/{name}"] for name in ("sample", "students", "update", "idle"))
     assert parts - train["seconds/overlap"] == pytest.approx(train["seconds/round"])
