@@ -1,3 +1,8 @@
+"""Rewriting strategies: text files with a `{document}` placeholder, and the tags by which a policy teacher names them.
+
+Those that come with the project are in `teacher/strategies/`; a user's own are paths of `.txt` files.
+"""
+
 import itertools
 import re
 from collections import Counter
@@ -8,17 +13,13 @@ from pathlib import Path
 from configs.errors import UserError, nearest
 
 FOLDER = Path(__file__).parents[1] / "strategies"
-
-
 NO_STRATEGY = "none"
 """Strategy of a completion that opens with no known tag."""
-
-
 _TAG = re.compile(r"\s*<([^<>\n]{1,80})>\s*")
 
 
 def strategy_names() -> list[str]:
-    """The ways of rewriting that come with the project."""
+    """The strategies that come with the project."""
     return sorted(path.stem for path in FOLDER.glob("*.txt"))
 
 
@@ -42,23 +43,23 @@ def strategy_label(name: str) -> str:
 
 
 def tag_of(name: str) -> str:
-    """What the completion of a `policy` teacher opens with."""
+    """The tag with which a `policy` teacher opens a completion of this strategy."""
     return f"<{strategy_label(name)}>"
 
 
 def menu(names: Sequence[str]) -> str:
-    """One line for each strategy: its tag, and its instruction without the document. Raises UserError."""
+    """One line for each strategy: its tag, and its instruction without the document. Raises UserError where two have
+    one tag."""
     twice = [tag for tag, count in Counter(tag_of(name) for name in names).items() if count > 1]
     if twice:
         raise UserError(f"teacher.strategies: two strategies have the tag {twice[0]}: rename one of their files")
-    return "\n".join(f"{tag_of(name)} {_instruction(read_strategy(name))}" for name in names)
-
-
-def _instruction(template: str) -> str:
-    """What stands before the paragraph of the placeholder; where nothing does, the document is called by name."""
-    paragraphs = template.split("\n\n")
-    before = list(itertools.takewhile(lambda paragraph: "{document}" not in paragraph, paragraphs))
-    return " ".join((" ".join(before) or template.replace("{document}", "the passage")).split())
+    lines = []
+    for name in names:
+        template = read_strategy(name)
+        before = itertools.takewhile(lambda paragraph: "{document}" not in paragraph, template.split("\n\n"))
+        instruction = " ".join(before) or template.replace("{document}", "the passage")
+        lines.append(f"{tag_of(name)} {' '.join(instruction.split())}")
+    return "\n".join(lines)
 
 
 def spread(strategies: Sequence[str], n: int, offset: int = 0) -> list[str]:
