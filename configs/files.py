@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from configs.errors import RunError
+
 Record = dict[str, Any]
 """One line of a JSONL file."""
 
@@ -27,6 +29,20 @@ def write_whole(path: Path, content: bytes | str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def append_whole(file: int, path: Path, content: bytes, *, sync: bool = False) -> None:
+    """Appends all of `content` to the open file at `path`, or nothing of it. With `sync` it is on disk when this
+    returns. Raises RunError."""
+    size = os.fstat(file).st_size
+    try:
+        if os.write(file, content) < len(content):  # a disk that fills up takes a part
+            os.ftruncate(file, size)
+            raise RunError(f"cannot write {path}: the disk is full; lines before it are kept")
+        if sync:
+            os.fsync(file)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; lines before it are kept") from error
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from curation.corpus.shards import BadRow, Shard, find_shards, read_shard
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
 from student.records import Split
-from teacher.questions.cache import Known, attach_questions, ensure_questions
+from teacher.questions.cache import WrittenQuestions, attach_questions, ensure_questions
 
 
 class NoQuestions(UserError):
@@ -24,7 +24,11 @@ class NoQuestions(UserError):
 
 
 def read_documents(
-    patterns: tuple[str, ...], limit: int | None = None, known: Known | None = None, *, optional: bool = False
+    patterns: tuple[str, ...],
+    limit: int | None = None,
+    known: WrittenQuestions | None = None,
+    *,
+    optional: bool = False,
 ) -> list[Document]:
     """The first `limit` documents with questions, in memory, for training and evaluation.
 

@@ -1,36 +1,37 @@
-"""Questions for documents that come without: written once by a model, checked, kept in a file that is yours to edit.
+"""Questions for documents that have none: written once by a model, checked, kept in a file that is yours to edit.
 
-    asked = ensure_questions(config, documents, progress)
+    documents = ensure_questions(config, documents, print)
 
 The file (`questions.file`) has one document a line, `{"id", "text_hash", "questions": [{"question", "answer"}],
 "dropped": [{"question", "answer", "reason"}]}`. A line that is there is taken as it is, also with questions changed or
-taken out; a document whose text has changed is asked anew. The teacher never sees any of it.
+removed. A document whose text has changed gets new questions. The teacher never sees any of it.
 """
 
 import copy
-import fcntl
 import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from configs.errors import RunError, UserError, nearest
+from configs.errors import UserError, nearest
+from configs.files import append_whole, locked
 from configs.schema import Config
 from configs.seeds import item_hash
 from student.benchmarks.items import parse_question
 from student.records import Document
-from teacher.questions.writer import Sheet, load_question_writer
+from teacher.questions.writer import load_question_writer
 
 LINE_KEYS = ["id", "text_hash", "questions", "dropped"]
 SECONDS_BETWEEN_LINES = 10.0
 
-Key = tuple[str, str]
-"""A document's id and the hash of its text."""
-Known = dict[Key, list[dict[str, Any]]]
+DocumentKey = tuple[str, str]
+"""A document's id and the hash of its text, by which its line of the file is found."""
+WrittenQuestions = dict[DocumentKey, list[dict[str, Any]]]
+"""The questions of each document of the file."""
 
 
 def questions_file(config: Config) -> Path:
@@ -38,7 +39,7 @@ def questions_file(config: Config) -> Path:
     return config.questions.file or config.run.dir / "questions.jsonl"
 
 
-def ensure_questions(config: Config, documents: Sequence[Document], progress: Callable[[str], None]) -> list[Document]:
+def ensure_questions(config: Config, documents: Sequence[Document], tell: Callable[[str], None]) -> list[Document]:
     """The documents that have questions: their own, those of the file, or else those that `questions.model` writes now.
 
     What is written is on disk batch by batch, so a killed call goes on where it stopped and ends with the same file.
@@ -49,44 +50,39 @@ def ensure_questions(config: Config, documents: Sequence[Document], progress: Ca
         RunError: the disk is full; the questions written so far are kept.
     """
     path = questions_file(config)
-    unasked = [document for document in documents if not document.metadata.get("questions")]
-    known = read_questions(path) if unasked else {}
-    if any(key_of(document) not in known for document in unasked):
-        known = _write_missing(config, unasked, path, progress)
-    asked = [document for document in attach_questions(documents, known) if document.metadata.get("questions")]
-    if documents and not asked:
+    without = [document for document in documents if not document.metadata.get("questions")]
+    written = read_questions(path) if without else {}
+    if any(document_key(document) not in written for document in without):
+        written = _write_missing(config, without, path, tell)
+    kept = [document for document in attach_questions(documents, written) if document.metadata.get("questions")]
+    if documents and not kept:
         raise UserError(
             f"none of {len(documents)} documents has a question that passed the checks; {path} names each with its"
             " reason: edit it, or remove it and set another questions.model or a lower questions.min_lift"
         )
-    if len(asked) < len(documents):
-        left_out = len(documents) - len(asked)
-        progress(
-            f"warning: {left_out} of {len(documents)} documents have no question that passed, left out: see {path}"
-        )
-    return asked
+    if missing := len(documents) - len(kept):
+        tell(f"warning: {missing} of {len(documents)} documents have no question that passed, left out: see {path}")
+    return kept
 
 
-def attach_questions(documents: Sequence[Document], known: Known) -> list[Document]:
-    """The same documents; those without questions as copies with the known ones in `metadata["questions"]`."""
-    return [_attached(document, known) for document in documents]
+def attach_questions(documents: Sequence[Document], written: WrittenQuestions) -> list[Document]:
+    """The same documents; those without questions as copies with the written ones in `metadata["questions"]`."""
+    attached = []
+    for document in documents:
+        questions = written.get(document_key(document))
+        if questions is not None and not document.metadata.get("questions"):
+            document = copy.copy(document)
+            document.metadata = {**document.metadata, "questions": questions}
+        attached.append(document)
+    return attached
 
 
-def _attached(document: Document, known: Known) -> Document:
-    questions = known.get(key_of(document))
-    if document.metadata.get("questions") or questions is None:
-        return document
-    asked = copy.copy(document)
-    asked.metadata = {**document.metadata, "questions": questions}
-    return asked
-
-
-def key_of(document: Document) -> Key:
-    """What a line of the file is found by."""
+def document_key(document: Document) -> DocumentKey:
+    """The key of a document's line in the file."""
     return document.id, item_hash(document.text)
 
 
-def read_questions(path: Path) -> Known:
+def read_questions(path: Path) -> WrittenQuestions:
     """The questions of each document of the file, without a torn last line; of two lines of one key the later one.
 
     No file is no questions. Raises UserError naming the line that is malformed.
@@ -96,18 +92,18 @@ def read_questions(path: Path) -> Known:
     lines = path.read_bytes().split(b"\n")
     if not _is_json(lines[-1]):
         lines.pop()
-    known = {}
+    written = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 key, questions = _parse_line(line)
             except (ValueError, UserError) as error:
                 raise UserError(f"{path}, line {number}: {error}") from None
-            known[key] = questions
-    return known
+            written[key] = questions
+    return written
 
 
-def _parse_line(line: bytes) -> tuple[Key, list[dict[str, Any]]]:
+def _parse_line(line: bytes) -> tuple[DocumentKey, list[dict[str, Any]]]:
     record = json.loads(line)
     if not isinstance(record, dict):
         raise UserError("not an object")
@@ -122,46 +118,48 @@ def _parse_line(line: bytes) -> tuple[Key, list[dict[str, Any]]]:
     return (name, text_hash), questions
 
 
-def _write_missing(config: Config, unasked: Sequence[Document], path: Path, progress: Callable[[str], None]) -> Known:
-    """What the file holds when every document of `unasked` has its line."""
-    unasked = list({key_of(document): document for document in unasked}.values())
+def _write_missing(
+    config: Config, documents: Sequence[Document], path: Path, tell: Callable[[str], None]
+) -> WrittenQuestions:
+    """Writes the lines of those documents that have none; returns the whole file's questions."""
+    documents = list({document_key(document): document for document in documents}.values())
     with _locked(path):
-        _mend(path, progress)
-        known = read_questions(path)
-        writer = load_question_writer(config)
+        _mend_last_line(path, tell)
+        written = read_questions(path)
+        writer = load_question_writer(config.questions, config.teacher, config.run.seed)
         started = last_line = time.perf_counter()
-        tally: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         size = config.teacher.batch_size
-        # Batches are cut before the known ones are left out, and a batch is written whole: a resumed call draws the
+        # Batches are cut before the written ones are left out, and a batch is written whole: a resumed call draws the
         # same random numbers as one that was never stopped.
-        batches = [unasked[start : start + size] for start in range(0, len(unasked), size)]
-        batches = [batch for batch in batches if any(key_of(document) not in known for document in batch)]
+        batches = [documents[start : start + size] for start in range(0, len(documents), size)]
+        batches = [batch for batch in batches if any(document_key(document) not in written for document in batch)]
         for done, batch in enumerate(batches, start=1):
-            missing = [(d, sheet) for d, sheet in zip(batch, writer.ask(batch), strict=True) if key_of(d) not in known]
-            _append(path, b"".join(_line(document, sheet) for document, sheet in missing))
-            for document, sheet in missing:
-                known[key_of(document)] = sheet.questions
-                tally.update(["kept"] * len(sheet.questions), documents=1)
-                tally.update(item["reason"].partition(":")[0] for item in sheet.dropped)
+            lines = b""
+            for document, checked in zip(batch, writer.write(batch), strict=True):
+                key = document_key(document)
+                if key in written:
+                    continue
+                record = dict(zip(LINE_KEYS, (*key, checked.questions, checked.dropped), strict=True))
+                lines += json.dumps(record, ensure_ascii=False).encode() + b"\n"
+                written[key] = checked.questions
+                counts.update(kept=len(checked.questions), documents=1)
+                counts.update(item["reason"].partition(":")[0] for item in checked.dropped)
+            with path.open("ab") as file:
+                append_whole(file.fileno(), path, lines, sync=True)
             now = time.perf_counter()
             if done == len(batches) or now - last_line > SECONDS_BETWEEN_LINES:
                 last_line = now
-                left = round((len(batches) - done) * (now - started) / done)
-                progress(_progress_line(tally, path) + (f" · {left} s left" if left else ""))
-    return known
+                remaining = round((len(batches) - done) * (now - started) / done)
+                tell(_progress_line(counts, path) + (f" · {remaining} s left" if remaining else ""))
+    return written
 
 
-def _progress_line(tally: Mapping[str, int], path: Path) -> str:
-    reasons = {name: count for name, count in tally.items() if name not in ("kept", "documents")}
-    dropped = ", ".join(f"{count} {name}" for name, count in sorted(reasons.items(), key=lambda item: -item[1]))
-    said = f"questions for {tally['documents']} documents in {path}: {tally['kept']} kept"
-    return f"{said}, {sum(reasons.values())} dropped" + (f" ({dropped})" if dropped else "")
-
-
-def _line(document: Document, sheet: Sheet) -> bytes:
-    name, text_hash = key_of(document)
-    record = {"id": name, "text_hash": text_hash, "questions": sheet.questions, "dropped": sheet.dropped}
-    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+def _progress_line(counts: Counter[str], path: Path) -> str:
+    reasons = [(name, count) for name, count in counts.most_common() if name not in ("kept", "documents")]
+    dropped = ", ".join(f"{count} {name}" for name, count in reasons)
+    line = f"questions for {counts['documents']} documents in {path}: {counts['kept']} kept"
+    return f"{line}, {sum(count for _, count in reasons)} dropped" + (f" ({dropped})" if dropped else "")
 
 
 def _is_json(line: bytes) -> bool:
@@ -174,39 +172,21 @@ def _is_json(line: bytes) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not the file itself: an editor puts a new one in its place.
-    lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        # Not the file itself: an editor puts a new one in its place.
+        with locked(path.with_name(f".{path.name}.lock")):
+            yield
     except BlockingIOError:
         raise UserError(f"another process is writing questions to {path}") from None
-    finally:
-        os.close(lock)
 
 
-def _mend(path: Path, progress: Callable[[str], None]) -> None:
-    """Ends the last line: completes one without its line break, drops a torn one."""
+def _mend_last_line(path: Path, tell: Callable[[str], None]) -> None:
+    """Adds the line break that a whole last line lacks, drops a torn last line."""
     content = path.read_bytes() if path.is_file() else b""
     last = content[content.rfind(b"\n") + 1 :]
     if last and _is_json(last):
-        _append(path, b"\n")
+        with path.open("ab") as file:
+            append_whole(file.fileno(), path, b"\n", sync=True)
     elif last:
         os.truncate(path, len(content) - len(last))
-        progress(f"{path}: dropped a torn last line of {len(last)} bytes")
-
-
-def _append(path: Path, content: bytes) -> None:
-    """All of `content` at the end of the file and on disk, or nothing of it. Raises RunError."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    size = os.fstat(file).st_size
-    try:
-        if os.write(file, content) < len(content):
-            os.ftruncate(file, size)
-            raise RunError(f"cannot write {path}: the disk is full; lines before it are kept")
-        os.fsync(file)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; lines before it are kept") from error
-    finally:
-        os.close(file)
+        tell(f"{path}: dropped a torn last line of {len(last)} bytes")

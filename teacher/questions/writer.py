@@ -1,6 +1,6 @@
-"""A model that writes questions with answers about documents, and what an item must pass to be asked of students.
+"""A model writes questions with answers about documents, and checks which of them students may be asked.
 
-The prompt is `prompts/questions.txt` for chat models, the `question-answer` strategy for base models, and the tag
+The prompt is `prompt.txt` for chat models, the `question-answer` strategy for base models, and the tag
 `<question-answer>` for a `policy` teacher.
 """
 
@@ -12,46 +12,43 @@ from pathlib import Path
 from typing import NamedTuple
 
 from configs.errors import UserError
-from configs.schema import Config, Student
+from configs.schema import Questions, Student, Teacher
 from configs.schema.student import TEACHER
 from configs.seeds import item_hash
 from student.benchmarks.items import split_of
 from student.engine.exam import Examiner
 from student.engine.loss import check_head
 from student.records import Document, Exam, Question
-from teacher.gates.text import words
+from teacher.gates.text import word_line, words
 from teacher.prompting.prompts import build_prompt
 from teacher.writers.local import TransformersWriter, load_teacher
 
 PROMPT_FILE = Path(__file__).with_name("prompt.txt")
 STRATEGY = "question-answer"
 ATTEMPTS = 3
-"""Completions a document at most: the first is greedy, the others are sampled where it gave too few questions."""
+"""Completions of a document at most: the first is greedy, the others are sampled where it gave too few questions."""
 TEMPERATURE = 0.7
 TOKENS_PER_QUESTION = 40
 MAX_ANSWER_WORDS = 12
 PASS_TOKENS = 4096
 """Positions of one forward pass of the lift check."""
 MAX_OTHERS = 4
-"""Other questions of the document that an answer is held against: the check costs that many more passes."""
+"""Other questions of the document that an answer is compared with: the check costs that many more passes."""
 
 
-class Pair(NamedTuple):
+class QuestionAnswer(NamedTuple):
     """A question as the model wrote it, with its answer."""
 
     question: str
     answer: str
 
 
-Item = tuple[Document, Pair]
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """What became of one document's questions."""
+@dataclass(slots=True)
+class CheckedQuestions:
+    """The questions that were written about one document."""
 
     questions: list[dict[str, str]] = field(default_factory=list)
-    """`{question, answer}`."""
+    """Those that students may be asked: `{question, answer}`."""
     dropped: list[dict[str, str]] = field(default_factory=list)
     """`{question, answer, reason}`."""
 
@@ -71,24 +68,23 @@ _NAMES_TEXT = re.compile(
 )
 
 
-def parse_pairs(text: str) -> list[Pair]:
+def parse_pairs(text: str) -> list[QuestionAnswer]:
     """The questions with answers of a completion, in order.
 
-    Read are `Q: ... A: ...` on one line or two, with numbers, bold type or full words as labels; a question with its
+    It reads `Q: ... A: ...` on one line or two, with numbers, bold type or full words as labels; a question with its
     answer on the next line; and `Question? Answer. Question? Answer.` in one line.
     """
-    pairs: list[Pair] = []
-    open_question = ""
-    for kind, line in _labelled_lines(text):
-        if kind == "q" or (kind == "" and not open_question):
-            found, open_question = _inline(line, labelled=kind == "q")
-            pairs += found
-        elif open_question:
-            if kind == "" and line.endswith("?"):  # its answer is missing, and here is the next
-                open_question = line
-                continue
-            pairs.append(Pair(open_question, _trimmed(line)))
-            open_question = ""
+    pairs: list[QuestionAnswer] = []
+    unanswered = ""
+    for label, line in _labelled_lines(text):
+        if label == "q" or (label == "" and not unanswered):
+            inline, unanswered = _inline_pairs(line, labelled=label == "q")
+            pairs += inline
+        elif unanswered and label == "" and line.endswith("?"):
+            unanswered = line  # the answer is missing, and this is the next question
+        elif unanswered:
+            pairs.append(QuestionAnswer(unanswered, _trimmed(line)))
+            unanswered = ""
     return [pair for pair in pairs if pair.question and pair.answer]
 
 
@@ -107,7 +103,7 @@ def _labelled_lines(text: str) -> Iterator[tuple[str, str]]:
                 yield name[0].lower(), content.strip()
 
 
-def _inline(line: str, labelled: bool) -> tuple[list[Pair], str]:
+def _inline_pairs(line: str, labelled: bool) -> tuple[list[QuestionAnswer], str]:
     """The pairs of `Question? Answer. Question? Answer.`, and the question that the line leaves without an answer."""
     head, *rest = re.split(r"(?<=\?)\s*", line)
     if not head.endswith("?"):
@@ -116,21 +112,20 @@ def _inline(line: str, labelled: bool) -> tuple[list[Pair], str]:
     for piece in rest:
         if not piece.endswith("?"):
             break
-        answer, following = _answer_and_question(piece)
+        answer, next_question = _answer_and_question(piece)
         if answer:
-            pairs.append(Pair(question, _trimmed(answer)))
-        question = following
+            pairs.append(QuestionAnswer(question, _trimmed(answer)))
+        question = next_question
     tail = rest[-1] if rest and not rest[-1].endswith("?") else ""
-    return (pairs + [Pair(question, _trimmed(tail))], "") if tail else (pairs, question)
+    return (pairs + [QuestionAnswer(question, _trimmed(tail))], "") if tail else (pairs, question)
 
 
 def _answer_and_question(piece: str) -> tuple[str, str]:
     """`Oslo. What did Ada study?` cut before its question word; without one, at the last end of a sentence."""
     ends = list(_SENTENCE_END.finditer(piece))
-    asking = [end for end in ends if _QUESTION_WORD.match(piece, end.end())]
     if not ends:
         return "", piece
-    end = (asking or ends[-1:])[0]
+    end = next((end for end in ends if _QUESTION_WORD.match(piece, end.end())), ends[-1])
     return piece[: end.start()], piece[end.end() :]
 
 
@@ -139,29 +134,25 @@ def _trimmed(answer: str) -> str:
     return answer.rstrip(".;,! ").strip("\"'“”‘’ ")
 
 
-def refuse(document: Document, pair: Pair) -> str | None:
-    """Why an item is not asked, as its words alone tell; None where they tell nothing against it."""
-    asked, told = words(pair.question), words(pair.answer)
-    if len(asked) < 3:
+def refuse(document: Document, pair: QuestionAnswer) -> str | None:
+    """The reason not to ask a question that its words alone give; None where they give none."""
+    question, answer = words(pair.question), words(pair.answer)
+    if len(question) < 3:
         return "question too short"
     if _NAMES_TEXT.search(pair.question):
         return "question names the text"
-    if not told or not _holds(words(document.text), told):
+    if not answer or word_line(answer) not in word_line(words(document.text)):
         return "answer not in the text"
-    if len(told) > MAX_ANSWER_WORDS:
-        return f"answer too long: {len(told)} words"
-    if _holds(asked, told):
+    if len(answer) > MAX_ANSWER_WORDS:
+        return f"answer too long: {len(answer)} words"
+    if word_line(answer) in word_line(question):
         return "answer in the question"
     return None
 
 
-def _holds(text: list[str], part: list[str]) -> bool:
-    return f" {' '.join(part)} " in f" {' '.join(text)} "
-
-
 def select(questions: list[dict[str, str]], count: int) -> list[dict[str, str]]:
-    """The first `count`, the last of which gives way to a later one where else a split would have none. Where all are
-    on one side nevertheless, the last is put on the other, by a `split` of its own."""
+    """The first `count` questions. Where all of them are of one split, a later question of the other split replaces
+    the last one; where there is none, the last one is moved to the other split by a `split` of its own."""
     chosen, spare = questions[:count], questions[count:]
     splits = {_split(item) for item in chosen}
     other = next((item for item in spare if _split(item) not in splits), None)
@@ -177,159 +168,153 @@ def _split(item: dict[str, str]) -> str:
     return item.get("split") or split_of(item["question"], item["answer"])
 
 
+def _enough(questions: list[dict[str, str]], count: int) -> bool:
+    return len(questions) >= count and (count < 2 or len({_split(item) for item in questions}) == 2)
+
+
 @dataclass(frozen=True, slots=True)
 class QuestionWriter:
-    """Writes and checks; two pens on one model."""
+    """Writes questions and checks them."""
 
-    config: Config
-    greedy: TransformersWriter
-    sampler: TransformersWriter
+    settings: Questions
+    writer: TransformersWriter
+    """Greedy; at `TEMPERATURE` from the second attempt on."""
+    seed: int
     tagged: bool
     """Whether the model writes questions behind a strategy tag of its own."""
 
-    def ask(self, documents: Sequence[Document]) -> list[Sheet]:
-        """A sheet for each document; equal calls give equal sheets on CPU."""
-        settings = self.config.questions
-        kept: list[list[dict[str, str]]] = [[] for _ in documents]
-        dropped: list[list[dict[str, str]]] = [[] for _ in documents]
+    def write(self, documents: Sequence[Document]) -> list[CheckedQuestions]:
+        """The checked questions of each document; equal calls give equal questions on CPU."""
+        results = [CheckedQuestions() for _ in documents]
+        # By question the answer that came first, both in lower-case words.
         answers: list[dict[str, str]] = [{} for _ in documents]
         for attempt in range(ATTEMPTS):
-            short = [i for i in range(len(documents)) if not _enough(kept[i], settings.per_document)]
-            plausible: list[tuple[int, Pair]] = []
-            for i, pairs in zip(short, self._write([documents[i] for i in short], attempt), strict=True):
+            short = [i for i, r in enumerate(results) if not _enough(r.questions, self.settings.per_document)]
+            plausible: list[tuple[int, QuestionAnswer]] = []
+            for i, pairs in zip(short, self._complete([documents[i] for i in short], attempt), strict=True):
                 for pair in pairs:
                     question, answer = (" ".join(words(part)) for part in pair)
                     if answers[i].get(question) == answer:
-                        continue  # the same item again: it is on the sheet already
-                    known = question in answers[i]
+                        continue  # the same pair again: it is kept or dropped already
+                    repeated = question in answers[i]
                     answers[i].setdefault(question, answer)
-                    reason = "question asked already" if known else refuse(documents[i], pair)
+                    reason = "question asked already" if repeated else refuse(documents[i], pair)
                     if reason is None:
                         plausible.append((i, pair))
                     else:
-                        dropped[i].append({**pair._asdict(), "reason": reason})
+                        results[i].dropped.append({**pair._asdict(), "reason": reason})
             lifts = self._lifts(
                 [(documents[i], pair) for i, pair in plausible],
-                [(documents[i], Pair(**item)) for i in short for item in kept[i]],
+                [(documents[i], QuestionAnswer(**item)) for i in short for item in results[i].questions],
             )
             for (i, pair), lift in zip(plausible, lifts, strict=True):
-                if lift < settings.min_lift:
-                    dropped[i].append({**pair._asdict(), "reason": f"not answered by the text: lift {lift:.2f}"})
+                if lift < self.settings.min_lift:
+                    reason = f"not answered by the text: lift {lift:.2f}"
+                    results[i].dropped.append({**pair._asdict(), "reason": reason})
                 else:
-                    kept[i].append(pair._asdict())
-        sheets = []
-        for questions, refused in zip(kept, dropped, strict=True):
-            chosen = select(questions, settings.per_document)
-            taken = [item["question"] for item in chosen]
-            surplus = [{**item, "reason": "more than asked for"} for item in questions if item["question"] not in taken]
-            sheets.append(Sheet(chosen, refused + surplus))
-        return sheets
+                    results[i].questions.append(pair._asdict())
+        for result in results:
+            chosen = select(result.questions, self.settings.per_document)
+            texts = [item["question"] for item in chosen]
+            surplus = [item for item in result.questions if item["question"] not in texts]
+            result.dropped += [{**item, "reason": "more than asked for"} for item in surplus]
+            result.questions = chosen
+        return results
 
-    def _write(self, documents: Sequence[Document], attempt: int) -> list[list[Pair]]:
+    def _complete(self, documents: Sequence[Document], attempt: int) -> list[list[QuestionAnswer]]:
         if not documents:
             return []
         names = [document.id for document in documents]
-        seed = int(item_hash(str(self.config.run.seed), "questions", str(attempt), *names), 16) % 2**31
-        pen = self.sampler if attempt else self.greedy
-        found = []
+        seed = int(item_hash(str(self.seed), "questions", str(attempt), *names), 16) % 2**31
         # A small chat model talks about the task unless its first word is put into its mouth.
         opening = "" if self.tagged else "Q:"
-        for (completion,) in pen.write([self._prompt(document) + opening for document in documents], 1, seed):
-            pairs = parse_pairs(opening + completion.text)
+        prompts = [self._prompt(document) + opening for document in documents]
+        writer = self.writer.at(TEMPERATURE) if attempt else self.writer
+        pairs = []
+        for (completion,) in writer.write(prompts, 1, seed):
+            parsed = parse_pairs(opening + completion.text)
             # The last answer of a completion that was cut may be cut itself.
-            found.append(pairs if completion.ended else pairs[:-1])
-        return found
+            pairs.append(parsed if completion.ended else parsed[:-1])
+        return pairs
 
     def _prompt(self, document: Document) -> str:
-        tokenizer, settings = self.greedy.tokenizer, self.greedy.settings
-        room = self.greedy.max_prompt_tokens
+        tokenizer, settings, longest = self.writer.tokenizer, self.writer.settings, self.writer.max_prompt_tokens
         if self.tagged:
-            return build_prompt(tokenizer, settings, document, max_tokens=room) + f"<{STRATEGY}>"
+            return build_prompt(tokenizer, settings, document, max_tokens=longest) + f"<{STRATEGY}>"
         if not tokenizer.chat_template:
-            return build_prompt(tokenizer, settings, document, STRATEGY, max_tokens=room)
-        prompt = build_prompt(tokenizer, settings, document, str(PROMPT_FILE), max_tokens=room)
+            return build_prompt(tokenizer, settings, document, STRATEGY, max_tokens=longest)
+        prompt = build_prompt(tokenizer, settings, document, str(PROMPT_FILE), max_tokens=longest)
         # The last one is the prompt file's: the passage, which may hold the same letters, stands before it.
-        before, found, after = prompt.rpartition("{count}")
-        return f"{before}{self.config.questions.per_document}{after}" if found else prompt
+        before, placeholder, after = prompt.rpartition("{count}")
+        return f"{before}{self.settings.per_document}{after}" if placeholder else prompt
 
-    def _lifts(self, items: Sequence[Item], kept: Sequence[Item] = ()) -> list[float]:
-        """How much more likely document and question together make each answer than the likeliest of: the question
-        alone, the document alone, the document with its other questions (their mean). In nats a token of the answer.
+    def _lifts(
+        self,
+        pairs: Sequence[tuple[Document, QuestionAnswer]],
+        kept: Sequence[tuple[Document, QuestionAnswer]] = (),
+    ) -> list[float]:
+        """How much likelier each answer is after document and question than after the likeliest of: the question alone,
+        the document alone, the document with its other questions (their mean). In nats a token of the answer.
 
-        Pointwise mutual information of question and answer given the document, as well as of document and answer
-        given the question; the round trip of synthetic question answering (arXiv 1906.05416), read off likelihoods.
-        The first alone passes any words of the text: on SmolLM2-135M and SQuAD it tells a passage's answers swapped
-        among its questions from the right ones no better than chance (AUC 0.52, n = 18 + 36), the first two 0.74, all
-        three 0.90, or 0.83 where the swapped answer's true question is not among the others.
+        This is the pointwise mutual information of question and answer given the document, as well as of document and
+        answer given the question: the round trip of synthetic question answering (arXiv 1906.05416), by likelihoods.
+        The comparison with the question alone passes any words of the text. On SmolLM2-135M and SQuAD it separates a
+        passage's answers swapped among its questions from the right ones no better than chance (AUC 0.52, n = 18 + 36),
+        the first two comparisons by 0.74, all three by 0.90, or 0.83 where the swapped answer's true question is not
+        among the others.
         """
-        if not self.config.questions.min_lift or not items:
-            return [float("inf")] * len(items)
-        blank = copy.copy(items[0][0])
+        if not self.settings.min_lift or not pairs:
+            return [float("inf")] * len(pairs)
+        blank = copy.copy(pairs[0][0])
         blank.text = ""
-        sittings = []
-        for document, (question, answer) in items:
-            others = _other_questions(items, kept, document, Pair(question, answer))
-            contexts = [(document, question), (blank, question), (document, ""), *((document, q) for q in others)]
-            sittings.append([self._exam_question(*context, answer) for context in contexts])
-        examiner = Examiner(self.greedy.model, self.greedy.tokenizer, None, Student())
-        asked = tuple(question for sitting in sittings for question in sitting)
-        grades = iter(examiner.before(Exam(questions=asked), PASS_TOKENS).grades)
+        questions: list[Question] = []
+        counts = []
+        for document, pair in pairs:
+            # Not those of the same answer: they may ask the same in other words.
+            others = dict.fromkeys(
+                other.question
+                for owner, other in (*pairs, *kept)
+                if owner is document and other.question != pair.question and words(other.answer) != words(pair.answer)
+            )
+            swapped = [(document, question) for question in [*others][:MAX_OTHERS]]
+            contexts = [(document, pair.question), (blank, pair.question), (document, ""), *swapped]
+            questions += [self._exam_question(*context, pair.answer) for context in contexts]
+            counts.append(len(contexts))
+        examiner = Examiner(self.writer.model, self.writer.tokenizer, None, Student())
+        grades = iter(examiner.before(Exam(questions=tuple(questions)), PASS_TOKENS).grades)
         lifts = []
-        for sitting in sittings:
-            both, question_alone, document_alone, *swapped = [next(grades).loglik for _ in sitting]
-            chance = max(question_alone, document_alone, sum(swapped) / len(swapped) if swapped else document_alone)
-            lifts.append(both - chance)
+        for count in counts:
+            both, question_alone, document_alone, *by_others = [next(grades).loglik for _ in range(count)]
+            mean = sum(by_others) / len(by_others) if by_others else document_alone
+            lifts.append(both - max(question_alone, document_alone, mean))
         return lifts
 
     def _exam_question(self, document: Document, question: str, answer: str) -> Question:
-        frame = self._prompt(document)
+        prompt = self._prompt(document)
         if self.tagged:
-            return Question(prompt=f"{frame} {question}" if question else frame, answer=answer)
-        return Question(prompt=f"{frame}Q: {question}\nA:" if question else f"{frame}A:", answer=answer)
+            return Question(prompt=f"{prompt} {question}" if question else prompt, answer=answer)
+        return Question(prompt=f"{prompt}Q: {question}\nA:" if question else f"{prompt}A:", answer=answer)
 
 
-def _other_questions(items: Sequence[Item], kept: Sequence[Item], document: Document, pair: Pair) -> list[str]:
-    """Questions of the same document, without those of the same answer: they may ask the same in other words."""
-    found = dict.fromkeys(
-        other.question
-        for owner, other in (*items, *kept)
-        if owner is document and other.question != pair.question and words(other.answer) != words(pair.answer)
-    )
-    return list(found)[:MAX_OTHERS]
-
-
-def load_question_writer(config: Config) -> QuestionWriter:
+def load_question_writer(settings: Questions, teacher: Teacher, seed: int) -> QuestionWriter:
     """The model of `questions.model`, ready to write. Raises UserError where there is no such model."""
-    name = config.questions.model
-    own = name in (TEACHER, config.teacher.model)
-    settings = config.teacher.model_copy(
-        update={"model": config.teacher.model if own else name, "temperature": 0.0, "top_p": 1.0}
-    )
-    pen = load_teacher(settings)
-    tagged = own and settings.prompting == "policy" and not pen.tokenizer.chat_template
-    if config.questions.min_lift:
+    is_teacher = settings.model in (TEACHER, teacher.model)
+    model = teacher.model if is_teacher else settings.model
+    loaded = load_teacher(teacher.model_copy(update={"model": model, "temperature": 0.0, "top_p": 1.0}))
+    tagged = is_teacher and teacher.prompting == "policy" and not loaded.tokenizer.chat_template
+    if settings.min_lift:
         try:
-            check_head(pen.model)
+            check_head(loaded.model)
         except UserError:
-            kind = pen.model.config.model_type
+            kind = loaded.model.config.model_type
             raise UserError(
-                f"questions.model {name!r} ({kind}) can write but not check: set questions.min_lift to 0"
+                f"questions.model {settings.model!r} ({kind}) can write but not check: set questions.min_lift to 0"
             ) from None
-    context = getattr(pen.model.config.get_text_config(), "max_position_embeddings", None)
-    length = TOKENS_PER_QUESTION * config.questions.per_document
-    settings = settings.model_copy(
-        update={
-            "prompting": "policy" if tagged else "strategy",
-            # Half of a short context belongs to the document.
-            "max_new_tokens": length if context is None else max(1, min(length, context // 2)),
-        }
+    length = TOKENS_PER_QUESTION * settings.per_document
+    if loaded.context is not None:
+        # Half of a short context belongs to the document.
+        length = max(1, min(length, loaded.context // 2))
+    loaded.settings = loaded.settings.model_copy(
+        update={"prompting": "policy" if tagged else "strategy", "max_new_tokens": length}
     )
-    greedy, sampler = (
-        TransformersWriter(pen.model, pen.tokenizer, settings.model_copy(update={"temperature": temperature}))
-        for temperature in (0.0, TEMPERATURE)
-    )
-    return QuestionWriter(config, greedy, sampler, tagged)
-
-
-def _enough(questions: list[dict[str, str]], count: int) -> bool:
-    return len(questions) >= count and (count < 2 or len({_split(item) for item in questions}) == 2)
+    return QuestionWriter(settings, loaded, seed, tagged)

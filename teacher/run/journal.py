@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import RunError, UserError
-from configs.files import Record, read_json_lines
+from configs.files import Record, append_whole, read_json_lines
 from configs.format import without_nan
 from student.records import Answer, Job, Outcome
 
@@ -61,14 +61,7 @@ class JsonLines:
         if key in self._keys:
             return False
         line = json.dumps(without_nan(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        size = os.fstat(self._file).st_size
-        try:
-            written = os.write(self._file, line)
-        except OSError as error:
-            raise RunError(f"cannot write {self.path}: {error.strerror}; lines before it are kept") from error
-        if written < len(line):  # a disk that fills up takes a part of the line
-            os.ftruncate(self._file, size)
-            raise RunError(f"cannot write {self.path}: the disk is full; lines before it are kept")
+        append_whole(self._file, self.path, line)
         self._keys.add(key)
         return True
 

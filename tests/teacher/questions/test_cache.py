@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,8 @@ from configs.errors import UserError
 from configs.schema import Config, Lab
 from curation.lab.build import build_lab
 from student.benchmarks.items import split_of
-from teacher.questions import writer as question_writer
-from teacher.questions.cache import ensure_questions, key_of, questions_file, read_questions
-from teacher.questions.writer import Pair, load_question_writer, parse_pairs, refuse, select
+from teacher.questions.cache import document_key, ensure_questions, questions_file, read_questions
+from teacher.questions.writer import QuestionAnswer, QuestionWriter, load_question_writer, parse_pairs, refuse, select
 
 PEOPLE = "Ada Bob Cleo Dan".split()
 VALUES = {"city": "Lisbon Oslo Rome Cairo Lima Perth".split(), "craft": "optics law logic music chess yoga".split()}
@@ -104,6 +104,10 @@ def changed(config: Config, **questions) -> Config:
     return config.model_copy(update={"questions": config.questions.model_copy(update=questions)})
 
 
+def question_writer_of(config: Config) -> QuestionWriter:
+    return load_question_writer(config.questions, config.teacher, config.run.seed)
+
+
 def test_documents_get_true_questions_and_those_with_their_own_keep_them(config):
     said: list[str] = []
     plain = documents()
@@ -136,7 +140,7 @@ def test_written_once_edited_lines_and_changed_texts(config, monkeypatch):
     said: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr(
-            "teacher.questions.cache.load_question_writer", lambda config: pytest.fail("nothing is to be written")
+            "teacher.questions.cache.load_question_writer", lambda *_: pytest.fail("nothing is to be written")
         )
         asked = ensure_questions(config, given, said.append)
     assert path.read_bytes() == before
@@ -147,7 +151,10 @@ def test_written_once_edited_lines_and_changed_texts(config, monkeypatch):
     given[2].text = later_text()
     asked = ensure_questions(config, given, print)
     assert path.read_bytes().startswith(before) and len(read_questions(path)) == 7
-    assert asked[1].text == given[2].text and asked[1].metadata["questions"] == read_questions(path)[key_of(given[2])]
+    assert (
+        asked[1].text == given[2].text
+        and asked[1].metadata["questions"] == read_questions(path)[document_key(given[2])]
+    )
 
 
 @pytest.mark.parametrize("cut", [1, 25, 0])
@@ -230,14 +237,14 @@ def test_a_missing_model_is_refused_before_anything_is_written(config):
 
 
 def test_the_lift_wants_question_and_answer_to_belong_together(config):
-    writer = load_question_writer(config)
+    writer = question_writer_of(config)
     right, swapped, absent = [], [], []
     for document in documents():
         name, _, first, value, _, second, other, _ = document.text.split()
         asking = [f"What is the {attribute} of {name} ?" for attribute in (first, second)]
         elsewhere = [next(word for word in VALUES[key] if word not in document.text) for key in (first, second)]
         for lifts, answers in ((right, (value, other)), (swapped, (other, value)), (absent, elsewhere)):
-            lifts += writer._lifts([(document, Pair(*pair)) for pair in zip(asking, answers, strict=True)])
+            lifts += writer._lifts([(document, QuestionAnswer(*pair)) for pair in zip(asking, answers, strict=True)])
     enough = config.questions.min_lift
     assert sum(lift > enough for lift in right) >= 18, "the tiny reader may misread one of twenty"
     assert max(swapped) < enough, "words of the text behind the wrong question"
@@ -245,15 +252,15 @@ def test_the_lift_wants_question_and_answer_to_belong_together(config):
 
 
 def test_a_question_in_other_words_does_not_count_against_its_twin(config):
-    writer = load_question_writer(config)
+    writer = question_writer_of(config)
     document = documents()[0]
     name, _, first, value, _, second, other, _ = document.text.split()
-    pair = Pair(f"What is the {first} of {name} ?", value)
-    twin = Pair(f"What is {name} {first} ?", value)
+    pair = QuestionAnswer(f"What is the {first} of {name} ?", value)
+    twin = QuestionAnswer(f"What is {name} {first} ?", value)
     assert writer._lifts([(document, pair), (document, twin)])[0] == pytest.approx(
         writer._lifts([(document, pair)])[0], abs=1e-4
     )
-    another = Pair(f"What is the {second} of {name} ?", other)
+    another = QuestionAnswer(f"What is the {second} of {name} ?", other)
     held_against = writer._lifts([(document, pair)], kept=[(document, another)])[0]
     assert held_against == pytest.approx(writer._lifts([(document, pair), (document, another)])[0], abs=1e-4)
 
@@ -277,10 +284,12 @@ def test_every_form_is_read(text):
 
 
 def test_what_has_no_answer_is_no_item():
-    assert parse_pairs("Where was Ada born?\nWhat did Ada study?\noptics") == [Pair("What did Ada study?", "optics")]
+    assert parse_pairs("Where was Ada born?\nWhat did Ada study?\noptics") == [
+        QuestionAnswer("What did Ada study?", "optics")
+    ]
     assert parse_pairs("Ada was born in Oslo. She studied optics.") == []
     assert parse_pairs("Where did Bo live? St. Louis. Who was Dr. Bo? a baker.") == [
-        Pair("Where did Bo live?", "St. Louis"), Pair("Who was Dr. Bo?", "a baker"),
+        QuestionAnswer("Where did Bo live?", "St. Louis"), QuestionAnswer("Who was Dr. Bo?", "a baker"),
     ]  # fmt: skip
 
 
@@ -301,7 +310,7 @@ def test_what_has_no_answer_is_no_item():
 )
 def test_what_is_not_asked(question, answer, reason):
     text = "Ada was born in Oslo and lived there for a long time with many cats and dogs."
-    found = refuse(Document(id="a", text=text), Pair(question, answer))
+    found = refuse(Document(id="a", text=text), QuestionAnswer(question, answer))
     assert found is None if reason is None else found.startswith(reason)
 
 
@@ -314,14 +323,12 @@ def test_both_splits_get_a_question_where_there_is_one():
     assert select(row, 1) == row[:1]
 
 
-def test_a_chat_model_gets_the_prompt_file_with_the_number(config, monkeypatch):
-    writer = load_question_writer(changed(config, per_document=7))
-    writer.greedy.tokenizer.chat_template = "USER {{ messages[0].content }} TEACHER "
-    settings = writer.greedy.settings.model_copy(update={"prompting": "strategy"})
-    monkeypatch.setattr(writer.greedy, "settings", settings)
-    monkeypatch.setattr(writer.greedy, "context", 4096)
-    chat = question_writer.QuestionWriter(writer.config, writer.greedy, writer.sampler, tagged=False)
-    prompt = chat._prompt(Document(id="a", text="Ada has {count} cats ."))
+def test_a_chat_model_gets_the_prompt_file_with_the_number(config):
+    writer = question_writer_of(changed(config, per_document=7))
+    writer.writer.tokenizer.chat_template = "USER {{ messages[0].content }} TEACHER "
+    writer.writer.settings = writer.writer.settings.model_copy(update={"prompting": "strategy"})
+    writer.writer.context = 4096
+    prompt = replace(writer, tagged=False)._prompt(Document(id="a", text="Ada has {count} cats ."))
     assert prompt.startswith("USER ") and "\nAda has {count} cats .\n" in prompt
     assert "Write 7 short questions" in prompt
 
@@ -337,7 +344,7 @@ def test_the_labs_teacher_writes_for_its_people():
         }
     )
     given = [Document(id=row["id"], text=row["text"]) for row in rows]
-    sheets = load_question_writer(config).ask(given)
+    sheets = question_writer_of(config).write(given)
     for row, sheet in zip(rows, sheets, strict=True):
         known = {item["answer"] for item in row["questions"]}
         assert len(sheet.questions) >= 4 and {item["answer"] for item in sheet.questions} <= known
