@@ -51,6 +51,11 @@ class Reward(Section):
         """Documents that share a student."""
         return 1 if self.credit == "document" else self.documents_per_student
 
+    @property
+    def full_repeats(self) -> int:
+        """Repeats that teach every lesson; under `adaptive` the other ones choose theirs."""
+        return 1 if self.adaptive else self.repeats
+
     def credit_size(self, rewrites_per_lesson: int) -> int:
         """Rewrites of a lesson that earn one credit together: all of them, or each its own under `marginal` credit."""
         return 1 if self.set_credit == "marginal" else rewrites_per_lesson

@@ -17,7 +17,7 @@ from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson
 from teacher.algorithms.table import algorithm_of
 from teacher.reward.gain import PROBE_DOCUMENTS
-from teacher.reward.student_runs import planned_steps
+from teacher.reward.student_runs import lesson_steps
 from teacher.training.pilot import PILOT_DOCUMENTS, PILOT_REPEATS
 
 STUDENT_SECONDS = 20.0
@@ -123,8 +123,7 @@ def student_cost(
     settings, notes = config.student, list[str]()
     together = config.reward.documents_together
     texts_a_document = config.rl.rewrites_per_lesson + settings.with_document
-    by_lines = settings.split_lines and settings.steps is None
-    steps = None if by_lines else planned_steps(settings, together, texts_a_document)
+    steps = lesson_steps(settings, config.rl.rewrites_per_lesson, together)
     model = config.teacher.model if name == TEACHER else name
     size = model_size(model, None, notes)
     tokens = _trained_tokens(settings, together * texts_a_document, steps, rewrite_tokens)

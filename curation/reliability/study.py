@@ -152,7 +152,7 @@ class ReliabilityStudy:
 
     def _job(self, b: int, held: dict[int, int], seed: int) -> Job:
         """A student of batch `b` that learns candidate `held[d]` of each document d, asked about all of the batch."""
-        exams = [self.runs.exam(self.groups[d].document, "reward") for d in self.batches[b]]
+        questions = [q for d in self.batches[b] for q in self.runs.questions(self.groups[d].document, "reward")]
         return Job(
             lesson=Lesson(
                 texts=tuple(self.groups[d].candidates[g].text for d, g in sorted(held.items())),
@@ -160,7 +160,7 @@ class ReliabilityStudy:
                 steps=planned_steps(self.runs.config.student, len(self.batches[b])),
                 seed=seed,
             ),
-            exam=Exam(questions=tuple(question for exam in exams for question in exam.questions)),
+            exam=Exam(questions=tuple(questions)),
         )
 
     def measure(self, seats: Sequence[PlannedRun]) -> list[float | None]:

@@ -1,13 +1,25 @@
-"""Means with intervals, and what an arm of texts was worth to students."""
+"""What an arm of texts was worth to students, and the mean of several training runs."""
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from student.statistics.intervals import Estimate, as_share, estimate, t_quantile
+
+
+class DocumentResult(NamedTuple):
+    """What one student showed about one document."""
+
+    gain: float
+    """Nats a token."""
+    accuracy: float
+    """Share of answers right after the lesson."""
+    penalties: Mapping[str, float]
+    """What is taken off the gain, by name; empty where the config penalises nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +36,7 @@ class Evaluation:
     """Mean over seeds, by document."""
     accuracies: dict[str, float] = field(default_factory=dict)
     penalties: dict[str, dict[str, float]] = field(default_factory=dict)
-    """What was taken off the gain, by document and name; empty ones where the config penalises nothing."""
+    """By document and name."""
     batches: dict[str, int] = field(default_factory=dict)
     """The batch of each document: those of one batch share students."""
     failed: int = 0
@@ -35,25 +47,25 @@ class Evaluation:
     @classmethod
     def of(
         cls,
-        gains: Mapping[str, Sequence[float]],
-        accuracies: Mapping[str, Sequence[float]],
+        results: Mapping[str, Sequence[DocumentResult]],
         batches: Mapping[str, int],
-        penalties: Mapping[str, Mapping[str, float]],
         failed: int = 0,
         by_student: "Mapping[str, Evaluation] | None" = None,
     ) -> "Evaluation":
-        """From the values of each document over seeds, and its penalties; documents without any values are left
-        out."""
-        gain_by = {name: statistics.fmean(values) for name, values in gains.items() if values}
-        accuracy_by = {name: statistics.fmean(values) for name, values in accuracies.items() if values}
-        reward_by = {name: gain - sum(penalties[name].values()) for name, gain in gain_by.items()}
+        """From the results of each document, one for each seed; documents without any are left out."""
+        results = {name: of_document for name, of_document in results.items() if of_document}
+        gains = {name: statistics.fmean(r.gain for r in of_document) for name, of_document in results.items()}
+        accuracies = {name: statistics.fmean(r.accuracy for r in of_document) for name, of_document in results.items()}
+        penalties = {name: mean_penalties([r.penalties for r in of_document]) for name, of_document in results.items()}
+        rewards = [gain - sum(penalties[name].values()) for name, gain in gains.items()]
+        clusters = [batches[name] for name in results]
         return cls(
-            gain=estimate(list(gain_by.values()), [batches[name] for name in gain_by]),
-            accuracy=as_share(estimate(list(accuracy_by.values()), [batches[name] for name in accuracy_by])),
-            reward=estimate(list(reward_by.values()), [batches[name] for name in reward_by]),
-            gains=gain_by,
-            accuracies=accuracy_by,
-            penalties={name: dict(penalties[name]) for name in gain_by},
+            gain=estimate(list(gains.values()), clusters),
+            accuracy=as_share(estimate(list(accuracies.values()), clusters)),
+            reward=estimate(rewards, clusters),
+            gains=gains,
+            accuracies=accuracies,
+            penalties=penalties,
             batches=dict(batches),
             failed=failed,
             by_student=by_student or {},

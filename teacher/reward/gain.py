@@ -40,7 +40,7 @@ from teacher.reward.assignment import (
     strategy_of,
     without_each,
 )
-from teacher.reward.evaluation import Evaluation, mean_penalties
+from teacher.reward.evaluation import DocumentResult, Evaluation, mean_penalties
 from teacher.reward.exams import forgotten, narrow
 from teacher.reward.pooling import PooledBeliefs
 from teacher.reward.student_runs import StudentRuns
@@ -89,8 +89,7 @@ class GainReward:
             first = len(lessons_DG)
             assert first % reward.documents_together == 0, "a batch ended among documents that share students"
             lessons_DG += self._lessons(groups)
-            # Under `adaptive` the first repeat shows where the students of the others are worth most.
-            repeats = range(1 if reward.adaptive else reward.repeats)
+            repeats = range(reward.full_repeats)
             students = [student for repeat in repeats for student in self._students(lessons_DG, repeat)]
             self._train([s for s in students if s.lessons[0].document >= first], lessons_DG, results)
         gains = self._repeat_adaptively(lessons_DG, results) if reward.adaptive else {}
@@ -305,37 +304,31 @@ class GainReward:
         whole = self.reward.credit == "shard" and split == "reward"
         by_model: dict[str, Evaluation] = {}
         for model, outcomes in self._examine([job for *_, job in planned]).items():
-            gains: dict[str, list[float]] = defaultdict(list)
-            accuracies: dict[str, list[float]] = defaultdict(list)
-            charged: dict[str, list[dict[str, float]]] = defaultdict(list)
+            results: dict[str, list[DocumentResult]] = defaultdict(list)
             for (names, texts, job), outcome in zip(planned, outcomes, strict=True):
                 for name in names if outcome.gain is not None else ():
                     own = narrow(job, outcome, name)
                     gain = outcome.gain if whole else own.gain
                     assert gain is not None
-                    gains[name].append(gain)
-                    accuracies[name].append(own.metrics["accuracy_after"])
-                    penalties = self._penalties(name, texts[name] or [""], forgotten(outcome))
-                    charged[name].append(mean_penalties(penalties))
+                    penalties = mean_penalties(self._penalties(name, texts[name] or [""], forgotten(outcome)))
+                    results[name].append(DocumentResult(gain, own.metrics["accuracy_after"], penalties))
             failed = sum(outcome.gain is None for outcome in outcomes)
-            means = {name: mean_penalties(penalties) for name, penalties in charged.items()}
-            by_model[model] = Evaluation.of(gains, accuracies, batches, means, failed)
-        if len(by_model) == 1:
-            return next(iter(by_model.values()))
-        return self._combined(by_model, batches)
-
-    def _combined(self, by_model: Mapping[str, Evaluation], batches: Mapping[str, int]) -> Evaluation:
+            by_model[model] = Evaluation.of(results, batches, failed)
         each = list(by_model.values())
-
-        def across(measured: list[dict[str, float]]) -> dict[str, list[float]]:
-            by_document = {name: [values[name] for values in measured if name in values] for name in batches}
-            return {name: [self._across_models(values)] for name, values in by_document.items() if values}
-
-        penalties = {name: mean_penalties([e.penalties[name] for e in each if name in e.penalties]) for name in batches}
-        return Evaluation.of(
-            across([e.gains for e in each]), across([e.accuracies for e in each]), batches, penalties,
-            sum(e.failed for e in each), by_model,
-        )  # fmt: skip
+        if len(each) == 1:
+            return each[0]
+        across_models = {
+            name: [
+                DocumentResult(
+                    self._across_models([e.gains[name] for e in each if name in e.gains]),
+                    self._across_models([e.accuracies[name] for e in each if name in e.gains]),
+                    mean_penalties([e.penalties[name] for e in each if name in e.gains]),
+                )
+            ]
+            for name in batches
+            if any(name in e.gains for e in each)
+        }
+        return Evaluation.of(across_models, batches, sum(e.failed for e in each), by_model)
 
 
 def _gains(lesson: TaughtLesson, without: int | None, results: Results) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from configs.schema import Config
 from configs.schema import Student as StudentSettings
 from student.engine.models import pick_device
 from student.pools.inline import most_slots
-from student.records import Benchmark, Document, Exam, Job, Lesson, Outcome, Split, StudentPool
+from student.records import Benchmark, Document, Exam, Job, Lesson, Outcome, Question, Split, StudentPool
 from teacher.reward.exams import external_questions, retention_texts
 from teacher.run.clock import Clock
 from teacher.run.journal import Journal, outcome_key
@@ -45,7 +45,7 @@ class StudentRuns:
         self.trained = 0
         """Students that were trained now; the others were in the journal."""
         self._requested: set[str] = set()
-        self._exams: dict[tuple[str, Split], Exam] = {}
+        self._questions: dict[tuple[str, Split], list[Question]] = {}
 
     @property
     def students(self) -> int:
@@ -84,39 +84,31 @@ class StudentRuns:
         self._requested.update(keys)
         return [known[key] for key in keys]
 
-    def exam(self, document: Document, split: Split) -> Exam:
+    def questions(self, document: Document, split: Split) -> list[Question]:
         """The document's questions of one split. Raises UserError where it has none."""
         key = document.id, split
-        if key not in self._exams:
-            questions = tuple(q for q in self.benchmark.exam(document).questions if q.split == split)
+        if key not in self._questions:
+            questions = [q for q in self.benchmark.exam(document).questions if q.split == split]
             if not questions:
                 raise UserError(f"document {document.id!r} has no {split} questions: no student can be asked")
-            self._exams[key] = Exam(questions=questions)
-        return self._exams[key]
+            self._questions[key] = questions
+        return self._questions[key]
 
     def job(self, documents: Sequence[str], taught: Sequence[tuple[str, str]], seed: int, split: Split) -> Job:
         """A student that learns `taught` (a document's id and a text each) and is asked about all of `documents`."""
-        student = self.config.student
         texts = self._training_texts(taught)
-        # Lessons of one group take equal steps, whichever of their texts were refused. Split into lines they have none
-        # planned: lines are as many as they are, and each is met `epochs` times.
-        steps = None
-        if student.steps is not None or not student.split_lines:
-            per_document = self.config.rl.rewrites_per_lesson + student.with_document
-            steps = planned_steps(student, len(documents), per_document)
-        exams = [self.exam(self.documents[name], split) for name in documents]
-        questions = [question for exam in exams for question in exam.questions]
+        questions = [question for name in documents for question in self.questions(self.documents[name], split)]
+        if split == "reward":
+            questions += self.external
         return Job(
             lesson=Lesson(
                 texts=tuple(text for _, text in texts),
                 document_ids=tuple(name for name, _ in texts),
-                steps=steps,
+                # Equal for all lessons of a group, whichever of their texts were refused.
+                steps=lesson_steps(self.config.student, self.config.rl.rewrites_per_lesson, len(documents)),
                 seed=seed,
             ),
-            exam=Exam(
-                questions=(*questions, *(self.external if split == "reward" else ())),
-                retention_texts=self.retention_texts,
-            ),
+            exam=Exam(questions=tuple(questions), retention_texts=self.retention_texts),
         )
 
     def _training_texts(self, taught: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -137,6 +129,14 @@ def students_at_once(student: StudentSettings) -> int:
     """Students that keep a pool busy: a batch, or one for each of `student.actors`."""
     device = pick_device("auto").type if student.device == "auto" else student.device
     return most_slots(student, device) * (student.actors or 1 if student.pool == "ray" else 1)
+
+
+def lesson_steps(student: StudentSettings, rewrites_per_lesson: int, documents: int) -> int | None:
+    """Optimiser steps of a student of so many documents; None where it trains on single lines, each met `epochs` times,
+    whose number is not known before they are written."""
+    if student.split_lines and student.steps is None:
+        return None
+    return planned_steps(student, documents, rewrites_per_lesson + student.with_document)
 
 
 def planned_steps(student: StudentSettings, documents: int, texts_per_document: int = 1) -> int:

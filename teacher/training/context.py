@@ -58,7 +58,7 @@ class RunContext:
             config, benchmark, [*documents, *heldout], journal, on_progress=self._show_students, clock=clock
         )
         # No lesson may quote what held-out exams ask.
-        items = [question for document in heldout for question in self.student_runs.exam(document, "heldout").questions]
+        items = [question for document in heldout for question in self.student_runs.questions(document, "heldout")]
         external = external_questions(config.reward, config.student.prompt_template)
         items += [question for question in external if question.split == "heldout"]
         self.gates: list[Gate] = build_gates(

@@ -110,11 +110,7 @@ def sampled_together(config: Config, documents: int) -> list[range]:
     if rl.documents_per_batch is not None:
         a_batch = math.ceil(rl.documents_per_batch / together)
     else:
-        students = (
-            rl.group_size
-            * reward.students_per_lesson(rl.rewrites_per_lesson)
-            * (1 if reward.adaptive else reward.repeats)
-        )
+        students = rl.group_size * reward.students_per_lesson(rl.rewrites_per_lesson) * reward.full_repeats
         least = math.ceil(max(LEAST_STUDENTS, students_at_once(config.student)) / students)
         a_batch = math.ceil(shared / max(1, shared // least))
     return batches_of(documents, a_batch * together)

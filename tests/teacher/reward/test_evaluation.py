@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from student.statistics.intervals import estimate
-from teacher.reward.evaluation import Evaluation, crossed_estimate, mean_penalties
+from teacher.reward.evaluation import DocumentResult, Evaluation, crossed_estimate, mean_penalties
 
 BATCHES = {f"{batch}-{d}": batch for batch in range(6) for d in range(2)}
 
@@ -27,24 +27,29 @@ def test_one_run_is_an_interval_over_batches():
 
 
 def test_an_interval_of_a_share_stays_a_share():
-    accuracies = {"a": [1.0], "b": [1.0], "c": [0.4], "d": [0.5]}
-    found = Evaluation.of(accuracies, accuracies, {"a": 0, "b": 0, "c": 1, "d": 1}, {name: {} for name in accuracies})
+    shares = {"a": 1.0, "b": 1.0, "c": 0.4, "d": 0.5}
+    results = {name: [DocumentResult(share, share, {})] for name, share in shares.items()}
+    found = Evaluation.of(results, {"a": 0, "b": 0, "c": 1, "d": 1})
     assert found.gain.high > 1.0
     assert (found.accuracy.low, found.accuracy.high) == (0.0, 1.0)
 
 
 def test_the_reward_is_the_gain_minus_each_documents_penalties():
-    penalties = {"a": {"retention": 0.5, "length": 0.25}, "b": {"retention": 0.0, "length": 0.25}, "c": {}}
-    found = Evaluation.of({"a": [2.0, 1.0], "b": [1.0], "c": []}, {"a": [1.0], "b": [0.0], "c": []},
-                          {"a": 0, "b": 1, "c": 1}, penalties)  # fmt: skip
+    penalties = {"a": {"retention": 0.5, "length": 0.25}, "b": {"retention": 0.0, "length": 0.25}}
+    results = {
+        "a": [DocumentResult(gain, 1.0, penalties["a"]) for gain in (2.0, 1.0)],
+        "b": [DocumentResult(1.0, 0.0, penalties["b"])],
+        "c": [],
+    }
+    found = Evaluation.of(results, {"a": 0, "b": 1, "c": 1})
     assert found.gain.mean == 1.25
     assert found.reward.mean == pytest.approx((1.5 - 0.75 + 1.0 - 0.25) / 2)
-    assert found.penalties == {"a": penalties["a"], "b": penalties["b"]}, "c was never measured"
+    assert found.penalties == penalties, "c was never measured"
     assert mean_penalties(list(found.penalties.values())) == {"retention": 0.25, "length": 0.25}
 
 
 def test_a_share_of_one_batch_has_no_interval():
-    accuracies = {"a": [1.0], "b": [0.0]}
-    found = Evaluation.of(accuracies, accuracies, {"a": 0, "b": 0}, {name: {} for name in accuracies})
+    results = {name: [DocumentResult(share, share, {})] for name, share in (("a", 1.0), ("b", 0.0))}
+    found = Evaluation.of(results, {"a": 0, "b": 0})
     assert found.accuracy.mean == 0.5
     assert np.isnan(found.accuracy.low) and np.isnan(found.accuracy.high)
