@@ -17,6 +17,9 @@ from curation.report.training import Training
 from teacher.run.history import COSTS
 
 PACKAGES = ("notewright", "torch", "transformers", "trl", "peft", "datasets", "datatrove")
+PHASES = {"sample": "sampling", "students": "students", "update": "update", "idle": "idle"}
+PURPOSES = {"pilot": "for the pilot", "step": "for rewards", "validation": "for validation", "promotion": "promoted"}
+"""Of student runs, by the kind of metrics that counts them."""
 
 
 class Taught(NamedTuple):
@@ -29,51 +32,42 @@ class Taught(NamedTuple):
 
 def cost_table(trainings: Sequence[Training], evaluation: EvaluationResult | None) -> Table:
     """Student runs, tokens and seconds."""
-    rows = [row for run in trainings for row in _training(run)]
+    rows = [
+        [f"{what}, {run.label}" if run.label else what, amount, details]
+        for run in trainings
+        for what, amount, details in _training_costs(run)
+    ]
     if evaluation is not None:
         rows.append(["student runs of the evaluation", count(evaluation.student_runs), "over all calls"])
         rows.append(["seconds of the evaluation", duration(evaluation.seconds), "of its last call"])
     return Table(["", "", "of which"], rows, "lrw")
 
 
-def _training(run: Training) -> list[list[str]]:
-    about = f", {run.label}" if run.label else ""
-    by_kind = {kind: sum(line.get("students", 0) for line in run.kind(kind)) for kind in COSTS}
-    parts = ", ".join(f"{count(n)} {WHAT_FOR[kind]}" for kind, n in by_kind.items() if n)
+def _training_costs(run: Training) -> list[tuple[str, str, str]]:
+    """What was spent, how much, and on what."""
+    updates, steps = run.kind("update"), run.kind("step")
     total = max((line.get("students_total", 0) for line in run.metrics), default=0)
-    rows = [[f"student runs of training{about}", count(total), parts]]
-    held = sum(line.get("students", 0) for line in run.heldout.values())
-    if held:
-        rows.append([f"student runs of the held-out arms{about}", count(held), ""])
+    by_kind = {kind: sum(line.get("students", 0) for line in run.kind(kind)) for kind in COSTS}
+    purposes = ", ".join(f"{count(students)} {PURPOSES[kind]}" for kind, students in by_kind.items() if students)
+    costs = [("student runs of training", count(total), purposes)]
+    heldout = sum(line.get("students", 0) for line in run.heldout.values())
+    if heldout:
+        costs.append(("student runs of the held-out arms", count(heldout), ""))
     taught = taught_tokens(run.folder / "journal" / "outcomes.sqlite")
     if taught is not None and taught.students:
-        words = f"{count(taught.students)} students in the reward cache, {count(taught.steps)} optimiser steps"
-        rows.append([f"lesson tokens of all students{about}", count(taught.tokens), words])
-    return [*rows, *_seconds(run, about)]
-
-
-def _seconds(run: Training, about: str) -> list[list[str]]:
-    updates = run.kind("update")
-    scoring = sum(line.get("seconds", 0.0) for line in run.kind("step"))
-    updating = sum(line.get("seconds", 0.0) for line in updates)
+        details = f"{count(taught.students)} students in the reward cache, {count(taught.steps)} optimiser steps"
+        costs.append(("lesson tokens of all students", count(taught.tokens), details))
+    costs.append(("scoring rewards", duration(sum(line.get("seconds", 0.0) for line in steps)), ""))
+    costs.append(("updating the teacher", duration(sum(line.get("seconds", 0.0) for line in updates)), ""))
+    rounds = sum(line.get("seconds/round", 0.0) for line in updates)
+    if rounds:
+        spent = {phase: sum(line.get(f"seconds/{phase}", 0.0) for line in updates) / rounds for phase in PHASES}
+        details = ", ".join(f"{PHASES[phase]} {share:.0%}" for phase, share in spent.items())
+        costs.append(("rounds, wall clock", duration(rounds), details))
     times = [line["time"] for line in run.metrics if "time" in line]
-    rows = [
-        [f"scoring rewards{about}", duration(scoring), ""],
-        [f"updating the teacher{about}", duration(updating), ""],
-    ]
-    whole = sum(line.get("seconds/round", 0.0) for line in updates)
-    if whole:
-        spent = {phase: sum(line.get(f"seconds/{phase}", 0.0) for line in updates) / whole for phase in PHASES}
-        split = ", ".join(f"{PHASES[phase]} {share:.0%}" for phase, share in spent.items())
-        rows.append([f"rounds, wall clock{about}", duration(whole), split])
     if times:
-        whole = max(times) - min(times)
-        rows.append([f"first to last line of the journal{about}", duration(whole), "with interruptions"])
-    return rows
-
-
-PHASES = {"sample": "sampling", "students": "students", "update": "update", "idle": "idle"}
-WHAT_FOR = {"pilot": "for the pilot", "step": "for rewards", "validation": "for validation", "promotion": "promoted"}
+        costs.append(("first to last line of the journal", duration(max(times) - min(times)), "with interruptions"))
+    return costs
 
 
 def taught_tokens(path: Path) -> Taught | None:
@@ -102,13 +96,13 @@ def settings_table(config: Config) -> Table:
 
 def versions() -> dict[str, str]:
     """Of the machine that wrote the page."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def manifest(config: Config) -> dict[str, Any] | None:
@@ -116,8 +110,8 @@ def manifest(config: Config) -> dict[str, Any] | None:
     path = config.curation.output / "manifest.json"
     if not path.is_file():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    files = found["files"]
+    content = json.loads(path.read_text(encoding="utf-8"))
     names = ("documents_in", "documents_out", "filtered", "quarantined", "failed")
-    counts = {name: sum(file[name] for file in files) for name in names}
-    return {"folder": str(config.curation.output), "files": len(files), **counts, "shards": found["shards"]}
+    counts = {name: sum(file[name] for file in content["files"]) for name in names}
+    folder = str(config.curation.output)
+    return {"folder": folder, "files": len(content["files"]), **counts, "shards": content["shards"]}

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from configs.format import amount
 from curation.evaluation.records import ArmResult, Comparison, Estimate, EvaluationResult, StudentResult
-from curation.report.parts import Kind, Table, Tile, Verdict, cell, count, number, shares
+from curation.report.parts import UNKNOWN, Kind, Table, Tile, Verdict, cell, count, number, shares
 from curation.report.plots import Interval, spoken
 
 UNIT = {
@@ -16,122 +16,112 @@ UNIT = {
     "retention": "share of old questions still answered",
 }
 """Of the measures of a comparison."""
+COMPANY = {"together": "many documents share a student", "single": "one document, one student"}
+"""Of the settings of a comparison."""
 KINDS: dict[str, Kind] = {"better": "better", "worse": "worse", "no detectable difference": "same"}
-BESIDE: dict[Kind, str] = {"better": "better than", "worse": "worse than", "same": "no detectable difference from"}
-"""What the trained teacher's arm is."""
-AMONG: dict[Kind, str] = {"better": "better with", "worse": "worse with", "same": "no detectable difference with"}
-"""How it goes with the other arms, where no trained teacher is among them."""
+TRAINED_IS: dict[Kind, str] = {"better": "better than", "worse": "worse than", "same": "no detectable difference from"}
+"""What the trained teacher's arm is beside the others."""
+OTHERS_ARE: dict[Kind, str] = {"better": "better with", "worse": "worse with", "same": "no detectable difference with"}
+"""How students learn with the other arms, where no trained teacher is among them."""
 
 
-def triple(figure: Estimate | None) -> Interval | None:
+def bounds(estimate: Estimate | None) -> Interval | None:
     """As the plots take it."""
-    return None if figure is None else (figure.mean, figure.low, figure.high)
+    return None if estimate is None else estimate.bounds
 
 
-def verdicts(found: EvaluationResult) -> list[Verdict]:
+def verdicts(evaluation: EvaluationResult) -> list[Verdict]:
     """What stands after correction, a sentence a student and verdict.
 
-    The trained teacher's arm is told against every other; without one the other arms are told against the reference.
+    The trained teacher's arm is compared with every other; without one the other arms are compared with the reference.
     """
-    said = []
-    for label, student in found.students.items():
+    sentences = []
+    for label, student in evaluation.students.items():
         trained = "trained" in student.arms
-        about = "trained" if trained else found.reference
-        ours = about_arm(student.comparisons, about)
+        arm = "trained" if trained else evaluation.reference
+        comparisons = _comparisons_of(student.comparisons, arm)
         if not trained:
-            ours = [_turned(comparison) for comparison in reversed(ours)]
-        subject = f"{'taught with' if trained else 'against'} {_words(student, about)}"
-        for kind, opening in (BESIDE if trained else AMONG).items():
+            comparisons = [_turned(comparison) for comparison in reversed(comparisons)]
+        words = student.arms[arm].words
+        subject = f"{'taught with' if trained else 'against'} {arm}{f' ({words})' if words not in ('', arm) else ''}"
+        for kind, opening in (TRAINED_IS if trained else OTHERS_ARE).items():
             others = [
-                _beside(one, student, one.against if trained else one.arm) for one in ours if KINDS[one.verdict] == kind
+                _with_difference(c, student, c.against if trained else c.arm)
+                for c in comparisons
+                if KINDS[c.verdict] == kind
             ]
             if others:
-                said.append(Verdict(f"{label}, {subject}: {opening} {'; '.join(others)}.", kind))
-    comparisons = found.correction.families.get("together/gain", 0)
-    said.append(
-        Verdict(
-            f"Gain in nats a token on {amount(found.documents, 'held-out document')}, {amount(found.seeds, 'student')}"
-            " each, at equal tokens and steps (but for †). The intervals are 95% each by itself; the verdicts are"
-            f" corrected by Holm's method over {amount(comparisons, 'comparison')}: were nothing different, at most"
-            f" {found.correction.level:.0%} of such evaluations would call anything so.",
-            "note",
-        )
+                sentences.append(Verdict(f"{label}, {subject}: {opening} {'; '.join(others)}.", kind))
+    family = evaluation.correction.families.get("together/gain", 0)
+    documents, students = amount(evaluation.documents, "held-out document"), amount(evaluation.seeds, "student")
+    note = (
+        f"Gain in nats a token on {documents}, {students} each, at equal tokens and steps (but for †). The intervals"
+        " are 95% each by itself; the verdicts are corrected by Holm's method over"
+        f" {amount(family, 'comparison')}: were nothing different, at most {evaluation.correction.level:.0%} of such"
+        " evaluations would call anything so."
     )
-    return said
+    return [*sentences, Verdict(note, "note")]
 
 
-def about_arm(comparisons: Sequence[Comparison], arm: str) -> list[Comparison]:
+def _comparisons_of(comparisons: Sequence[Comparison], arm: str) -> list[Comparison]:
     """Those of gain, many documents together, that the arm is part of; turned so that it comes first."""
-    found = []
-    for comparison in comparisons:
-        if comparison.measure != "gain" or comparison.setting != "together":
-            continue
-        if comparison.arm == arm:
-            found.append(comparison)
-        elif comparison.against == arm:
-            found.append(_turned(comparison))
-    return sorted(found, key=lambda comparison: -comparison.difference.mean)
+    in_gain = [c for c in comparisons if (c.measure, c.setting) == ("gain", "together") and arm in (c.arm, c.against)]
+    return sorted((c if c.arm == arm else _turned(c) for c in in_gain), key=lambda c: -c.difference.mean)
 
 
 def _turned(comparison: Comparison) -> Comparison:
-    difference = comparison.difference
-    turned = difference.model_copy(
+    """The same comparison from the other arm's side."""
+    mean, low, high = comparison.difference.bounds
+    mirrored = {"mean": -mean, "low": None if high is None else -high, "high": None if low is None else -low}
+    return comparison.model_copy(
         update={
-            "mean": -difference.mean,
-            "low": None if difference.high is None else -difference.high,
-            "high": None if difference.low is None else -difference.low,
+            "arm": comparison.against,
+            "against": comparison.arm,
+            "difference": comparison.difference.model_copy(update=mirrored),
+            "verdict": {"better": "worse", "worse": "better"}.get(comparison.verdict, comparison.verdict),
         }
     )
-    verdict = {"better": "worse", "worse": "better"}.get(comparison.verdict, comparison.verdict)
-    names = {"arm": comparison.against, "against": comparison.arm}
-    return comparison.model_copy(update={**names, "difference": turned, "verdict": verdict})
 
 
-def _beside(comparison: Comparison, student: StudentResult, other: str) -> str:
-    difference = triple(comparison.difference)
-    assert difference is not None
-    flag = "" if student.arms[other].equal_tokens else " †"
-    found = f"{other}{flag} ({spoken(difference, 2, '+')}"
+def _with_difference(comparison: Comparison, student: StudentResult, other: str) -> str:
+    _, low, high = comparison.difference.bounds
+    remark = ""
     if comparison.verdict == "no detectable difference":
-        low, high = difference[1:]
         if low is not None and high is not None and not low <= 0 <= high:
-            found += "; not after correction"
+            remark = "; not after correction"
         elif comparison.detectable is not None:
-            found += f"; detectable: {number(comparison.detectable)}"
-    return f"{found})"
+            remark = f"; detectable: {number(comparison.detectable)}"
+    flag = "" if student.arms[other].equal_tokens else " †"
+    return f"{other}{flag} ({spoken(comparison.difference.bounds, sign=True)}{remark})"
 
 
-def _words(student: StudentResult, arm: str) -> str:
-    return f"{arm} ({words})" if (words := student.arms[arm].words) and words != arm else arm
-
-
-def tiles(found: EvaluationResult) -> list[Tile]:
+def tiles(evaluation: EvaluationResult) -> list[Tile]:
     """What to see first."""
-    said = []
-    for label, student in found.students.items():
-        arm = "trained" if "trained" in student.arms else found.reference
-        right = triple(student.arms[arm].together.accuracy)
-        if right is not None:
-            beside = triple(student.arms[found.reference].together.accuracy) if found.reference != arm else None
-            detail = f"{found.reference} {spoken(beside)}" if beside else ""
-            said.append(Tile(f"answers right, {arm}, {label}", spoken(right), detail))
-    said.append(Tile("evaluated on", amount(found.documents, "document"), amount(found.student_runs, "student run")))
-    return said
+    tiles, reference = [], evaluation.reference
+    for label, student in evaluation.students.items():
+        arm = "trained" if "trained" in student.arms else reference
+        accuracy, beside = (student.arms[name].together.accuracy for name in (arm, reference))
+        if accuracy is not None:
+            detail = f"{reference} {spoken(beside.bounds)}" if beside and reference != arm else ""
+            tiles.append(Tile(f"answers right, {arm}, {label}", spoken(accuracy.bounds), detail))
+    runs = amount(evaluation.student_runs, "student run")
+    return [*tiles, Tile("evaluated on", amount(evaluation.documents, "document"), runs)]
 
 
-def intervals_of(found: EvaluationResult, setting: str = "together") -> str:
+def intervals_of(evaluation: EvaluationResult, setting: str = "together") -> str:
     """What intervals are over, and n."""
-    measured = [
-        gain
-        for student in found.students.values()
+    gains = [
+        estimates.gain
+        for student in evaluation.students.values()
         for arm in student.arms.values()
-        if (own := arm.together if setting == "together" else arm.single) and (gain := own.gain)
+        if (estimates := getattr(arm, setting)) and estimates.gain
     ]
-    n = max((gain.n for gain in measured), default=0)
-    clusters = max((gain.clusters for gain in measured), default=0)
+    n = max((gain.n for gain in gains), default=0)
+    clusters = max((gain.clusters for gain in gains), default=0)
+    documents = amount(n, "document")
     if clusters < 2:
-        return f"no interval, for {amount(n, 'document')} in one batch make none possible"
-    documents, seeds = amount(n, "document"), "" if setting == "single" else f", {amount(found.seeds, 'student')} each"
+        return f"no interval, for {documents} in one batch make none possible"
+    seeds = "" if setting == "single" else f", {amount(evaluation.seeds, 'student')} each"
     if clusters == n:
         return f"95% intervals over {documents}{seeds}"
     return f"95% intervals over {amount(clusters, 'batch')} of documents ({documents}{seeds})"
@@ -140,24 +130,26 @@ def intervals_of(found: EvaluationResult, setting: str = "together") -> str:
 def arm_table(student: StudentResult) -> Table:
     """What each arm taught and what came of it."""
     benchmarks = list(dict.fromkeys(name for arm in student.arms.values() for name in arm.together.benchmarks))
+    outside = [f"{benchmark}, gain" for benchmark in benchmarks]
+    head = ["arm", "gain", "answered right", *outside, "tokens in texts", "trained on", "overlap", "strategies"]
     rows: list[list[str | Markup]] = []
     for name, arm in student.arms.items():
         flag = "" if arm.equal_tokens else " †"
-        words = Markup("<b>{}</b>{}<br><small>{}</small>").format(name, flag, arm.words)
-        results = [
-            arm.together.gain,
-            arm.together.accuracy,
-            *(arm.together.benchmarks.get(name) for name in benchmarks),
-        ]
-        lesson = Markup("{} <small>in {}</small>").format(number(arm.lesson_tokens, 0), number(arm.texts, 1))
-        texts = [lesson, count(arm.together.tokens), number(arm.overlap)]
-        rows.append([words, *(cell(triple(result)) for result in results), *texts, _written(arm)])
-    outside = [f"{benchmark}, gain" for benchmark in benchmarks]
-    head = ["arm", "gain", "answered right", *outside, "tokens in texts", "trained on", "overlap", "strategies"]
+        estimates = [arm.together.gain, arm.together.accuracy, *(arm.together.benchmarks.get(b) for b in benchmarks)]
+        rows.append(
+            [
+                Markup("<b>{}</b>{}<br><small>{}</small>").format(name, flag, arm.words),
+                *(cell(bounds(estimate)) for estimate in estimates),
+                Markup("{} <small>in {}</small>").format(number(arm.lesson_tokens, 0), number(arm.texts, 1)),
+                count(arm.together.tokens),
+                number(arm.overlap),
+                _strategies(arm),
+            ]
+        )
     return Table(head, rows, "w" + "r" * (len(head) - 2) + "w")
 
 
-def _written(arm: ArmResult) -> Markup:
+def _strategies(arm: ArmResult) -> Markup:
     refused = f"{arm.rejected} refused" if arm.rejected else ""
     failed = f"{arm.together.failed} students failed" if arm.together.failed else ""
     parts = [shares(list(arm.strategies.items())), refused, failed]
@@ -166,26 +158,30 @@ def _written(arm: ArmResult) -> Markup:
 
 def comparison_tables(student: StudentResult) -> list[Table]:
     """One a setting and measure; that of the verdicts is open."""
+    head = ["pair", "difference", "p", "p, corrected", "detectable", "verdict"]
     tables = []
-    for setting, company in (("together", "many documents share a student"), ("single", "one document, one student")):
+    for setting, company in COMPANY.items():
         for measure, unit in UNIT.items():
-            ours = [one for one in student.comparisons if (one.setting, one.measure) == (setting, measure)]
-            if ours:
+            rows = [_row(c) for c in student.comparisons if (c.setting, c.measure) == (setting, measure)]
+            if rows:
                 title = f"{measure.capitalize()} ({unit}), {company}"
-                head = ["pair", "difference", "p", "p, corrected", "detectable", "verdict"]
-                folded = (setting, measure) != ("together", "gain")
-                tables.append(Table(head, [_compared(one) for one in ours], "lrrrrl", title, folded))
+                tables.append(Table(head, rows, "lrrrrl", title, folded=(setting, measure) != ("together", "gain")))
     return tables
 
 
-def _compared(one: Comparison) -> list[str | Markup]:
-    pair = Markup("<b>{}</b> − {}").format(one.arm, one.against)
-    verdict = Markup('<span class="{}">{}</span>').format(KINDS[one.verdict], one.verdict)
-    difference = cell(triple(one.difference), 2, "+")
-    return [pair, difference, _p(one.p), _p(one.p_corrected), number(one.detectable), verdict]
+def _row(comparison: Comparison) -> list[str | Markup]:
+    verdict = Markup('<span class="{}">{}</span>').format(KINDS[comparison.verdict], comparison.verdict)
+    return [
+        Markup("<b>{}</b> − {}").format(comparison.arm, comparison.against),
+        cell(comparison.difference.bounds, sign=True),
+        _p_value(comparison.p),
+        _p_value(comparison.p_corrected),
+        number(comparison.detectable),
+        verdict,
+    ]
 
 
-def _p(value: float | None) -> str:
-    if value is None:
-        return "\N{EN DASH}"
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return UNKNOWN
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"

@@ -1,6 +1,7 @@
 """Documents beside the lessons made of them: where students gained most and least, with what changed marked."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,12 +10,12 @@ from datatrove.data import Document
 from markupsafe import Markup, escape
 
 from configs.errors import UserError
-from configs.schema import Config
+from configs.schema import Data
 from curation.corpus.shards import find_shards, read_shard
 from curation.corpus.training_data import training_id
 from curation.evaluation.records import LESSONS_FILE, EvaluationResult
 from curation.report.parts import marked, number
-from curation.report.training import Training, place
+from curation.report.training import Training, round_and_step
 
 SEPARATOR = "\n\n"
 
@@ -44,54 +45,82 @@ class Lesson(NamedTuple):
 
 def examples(run: Training | None, evaluation: EvaluationResult | None, folder: Path) -> list[Example]:
     """Held-out documents first, best and worst of the evaluation, then best and worst of the last step of training."""
-    found = _evaluated(evaluation, folder / LESSONS_FILE) if evaluation else []
-    if run is None:
-        return found
-    trained = [line for line in run.rewrites if line["arm"] == "train" and line.get("gain") is not None]
-    last = max(map(place, trained), default=None)
-    rewarded = _lessons([line for line in trained if place(line) == last])
-    before, after = ({lesson.document_id: lesson for lesson in _arm(run, arm)} for arm in ("untrained", "trained"))
-    differ = [name for name in before if name in after and before[name].text != after[name].text]
-    both = [] if found else differ[:2]
-    texts = documents(run.config, {*both, *(lesson.document_id for lesson in _extremes(rewarded))})
-    for name in both:
-        shown = [("untrained teacher", before[name]), ("trained teacher", after[name])]
-        found.append(_beside(f"Held-out, {name}", texts.get(name), shown))
-    for which, lesson in zip(("Highest", "Lowest"), _extremes(rewarded), strict=False):
+    evaluated = list(_evaluated(evaluation, folder / LESSONS_FILE)) if evaluation else []
+    return evaluated if run is None else [*evaluated, *_trained(run, heldout=not evaluated)]
+
+
+def _trained(run: Training, heldout: bool) -> Iterator[Example]:
+    """Of a training run; with `heldout` also up to two documents of which teacher writes otherwise than before."""
+    before, after = (
+        {lesson.document_id: lesson for lesson in _lessons(line for line in run.rewrites if line["arm"] == arm)}
+        for arm in ("untrained", "trained")
+    )
+    changed = [name for name in before if name in after and before[name].text != after[name].text]
+    changed = changed[:2] if heldout else []
+    scored = [line for line in run.rewrites if line["arm"] == "train" and line.get("gain") is not None]
+    last = max(map(round_and_step, scored), default=None)
+    extremes = _extremes(_lessons(line for line in scored if round_and_step(line) == last))
+    texts = _document_texts(run.config.data, {*changed, *(lesson.document_id for _, lesson in extremes)})
+    for name in changed:
+        lessons = [("untrained teacher", before[name]), ("trained teacher", after[name])]
+        yield _side_by_side(f"Held-out, {name}", texts.get(name), lessons)
+    for which, lesson in extremes:
         title = f"{which} gain of the last training step, {lesson.document_id}"
-        found.append(_beside(title, texts.get(lesson.document_id), [("the lesson", lesson)]))
-    return found
+        yield _side_by_side(title, texts.get(lesson.document_id), [("the lesson", lesson)])
 
 
-def _extremes(lessons: Sequence[Lesson]) -> list[Lesson]:
+def _evaluated(evaluation: EvaluationResult, path: Path) -> Iterator[Example]:
+    """For each student the held-out documents that the trained teacher's lessons helped most and least, beside the
+    untrained teacher's; without a trained one, those of the config's last arm."""
+    rows = pq.read_table(path).to_pylist() if path.is_file() else []
+    documents = {row["document_id"]: row["document"] for row in rows}
+    for label, student in evaluation.students.items():
+        others = [name for name in student.arms if name != evaluation.reference]
+        arm = "trained" if "trained" in student.arms else others[-1] if others else evaluation.reference
+        lessons: dict[str, dict[str, Lesson]] = {name: {} for name in student.arms}
+        for row in rows:
+            if row["student"] == label:
+                name, text, strategies = row["document_id"], SEPARATOR.join(row["texts"]), _counted(row["strategies"])
+                lessons.setdefault(row["arm"], {})[name] = Lesson(name, text, strategies, row["gain"])
+        for which, lesson in _extremes(lessons[arm].values()):
+            shown = [(arm, lesson)]
+            before = lessons.get("untrained", {}).get(lesson.document_id)
+            if arm == "trained" and before is not None:
+                shown.insert(0, ("untrained", before))
+            title = f"{which} gain of {label}, held-out, {lesson.document_id}"
+            yield _side_by_side(title, documents[lesson.document_id], shown)
+
+
+def _counted(strategies: Sequence[str]) -> str:
+    """`question-answer × 3, copy`."""
+    return ", ".join(name if n == 1 else f"{name} × {n}" for name, n in Counter(strategies).items())
+
+
+def _extremes(lessons: Iterable[Lesson]) -> list[tuple[str, Lesson]]:
     """The lessons of highest and lowest gain; one where all are equal."""
     known = [(lesson.gain, lesson) for lesson in lessons if lesson.gain is not None]
     if not known:
         return []
     best, worst = max(known, key=lambda item: item[0]), min(known, key=lambda item: item[0])
-    return [best[1]] if best[0] == worst[0] else [best[1], worst[1]]
-
-
-def _arm(run: Training, arm: str) -> list[Lesson]:
-    return _lessons([line for line in run.rewrites if line["arm"] == arm])
+    return [("Highest", best[1])] if best[0] == worst[0] else [("Highest", best[1]), ("Lowest", worst[1])]
 
 
 def _lessons(lines: Iterable[Mapping[str, Any]]) -> list[Lesson]:
     """Lines of rewrites.jsonl by the lesson that they were taught in; refused ones taught nothing."""
-    sets: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    by_lesson: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for line in lines:
         if not line.get("rejected"):
-            sets.setdefault((line["document_id"], line.get("set", line["sample"])), []).append(line)
-    found = []
-    for (name, _), own in sets.items():
-        gains = [line["gain"] for line in own if line.get("gain") is not None]
-        strategies = ", ".join(dict.fromkeys(line["strategy"] for line in own))
-        text = SEPARATOR.join(line["text"] for line in own)
-        found.append(Lesson(name, text, strategies, sum(gains) / len(gains) if gains else None))
-    return found
+            by_lesson.setdefault((line["document_id"], line.get("set", line["sample"])), []).append(line)
+    lessons = []
+    for (name, _), rewrites in by_lesson.items():
+        gains = [line["gain"] for line in rewrites if line.get("gain") is not None]
+        strategies = ", ".join(dict.fromkeys(line["strategy"] for line in rewrites))
+        text = SEPARATOR.join(line["text"] for line in rewrites)
+        lessons.append(Lesson(name, text, strategies, sum(gains) / len(gains) if gains else None))
+    return lessons
 
 
-def _beside(title: str, document: str | None, lessons: Sequence[tuple[str, Lesson]]) -> Example:
+def _side_by_side(title: str, document: str | None, lessons: Sequence[tuple[str, Lesson]]) -> Example:
     """The document, where it can be found, and its lessons with what each has that the document has not. Without it,
     two lessons are marked against each other."""
     texts = [lesson.text for _, lesson in lessons]
@@ -101,66 +130,32 @@ def _beside(title: str, document: str | None, lessons: Sequence[tuple[str, Lesso
     else:
         title += " (not where the config names it; marked: what the other lesson lacks)"
     for n, (name, lesson) in enumerate(lessons):
-        others = texts[:n] + texts[n + 1 :]
-        reference = " ".join(others) if document is None else document
+        reference = " ".join(texts[:n] + texts[n + 1 :]) if document is None else document
         text = marked(lesson.text, reference, "ins") if reference else Markup(escape(lesson.text))
         strategy = f" ({lesson.strategy})" if lesson.strategy else ""
-        gain = f", {number(lesson.gain, 2, '+')} nats a token" if lesson.gain is not None else ""
+        gain = f", {number(lesson.gain, sign=True)} nats a token" if lesson.gain is not None else ""
         columns.append(Column(f"{name}{strategy}{gain}", text))
     return Example(title, columns)
 
 
-def _evaluated(evaluation: EvaluationResult, path: Path) -> list[Example]:
-    """For each student the held-out documents that the trained teacher's lessons helped most and least, beside the
-    untrained teacher's; without a trained one, those of the config's last arm."""
-    if not path.is_file():
-        return []
-    rows = pq.read_table(path).to_pylist()
-    found = []
-    for label, student in evaluation.students.items():
-        others = [name for name in student.arms if name != evaluation.reference]
-        arm = "trained" if "trained" in student.arms else others[-1] if others else evaluation.reference
-        lessons = {
-            (row["arm"], row["document_id"]): Lesson(
-                row["document_id"], SEPARATOR.join(row["texts"]), _counted(row["strategies"]), row["gain"]
-            )
-            for row in rows
-            if row["student"] == label
-        }
-        documents = {row["document_id"]: row["document"] for row in rows}
-        own = [lesson for (name, _), lesson in lessons.items() if name == arm]
-        for which, lesson in zip(("Highest", "Lowest"), _extremes(own), strict=False):
-            before = lessons.get(("untrained", lesson.document_id)) if arm == "trained" else None
-            shown = [*([] if before is None else [("untrained", before)]), (arm, lesson)]
-            title = f"{which} gain of {label}, held-out, {lesson.document_id}"
-            found.append(_beside(title, documents[lesson.document_id], shown))
-    return found
-
-
-def _counted(strategies: Sequence[str]) -> str:
-    """`question-answer × 3, copy`."""
-    counts = {name: strategies.count(name) for name in strategies}
-    return ", ".join(name if n == 1 else f"{name} × {n}" for name, n in counts.items())
-
-
-def documents(config: Config, wanted: set[str]) -> dict[str, str]:
-    """Texts of documents by their training id, as far as the data of the config are still where it names them. An id
-    names its file, and no other is opened."""
-    found: dict[str, str] = {}
-    files = {name.partition("#")[0] for name in wanted}
-    for patterns in (config.data.train, config.data.heldout):
+def _document_texts(data: Data, ids: set[str]) -> dict[str, str]:
+    """Texts of documents by their training id, as far as the data are still where the config names them. An id names
+    its file, and no other is opened."""
+    texts: dict[str, str] = {}
+    files = {name.partition("#")[0] for name in ids}
+    for patterns in (data.train, data.heldout):
         try:
             shards = find_shards(patterns) if patterns else []
         except UserError:
             continue
         for shard in shards:
-            if Path(shard.url).name not in files or len(found) == len(wanted):
+            if Path(shard.url).name not in files:
                 continue
             for item in read_shard(shard):
+                if len(texts) == len(ids):
+                    return texts
                 if isinstance(item, Document):
                     name = training_id(shard, item.metadata["source_row"], item.text)
-                    if name in wanted:
-                        found[name] = item.text
-                        if len(found) == len(wanted):
-                            break
-    return found
+                    if name in ids:
+                        texts[name] = item.text
+    return texts

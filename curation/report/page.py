@@ -31,17 +31,17 @@ def write_report(run_dir: Path) -> Path:
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"{run_dir} holds no run: no config.yaml")
     config = load_config(run_dir / "config.yaml")
-    found, run = _evaluation(run_dir), read_training(run_dir)
-    if run is None and found is None:
+    result, run = _read_evaluation(run_dir), read_training(run_dir)
+    if run is None and result is None:
         raise UserError(f"{run_dir} has nothing to report yet: its journal is empty, and there is no {RESULT_FILE}")
     # An evaluation may have trained a teacher for each student, in a run of its own.
-    folders = {label: run_dir / "teachers" / label.replace("/", "-") for label in (found.students if found else ())}
-    own = [read_training(folder, label) for label, folder in folders.items()]
-    trainings = [one for one in (run, *own) if one is not None]
+    folders = {label: run_dir / "teachers" / label.replace("/", "-") for label in (result.students if result else ())}
+    own_teachers = [read_training(folder, label) for label, folder in folders.items()]
+    trainings = [one for one in (run, *own_teachers) if one is not None]
     parts, tiles = [], []
-    if found is not None:
-        parts.append(("Evaluation", evaluation.verdicts(found), evaluation_sections.sections(found)))
-        tiles += evaluation.tiles(found)
+    if result is not None:
+        parts.append(("Evaluation", evaluation.verdicts(result), evaluation_sections.sections(result)))
+        tiles += evaluation.tiles(result)
     for one in trainings:
         title = f"Training for {one.label}" if one.label else "Training"
         parts.append((title, training.verdicts(one), training_sections.sections(one)))
@@ -49,12 +49,12 @@ def write_report(run_dir: Path) -> Path:
     page = _environment().get_template("report.html.j2").render(
         run=run_dir.name,
         config=config,
-        students=[student.model for student in found.students.values()] if found else config.student.names,
+        students=[student.model for student in result.students.values()] if result else config.student.names,
         parts=parts,
         tiles=tiles,
-        examples=examples(run, found, run_dir),
+        examples=examples(run, result, run_dir),
         dataset=manifest(config),
-        cost=cost_table(trainings, found),
+        cost=cost_table(trainings, result),
         settings=settings_table(config),
         config_text=(run_dir / "config.yaml").read_text(encoding="utf-8"),
         versions=versions(),
@@ -64,7 +64,7 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def _evaluation(run_dir: Path) -> EvaluationResult | None:
+def _read_evaluation(run_dir: Path) -> EvaluationResult | None:
     try:
         return read_result(run_dir)
     except ValidationError as error:
@@ -74,12 +74,12 @@ def _evaluation(run_dir: Path) -> EvaluationResult | None:
 
 
 def _environment() -> jinja2.Environment:
-    found = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["prose"] = prose
-    return found
+    environment.filters["prose"] = prose
+    return environment

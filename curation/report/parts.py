@@ -1,25 +1,29 @@
 """What the page is put together from: verdicts, tables, figures, sections."""
 
+import itertools
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
-from curation.report.plots import Interval, spoken, written
+from configs import format
+from curation.report.plots import MINUS, Interval, spoken
 
+UNKNOWN = "\N{EN DASH}"
 Kind = Literal["better", "worse", "same", "note"]
 
 
 class Verdict(NamedTuple):
-    """A claim in words; `same` is "no detectable difference", `note` claims nothing."""
+    """What was found, in words; `same` is "no detectable difference", `note` says nothing about gains."""
 
     words: str
     kind: Kind
 
 
 class Tile(NamedTuple):
-    """A figure to see first."""
+    """A number to see first."""
 
     name: str
     value: str
@@ -38,7 +42,7 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A plot, what its intervals and n are, and its figures for who would rather read or copy them."""
+    """A plot, what its intervals and n are, and its numbers for who would rather read or copy them."""
 
     title: str
     svg: Markup
@@ -64,11 +68,26 @@ class Section(NamedTuple):
     blocks: Sequence[Block] = ()
 
 
-def number(value: float | None, digits: int = 2, sign: str = "") -> str:
-    """A dash for what is not known."""
+def draw(
+    plot: Callable[..., Markup],
+    title: str,
+    data: Any,
+    caption: str,
+    table: Table | None = None,
+    *,
+    within: str = "",
+    **options: Any,
+) -> Figure:
+    """A figure by one of the kinds of `plots`. `within` tells figures of one title on a page apart."""
+    name = slug(f"{within}-{title}" if within else title)
+    return Figure(title, plot(name, title, data, **options), caption, table)
+
+
+def number(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
+    """With a real minus sign; a dash for what is not known."""
     if value is None or not math.isfinite(value):
-        return "\N{EN DASH}"
-    return written(value, digits, sign)
+        return UNKNOWN
+    return format.number(value, digits, sign=sign).replace("-", MINUS)
 
 
 def count(value: float) -> str:
@@ -76,11 +95,11 @@ def count(value: float) -> str:
     return f"{round(value):,}"
 
 
-def cell(value: Interval | None, digits: int = 2, sign: str = "") -> Markup:
+def cell(value: Interval | None, *, sign: bool = False) -> Markup:
     """A mean with its interval in small print."""
     if value is None:
-        return Markup("\N{EN DASH}")
-    mean, _, bounds = spoken(value, digits, sign).partition(" ")
+        return Markup(UNKNOWN)
+    mean, _, bounds = spoken(value, sign=sign).partition(" ")
     return Markup(f"{mean} <small>{bounds}</small>") if bounds else Markup(mean)
 
 
@@ -95,39 +114,23 @@ def slug(label: str) -> str:
     return "".join(character if character.isalnum() else "-" for character in label.lower())
 
 
-def shares(found: Sequence[tuple[str, float]], most: int = 4) -> str:
+def shares(by_name: Sequence[tuple[str, float]], most: int = 4) -> str:
     """`question-answer 90%, copy 10%`."""
-    shown = [f"{name} {share:.0%}" for name, share in found if share >= 0.005][:most]
-    return ", ".join(shown)
+    return ", ".join([f"{name} {share:.0%}" for name, share in by_name if share >= 0.005][:most])
 
 
 def marked(text: str, other: str, tag: Literal["ins", "del"]) -> Markup:
     """The text with the words marked that the other one does not hold anywhere, whatever their order, case or
     punctuation: a rewrite reorders, and that alone is no new content."""
     known = {_bare(word) for word in other.split()}
-    found: list[str] = []
-    inside = False
-    for piece in _pieces(text):
-        new = bool(_bare(piece)) and _bare(piece) not in known
-        if not piece.isspace() and new != inside:
-            found.append(f"<{tag}>" if new else f"</{tag}>")
-            # The space before a mark stays outside of it.
-            if not new and len(found) > 1 and found[-2].isspace():
-                found[-2:] = [found[-1], found[-2]]
-            inside = new
-        found.append(str(escape(piece)))
-    return Markup("".join(found) + (f"</{tag}>" if inside else ""))
-
-
-def _pieces(text: str) -> list[str]:
-    """Words and the white space between them."""
-    found: list[str] = []
-    for character in text:
-        if found and found[-1][-1].isspace() == character.isspace():
-            found[-1] += character
-        else:
-            found.append(character)
-    return found
+    html = Markup(text[: len(text) - len(text.lstrip())])
+    words = re.findall(r"(\S+)(\s*)", text)
+    for new, group in itertools.groupby(words, key=lambda pair: bool(_bare(pair[0])) and _bare(pair[0]) not in known):
+        run = "".join(word + space for word, space in group)
+        words_alone = run.rstrip()
+        # The space after a mark stays outside of it.
+        html += Markup(f"<{tag}>{{}}</{tag}>{{}}").format(words_alone, run[len(words_alone) :]) if new else escape(run)
+    return html
 
 
 def _bare(word: str) -> str:

@@ -1,4 +1,5 @@
-"""The report's kinds of plots. Each takes figures with their intervals and gives an inline SVG; see `svg`."""
+"""The report's kinds of plots. Each takes numbers with their intervals and gives an inline SVG; see `svg`. `name` makes
+its ids unique on the page."""
 
 import math
 import textwrap
@@ -10,16 +11,17 @@ from markupsafe import Markup
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from configs.format import interval
 from curation.report.svg import INK, LEGEND_COLUMNS, PAGE, SERIES, SMALL, STYLE, Canvas, colour, dash, marker
 
 Interval = tuple[float, float | None, float | None]
 """Mean, low, high; bounds are None where the data make none possible."""
 
-
+MINUS = "\N{MINUS SIGN}"
 HATCHES = ("", "///", "...", "xxx")
 """Another one where the colours come round again."""
 MOST_MARKED = 50
-"""Points of a curve that have a marker and tell their figure; of a longer one only every so many."""
+"""Points of a curve that have a marker and a tooltip; of a longer one only every so many have them."""
 
 
 class Curve(NamedTuple):
@@ -37,18 +39,9 @@ class Row(NamedTuple):
     accent: bool = False
 
 
-def written(value: float, digits: int = 2, sign: str = "") -> str:
-    """With a real minus sign, and none before a zero."""
-    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def spoken(value: Interval, digits: int = 2, sign: str = "") -> str:
-    """`1.25 [0.88, 1.50]`."""
-    mean, low, high = value
-    found = written(mean, digits, sign)
-    if low is not None and high is not None:
-        found += f" [{written(low, digits, sign)}, {written(high, digits, sign)}]"
-    return found
+def spoken(value: Interval, digits: int = 2, *, sign: bool = False) -> str:
+    """`1.25 [0.88, 1.50]`, with a real minus sign."""
+    return interval(*value, digits, sign=sign).replace("-", MINUS)
 
 
 def plain(values: Sequence[float | None]) -> list[Interval | None]:
@@ -63,7 +56,6 @@ def curves(
     *,
     xlabel: str,
     ylabel: str,
-    digits: int = 2,
     share: bool = False,
     log_x: bool = False,
     floor: float | None = None,
@@ -74,7 +66,7 @@ def curves(
     begin there, `named` names a single curve too, `mark` points out a place on the x axis with a word."""
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(height=3.1 + (_legend_height(len(series)) if named or len(series) > 1 else 0))
-        axes, said = canvas.axes, []
+        axes, descriptions = canvas.axes, []
         canvas.grid("y")
         for n, (label, curve) in enumerate(series.items()):
             points = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if y is not None and (x > 0 or not log_x)]
@@ -85,11 +77,11 @@ def curves(
             axes.plot(xs, means, dash(n), marker=marker(n), markevery=every, color=colour(n), label=label, zorder=3)
             _bands(axes, points, n)
             for x, y in points[::every]:
-                canvas.tip(x, y[0], f"{label}, {xlabel} {x:g}: {spoken(y, digits)}")
+                canvas.tip(x, y[0], f"{label}, {xlabel} {x:g}: {spoken(y)}")
             first, last = points[0], points[-1]
-            said.append(
-                f"{label}: {spoken(first[1], digits)} at {xlabel} {first[0]:g}"
-                + (f", {spoken(last[1], digits)} at {last[0]:g}" if len(points) > 1 else "")
+            descriptions.append(
+                f"{label}: {spoken(first[1])} at {xlabel} {first[0]:g}"
+                + (f", {spoken(last[1])} at {last[0]:g}" if len(points) > 1 else "")
             )
         if log_x:
             axes.set_xscale("log", base=2)
@@ -110,7 +102,7 @@ def curves(
         axes.set(xlabel=xlabel, ylabel=ylabel)
         if named or len(series) > 1:
             canvas.legend()
-        return canvas.svg(name, title, "; ".join(said))
+        return canvas.svg(name, title, "; ".join(descriptions))
 
 
 def _legend_height(entries: int) -> float:
@@ -132,12 +124,12 @@ def _bands(axes: Any, points: Sequence[tuple[float, Interval]], n: int) -> None:
 
 
 def stacked(
-    name: str, title: str, x: Sequence[int], shares: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str
+    name: str, title: str, shares: Mapping[str, Sequence[float]], *, x: Sequence[int], xlabel: str, ylabel: str
 ) -> Markup:
     """A bar of shares a step, the series one upon the other in their order."""
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(height=3.1 + _legend_height(len(shares)))
-        axes, floor, said = canvas.axes, [0.0] * len(x), []
+        axes, floor, descriptions = canvas.axes, [0.0] * len(x), []
         width = 0.8 if len(x) < 20 else 1.0
         for n, (label, values) in enumerate(shares.items()):
             hatch = HATCHES[n // len(SERIES) % len(HATCHES)]
@@ -146,16 +138,16 @@ def stacked(
                 if value >= 0.04 and len(x) <= MOST_MARKED:
                     canvas.tip(at, base + value / 2, f"{label}, {xlabel} {at}: {value:.0%}")
             floor = [base + value for base, value in zip(floor, values, strict=True)]
-            said.append(f"{label}: {values[0]:.0%} at first, {values[-1]:.0%} at last")
+            descriptions.append(f"{label}: {values[0]:.0%} at first, {values[-1]:.0%} at last")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.001))
         canvas.legend()
-        return canvas.svg(name, title, "; ".join(said))
+        return canvas.svg(name, title, "; ".join(descriptions))
 
 
 def forest(
-    name: str, title: str, rows: Sequence[Row], *, xlabel: str, digits: int = 2, sign: str = "", share: bool = False
+    name: str, title: str, rows: Sequence[Row], *, xlabel: str, sign: bool = False, share: bool = False
 ) -> Markup:
     """A point with its whisker a row, the figures beside; a line at zero, or `share` for an axis from 0 to 1."""
     with matplotlib.rc_context(STYLE):
@@ -173,15 +165,14 @@ def forest(
             if low is not None and high is not None:
                 axes.hlines(y, low, high, color=shade, linewidth=2.2 if row.accent else 1.4)
             axes.plot(mean, y, "D" if row.accent else "o", color=shade, markersize=6.5 if row.accent else 5.5)
-            figures = spoken(row.value, digits, sign)
-            canvas.tip(mean, y, f"{row.name}: {figures}")
-            axes.text(1.02, y, figures, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL)
+            words = spoken(row.value, sign=sign)
+            canvas.tip(mean, y, f"{row.name}: {words}")
+            axes.text(1.02, y, words, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL)
         axes.set_yticks(range(len(rows)), names)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
-        said = "; ".join(f"{row.name}: {spoken(row.value, digits, sign)}" for row in rows)
-        return canvas.svg(name, title, said)
+        return canvas.svg(name, title, "; ".join(f"{row.name}: {spoken(row.value, sign=sign)}" for row in rows))
 
 
 def bars(name: str, title: str, values: Mapping[str, float], *, xlabel: str) -> Markup:
@@ -201,10 +192,10 @@ def bars(name: str, title: str, values: Mapping[str, float], *, xlabel: str) -> 
 def heatmap(
     name: str,
     title: str,
-    rows: Sequence[str],
-    columns: Sequence[str],
     values: Sequence[Sequence[Interval | None]],
     *,
+    rows: Sequence[str],
+    columns: Sequence[str],
     xlabel: str,
     ylabel: str,
     pale: Sequence[tuple[int, int]] = (),
@@ -215,7 +206,7 @@ def heatmap(
     """
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(height=0.9 + 0.3 * len(rows))
-        axes, said = canvas.axes, []
+        axes, descriptions = canvas.axes, []
         for r, row in enumerate(values):
             for c, value in enumerate(row):
                 if value is None:
@@ -230,10 +221,10 @@ def heatmap(
                 )  # fmt: skip
                 canvas.tip(c, r, f"{rows[r]}, {columns[c]}: {spoken(value)}")
             filled = [f"{columns[c]} {value[0]:.2f}" for c, value in enumerate(row) if value is not None]
-            said.append(f"{rows[r]}: {', '.join(filled)}")
+            descriptions.append(f"{rows[r]}: {', '.join(filled)}")
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel, ylabel=ylabel)
-        return canvas.svg(name, title, "; ".join(said))
+        return canvas.svg(name, title, "; ".join(descriptions))

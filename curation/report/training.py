@@ -22,13 +22,14 @@ GAIN = "gain (nats a token)"
 
 
 class Training(NamedTuple):
-    """A journal as it is read. `label` tells several of one page apart."""
+    """A journal as it is read."""
 
     config: Config
     metrics: Sequence[Record]
     rewrites: Sequence[Record]
     folder: Path = Path()
     label: str = ""
+    """The student that the teacher was trained for, where a page shows several trainings."""
 
     def id(self, name: str) -> str:
         """`name` as an id that no other training of the page has."""
@@ -36,22 +37,23 @@ class Training(NamedTuple):
 
     def kind(self, kind: str) -> list[Record]:
         """The lines of one kind, in the order of their rounds (a fork may count its steps otherwise)."""
-        return sorted((line for line in self.metrics if line["kind"] == kind), key=place)
+        return sorted((line for line in self.metrics if line["kind"] == kind), key=round_and_step)
 
     @property
     def heldout(self) -> dict[str, Record]:
-        found = {line["arm"]: line for line in self.metrics if line["kind"] == "heldout"}
-        return {arm: found[arm] for arm in ARMS if arm in found}
+        """The last line of each arm on held-out documents."""
+        lines = {line["arm"]: line for line in self.metrics if line["kind"] == "heldout"}
+        return {arm: lines[arm] for arm in ARMS if arm in lines}
 
     def drawn(self, documents: int) -> str:
-        """What an interval over so many documents draws."""
+        """What the bootstrap of an interval over so many documents draws."""
         batches = self._batches(documents)
         if batches == documents:
             return amount(documents, "document")
         return f"{amount(batches, 'batch')} of documents that share students ({amount(documents, 'document')})"
 
     def bounds(self, mark: str, documents: int) -> str:
-        """A caption's sentence about its intervals, drawn as `mark`."""
+        """A caption's sentence about its intervals, which are drawn as `mark`."""
         if self._batches(documents) < 2:
             return f"No interval: {amount(documents, 'document')} in one batch make none possible."
         return f"{mark}: 95% intervals over {self.drawn(documents)}."
@@ -69,13 +71,13 @@ def read_training(run_dir: Path, label: str = "") -> Training | None:
     return Training(load_config(run_dir / "config.yaml"), metrics, rewrites, run_dir, label)
 
 
-def place(line: Record) -> tuple[int, int]:
-    """Round and step of a line."""
+def round_and_step(line: Record) -> tuple[int, int]:
+    """Where a line stands in its run."""
     return line["round"], line.get("step") or 0
 
 
-def interval(line: Mapping[str, Any], name: str) -> Interval | None:
-    """The figure of a line; bounds are None where one batch made none possible."""
+def estimate(line: Mapping[str, Any], name: str) -> Interval | None:
+    """A metric of a line; bounds are None where one batch made none possible."""
     mean, low, high = (line.get(f"{name}/{part}") for part in ("mean", "low", "high"))
     if mean is None or not math.isfinite(mean):
         return None
@@ -85,61 +87,61 @@ def interval(line: Mapping[str, Any], name: str) -> Interval | None:
 
 def verdicts(run: Training) -> list[Verdict]:
     """What the held-out documents say, in words; an interval that holds zero is no difference."""
-    found = []
+    verdicts = []
     difference = next(iter(run.kind("difference")), {})
     for other, name in (("untrained", "from the untrained teacher's"), ("raw", "from the raw documents")):
-        value = interval(difference, f"trained_minus_{other}")
+        value = estimate(difference, f"trained_minus_{other}")
         if value is None:
             continue
         mean, low, high = value
+        gain = f"{number(mean, sign=True)} nats a token"
         if low is None or high is None:
-            words = (
-                f"Trained teacher minus {other}: {number(mean, 2, '+')} nats a token, from too few batches of students"
-            )
-            found.append(Verdict(f"{words} for an interval.", "note"))
+            words = f"Trained teacher minus {other}: {gain}, from too few batches of students for an interval."
+            verdicts.append(Verdict(words, "note"))
             continue
-        figures = f"{number(mean, 2, '+')} nats a token, 95% interval [{number(low, 2, '+')}, {number(high, 2, '+')}]"
+        gain += f", 95% interval [{number(low, sign=True)}, {number(high, sign=True)}]"
+        lessons = "from the trained teacher's lessons"
         if low <= 0 <= high:
-            words = f"No detectable difference: what students gain from the trained teacher's lessons and {name}"
-            found.append(Verdict(f"{words}, {figures}.", "same"))
+            words = f"No detectable difference: what students gain {lessons} and {name}, {gain}."
+            verdicts.append(Verdict(words, "same"))
+        elif low > 0:
+            verdicts.append(Verdict(f"Students gain more {lessons} than {name}: {gain}.", "better"))
         else:
-            more, kind = ("more", "better") if low > 0 else ("less", "worse")
-            words = f"Students gain {more} from the trained teacher's lessons than {name}"
-            found.append(Verdict(f"{words}: {figures}.", kind))  # type: ignore[arg-type]
-    if found:
-        n = run.heldout.get("trained", {}).get("documents", 0)
-        words = f"Paired by document; {run.drawn(n)}; questions that were never rewarded."
-        found.append(Verdict(words, "note"))
+            verdicts.append(Verdict(f"Students gain less {lessons} than {name}: {gain}.", "worse"))
+    if verdicts:
+        documents = run.drawn(run.heldout.get("trained", {}).get("documents", 0))
+        words = f"Paired by document; {documents}; questions that were never rewarded."
+        verdicts.append(Verdict(words, "note"))
     elif not run.label:
-        found.append(Verdict("Nothing was compared on held-out documents: set data.heldout.", "note"))
+        verdicts.append(Verdict("Nothing was compared on held-out documents: set data.heldout.", "note"))
     if best_validated(run) == 0 and run.kind("step"):
         words = "No round beat the untrained teacher on the validation documents: it is the one to use."
-        found.insert(0, Verdict(words, "note"))
-    return found
+        verdicts.insert(0, Verdict(words, "note"))
+    return verdicts
 
 
 def best_validated(run: Training) -> int | None:
     """The round that validated best by what is rewarded, the earliest of equals; 0 is the untrained teacher."""
-    found = [(line.get("reward/mean", line.get("gain/mean")), line["round"]) for line in run.kind("validation")]
-    measured = [(value, round) for value, round in found if value is not None]
+    values = [(line.get("reward/mean", line.get("gain/mean")), line["round"]) for line in run.kind("validation")]
+    measured = [(value, round) for value, round in values if value is not None]
     return max(measured, key=lambda item: item[0])[1] if measured else None
 
 
 def tiles(run: Training) -> list[Tile]:
     """What to see first."""
     steps, heldout = run.kind("step"), run.heldout
-    found = []
-    rewards = [value for line in steps if (value := interval(line, "reward"))]
+    tiles = []
+    rewards = [value for line in steps if (value := estimate(line, "reward"))]
     if len(rewards) > 1:
         change = f"{number(rewards[0][0])} → {number(rewards[-1][0])}"
-        found.append(Tile("reward, first → last step", change, "on the questions that are rewarded"))
+        tiles.append(Tile("reward, first → last step", change, "on the questions that are rewarded"))
     for name, title in (("gain", "held-out gain, trained"), ("accuracy", "held-out answers right, trained")):
-        value = interval(heldout.get("trained", {}), name)
+        value = estimate(heldout.get("trained", {}), name)
         if value is not None:
-            raw = interval(heldout.get("raw", {}), name)
-            found.append(Tile(title, spoken(value), f"raw documents {spoken(raw)}" if raw else ""))
+            raw = estimate(heldout.get("raw", {}), name)
+            tiles.append(Tile(title, spoken(value), f"raw documents {spoken(raw)}" if raw else ""))
     best = best_validated(run)
     if best is not None and steps:
         last = max(line["round"] for line in steps)
-        found.append(Tile("teacher kept", f"round {best} of {last}" if best else "the untrained one", "by validation"))
-    return [tile._replace(name=f"{tile.name}, {run.label}") for tile in found] if run.label else found
+        tiles.append(Tile("teacher kept", f"round {best} of {last}" if best else "the untrained one", "by validation"))
+    return [tile._replace(name=f"{tile.name}, {run.label}") for tile in tiles] if run.label else tiles

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from configs.files import Record
 from curation.report import plots
-from curation.report.parts import Block, Figure, Section, Table, cell, count, number, shares, slug
-from curation.report.plots import Curve, Interval, Row, plain, spoken
-from curation.report.training import ARMS, GAIN, Training, best_validated, interval, place
+from curation.report.parts import Block, Figure, Section, Table, cell, count, draw, number, shares
+from curation.report.plots import Curve, Interval, Row, spoken
+from curation.report.training import ARMS, GAIN, Training, best_validated, estimate, round_and_step
 
 RIGHT = "questions answered right (share)"
 DIVERSITY = (
@@ -16,192 +17,204 @@ DIVERSITY = (
         "compression ratio",
         {"compression_ratio": "all samples of a document", "lesson_compression_ratio": "those of a lesson"},
         "Bytes of the texts by their bytes compressed together: 1 is no repetition.",
+        1.0,
     ),
     (
         "Strategies tried on a document",
         "different strategies",
         {"distinct_strategies": "strategies"},
         "Mean number of different strategies among the samples of one document.",
+        0.0,
     ),
     (
         "Overlap inside a lesson",
         "shared 4-grams (share)",
         {"lesson_overlap": "overlap"},
         "Share of a rewrite's word 4-grams that another rewrite of its lesson holds too.",
+        0.0,
     ),
 )
-"""Title, axis, metrics with their labels, caption."""
+"""Title, axis, metrics with their labels, caption, where the axis begins."""
 
 
 def sections(run: Training) -> list[Section]:
     """In the order in which a sceptic asks."""
     steps = run.kind("step")
-    found = [_heldout(run)] if run.heldout else []
-    found += [_validation(run)] if run.kind("validation") else []
+    sections = [_heldout(run)] if run.heldout else []
+    sections += [_validation(run)] if run.kind("validation") else []
     if not steps:
-        return found
-    found += [
+        return sections
+    sections += [
         _reward(run, steps),
         _strategies(run, steps),
         _reliability(run, steps),
         _diversity(run, steps),
         _gates(run),
     ]
-    penalties = sorted({key for line in steps for key in line if key.startswith("penalty/")})
-    return [*found, _penalties(run, steps, penalties)] if penalties else found
+    penalties = _metrics_with("penalty/", steps)
+    return [*sections, _penalties(run, penalties)] if penalties else sections
 
 
 def _heldout(run: Training) -> Section:
-    n = max(line.get("documents", 0) for line in run.heldout.values())
-    drawn = run.bounds("Whiskers", n)
+    documents = max(line.get("documents", 0) for line in run.heldout.values())
+    whiskers = run.bounds("Whiskers", documents)
     difference = next(iter(run.kind("difference")), {})
-    arms = list(run.heldout)
-    figures = [
-        _forest(run, "Held-out gain", {arm: interval(run.heldout[arm], "gain") for arm in arms}, GAIN, drawn),
-        _forest(run, "Held-out answers", {arm: interval(run.heldout[arm], "accuracy") for arm in arms}, RIGHT, drawn),
-        _forest(
-            run,
+
+    def by_arm(metric: str) -> dict[str, Interval | None]:
+        return {arm: estimate(line, metric) for arm, line in run.heldout.items()}
+
+    differences = {f"trained − {other}": estimate(difference, f"trained_minus_{other}") for other in run.heldout}
+    figures = []
+    for title, values, caption, options in (
+        ("Held-out gain", by_arm("gain"), whiskers, {"xlabel": GAIN}),
+        ("Held-out answers", by_arm("accuracy"), whiskers, {"xlabel": RIGHT, "share": True}),
+        (
             "Trained teacher against the others",
-            {f"trained − {other}": interval(difference, f"trained_minus_{other}") for other in arms},
-            f"difference in {GAIN}",
-            f"Paired by document. {drawn}",
+            differences,
+            f"Paired by document. {whiskers}",
+            {"xlabel": f"difference in {GAIN}", "sign": True},
         ),
-    ]
+    ):
+        rows = [Row(name, value, name.startswith("trained")) for name, value in values.items() if value is not None]
+        if rows:
+            figures.append(draw(plots.forest, title, rows, caption, within=run.label, **options))
     text = "Documents and questions that the teacher never learnt on, equal optimiser steps for all."
-    blocks = [Block([figure for figure in figures if figure], [_arm_table(run)])]
+    blocks = [Block(figures, [_arm_table(run)])]
     return Section(run.id("heldout"), "Held-out documents", "What students gain, on held-out documents", text, blocks)
 
 
-def _forest(
-    run: Training, title: str, values: Mapping[str, Interval | None], xlabel: str, caption: str
-) -> Figure | None:
-    rows = [Row(name, value, name.startswith("trained")) for name, value in values.items() if value is not None]
-    if not rows:
-        return None
-    sign = "+" if "difference" in xlabel else ""
-    name = run.id(slug(title))
-    return Figure(title, plots.forest(name, title, rows, xlabel=xlabel, sign=sign, share=xlabel == RIGHT), caption)
-
-
 def _arm_table(run: Training) -> Table:
+    """A row an arm, and below it one for each student where there are several."""
     students = dict.fromkeys(
         key.split("/")[1] for line in run.heldout.values() for key in line if key.startswith("student/")
     )
     rows = []
     for arm, line in run.heldout.items():
-        kept = [(key.removeprefix("strategy/"), value) for key, value in line.items() if key.startswith("strategy/")]
-        written = shares(sorted(kept, key=lambda item: -item[1]))
-        for student in ("", *students):
-            prefix = f"student/{student}/" if student else ""
-            gain, right = interval(line, f"{prefix}gain"), interval(line, f"{prefix}accuracy")
-            name = f"{arm}, {student}" if student else arm
-            what = "" if student else written or ARMS[arm]
-            rows.append([name, cell(gain), cell(right), str(line.get("documents", "")), what])
+        strategies = [
+            (key.removeprefix("strategy/"), share) for key, share in line.items() if key.startswith("strategy/")
+        ]
+        written = shares(sorted(strategies, key=lambda item: -item[1])) or ARMS[arm]
+        for prefix, name, words in (("", arm, written), *((f"student/{s}/", f"{arm}, {s}", "") for s in students)):
+            gain, accuracy = estimate(line, f"{prefix}gain"), estimate(line, f"{prefix}accuracy")
+            rows.append([name, cell(gain), cell(accuracy), str(line.get("documents", "")), words])
     return Table(["lessons", GAIN, "answered right", "documents", "what they are"], rows, "lrrrw")
 
 
 def _validation(run: Training) -> Section:
-    lines = run.kind("validation")
-    rounds, best = [line["round"] for line in lines], best_validated(run)
-    n = lines[-1].get("documents", run.config.rl.validation_documents)
-    mark = None if best is None else (best, "kept")
+    lines, best = run.kind("validation"), best_validated(run)
+    rounds = [line["round"] for line in lines]
+    documents = lines[-1].get("documents", run.config.rl.validation_documents)
     figures = []
-    for name, ylabel in (("gain", GAIN), ("accuracy", RIGHT)):
-        values = [interval(line, name) for line in lines]
+    for metric, ylabel in (("gain", GAIN), ("accuracy", RIGHT)):
+        values = [estimate(line, metric) for line in lines]
         if any(values):
-            title = f"Validation {name}"
-            svg = plots.curves(
-                run.id(f"validation-{name}"), title, {name: Curve(rounds, values)}, xlabel="round", ylabel=ylabel,
-                share=name == "accuracy", mark=mark,
+            rows = [[str(round), cell(value)] for round, value in zip(rounds, values, strict=True)]
+            figures.append(
+                draw(
+                    plots.curves, f"Validation {metric}", {metric: Curve(rounds, values)},
+                    run.bounds("Band", documents), Table(["round", metric], rows, "rr"), within=run.label,
+                    xlabel="round", ylabel=ylabel, share=metric == "accuracy",
+                    mark=None if best is None else (best, "kept"),
+                )
             )  # fmt: skip
-            table = Table(["round", name], [[str(r), cell(v)] for r, v in zip(rounds, values, strict=True)], "rr")
-            figures.append(Figure(title, svg, run.bounds("Band", n), table))
-    shown = "none was measured" if best is None else f"round {best}"
     text = (
         "Documents of data.train that are never trained on; round 0 is the untrained teacher. The round with the "
-        f"highest reward is kept. Best: {shown}."
+        f"highest reward is kept. Best: {'none was measured' if best is None else f'round {best}'}."
     )
     return Section(run.id("validation"), "Validation", "Validation, round by round", text, [Block(figures)])
 
 
+Values = Sequence[Interval | float | None]
+"""Of a metric, in the order of the steps."""
+
+
+def _by_step(
+    run: Training,
+    title: str,
+    series: Mapping[str, Values],
+    caption: str,
+    table: Table | None = None,
+    **options: Any,
+) -> list[Figure]:
+    """Curves over the steps, which count from 1, since a fork may number its own otherwise than those that it took
+    over; no figure where nothing was measured."""
+    curves = {
+        label: Curve(range(1, len(values) + 1), [(v, None, None) if isinstance(v, int | float) else v for v in values])
+        for label, values in series.items()
+        if any(value is not None for value in values)
+    }
+    if not curves:
+        return []
+    return [draw(plots.curves, title, curves, caption, table, within=run.label, xlabel="step", **options)]
+
+
 def _reward(run: Training, steps: Sequence[Record]) -> Section:
-    x = _numbers(steps)
     documents: dict[tuple[int, int], set[str]] = {}
     for line in run.rewrites:
         if line["arm"] == "train":
-            documents.setdefault(place(line), set()).add(line["document_id"])
-    n = max(map(len, documents.values()), default=0)
-    series = {"reward": Curve(x, [interval(line, "reward") for line in steps])}
-    gains = [line.get("gain/mean") for line in steps]
-    penalised = any(key.startswith("penalty/") for line in steps for key in line)
-    if penalised and any(value is not None for value in gains):
-        series["gain, before penalties"] = Curve(x, plain(gains))
-    svg = plots.curves(run.id("reward-by-step"), "Reward", series, xlabel="step", ylabel="mean reward (nats a token)")
+            documents.setdefault(round_and_step(line), set()).add(line["document_id"])
+    rewards = [estimate(line, "reward") for line in steps]
+    series: dict[str, Values] = {"reward": rewards}
+    if _metrics_with("penalty/", steps):
+        series["gain, before penalties"] = [line.get("gain/mean") for line in steps]
     rows = [
-        [str(line["round"]), str(at), cell(interval(line, "reward")), count(line.get("students", 0))]
-        for at, line in zip(x, steps, strict=True)
+        [str(line["round"]), str(number), cell(reward), count(line.get("students", 0))]
+        for number, (line, reward) in enumerate(zip(steps, rewards, strict=True), start=1)
     ]
-    table = Table(["round", "step", "reward", "student runs"], rows, "rrrr")
+    figures = _by_step(
+        run, "Reward", series, run.bounds("Band", max(map(len, documents.values()), default=0)),
+        Table(["round", "step", "reward", "student runs"], rows, "rrrr"), ylabel="mean reward (nats a token)",
+    )  # fmt: skip
     text = (
         "Mean reward of what the teacher sampled while it learnt, on the questions that are rewarded. A rising curve "
         "shows that RL works, not that the lessons help elsewhere: that is what held-out documents are for."
     )
-    figure = Figure("Reward", svg, run.bounds("Band", n), table)
-    return Section(run.id("reward"), "Reward", "Reward, step by step", text, [Block([figure])])
+    return Section(run.id("reward"), "Reward", "Reward, step by step", text, [Block(figures)])
 
 
 def _strategies(run: Training, steps: Sequence[Record]) -> Section:
-    x, figures = _numbers(steps), []
-    written, gains = _series(steps, "strategy/"), _series(steps, "gain_by_strategy/")
+    figures, x = [], range(1, len(steps) + 1)
+    written, gains = _metrics_with("strategy/", steps), _metrics_with("gain_by_strategy/", steps)
     if written:
-        title, filled = "Strategies written", {name: [v or 0.0 for v in values] for name, values in written.items()}
-        svg = plots.stacked(run.id("strategies-written"), title, x, filled, xlabel="step", ylabel="share of samples")
+        filled = {name: [value or 0.0 for value in values] for name, values in written.items()}
         caption = "Share of the step's samples, refused ones and those dealt for exploration included."
-        figures.append(Figure(title, svg, caption, _series_table(x, written)))
-    if gains:
-        title, curves = "Gain by strategy", {name: Curve(x, plain(values)) for name, values in gains.items()}
-        svg = plots.curves(run.id("gain-by-strategy"), title, curves, xlabel="step", ylabel=GAIN)
-        caption = "Mean gain of students taught with it; no interval, and few samples where a strategy is rare."
-        figures.append(Figure(title, svg, caption, _series_table(x, gains)))
+        figures.append(
+            draw(
+                plots.stacked, "Strategies written", filled, caption, _series_table(written), within=run.label, x=x,
+                xlabel="step", ylabel="share of samples",
+            )
+        )  # fmt: skip
+    caption = "Mean gain of students taught with it; no interval, and few samples where a strategy is rare."
+    figures += _by_step(run, "Gain by strategy", gains, caption, _series_table(gains), ylabel=GAIN)
     text = "Share of the samples by strategy, and what students gained from each."
     return Section(run.id("strategies"), "Strategies", "What the teacher writes", text, [Block(figures)])
 
 
 def _reliability(run: Training, steps: Sequence[Record]) -> Section:
-    x, values, figures = _numbers(steps), [line.get("reward/reliability") for line in steps], []
+    repeats = run.config.reward.repeats
+    students = f"Of the mean of {repeats} students" if repeats > 1 else "Of one student, from lessons taught twice"
+    figures = _by_step(
+        run, "Reliability of the reward", {"reliability": [line.get("reward/reliability") for line in steps]},
+        f"{students}; an estimate a step, without interval.", ylabel="reliability", share=True,
+    )  # fmt: skip
     text = (
         "Reliability is the share of the variance between a document's lessons that is not retraining noise: at 0 the "
         "teacher is fitted to luck, at 1 the same lesson always earns the same."
     )
-    if any(value is not None for value in values):
-        title, series = "Reliability of the reward", {"reliability": Curve(x, plain(values))}
-        svg = plots.curves(
-            run.id("reliability-by-step"), title, series, xlabel="step", ylabel="reliability", share=True
-        )
-        repeats = run.config.reward.repeats
-        how = f"Of the mean of {repeats} students" if repeats > 1 else "Of one student, from lessons taught twice"
-        figures.append(Figure(title, svg, f"{how}; an estimate a step, without interval."))
-    else:
+    if not figures:
         text += " It was not measured in this run."
     pilot = next(iter(run.kind("pilot")), {})
-    found = interval(pilot, "reliability")
-    if found is not None:
-        text += f" Before the first round: {spoken(found)} on {pilot['documents']} documents (95% interval)."
+    before = estimate(pilot, "reliability")
+    if before is not None:
+        text += f" Before the first round: {spoken(before)} on {pilot['documents']} documents (95% interval)."
     return Section(run.id("reliability"), "Reliability", "How much of the reward is signal", text, [Block(figures)])
 
 
 def _diversity(run: Training, steps: Sequence[Record]) -> Section:
-    x, figures = _numbers(steps), []
-    for title, ylabel, series, caption in DIVERSITY:
-        values = {label: [line.get(f"diversity/{key}") for line in steps] for key, label in series.items()}
-        curves = {
-            label: Curve(x, plain(own)) for label, own in values.items() if any(value is not None for value in own)
-        }
-        if curves:
-            floor = 1.0 if "compression" in ylabel else 0.0
-            name = run.id(slug(title))
-            svg = plots.curves(name, title, curves, xlabel="step", ylabel=ylabel, floor=floor)
-            figures.append(Figure(title, svg, caption))
+    figures = []
+    for title, ylabel, labels, caption, floor in DIVERSITY:
+        series = {label: [line.get(f"diversity/{metric}") for line in steps] for metric, label in labels.items()}
+        figures += _by_step(run, title, series, caption, ylabel=ylabel, floor=floor)
     text = "Samples that grow alike, or strategies that vanish, leave RL nothing to choose from."
     return Section(run.id("diversity"), "Diversity", "Diversity", text, [Block(figures)])
 
@@ -209,42 +222,40 @@ def _diversity(run: Training, steps: Sequence[Record]) -> Section:
 def _gates(run: Training) -> Section:
     sampled = [line for line in run.rewrites if line["arm"] == "train"]
     refused = Counter(line["rejected"] for line in sampled if line.get("rejected"))
-    text = f"Rewrites that no student saw, by reason: {count(refused.total())} of {count(len(sampled))} sampled."
     blocks = []
     if refused:
-        title = "Refused rewrites by reason"
-        svg = plots.bars(run.id("refused-by-reason"), title, dict(refused.most_common()), xlabel="rewrites refused")
         by_round: dict[int, Counter[str]] = {}
         for line in sampled:
             by_round.setdefault(line["round"], Counter())[line.get("rejected") or ""] += 1
-        rows = [[str(round), *(str(found[reason]) for reason in refused)] for round, found in sorted(by_round.items())]
-        table = Table(["round", *refused], rows, "r" * (len(refused) + 1))
-        blocks.append(Block([Figure(title, svg, "All steps of training together.", table)]))
+        rows = [
+            [str(round), *(str(counts[reason]) for reason in refused)] for round, counts in sorted(by_round.items())
+        ]
+        figure = draw(
+            plots.bars, "Refused rewrites by reason", dict(refused.most_common()), "All steps of training together.",
+            Table(["round", *refused], rows, "r" * (len(refused) + 1)), within=run.label, xlabel="rewrites refused",
+        )  # fmt: skip
+        blocks.append(Block([figure]))
+    text = f"Rewrites that no student saw, by reason: {count(refused.total())} of {count(len(sampled))} sampled."
     return Section(run.id("gates"), "Gates", "What the gates refused", text, blocks)
 
 
-def _penalties(run: Training, steps: Sequence[Record], penalties: Sequence[str]) -> Section:
-    x, name, title = _numbers(steps), run.id("penalties-by-step"), "Penalties"
-    curves = {key.removeprefix("penalty/"): Curve(x, plain([line.get(key) for line in steps])) for key in penalties}
-    svg = plots.curves(name, title, curves, xlabel="step", ylabel="taken off (nats a token)", floor=0.0)
+def _penalties(run: Training, penalties: Mapping[str, Values]) -> Section:
+    series = dict(sorted(penalties.items()))
+    figures = _by_step(run, "Penalties", series, "Means, no interval.", ylabel="taken off (nats a token)", floor=0.0)
     text = "What was taken off the gain, mean over the step's rewrites; `retention` is what students forgot."
-    blocks = [Block([Figure(title, svg, "Means, no interval.")])]
-    return Section(run.id("penalties"), "Penalties", "Forgetting and other penalties in the reward", text, blocks)
+    title = "Forgetting and other penalties in the reward"
+    return Section(run.id("penalties"), "Penalties", title, text, [Block(figures)])
 
 
-def _numbers(steps: Sequence[Record]) -> range:
-    """Steps from 1: a fork may number its own otherwise than those that it took over."""
-    return range(1, len(steps) + 1)
-
-
-def _series(steps: Sequence[Record], prefix: str) -> dict[str, list[float | None]]:
-    """Values by name for each key with the prefix, the one with the largest values first."""
+def _metrics_with(prefix: str, steps: Sequence[Record]) -> dict[str, list[float | None]]:
+    """The values of each metric that begins with `prefix`, by the rest of its name, the largest values first."""
     names = {key for line in steps for key in line if key.startswith(prefix)}
-    found = {name: [line.get(name) for line in steps] for name in names}
-    order = sorted(names, key=lambda name: (-sum(value or 0 for value in found[name]), name))
-    return {name.removeprefix(prefix): found[name] for name in order}
+    series = {name: [line.get(name) for line in steps] for name in names}
+    order = sorted(names, key=lambda name: (-sum(value or 0 for value in series[name]), name))
+    return {name.removeprefix(prefix): series[name] for name in order}
 
 
-def _series_table(x: Sequence[int], series: Mapping[str, Sequence[float | None]]) -> Table:
-    rows = [[str(at), *(number(values[i]) for values in series.values())] for i, at in enumerate(x)]
+def _series_table(series: Mapping[str, Sequence[float | None]]) -> Table:
+    """A row a step."""
+    rows = [[str(n), *map(number, values)] for n, values in enumerate(zip(*series.values(), strict=True), start=1)]
     return Table(["step", *series], rows, "r" * (len(series) + 1))
