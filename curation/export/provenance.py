@@ -1,4 +1,4 @@
-"""What a dataset folder and the run beside it tell about the models and their measured gains, for the cards."""
+"""The models behind a dataset and their measured gains, from the run that made it, for the cards."""
 
 import json
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from huggingface_hub.hf_api import ModelInfo
 
 from configs.errors import UserError
 from configs.files import read_json_lines
+from configs.format import interval
 from configs.load import load_config
 from configs.schema import Config
 from curation.pipeline.fingerprint import teacher_hash
@@ -23,7 +24,7 @@ DIFFERENCES = {"untrained": "trained − untrained", "raw": "trained − raw"}
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model by name, its licence as its own card has it or `unknown`."""
+    """A model by name, with the licence of its own card, or `unknown`."""
 
     name: str
     licence: str
@@ -56,16 +57,16 @@ class TeacherRun:
     results: tuple[Result, ...]
 
 
-def find_run(output: Path, manifest: Mapping[str, Any], given: Path | None = None) -> TeacherRun | None:
-    """The run whose teacher wrote the dataset `output`: `given`, or else the folder around it if the hash of its
-    teacher is the manifest's; None if that is another's.
+def find_run(output: Path, manifest: Mapping[str, Any], teacher: Path | None = None) -> TeacherRun | None:
+    """The run whose teacher wrote the dataset `output`: the folder `teacher`, else the folder around the dataset if its
+    teacher has the manifest's hash, else None.
 
-    Raises UserError if `given` is no run, or its teacher did not write the dataset.
+    Raises UserError if `teacher` is no run, or its teacher did not write the dataset.
     """
-    folder = given or output.resolve().parent
+    folder = teacher or output.resolve().parent
     if not (folder / "config.yaml").is_file():
-        if given:
-            raise UserError(f"--teacher {given} is no run directory: it has no config.yaml")
+        if teacher:
+            raise UserError(f"--teacher {teacher} is no run directory: it has no config.yaml")
         return None
     settings = manifest["settings"]
     try:
@@ -76,7 +77,7 @@ def find_run(output: Path, manifest: Mapping[str, Any], given: Path | None = Non
         if teacher_hash(config.teacher.model, checkpoint) != settings["teacher_hash"]:
             raise UserError(f"the teacher of {folder} did not write {output}: their hashes differ")
     except UserError:
-        if given:
+        if teacher:
             raise
         return None
     data = folder / "journal" / "data"
@@ -92,58 +93,50 @@ def find_run(output: Path, manifest: Mapping[str, Any], given: Path | None = Non
 
 
 def evaluation_results(output: Path, run: TeacherRun | None) -> tuple[Result, ...]:
-    """Of `evaluation.json` in the dataset's folder or its run's, `{"arms": {name: {"gain": {"mean", "low", "high",
-    "n"}, "accuracy": ...}}}`; else those of the run's journal. Raises UserError for a file of another form."""
-    places = [output / "evaluation.json", *([run.dir / "evaluation.json"] if run else [])]
-    path = next((place for place in places if place.is_file()), None)
+    """The results in `evaluation.json` of the dataset's folder or its run's, `{"arms": {name: {"gain": {"mean", "low",
+    "high", "n"}, "accuracy": ...}}}`; else those of the run's journal. Raises UserError for a file of another form."""
+    paths = [output / "evaluation.json", *([run.dir / "evaluation.json"] if run else [])]
+    path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return run.results if run else ()
+    results = []
     try:
-        arms = json.loads(path.read_bytes())["arms"]
-        return tuple(
-            Result(ARMS.get(name, name), _figure(arm.get("gain")), _figure(arm.get("accuracy"), 2), _count(arm))
-            for name, arm in arms.items()
-        )
+        for name, arm in json.loads(path.read_bytes())["arms"].items():
+            n = (arm.get("gain") or arm.get("accuracy") or {}).get("n", "")
+            results.append(_result(ARMS.get(name, name), arm.get("gain"), arm.get("accuracy"), n))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no evaluation ({type(error).__name__}: {error}): move it away") from None
+    return tuple(results)
 
 
 def _journal_results(run: Path) -> list[Result]:
-    """The held-out arms and their paired differences, as the last lines of metrics.jsonl have them."""
+    """The held-out arms and their paired differences, from the last lines of metrics.jsonl that have them."""
     lines = read_json_lines(run / "journal" / "metrics.jsonl")
+
+    def estimate(line: Mapping[str, Any], name: str) -> dict[str, Any]:
+        return {part: line.get(f"{name}/{part}") for part in ("mean", "low", "high")}
+
     arms = {line["arm"]: line for line in lines if line.get("kind") == "heldout"}
-    found = [
-        Result(
-            label,
-            _figure(_nested(arms[arm], "gain")),
-            _figure(_nested(arms[arm], "accuracy"), 2),
-            str(arms[arm].get("documents", "")),
-        )
+    results = [
+        _result(label, estimate(line, "gain"), estimate(line, "accuracy"), line.get("documents", ""))
         for arm, label in ARMS.items()
-        if arm in arms
+        if (line := arms.get(arm))
     ]
     difference = next((line for line in reversed(lines) if line.get("kind") == "difference"), {})
     for other, label in DIFFERENCES.items():
-        gain, accuracy = (_nested(difference, f"{name}_minus_{other}") for name in ("trained", "accuracy"))
-        if gain.get("mean") is not None:
-            found.append(Result(label, _figure(gain), _figure(accuracy, 2), ""))
-    return found
+        gain, accuracy = (estimate(difference, f"{name}_minus_{other}") for name in ("trained", "accuracy"))
+        if gain["mean"] is not None:
+            results.append(_result(label, gain, accuracy, ""))
+    return results
 
 
-def _nested(line: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {part: line.get(f"{name}/{part}") for part in ("mean", "low", "high")}
+def _result(label: str, gain: Mapping[str, Any] | None, accuracy: Mapping[str, Any] | None, n: Any) -> Result:
+    def text(values: Mapping[str, Any] | None, digits: int) -> str:
+        if not values or values.get("mean") is None:
+            return ""
+        return interval(values["mean"], values.get("low"), values.get("high"), digits)
 
-
-def _figure(figure: Mapping[str, Any] | None, digits: int = 3) -> str:
-    if not figure or figure.get("mean") is None:
-        return ""
-    bounds = [figure.get("low"), figure.get("high")]
-    interval = "" if None in bounds else " [{:.{d}f}, {:.{d}f}]".format(*bounds, d=digits)
-    return f"{figure['mean']:.{digits}f}{interval}"
-
-
-def _count(arm: Mapping[str, Any]) -> str:
-    return str((arm.get("gain") or arm.get("accuracy") or {}).get("n", ""))
+    return Result(label, text(gain, 3), text(accuracy, 2), str(n))
 
 
 def describe_model(model: str) -> Model:
@@ -151,7 +144,16 @@ def describe_model(model: str) -> Model:
     folder = Path(model)
     if folder.is_dir():
         return Model(folder.resolve().name, _folder_licence(folder), local=True)
-    return Model(model, _hub_licence(model), local=False)
+    # The cache is asked first, then the Hub. A card is not worth a failure where neither knows the licence.
+    try:
+        cached = try_to_load_from_cache(model, "README.md")
+        if isinstance(cached, str):
+            return Model(model, _folder_licence(Path(cached).parent), local=False)
+        info: ModelInfo = HfApi().model_info(model, timeout=10)
+        licence = (info.card_data and info.card_data.get("license")) or "unknown"
+    except (OSError, httpx.HTTPError, HFValidationError, OfflineModeIsEnabled):
+        licence = "unknown"
+    return Model(model, str(licence), local=False)
 
 
 def _folder_licence(folder: Path) -> str:
@@ -161,15 +163,3 @@ def _folder_licence(folder: Path) -> str:
             return str(licence)
     config = folder / "config.json"
     return str(json.loads(config.read_bytes()).get("license") or "unknown") if config.is_file() else "unknown"
-
-
-def _hub_licence(model: str) -> str:
-    """Asks the cache, then the Hub; a card is not worth failing for where neither knows."""
-    try:
-        cached = try_to_load_from_cache(model, "README.md")
-        if isinstance(cached, str):
-            return _folder_licence(Path(cached).parent)
-        info: ModelInfo = HfApi().model_info(model, timeout=10)
-    except (OSError, httpx.HTTPError, HFValidationError, OfflineModeIsEnabled):
-        return "unknown"
-    return str((info.card_data and info.card_data.get("license")) or "unknown")

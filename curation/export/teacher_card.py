@@ -1,39 +1,36 @@
-"""What is pushed of a trained teacher: its weights, its tokenizer, a model card and what they are as JSON."""
+"""The repository of a trained teacher: its weights, its tokenizer, a model card, and facts about them as JSON."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from curation.export.hub import Upload
+from curation.export.hub import CARD, Upload
 from curation.export.provenance import TeacherRun
 from curation.pipeline.card import licence_ids, render
 
 TEMPLATE = Path(__file__).parent / "teacher_card.md.j2"
 MARK = "notewright.json"
-"""What the weights are, for programs; also tells a repository of ours from others."""
+"""Facts about the weights, for programs; also marks a repository as one of ours."""
 WEIGHTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
-"""Not optimizer.pt, which only training needs, nor the card that peft leaves."""
+"""Neither optimizer.pt, which only training needs, nor the card that peft writes."""
 
 
-def teacher_items(run: TeacherRun, weights_hash: str, repo_id: str, dataset: str) -> list[Upload]:
+def teacher_uploads(run: TeacherRun, weights_hash: str, repo_id: str, dataset: str) -> list[Upload]:
     """The files of the teacher's repository: the checkpoint's, the card last."""
-    assert run.checkpoint is not None
-    items = [
-        Upload.of(path.name, _without_paths(path, run) or path)
-        for path in sorted(run.checkpoint.iterdir())
-        if path.is_file() and path.suffix in WEIGHTS
-    ]
-    facts = _facts(run, weights_hash)
-    items.append(Upload.of(MARK, json.dumps({**facts, "dataset": dataset}, indent=2, default=str).encode() + b"\n"))
-    return [*items, Upload.of("README.md", teacher_card(run, facts, repo_id, dataset).encode())]
-
-
-def _facts(run: TeacherRun, weights_hash: str) -> dict[str, Any]:
     config = run.config
     assert run.checkpoint is not None
-    return {
+    uploads = []
+    for path in sorted(run.checkpoint.iterdir()):
+        if not path.is_file() or path.suffix not in WEIGHTS:
+            continue
+        content: Path | bytes = path
+        if path.name == "adapter_config.json":
+            # It names its base model by a path, which would show this machine's disk and help nobody.
+            adapter = json.loads(path.read_bytes()) | {"base_model_name_or_path": run.base.name}
+            content = json.dumps(adapter, indent=2).encode() + b"\n"
+        uploads.append(Upload.of(path.name, content))
+    facts = {
         "weights_hash": weights_hash,
         "data_hash": run.data_hash,
         "rounds": int(run.checkpoint.name.rpartition("-")[2]),
@@ -46,39 +43,28 @@ def _facts(run: TeacherRun, weights_hash: str) -> dict[str, Any]:
         "base": run.base.name,
         "students": [student.name for student in run.students],
     }
-
-
-def _without_paths(path: Path, run: TeacherRun) -> bytes | None:
-    """An adapter's config with its base model by name: its path would tell of its maker's disk, and help nobody."""
-    if path.name != "adapter_config.json":
-        return None
-    config = json.loads(path.read_bytes()) | {"base_model_name_or_path": run.base.name}
-    return json.dumps(config, indent=2).encode() + b"\n"
-
-
-def teacher_card(run: TeacherRun, facts: dict[str, Any], repo_id: str, dataset: str) -> str:
-    """The model card, metadata included."""
-    assert run.checkpoint is not None
-    adapter = (run.checkpoint / "adapter_config.json").is_file()
+    uploads.append(Upload.of(MARK, json.dumps({**facts, "dataset": dataset}, indent=2, default=str).encode() + b"\n"))
+    is_adapter = (run.checkpoint / "adapter_config.json").is_file()
     licences, names = licence_ids([run.base.licence])
     data = ModelCardData(
         license=licences[0],
         license_name="-".join(names) or None,
         base_model=None if run.base.local else run.base.name,
-        library_name="peft" if adapter else "transformers",
+        library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
-        tags=["notewright", "synthetic-data", run.config.rl.algorithm.replace("_", "-")],
+        tags=["notewright", "synthetic-data", config.rl.algorithm.replace("_", "-")],
         datasets=[dataset],
     )
-    return render(
+    card = render(
         TEMPLATE,
         facts,
         card_data=data.to_yaml(),
         name=repo_id.partition("/")[2],
         repo_id=repo_id,
         dataset=dataset,
-        adapter=adapter,
+        adapter=is_adapter,
         base=run.base,
         students=run.students,
         results=run.results,
     )
+    return [*uploads, Upload.of(CARD, card.encode())]

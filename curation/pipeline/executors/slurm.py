@@ -1,8 +1,8 @@
-"""The tasks of a curation as a Slurm job array, by datatrove's executor, which writes the batch script.
+"""Runs the tasks of a curation as a Slurm job array, by datatrove's executor, which writes the batch script.
 
-Nothing of ours runs while the jobs wait: a call submits them and ends, and the next call sees how they stand. The queue
-itself says whether they are alive, by the name of the run's jobs, so a call that was killed while it submitted is known
-too. What is done is known by the marks of complete tasks, which all executors share.
+No process of ours runs while the jobs wait: a call submits them and ends, and the next call asks how they stand. It
+asks the queue by the name of the run's jobs, so jobs that a killed call submitted are found too. Complete tasks are
+marked in `logs`, as with all executors.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,26 +23,23 @@ from configs.errors import RunError, UserError
 from configs.files import write_whole
 from configs.schema.executor import Slurm
 from curation.console.progress import say
-from curation.pipeline.executors.local import quiet_datatrove
-
-# On the nodes too, which import this module.
-quiet_datatrove()
+from curation.pipeline.executors import local  # noqa: F401  # ends datatrove's logs, on the nodes too
 
 LAUNCHER = "launch_pickled_pipeline"
 """datatrove's command that a job runs."""
 
 
 class Queued(Exception):
-    """Nothing is wrong: the tasks are in Slurm's queue. Its text says how they stand and what to do next."""
+    """The tasks are in Slurm's queue, which is no error. The message says how they stand and what to do next."""
 
-    def __init__(self, line: str, name: str, done: int, total: int):
-        super().__init__(line)
+    def __init__(self, message: str, name: str, done: int, total: int):
+        super().__init__(message)
         self.name, self.done, self.total = name, done, total
 
 
 class SlurmTasks(SlurmPipelineExecutor):
-    """datatrove's Slurm executor without its second job, which adds up figures that our manifest has; it keeps the
-    ids of all its arrays, and why a task failed."""
+    """datatrove's Slurm executor, without the second job that adds up counts. It also keeps the ids of all its arrays,
+    and why a task failed."""
 
     def __init__(self, steps: list[PipelineStep], tasks: int, settings: Slurm, logs: Path, name: str):
         self.jobs: list[str] = []
@@ -58,18 +54,18 @@ class SlurmTasks(SlurmPipelineExecutor):
             workers=settings.most_at_once or -1,
             job_name=name,
             qos=settings.qos,
-            env_command=settings.env_command or _environment(settings.venv),
+            env_command=settings.env_command or _activate(settings.venv),
             sbatch_args=dict(settings.sbatch),
             max_array_size=settings.max_array_size,
-            # The limit holds for one array at a time.
+            # Slurm's limit holds within one array, so with a limit the arrays run one after the other.
             max_array_launch_parallel=settings.most_at_once is None,
-            job_id_retriever=self._note,
+            job_id_retriever=self._keep_id,
             logging_dir=str(logs.absolute()),
             with_srun=settings.srun,
         )
 
-    def _note(self, said: str) -> str:
-        self.jobs.append(said.split()[-1])
+    def _keep_id(self, answer: str) -> str:
+        self.jobs.append(answer.split()[-1])
         return self.jobs[-1]
 
     def launch_merge_stats(self) -> None:
@@ -85,7 +81,7 @@ class SlurmTasks(SlurmPipelineExecutor):
         try:
             return super()._run_for_rank(rank, local_rank, node_rank)
         except Exception as error:
-            # It may well be the full disk that this is written to.
+            # The error may be that the disk is full.
             with suppress(OSError):
                 write_whole(path, f"{type(error).__name__}: {error}")
             raise
@@ -94,40 +90,40 @@ class SlurmTasks(SlurmPipelineExecutor):
 def run_on_slurm(
     steps: list[PipelineStep], tasks: int, settings: Slurm, logs: Path, name: str, done: int, total: int, again: bool
 ) -> None:
-    """Returns if all tasks are complete; else submits those that are not, unless they are in the queue, and raises
+    """Returns if all tasks are complete. Otherwise submits those that are not, unless they are in the queue, and raises
     Queued.
 
-    `done` of `total` documents are finished. Tasks that ended without being complete are submitted again only if
-    `again`. Raises UserError where there is no Slurm, RunError if it refuses, or if tasks failed and not `again`.
+    `done` of `total` documents are finished. Tasks that ended incomplete are submitted again only if `again`. Raises
+    UserError where there is no Slurm, RunError if it refuses, or if tasks failed and not `again`.
     """
     executor = SlurmTasks(steps, tasks, settings, logs, name)
-    waiting = in_queue(name)
-    left = executor.get_incomplete_ranks()
-    if not left:
+    queue = in_queue(name)
+    incomplete = executor.get_incomplete_ranks()
+    if not incomplete:
         return
-    if not waiting:
-        if why := _ended(logs, left):
+    if not queue:
+        if why := _why_ended(logs, incomplete):
             if not again:
                 raise RunError(f"{why}; finished batches are kept, the same command submits these tasks again")
             say(f"{why}; submitting them again")
-        _submit(executor)
-        waiting = in_queue(name) or Counter({"submitted": len(left)})
-    states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(waiting.items()))
-    line = (
-        f"{tasks - len(left)} of {tasks} tasks and {done} of {total} documents are finished; tasks in Slurm's queue: "
-        f"{states} (follow with `squeue --name={name}`, logs in {executor.slurm_logs_folder}). The same command says "
-        "how they stand, and finishes the dataset once they are through"
+        _submit(executor, incomplete)
+        queue = in_queue(name) or Counter({"submitted": len(incomplete)})
+    states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(queue.items()))
+    message = (
+        f"{tasks - len(incomplete)} of {tasks} tasks and {done} of {total} documents are finished; tasks in Slurm's "
+        f"queue: {states} (follow with `squeue --name={name}`, logs in {executor.slurm_logs_folder}). The same command "
+        "says how they stand, and finishes the dataset once they are through"
     )
-    raise Queued(line, name, done, total)
+    raise Queued(message, name, done, total)
 
 
 def job_name(output: Path, fingerprint: str) -> str:
-    """The name of a run's jobs: no other run has it, nor the same run into another folder."""
+    """The name of a run's jobs; another run has another name, and so has the same run into another folder."""
     return "notewright-" + hashlib.sha256(f"{output.absolute()}\n{fingerprint}".encode()).hexdigest()[:12]
 
 
 def in_queue(name: str) -> Counter[str]:
-    """How many of the tasks of that name are in the queue, by their state (RUNNING, PENDING, ...)."""
+    """Number of the tasks of that name in the queue, by their state (RUNNING, PENDING, ...)."""
     return Counter(_ask("squeue", "--array", "--noheader", f"--name={name}", "--format=%T"))
 
 
@@ -139,24 +135,24 @@ def wait_for_jobs(name: str, poll_seconds: float) -> None:
             if not in_queue(name):
                 return
         except RunError as error:
-            # A busy controller does not answer at times; the jobs live on.
+            # At times a busy controller does not answer; the jobs go on.
             say(f"{error}; asking again")
 
 
 def refuse_queued(logs: Path) -> None:
-    """Raises UserError if the tasks that `logs` is about are in Slurm's queue: another executor would run them too.
+    """Raises UserError if the tasks of `logs` are in Slurm's queue: another executor would run them too.
 
-    On a machine without Slurm nobody can say; there the tasks' own locks keep two from being one task at once.
+    On a machine without Slurm that cannot be asked; there the tasks' locks keep a task from running twice at once.
     """
     name = _submitted(logs).get("name")
     if name and shutil.which("squeue") and in_queue(name):
         raise UserError(f"this run's tasks are in Slurm's queue: wait for them, or `scancel --name={name}` first")
 
 
-def _submit(executor: SlurmTasks) -> None:
+def _submit(executor: SlurmTasks, incomplete: list[int]) -> None:
     logs = Path(executor.logging_dir.path)
-    # Left by earlier jobs, of which `_ended` must not speak again.
-    for rank in executor.get_incomplete_ranks():
+    # Errors of earlier jobs, which `_why_ended` must not report again.
+    for rank in incomplete:
         _error_path(logs, rank).unlink(missing_ok=True)
     try:
         executor.launch_job()
@@ -169,29 +165,23 @@ def _submit(executor: SlurmTasks) -> None:
         ) from None
     finally:
         if executor.jobs:
-            state = {"name": executor.job_name, "jobs": executor.jobs}
-            write_whole(logs / "slurm.json", json.dumps(state))
+            write_whole(logs / "slurm.json", json.dumps({"name": executor.job_name, "jobs": executor.jobs}))
 
 
-def _ended(logs: Path, left: list[int]) -> str:
-    """Why the jobs submitted last ended with `left` incomplete; nothing where none were submitted."""
+def _why_ended(logs: Path, incomplete: list[int]) -> str:
+    """Why the jobs submitted last ended with these tasks incomplete; empty where none were submitted."""
     submitted = _submitted(logs)
     if not submitted:
         return ""
-    errors = [path.read_text(encoding="utf-8") for rank in left if (path := _error_path(logs, rank)).is_file()]
-    said = [f"{error[:300]}" + f" ({count} times)" * (count > 1) for error, count in Counter(errors).most_common(2)]
-    states = Counter(state.split()[0] for state in _accounted(submitted["jobs"]) if state and state != "COMPLETED")
-    said += [f"{count} {state}" for state, count in states.items()]
-    return f"{len(left)} tasks ended before they were complete ({'; '.join(said) or 'their logs may say why'})"
-
-
-def _accounted(jobs: Iterable[str]) -> list[str]:
-    """The final states of jobs, where the cluster keeps account of them."""
-    given = f"--jobs={','.join(jobs)}"
-    try:
-        return _ask("sacct", "--allocations", "--noheader", "--parsable2", "--format=State", given)
-    except (UserError, RunError):
-        return []
+    errors = [path.read_text(encoding="utf-8") for rank in incomplete if (path := _error_path(logs, rank)).is_file()]
+    reasons = [f"{error[:300]}" + f" ({count} times)" * (count > 1) for error, count in Counter(errors).most_common(2)]
+    # Many clusters keep no account of ended jobs.
+    with suppress(UserError, RunError):
+        jobs = f"--jobs={','.join(submitted['jobs'])}"
+        states = _ask("sacct", "--allocations", "--noheader", "--parsable2", "--format=State", jobs)
+        failed = Counter(state.split()[0] for state in states if state != "COMPLETED")
+        reasons += [f"{count} {state}" for state, count in failed.items()]
+    return f"{len(incomplete)} tasks ended before they were complete ({'; '.join(reasons) or 'their logs may say why'})"
 
 
 def _submitted(logs: Path) -> dict[str, Any]:
@@ -203,8 +193,8 @@ def _error_path(logs: Path, rank: int) -> Path:
     return logs / "errors" / f"{rank:05d}"
 
 
-def _environment(venv: Path | None) -> str:
-    """The shell line that makes datatrove's command known on a node."""
+def _activate(venv: Path | None) -> str:
+    """The shell line that puts datatrove's command on the PATH of a node."""
     if venv is not None:
         return f"source {venv.absolute() / 'bin/activate'}"
     folder = Path(sys.executable).parent
