@@ -14,7 +14,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from configs.seeds import stable_seed
 from curation.evaluation.arms import Arm
-from curation.scoring.rewrite_file import RAW, RewriteLine, read_items
+from curation.scoring.rewrite_file import RAW, RewriteLine, read_rewrite_file
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Document, Question
 from teacher.gates.checks import build_gates
@@ -101,7 +101,7 @@ class LessonTexts:
     def _read_file(self, path: Path) -> Groups:
         """The rewrites of a file in the format of `notewright score`. Documents are matched by their texts, since ids
         are given anew when documents are read."""
-        lines = read_items(path, DocumentQuestions(self.config.student.prompt_template))
+        lines = read_rewrite_file(path, DocumentQuestions(self.config.student.prompt_template))
         by_text = {line.texts[RAW]: line for line in lines if isinstance(line, RewriteLine)}
         missing = [document for document in self.documents if document.text not in by_text]
         if missing:

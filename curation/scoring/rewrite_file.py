@@ -1,11 +1,11 @@
-"""The input of `notewright score`: lines as documents with rewrites, or as rejects with their reason."""
+"""The input of `notewright score`: each line as a document with rewrites, or as a reject with its reason."""
 
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 from configs.errors import UserError
 from student.benchmarks.sources import DocumentQuestions
@@ -25,14 +25,14 @@ class RewriteLine:
 
     @property
     def digest(self) -> str:
-        """Names what the rows depend on."""
+        """Hash of everything that the line's scores depend on."""
         questions = [(question.prompt, question.answer, question.choices) for question in self.exam.questions]
         return hashlib.sha256(json.dumps([list(self.texts.values()), questions]).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """An input line that is no document."""
+    """An input line that is no document with rewrites."""
 
     line: int
     """From 1."""
@@ -40,37 +40,28 @@ class Reject:
     content: str
 
 
-@dataclass(slots=True)
-class _Questioned:
-    """What a benchmark reads of a document."""
+def read_rewrite_file(path: Path, benchmark: DocumentQuestions) -> Iterator[RewriteLine | Reject]:
+    """The lines of `path` in order, without blank ones.
 
-    text: str
-    id: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-
-def read_items(path: Path, benchmark: DocumentQuestions) -> Iterator[RewriteLine | Reject]:
-    """Lines of `path` as documents, or as rejects with their number; blank lines are passed over.
-
-    A document that says the `id` of an earlier line is rejected: its rows could not be told apart.
+    A line with the `id` of an earlier one is rejected: the rows of the two could not be told apart.
     """
-    seen: set[str] = set()
+    ids: set[str] = set()
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                item = _parse(line, benchmark)
-                if item.id in seen:
-                    raise UserError(f"id {item.id!r} stands on an earlier line")
-                seen.add(item.id)
-                yield item
+                parsed = _parse(line, benchmark)
+                if parsed.id in ids:
+                    raise UserError(f"id {parsed.id!r} stands on an earlier line")
+                ids.add(parsed.id)
+                yield parsed
             except UserError as error:
                 yield Reject(number, str(error), line.decode("utf-8", errors="replace").rstrip("\n"))
 
 
 def _parse(line: bytes, benchmark: DocumentQuestions) -> RewriteLine:
-    """Raises UserError with the reason where the line is no document."""
+    """Raises UserError with the reason where the line is no document with rewrites."""
     try:
         row = json.loads(line.decode("utf-8").removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
@@ -93,7 +84,7 @@ def _parse(line: bytes, benchmark: DocumentQuestions) -> RewriteLine:
         raise UserError("`questions` must be a list of at least one {question, answer}")
     if not isinstance(rewrites, list) or not all(isinstance(text, str) and text.strip() for text in rewrites):
         raise UserError("`rewrites` must be a list of non-empty strings")
-    # One brings all questions to be scored on, so none is kept back as held out.
-    asked = [{**question, "split": "reward"} for question in questions]
-    exam = benchmark.exam(_Questioned(row["text"], row["id"], {"questions": asked}))
-    return RewriteLine(row["id"], {RAW: row["text"], **dict(enumerate(rewrites))}, exam)
+    # Scoring asks all questions, so none is held out.
+    questions = [{**question, "split": "reward"} for question in questions]
+    document = SimpleNamespace(text=row["text"], id=row["id"], metadata={"questions": questions})
+    return RewriteLine(row["id"], {RAW: row["text"], **dict(enumerate(rewrites))}, benchmark.exam(document))

@@ -1,6 +1,5 @@
 """`notewright score`: gains of brought rewrites, nothing lost by a kill, nothing mixed up by another call."""
 
-import fcntl
 import json
 import os
 import resource
@@ -205,10 +204,16 @@ def test_an_output_of_another_call_is_refused(tmp_path, pool, config):
 
 
 def test_two_processes_never_write_one_output(tmp_path, pool, config):
-    with (tmp_path / "out.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="another process"):
-            run_score(write(tmp_path / "in.jsonl", CAT), config, tmp_path / "out.jsonl", pool)
+    lock = tmp_path / "out.lock"
+    hold = f"import fcntl,time; f=open({str(lock)!r},'a'); fcntl.lockf(f,fcntl.LOCK_EX); "
+    hold += "print('held',flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "held\n"
+            with pytest.raises(RunError, match="another process"):
+                run_score(write(tmp_path / "in.jsonl", CAT), config, tmp_path / "out.jsonl", pool)
+        finally:
+            other.kill()
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_was_done(tmp_path, pool, config):
