@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from curation.reliability.study import ReliabilityStudy
-from student.statistics.adaptive import MeasuredRun, PlannedRun, best_rewrites, repeat_adaptively, repeat_uniformly
+from student.statistics.adaptive import PlannedRun, best_rewrites, repeat_adaptively, repeat_uniformly
 from student.statistics.intervals import Interval, bootstrap_interval
+from student.statistics.mixed_model import MeasuredRun
 from student.statistics.reliability import gains_table
 
 Gains = Sequence[Sequence[Sequence[float | None]]]

@@ -1,3 +1,5 @@
+"""Confidence intervals, p-values, and means with an interval."""
+
 import math
 import statistics
 from collections.abc import Callable, Hashable, Sequence
@@ -8,15 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 Sums = np.ndarray
-"""(..., S): sufficient statistics that add up over documents."""
-
+"""(..., S): statistics that are summed over documents, e.g. the sum and the number of values."""
 
 FEW_CLUSTERS = 6
-"""Below this, resampling cannot show the spread: 4 clusters at nominal 95%: percentiles cover 80%, t 95%."""
+"""With fewer clusters intervals are not bootstrapped: with 4, percentiles at nominal 95% cover 80%, Student's t 95%."""
 
 
 class Interval(NamedTuple):
-    """Bounds of a confidence interval; both nan where fewer than two clusters make one impossible."""
+    """Bounds of a confidence interval; both nan if fewer than two clusters make one impossible."""
 
     low: float
     high: float
@@ -32,16 +33,20 @@ def bootstrap_interval(
 ) -> Interval:
     """Confidence interval of the mean of `values`; None and nan are left out.
 
-    `clusters` (aligned with `values`) names what is drawn as a whole: rewrites of one document, documents that
-    shared a student. Bounds are nan with fewer than two clusters.
+    `clusters` (aligned with `values`) names the values that are drawn together because they are not independent:
+    those of rewrites of one document, or of documents that shared a student.
     """
     values_N = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    kept_N = np.isfinite(values_N)
-    names = list(range(len(values_N))) if clusters is None else list(clusters)
-    assert len(names) == len(values_N), f"{len(names)} clusters for {len(values_N)} values"
-    sums_NS = np.stack([values_N[kept_N], np.ones(kept_N.sum())], axis=1)
-    kept_names = [name for name, kept in zip(names, kept_N, strict=True) if kept]
-    return cluster_interval(sums_NS, _mean, kept_names, level=level, resamples=resamples, seed=seed)
+    known_N = np.isfinite(values_N)
+    sums_NS = np.stack([values_N[known_N], np.ones(known_N.sum())], axis=1)
+    names = range(len(values_N)) if clusters is None else clusters
+    known_names = [name for name, known in zip(names, known_N, strict=True) if known]
+
+    def mean(sums: Sums) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return sums[..., 0] / sums[..., 1]
+
+    return cluster_interval(sums_NS, mean, known_names, level=level, resamples=resamples, seed=seed)
 
 
 def cluster_interval(
@@ -53,11 +58,11 @@ def cluster_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Confidence interval of `statistic` (from (..., S) to (...)) of summed rows, whole clusters drawn together.
+    """Confidence interval of a `statistic` (from (..., S) to (...)) of the sum of all rows; clusters are drawn whole.
 
-    Expanded percentile bootstrap (Hesterberg 2015, arXiv 1411.5279, section 5.3.2), which keeps its level from
-    6 clusters on where plain percentiles and BCa fall to 85%; below that Student's t with the jackknife's
-    standard error.
+    Expanded percentile bootstrap (Hesterberg 2015, arXiv 1411.5279, section 5.3.2), which keeps its level from 6
+    clusters on, where plain percentiles and BCa fall to 85%. With fewer clusters, Student's t with the standard error
+    of the jackknife.
     """
     sums_CS = _by_cluster(sums_NS, clusters)
     C = len(sums_CS)
@@ -65,11 +70,11 @@ def cluster_interval(
         return Interval(math.nan, math.nan)
     t = t_quantile(0.5 + level / 2, C - 1)
     if C < FEW_CLUSTERS:
-        left_out_C = statistic(sums_CS.sum(0) - sums_CS)
-        left_out_C = left_out_C[np.isfinite(left_out_C)]
-        if len(left_out_C) < 2:
+        jackknife_C = statistic(sums_CS.sum(0) - sums_CS)  # without one cluster each
+        jackknife_C = jackknife_C[np.isfinite(jackknife_C)]
+        if len(jackknife_C) < 2:
             return Interval(math.nan, math.nan)
-        error = math.sqrt((C - 1) * float(np.var(left_out_C)))
+        error = math.sqrt((C - 1) * float(np.var(jackknife_C)))
         centre = float(statistic(sums_CS.sum(0)))
         return Interval(centre - t * error, centre + t * error)
     drawn_BC = np.random.default_rng(seed).multinomial(C, np.full(C, 1 / C), size=resamples)
@@ -80,11 +85,6 @@ def cluster_interval(
     tail = NormalDist().cdf(-t * math.sqrt(C / (C - 1)))
     low, high = np.quantile(replicates_B, [tail, 1 - tail])
     return Interval(float(low), float(high))
-
-
-def _mean(sums: Sums) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return sums[..., 0] / sums[..., 1]
 
 
 def _by_cluster(sums_NS: Sums, clusters: Sequence[Hashable] | None) -> Sums:
@@ -145,7 +145,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 class Estimate(NamedTuple):
-    """A mean with its 95% bootstrap interval; the bounds are nan where one value alone makes none possible."""
+    """A mean with its 95% interval; the bounds are nan if fewer than two clusters make none possible."""
 
     mean: float
     low: float
@@ -153,13 +153,13 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float], clusters: Sequence[int] | None = None) -> Estimate:
-    """Mean and interval over `values`, one a document. `clusters` names the batch of each: documents that share their
-    students are not independent, and are drawn together."""
+    """Mean of `values` and its bootstrap interval over `clusters`, see `bootstrap_interval`."""
     if not values:
         return Estimate(math.nan, math.nan, math.nan)
     return Estimate(statistics.fmean(values), *bootstrap_interval(values, clusters))
 
 
-def as_share(found: Estimate) -> Estimate:
-    """Bounds of a share, which cannot lie outside 0 ... 1; few batches give wide ones, and one gives none (nan)."""
-    return Estimate(found.mean, *(b if math.isnan(b) else min(1.0, max(0.0, b)) for b in found[1:]))
+def as_share(estimate: Estimate) -> Estimate:
+    """The estimate of a share, with bounds clipped to 0 ... 1; nan stays."""
+    low, high = (bound if math.isnan(bound) else min(1.0, max(0.0, bound)) for bound in estimate[1:])
+    return Estimate(estimate.mean, low, high)

@@ -1,11 +1,13 @@
-"""How much of a gain is the rewrite's doing, and how much is retraining noise.
+"""How much of a gain is due to the rewrite, and how much is retraining noise.
 
 The model of a gain is `y[d, g, r] = document[d] + rewrite[d, g] + seed[d, r] + noise[d, g, r]`: rewrites are nested in
-documents, and runs ("repeats") in rewrites. `seed` is what all rewrites of a document share in repeat r when they
-are trained with common random numbers; it moves no ranking inside a group, so it is no noise of the reward. Variance
-components are Henderson's method 3 (Searle, Casella and McCulloch, "Variance Components", 1992, ch. 5), which on full
-tables is the classical analysis of variance; reliability is the intraclass correlation of Shrout and Fleiss (1979),
-with common seeds its consistency form ICC(C, 1) of McGraw and Wong (1996); Spearman-Brown gives the mean of R runs.
+documents, and runs ("repeats") in rewrites. `seed` is the part that all rewrites of a document share in repeat r if
+they are trained with common random numbers. It changes no ranking inside a group, so it is no noise of the reward.
+
+Variance components are Henderson's method 3 (Searle, Casella and McCulloch, "Variance Components", 1992, ch. 5), which
+on full tables is the classical analysis of variance. Reliability is the intraclass correlation of Shrout and Fleiss
+(1979); with common seeds it is its consistency form ICC(C, 1) of McGraw and Wong (1996). Spearman-Brown gives the
+reliability of the mean of R runs.
 """
 
 import math
@@ -20,7 +22,7 @@ from student.statistics.intervals import Sums, cluster_interval
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reliability:
-    """Variance components of a gain, and what they say about a reward. `None`: the data cannot tell, see `reason`."""
+    """Variance components of a gain, and the reliability that follows. None: the data cannot tell, see `reason`."""
 
     documents: int
     """Documents with at least two rewrites that ran."""
@@ -29,43 +31,43 @@ class Reliability:
     runs: int
     """Student runs that gave a gain."""
     failed: int
-    """Student runs that gave none (nan)."""
+    """Student runs that failed."""
     between_variance: float | None = None
-    """Of the true gain between rewrites of a document. Unbiased, hence below 0 at times where there is no contrast."""
+    """Variance of true gains between rewrites of a document. It is unbiased, so it can be below 0 if they are equal."""
     noise_variance: float | None = None
-    """Of one run of the same rewrite; without what common seeds cancel, where seeds are common."""
+    """Variance of one run of the same rewrite, without `seed_variance` if seeds are common."""
     seed_variance: float | None = None
-    """Of what all rewrites of a document share in a repeat; None where seeds are not common."""
+    """Variance of the part that all rewrites of a document share in a repeat; None if seeds are not common."""
     reliability: float | None = None
-    """Share of the variance of single runs between rewrites that is signal, 0 ... 1."""
+    """Share of true differences in the variance between single runs of different rewrites, 0 ... 1."""
     low: float | None = None
     high: float | None = None
-    """95% bootstrap interval of `reliability` over documents (or the clusters given)."""
+    """95% bootstrap interval of `reliability` over documents (or over `clusters`)."""
     reason: str = ""
-    """Why a figure is None; empty where none is."""
+    """Why a field is None; empty if none is."""
 
     def at(self, repeats: float) -> float | None:
         """Reliability of the mean of `repeats` runs (Spearman-Brown)."""
         return spearman_brown(self.reliability, repeats)
 
     def interval_at(self, repeats: float) -> tuple[float | None, float | None]:
-        """Interval of `at(repeats)`: Spearman-Brown is monotone, so the bounds go through it."""
+        """Interval of `at(repeats)`. Spearman-Brown is monotone, so it maps the bounds."""
         return spearman_brown(self.low, repeats), spearman_brown(self.high, repeats)
 
     def repeats_for(self, target: float = 0.8) -> int | None:
-        """Fewest repeats whose mean reaches `target`; None where there is no contrast to find."""
+        """Fewest repeats whose mean reaches reliability `target`; see `repeats_for`."""
         return repeats_for(self.reliability, target)
 
 
 def spearman_brown(reliability: float | None, repeats: float) -> float | None:
-    """Reliability of the mean of `repeats` runs from that of one; None stays None."""
+    """Reliability of the mean of `repeats` runs, from that of one run; None stays None."""
     if reliability is None:
         return None
     return repeats * reliability / (1 + (repeats - 1) * reliability)
 
 
 def repeats_for(reliability: float | None, target: float = 0.8) -> int | None:
-    """Fewest repeats whose mean reaches reliability `target`; None where the reliability is unknown or 0."""
+    """Fewest repeats whose mean reaches reliability `target`; None if the reliability is unknown or 0."""
     assert 0 < target < 1
     if not reliability:
         return None
@@ -74,8 +76,8 @@ def repeats_for(reliability: float | None, target: float = 0.8) -> int | None:
 
 
 def gains_table(gains: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """Documents x rewrites x repeats as a float64 array (D, G, R): ragged nested lists are filled up, and None turned
-    into nan."""
+    """Gains of documents x rewrites x repeats as a float64 array (D, G, R). Missing entries of ragged lists, None and
+    infinite gains become nan."""
     if isinstance(gains, np.ndarray) and gains.dtype != object:
         assert gains.ndim == 3, f"gains are documents x rewrites x repeats, not of {gains.ndim} axes"
         return gains.astype(np.float64)
@@ -99,18 +101,24 @@ def reliability(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Reliability:
-    """Variance components of `gains` (documents x rewrites x repeats, ragged or with nan for failed runs).
+    """Variance components of gains, and the reliability of one run.
 
-    `clusters` names, for each document, what the bootstrap draws as a whole: the batch of documents that shared a
-    student. `common_seeds` says that repeat r of all rewrites of a document had the same seed.
+    Args:
+        gains: documents x rewrites x repeats, as an array or as ragged lists; None or nan for failed runs.
+        clusters: the batch of each document. Documents of one batch shared students, so the bootstrap draws them
+            together.
+        common_seeds: repeat r of all rewrites of a document had the same seed.
+        level: of the interval.
     """
     table_DGR = gains_table(gains)
     ran_DGR = np.isfinite(table_DGR)
+    # Missing entries of a ragged table are runs that nobody started; they did not fail.
+    started = table_DGR.size if isinstance(gains, np.ndarray) else sum(len(runs) for group in gains for runs in group)
     counts = {
         "documents": int((ran_DGR.any(-1).sum(-1) >= 2).sum()),
         "rewrites": int(ran_DGR.any(-1).sum()),
         "runs": int(ran_DGR.sum()),
-        "failed": _failed(gains, ran_DGR),
+        "failed": started - int(ran_DGR.sum()),
     }
     if not counts["documents"]:
         return Reliability(**counts, reason="no document has two rewrites that ran")
@@ -136,22 +144,18 @@ def reliability(
 
 
 def noise_variance(gains: Sequence[Any] | np.ndarray) -> float | None:
-    """Of one run of the same rewrite, where seeds are common: what all rewrites of a document share in a repeat moves
-    no ranking and is left out. `gains` as for `reliability`; None where nothing was repeated beside something else."""
+    """`Reliability.noise_variance` with common seeds, without the rest; None if the data cannot tell."""
     sums_DS = np.array([_moments(runs_GR, True) for runs_GR in gains_table(gains)]).reshape(-1, 8)
-    residual, freedom = sums_DS[:, 3].sum(), sums_DS[:, 4].sum()
-    return float(residual / freedom) if freedom > 0.5 else None
-
-
-def _failed(gains: Sequence[Any] | np.ndarray, ran_DGR: np.ndarray) -> int:
-    """Runs that were tried and gave no gain; the filling of a ragged table was never tried."""
-    if isinstance(gains, np.ndarray):
-        return int((~ran_DGR).sum())
-    return sum(len(runs) for rewrites in gains for runs in rewrites) - int(ran_DGR.sum())
+    residual, degrees = sums_DS[:, 3].sum(), sums_DS[:, 4].sum()
+    return float(residual / degrees) if degrees > 0.5 else None
 
 
 def _moments(runs_GR: np.ndarray, common_seeds: bool) -> list[float]:
-    """Sums of squares of one document with what they expect: rewrites, residual, repeats; see `_components`."""
+    """Sums of squares of one document, with the coefficients of the variances in their expectations.
+
+    They are: of rewrites (sum, coefficient of their variance, coefficient of the noise), residual (sum, degrees of
+    freedom), of seeds (as of rewrites). `_components` solves for the variances.
+    """
     rewrite_N, repeat_N = np.nonzero(np.isfinite(runs_GR))
     y_N = runs_GR[rewrite_N, repeat_N]
     if len(y_N) < 2:
@@ -160,7 +164,7 @@ def _moments(runs_GR: np.ndarray, common_seeds: bool) -> list[float]:
         return _nested_moments(y_N, rewrite_N)
     ran_GR = np.zeros(runs_GR.shape)
     ran_GR[rewrite_N, repeat_N] = 1.0
-    # Centred, so that what is left of large gains keeps its digits.
+    # Centred, because differences of large gains would lose digits.
     y_GR = np.where(ran_GR > 0, np.nan_to_num(runs_GR) - y_N.mean(), 0.0)
     between, residual_GR, df = _adjusted(y_GR, ran_GR)
     seeds, _, _ = _adjusted(y_GR.T, ran_GR.T)
@@ -168,7 +172,7 @@ def _moments(runs_GR: np.ndarray, common_seeds: bool) -> list[float]:
 
 
 def _nested_moments(y_N: np.ndarray, rewrite_N: np.ndarray) -> list[float]:
-    """`_moments` without common seeds, in closed form (Searle et al., section 3.6)."""
+    """`_moments` without common seeds: N gains with their rewrites, in closed form (Searle et al., section 3.6)."""
     _, index_N, runs_G = np.unique(rewrite_N, return_inverse=True, return_counts=True)
     N, G = len(y_N), len(runs_G)
     means_G = np.bincount(index_N, y_N) / runs_G
@@ -178,10 +182,10 @@ def _nested_moments(y_N: np.ndarray, rewrite_N: np.ndarray) -> list[float]:
 
 
 def _adjusted(y_GR: np.ndarray, ran_GR: np.ndarray) -> tuple[tuple[float, float, float], np.ndarray, float]:
-    """Rows adjusted for columns in an unbalanced two-way table (Searle et al., section 5.5).
+    """Rows adjusted for columns in a two-way table with gaps (Searle et al., section 5.5).
 
-    Returns the sum of squares that rows explain beyond columns with the coefficients of the rows' variance and of the
-    noise's in its expectation, the residuals of the additive model, and their degrees of freedom.
+    Returns the sum of squares that rows explain beyond columns (with the coefficients of the rows' variance and of the
+    noise in its expectation), the residuals of the additive model, and their degrees of freedom.
     """
     runs_R = ran_GR.sum(0)
     weight_GR = ran_GR / np.maximum(runs_R, 1.0)
@@ -191,15 +195,15 @@ def _adjusted(y_GR: np.ndarray, ran_GR: np.ndarray) -> tuple[tuple[float, float,
     known_G = values_G > 1e-8
     inverse_G = np.where(known_G, 1 / np.where(known_G, values_G, 1.0), 0.0)
     effects_G = vectors_GG @ (inverse_G * (vectors_GG.T @ totals_G))
-    left_GR = (y_GR - effects_G[:, None]) * ran_GR
-    residual_GR = left_GR - ran_GR * (left_GR.sum(0) / np.maximum(runs_R, 1.0))
+    without_rows_GR = (y_GR - effects_G[:, None]) * ran_GR
+    residual_GR = without_rows_GR - ran_GR * (without_rows_GR.sum(0) / np.maximum(runs_R, 1.0))
     rank = float(known_G.sum())
     degrees = float(ran_GR.sum() - (runs_R > 0).sum()) - rank
     return (float(effects_G @ totals_G), float(np.trace(information_GG)), rank), residual_GR, degrees
 
 
 def _components(sums: Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Between-rewrite, noise and seed variance from `_moments` summed over documents."""
+    """Variance between rewrites, of noise and of seeds, from sums of `_moments` over documents."""
     with np.errstate(divide="ignore", invalid="ignore"):
         noise = sums[..., 3] / sums[..., 4]
         between = (sums[..., 0] - sums[..., 2] * noise) / sums[..., 1]
@@ -214,5 +218,5 @@ def _intraclass(sums: Sums) -> np.ndarray:
 
 
 def _share(value: float | np.ndarray) -> float | None:
-    """An estimate of a share, brought into 0 ... 1; None where it does not exist."""
+    """An estimate of a share, clipped to 0 ... 1; None if it is not finite."""
     return float(np.clip(value, 0.0, 1.0)) if np.isfinite(value) else None

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from student.statistics.adaptive import (
-    MeasuredRun,
     best_rewrites,
     next_separate_runs,
     next_shared_runs,
@@ -16,6 +15,7 @@ from student.statistics.adaptive import (
     repeat_adaptively,
     repeat_uniformly,
 )
+from student.statistics.mixed_model import MeasuredRun
 
 
 class World:
@@ -33,19 +33,19 @@ class World:
         self.runs = Counter()
         self.sizes = [rewrites] * documents
         self.batches = [d // 4 for d in range(documents)]
-        self.seats = []
+        self.planned = []
 
-    def measure(self, seats):
-        self.seats += seats
-        return [self.run(seat) for seat in seats]
+    def measure(self, planned):
+        self.planned += planned
+        return [self.run(run) for run in planned]
 
-    def run(self, seat):
-        place = seat.document, seat.rewrite
+    def run(self, planned):
+        place = planned.document, planned.rewrite
         self.runs[place] += 1
         return (
             float(self.truth_DG[place])
-            + self.draw("seed", seat.document, seat.repeat) * self.seed_sd
-            + self.draw("student", seat.student) * self.student_sd
+            + self.draw("seed", planned.document, planned.repeat) * self.seed_sd
+            + self.draw("student", planned.student) * self.student_sd
             + self.draw("run", *place, self.runs[place]) * self.noise_sd
         )
 
@@ -64,7 +64,7 @@ def regrets(repeat, shared, worlds=6, forget=(), **settings):
         world = World(seed, **settings)
         more = {"students": 3} if shared and repeat is repeat_adaptively else {}
         runs = repeat(world.measure, world.sizes, 4, batches=world.batches if shared else None, **more)
-        assert len(runs) == len(world.seats) == 4 * sum(world.sizes)
+        assert len(runs) == len(world.planned) == 4 * sum(world.sizes)
         found.append(world.regret([run._replace(**dict.fromkeys(forget)) for run in runs]))
     return np.array(found)
 
@@ -72,7 +72,9 @@ def regrets(repeat, shared, worlds=6, forget=(), **settings):
 @pytest.mark.parametrize("reliability", [0.2, 0.5])
 @pytest.mark.parametrize("shared", [False, True])
 def test_adaptive_repeats_beat_as_many_uniform_ones(reliability, shared):
-    uniform, adapted = (regrets(way, shared, reliability=reliability) for way in (repeat_uniformly, repeat_adaptively))
+    uniform, adapted = (
+        regrets(repeat, shared, reliability=reliability) for repeat in (repeat_uniformly, repeat_adaptively)
+    )
     saved = uniform - adapted
     assert saved.mean() > saved.std(ddof=1) / len(saved) ** 0.5
     assert adapted.mean() < 0.85 * uniform.mean()
@@ -102,21 +104,23 @@ def test_documents_of_a_batch_sit_once_in_each_of_its_students():
     world = World(0, documents=12)
     repeat_adaptively(world.measure, world.sizes, 3, batches=world.batches, students=4)
     by_student = {}
-    for seat in world.seats:
-        by_student.setdefault(seat.student, []).append(seat.document)
+    for run in world.planned:
+        by_student.setdefault(run.student, []).append(run.document)
     assert {tuple(documents) for documents in by_student.values()} == {(0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11)}
     assert len(by_student) == 3 * 6 * 3
-    first = [(seat.document, seat.rewrite) for seat in world.seats if seat.repeat == 0]
+    first = [(run.document, run.rewrite) for run in world.planned if run.repeat == 0]
     assert len(first) == len(set(first)) == 72
 
 
-def test_no_last_bit_decides_a_seat():
+def test_no_last_bit_decides_which_rewrite_runs():
     """A leader and its rival with as many runs are worth the same: other machines round otherwise."""
     exact, rounded = World(0, reliability=0.2), World(0, reliability=0.2)
     repeat_adaptively(exact.measure, exact.sizes, 2)
     signs = random.Random(1)
-    repeat_adaptively(lambda seats: [g + signs.uniform(-1e-9, 1e-9) for g in rounded.measure(seats)], rounded.sizes, 2)
-    assert exact.seats == rounded.seats
+    repeat_adaptively(
+        lambda planned: [g + signs.uniform(-1e-9, 1e-9) for g in rounded.measure(planned)], rounded.sizes, 2
+    )
+    assert exact.planned == rounded.planned
 
 
 def test_every_rewrite_runs_once_before_any_runs_twice():
@@ -127,7 +131,7 @@ def test_every_rewrite_runs_once_before_any_runs_twice():
     assert next_shared_runs([], [3, 0], 3) == [[*next_shared_runs([], [3], 3)[0]], []]
 
 
-def test_seats_go_to_the_contenders_and_to_the_undecided_group():
+def test_runs_go_to_the_contenders_and_to_the_undecided_group():
     means = [[5.0, 4.9, 0.0, 0.1], [5.0, 0.0, 0.2, 0.1]]
     runs = [
         MeasuredRun(d, g, mean + sign, repeat=(g, sign))
@@ -138,9 +142,9 @@ def test_seats_go_to_the_contenders_and_to_the_undecided_group():
     undecided, decided = next_separate_runs(runs, [4, 4], 12)
     assert len(undecided) + len(decided) == 12
     assert sum(g < 2 for g in undecided) >= 10
-    seats = next_shared_runs(runs, [4, 4], 3)
-    assert [len(seats_K) for seats_K in seats] == [3, 3]
-    assert all(g < 2 for g in seats[0])
+    rewrites = next_shared_runs(runs, [4, 4], 3)
+    assert [len(rewrites_K) for rewrites_K in rewrites] == [3, 3]
+    assert all(g < 2 for g in rewrites[0])
 
 
 def test_one_lucky_run_does_not_win():
@@ -156,17 +160,17 @@ def test_one_lucky_run_does_not_win():
     assert believed_G[0] < 1.0 and believed_G[1] == pytest.approx(means[1], abs=0.1)
 
 
-def test_failed_students_cost_their_seat_and_nothing_else():
+def test_failed_students_cost_their_run_and_nothing_else():
     world = World(0, documents=3, rewrites=3)
 
-    def measure(seats):
-        gains = world.measure(seats)
+    def measure(planned):
+        gains = world.measure(planned)
         return [
-            None if (seat.document, seat.rewrite) == (0, 1) else gain for seat, gain in zip(seats, gains, strict=True)
+            None if (run.document, run.rewrite) == (0, 1) else gain for run, gain in zip(planned, gains, strict=True)
         ]
 
     runs = repeat_adaptively(measure, [3, 3, 3], 5, students=8)
-    assert len({(seat.document, seat.student) for seat in world.seats}) == len(runs) == 45
+    assert len({(run.document, run.student) for run in world.planned}) == len(runs) == 45
     choices = best_rewrites(runs, [3, 3, 3])
     assert choices[0] in (0, 2) and None not in choices
     nothing = [MeasuredRun(0, 0, None), MeasuredRun(0, 1, None)]
@@ -175,8 +179,8 @@ def test_failed_students_cost_their_seat_and_nothing_else():
 
 
 def test_empty_and_single_groups_do_no_harm():
-    assert repeat_adaptively(lambda seats: [0.0] * len(seats), [], 10) == []
+    assert repeat_adaptively(lambda planned: [0.0] * len(planned), [], 10) == []
     for batches in (None, [0, 0]):
-        runs = repeat_adaptively(lambda seats: [1.0] * len(seats), [0, 1], 3, batches=batches, students=2)
+        runs = repeat_adaptively(lambda planned: [1.0] * len(planned), [0, 1], 3, batches=batches, students=2)
         assert [(run.document, run.rewrite) for run in runs] == [(1, 0)] * 3
         assert best_rewrites(runs, [0, 1]) == [None, 0]
