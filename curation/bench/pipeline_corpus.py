@@ -1,9 +1,10 @@
 """The corpus of `notewright bench curate`: documents of a web corpus's lengths, with known faults in known rows."""
 
+import contextlib
 import gzip
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,25 @@ MEDIAN_WORDS, SPREAD, MOST_WORDS = 250, 0.6, 3000
 
 QUIZ_ROWS = 200
 UNREADABLE, SHORT, REPEATED, CONTAMINATED, CREDENTIAL = 17, 31, 47, 59, 73
-"""Of every hundred rows one of each kind, at this place."""
+"""Places in every hundred rows: one row of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Files of shards, a file of benchmark items, and what a curation of them must count."""
+    """Files of shards, a file of benchmark items, and the counts that a curation of them must come to."""
 
     folder: Path
     quiz: Path
     rows: int
     quarantined: int
-    """Rows that cannot be read, and documents of which the gates refuse the rewrite."""
+    """Rows that cannot be read, and documents whose rewrite the gates refuse."""
     filtered: int
     """Repeated, contaminated, with a credential."""
 
 
 def write_corpus(folder: Path, rows: int, seed: int = 0) -> Corpus:
-    """Writes `rows` rows to `folder/shards`, in files of every kind we read but WARC; equal calls give equal texts."""
+    """Writes `rows` rows to `folder/shards`, in files of every kind that the pipeline reads but WARC. Equal calls give
+    equal texts."""
     rng = np.random.default_rng(seed)
     words = _vocabulary(rng)
     quiz = [" ".join(rng.choice(words, 12)) + "?" for _ in range(QUIZ_ROWS)]
@@ -49,7 +51,7 @@ def write_corpus(folder: Path, rows: int, seed: int = 0) -> Corpus:
     for file in range(FILES):
         share = range(rows * file // FILES, rows * (file + 1) // FILES)
         suffix = SUFFIXES[file % len(SUFFIXES)]
-        _write(shards / f"part-{file}{suffix}", list(zip(share, islice(texts, len(share)), strict=True)))
+        _write(shards / f"part-{file}{suffix}", list(zip(share, itertools.islice(texts, len(share)), strict=True)))
     counted = np.bincount(np.arange(rows) % 100, minlength=100)
     return Corpus(
         folder=shards,
@@ -61,8 +63,8 @@ def write_corpus(folder: Path, rows: int, seed: int = 0) -> Corpus:
 
 
 def row_places(output: Path, manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """File and row of every record of a finished dataset with one rewrite a document: its rows, the quarantined, the
-    filtered. A corpus was curated exactly if each of its rows stands here once."""
+    """File and row of every record of a finished dataset with one rewrite a document: of its rows, the quarantined and
+    the filtered. A corpus was curated exactly if each of its rows is here once."""
     places: list[tuple[str, int]] = []
     for shard in manifest["shards"]:
         table = pq.read_table(output / shard["path"], columns=["source_file", "source_row"])
@@ -75,30 +77,29 @@ def row_places(output: Path, manifest: Mapping[str, Any]) -> list[tuple[str, int
 
 def _vocabulary(rng: np.random.Generator, size: int = 20_000) -> np.ndarray:
     syllables = np.array([f"{c}{v}" for c in "bdfgklmnprstvz" for v in ("a", "e", "i", "o", "u", "an", "er", "is")])
-    found: dict[str, None] = {}
-    while len(found) < size:
-        found["".join(rng.choice(syllables, rng.integers(1, 5)))] = None
-    return np.array(list(found))
+    words: dict[str, None] = {}  # a set that keeps the order
+    while len(words) < size:
+        words["".join(rng.choice(syllables, rng.integers(1, 5)))] = None
+    return np.array(list(words))
 
 
 def _texts(rng: np.random.Generator, words: np.ndarray, quiz: list[str]) -> Iterator[str | None]:
-    """The rows' texts, None where a row is to be unreadable."""
-    # Zipf's law, as words of a language have it.
-    chances = 1 / np.arange(1, len(words) + 1)
-    ends = np.cumsum(chances / chances.sum())
-    row, text = 0, ""
-    while True:
+    """The rows' texts, without end; None where a row is to be unreadable."""
+    # Frequencies follow Zipf's law, like those of a language's words.
+    weights = 1 / np.arange(1, len(words) + 1)
+    cumulative = np.cumsum(weights / weights.sum())
+    text = ""
+    for row in itertools.count():
         place = row % 100
         if place != REPEATED:
             count = int(np.clip(rng.lognormal(np.log(MEDIAN_WORDS), SPREAD), 20, MOST_WORDS))
-            drawn = words[np.searchsorted(ends, rng.random(count)).clip(max=len(words) - 1)].tolist()
+            drawn = words[np.searchsorted(cumulative, rng.random(count)).clip(max=len(words) - 1)].tolist()
             text = " ".join(f"{word}." if i % 15 == 14 else word for i, word in enumerate(drawn))
         if place == CONTAMINATED:
             text = f"{text} {quiz[row // 100 % len(quiz)]}"
         elif place == CREDENTIAL:
             text = f"{text} aws_key AKIA{''.join(rng.choice(list('ABCDEFGHIJKLMNOP234567'), 16))}"
         yield None if place == UNREADABLE else f"row {row}" if place == SHORT else text
-        row += 1
 
 
 def _write(path: Path, rows: list[tuple[int, str | None]]) -> None:
@@ -110,13 +111,11 @@ def _write(path: Path, rows: list[tuple[int, str | None]]) -> None:
         b'{"text": "not UTF-8: \xff"}\n' if text is None else orjson.dumps({"id": f"row-{row}", "text": text}) + b"\n"
         for row, text in rows
     )
-    if path.suffix == ".gz":
-        with gzip.open(path, "wb", compresslevel=1) as file:
-            file.writelines(lines)
-    elif path.suffix == ".zst":
-        with path.open("wb") as raw, zstandard.ZstdCompressor().stream_writer(raw) as packed:
-            for line in lines:
-                packed.write(line)
-    else:
-        with path.open("wb") as file:
-            file.writelines(lines)
+    with contextlib.ExitStack() as stack:
+        file: Any = stack.enter_context(path.open("wb"))
+        if path.suffix == ".gz":
+            file = stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1))
+        elif path.suffix == ".zst":
+            file = stack.enter_context(zstandard.ZstdCompressor().stream_writer(file))
+        for line in lines:
+            file.write(line)

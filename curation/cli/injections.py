@@ -29,7 +29,7 @@ def bench_injections(
     from curation.bench.injections import print_summary, run_bench, save_attempts
     from curation.console.progress import say
 
-    result, attempts = run_bench(settings, samples, tell=say)
+    result, attempts = run_bench(settings, samples, progress=say)
     if save is not None:
         save_attempts(save, attempts)
     if as_json:

@@ -140,7 +140,7 @@ def test_a_teacher_is_attacked(tmp_path: Path, teacher: Path) -> None:
         }
     )
     said: list[str] = []
-    found, made = run_bench(config, samples=2, tell=said.append, attacks=PACK[:3])
+    found, made = run_bench(config, samples=2, progress=said.append, attacks=PACK[:3])
     assert len(made) == 12 and found["documents"] == 3 and found["temperature"] == 0.0 and found["checkpoint"] is None
     assert Counter((one.defended, one.strategy) for one in made) == {
         (defended, strategy): 3 for defended in (False, True) for strategy in ("rewrite", "faq")
