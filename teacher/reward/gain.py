@@ -42,7 +42,7 @@ from teacher.reward.assignment import (
 )
 from teacher.reward.evaluation import DocumentResult, Evaluation, mean_penalties
 from teacher.reward.exams import forgotten, narrow
-from teacher.reward.pooling import PooledBeliefs
+from teacher.reward.pooling import PooledPredictions
 from teacher.reward.student_runs import StudentRuns
 
 PROBE_DOCUMENTS = 8
@@ -95,7 +95,7 @@ class GainReward:
         gains = self._repeat_adaptively(lessons_DG, results) if reward.adaptive else {}
         forgotten_parts: dict[TaughtLesson, float] = {}
         if reward.pool_strategies:
-            pooled = PooledBeliefs(lessons_DG, results)
+            pooled = PooledPredictions(lessons_DG, results)
             gains = pooled.of_students("gain") if reward.credit == "shard" else pooled.of_lessons()
             forgotten_parts = pooled.of_students("forgotten")
         rewards = []

@@ -25,7 +25,7 @@ UNKNOWN_NOISE = 0.5
 """Share of what strategies leave unexplained that counts as noise where nothing was repeated."""
 
 
-class PooledBeliefs:
+class PooledPredictions:
     """What each lesson of a step is worth and costs when what its strategies did elsewhere is counted in.
 
     A student's forgetting belongs to no lesson alone: of D documents that share a student each causes one D-th. A

@@ -21,7 +21,7 @@ from configs.seeds import stable_seed
 from student.engine.models import load_model
 from student.records import Job, Outcome, StudentPool
 from teacher.records import Rewrite
-from teacher.reward.student_runs import StudentRuns
+from teacher.reward.student_runs import StudentRuns, lesson_steps
 from teacher.run.checkpoints import latest_numbered, save_folder
 
 PROMOTION_FILE = "promotion.json"
@@ -71,7 +71,7 @@ def round_bases(config: Config, checkpoint: Path | None) -> dict[str, str]:
     return bases
 
 
-class Students:
+class StudentPools:
     """The pools of the present bases; one set of models is in memory at a time."""
 
     def __init__(self, config: Config, make_pool: MakePool) -> None:
@@ -143,7 +143,7 @@ def train_and_save(pool: Keeping, job: Job, student: StudentSettings, base: str,
     return outcome
 
 
-def promote(round: int, lessons: Sequence[Rewrite], students: Students, runs: StudentRuns) -> dict[str, Any]:
+def promote(round: int, lessons: Sequence[Rewrite], students: StudentPools, runs: StudentRuns) -> dict[str, Any]:
     """Trains one student of each present base on all `lessons` and saves it as a whole model under
     `run.dir/student/promoted-NNNN`: the bases of the next rounds.
 
@@ -181,13 +181,13 @@ def promote(round: int, lessons: Sequence[Rewrite], students: Students, runs: St
 def _promotion_job(config: Config, round: int, lessons: Sequence[Rewrite], runs: StudentRuns) -> Job:
     """One student on everything: as many steps a document as the rewarded students had, and their exam."""
     names = list(dict.fromkeys(rewrite.document_id for rewrite in lessons))
+    taught = [(rewrite.document_id, rewrite.text) for rewrite in lessons]
+    job = runs.job(names, taught, stable_seed(config.run.seed, "promotion", round), "reward")
     together = min(config.reward.documents_together, len(names))
-    seed = stable_seed(config.run.seed, "promotion", round)
-    steps = runs.job(names[:together], [], seed, "reward").lesson.steps
-    job = runs.job(names, [(rewrite.document_id, rewrite.text) for rewrite in lessons], seed, "reward")
-    if steps is None:  # each of its own lines is met in every epoch
-        return job
-    return replace(job, lesson=replace(job.lesson, steps=steps * math.ceil(len(names) / together)))
+    steps = lesson_steps(config.student, config.rl.rewrites_per_lesson, together)
+    if steps is not None:
+        steps *= math.ceil(len(names) / together)
+    return replace(job, lesson=replace(job.lesson, steps=steps))
 
 
 def _remove_others(folder: Path, pattern: str) -> None:

@@ -92,9 +92,5 @@ def ahead(tasks: Sequence[Callable[[], T]], *, overlap: bool) -> Iterator[T]:
         yield from (task() for task in tasks)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="sampling") as thread:
-        futures = [thread.submit(task) for task in tasks]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:  # a consumer that stops early, for an error of its own, does not wait for tasks that were not begun
-            thread.shutdown(wait=False, cancel_futures=True)
+        # `map` cancels what was not begun when its consumer stops early, for an error of its own.
+        yield from thread.map(lambda task: task(), tasks)

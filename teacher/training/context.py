@@ -17,7 +17,7 @@ from teacher.reward.assignment import lessons_of
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.exams import external_questions
 from teacher.reward.gain import GainReward
-from teacher.reward.student_models import Students, starting_bases
+from teacher.reward.student_models import StudentPools, starting_bases
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.clock import Clock, ahead
 from teacher.run.history import History
@@ -42,7 +42,7 @@ class RunContext:
         config: Config,
         documents: Sequence[Document],
         heldout: Sequence[Document],
-        students: Students,
+        students: StudentPools,
         writers: Writers,
         journal: Journal,
         tracker: Tracker,

@@ -24,7 +24,7 @@ from teacher.records import Reward, Rewrite
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.exams import external_questions, retention_texts
 from teacher.reward.gain import GainReward
-from teacher.reward.student_models import MakePool, Students, check_students, promote, round_bases, starting_bases
+from teacher.reward.student_models import MakePool, StudentPools, check_students, promote, round_bases, starting_bases
 from teacher.run.checkpoints import best_round, checkpoint_of, finished_rounds, save_checkpoint
 from teacher.run.clock import Clock
 from teacher.run.journal import Journal
@@ -81,7 +81,7 @@ def train_teacher(
     if ranks.is_helper:
         _help(config, training, ranks)
         raise SystemExit(0)  # rank 0 returns the summary
-    students = Students(config, make_pool)
+    students = StudentPools(config, make_pool)
     acquire_run(config, data_hash(config, train, heldout))
     started = time.perf_counter()
     with (

@@ -5,7 +5,7 @@ import pytest
 
 from teacher.records import Rewrite
 from teacher.reward.assignment import LessonResult, PlannedStudent, TaughtLesson
-from teacher.reward.pooling import PooledBeliefs, pooled_values
+from teacher.reward.pooling import PooledPredictions, pooled_values
 
 
 def pooled_gains(gains_DG, shares_DGS, noise):
@@ -103,7 +103,7 @@ def test_what_a_common_seed_does_to_all_lessons_draws_none_of_them_to_the_mean()
             LessonResult(PlannedStudent((lesson,), d, repeat), true[d, g] + seed + 0.1 * generator.normal(), 0.0, None)
             for repeat, seed in enumerate((2.0, -2.0))
         ]
-    believed = PooledBeliefs(table, results).of_lessons()
+    believed = PooledPredictions(table, results).of_lessons()
     found = np.array([[believed[TaughtLesson(d, g)] for g in range(6)] for d in range(20)])
     found, true = (values - values.mean(1, keepdims=True) for values in (found, true))
     assert np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.99

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from configs.errors import UserError
 from configs.files import read_json_lines
 from student.pools.inline import InlinePool
-from teacher.reward.student_models import Students, labels, merged_teacher, round_bases, starting_bases
+from teacher.reward.student_models import StudentPools, labels, merged_teacher, round_bases, starting_bases
 from teacher.run.checkpoints import save_checkpoint
 from teacher.training.loop import train_teacher
 from teacher.writers.local import load_teacher
@@ -98,7 +98,7 @@ def test_students_that_gain_enough_are_the_next_base(make_config, make_documents
 def test_settings_of_students_that_cannot_be_are_refused(make_config, make_documents, gold_pool):
     promoting = {"validation_documents": 4, "promotion_threshold": 0.1}
     with pytest.raises(UserError, match="needs students that can be saved"):
-        Students(make_config(rl=promoting), lambda _: gold_pool())
+        StudentPools(make_config(rl=promoting), lambda _: gold_pool())
     itself = make_config(rl=promoting, student={"model": "teacher"})
     with pytest.raises(UserError, match=r"student\.model cannot be 'teacher'"):
         train_teacher(itself, make_documents(12), [], lambda _: gold_pool(), quiet)
