@@ -1,12 +1,11 @@
 """`--fork`: a run goes on from its last finished round under another name and a changed config."""
 
-import json
 import shutil
 import time
 from pathlib import Path
 
 from configs.errors import UserError
-from configs.files import read_json_lines, write_whole
+from configs.files import read_json_lines, write_json_lines
 from configs.load import config_difference, load_config, save_config
 from configs.schema import Config
 from teacher.run.checkpoints import BEST_FILE, finished_rounds, save_folder
@@ -90,4 +89,4 @@ def _copy_journal(source: Path, folder: Path, rounds: int, *, same_data: bool) -
     metrics.append({"time": round(time.time(), 3), "kind": "fork", "round": rounds, "source": str(source)})
     rewrites = [line for line in finished["rewrites.jsonl"] if line["arm"] == "train"]
     for name, lines in (("metrics.jsonl", metrics), ("rewrites.jsonl", rewrites)):
-        write_whole(new / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_json_lines(new / name, lines)
