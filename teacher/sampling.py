@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from configs.schema import Rl, Teacher
 from student.records import Document
@@ -37,13 +38,11 @@ def sample_rewrites(
     from document to document. Under `policy` prompting the teacher chooses, except in the lessons that are dealt.
     """
     gates, n, first = list(gates), sampling.rewrites, sampling.first
-    longest = writer.max_prompt_tokens
     settings = writer.settings
     if sampling.strategies is not None:
         settings = settings.model_copy(update={"strategies": sampling.strategies})
     if settings.prompting == "policy":
         strategies = [[""] * n for _ in documents]
-        prompts = [[build_prompt(writer.tokenizer, settings, d, None, longest)] * n for d in documents]
         # Dealt for the whole stream, of which these documents take their part.
         openings = deal(
             settings.strategies, first + len(documents), n, sampling.rewrites_per_lesson, sampling.explore,
@@ -51,23 +50,22 @@ def sample_rewrites(
         )[first:]  # fmt: skip
     else:
         assert not sampling.explore, "'strategy' prompting deals every strategy"
-        strategies = [spread(settings.strategies, n, offset) for offset in range(first, first + len(documents))]
-        prompts = [
-            [build_prompt(writer.tokenizer, settings, document, name, longest) for name in names]
-            for document, names in zip(documents, strategies, strict=True)
-        ]
+        strategies = [spread(settings.strategies, n, first + d) for d in range(len(documents))]
         openings = [[""] * n for _ in documents]
-    completions = writer.write(
-        [prompt for row in prompts for prompt in row],
-        1,
-        sampling.seed,
-        [opening for row in openings for opening in row],
-    )
-    return [
-        [make_rewrite(settings, document, prompts[d][j], completions[d * n + j][0], strategies[d][j], gates)
-         for j in range(n)]
-        for d, document in enumerate(documents)
-    ]  # fmt: skip
+    prompts: list[str] = []
+    for document, names in zip(documents, strategies, strict=True):
+        by_strategy = {
+            name: build_prompt(writer.tokenizer, settings, document, name, writer.max_prompt_tokens)
+            for name in set(names)
+        }
+        prompts += [by_strategy[name] for name in names]
+    completions = writer.write(prompts, 1, sampling.seed, list(chain.from_iterable(openings)))
+    rows = zip(prompts, completions, chain.from_iterable(strategies), strict=True)
+    rewrites = [
+        make_rewrite(settings, documents[i // n], prompt, completion, strategy, gates)
+        for i, (prompt, [completion], strategy) in enumerate(rows)
+    ]
+    return [rewrites[d * n : (d + 1) * n] for d in range(len(documents))]
 
 
 def make_rewrite(

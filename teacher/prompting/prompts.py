@@ -50,11 +50,13 @@ def build_prompt(
     text = neutralise(tokenizer, document.text) if defended else document.text
     between = markers(text) if defended and settings.delimit and tokenizer.chat_template else None
     prompt = _render(tokenizer, settings, text, strategy, between)
-    if max_tokens is not None:
-        excess = len(tokenizer(prompt)["input_ids"]) - max_tokens
-        if excess > 0:
-            # The markers stay: others would have another number of tokens.
-            prompt = _render(tokenizer, settings, _cut(tokenizer, text, excess), strategy, between)
+    excess = 0 if max_tokens is None else len(tokenizer(prompt)["input_ids"]) - max_tokens
+    if excess > 0:
+        offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        # One token to spare: the cut may tokenize differently at its new end.
+        kept = offsets[: max(0, len(offsets) - excess - 1)]
+        # The markers stay, though they are a hash of the whole text: others would have another number of tokens.
+        prompt = _render(tokenizer, settings, text[: kept[-1][1]] if kept else "", strategy, between)
     return prompt
 
 
@@ -85,10 +87,3 @@ def _render(
     bos = tokenizer.bos_token
     doubled = bos and rendered.startswith(bos) and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
     return rendered.removeprefix(bos) if doubled else rendered
-
-
-def _cut(tokenizer: PreTrainedTokenizerBase, text: str, excess: int) -> str:
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    # One token to spare: the cut may tokenize differently at its new end.
-    kept = offsets[: max(0, len(offsets) - excess - 1)]
-    return text[: kept[-1][1]] if kept else ""

@@ -18,14 +18,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import psutil
-import torch
 
 from configs.errors import RunError, UserError
 from configs.files import write_whole
@@ -102,9 +102,9 @@ def serving(config: Config, checkpoint: Path | None, folder: Path) -> Iterator[s
         return
     server = VllmServer(config.serving, launch, folder)
     try:
-        server.start()
+        url = server.start()
         os.environ[STATE_VARIABLE] = str(server.path)
-        yield read_state(server.path).url
+        yield url
     finally:
         if outer is None:
             os.environ.pop(STATE_VARIABLE, None)
@@ -117,11 +117,9 @@ def state_file(config: Config, checkpoint: Path | None, folder: Path) -> Path:
     """The state file of the server that this process writes with: that of a `serving` block around it, else that of one
     of its own, started now and stopped when the process ends (a task on another machine has no block around it)."""
     if STATE_VARIABLE not in os.environ:
-        launch = plan_launch(config.teacher, config.serving, config.run.seed, checkpoint)
-        server = VllmServer(config.serving, launch, folder / f"{socket.gethostname()}-{os.getpid()}")
-        atexit.register(server.stop)
-        server.start()
-        os.environ[STATE_VARIABLE] = str(server.path)
+        process = ExitStack()
+        process.enter_context(serving(config, checkpoint, folder / f"{socket.gethostname()}-{os.getpid()}"))
+        atexit.register(process.close)
     return Path(os.environ[STATE_VARIABLE])
 
 
@@ -133,17 +131,16 @@ class VllmServer:
         self.path, self.log = self.folder / STATE_FILE, self.folder / "vllm.log"
         self._adapter: tuple[str, Path] | None = None
         self._python = find_vllm()
-        self._up, self._ended, self._stopping = threading.Event(), threading.Event(), threading.Event()
-        self._failed: str | None = None
+        self._url: Future[str] = Future()
+        """The API's base, once the server answers for the first time, or the error that it did not."""
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
 
-    def start(self) -> None:
-        """Returns when the server answers. Raises RunError with the end of the log if it does not."""
+    def start(self) -> str:
+        """The base of the API, when the server answers. Raises RunError with the end of the log if it does not."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._thread.start()
-        while not self._up.wait(0.1):
-            if self._ended.is_set():
-                raise RunError(self._failed or "the vLLM server was stopped while it started")
+        return self._url.result()
 
     def stop(self) -> None:
         """Ends the server and all that it started; returns when they are gone."""
@@ -169,29 +166,29 @@ class VllmServer:
                     if before is not None:
                         client.post(f"{url}/unload_lora_adapter", json={"lora_name": before[0]})
                     return
-                except httpx.TransportError:  # it starts again, and loads the adapter by itself
+                except httpx.TransportError:
+                    # It starts again, and loads the adapter by itself.
                     time.sleep(POLL_SECONDS)
 
     def _run(self) -> None:
         """The thread's work: starts the server until it is told to stop or has died too often."""
         starts = 0
+        failed = "the vLLM server was stopped while it started"
         try:
             while not self._stopping.is_set():
                 # The kernel ends the supervisor with the thread that started it, so all starts are made here.
                 reason = self._run_once()
                 starts += 1
-                if self._stopping.is_set():
-                    return
-                if not self._up.is_set():
-                    self._failed = f"vLLM did not start: {reason}"
-                elif starts > self.settings.restarts:
-                    self._failed = f"the vLLM server died {starts} times, the last time because {reason}"
-                if self._failed is not None:
-                    self._failed += f"; its log is {self.log}; what is finished is kept, the same command goes on"
-                    self._write_state("", self._failed)
-                    return
+                if self._stopping.is_set() or (self._url.done() and starts <= self.settings.restarts):
+                    continue
+                died = f"the vLLM server died {starts} times, the last time because"
+                failed = f"{died if self._url.done() else 'vLLM did not start:'} {reason}"
+                failed += f"; its log is {self.log}; what is finished is kept, the same command goes on"
+                self._write_state("", failed)
+                return
         finally:
-            self._ended.set()
+            if not self._url.done():
+                self._url.set_exception(RunError(failed))
 
     def _run_once(self) -> str:
         """Runs the server until it dies, stops answering or is to end; returns the reason of its end, as a clause."""
@@ -221,14 +218,20 @@ class VllmServer:
                 if (status := supervisor.poll()) is not None:
                     return f"it ended with status {status}: {self._last_lines(begin)}"
                 now = time.monotonic()
-                if is_healthy(client, url):
+                try:
+                    answers = client.get(f"{url}/health").status_code == httpx.codes.OK
+                except httpx.TransportError:
+                    answers = False
+                if answers:
                     healthy = now
                     if not answered:
+                        # A server that starts again has forgotten its adapter.
                         if self._adapter is not None and (refusal := _reload(client, url, *self._adapter)) is not None:
                             return refusal
                         answered = True
                         self._write_state(f"{url}/v1", None)
-                        self._up.set()
+                        if not self._url.done():
+                            self._url.set_result(f"{url}/v1")
                 elif not answered and now - started > self.settings.start_seconds:
                     return f"no answer in {self.settings.start_seconds:.0f} seconds: {self._last_lines(begin)}"
                 elif answered and now - healthy > SILENT_SECONDS:
@@ -285,8 +288,8 @@ def plan_launch(
     `VllmServer.load` brings while the server runs."""
     adapter = is_adapter(checkpoint)
     model = teacher.model if checkpoint is None or adapter else str(checkpoint.absolute())
-    bfloat16 = pick_dtype(teacher.dtype, pick_device(teacher.device)) == torch.bfloat16
-    arguments = ["--model", model, "--served-model-name", "base", "--dtype", "bfloat16" if bfloat16 else "float32"]
+    dtype = str(pick_dtype(teacher.dtype, pick_device(teacher.device))).removeprefix("torch.")
+    arguments = ["--model", model, "--served-model-name", "base", "--dtype", dtype]
     # Nothing of the folder's generation_config.json but its end tokens: temperature and top_p are ours.
     arguments += ["--generation-config", "vllm", "--seed", str(seed), "--disable-uvicorn-access-log"]
     arguments += ["--enable-prefix-caching"]
@@ -316,14 +319,6 @@ def find_vllm() -> str:
     if importlib.util.find_spec("vllm") is not None:
         return sys.executable
     raise UserError("teacher.writer 'vllm' needs vLLM: `make vllm` (CPU), or `pip install -e .[vllm]` (NVIDIA GPU)")
-
-
-def is_healthy(client: httpx.Client, url: str) -> bool:
-    """Whether a server and its engine say that they are well."""
-    try:
-        return client.get(f"{url}/health").status_code == httpx.codes.OK
-    except httpx.TransportError:
-        return False
 
 
 def _reload(client: httpx.Client, url: str, name: str, adapter: Path) -> str | None:
