@@ -143,7 +143,10 @@ def push(api: HfApi, target: Target, uploads: Sequence[Upload]) -> Published:
                 "and as visible as it was; the same command sends what differs"
             )
         if tagged is None:
-            _tag(api, target, commit)
+            api.create_tag(target.repo_id, tag=target.tag, revision=commit, repo_type=target.repo_type, exist_ok=True)
+            # Someone else may have made the tag meanwhile.
+            if (tagged := _tagged_commit(api, target)) != commit:
+                raise _tag_taken(target, tagged or "another commit")
         if target.public and info.private:
             api.update_repo_settings(target.repo_id, repo_type=target.repo_type, private=False)
     return Published(url=target.url, commit=commit, sent=len(missing), present=len(uploads) - len(missing))
@@ -207,18 +210,6 @@ def _send(api: HfApi, target: Target, missing: list[Upload], stale: list[str], h
 def _tagged_commit(api: HfApi, target: Target) -> str | None:
     refs = api.list_repo_refs(target.repo_id, repo_type=target.repo_type)
     return next((ref.target_commit for ref in refs.tags if ref.name == target.tag), None)
-
-
-def _tag(api: HfApi, target: Target, commit: str) -> None:
-    try:
-        api.create_tag(target.repo_id, tag=target.tag, revision=commit, repo_type=target.repo_type)
-    except HfHubHTTPError as error:
-        if error.response.status_code != 409:
-            raise
-        # Someone else made the tag meanwhile.
-        tagged = _tagged_commit(api, target)
-        if tagged != commit:
-            raise _tag_taken(target, tagged or "another commit") from None
 
 
 def _tag_taken(target: Target, commit: str) -> UserError:

@@ -1,4 +1,4 @@
-"""The dataset card: README.md with metadata that the Hub understands, written from the manifest."""
+"""The dataset card: a README.md with metadata for the Hub, written from the manifest."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ from curation.pipeline.dataset import COLUMNS
 
 TEMPLATE = Path(__file__).parent / "card.md.j2"
 
-# https://huggingface.co/docs/hub/repositories-licenses, those that texts and datasets come under.
+# From https://huggingface.co/docs/hub/repositories-licenses: the licences of texts and datasets.
 HUB_LICENCES = frozenset(
     """
     apache-2.0 mit openrail cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0
@@ -47,7 +47,7 @@ def write_card(output: Path, manifest: dict[str, Any]) -> Path:
 def dataset_card(
     name: str, manifest: dict[str, Any], repo_id: str | None = None, facts: Mapping[str, Any] | None = None
 ) -> DatasetCard:
-    """The card of a dataset called `name`; `repo_id` is where it will be on the Hub, if it will.
+    """The card of a dataset called `name`; `repo_id` is its place on the Hub, if it is to be there.
 
     `facts` are what an export knows beyond the manifest: `base` and `students` (models with `name` and `licence`),
     `results` (lines with `arm`, `gain`, `accuracy`, `n`), `teacher_repo`.
@@ -70,13 +70,13 @@ def dataset_card(
 
 
 def leaks_checked(manifest: Mapping[str, Any]) -> bool:
-    """Whether the texts were held against benchmark items: by the leak check, or by the gate and it had some."""
+    """Whether benchmark items were searched for in the texts: by the leak check, or by a gate that had items."""
     gated = "leak" in manifest["gates"] and manifest["settings"].get("benchmark_items", NO_ITEMS) != NO_ITEMS
     return gated or bool(manifest.get("leak_check"))
 
 
 def render(template: Path, *values: Mapping[str, Any], **more: Any) -> str:
-    """A card's text from its template; a name that is not given is an error. The filter `cell` makes a table cell."""
+    """A card's text from its template; a name without a value is an error. The filter `cell` escapes a table cell."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     merged = {name: value for mapping in (*values, more) for name, value in mapping.items()}
@@ -111,7 +111,7 @@ def card_data(manifest: dict[str, Any]) -> DatasetCardData:
 
 
 def licence_ids(licences: list[str]) -> tuple[list[str], list[str]]:
-    """The Hub's ids of licences, and the names of those that it has no id for (they become `other`)."""
+    """The Hub's ids of licences, and the names of those without an id (which become `other`)."""
     slugs = {_slug(licence) for licence in licences}
     known, others = slugs & HUB_LICENCES, sorted(slugs - HUB_LICENCES)
     return sorted(known | ({"other"} if others else set())), others
@@ -122,15 +122,14 @@ def _slug(licence: str) -> str:
 
 
 def terms(licences: Iterable[str]) -> list[str]:
-    """What the licences ask for together, the strictest first; of a licence that the Hub does not know, nothing."""
+    """What the licences demand together, the strictest first; nothing for a licence that the Hub does not know."""
     slugs = [_slug(licence) for licence in licences]
     return [term for term, pattern in _TERMS.items() if any(re.search(pattern, slug) for slug in slugs)]
 
 
 def size_category(rows: int) -> str:
     """The Hub's name for the size of a dataset: `n<1K`, `1K<n<10K`, ... `n>1T`."""
-    edges = [10 ** (3 + power) for power in range(len(_SIZES))]
-    above = sum(rows >= edge for edge in edges)
+    above = min(max(len(str(rows)) - 3, 0), len(_SIZES))
     if above == 0:
         return f"n<{_SIZES[0]}"
     return f"n>{_SIZES[-1]}" if above == len(_SIZES) else f"{_SIZES[above - 1]}<n<{_SIZES[above]}"

@@ -166,21 +166,19 @@ def verdict(stage: str | None, reason: str | None, detail: str | None = None) ->
     return Text(f"{words}{why}{f' ({detail})' if detail else ''}", style=colour)
 
 
-def _head(row: PreviewedRow) -> Text:
-    head = Text(row.id, style="bold")
-    if row.source_tokens is not None:
-        head.append(f" · {row.source_tokens} tokens", style="dim")
-    if row.refusal is not None:
-        head.append(" · ").append_text(verdict(*row.refusal))
-    return head
+def _heading(name: str, tokens: int | None, *refusal: str | None) -> Text:
+    """Name, length and verdict in a line; without a `refusal` no verdict."""
+    heading = Text(name, style="bold")
+    if tokens is not None:
+        heading.append(f" · {tokens} tokens", style="dim")
+    if refusal:
+        heading.append(" · ").append_text(verdict(*refusal))
+    return heading
 
 
-def _label(record: dict[str, Any]) -> Text:
-    name = "its own text" if record["strategy"] == RAW else str(record.get("strategy") or "a rewrite")
-    label = Text(name, style="bold")
-    if record.get("tokens") is not None:
-        label.append(f" · {record['tokens']} tokens", style="dim")
-    return label.append(" · ").append_text(verdict(record["stage"], record["reason"], record["detail"]))
+def _heading_of(record: dict[str, Any]) -> Text:
+    name = "its own text" if record["strategy"] == RAW else str(record["strategy"] or "a rewrite")
+    return _heading(name, record.get("tokens"), record["stage"], record["reason"], record["detail"])
 
 
 def _columns(row: PreviewedRow) -> Iterator[RenderableType]:
@@ -190,24 +188,28 @@ def _columns(row: PreviewedRow) -> Iterator[RenderableType]:
         left += [Text("as the filters leave it", style="bold"), Text(_shown(row.cleaned))]
     right: list[RenderableType] = []
     for record in row.records:
-        right += [_label(record), Text(_shown(record.get("text") or "")), Text()]
+        right += [_heading_of(record), Text(_shown(record.get("text") or "")), Text()]
     grid = Table.grid(expand=True, padding=(0, 2))
     grid.add_column(ratio=1)
     grid.add_column(ratio=1)
     grid.add_row(Group(*left), Group(*right))
-    yield Panel(grid if right else Group(*left), title=_head(row), title_align="left")
+    yield Panel(
+        grid if right else Group(*left),
+        title=_heading(row.id, row.source_tokens, *row.refusal or ()),
+        title_align="left",
+    )
 
 
 def _plain(row: PreviewedRow) -> Iterator[RenderableType]:
     def indented(text: str) -> str:
         return _shown(text).replace("\n", "\n    ")
 
-    yield _head(row)
+    yield _heading(row.id, row.source_tokens, *row.refusal or ())
     yield Text(f"  before: {indented(row.before)}")
     if row.cleaned is not None:
         yield Text(f"  filtered to: {indented(row.cleaned)}")
     for record in row.records:
-        yield Text("  ").append_text(_label(record))
+        yield Text("  ").append_text(_heading_of(record))
         if record.get("text"):
             yield Text(f"    {indented(record['text'])}")
     yield Text()
@@ -223,18 +225,18 @@ def _shown(text: str) -> str:
 def _summary(config: Config, rows: list[PreviewedRow]) -> RenderableType:
     refusals = Counter(str(verdict(*row.refusal)) for row in rows if row.refusal is not None)
     rewrites = [record for row in rows for record in row.records if record["strategy"] != RAW]
+
+    def counted(reasons: Counter[str]) -> str:
+        return "".join(f", {count} {reason}" for reason, count in reasons.most_common())
+
     refused = Counter(str(verdict(r["stage"], r["reason"])) for r in rewrites if r["reason"] is not None)
     kept = [record for record in rewrites if record["reason"] is None]
     source = sum(row.source_tokens or 0 for row in rows)
     lines = [
-        f"{len(rows)} rows: {sum(bool(row.records) for row in rows)} reached the teacher{_counted(refusals)}",
-        f"{len(rewrites)} rewrites: {len(kept)} kept{_counted(refused)}",
+        f"{len(rows)} rows: {sum(bool(row.records) for row in rows)} reached the teacher{counted(refusals)}",
+        f"{len(rewrites)} rewrites: {len(kept)} kept{counted(refused)}",
         f"tokens: {source} in, {sum(record['tokens'] for record in kept)} out (kept rewrites)",
     ]
     if config.curation.dedup != "none":
         lines.append(f"duplicates ({config.curation.dedup}) are only found by `notewright curate`, in the whole input")
     return Text("\n".join(lines))
-
-
-def _counted(reasons: Counter[str]) -> str:
-    return "".join(f", {count} {reason}" for reason, count in reasons.most_common())

@@ -185,6 +185,7 @@ class RewriteWithTeacher(PipelineStep):
         names = ("source_id", "source_file", "source_row")
         return {name: document.metadata[name] for name in names} | {
             "licence": licence_of(document, self.inputs.config.curation.licence),
+            "strategy": None,
             "stage": None,
             "reason": None,
             "detail": None,

@@ -19,15 +19,15 @@ goes on where the last one was stopped, and another call is refused. Lines that 
 import hashlib
 import json
 import math
-import os
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.errors import RunError, UserError
-from configs.files import locked, write_whole
+from configs.files import append_whole, locked, write_json_lines, write_whole
 from configs.schema import Config
 from curation.console.progress import say
 from curation.console.student_progress import StudentProgress
@@ -98,13 +98,18 @@ def _score_file(path: Path, config: Config, output: Path, pool: StudentPool | No
 
     failed = sum(failed_rows.values())
     total, done = (sum(listed[name].rows for name in names) * repeats for names in (listed, failed_rows))
-    lines = (line for line in read_rewrite_file(path, benchmark) if isinstance(line, RewriteLine))
-    waiting = (line for line in lines if line.id not in failed_rows)
+    valid = (line for line in read_rewrite_file(path, benchmark) if isinstance(line, RewriteLine))
+    waiting = (line for line in valid if line.id not in failed_rows)
     with StudentProgress("scoring", total, done) as progress:
         for batch in _batches(waiting, repeats, pool.at_once):
             rows = _score_batch(batch, repeats, config.run.seed, pool)
             failed += sum(row["gain"] is None for row in rows)
-            _append(output, rows)
+            lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+            try:
+                with output.open("ab") as file:
+                    append_whole(file.fileno(), output, lines.encode(), sync=True)
+            except RunError as error:
+                raise RunError(f"{error}, the same call goes on") from error
             progress.advance(len(rows) * repeats)
     if failed:
         say(f"{failed} rewrites have no gain: see `error` in {output}")
@@ -116,8 +121,7 @@ def _write_rejects(path: Path, source: Path, rejects: list[Reject]) -> None:
     if not rejects:
         path.unlink(missing_ok=True)
         return
-    lines = ({"line": r.line, "reason": r.reason, "content": r.content} for r in rejects)
-    write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_json_lines(path, (asdict(reject) for reject in rejects))
     for reject in rejects[:5]:
         say(f"{source}, line {reject.line}: {reject.reason}")
     if len(rejects) > 5:
@@ -216,15 +220,3 @@ def output_row(id: str, rewrite: int | str, outcomes: Sequence[Outcome]) -> dict
     partly = f"{len(errors)} of {len(outcomes)} students failed: " if succeeded else ""
     row["error"] = f"{partly}{errors[0]}" if errors else None
     return row
-
-
-def _append(output: Path, rows: list[dict[str, Any]]) -> None:
-    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    try:
-        with output.open("ab") as file:
-            file.write(lines.encode())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        kept = "documents before are kept, the same call goes on"
-        raise RunError(f"cannot write {output}: {error.strerror}; {kept}") from error

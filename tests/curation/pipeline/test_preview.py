@@ -1,12 +1,14 @@
 """A look at a few documents: the verdicts of a run, and nothing written."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from configs.errors import UserError
 from curation.cli import main
+from curation.pipeline import steps
 from curation.pipeline.curate import curate
 from curation.pipeline.preview import PreviewedRow, preview, print_preview
 from tests.curation.datasets import curation_config, data_rows, lines, rows, sentences, write_jsonl
@@ -102,6 +104,18 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["preview", str(CONFIG), f"curation.input={tmp_path / 'in'}", "--documents", "1"]) == 0
     said = capsys.readouterr()
     assert "a.jsonl#0" in said.out and "Invalid value" in said.err and not (tmp_path / "out").exists()
+
+
+def test_a_teacher_that_fails_is_shown_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(rewriter: Any, config: Any, requests: list[Any], seed: int) -> Any:
+        return [""] * len(requests), [RuntimeError("out of memory")] * len(requests)
+
+    monkeypatch.setattr(steps, "write", fail)
+    write_jsonl(tmp_path / "in/a.jsonl", rows(1))
+    print_preview(echo_config(tmp_path / "in", tmp_path / "out"), 1)
+    assert "a rewrite · the teacher failed: RuntimeError: out of memory" in capsys.readouterr().out
 
 
 def test_what_cannot_be_read_is_shown_too(tmp_path: Path) -> None:
