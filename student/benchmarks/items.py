@@ -1,73 +1,89 @@
+"""Benchmark items as questions, with the side (`reward` or `heldout`) that each is on."""
+
+from collections.abc import Iterable
 from typing import Any
 
 from configs.errors import UserError, nearest
 from configs.seeds import item_hash
-from student.records import Question, Split
+from student.records import Document, Exam, Question, Split
 
 HELDOUT_SHARE = 0.3
-"""Share of the items that are never rewarded, where the data does not say itself."""
-
+"""Share of the items that are never rewarded, if the data does not name their splits."""
 
 QUESTION_KEYS = ["question", "prompt", "answer", "choices", "split"]
 
 
+class FixedQuestions:
+    """A benchmark that asks the same questions about every document, an item that comes twice once."""
+
+    def __init__(self, questions: Iterable[Question]):
+        self.questions = tuple(dict.fromkeys(questions))
+
+    def exam(self, document: Document) -> Exam:
+        return Exam(questions=self.questions)
+
+
 def split_of(*parts: str, heldout_share: float = HELDOUT_SHARE) -> Split:
-    """The side of the item that these texts identify: always the same for the same texts."""
+    """The split of the item that these texts identify: always the same for the same texts."""
     return "heldout" if int(item_hash(*parts), 16) / 16**16 < heldout_share else "reward"
 
 
 def parse_question(item: dict[str, Any], template: str, document_id: str = "") -> Question:
     """A question from its JSON form `{question | prompt, answer, choices?, split?}`.
 
-    `question` goes through the template, `prompt` is put as it is. SQuAD's `answers: {text: [...]}` is not read.
+    `question` is put into the template, `prompt` is asked as it is. SQuAD's `answers: {text: [...]}` is not read.
 
     Raises:
         UserError: a key is missing or unknown, the answer is empty, or it is none of the choices.
     """
+    name = f"question of document {document_id!r}"
     if not isinstance(item, dict):
-        raise UserError(f"question of document {document_id!r} is not an object: {item!r}")
+        raise UserError(f"{name} is not an object: {item!r}")
     for key in item:
         if key not in QUESTION_KEYS:
-            raise UserError(f"question of document {document_id!r}: unknown key {key!r}; {nearest(key, QUESTION_KEYS)}")
+            raise UserError(f"{name}: unknown key {key!r}; {nearest(key, QUESTION_KEYS)}")
     text, answer = item.get("question", item.get("prompt")), item.get("answer")
     if not isinstance(text, str) or not isinstance(answer, str) or not text.strip() or not answer.strip():
-        raise UserError(f"question of document {document_id!r} needs `question` (or `prompt`) and `answer`: {item}")
+        raise UserError(f"{name} needs `question` (or `prompt`) and `answer`: {item}")
     choices = item.get("choices") or []
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
-        raise UserError(f"question of document {document_id!r}: choices is not a list of texts: {choices!r}")
+        raise UserError(f"{name}: choices is not a list of texts: {choices!r}")
     if choices and answer not in choices:
-        raise UserError(f"question of document {document_id!r}: answer {answer!r} is none of its choices")
+        raise UserError(f"{name}: answer {answer!r} is none of its choices")
     split = item.get("split") or split_of(text, answer)
     if split not in ("reward", "heldout"):
-        raise UserError(f"question of document {document_id!r}: split is 'reward' or 'heldout', not {split!r}")
+        raise UserError(f"{name}: split is 'reward' or 'heldout', not {split!r}")
     prompt = template.format(question=text) if "question" in item else text
     return Question(prompt=prompt, answer=answer, choices=tuple(choices), split=split, document_id=document_id)
 
 
 def question_from_requests(requests: list[tuple[str, str]], gold: int, *, item: tuple[str, ...]) -> Question | None:
-    """A question from the (context, continuation) pairs that other harnesses score, one a choice.
+    """A question from the (context, continuation) pairs that other harnesses score, one for each choice.
 
-    None if a continuation does not follow its context after white space, which is how our exam puts an answer. Contexts
-    that differ (WinoGrande) leave a question without choices.
+    None if a continuation does not follow its context after white space, as an answer does in our exam. If contexts
+    differ (WinoGrande), the question has no choices.
 
     Args:
         requests: as text, white space included.
-        gold: place of the gold pair.
+        gold: index of the gold pair.
         item: texts that identify the item, hashed for its split.
     """
     pairs = [_prompt_and_answer(context, continuation) for context, continuation in requests]
     if any(pair is None for pair in pairs):
         return None
-    answers = [pair for pair in pairs if pair is not None]
-    prompt, answer = answers[gold]
-    same_prompt = len(answers) > 1 and all(other == prompt for other, _ in answers)
-    choices = tuple(text for _, text in answers) if same_prompt else ()
+    known = [pair for pair in pairs if pair is not None]
+    prompt, answer = known[gold]
+    same_prompt = len(known) > 1 and all(other == prompt for other, _ in known)
+    choices = tuple(choice for _, choice in known) if same_prompt else ()
     return Question(prompt=prompt, answer=answer, choices=choices, split=split_of(*item))
 
 
 def _prompt_and_answer(context: str, continuation: str) -> tuple[str, str] | None:
-    """The pair cut where our exam puts its one space, so that both harnesses score the same tokens: spaces that end the
-    context belong to the continuation, as in lm-eval. Line breaks between them are prompt, and not scored."""
+    """The pair divided where our exam puts its one space, so that both harnesses score the same tokens.
+
+    Spaces at the end of the context belong to the continuation, as in lm-eval. Line breaks between the two belong to
+    the prompt and are not scored.
+    """
     prompt = context.rstrip()
     joined = context[len(prompt) :] + continuation
     answer = joined.lstrip()
@@ -75,7 +91,7 @@ def _prompt_and_answer(context: str, continuation: str) -> tuple[str, str] | Non
     if not prompt or not answer or not gap:
         return None
     if "\n" in gap:
-        # What is left of the gap is the answer's indentation.
+        # The rest of the gap is the answer's indentation.
         prompt_end = gap.rindex("\n") + 1
         return prompt + gap[:prompt_end], joined[prompt_end:]
     return (prompt if gap[0] == " " else prompt + gap[0]), joined[1:]

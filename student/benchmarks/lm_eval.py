@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError, nearest
-from student.benchmarks.items import question_from_requests
-from student.records import Document, Exam, Question
+from student.benchmarks.items import FixedQuestions, question_from_requests
+from student.records import Question
 
 log = logging.getLogger(__name__)
 
 
-class LmEvalTasks:
-    """The test (else validation) items of lm-eval tasks, asked without few-shot examples; the same for every document.
+class LmEvalTasks(FixedQuestions):
+    """The test (else validation) items of lm-eval tasks, asked without few-shot examples.
 
     The answer of a multiple-choice item is its gold choice (the exam's `choice` and `choice_norm` are lm-eval's `acc`
     and `acc_norm`), of a loglikelihood item its target, of a generate_until item its first gold target. If the choices
@@ -46,10 +46,7 @@ class LmEvalTasks:
                 log.warning("lm-eval task %s: %d of %d items can be asked", name, len(usable), len(items))
             self.doc_ids[name] = list(usable)
             questions += usable.values()
-        self.questions = tuple(dict.fromkeys(questions))
-
-    def exam(self, document: Document) -> Exam:
-        return Exam(questions=self.questions)
+        super().__init__(questions)
 
 
 def load_tasks(names: list[str], include_path: Path | None = None) -> dict[str, Any]:

