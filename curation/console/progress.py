@@ -1,10 +1,11 @@
-"""Says how long work is going: a live bar on a terminal, plain lines elsewhere. Everything goes to stderr."""
+"""How far work is: a live bar on a terminal, a line every ten seconds elsewhere. Everything goes to stderr."""
 
 import json
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,34 +20,110 @@ def say(line: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
 
 
-def live_bar(what: str, total: int, done: int) -> Progress | None:
-    """A started bar with one task, whose `rate` field is a text behind the ETA; None where stderr is no terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return None
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    bar = Progress(*columns, TextColumn("{task.fields[rate]}"), console=console)
-    bar.add_task(what, total=total, completed=done, rate="")
-    bar.start()
-    return bar
+class WorkProgress:
+    """Counts what is done of `total`; `done` of it was there before and does not count for the rate."""
 
+    unit = ""
 
-class CurationProgress:
-    """Follows the log that workers append a line to after each finished batch (see `log_batch`), so
-    that it works alike for work in this process, in others, and on other machines that share the folder."""
-
-    def __init__(self, log: Path, done: int, total: int):
-        self.log, self.done, self.total = log, done, total
-        self.documents = self.attempted = self.rows = self.failed = self.tokens = self.source_tokens = 0
-        self.started = time.monotonic()
-        self._offset = 0
-        self._last_line = self.started
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+    def __init__(self, what: str, total: int, done: int = 0):
+        self.what, self.total, self.done = what, total, done
+        self._done_before = done
+        self._started = self._last_line = time.monotonic()
         self._bar: Progress | None = None
 
-    def __enter__(self) -> "CurationProgress":
-        self._bar = live_bar("curating", self.total, self.done)
+    def __enter__(self) -> Self:
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            self._bar = Progress(*columns, TextColumn("{task.fields[rates]}"), console=console)
+            self._bar.add_task(self.what, total=self.total, completed=self.done, rates="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._show()
+            self._bar.stop()
+        elif self.done > self._done_before:
+            self._say_line()
+
+    def _show(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self.done, total=self.total, rates=self._rates())
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._say_line()
+
+    def _say_line(self) -> None:
+        self._last_line = time.monotonic()
+        to_go = ""
+        if self._done_before < self.done < self.total:
+            seconds = (self.total - self.done) * self._seconds() / (self.done - self._done_before)
+            to_go = f", {seconds / 60:.0f} min to go" if seconds >= 120 else f", {seconds:.0f} s to go"
+        say(f"{self.what}: {self.done}/{self.total} {self.unit}, {self._rates()}{to_go}")
+
+    def _rates(self) -> str:
+        return f"{(self.done - self._done_before) / self._seconds():.2f} {self.unit}/s"
+
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._started, 1e-9)
+
+
+class StudentProgress(WorkProgress):
+    """Counts students."""
+
+    unit = "students"
+
+    def __init__(self, what: str, total: int, done: int = 0):
+        super().__init__(what, total, done)
+        self._done_in_earlier_calls = done
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self._bar is None and self.done:
+            say(f"{self.what}: {self.done}/{self.total} students were finished before")
+        return self
+
+    def expect(self, students: int) -> None:
+        """That many more are to come."""
+        self.total += students
+
+    def advance(self, students: int) -> None:
+        """That many more are finished."""
+        self.done += students
+        self._show()
+
+    def within(self, done: int, total: int) -> None:
+        """`done` of the `total` students of one call are finished; those of earlier calls are added."""
+        self.total = max(self.total, self._done_in_earlier_calls + total)
+        self.done = self._done_in_earlier_calls + done
+        self._show()
+        if done == total:
+            self._done_in_earlier_calls += total
+
+
+class CurationProgress(WorkProgress):
+    """Counts documents. It follows the log that workers append a line to after each finished batch (see `log_batch`),
+    so that it works alike for work in this process, in others, and on other machines that share the folder."""
+
+    unit = "documents"
+
+    def __init__(self, log: Path, done: int, total: int):
+        super().__init__("curating", total, done)
+        self.log = log
+        self.attempted = self.rows = self.failed = self.tokens = self.source_tokens = 0
+        self._offset = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    @property
+    def documents(self) -> int:
+        """Finished since the start."""
+        return self.done - self._done_before
+
+    def __enter__(self) -> Self:
+        super().__enter__()
         self._thread.start()
         return self
 
@@ -56,11 +133,7 @@ class CurationProgress:
         self._stop.set()
         self._thread.join()
         self._read()
-        if self._bar is not None:
-            self._show()
-            self._bar.stop()
-        elif self.documents:
-            self._print()
+        super().__exit__(kind, error, trace)
 
     def _follow(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
@@ -82,7 +155,7 @@ class CurationProgress:
             except json.JSONDecodeError:
                 # Torn by a full disk, which the worker that wrote it reports itself.
                 continue
-            self.documents += entry["documents"]
+            self.done += entry["documents"]
             self.attempted += entry["rewrites"]
             self.rows += entry["rows"]
             self.failed += entry["failed"]
@@ -90,25 +163,12 @@ class CurationProgress:
             self.source_tokens += entry["source_tokens"]
         return bool(new)
 
-    def _show(self) -> None:
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self.done + self.documents, rate=self._rates())
-        elif time.monotonic() - self._last_line >= LINE_SECONDS:
-            self._print()
-
-    def _print(self) -> None:
-        self._last_line = time.monotonic()
-        remaining = self.total - self.done - self.documents
-        seconds = remaining * (self._last_line - self.started) / self.documents
-        eta = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
-        say(f"curating: {self.done + self.documents}/{self.total} documents, {self._rates()}, {eta} to go")
-
     def _rates(self) -> str:
-        seconds = max(time.monotonic() - self.started, 1e-9)
+        seconds = self._seconds()
         tokens = f"{self.source_tokens / seconds:.0f} tokens/s in, {self.tokens / seconds:.0f} out"
         kept = f"{self.rows / max(self.attempted, 1):.0%} kept"
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.documents / seconds:.2f} documents/s, {tokens}, {kept}{failed}"
+        return f"{super()._rates()}, {tokens}, {kept}{failed}"
 
 
 def log_batch(log: Path, **counts: int) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from configs.processes import worker_pool
-from curation.console.progress import say
-from curation.console.student_progress import StudentProgress
+from curation.console.progress import StudentProgress, say
 
 
 class StudentCounts(NamedTuple):

@@ -21,8 +21,7 @@ from configs.errors import UserError, nearest
 from configs.files import write_whole
 from configs.format import without_nan
 from configs.schema import Config
-from curation.console.progress import say
-from curation.console.student_progress import StudentProgress
+from curation.console.progress import StudentProgress, say
 from curation.reliability.adaptive_comparison import run_live, simulate
 from curation.reliability.report import TARGET, Credit, CreditReport, Way, print_reports
 from curation.reliability.study import LAB, Group, Recording, ReliabilityStudy, read_groups

@@ -21,7 +21,6 @@ import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,8 +28,7 @@ from typing import Any, NamedTuple
 from configs.errors import RunError, UserError
 from configs.files import append_whole, locked, write_json_lines, write_whole
 from configs.schema import Config
-from curation.console.progress import say
-from curation.console.student_progress import StudentProgress
+from curation.console.progress import StudentProgress, say
 from curation.scoring.rewrite_file import Reject, RewriteLine, read_rewrite_file
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
@@ -57,11 +55,8 @@ def run_score(path: Path, config: Config, output: Path, pool: StudentPool | None
         raise UserError(f"--output {output} is no regular file: rows are added to it, and it is read to go on")
     if output.exists() and output.samefile(path):
         raise UserError(f"--output {output} is the input itself")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(output.with_suffix(".lock")))
-        except BlockingIOError:
-            raise RunError(f"another process is writing {output}; wait for it, or name another output") from None
+    taken = RunError(f"another process is writing {output}; wait for it, or name another output")
+    with locked(output.with_suffix(".lock"), if_taken=taken):
         return _score_file(path, config, output, pool)
 
 
@@ -105,11 +100,7 @@ def _score_file(path: Path, config: Config, output: Path, pool: StudentPool | No
             rows = _score_batch(batch, repeats, config.run.seed, pool)
             failed += sum(row["gain"] is None for row in rows)
             lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-            try:
-                with output.open("ab") as file:
-                    append_whole(file.fileno(), output, lines.encode(), sync=True)
-            except RunError as error:
-                raise RunError(f"{error}, the same call goes on") from error
+            append_whole(output, lines.encode())
             progress.advance(len(rows) * repeats)
     if failed:
         say(f"{failed} rewrites have no gain: see `error` in {output}")

@@ -9,16 +9,14 @@ removed. A document whose text has changed gets new questions. The teacher never
 
 import copy
 import json
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError, nearest
-from configs.files import append_whole, locked
+from configs.files import append_whole, drop_torn_line, locked
 from configs.schema import Config
 from configs.seeds import item_hash
 from student.benchmarks.items import parse_question
@@ -123,7 +121,9 @@ def _write_missing(
 ) -> WrittenQuestions:
     """Writes the lines of those documents that have none; returns the whole file's questions."""
     documents = list({document_key(document): document for document in documents}.values())
-    with _locked(path):
+    # Not the file itself: an editor puts a new one in its place.
+    lock = path.with_name(f".{path.name}.lock")
+    with locked(lock, if_taken=UserError(f"another process is writing questions to {path}")):
         _mend_last_line(path, tell)
         written = read_questions(path)
         writer = load_question_writer(config.questions, config.teacher, config.run.seed)
@@ -145,8 +145,7 @@ def _write_missing(
                 written[key] = checked.questions
                 counts.update(kept=len(checked.questions), documents=1)
                 counts.update(item["reason"].partition(":")[0] for item in checked.dropped)
-            with path.open("ab") as file:
-                append_whole(file.fileno(), path, lines, sync=True)
+            append_whole(path, lines)
             now = time.perf_counter()
             if done == len(batches) or now - last_line > SECONDS_BETWEEN_LINES:
                 last_line = now
@@ -170,23 +169,11 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    try:
-        # Not the file itself: an editor puts a new one in its place.
-        with locked(path.with_name(f".{path.name}.lock")):
-            yield
-    except BlockingIOError:
-        raise UserError(f"another process is writing questions to {path}") from None
-
-
 def _mend_last_line(path: Path, tell: Callable[[str], None]) -> None:
     """Adds the line break that a whole last line lacks, drops a torn last line."""
     content = path.read_bytes() if path.is_file() else b""
     last = content[content.rfind(b"\n") + 1 :]
     if last and _is_json(last):
-        with path.open("ab") as file:
-            append_whole(file.fileno(), path, b"\n", sync=True)
+        append_whole(path, b"\n")
     elif last:
-        os.truncate(path, len(content) - len(last))
-        tell(f"{path}: dropped a torn last line of {len(last)} bytes")
+        tell(f"{path}: dropped a torn last line of {drop_torn_line(path)} bytes")

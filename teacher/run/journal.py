@@ -4,21 +4,20 @@ Both survive `kill -9`: a line is one write, a torn last line is dropped when th
 a resumed run would repeat is skipped, and the cache is SQLite in WAL mode.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from configs.errors import RunError, UserError
-from configs.files import Record, append_whole, read_json_lines
+from configs.files import Record, append_whole, drop_torn_line, locked, read_json_lines
 from configs.format import without_nan
 from student.records import Answer, Job, Outcome
 
@@ -27,16 +26,9 @@ logger = logging.getLogger(__name__)
 OUTCOMES = "outcomes.sqlite"
 
 
-@contextmanager
-def held(run_dir: Path) -> Iterator[None]:
+def held(run_dir: Path) -> AbstractContextManager[None]:
     """Holds a run for one journal or copy of it. Raises UserError where another process or journal holds it."""
-    with (run_dir / "journal" / ".lock").open("a") as lock:
-        try:
-            # Not `configs.files.locked`: its POSIX lock would not keep out a second journal of the same process.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is at work in {run_dir}") from None
-        yield
+    return locked(run_dir / "journal" / ".lock", if_taken=UserError(f"another process is at work in {run_dir}"))
 
 
 class JsonLines:
@@ -46,12 +38,9 @@ class JsonLines:
         self.path, self.key = path, key
         self.notes: list[str] = []
         """What had to be repaired on opening."""
-        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.ftruncate(self._file, whole)
-            self.notes.append(f"{path.name}: dropped a torn last line of {len(content) - whole} bytes")
+        path.touch()
+        if dropped := drop_torn_line(path):
+            self.notes.append(f"{path.name}: dropped a torn last line of {dropped} bytes")
             logger.warning(self.notes[-1])
         self._keys = {self._key_of(record) for record in read_json_lines(path)}
 
@@ -61,15 +50,13 @@ class JsonLines:
         if key in self._keys:
             return False
         line = json.dumps(without_nan(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        append_whole(self._file, self.path, line)
+        append_whole(self.path, line, sync=False)
         self._keys.add(key)
         return True
 
     def sync(self) -> None:
-        os.fsync(self._file)
-
-    def close(self) -> None:
-        os.close(self._file)
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
 
     def _key_of(self, record: Record) -> tuple[Any, ...]:
         return tuple(record.get(name) for name in self.key)
@@ -87,8 +74,7 @@ class Journal:
         self.metrics = JsonLines(self.dir / "metrics.jsonl", ("kind", "round", "step", "arm"))
         self.rewrites = JsonLines(self.dir / "rewrites.jsonl", ("arm", "round", "step", "document_id", "sample"))
         self.outcomes = OutcomeCache(self.dir / OUTCOMES)
-        for part in (self.metrics, self.rewrites, self.outcomes):
-            self._opened.callback(part.close)
+        self._opened.callback(self.outcomes.close)
 
     @property
     def notes(self) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from curation.console import progress
-from curation.console.progress import CurationProgress, live_bar, log_batch
+from curation.console.progress import CurationProgress, StudentProgress, log_batch
 
 
 def batch(log: Path, documents: int = 10, failed: int = 0) -> None:
@@ -72,7 +72,26 @@ def test_nothing_done_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
     with CurationProgress(tmp_path / "progress.jsonl", done=5, total=5):
         pass
     assert capsys.readouterr().err == ""
-    assert live_bar("curating", 5, 0) is None, "no terminal here"
+
+
+def test_students_of_several_calls_are_counted_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with StudentProgress("measuring", 10, done=2) as shown:
+        shown.within(4, 8)
+        shown.within(8, 8)
+        shown.expect(6)
+        clock[0] = 16.0
+        shown.within(4, 10)
+        shown.advance(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "measuring: 2/10 students were finished before",
+        "measuring: 14/20 students, 0.75 students/s, 8 s to go",
+        "measuring: 15/20 students, 0.81 students/s, 6 s to go",
+    ]
 
 
 def test_a_terminal_gets_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,4 +102,4 @@ def test_a_terminal_gets_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with CurationProgress(log, done=2, total=30) as shown:
         assert shown._bar is not None
     [task] = shown._bar.tasks
-    assert (task.completed, task.total) == (12, 30) and "documents/s" in task.fields["rate"]
+    assert (task.completed, task.total) == (12, 30) and "documents/s" in task.fields["rates"]
