@@ -85,13 +85,15 @@ def crossed_estimate(values: Sequence[Mapping[str, float]], batches: Mapping[str
     1992, ch. 4): the variance of the grand mean is (MS_runs + MS_batches - MS_cells) / cells, and Student's t has its
     Satterthwaite degrees of freedom. Batches count equally. With one run only batches are drawn.
     """
-    names = sorted(set.intersection(*(set(found) for found in values)))
+    names = sorted(set.intersection(*(set(of_run) for of_run in values)))
     if len(values) == 1:
         return estimate([values[0][name] for name in names], [batches[name] for name in names])
     members: dict[int, list[str]] = {}
     for name in names:
         members.setdefault(batches[name], []).append(name)
-    cells_SB = np.array([[statistics.fmean(found[n] for n in own) for own in members.values()] for found in values])
+    cells_SB = np.array(
+        [[statistics.fmean(of_run[name] for name in batch) for batch in members.values()] for of_run in values]
+    )
     S, B = cells_SB.shape
     mean = float(cells_SB.mean())
     if B < 2:

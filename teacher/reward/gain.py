@@ -155,7 +155,7 @@ class GainReward:
             if job.lesson.texts:
                 to_train.append((student, job))
                 continue
-            # Without their only rewrites the lessons teach nothing and gain nothing, which needs no student to be seen.
+            # Where the rewrite that is left out was the only one, the gain is 0 and no student has to show it.
             for lesson in student.lessons:
                 if lesson.without is not None:
                     results.setdefault(lesson, []).append(LessonResult(student, 0.0, 0.0, None))
@@ -169,10 +169,10 @@ class GainReward:
                 rewrites = lessons_DG[lesson.document][lesson.lesson]
                 if all(rewrite.rejected is not None for rewrite in rewrites):
                     continue
-                own = [narrow(job, outcome, rewrites[0].document_id) for outcome in outcomes]
-                credited = outcomes if self.reward.credit == "shard" else own
+                on_document = [narrow(job, outcome, rewrites[0].document_id) for outcome in outcomes]
+                credited = outcomes if self.reward.credit == "shard" else on_document
                 gain = self._across_models([outcome.gain for outcome in credited if outcome.gain is not None])
-                results.setdefault(lesson, []).append(LessonResult(student, gain, forgotten_nats, own[-1]))
+                results.setdefault(lesson, []).append(LessonResult(student, gain, forgotten_nats, on_document[-1]))
 
     def _job(self, student: PlannedStudent, lessons_DG: Lessons) -> Job:
         documents: list[str] = []
@@ -248,13 +248,13 @@ class GainReward:
         charged = self._penalties(lesson[0].document_id, [lesson[i].text for i in accepted], forgotten_nats)
         rewards: list[Reward | None] = [None] * len(lesson)
         for i, penalties in zip(accepted, charged, strict=True):
-            own = _gains(taught, i if self.reward.set_credit == "marginal" else None, results)
-            if own:
+            gains_of_rewrite = _gains(taught, i if self.reward.set_credit == "marginal" else None, results)
+            if gains_of_rewrite:
                 rewards[i] = Reward(
-                    value=gains.get(taught, statistics.fmean(own)) - sum(penalties.values()),
+                    value=gains.get(taught, statistics.fmean(gains_of_rewrite)) - sum(penalties.values()),
                     outcome=shown[-1].outcome,
-                    gains=own,
-                    noise=statistics.stdev(own) if len(own) > 1 else None,
+                    gains=gains_of_rewrite,
+                    noise=statistics.stdev(gains_of_rewrite) if len(gains_of_rewrite) > 1 else None,
                     penalties=penalties,
                 )
         return rewards
@@ -285,11 +285,11 @@ class GainReward:
         seeds: Sequence[int],
         split: Split = "heldout",
     ) -> Evaluation:
-        """Gain, accuracy and reward on the `split` questions of `documents`, taught at equal steps: the mean over
-        `lessons`, each of which is the texts of every document and is taught to students of its own seed.
+        """Gain, accuracy and reward on the `split` questions of `documents`, as means over `lessons`. A lesson is the
+        texts of every document, by its id; it is taught to students with a seed of its own, at equal steps.
 
         A document without texts (all rejected) keeps its place in the exam but teaches nothing. With several student
-        models the figures are their mean or worst by document, as in the reward, and each model's own are beside them.
+        models each document has their mean or worst, as in the reward, and the evaluation by each model stands beside.
         """
         batches: dict[str, int] = {}
         planned: list[tuple[list[str], Mapping[str, Sequence[str]], Job]] = []
@@ -300,18 +300,18 @@ class GainReward:
                 taught = [(name, text) for name in names for text in texts[name]]
                 # Every batch has seeds of its own, so that what a seed does is part of the spread between batches.
                 planned.append((names, texts, self.runs.job(names, taught, stable_seed(seed, number), split)))
-        # What is rewarded is what validates: under shard credit the gain over all that the student was asked.
+        # Validation measures what is rewarded: under shard credit the gain over all that the student was asked.
         whole = self.reward.credit == "shard" and split == "reward"
         by_model: dict[str, Evaluation] = {}
         for model, outcomes in self._examine([job for *_, job in planned]).items():
             results: dict[str, list[DocumentResult]] = defaultdict(list)
             for (names, texts, job), outcome in zip(planned, outcomes, strict=True):
                 for name in names if outcome.gain is not None else ():
-                    own = narrow(job, outcome, name)
-                    gain = outcome.gain if whole else own.gain
+                    on_document = narrow(job, outcome, name)
+                    gain = outcome.gain if whole else on_document.gain
                     assert gain is not None
                     penalties = mean_penalties(self._penalties(name, texts[name] or [""], forgotten(outcome)))
-                    results[name].append(DocumentResult(gain, own.metrics["accuracy_after"], penalties))
+                    results[name].append(DocumentResult(gain, on_document.metrics["accuracy_after"], penalties))
             failed = sum(outcome.gain is None for outcome in outcomes)
             by_model[model] = Evaluation.of(results, batches, failed)
         each = list(by_model.values())

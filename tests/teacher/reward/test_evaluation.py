@@ -15,9 +15,9 @@ def test_the_interval_over_runs_and_batches_covers_the_truth(run_sd, batch_sd, c
         cells_SB = (
             run_sd * rng.normal(size=(3, 1)) + batch_sd * rng.normal(size=(1, 6)) + cell_sd * rng.normal(size=(3, 6))
         )
-        found = crossed_estimate([{n: cells_SB[s, b] for n, b in BATCHES.items()} for s in range(3)], BATCHES)
-        assert found.mean == pytest.approx(cells_SB.mean())
-        covered += found.low <= 0 <= found.high
+        crossed = crossed_estimate([{n: cells_SB[s, b] for n, b in BATCHES.items()} for s in range(3)], BATCHES)
+        assert crossed.mean == pytest.approx(cells_SB.mean())
+        covered += crossed.low <= 0 <= crossed.high
     assert 0.90 <= covered / 200 <= 0.995
 
 
@@ -29,9 +29,9 @@ def test_one_run_is_an_interval_over_batches():
 def test_an_interval_of_a_share_stays_a_share():
     shares = {"a": 1.0, "b": 1.0, "c": 0.4, "d": 0.5}
     results = {name: [DocumentResult(share, share, {})] for name, share in shares.items()}
-    found = Evaluation.of(results, {"a": 0, "b": 0, "c": 1, "d": 1})
-    assert found.gain.high > 1.0
-    assert (found.accuracy.low, found.accuracy.high) == (0.0, 1.0)
+    evaluation = Evaluation.of(results, {"a": 0, "b": 0, "c": 1, "d": 1})
+    assert evaluation.gain.high > 1.0
+    assert (evaluation.accuracy.low, evaluation.accuracy.high) == (0.0, 1.0)
 
 
 def test_the_reward_is_the_gain_minus_each_documents_penalties():
@@ -41,15 +41,15 @@ def test_the_reward_is_the_gain_minus_each_documents_penalties():
         "b": [DocumentResult(1.0, 0.0, penalties["b"])],
         "c": [],
     }
-    found = Evaluation.of(results, {"a": 0, "b": 1, "c": 1})
-    assert found.gain.mean == 1.25
-    assert found.reward.mean == pytest.approx((1.5 - 0.75 + 1.0 - 0.25) / 2)
-    assert found.penalties == penalties, "c was never measured"
-    assert mean_penalties(list(found.penalties.values())) == {"retention": 0.25, "length": 0.25}
+    evaluation = Evaluation.of(results, {"a": 0, "b": 1, "c": 1})
+    assert evaluation.gain.mean == 1.25
+    assert evaluation.reward.mean == pytest.approx((1.5 - 0.75 + 1.0 - 0.25) / 2)
+    assert evaluation.penalties == penalties, "c was never measured"
+    assert mean_penalties(list(evaluation.penalties.values())) == {"retention": 0.25, "length": 0.25}
 
 
 def test_a_share_of_one_batch_has_no_interval():
     results = {name: [DocumentResult(share, share, {})] for name, share in (("a", 1.0), ("b", 0.0))}
-    found = Evaluation.of(results, {"a": 0, "b": 0})
-    assert found.accuracy.mean == 0.5
-    assert np.isnan(found.accuracy.low) and np.isnan(found.accuracy.high)
+    evaluation = Evaluation.of(results, {"a": 0, "b": 0})
+    assert evaluation.accuracy.mean == 0.5
+    assert np.isnan(evaluation.accuracy.low) and np.isnan(evaluation.accuracy.high)

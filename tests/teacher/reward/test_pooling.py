@@ -80,7 +80,7 @@ def test_what_whole_students_show_is_traced_to_the_strategies_that_they_learnt()
     assert 0.7 < slope(pooled_DG) < 1.1
 
 
-def test_an_empty_place_is_no_lesson():
+def test_an_empty_place_does_not_count_as_a_lesson():
     """Of two lessons that two students learnt alone, beside an empty place."""
     shares_LS = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
     pooled_L = pooled_values(np.array([1.0, 3.0]), np.array([[0, -1], [1, -1]]), np.array([0, 0]), shares_LS, 0.0)
@@ -88,7 +88,7 @@ def test_an_empty_place_is_no_lesson():
     np.testing.assert_allclose(pooled_L[:2], [1.0, 3.0])
 
 
-def test_what_a_common_seed_does_to_all_lessons_draws_none_of_them_to_the_mean():
+def test_a_seed_that_all_lessons_share_draws_none_of_them_to_the_mean():
     """Two repeats whose seeds are worth 2 nats more and less to whatever is taught."""
     generator = np.random.default_rng(0)
     table = [
@@ -103,8 +103,8 @@ def test_what_a_common_seed_does_to_all_lessons_draws_none_of_them_to_the_mean()
             LessonResult(PlannedStudent((lesson,), d, repeat), true[d, g] + seed + 0.1 * generator.normal(), 0.0, None)
             for repeat, seed in enumerate((2.0, -2.0))
         ]
-    believed = PooledPredictions(table, results).of_lessons()
-    found = np.array([[believed[TaughtLesson(d, g)] for g in range(6)] for d in range(20)])
-    found, true = (values - values.mean(1, keepdims=True) for values in (found, true))
-    assert np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.99
-    assert found.std(1).mean() > 0.9 * true.std(1).mean()
+    predictions = PooledPredictions(table, results).of_lessons()
+    predicted = np.array([[predictions[TaughtLesson(d, g)] for g in range(6)] for d in range(20)])
+    predicted, true = (values - values.mean(1, keepdims=True) for values in (predicted, true))
+    assert np.corrcoef(predicted.ravel(), true.ravel())[0, 1] > 0.99
+    assert predicted.std(1).mean() > 0.9 * true.std(1).mean()

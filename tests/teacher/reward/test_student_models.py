@@ -1,4 +1,4 @@
-"""What the students start from."""
+"""The models that students start from."""
 
 import pytest
 import torch
@@ -95,7 +95,7 @@ def test_students_that_gain_enough_are_the_next_base(make_config, make_documents
     assert not list(promoted.parent.glob("*adapter-*"))
 
 
-def test_settings_of_students_that_cannot_be_are_refused(make_config, make_documents, gold_pool):
+def test_impossible_settings_of_students_are_refused(make_config, make_documents, gold_pool):
     promoting = {"validation_documents": 4, "promotion_threshold": 0.1}
     with pytest.raises(UserError, match="needs students that can be saved"):
         StudentPools(make_config(rl=promoting), lambda _: gold_pool())

@@ -1,4 +1,4 @@
-"""Sampling beside students: the results are the same, and the wall clock says what was idle."""
+"""Sampling beside students gives the same results, and the wall clock says what was idle."""
 
 import os
 import threading
@@ -29,17 +29,17 @@ def test_a_round_is_split_into_its_phases():
             time.sleep(0.1)
         time.sleep(0.02)
     time.sleep(0.03)
-    found = clock.figures()
-    seconds = {name.removeprefix("seconds/"): value for name, value in found.items() if name.startswith("seconds/")}
+    figures = clock.figures()
+    seconds = {name.removeprefix("seconds/"): value for name, value in figures.items() if name.startswith("seconds/")}
     assert seconds["sample"] >= 0.05 and seconds["students"] >= 0.1 and seconds["update"] >= 0.02
     assert seconds["idle"] >= 0.03 and seconds["overlap"] == pytest.approx(0, abs=1e-9)
     assert sum(seconds[name] for name in ("sample", "students", "update", "idle")) == pytest.approx(seconds["round"])
-    assert found["idle_share/students"] == pytest.approx(1 - seconds["students"] / seconds["round"])
+    assert figures["idle_share/students"] == pytest.approx(1 - seconds["students"] / seconds["round"])
     clock.restart()
     assert clock.figures()["seconds/sample"] == 0
 
 
-def test_what_runs_ahead_comes_in_order_and_stops_with_its_consumer():
+def test_tasks_that_run_ahead_come_in_order_and_stop_with_their_consumer():
     ran, first_taken = [], threading.Event()
 
     def task(number):
@@ -101,7 +101,7 @@ def slow_pool(gold_pool):
 
 @pytest.mark.parametrize("reward", [{"repeats": 2}, {"pool_strategies": True}, {"repeats": 3, "adaptive": True}])
 def test_results_do_not_depend_on_what_overlaps(make_config, make_documents, slow_pool, tmp_path, reward):
-    left, overlapped = {}, {}
+    results, overlapped = {}, {}
     for pool in ("inline", "ray"):
         config = make_config(
             tmp_path / pool, student={"pool": pool}, rl={"documents_per_batch": 4, "documents_per_round": 12},
@@ -114,10 +114,10 @@ def test_results_do_not_depend_on_what_overlaps(make_config, make_documents, slo
             for x in metrics
         ]
         weights = (config.run.dir / "teacher/checkpoint-0002/model.safetensors").read_bytes()
-        left[pool] = (lines, read_json_lines(config.run.dir / "journal/rewrites.jsonl"), weights)
+        results[pool] = (lines, read_json_lines(config.run.dir / "journal/rewrites.jsonl"), weights)
         overlapped[pool] = [line["seconds/overlap"] for line in metrics if line["kind"] == "update"]
         assert len(list((config.run.dir / "journal/samples").glob("round-0002*.json"))) == 3
-    assert left["inline"] == left["ray"]
+    assert results["inline"] == results["ray"]
     assert overlapped["inline"] == pytest.approx([0, 0], abs=1e-6)
     assert all(seconds > 0 for seconds in overlapped["ray"])
 
@@ -131,11 +131,11 @@ def test_batches_that_are_sampled_ahead_survive_kill_9(make_config, tmp_path):
     same(whole, killed)
 
 
-def test_the_gpus_idle_share_is_the_drivers(tmp_path, monkeypatch):
-    """A driver's program that tells of two GPUs, one of which works half of the time."""
+def test_the_idle_share_of_gpus_comes_from_the_driver(tmp_path, monkeypatch):
+    """A driver's program that reports two GPUs, one of which works half of the time."""
     program = tmp_path / "nvidia-smi"
-    told = "while true; do echo 50; echo 0; echo '[N/A]'; sleep 0.05; done"
-    program.write_text(f'#!/bin/sh\necho "$@" > $0.called\n{told}\n')
+    loop = "while true; do echo 50; echo 0; echo '[N/A]'; sleep 0.05; done"
+    program.write_text(f'#!/bin/sh\necho "$@" > $0.called\n{loop}\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -56,7 +56,7 @@ def test_a_fork_goes_on_from_the_last_finished_round(finished, gold_pool, tmp_pa
     assert files(config.run.dir) == before, "the source is as it was"
 
 
-def test_what_a_fork_cannot_do_is_refused(finished, make_config, tmp_path):
+def test_a_fork_that_cannot_work_is_refused(finished, make_config, tmp_path):
     config, *_ = finished
     new = tmp_path / "new"
     other = config.model_copy(update={"teacher": config.teacher.model_copy(update={"model": "another/model"})})

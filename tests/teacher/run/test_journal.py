@@ -60,7 +60,7 @@ def test_a_torn_last_line_is_dropped_with_a_note_and_written_again(tmp_path):
     assert [record["step"] for record in read_json_lines(path)] == [1, 2]
 
 
-def test_numbers_that_json_has_not_are_null(tmp_path):
+def test_numbers_that_json_cannot_hold_become_null(tmp_path):
     with Journal(tmp_path) as journal:
         journal.metric(line(1) | {"reward/low": math.nan, "penalties": {"length": math.inf}})
     text = (tmp_path / "journal" / "metrics.jsonl").read_text()
@@ -79,7 +79,7 @@ def test_an_outcome_comes_back_to_the_bit(tmp_path):
         assert len(journal.outcomes) == 1
 
 
-def test_the_key_is_what_the_outcome_depends_on():
+def test_the_key_covers_all_that_the_outcome_depends_on():
     changes = [
         dataclasses.replace(JOB, lesson=dataclasses.replace(JOB.lesson, seed=4)),
         dataclasses.replace(JOB, lesson=dataclasses.replace(JOB.lesson, steps=9)),
