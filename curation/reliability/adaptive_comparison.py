@@ -1,9 +1,9 @@
 r"""Adaptive against uniform repeats at the same number of students: which picks the truly best rewrite more often?
 
-In the simulation the recorded runs of a rewrite are the world: its truth is their mean, and a student's gain is one of
-them, drawn with replacement (the bootstrap's plug-in principle). On the lab the students are trained for real, with
-seeds that the recording never used, and the truth is the recording's mean: the regret saved is unbiased however few
-runs were recorded, while `best_chosen` is blurred alike for both. Both ways choose by the same posterior.
+In the simulation a rewrite's true gain is the mean of its recorded runs, and a student's gain is one of them, drawn
+with replacement (the bootstrap's plug-in principle). On the lab students are trained, with seeds that the recording
+never used, and the true gain is the recording's mean: the regret saved is unbiased however few runs were recorded,
+while `best_chosen` is blurred alike for both procedures. Both choose by the same posterior.
 
     notewright reliability configs/lab.yaml --source lab --adaptive --credit shared --documents 50 --rewrites 8 \
         --repeats 6 'teacher.strategies=[permuted]' student.steps=8
@@ -17,19 +17,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curation.reliability.study import ReliabilityStudy
+from curation.reliability.study import Gains, ReliabilityStudy
 from student.statistics.adaptive import PlannedRun, best_rewrites, repeat_adaptively, repeat_uniformly
 from student.statistics.intervals import Interval, bootstrap_interval
 from student.statistics.mixed_model import MeasuredRun
 from student.statistics.reliability import gains_table
 
-Gains = Sequence[Sequence[Sequence[float | None]]]
-"""Documents x rewrites x repeats, ragged; None for a failed run."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
-    """How well one way of spending the budget chose."""
+class Choices:
+    """How well the rewrites were chosen that one procedure took for the best."""
 
     best_chosen: float
     """Share of documents whose truly best rewrite was chosen."""
@@ -39,14 +36,14 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Both ways at one budget."""
+    """Both procedures at one budget."""
 
     how: str
     """`simulated` or `live`."""
     runs_per_rewrite: int
-    uniform: Arm
-    adaptive: Arm
-    doubled: Arm | None = None
+    uniform: Choices
+    adaptive: Choices
+    doubled: Choices | None = None
     """Uniform repeats with twice the budget, for scale; simulated only."""
     regret_saved: float
     """Uniform's regret minus adaptive's."""
@@ -67,47 +64,48 @@ def simulate(
     simulations: int = 20,
     seed: int = 0,
 ) -> Comparison | None:
-    """Both ways on recorded outcomes; None where fewer than two rewrites of any document were recorded.
+    """Both procedures on recorded outcomes; None where fewer than two rewrites of any document were recorded.
 
     `shared` says that the documents of a cluster share students; `students` is `student.statistics.adaptive`'s.
     """
-    world = _World(recorded)
-    if not world.documents:
+    recording = _Recorded(recorded)
+    if not recording.documents:
         return None
     rng = np.random.default_rng(seed)
-    batches = world.batches(clusters) if shared else None
+    batches = recording.batches(clusters) if shared else None
     results = []
     for _ in range(simulations):
-        # One column a repeat and document: with common seeds, what a repeat does to all rewrites stays together. In a
-        # shared student a rewrite may sit twice in a repeat, in other company, and draws anew.
-        columns_DR = rng.integers(world.repeats, size=(len(world.documents), 64 * world.repeats))
+        # One column a repeat and document: with common seeds, what a repeat does to all rewrites stays together. Where
+        # students are shared, two of one repeat may learn the same rewrite beside other texts: each draws anew.
+        columns_DR = rng.integers(recording.repeats, size=(len(recording.documents), 64 * recording.repeats))
 
-        def draw(seats: list[PlannedRun], columns_DR: np.ndarray = columns_DR) -> list[float]:
-            drawn_N = rng.integers(world.repeats, size=len(seats)).tolist()
+        def draw(planned: list[PlannedRun], columns_DR: np.ndarray = columns_DR) -> list[float]:
+            drawn_N = rng.integers(recording.repeats, size=len(planned)).tolist()
             if not shared:
-                drawn_N = [columns_DR[seat.document, seat.repeat % columns_DR.shape[1]] for seat in seats]
-            return [world.run(seat, int(column)) for seat, column in zip(seats, drawn_N, strict=True)]
+                drawn_N = [columns_DR[run.document, run.repeat % columns_DR.shape[1]] for run in planned]
+            return [recording.draw(run, int(column)) for run, column in zip(planned, drawn_N, strict=True)]
 
         budgets = runs_per_rewrite, 2 * runs_per_rewrite
-        uniform, doubled = (repeat_uniformly(draw, world.sizes, budget, batches=batches) for budget in budgets)
-        adaptive = repeat_adaptively(draw, world.sizes, runs_per_rewrite, batches=batches, students=students)
-        results.append([world.verdict(runs) for runs in (uniform, adaptive, doubled)])
-    return _comparison("simulated", runs_per_rewrite, world, np.mean(results, axis=0), clusters)
+        uniform, doubled = (repeat_uniformly(draw, recording.sizes, budget, batches=batches) for budget in budgets)
+        adaptive = repeat_adaptively(draw, recording.sizes, runs_per_rewrite, batches=batches, students=students)
+        results.append([recording.verdict(runs) for runs in (uniform, adaptive, doubled)])
+    return _comparison("simulated", runs_per_rewrite, recording, np.mean(results, axis=0), clusters)
 
 
 def run_live(study: ReliabilityStudy, recorded: Gains, runs_per_rewrite: int, *, students: int) -> Comparison | None:
-    """Both ways with fresh students; the truth is the mean of the recorded ones. None where a rewrite has none."""
-    world = _World(recorded)
-    if world.sizes != [len(group.rewrites) for group in study.groups]:
+    """Both procedures with fresh students; the true gain is the mean of the recorded ones. None where a
+    rewrite has none."""
+    recording = _Recorded(recorded)
+    if recording.sizes != [len(group.rewrites) for group in study.groups]:
         return None
     batches = study.clusters if study.documents_per_student > 1 else None
-    uniform = repeat_uniformly(study.measure, world.sizes, runs_per_rewrite, batches=batches)
-    adaptive = repeat_adaptively(study.measure, world.sizes, runs_per_rewrite, batches=batches, students=students)
-    verdicts_ADM = np.stack([world.verdict(uniform), world.verdict(adaptive)])
-    return _comparison("live", runs_per_rewrite, world, verdicts_ADM, study.clusters)
+    uniform = repeat_uniformly(study.measure, recording.sizes, runs_per_rewrite, batches=batches)
+    adaptive = repeat_adaptively(study.measure, recording.sizes, runs_per_rewrite, batches=batches, students=students)
+    verdicts_ADM = np.stack([recording.verdict(uniform), recording.verdict(adaptive)])
+    return _comparison("live", runs_per_rewrite, recording, verdicts_ADM, study.clusters)
 
 
-class _World:
+class _Recorded:
     """Recorded runs of the documents with at least two rewrites that ran."""
 
     def __init__(self, recorded: Gains):
@@ -115,8 +113,8 @@ class _World:
         ran_DG = np.isfinite(self.table_DGR).any(-1)
         self.documents = [d for d in range(len(recorded)) if ran_DG[d].sum() >= 2]
         self.rewrites = [np.flatnonzero(ran_DG[d]) for d in self.documents]
-        places = zip(self.documents, self.rewrites, strict=True)
-        self.truth = [np.nanmean(self.table_DGR[d, g_G], axis=-1) for d, g_G in places]
+        ran = zip(self.documents, self.rewrites, strict=True)
+        self.true_gains = [np.nanmean(self.table_DGR[d, g_G], axis=-1) for d, g_G in ran]
         self.repeats = self.table_DGR.shape[2] if self.table_DGR.ndim == 3 else 0
 
     @property
@@ -128,33 +126,33 @@ class _World:
         numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
         return [numbers[clusters[d]] for d in self.documents]
 
-    def run(self, seat: PlannedRun, column: int) -> float:
-        """A recorded run; the next one where this one failed."""
-        runs_R = self.table_DGR[self.documents[seat.document], self.rewrites[seat.document][seat.rewrite]]
+    def draw(self, planned: PlannedRun, column: int) -> float:
+        """The recorded run of that column; the next one where it failed."""
+        runs_R = self.table_DGR[self.documents[planned.document], self.rewrites[planned.document][planned.rewrite]]
         return float(next(run for run in np.roll(runs_R, -column) if np.isfinite(run)))
 
     def verdict(self, runs: Sequence[MeasuredRun]) -> np.ndarray:
         """(D, 2): whether the best was chosen, and the regret."""
         rows = []
-        for truth_G, choice in zip(self.truth, best_rewrites(runs, self.sizes), strict=True):
-            regret = truth_G.max() - (truth_G.mean() if choice is None else truth_G[choice])
+        for gains_G, choice in zip(self.true_gains, best_rewrites(runs, self.sizes), strict=True):
+            regret = gains_G.max() - (gains_G.mean() if choice is None else gains_G[choice])
             rows.append((choice is not None and regret == 0, regret))
         return np.array(rows, dtype=np.float64)
 
 
 def _comparison(
-    how: str, runs_per_rewrite: int, world: _World, verdicts_ADM: np.ndarray, clusters: Sequence[Hashable]
+    how: str, runs_per_rewrite: int, recording: _Recorded, verdicts_ADM: np.ndarray, clusters: Sequence[Hashable]
 ) -> Comparison:
     uniform_DM, adaptive_DM = verdicts_ADM[:2]
-    names = [clusters[d] for d in world.documents]
+    names = [clusters[d] for d in recording.documents]
     best_D, saved_D = adaptive_DM[:, 0] - uniform_DM[:, 0], uniform_DM[:, 1] - adaptive_DM[:, 1]
-    arms = [Arm(best_chosen=float(v[:, 0].mean()), regret=float(v[:, 1].mean())) for v in verdicts_ADM]
+    choices = [Choices(best_chosen=float(v[:, 0].mean()), regret=float(v[:, 1].mean())) for v in verdicts_ADM]
     return Comparison(
         how=how,
         runs_per_rewrite=runs_per_rewrite,
-        uniform=arms[0],
-        adaptive=arms[1],
-        doubled=arms[2] if len(arms) > 2 else None,
+        uniform=choices[0],
+        adaptive=choices[1],
+        doubled=choices[2] if len(choices) > 2 else None,
         regret_saved=float(saved_D.mean()),
         regret_saved_interval=bootstrap_interval(saved_D, names),
         best_gained=float(best_D.mean()),
