@@ -33,7 +33,7 @@ from curation.plan.gpus import (
     writing_speed,
 )
 from curation.plan.models import model_size
-from curation.plan.quantity import Quantity, exact, inverse, product, scaled, total
+from curation.plan.quantity import Quantity, exact
 from curation.plan.teacher import PipelineCost, TeacherCost, measure_pipeline, measure_teacher
 from curation.plan.training import StudentCost, StudentRunCounts, count_students, student_cost, training_documents
 
@@ -178,39 +178,35 @@ def _plan_curate(planner: _Planner) -> CuratePlan:
         notes.append("duplicates are not seen in a sample: with them there is less to write than planned")
     if not teacher.kept.value:
         notes.append(f"none of {teacher.rewrites_measured} rewrites was kept: look why with `notewright preview`")
-    reached = product(corpus.documents, pipeline.past_filters)
-    rewrites = product(reached, exact(curation.rewrites_per_document))
-    tokens_in = product(reached, teacher.source_tokens)
-    tokens_written = product(rewrites, teacher.written_tokens)
-    tokens_out = total(
-        product(rewrites, teacher.kept, teacher.kept_tokens), product(tokens_in, exact(curation.keep_raw))
-    )
-    cpu_hours = product(corpus.documents, pipeline.cpu_ms, exact(1 / 3.6e6))
+    reached = corpus.documents * pipeline.past_filters
+    rewrites = reached * curation.rewrites_per_document
+    tokens_in = reached * teacher.source_tokens
+    tokens_written = rewrites * teacher.written_tokens
+    tokens_out = rewrites * teacher.kept * teacher.kept_tokens + tokens_in * curation.keep_raw
+    cpu_hours = corpus.documents * pipeline.cpu_ms / 3.6e6
     hours_here = None
     if curation.writer == "echo":
-        hours_here = product(cpu_hours, exact(1 / curation.workers))
+        hours_here = cpu_hours / curation.workers
     elif teacher.tokens_per_second:
-        writing = product(tokens_written, exact(1 / teacher.tokens_per_second / 3600, "measured"))
-        hours_here = total(writing, product(cpu_hours, exact(1 / curation.workers)))
+        writing = tokens_written / exact(3600 * teacher.tokens_per_second, "measured")
+        hours_here = writing + cpu_hours / curation.workers
     gpu_hours = gpus = dollars = dollars_per_billion = None
     if teacher.parameters is not None:
         speed = planner.speed(teacher.parameters)
-        gpu_hours = product(tokens_written, inverse(speed), exact(1 / 3600))
+        gpu_hours = tokens_written / speed / 3600
+        # Two bytes a parameter, and a fifth more for keys and values.
         gpus = math.ceil(1.2 * 2 * teacher.parameters.value / 1e9 / planner.device.memory_gb)
         if price is not None:
-            dollars = product(gpu_hours, exact(price))
-            kept = teacher.kept
-            if kept.value and tokens_out.value:
+            dollars = gpu_hours * price
+            if teacher.kept.value and tokens_out.value:
                 # The number of documents cancels out: only the speed and the kept share are uncertain.
-                cost = price * 1e9 / 3600 * tokens_written.value / tokens_out.value
-                one_over_kept = Quantity(1.0, kept.value / kept.high, kept.value / max(kept.low, 1e-9), kept.how)
-                dollars_per_billion = product(exact(cost), one_over_kept, inverse(speed))
-    # Tokens have as many characters as in the sample's documents.
+                seconds_at_speed_1 = 1e9 * tokens_written.value / tokens_out.value
+                kept_ratio = exact(teacher.kept.value) / teacher.kept
+                dollars_per_billion = kept_ratio / speed * (seconds_at_speed_1 / 3600 * price)
+    # Tokens of rewrites are taken to have as many characters as those of the sample's documents.
     characters = sum(len(document.text) for document in corpus.sample) / len(corpus.sample)
-    bytes_per_token = product(
-        exact(characters * pipeline.bytes_per_character, "measured"), inverse(teacher.source_tokens)
-    )
-    dataset_gb = product(tokens_out, bytes_per_token, exact(1e-9))
+    bytes_per_token = exact(characters * pipeline.bytes_per_character, "measured") / teacher.source_tokens
+    dataset_gb = tokens_out * bytes_per_token / 1e9
     return CuratePlan(
         files=corpus.files,
         files_read=corpus.files_read,
@@ -230,7 +226,7 @@ def _plan_curate(planner: _Planner) -> CuratePlan:
         gpu_hours=gpu_hours,
         gpus_at_least=gpus,
         dataset_gb=dataset_gb,
-        disk_gb=scaled(dataset_gb, PARTS_FACTOR),
+        disk_gb=dataset_gb * PARTS_FACTOR,
         dollars=dollars,
         dollars_per_billion=dollars_per_billion,
     )
@@ -241,9 +237,9 @@ def _plan_train(planner: _Planner, teacher: TeacherCost | None) -> TrainPlan:
     documents, train, heldout = training_documents(config, notes)
     runs = count_students(config, train, heldout)
     if teacher is not None and teacher.parameters is None:
-        teacher = None  # an echo curates
+        teacher = None  # an echo curates, or the teacher's size is not known
     if teacher is None and documents:
-        # The teacher is measured on training documents instead, without filters, one rewrite each.
+        # The teacher is measured on training documents, without filters, one rewrite each.
         changes = {"writer": "teacher", "filters": Filters(), "benchmarks": (), "strategies": {}, "dedup": "none",
                    "rewrites_per_document": 1, "keep_raw": 0.0, "allow_unknown_licence": True}  # fmt: skip
         curation = config.curation.model_copy(update=changes)
@@ -256,23 +252,21 @@ def _plan_train(planner: _Planner, teacher: TeacherCost | None) -> TrainPlan:
         notes.append(f"a rewrite is assumed to have half of teacher.max_new_tokens ({most:.0f})")
     costs = tuple(student_cost(config, name, documents, length, planner.progress) for name in config.student.names)
     notes += (note for cost in costs for note in cost.notes)
-    runs_each = exact(runs.total / len(costs))
-    sampled_tokens = product(exact(runs.rewrites), length)
+    runs_each = runs.total / len(costs)
+    sampled_tokens = length * runs.rewrites
     hours_here = gpu_hours = None
     seconds_here = [cost.seconds_here for cost in costs if cost.seconds_here]
     if teacher is not None and teacher.tokens_per_second and len(seconds_here) == len(costs):
-        sampling = product(sampled_tokens, exact(1 / teacher.tokens_per_second / 3600, "measured"))
-        hours_here = total(sampling, *(product(seconds, runs_each, exact(1 / 3600)) for seconds in seconds_here))
+        hours_here = sampled_tokens / exact(3600 * teacher.tokens_per_second, "measured")
+        for seconds in seconds_here:
+            hours_here += seconds * runs_each / 3600
     size = teacher.parameters if teacher is not None else model_size(config.teacher.model, planner.parameters, notes)
-    sizes = [cost.parameters for cost in costs if cost.parameters]
+    sizes = [cost.parameters.value for cost in costs if cost.parameters]
     if size is not None and len(sizes) == len(costs):
-        full = config.student.mode == "full"
-        seconds_a_token = [student_seconds(planner.device, size.value, 1.0, full=full) for size in sizes]
-        taught = [
-            product(exact(seconds), cost.tokens, runs_each, exact(1 / 3600, "assumed"))
-            for seconds, cost in zip(seconds_a_token, costs, strict=True)
-        ]
-        gpu_hours = total(product(sampled_tokens, inverse(planner.speed(size)), exact(1 / 3600)), *taught)
+        gpu_hours = sampled_tokens / planner.speed(size) / 3600
+        for cost, student_size in zip(costs, sizes, strict=True):
+            seconds_a_token = student_seconds(planner.device, student_size, 1.0, full=config.student.mode == "full")
+            gpu_hours += cost.tokens * exact(seconds_a_token * runs_each / 3600, "assumed")
     return TrainPlan(
         documents=train,
         heldout=heldout,
@@ -282,7 +276,7 @@ def _plan_train(planner: _Planner, teacher: TeacherCost | None) -> TrainPlan:
         rewrite_tokens=length,
         hours_here=hours_here,
         gpu_hours=gpu_hours,
-        dollars=product(gpu_hours, exact(planner.price)) if gpu_hours and planner.price is not None else None,
+        dollars=gpu_hours * planner.price if gpu_hours and planner.price is not None else None,
     )
 
 
@@ -290,8 +284,6 @@ def as_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain values, each quantity as {value, low, high, how}; what is not finite is None."""
 
     def plain(value: Any) -> Any:
-        if isinstance(value, Quantity):
-            return {name: plain(part) for name, part in value._asdict().items()}
         if dataclasses.is_dataclass(value):
             return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         if isinstance(value, tuple | list):

@@ -1,8 +1,9 @@
 """A number of a plan: its value, its interval, and how it is known."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from student.statistics.intervals import estimate, wilson
 
@@ -13,13 +14,41 @@ rule of thumb."""
 SUREST_FIRST: tuple[How, ...] = ("counted", "calculated", "measured", "extrapolated", "assumed")
 
 
-class Quantity(NamedTuple):
-    """A value with its 95% interval (or, where `assumed`, the range of the assumption)."""
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A value with its 95% interval (or, where `assumed`, the range of the assumption).
+
+    In arithmetic, errors add up as independent ones do, and a result is known as its least sure part is. Plain numbers
+    are exact and count as `calculated`.
+    """
 
     value: float
     low: float
     high: float
     how: How
+
+    def map(self, function: Callable[[float], float]) -> "Quantity":
+        """The quantity and its bounds after a function that never falls."""
+        return Quantity(function(self.value), function(self.low), function(self.high), self.how)
+
+    def __mul__(self, other: "Quantity | float") -> "Quantity":
+        other = other if isinstance(other, Quantity) else exact(other)
+        how, value = _least_sure(self, other), self.value * other.value
+        if not value:
+            return Quantity(0.0, 0.0, self.high * other.high, how)
+        below = math.hypot(1 - self.low / self.value, 1 - other.low / other.value)
+        above = math.hypot(self.high / self.value - 1, other.high / other.value - 1)
+        return Quantity(value, value * max(0.0, 1 - below), value * (1 + above), how)
+
+    def __truediv__(self, other: "Quantity | float") -> "Quantity":
+        other = other if isinstance(other, Quantity) else exact(other)
+        return self * Quantity(1 / other.value, 1 / other.high, 1 / max(other.low, 1e-12), other.how)
+
+    def __add__(self, other: "Quantity") -> "Quantity":
+        value = self.value + other.value
+        below = math.hypot(self.value - self.low, other.value - other.low)
+        above = math.hypot(self.high - self.value, other.high - other.value)
+        return Quantity(value, max(0.0, value - below), value + above, _least_sure(self, other))
 
 
 def exact(value: float, how: How = "calculated") -> Quantity:
@@ -41,34 +70,5 @@ def share_of(part: int, whole: int) -> Quantity:
     return Quantity(share, min(share, low), max(share, high), "measured")
 
 
-def product(*factors: Quantity) -> Quantity:
-    """The product. Relative errors add up as independent ones do; it is known as its least sure factor is."""
-    value = math.prod(f.value for f in factors)
-    if not value:
-        return Quantity(0.0, 0.0, math.prod(f.high for f in factors), least_sure(*factors))
-    below = math.sqrt(sum((1 - f.low / f.value) ** 2 for f in factors))
-    above = math.sqrt(sum((f.high / f.value - 1) ** 2 for f in factors))
-    return Quantity(value, value * max(0.0, 1 - below), value * (1 + above), least_sure(*factors))
-
-
-def total(*terms: Quantity) -> Quantity:
-    """The sum. Errors add up as independent ones do; it is known as its least sure term is."""
-    value = sum(term.value for term in terms)
-    below = math.sqrt(sum((term.value - term.low) ** 2 for term in terms))
-    above = math.sqrt(sum((term.high - term.value) ** 2 for term in terms))
-    return Quantity(value, max(0.0, value - below), value + above, least_sure(*terms))
-
-
-def inverse(quantity: Quantity) -> Quantity:
-    """One over the quantity."""
-    return Quantity(1 / quantity.value, 1 / quantity.high, 1 / max(quantity.low, 1e-12), quantity.how)
-
-
-def scaled(quantity: Quantity, factor: float) -> Quantity:
-    """The quantity in another unit."""
-    return Quantity(quantity.value * factor, quantity.low * factor, quantity.high * factor, quantity.how)
-
-
-def least_sure(*quantities: Quantity) -> How:
-    """How the least sure of the quantities is known."""
+def _least_sure(*quantities: Quantity) -> How:
     return max((quantity.how for quantity in quantities), key=SUREST_FIRST.index)

@@ -7,7 +7,7 @@ from rich.text import Text
 from configs.format import amount
 from configs.format import quantity as three_digits
 from curation.plan.plan import CuratePlan, Plan, TrainPlan
-from curation.plan.quantity import Quantity, exact, scaled
+from curation.plan.quantity import Quantity, exact
 
 COLOURS = {"counted": "green", "measured": "green", "calculated": "cyan", "extrapolated": "yellow", "assumed": "red"}
 
@@ -101,13 +101,13 @@ def _hours_here(hours: Quantity | None) -> Row:
         return "on this machine", "unknown: not all of it could be measured here", ""
     units = (("hours", 1.0), ("minutes", 60.0))
     unit, per_hour = next((pair for pair in units if hours.value * pair[1] >= 2), ("s", 3600.0))
-    return "on this machine", scaled(hours, per_hour), unit
+    return "on this machine", hours * per_hour, unit
 
 
 def _in_bytes(gigabytes: Quantity) -> tuple[Quantity, str]:
     if gigabytes.value >= 1:
         return gigabytes, "GB"
-    return (scaled(gigabytes, 1e3), "MB") if gigabytes.value >= 1e-3 else (scaled(gigabytes, 1e6), "kB")
+    return (gigabytes * 1e3, "MB") if gigabytes.value >= 1e-3 else (gigabytes * 1e6, "kB")
 
 
 def _cost(dollars: Quantity | None, plan: Plan) -> list[Row]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ def measure_teacher(
         count_tokens, exactly = token_counter(model, notes)
         source_tokens = mean_of([count_tokens(document.text) for document in documents])
         if not exactly:
-            source_tokens = source_tokens._replace(how="assumed")
+            source_tokens = replace(source_tokens, how="assumed")
         records, last_batch, seconds = list[Record](), list[Record](), 0.0
         on_endpoint = teacher.writer == "endpoint"
         problem = None if on_endpoint else why_not_loadable(model, size, teacher.device, teacher.dtype)

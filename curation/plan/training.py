@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datatrove.data import Document
 
@@ -148,8 +148,7 @@ def _trained_tokens(settings: Student, texts: int, steps: int | None, rewrite_to
     if steps is not None:
         texts_read = steps * min(texts, settings.texts_per_step or texts)
     longest = float(settings.max_text_tokens)
-    value, low, high = (texts_read * min(length, longest) for length in rewrite_tokens[:3])
-    return Quantity(value, low, high, rewrite_tokens.how)
+    return rewrite_tokens.map(lambda length: texts_read * min(length, longest))
 
 
 def _time_students(
@@ -186,5 +185,5 @@ def _time_students(
     one_step, three_steps = seconds_each(at_once, 1), seconds_each(at_once, 3)
     seconds_a_token = max(three_steps - one_step, 0.0) / (2 * step_tokens)
     fixed = max(0.0, one_step - seconds_a_token * step_tokens)
-    value, low, high = (fixed + seconds_a_token * count for count in tokens[:3])
-    return Quantity(value, low, high, "measured" if tokens.how != "assumed" else "assumed"), at_once
+    seconds = tokens.map(lambda count: fixed + seconds_a_token * count)
+    return replace(seconds, how="measured" if tokens.how != "assumed" else "assumed"), at_once

@@ -7,30 +7,30 @@ import pytest
 from configs.errors import UserError
 from curation.plan.gpus import DEVICES, beyond_sweep, find_device, student_seconds, writing_speed
 from curation.plan.models import parameters_in_name
-from curation.plan.quantity import Quantity, exact, inverse, least_sure, mean_of, product, share_of, total
+from curation.plan.quantity import Quantity, exact, mean_of, share_of
 
 
 def test_a_product_is_as_sure_as_its_factors() -> None:
     a, b = Quantity(10.0, 8.0, 12.0, "measured"), Quantity(2.0, 1.9, 2.1, "assumed")
-    found = product(a, b)
+    found = a * b
     assert found.value == 20 and found.how == "assumed"
     # Relative errors of 20% and 5% add as independent ones do.
     assert found.high == pytest.approx(20 * (1 + math.hypot(0.2, 0.05)))
     assert found.low == pytest.approx(20 * (1 - math.hypot(0.2, 0.05)))
-    assert product(exact(3), exact(4)) == exact(12)
-    assert product(a, exact(0)) == Quantity(0.0, 0.0, 0.0, "measured")
-    nothing_kept = product(exact(100), share_of(0, 50))
+    assert exact(3) * exact(4) == exact(3) * 4 == exact(12)
+    assert a * 0 == Quantity(0.0, 0.0, 0.0, "measured")
+    nothing_kept = exact(100) * share_of(0, 50)
     assert nothing_kept.value == 0 and 5 < nothing_kept.high < 10, "what was never seen may still be there"
 
 
 def test_a_sum_is_as_sure_as_its_terms() -> None:
-    found = total(Quantity(10.0, 7.0, 13.0, "measured"), Quantity(20.0, 16.0, 24.0, "extrapolated"))
+    found = Quantity(10.0, 7.0, 13.0, "measured") + Quantity(20.0, 16.0, 24.0, "extrapolated")
     assert found == Quantity(30.0, 25.0, 35.0, "extrapolated")
-    assert total(exact(1), exact(2), exact(3)) == exact(6)
+    assert exact(1) + exact(2) + exact(3) == exact(6)
 
 
-def test_an_inverse_turns_the_interval_round() -> None:
-    assert inverse(Quantity(4.0, 2.0, 8.0, "assumed")) == Quantity(0.25, 0.125, 0.5, "assumed")
+def test_division_turns_the_interval_round() -> None:
+    assert exact(1) / Quantity(4.0, 2.0, 8.0, "assumed") == Quantity(0.25, 0.125, 0.5, "assumed")
 
 
 def test_means_and_shares() -> None:
@@ -45,8 +45,8 @@ def test_means_and_shares() -> None:
 
 
 def test_the_least_sure_quantity_says_how_all_are_known() -> None:
-    assert least_sure(exact(1, "counted"), exact(1)) == "calculated"
-    assert least_sure(exact(1, "extrapolated"), exact(1, "assumed"), exact(1, "counted")) == "assumed"
+    assert (exact(1, "counted") * exact(1)).how == (exact(1, "counted") * 2).how == "calculated"
+    assert (exact(1, "extrapolated") + exact(1, "assumed") + exact(1, "counted")).how == "assumed"
 
 
 def test_a_device_is_found_by_any_spelling_or_the_nearest_is_named() -> None:
