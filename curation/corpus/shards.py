@@ -183,7 +183,7 @@ def _warc_rows(chunks: Iterator[bytes]) -> Iterator[tuple[int, Any]]:
 
 
 def _chunks(file: IO[bytes], url: str) -> Iterator[bytes]:
-    """The file's bytes, decompressed. Raises _Broken after the last byte before a damage."""
+    """The file's bytes, decompressed. Raises _Broken behind the last byte that can be read of a broken archive."""
     # gzip.open and zstandard's stream_reader hide a truncation, or lose what they had buffered. A bare decoder gives
     # every byte before the break, and its `eof` says whether the last member was whole.
     decoder = None

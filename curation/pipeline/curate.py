@@ -130,9 +130,8 @@ def _curate(config: Config, shards: Sequence[Shard], started: float, queued: Que
             say(f"going on: {done} of {inputs.documents} documents are finished")
     read = ReadShard(list(shards), curation.limit, [file.documents for file in inputs.files])
     rewrite = RewriteWithTeacher(inputs)
-    if curation.dedup != "none" and not (work / "duplicates/complete").exists():
-        say(f"looking for {curation.dedup} duplicates among {inputs.documents} documents")
-        find_duplicates(curation, read, len(shards), work)
+    if curation.dedup != "none":
+        find_duplicates(inputs, read)
     _run(inputs, [read, rewrite], done, first=queued is None)
     # The bad rows are quarantined already; the merger counts the documents.
     files = [

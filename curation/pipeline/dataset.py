@@ -11,6 +11,7 @@ from typing import IO, Any
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import compute
 
 from configs.errors import RunError
 from configs.files import write_whole
@@ -136,8 +137,8 @@ def merge(work: Path, files: list[FileCounts], output: Path, shard_bytes: int) -
     parts, scratch = work / "parts", work / "merged"
     scratch.mkdir(parents=True, exist_ok=True)
     merged = Merged()
-    refused = {name: scratch / f"{name}.jsonl" for name in ("quarantine", "filtered")}
-    with refused["quarantine"].open("wb") as quarantine, refused["filtered"].open("wb") as filtered:
+    quarantine_path, filtered_path = scratch / "quarantine.jsonl", scratch / "filtered.jsonl"
+    with quarantine_path.open("wb") as quarantine, filtered_path.open("wb") as filtered:
         quarantine.write((work / "bad_rows.jsonl").read_bytes())
         rows = _kept_rows(parts, files, merged, quarantine, filtered)
         written = _write_shards(rows, scratch, shard_bytes)
@@ -151,8 +152,8 @@ def merge(work: Path, files: list[FileCounts], output: Path, shard_bytes: int) -
             f"{', '.join(f'{reason} {count}' for reason, count in reasons)}; the work is kept in {parts}"
         )
     (output / "data").mkdir(exist_ok=True)
+    # A run that died between two of the moves below left some.
     for stale in (output / "data").glob("train-*.parquet"):
-        # A run that died between two of the moves below left it.
         stale.unlink()
     for index, (path, count) in enumerate(written):
         final = output / "data" / f"train-{index:05d}-of-{len(written):05d}.parquet"
@@ -162,7 +163,7 @@ def merge(work: Path, files: list[FileCounts], output: Path, shard_bytes: int) -
         merged.shards.append(
             {"path": f"data/{final.name}", "rows": count, "bytes": final.stat().st_size, "sha256": sha256}
         )
-    for path in refused.values():
+    for path in (quarantine_path, filtered_path):
         os.replace(path, output / path.name)
     return merged
 
@@ -177,17 +178,21 @@ def _kept_rows(
         for path in parts_of(parts, task):
             with pq.ParquetFile(path) as part:
                 table = part.read()
-            documents += _count(table, file, merged)
-            footer = {name.decode(): value for name, value in table.schema.metadata.items()}
-            merged.sizes.update({name: int(footer[name]) for name in SIZES})
+            documents += _count_outcomes(table, file, merged)
+            for name in SIZES:
+                merged.sizes[name] += int(table.schema.metadata[name.encode()])
             table = table.replace_schema_metadata(None)
-            refused = table.filter(pa.compute.is_valid(table["reason"]))
-            for record in refused.to_pylist():
+            for record in table.filter(compute.is_valid(table["reason"])).to_pylist():
                 sink = filtered if record["stage"] == "filter" else quarantine
                 sink.write(orjson.dumps({name: record[name] for name in REFUSED}) + b"\n")
-            kept = table.filter(pa.compute.is_null(table["reason"])).select(COLUMNS.names)
+            kept = table.filter(compute.is_null(table["reason"])).select(COLUMNS.names)
             if kept.num_rows:
+                merged.rows += kept.num_rows
                 merged.bytes_in_memory += kept.nbytes
+                merged.tokens += compute.sum(kept["tokens"]).as_py()
+                merged.source_tokens += compute.sum(kept["source_tokens"]).as_py()
+                merged.strategies.update(kept["strategy"].to_pylist())
+                merged.licences.update(kept["licence"].to_pylist())
                 yield kept
         if documents != expected:
             raise RunError(
@@ -196,8 +201,9 @@ def _kept_rows(
             )
 
 
-def _count(table: pa.Table, file: FileCounts, merged: Merged) -> int:
-    """Adds a part to the counts; returns its documents."""
+def _count_outcomes(table: pa.Table, file: FileCounts, merged: Merged) -> int:
+    """Adds the outcomes of a part's documents and refused rewrites to the counts; returns its documents."""
+    # A document with a row is out, whatever became of its other rewrites.
     stages: dict[int, set[str | None]] = {}
     for record in table.select(["source_row", "rewrite", "stage", "reason", "detail"]).to_pylist():
         stage, reason = record["stage"], record["reason"]
@@ -219,12 +225,6 @@ def _count(table: pa.Table, file: FileCounts, merged: Merged) -> int:
             file.quarantined += 1
         else:
             file.failed += 1
-    for row in table.filter(pa.compute.is_null(table["reason"])).drop_columns(["text"]).to_pylist():
-        merged.rows += 1
-        merged.tokens += row["tokens"]
-        merged.source_tokens += row["source_tokens"]
-        merged.strategies[row["strategy"]] += 1
-        merged.licences[row["licence"]] += 1
     return len(stages)
 
 

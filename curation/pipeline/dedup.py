@@ -22,8 +22,10 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig
 
 from configs.files import write_whole
 from configs.schema.curation import Curation
+from curation.console.progress import say
 from curation.corpus.filters import Cleaner
 from curation.pipeline.executors.local import run_tasks
+from curation.pipeline.inputs import CurationInputs
 
 # Its progress bar would mix with our own lines.
 minhash.tqdm = partial(minhash.tqdm, disable=True)
@@ -48,53 +50,40 @@ HASHES = np.dtype([("hash", "V16"), ("task", "<u4"), ("place", "<u4")])
 
 
 class HashTexts(PipelineStep):
-    """Writes a task's text hashes and row numbers, and passes the documents on. A document with an empty text was
-    refused."""
+    """Runs the filters, writes a task's text hashes and row numbers, and passes the documents on. A document that the
+    filters refuse keeps its place, and loses its text."""
 
     type = "🫂 - DEDUP"
     name = "Exact"
 
-    def __init__(self, folder: Path):
+    def __init__(self, curation: Curation, folder: Path):
         super().__init__()
-        self.folder = folder
+        self.curation, self.folder = curation, folder
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         records, rows = [], []
-        for place, document in enumerate(data):
-            rows.append(document.metadata["source_row"])
-            if document.text:
-                records.append((xxhash.xxh3_128_digest(" ".join(document.text.split())), rank, place))
-            yield document
+        with Cleaner(self.curation) as cleaner:
+            for place, document in enumerate(data):
+                text = "" if cleaner.clean(document) else document.text
+                rows.append(document.metadata["source_row"])
+                if text:
+                    records.append((xxhash.xxh3_128_digest(" ".join(text.split())), rank, place))
+                yield Document(text, document.id)
         write_whole(self.folder / f"{rank:05d}.rows", np.array(rows, dtype="<u8").tobytes())
         write_whole(self.folder / f"{rank:05d}.hashes", np.array(records, dtype=HASHES).tobytes())
 
 
-class BlankRefused(PipelineStep):
-    """The filters before dedup: a refused document keeps its place, and loses its text."""
-
-    type = "🔻 - FILTER"
-    name = "Blank refused"
-
-    def __init__(self, curation: Curation):
-        super().__init__()
-        self.curation = curation
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        with Cleaner(self.curation) as cleaner:
-            for document in data:
-                text = "" if cleaner.clean(document) else document.text
-                yield Document(text, document.id, metadata={"source_row": document.metadata["source_row"]})
-
-
-def find_duplicates(curation: Curation, read: PipelineStep, tasks: int, work: Path) -> None:
-    """Writes the Verdicts of each task to `work/duplicates`, and goes on where a killed call stopped.
+def find_duplicates(inputs: CurationInputs, read: PipelineStep) -> None:
+    """Writes the Verdicts of each task to `inputs.work`, and goes on where a killed call stopped.
 
     `read` is the step that reads a task's documents.
     """
-    verdicts, scratch = work / "duplicates", work / "dedup"
+    curation, tasks = inputs.config.curation, len(inputs.shards)
+    verdicts, scratch = inputs.work / "duplicates", inputs.work / "dedup"
     if (verdicts / "complete").exists():
         return
-    steps: list[PipelineStep] = [read, BlankRefused(curation), HashTexts(scratch / "hashes")]
+    say(f"looking for {curation.dedup} duplicates among {inputs.documents} documents")
+    steps: list[PipelineStep] = [read, HashTexts(curation, scratch / "hashes")]
     near = curation.dedup == "minhash"
     if near:
         signatures, pairs = str(scratch / "signatures"), str(scratch / "pairs")
