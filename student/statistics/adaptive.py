@@ -42,7 +42,7 @@ def next_shared_runs(
     """The rewrite of each document that each of the next students learns, where a student learns one of every document.
 
     The d-th list has a rewrite for each of the `students` (it is empty for a document without rewrites), in random
-    order, so that documents meet in changing company. A rewrite that never ran comes first; a promising one may come
+    order, so that a rewrite meets changing others. A rewrite that never ran comes first; a promising one may come
     several times.
     """
     rewrites = _plan(runs, group_sizes, students, every_document=True)
@@ -118,7 +118,7 @@ def repeat_adaptively(
 def repeat_uniformly(
     measure: Measure, group_sizes: Sequence[int], runs_per_rewrite: int, *, batches: Sequence[int] | None = None
 ) -> list[MeasuredRun]:
-    """The same budget deviations evenly: each rewrite `runs_per_rewrite` times, in changing company."""
+    """Runs each rewrite `runs_per_rewrite` times, with changing other rewrites in its student."""
     repeats = range(runs_per_rewrite)
     return _measured([run for repeat in repeats for run in _one_repeat(group_sizes, repeat, batches)], measure)
 

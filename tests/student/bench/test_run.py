@@ -30,7 +30,7 @@ def test_engine_and_peft_agree_at_every_step(result):
     assert result["max_loss_difference"] < 1e-5
 
 
-def test_figures_follow_from_what_was_done(result):
+def test_figures_are_consistent_with_the_settings(result):
     assert result["tokens_per_second"] * result["seconds"] == pytest.approx(4 * 3 * result["tokens_per_student_step"])
     assert 0.5 < result["label_fraction"] < 1
     assert 0 < result["model_flops_utilisation"] < 1
@@ -74,7 +74,7 @@ def test_losses_that_differ_end_the_bench():
             check_losses({"dtype": "float32", "max_loss_difference": difference})
 
 
-def test_the_padded_recipe_trains_the_steps_asked_for():
+def test_the_padded_recipe_trains_as_many_steps_as_set():
     one = bench()
     before = torch.cat([p.detach().flatten() for p in one.peft.parameters])
     assert one.peft.padded(one.schedules[0], one.pad_id, length=128, limit=3) == 3
@@ -116,7 +116,7 @@ def test_the_interval_of_a_median():
     assert 0.93 < held / 400 < 0.99
 
 
-def test_lessons_come_from_rewrites_or_texts_and_are_met_again(tmp_path):
+def test_lessons_come_from_rewrites_or_texts_and_repeat(tmp_path):
     path = tmp_path / "lessons.jsonl"
     path.write_text('{"text": "x", "rewrites": ["a", "b"]}\n{"text": "c"}\n')
     assert lesson_texts(path, 5) == ["a", "b", "c", "a", "b"]

@@ -202,7 +202,7 @@ def test_loglikelihoods_and_decoded_answers_equal_lm_evals_own(pool, task_folder
     assert right[0] < right[1] < right[2]
 
 
-def test_lm_eval_items_have_stable_sides_and_reach_an_outcome(pool, task_folder):
+def test_lm_eval_items_have_stable_splits_and_reach_an_outcome(pool, task_folder):
     benchmark = LmEvalTasks([str(task_folder / "choice.yaml")])
     sides = {q.prompt.rpartition("\n\n")[2]: q.split for q in benchmark.questions}
     assert set(sides.values()) == {"reward", "heldout"}

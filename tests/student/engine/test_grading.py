@@ -16,11 +16,11 @@ from student.engine.grading import exact_match, first_line, normalise, recalled,
         ("the", ""),
     ],
 )
-def test_normalise_is_squads(text, normal):
+def test_normalisation_is_that_of_squad(text, normal):
     assert normalise(text) == normal
 
 
-def test_the_answer_is_the_first_line_that_says_anything():
+def test_the_answer_is_the_first_line_that_is_not_blank():
     assert first_line("\n  \n Lisbon \nQuestion: and then?") == "Lisbon"
     assert first_line(" \n") == ""
 
@@ -56,7 +56,7 @@ def test_token_recall(answer, gold, share):
     assert token_recall(answer, gold) == pytest.approx(share)
 
 
-@pytest.mark.parametrize(("said", "right"), [(5, False), (6, True), (10, True)])
-def test_sixty_percent_of_the_gold_words_are_enough(said, right):
+@pytest.mark.parametrize(("words_kept", "right"), [(5, False), (6, True), (10, True)])
+def test_sixty_percent_of_the_gold_words_are_enough(words_kept, right):
     words = [f"word{i}" for i in range(10)]
-    assert recalled(" ".join(words[:said]), " ".join(words)) is right
+    assert recalled(" ".join(words[:words_kept]), " ".join(words)) is right

@@ -1,4 +1,4 @@
-"""Processes beside this one train the students that this one would, and leave nothing behind, whatever ends."""
+"""Helpers train the same students as one process, and leave nothing behind, whichever process ends."""
 
 import copy
 import dataclasses
@@ -48,7 +48,7 @@ def helped(monkeypatch):
     torch.set_num_threads(before)
 
 
-def test_helpers_train_the_students_that_one_process_does(any_model, tokenizer):
+def test_helpers_train_the_same_students_as_one_process(any_model, tokenizer):
     schedules = [plan_schedule(tokenizer, lesson, SETTINGS) for lesson in LESSONS]
     results = []
     for with_helpers in (False, True):
@@ -69,7 +69,7 @@ def test_helpers_train_the_students_that_one_process_does(any_model, tokenizer):
         assert progress[slot].error is None
         assert progress[slot].losses == pytest.approx(alone[slot].losses, abs=1e-5)
         moved = (expected_KP[slot] - started_KP[slot]).norm()
-        # Adam makes steps of full size of gradients that are all but zero, where other company rounds otherwise.
+        # Adam makes full steps of gradients that are all but zero, and their rounding depends on the other students.
         assert (params_KP[slot] - expected_KP[slot]).norm() < 1e-2 * moved
 
 
@@ -83,7 +83,7 @@ def test_one_seed_gives_the_same_bits(llama, tokenizer):
     assert pools[0].examine(jobs) == pools[1].examine(jobs)
 
 
-def test_where_every_process_comes_to_the_same_bits_there_are_none(llama, tokenizer):
+def test_exact_and_checkpointed_pools_have_no_helpers(llama, tokenizer):
     for alone in ("exact", "gradient_checkpointing"):
         settings = SETTINGS.model_copy(update={alone: True})
         assert InlinePool(settings, model=build("llama"), tokenizer=tokenizer).helpers is None
@@ -117,10 +117,10 @@ def test_a_process_that_fails_stops_the_others(llama, tokenizer, monkeypatch, pl
         assert "in step" in caught.value.__notes__[0]  # its traceback
     assert torch.get_num_threads() == 3 and len(helpers) == 2
     short = train([dataclasses.replace(lesson, steps=2) for lesson in lessons])
-    assert [len(progress.losses) for progress in short] == [2, 2, 2]  # nobody answers to what was asked before
+    assert [len(progress.losses) for progress in short] == [2, 2, 2]  # no result of the call that failed
 
 
-def test_the_pool_does_without_a_helper_that_dies(llama, tokenizer, caplog):
+def test_the_pool_goes_on_without_a_helper_that_dies(llama, tokenizer, caplog):
     jobs = [
         Job(lesson=lesson, exam=Exam(questions=(Question(prompt="what is red ?", answer="the rug"),)))
         for lesson in LESSONS[:4]
@@ -128,8 +128,8 @@ def test_the_pool_does_without_a_helper_that_dies(llama, tokenizer, caplog):
     expected = InlinePool(SETTINGS, model=build("llama"), tokenizer=tokenizer).examine(jobs)
     pool = InlinePool(SETTINGS, model=llama, tokenizer=tokenizer)
     os.kill(pool.helpers.processes[0].pid, signal.SIGKILL)
-    found = pool.examine(jobs)
-    assert [outcome.gain for outcome in found] == pytest.approx([outcome.gain for outcome in expected], abs=1e-4)
+    outcomes = pool.examine(jobs)
+    assert [outcome.gain for outcome in outcomes] == pytest.approx([outcome.gain for outcome in expected], abs=1e-4)
     assert len(pool.helpers) == 1 and "going on with 2" in caplog.text
     assert pool.examine(jobs)[0].error is None
 
@@ -139,7 +139,7 @@ class Odd(Exception):
         super().__init__(f"{one} and {other}")
 
 
-def test_an_error_that_cannot_be_sent_is_told():
+def test_an_error_that_cannot_be_sent_arrives_as_its_message():
     def work(task, stopped):
         if task == 0:
             raise Odd("a", "b")  # pickle makes it again of one argument
@@ -160,14 +160,14 @@ def refuse():
     raise TypeError("unreadable")
 
 
-def test_an_answer_that_cannot_be_read_is_the_last_of_its_share():
+def test_an_unreadable_result_fails_its_own_call_only():
     helpers = Helpers(lambda task, stopped: Unreadable() if task == 0 else task, 2)
     with pytest.raises(TypeError, match="unreadable"):
         helpers.share([0, 1], lambda stopped: None)
     assert helpers.share([1, 2], lambda stopped: 0) == [0, 1, 2]
 
 
-def test_an_interrupt_leaves_no_answer_for_later():
+def test_an_interrupt_leaves_no_result_for_the_next_call():
     helpers = Helpers(lambda task, stopped: task + 1, 2)
 
     def interrupted(stopped):

@@ -86,7 +86,7 @@ def test_long_texts_are_cut_and_counted(tokenizer):
     assert text.cut == 13
 
 
-def test_no_pass_holds_more_than_asked_but_for_a_text_that_is_longer_itself():
+def test_no_pass_exceeds_its_tokens_unless_a_single_text_does():
     def texts(*lengths):
         return [Piece(0, Encoded(ids=np.zeros(n, dtype=np.int64), labelled=np.arange(1, n))) for n in lengths]
 
@@ -100,7 +100,7 @@ def test_no_pass_holds_more_than_asked_but_for_a_text_that_is_longer_itself():
     assert max(width for _, width in shapes(texts(*[20] * 40), max_tokens=4096)) > 200
 
 
-def test_answers_are_labelled_alone(tokenizer):
+def test_only_answers_are_labelled(tokenizer):
     encoded = encode_answer(tokenizer, "what is red ?", "the rug")
     assert tokenizer.decode(encoded.ids[encoded.labelled]) == " the rug"
 

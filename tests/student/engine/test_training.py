@@ -111,7 +111,7 @@ def test_stacked_equals_separate_peft(any_model, tokenizer, row_tokens):
 
 
 def test_clipping_is_active_in_the_comparison(llama, tokenizer):
-    """Guards the test above: with clipping off the students become others."""
+    """The test above would fail without clipping: other students come out."""
     schedules = [plan_schedule(tokenizer, lesson, SETTINGS) for lesson in LESSONS]
     losses = []
     for limit in (0.5, None):
@@ -135,7 +135,7 @@ def test_equal_seeds_start_equal_whatever_the_number_of_slots(llama):
     assert not torch.equal(stack.params_KP[0], alone)
 
 
-def test_a_seed_starts_as_it_did(llama):
+def test_a_seed_always_gives_the_same_start(llama):
     """Cached outcomes started from these bits: a seed's numbers, layer by layer."""
     stack, generator = AdapterStack(llama, LORA), torch.Generator().manual_seed(7)
     stack.allocate([3, 7])
@@ -161,7 +161,7 @@ def test_rslora_scales_by_the_root_of_the_rank(llama):
     assert AdapterStack(llama, Lora(rank=16, alpha=8, rslora=True)).scale == 2.0
 
 
-def test_step_order_meets_documents_equally():
+def test_steps_share_documents_equally():
     """Three documents with 1, 2 and 5 texts share every step equally, and each text of a document comes in turn."""
     owners = [0, 1, 1, 2, 2, 2, 2, 2]
     order = step_order(owners, seed=0, steps=10, epochs=1, texts_per_step=3)
@@ -184,7 +184,7 @@ def test_equal_tokens_a_step_whatever_the_length_of_a_text(length):
     assert all(abs(tokens - 64 * number) <= length / 2 for number, tokens in enumerate(met, start=1))
 
 
-def test_steps_of_tokens_meet_documents_equally():
+def test_steps_of_tokens_share_documents_equally():
     """Documents of one, two and five texts of very different lengths take turns; no text comes twice in a step."""
     owners, lengths = [0, 1, 1, 2, 2, 2, 2, 2], [90, 20, 10, 30, 8, 15, 40, 25]
     settings = {"steps": 30, "epochs": 1, "texts_per_step": None, "lengths": lengths, "tokens_per_step": 60}
@@ -196,12 +196,12 @@ def test_steps_of_tokens_meet_documents_equally():
     assert order != step_order(owners, seed=1, **settings)
 
 
-def test_a_text_longer_than_a_step_is_a_step():
+def test_a_text_longer_than_a_step_makes_a_step_alone():
     order = step_order([0], seed=0, steps=3, epochs=1, texts_per_step=None, lengths=[100], tokens_per_step=10)
     assert order == [[0], [0], [0]]
 
 
-def test_a_lesson_too_short_for_a_step_is_met_once_in_it(tokenizer):
+def test_a_step_trains_on_each_text_once_however_short_the_lesson(tokenizer):
     """Dealing it again would change no weight: shares are of the step's own tokens."""
     settings = SETTINGS.model_copy(update={"texts_per_step": None, "tokens_per_step": 40})
     schedule = plan_schedule(tokenizer, Lesson(texts=("the cat sat .", "a blue sea")), settings)
@@ -209,7 +209,7 @@ def test_a_lesson_too_short_for_a_step_is_met_once_in_it(tokenizer):
     assert schedule.steps == SETTINGS.steps
 
 
-def test_without_tokens_a_step_the_order_is_as_it_was():
+def test_the_step_order_of_cached_outcomes_is_kept():
     """Cached outcomes were trained in this order."""
     order = step_order([0, 1, 1, 2], seed=3, steps=4, epochs=1, texts_per_step=2)
     assert order == [[2, 0], [3], [0, 1], [3]]
@@ -217,7 +217,7 @@ def test_without_tokens_a_step_the_order_is_as_it_was():
 
 @pytest.mark.parametrize("max_tokens", [1000, 100, 30])
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_the_longest_run_is_as_short_as_any_division_has_it(count, max_tokens):
+def test_no_other_division_has_a_shorter_longest_run(count, max_tokens):
     lengths = [47, 40, 40, 36, 33, 33, 20, 8]
 
     def longest(runs):
@@ -230,7 +230,7 @@ def test_the_longest_run_is_as_short_as_any_division_has_it(count, max_tokens):
     assert longest(runs) == min(longest([slice(a, b) for a, b in itertools.pairwise(ends)]) for ends in edges)
 
 
-def test_positions_are_those_that_packing_takes(tokenizer):
+def test_positions_are_those_of_the_packed_batches(tokenizer):
     """Students of a text each, sorted by length; packing may take a further pass where that saves positions."""
     texts = [" ".join(["cat"] * n) for n in (90, 88, 85, 80, 50, 50, 49)]
     schedules = [plan_schedule(tokenizer, Lesson(texts=(text,), steps=2), SETTINGS) for text in texts]
@@ -257,7 +257,7 @@ def test_parts_that_would_be_small_or_uneven_stay_in_one_process(tokenizer, monk
     assert parts(0, 0) == [slice(0, 2)]  # lessons without text
 
 
-def test_one_document_is_plain_shuffled_epochs():
+def test_one_document_gives_plain_shuffled_epochs():
     order = step_order([0] * 5, seed=0, steps=None, epochs=2, texts_per_step=2)
     assert [len(step) for step in order] == [2, 2, 1, 2, 2, 1]
     assert sorted(i for step in order[:3] for i in step) == list(range(5))

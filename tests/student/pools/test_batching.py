@@ -1,4 +1,4 @@
-"""Who is trained with whom, and what becomes of a batch whose worker dies."""
+"""Which students are trained together, and what happens to a batch whose worker dies."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def run(batch, poisoned):
     return sorted(done), sorted(lost), deaths
 
 
-def test_a_poisoned_job_is_found_and_takes_nobody_with_it():
+def test_a_job_that_kills_workers_is_identified_and_no_other_is_lost():
     done, lost, deaths = run(JobBatch(list(range(32))), {11})
     assert lost == [11]
     assert done == [i for i in range(32) if i != 11]
@@ -66,9 +66,9 @@ def test_jobs_go_longest_first_and_equals_in_their_order():
     [(8, 32, 2, [4, 4]), (3, 32, 4, [1, 1, 1]), (64, 32, 2, [32, 32]), (70, 32, 2, [17, 18, 17, 18]), (0, 32, 2, [])],
 )
 def test_equal_jobs_are_cut_so_that_all_workers_end_together(jobs, most, workers, sizes):
-    found = batch_sizes([1.0] * jobs, most, workers)
-    assert sorted(found) == sorted(sizes)
-    assert sum(found) == jobs
+    result = batch_sizes([1.0] * jobs, most, workers)
+    assert sorted(result) == sorted(sizes)
+    assert sum(result) == jobs
 
 
 def test_batches_of_long_jobs_hold_fewer():

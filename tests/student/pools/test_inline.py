@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_bits(tokenizer):
     assert runs[0] == runs[1]
 
 
-def test_outcomes_do_not_depend_on_company(pool):
+def test_outcomes_do_not_depend_on_the_other_students(pool):
     lessons = [
         HELPFUL,
         FILLER,

@@ -171,7 +171,7 @@ class Failing(InlinePool):
 
 
 @pytest.mark.slow
-def test_what_is_wrong_with_the_model_or_the_code_comes_out(room, settings, tmp_path):
+def test_errors_of_model_and_code_reach_the_caller(room, settings, tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         RayPool(settings.model_copy(update={"model": str(tmp_path / "none")}))
     alone = settings.model_copy(update={"actors": 1})

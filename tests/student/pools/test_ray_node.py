@@ -12,7 +12,7 @@ pytest.importorskip("ray")
 
 
 @pytest.mark.slow
-def test_a_node_that_goes_is_done_without(inline, settings):  # noqa: F811
+def test_the_pool_goes_on_without_a_node_that_dies(inline, settings):  # noqa: F811
     gone = []
     with two_nodes(__name__, "tests.student.pools.test_ray") as cluster:
         pool = RayPool(settings, build=Noting)

@@ -87,20 +87,20 @@ def test_adaptive_repeats_win_where_students_have_luck_of_their_own():
     )
 
 
-def test_what_a_student_does_to_all_its_documents_is_taken_off():
+def test_effects_of_shared_students_are_subtracted():
     settings = {"reliability": 0.5, "student_sd": 2.0, "documents": 24}
     aware = regrets(repeat_uniformly, True, **settings).mean()
     assert aware < 0.75 * regrets(repeat_uniformly, True, forget=("student",), **settings).mean()
 
 
-def test_common_seeds_are_taken_off_where_runs_are_unequal():
+def test_effects_of_common_seeds_are_subtracted():
     settings = {"reliability": 0.5, "seed_sd": 5.0}
     aware = regrets(repeat_adaptively, False, **settings).mean()
     assert aware < 0.75 * regrets(repeat_adaptively, False, forget=("repeat",), **settings).mean()
     assert aware < 0.85 * regrets(repeat_uniformly, False, **settings).mean()
 
 
-def test_documents_of_a_batch_sit_once_in_each_of_its_students():
+def test_each_student_learns_every_document_of_its_batch_once():
     world = World(0, documents=12)
     repeat_adaptively(world.measure, world.sizes, 3, batches=world.batches, students=4)
     by_student = {}
@@ -178,7 +178,7 @@ def test_failed_students_cost_their_run_and_nothing_else():
     assert next_shared_runs(nothing, [3], 2)[0].count(2) == 1
 
 
-def test_empty_and_single_groups_do_no_harm():
+def test_groups_without_and_with_one_rewrite_are_fine():
     assert repeat_adaptively(lambda planned: [0.0] * len(planned), [], 10) == []
     for batches in (None, [0, 0]):
         runs = repeat_adaptively(lambda planned: [1.0] * len(planned), [0, 1], 3, batches=batches, students=2)

@@ -23,7 +23,7 @@ def planted(seed, documents=80, rewrites=6, repeats=3, prior=0.5, noise=1.0, see
     return runs, truth_DG
 
 
-def test_the_spread_is_found():
+def test_planted_standard_deviations_are_estimated():
     runs, _ = planted(0, documents=400, seeds=0.7, students=0.6)
     noise_sd, prior_sd, seed_sd, student_sd = estimate_standard_deviations(runs)
     assert noise_sd == pytest.approx(1.0, abs=0.05)
@@ -35,7 +35,7 @@ def test_the_spread_is_found():
     assert estimate_standard_deviations(own).noise_sd == pytest.approx((1 + 0.49) ** 0.5, abs=0.08)
 
 
-def test_before_anything_ran_twice_half_the_spread_is_noise():
+def test_before_anything_ran_twice_half_the_variance_is_noise():
     assert estimate_standard_deviations([MeasuredRun(0, 0, 1.0), MeasuredRun(0, 1, 3.0)]) == StandardDeviations(
         1.0, 1.0
     )
@@ -49,7 +49,7 @@ def test_the_posterior_shrinks_towards_the_group_by_the_reliability_of_the_mean(
     np.testing.assert_allclose(variances_G, 0.5, atol=1e-6)
 
 
-def test_beliefs_are_on_the_documents_level_and_nearer_the_truth_than_means():
+def test_posterior_means_are_nearer_the_truth_than_means_of_runs():
     runs, truth_DG = planted(1, repeats=2, students=1.0)
     means_DG = np.zeros_like(truth_DG)
     for run in runs:
@@ -60,7 +60,7 @@ def test_beliefs_are_on_the_documents_level_and_nearer_the_truth_than_means():
     assert error < 0.7 * of_means
 
 
-def test_documents_that_share_no_student_do_not_touch_each_other():
+def test_documents_without_a_common_student_do_not_affect_each_other():
     runs, _ = planted(2, documents=16, students=1.0)
     deviations = estimate_standard_deviations(runs)
     together = posteriors(runs, [6] * 16, deviations)

@@ -1,4 +1,4 @@
-"""The noise statistics say what they claim: planted variances are found, and intervals cover at their level."""
+"""Planted variances are estimated without bias, and intervals cover at their level."""
 
 import math
 
@@ -16,32 +16,32 @@ def planted(rng, documents, rewrites, repeats, between, noise, seeds=0.0):
     return document_D + rewrite_DG + seed_DR + rng.normal(size=(documents, rewrites, repeats)) * noise**0.5
 
 
-def test_a_balanced_table_is_the_textbook_analysis_of_variance():
+def test_a_full_table_gives_the_textbook_analysis_of_variance():
     gains_DGR = planted(np.random.default_rng(0), 7, 5, 3, 0.3, 0.7)
     means_DG = gains_DGR.mean(-1)
     between = 3 * ((means_DG - means_DG.mean(1, keepdims=True)) ** 2).sum() / (7 * 4)
     within = ((gains_DGR - means_DG[..., None]) ** 2).sum() / (7 * 5 * 2)
-    found = reliability(gains_DGR)
-    assert found.noise_variance == pytest.approx(within)
-    assert found.between_variance == pytest.approx((between - within) / 3)
-    assert found.reliability == pytest.approx((between - within) / (between + 2 * within))
-    assert (found.documents, found.rewrites, found.runs, found.failed) == (7, 35, 105, 0)
+    result = reliability(gains_DGR)
+    assert result.noise_variance == pytest.approx(within)
+    assert result.between_variance == pytest.approx((between - within) / 3)
+    assert result.reliability == pytest.approx((between - within) / (between + 2 * within))
+    assert (result.documents, result.rewrites, result.runs, result.failed) == (7, 35, 105, 0)
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.3])
-def test_planted_variances_are_found(missing):
+def test_planted_variances_are_estimated(missing):
     rng = np.random.default_rng(1)
     gains_DGR = planted(rng, 600, 6, 4, between=0.25, noise=1.0, seeds=2.0)
     gains_DGR[rng.random(gains_DGR.shape) < missing] = np.nan
-    found = reliability(gains_DGR, common_seeds=True)
-    assert found.between_variance == pytest.approx(0.25, abs=0.04)
-    assert found.noise_variance == pytest.approx(1.0, abs=0.05)
-    assert found.seed_variance == pytest.approx(2.0, abs=0.2)
-    assert found.low < 0.2 < found.high
-    assert found.failed == np.isnan(gains_DGR).sum()
+    result = reliability(gains_DGR, common_seeds=True)
+    assert result.between_variance == pytest.approx(0.25, abs=0.04)
+    assert result.noise_variance == pytest.approx(1.0, abs=0.05)
+    assert result.seed_variance == pytest.approx(2.0, abs=0.2)
+    assert result.low < 0.2 < result.high
+    assert result.failed == np.isnan(gains_DGR).sum()
 
 
-def test_what_a_common_seed_does_to_all_rewrites_is_no_noise():
+def test_effects_of_common_seeds_are_not_noise():
     gains_DGR = planted(np.random.default_rng(2), 200, 6, 4, between=0.5, noise=0.5, seeds=5.0)
     assert reliability(gains_DGR, common_seeds=True).reliability == pytest.approx(0.5, abs=0.06)
     assert reliability(gains_DGR).reliability < 0.1
@@ -56,9 +56,9 @@ def test_ragged_nested_data_is_estimated_without_bias():
         ]
         for _ in range(1500)
     ]
-    found = reliability(gains)
-    assert found.between_variance == pytest.approx(0.25, abs=0.04)
-    assert found.noise_variance == pytest.approx(1.0, abs=0.04)
+    result = reliability(gains)
+    assert result.between_variance == pytest.approx(0.25, abs=0.04)
+    assert result.noise_variance == pytest.approx(1.0, abs=0.04)
 
 
 def test_spearman_brown_and_the_repeats_that_reach_a_target():
@@ -85,28 +85,28 @@ def test_spearman_brown_and_the_repeats_that_reach_a_target():
     ],
 )
 @pytest.mark.parametrize("common_seeds", [False, True])
-def test_what_cannot_be_told_is_none_with_a_reason(gains, words, common_seeds):
-    found = reliability(gains, common_seeds=common_seeds)
-    assert found.reliability is None and found.at(4) is None and found.repeats_for() is None
-    assert words in found.reason
+def test_unknown_figures_are_none_with_a_reason(gains, words, common_seeds):
+    result = reliability(gains, common_seeds=common_seeds)
+    assert result.reliability is None and result.at(4) is None and result.repeats_for() is None
+    assert words in result.reason
 
 
 def test_pure_noise_has_no_reliability_and_no_repeats_that_help():
-    found = reliability(planted(np.random.default_rng(5), 300, 5, 3, between=0.0, noise=1.0))
-    assert found.reliability < 0.05
-    assert found.low == 0.0
+    result = reliability(planted(np.random.default_rng(5), 300, 5, 3, between=0.0, noise=1.0))
+    assert result.reliability < 0.05
+    assert result.low == 0.0
     assert reliability([[[0.0, 2.0], [2.0, 0.0]]] * 3).repeats_for() is None
 
 
 def test_one_document_has_an_estimate_but_no_interval():
-    found = reliability([[[1.0, 1.1], [2.0, 2.2], [3.0, 2.9]]])
-    assert found.reliability > 0.9
-    assert found.low is None and "interval" in found.reason
+    result = reliability([[[1.0, 1.1], [2.0, 2.2], [3.0, 2.9]]])
+    assert result.reliability > 0.9
+    assert result.low is None and "interval" in result.reason
 
 
-def test_failed_runs_are_counted_and_the_filling_of_a_ragged_table_is_not():
-    found = reliability([[[1.0, None], [2.0, 3.0, 4.0]], [[0.0, 1.0], [5.0]]])
-    assert (found.runs, found.failed) == (7, 1)
+def test_failed_runs_are_counted_and_gaps_of_ragged_lists_are_not():
+    result = reliability([[[1.0, None], [2.0, 3.0, 4.0]], [[0.0, 1.0], [5.0]]])
+    assert (result.runs, result.failed) == (7, 1)
     assert gains_table([[[1.0], [2.0, None]]]).shape == (1, 2, 2)
 
 
@@ -129,8 +129,8 @@ def test_the_interval_of_a_mean_covers_at_its_level(documents):
 @pytest.mark.parametrize("true", [0.1, 0.5])
 def test_the_interval_of_reliability_covers_at_its_level(true):
     rng = np.random.default_rng(7)
-    found = [reliability(planted(rng, 12, 6, 3, true, 1 - true), resamples=400, seed=trial) for trial in range(250)]
-    assert 0.88 <= np.mean([f.low <= true <= f.high for f in found]) <= 0.99
+    result = [reliability(planted(rng, 12, 6, 3, true, 1 - true), resamples=400, seed=trial) for trial in range(250)]
+    assert 0.88 <= np.mean([f.low <= true <= f.high for f in result]) <= 0.99
 
 
 def test_documents_that_share_students_are_drawn_together():
