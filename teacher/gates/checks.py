@@ -44,14 +44,14 @@ class GateInputs(NamedTuple):
     heldout: Sequence[Question]
     """Benchmark items that must not reach a lesson."""
     prompt_template: str
-    """Made the items' prompts: `student.prompt_template`."""
+    """`student.prompt_template`, which made the items' prompts."""
 
     @property
     def chat(self) -> bool:
         return self.tokenizer is not None and bool(self.tokenizer.chat_template)
 
     def instructions(self) -> list[str]:
-        """The texts of ours that stand in a prompt."""
+        """The texts in a prompt that are not the document's."""
         if self.tokenizer is None:
             return []
         shown = self.teacher.strategies if shows_strategies(self.tokenizer, self.teacher) else ()
@@ -81,7 +81,8 @@ def build_gates(
     prompt_template: str = "{question}",
     names: Iterable[str] | None = None,
 ) -> list[Gate]:
-    """The gates of these settings in the order of `GATES`, cheap ones first; only those of `names`, where given."""
+    """The gates of these settings, or those of `names`, in the order of `GATES`. `heldout` are the benchmark items that
+    must not reach a lesson."""
     inputs = GateInputs(settings, teacher, tokenizer, tuple(heldout), prompt_template)
     built = set(gate_names(settings) if names is None else names)
     return [Gate(row.name, row.build(inputs)) for row in GATES if row.name in built]
@@ -145,7 +146,7 @@ def unrelated(least: float) -> Refuses:
 
 
 def repetition(max_share: float, n: int = 4) -> Refuses:
-    """Refuses text of whose word `n`-grams more than `max_share` are repeats of an earlier one."""
+    """Refuses a text in which more than `max_share` of the word `n`-grams repeat an earlier one."""
 
     def refuses(document: Document, text: str, ended: bool) -> bool:
         grams = list(ngrams(words(text), n))
@@ -213,19 +214,22 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
 
 
 GATES = (
-    Row("empty", lambda given: empty(given.settings.min_words)),
-    Row("truncated", lambda given: truncated, "truncated"),
-    Row("chat_tokens", lambda given: chat_tokens(control_tokens(given.tokenizer) if given.tokenizer else ())),
-    Row("copy_of_prompt", lambda given: copy_of_prompt(given.instructions())),
-    Row("markers", lambda given: markers, "instructions"),
-    Row("assistant_talk", lambda given: assistant_talk, "instructions"),
-    Row("obeyed", lambda given: obeyed, "instructions"),
+    Row("empty", lambda inputs: empty(inputs.settings.min_words)),
+    Row("truncated", lambda inputs: truncated, "truncated"),
+    Row("chat_tokens", lambda inputs: chat_tokens(control_tokens(inputs.tokenizer) if inputs.tokenizer else ())),
+    Row("copy_of_prompt", lambda inputs: copy_of_prompt(inputs.instructions())),
+    Row("markers", lambda inputs: markers, "instructions"),
+    Row("assistant_talk", lambda inputs: assistant_talk, "instructions"),
+    Row("obeyed", lambda inputs: obeyed, "instructions"),
     # A teacher without a chat template may have a language of its own, as the lab's early teachers do.
-    Row("unrelated", lambda given: unrelated(given.settings.min_shared if given.chat else 0.0), "instructions"),
-    Row("repetition", lambda given: repetition(given.settings.max_repetition)),
-    Row("over_length", lambda g: over_length(g.settings.max_tokens or g.teacher.max_new_tokens, g.count_tokens)),
-    Row("leak", lambda given: leak(given.heldout, given.settings.leak_ngram, given.prompt_template)),
+    Row("unrelated", lambda inputs: unrelated(inputs.settings.min_shared if inputs.chat else 0.0), "instructions"),
+    Row("repetition", lambda inputs: repetition(inputs.settings.max_repetition)),
+    Row(
+        "over_length",
+        lambda inputs: over_length(inputs.settings.max_tokens or inputs.teacher.max_new_tokens, inputs.count_tokens),
+    ),
+    Row("leak", lambda inputs: leak(inputs.heldout, inputs.settings.leak_ngram, inputs.prompt_template)),
 )
 """All gates, cheap ones first."""
 INSTRUCTION_GATES = tuple(row.name for row in GATES if row.switch == "instructions")
-"""They refuse what a writer gives who did as a document says, instead of rewriting it."""
+"""They refuse the text of a writer that followed what a document says to a model, instead of rewriting it."""

@@ -121,22 +121,20 @@ class EndpointWriter(Writer):
 
     async def _complete_all(self, samples: list[Sample]) -> list[Completion | EndpointError]:
         slots = asyncio.Semaphore(self.serving.concurrency)
-
-        async def complete(client: httpx.AsyncClient, sample: Sample) -> Completion | EndpointError:
-            async with slots:
-                try:
-                    return await self._complete(client, sample)
-                except EndpointError as error:
-                    return error
-
         # A RunError of one sample ends the others.
         async with self._client() as client, asyncio.TaskGroup() as group:
-            tasks = [group.create_task(complete(client, sample)) for sample in samples]
+            tasks = [group.create_task(self._complete(client, slots, sample)) for sample in samples]
         return [task.result() for task in tasks]
 
-    async def _complete(self, client: httpx.AsyncClient, sample: Sample) -> Completion:
+    async def _complete(
+        self, client: httpx.AsyncClient, slots: asyncio.Semaphore, sample: Sample
+    ) -> Completion | EndpointError:
         opening = self.opening_ids(sample.opening)
-        reply = await self._post(client, self.request(sample, opening))
+        async with slots:
+            try:
+                reply = await self._post(client, self.request(sample, opening))
+            except EndpointError as error:
+                return error
         choice = reply["choices"][0]
         ended = choice["finish_reason"] == "stop"
         if self.state_file is None:

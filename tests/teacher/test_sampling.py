@@ -25,7 +25,7 @@ def sample(config, documents, n, seed=0, **options):
     return groups
 
 
-def test_what_did_not_end_is_refused_where_the_config_says_so(make_config, make_documents):
+def test_a_cut_rewrite_is_refused_where_the_config_says_so(make_config, make_documents):
     documents = make_documents(6)
     refused = list(chain(*sample(make_config(gates={"truncated": True}), documents, 8)))
     assert {rewrite.ended for rewrite in refused} == {True, False}
@@ -50,7 +50,7 @@ def test_strategy_prompting_spreads_the_strategies_and_rotates_the_first(make_co
     assert [group[0].strategy for group in groups] == list(TAGS)
 
 
-def test_exploration_ends_in_a_straight_line():
+def test_exploration_falls_to_zero_in_a_straight_line():
     config = Config.model_validate({"teacher": {"prompting": "policy"}, "rl": {"explore": 0.6, "explore_rounds": 3}})
     assert [explore_share(config.rl, round) for round in (1, 2, 3, 4, 9)] == pytest.approx([0.6, 0.4, 0.2, 0.0, 0.0])
 

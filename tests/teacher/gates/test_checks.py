@@ -2,16 +2,18 @@ import pytest
 from datatrove.data import Document
 from transformers import AutoTokenizer
 
-from configs.schema import Config
+from configs.schema import Config, Gates, Teacher
 from student.records import Question
 from teacher.gates.checks import (
     GATES,
+    INSTRUCTION_GATES,
     Gate,
     build_gates,
     chat_tokens,
     check,
     copy_of_prompt,
     empty,
+    gate_names,
     leak,
     over_length,
     repetition,
@@ -36,7 +38,7 @@ def item(prompt: str, answer: str, document_id: str = "") -> Question:
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "?!", "two words"])
-def test_next_to_nothing_is_refused(text):
+def test_a_text_of_too_few_words_is_refused(text):
     assert refuses(empty(3), text)
     assert not refuses(empty(3), GOOD)
 
@@ -111,17 +113,31 @@ def test_the_question_template_is_not_part_of_the_item():
     assert refuses(gate, "Who founded Rome? Romulus did.")
 
 
-def test_a_text_without_an_end_is_refused_where_the_gate_stands():
+def test_a_text_without_an_end_is_refused_by_its_gate_alone():
     assert check(DOCUMENT, GOOD, [Gate("truncated", truncated)], ended=False) == "truncated"
     assert check(DOCUMENT, GOOD, [Gate("truncated", truncated)]) is None
     assert check(DOCUMENT, GOOD, [Gate("empty", empty(3))], ended=False) is None
 
 
+def test_one_switch_turns_off_the_gates_of_instructions():
+    names = gate_names(Gates(instructions=False))
+    assert {row.name for row in GATES} - set(names) == set(INSTRUCTION_GATES)
+    assert INSTRUCTION_GATES == ("markers", "assistant_talk", "obeyed", "unrelated")
+
+
+def test_gates_without_a_tokenizer_count_words():
+    gates = build_gates(Gates(max_tokens=5), Teacher(), None, names=["over_length", "empty"])
+    assert [gate.name for gate in gates] == ["empty", "over_length"]
+    assert check(DOCUMENT, "one two three four five", gates) is None
+    assert check(DOCUMENT, "one two three four five six", gates) == "over_length"
+
+
 @pytest.mark.parametrize("refuse", [True, False])
-def test_the_gates_of_a_config_come_under_their_names(teacher_folder, refuse):
+def test_the_table_builds_the_gates_of_a_config(teacher_folder, refuse):
     tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
     config = Config.model_validate({"gates": {"truncated": refuse}, "teacher": {"prompting": "policy"}})
     gates = build_gates(config.gates, config.teacher, tokenizer)
+    assert tuple(gate.name for gate in gates) == gate_names(config.gates)
     assert len(gates) == len(GATES) - (not refuse)
     assert check(DOCUMENT, GOOD, gates, ended=False) == ("truncated" if refuse else None)
 
@@ -136,7 +152,7 @@ def test_a_policy_that_was_shown_the_menu_must_not_echo_it(teacher_folder):
     assert check(DOCUMENT, echo, build_gates(config.gates, config.teacher, tokenizer)) == "copy_of_prompt"
 
 
-def test_the_first_reason_counts():
+def test_the_first_gate_that_refuses_gives_the_reason():
     gates = [Gate("empty", empty(3)), Gate("over_length", over_length(4, count)), Gate("repetition", repetition(0.6))]
     assert check(DOCUMENT, "bees and honey and " * 20, gates) == "over_length"
     assert check(DOCUMENT, "bees make honey", gates) is None

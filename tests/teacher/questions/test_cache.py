@@ -127,7 +127,7 @@ def test_documents_get_true_questions_and_those_with_their_own_keep_them(config)
     assert any("10 documents" in line and "kept" in line for line in said)
 
 
-def test_written_once_edited_lines_and_changed_texts(config, monkeypatch):
+def test_lines_are_kept_as_edited_and_changed_texts_get_new_questions(config, monkeypatch):
     written = {document.id for document in ensure_questions(config, documents(8), print)}
     given = [document for document in documents(8) if document.id in written][:6]
     path = questions_file(config)
@@ -236,7 +236,7 @@ def test_a_missing_model_is_refused_before_anything_is_written(config):
     assert not questions_file(config).exists()
 
 
-def test_the_lift_wants_question_and_answer_to_belong_together(config):
+def test_the_lift_is_high_only_where_question_and_answer_belong_together(config):
     writer = question_writer_of(config)
     right, swapped, absent = [], [], []
     for document in documents():
@@ -283,7 +283,7 @@ def test_every_form_is_read(text):
     assert found == [("Where was Ada born?", "oslo"), ("What did Ada study?", "optics")]
 
 
-def test_what_has_no_answer_is_no_item():
+def test_a_question_without_an_answer_is_left_out():
     assert parse_pairs("Where was Ada born?\nWhat did Ada study?\noptics") == [
         QuestionAnswer("What did Ada study?", "optics")
     ]
@@ -308,7 +308,7 @@ def test_what_has_no_answer_is_no_item():
         ),
     ],
 )
-def test_what_is_not_asked(question, answer, reason):
+def test_questions_that_words_alone_refuse(question, answer, reason):
     text = "Ada was born in Oslo and lived there for a long time with many cats and dogs."
     found = refuse(Document(id="a", text=text), QuestionAnswer(question, answer))
     assert found is None if reason is None else found.startswith(reason)

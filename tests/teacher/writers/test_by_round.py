@@ -48,7 +48,7 @@ def asked(run_dir):
         ({"teacher": {"writer": "vllm"}, "rl": {"algorithm": "grpo"}}, "needs an NVIDIA GPU.*'rest_em' or 'dpo'"),
     ],
 )
-def test_what_no_training_can_sample_with_is_refused_before_anything_is_written(
+def test_a_writer_that_cannot_be_trained_is_refused_before_anything_is_written(
     make_config, make_documents, gold_pool, sections, message
 ):
     config = make_config(**sections)
@@ -82,14 +82,14 @@ def test_each_round_samples_from_its_own_adapter_on_one_server(
     assert not (config.run.dir / "vllm/vllm.log").exists()
 
 
-def test_all_weights_need_another_start(vllm_config, make_documents, gold_pool, stand_in):
+def test_a_teacher_without_adapters_needs_another_server(vllm_config, make_documents, gold_pool, stand_in):
     config = vllm_config(lora=None, rl={"rounds": 1})
     train_teacher(config, make_documents(8), make_documents(4, "heldout"), lambda _: gold_pool(0.1), lambda _: None)
     assert finished_rounds(config.run.dir) == 1
     assert asked(config.run.dir) == (["base"], []), "whatever it was started with"
 
 
-def test_an_adapter_is_there_again_after_the_server_died(vllm_config, stand_in):
+def test_a_server_that_starts_again_loads_its_adapter(vllm_config, stand_in):
     config = vllm_config()
     for round in (1, 2):
         writer = load_teacher(config.teacher, train_seed=config.run.seed)

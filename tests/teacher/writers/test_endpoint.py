@@ -70,7 +70,7 @@ def test_it_has_the_local_writers_tokens_and_limits(make_config):
     assert writer.write([], 2, seed=0) == []
 
 
-def test_storms_torn_replies_and_resets_are_weathered(make_config, quick):
+def test_busy_replies_torn_replies_and_resets_are_retried(make_config, quick):
     faults = [429, 503, "torn", "reset", 500, "empty", (429, {"Retry-After": "0.01"})]
 
     def stormy(body, attempt):
@@ -84,7 +84,7 @@ def test_storms_torn_replies_and_resets_are_weathered(make_config, quick):
 
 
 @pytest.mark.parametrize("fault", ["hang", "drip"])
-def test_a_reply_that_does_not_come_is_given_up(make_config, quick, fault):
+def test_a_reply_that_takes_too_long_is_asked_for_again(make_config, quick, fault):
     with answering(lambda body, attempt: fault if attempt < 2 else echo(body, attempt)) as server:
         writer = writer_on(make_config, server.url, timeout_seconds=0.3)
         started = time.monotonic()
@@ -92,7 +92,7 @@ def test_a_reply_that_does_not_come_is_given_up(make_config, quick, fault):
     assert 0.6 < time.monotonic() - started < 5
 
 
-def test_an_error_of_one_prompt_is_its_own(make_config, quick):
+def test_an_error_of_one_prompt_leaves_the_others_alone(make_config, quick):
     def partly(body, attempt):
         return {"3": 400, "4": 503, "5": "hang", "6": "reset"}.get(body["prompt"].split()[3]) or echo(body, attempt)
 
@@ -108,7 +108,7 @@ def test_an_error_of_one_prompt_is_its_own(make_config, quick):
     assert all(results[i] == Completion(f"gold {i}", True) for i in range(10) if i not in errors)
 
 
-def test_retry_after_is_kept(make_config, quick):
+def test_a_retry_after_header_is_respected(make_config, quick):
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
     assert 0.5 < endpoint._retry_after(later) <= 2
     with answering(lambda body, n: echo(body, n) if n else (429, {"Retry-After": "0.7"})) as server:
@@ -116,14 +116,14 @@ def test_retry_after_is_kept(make_config, quick):
         started = time.monotonic()
         writer.write(PROMPTS[:1], 1, seed=0)
     assert time.monotonic() - started >= 0.7
-    # A pause beyond the deadline is not sat out.
+    # A pause beyond the deadline is not waited for.
     with answering(lambda body, n: (429, {"Retry-After": "3600"})) as server:
         started = time.monotonic()
         [[error]] = writer_on(make_config, server.url).attempt(PROMPTS[:1], 1, seed=0)
     assert isinstance(error, EndpointError) and time.monotonic() - started < 5
 
 
-def test_requests_under_way_are_bounded(make_config):
+def test_no_more_requests_than_allowed_are_under_way(make_config):
     with answering(lambda body, n: slowly(echo(body, n), 0.05)) as server:
         writer_on(make_config, server.url, concurrency=3).write(PROMPTS, 2, seed=0)
     assert server.most_at_once == 3
@@ -145,7 +145,7 @@ def test_a_key_comes_from_the_environment_and_shows_up_nowhere(make_config, monk
     assert "s3cret" not in str(caught.value)
 
 
-def test_what_no_prompt_is_to_blame_for_ends_the_run(make_config, quick):
+def test_an_error_that_is_no_prompts_fault_ends_the_run(make_config, quick):
     with answering(lambda *_: 404) as server, pytest.raises(RunError, match="knows no model 'big'"):
         writer_on(make_config, server.url).write(PROMPTS, 1, seed=0)
     gone = writer_on(make_config, f"http://127.0.0.1:{free_port()}/v1", deadline_seconds=0.2)

@@ -4,7 +4,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from teacher.prompting.prompts import build_prompt
 from teacher.run.checkpoints import save_checkpoint
-from teacher.writers.local import load_teacher
+from teacher.writers.local import TransformersWriter, load_teacher
 
 
 def prompts_for(writer, documents):
@@ -84,7 +84,31 @@ def test_the_longest_prompt_leaves_room_for_a_tag_and_the_completion(make_config
     assert writer.max_prompt_tokens == 64 - 10 - 1
 
 
-def test_no_prompts_no_texts(make_config, make_documents):
+def test_a_prompt_that_fails_does_not_take_its_batch_with_it(make_config, monkeypatch, caplog):
+    writer = load_teacher(make_config().teacher)
+    real = TransformersWriter.write
+
+    def failing(self, prompts, n, seed, openings=None):
+        if "poison" in prompts:
+            raise RuntimeError("out of memory")
+        return real(self, prompts, n, seed, openings)
+
+    expected = [writer.write([prompt], 2, 0, ["<copy>"])[0] for prompt in ("gold", "salt")]
+    monkeypatch.setattr(TransformersWriter, "write", failing)
+    first, failed, last = writer.attempt(["gold", "poison", "salt"], 2, 0, ["<copy>"] * 3)
+    assert [first, last] == expected and [str(error) for error in failed] == ["out of memory"] * 2
+    assert "failed on a batch of 3 (RuntimeError); trying one at a time" in caplog.text
+
+
+def test_another_temperature_leaves_the_writer_as_it_was(make_config):
+    writer = load_teacher(make_config(teacher={"temperature": 1.0}).teacher)
+    greedy = writer.at(0.0)
+    assert (greedy.settings.temperature, writer.settings.temperature) == (0.0, 1.0)
+    assert greedy.write(["gold"], 1, seed=0) == greedy.write(["gold"], 1, seed=1)
+    assert writer.at(None) is writer
+
+
+def test_no_prompts_give_no_texts(make_config, make_documents):
     assert load_teacher(make_config().teacher).write([], 2, seed=0) == []
 
 

@@ -47,32 +47,32 @@ def pids(folder: Path) -> list[int]:
     return [int((folder / name).read_text()) for name in ("server", "engine")]
 
 
-def test_the_status_of_the_command_is_its_own() -> None:
+def test_the_supervisor_returns_the_status_of_its_command() -> None:
     command = [sys.executable, "-P", str(SUPERVISOR), str(os.getpid()), sys.executable, "-c", "import sys; sys.exit(7)"]
     assert subprocess.run(command, timeout=60).returncode == 7
 
 
-def test_a_parent_that_is_not_there_starts_nothing(tmp_path: Path) -> None:
+def test_nothing_is_started_for_a_parent_that_is_gone(tmp_path: Path) -> None:
     mark = tmp_path / "started"
     command = [sys.executable, "-P", str(SUPERVISOR), "1", "/usr/bin/touch", str(mark)]
     assert subprocess.run(command, timeout=60).returncode == 1 and not mark.exists()
 
 
-def test_told_to_end_it_takes_all_with_it(tmp_path: Path, family: list[str]) -> None:
+def test_a_supervisor_that_is_terminated_ends_all_processes(tmp_path: Path, family: list[str]) -> None:
     supervisor = subprocess.Popen([sys.executable, "-P", str(SUPERVISOR), str(os.getpid()), sys.executable, *family])
     started = pids(tmp_path)
     supervisor.terminate()
     assert supervisor.wait(60) == 0 and gone(started)
 
 
-def test_an_engine_whose_server_was_killed_goes_too(tmp_path: Path, family: list[str]) -> None:
+def test_an_engine_whose_server_was_killed_ends_too(tmp_path: Path, family: list[str]) -> None:
     supervisor = subprocess.Popen([sys.executable, "-P", str(SUPERVISOR), str(os.getpid()), sys.executable, *family])
     started = pids(tmp_path)
     os.kill(started[0], signal.SIGKILL)
     assert supervisor.wait(60) != 0 and gone(started)
 
 
-def test_a_killed_parent_takes_all_with_it(tmp_path: Path, family: list[str]) -> None:
+def test_all_processes_end_with_a_killed_parent(tmp_path: Path, family: list[str]) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(SUPERVISOR), *family])
     started = pids(tmp_path)
     parent.kill()
