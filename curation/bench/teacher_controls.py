@@ -84,8 +84,7 @@ def _new_rewards(config: Config, documents: Sequence[Document]) -> Iterator[Gain
     names = config.student.names
     pools = {name: make_pool(config.student.model_copy(update={"model": name}), sharing=len(names)) for name in names}
     with TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
-        benchmark = DocumentQuestions(config.student.prompt_template)
-        yield GainReward(StudentRuns(config, benchmark, documents, journal), pools)
+        yield GainReward(StudentRuns(config, documents, journal), pools)
 
 
 def measure_strategies(config: Config) -> dict[str, Any]:

@@ -70,8 +70,7 @@ def run_reliability(
     output = output or config.run.dir / "reliability.json"
     reports: list[CreditReport] = []
     with Journal(config.run.dir / "reliability") as journal, StudentProgress("measuring", 0) as progress:
-        questions = DocumentQuestions(config.student.prompt_template)
-        runs = StudentRuns(config, questions, [g.document for g in groups], journal, on_progress=progress.within)
+        runs = StudentRuns(config, [group.document for group in groups], journal, on_progress=progress.within)
         measured: dict[int, tuple[ReliabilityStudy, Recording]] = {}
         for size in dict.fromkeys(sizes.values()):
             study = ReliabilityStudy(runs, pool, groups[: documents * size], size)

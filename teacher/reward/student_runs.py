@@ -10,6 +10,7 @@ import torch
 from configs.errors import UserError
 from configs.schema import Config
 from configs.schema import Student as StudentSettings
+from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import pick_device
 from student.pools.inline import most_slots
 from student.records import Benchmark, Document, Exam, Job, Lesson, Outcome, Question, Split, StudentPool
@@ -19,19 +20,21 @@ from teacher.run.journal import Journal, outcome_key
 
 
 class StudentRuns:
-    """Plans, trains and counts the students of a run. Raises UserError for files of `reward` that cannot be read."""
+    """Plans, trains and counts the students of a run. They are asked each document's own questions, or those of
+    `benchmark`. Raises UserError for files of `reward` that cannot be read."""
 
     def __init__(
         self,
         config: Config,
-        benchmark: Benchmark,
         documents: Sequence[Document],
         journal: Journal,
         *,
+        benchmark: Benchmark | None = None,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
         clock: Clock | None = None,
     ) -> None:
-        self.config, self.benchmark, self.journal = config, benchmark, journal
+        self.config, self.journal = config, journal
+        self.benchmark = benchmark or DocumentQuestions(config.student.prompt_template)
         self.documents = {document.id: document for document in documents}
         self.on_progress = on_progress
         self.clock = clock or Clock()
@@ -70,8 +73,8 @@ class StudentRuns:
             self.on_progress(len(known), len(unique))
 
         if missing:
-            # Students elsewhere draw nothing from this process's random state. Those here must not move it either: the
-            # thread that samples the next batch would find it moved, and write other texts.
+            # Students in this process must not move its random state. Those elsewhere draw nothing from it, and to restore
+            # it after them would turn it back under the thread that samples meanwhile.
             own_draws = torch.random.fork_rng() if self.config.student.pool == "inline" else nullcontext()
             with self.clock("students"), own_draws, torch.enable_grad():
                 outcomes = pool.examine([unique[key] for key in missing], keep)

@@ -8,7 +8,6 @@ from typing import Any
 from configs.errors import RunError
 from configs.schema import Config
 from configs.seeds import stable_seed
-from student.benchmarks.sources import DocumentQuestions
 from student.records import Document, Split
 from teacher.algorithms.algorithm import Groups, Rewards
 from teacher.gates.checks import Gate, build_gates
@@ -53,9 +52,8 @@ class RunContext:
             config, students, writers, journal, tracker, clock, progress,
         )  # fmt: skip
         self.history = History(config.run.dir, journal)
-        benchmark = DocumentQuestions(config.student.prompt_template)
         self.student_runs = StudentRuns(
-            config, benchmark, [*documents, *heldout], journal, on_progress=self._show_students, clock=clock
+            config, [*documents, *heldout], journal, on_progress=self._show_students, clock=clock
         )
         # No lesson may quote what held-out exams ask.
         items = [question for document in heldout for question in self.student_runs.questions(document, "heldout")]

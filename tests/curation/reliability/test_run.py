@@ -10,7 +10,6 @@ from configs.schema import Config, Lora, Reward, Run, Student
 from curation.reliability.adaptive_comparison import run_live, simulate
 from curation.reliability.run import run_reliability
 from curation.reliability.study import ReliabilityStudy, read_groups
-from student.benchmarks.sources import DocumentQuestions
 from student.pools.inline import InlinePool
 from student.records import Answer, Outcome
 from teacher.reward.student_runs import StudentRuns
@@ -188,8 +187,7 @@ def test_adaptive_repeats_run_live_at_the_same_number_of_runs(many, documents_pe
     pool = Planted(0.8, seed_effect=1.0)
     groups = read_groups(many, None, 60, None)
     with Journal(many.run.dir) as journal:
-        benchmark = DocumentQuestions(many.student.prompt_template)
-        runs = StudentRuns(many, benchmark, [group.document for group in groups], journal)
+        runs = StudentRuns(many, [group.document for group in groups], journal)
         study = ReliabilityStudy(runs, pool, groups, documents_per_student)
         recorded = [[runs[g] for g in group.rewrites] for group, runs in zip(groups, study.record(10).own, strict=True)]
         pool.jobs.clear()

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from configs.errors import UserError
-from student.benchmarks.sources import DocumentQuestions
 from student.records import Outcome
 from teacher.records import Rewrite
 from teacher.reward.gain import GainReward
@@ -27,9 +26,8 @@ def build(make_config, make_documents, tmp_path):
         config = make_config(**sections)
         documents = make_documents(8)
         journals.append(Journal(tmp_path / f"run-{len(journals)}"))
-        benchmark = DocumentQuestions(config.student.prompt_template)
         pools = {f"student-{n}": pool for n, pool in enumerate((pool, *others))}
-        return GainReward(StudentRuns(config, benchmark, documents, journals[-1]), pools), documents
+        return GainReward(StudentRuns(config, documents, journals[-1]), pools), documents
 
     yield make
     for journal in journals:
