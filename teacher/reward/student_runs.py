@@ -73,8 +73,8 @@ class StudentRuns:
             self.on_progress(len(known), len(unique))
 
         if missing:
-            # Students in this process must not move its random state. Those elsewhere draw nothing from it, and to restore
-            # it after them would turn it back under the thread that samples meanwhile.
+            # Students in this process must not move its random state. Those elsewhere draw nothing from it, and to
+            # restore it after them would turn it back under the thread that samples meanwhile.
             own_draws = torch.random.fork_rng() if self.config.student.pool == "inline" else nullcontext()
             with self.clock("students"), own_draws, torch.enable_grad():
                 outcomes = pool.examine([unique[key] for key in missing], keep)
