@@ -1,4 +1,4 @@
-"""What can be set about curating a corpus; part of the config in `schema.py`."""
+"""Settings of the curation of a corpus: filters, teacher, what is refused, and where it runs."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,8 @@ from configs.schema.section import Section
 
 
 class Filters(Section):
-    """Steps before the teacher, in this order. A document that one refuses leaves with its reason, as `filtered`."""
+    """Steps before the teacher, in this order. A document that one of them refuses is recorded as `filtered`, with the
+    reason."""
 
     ftfy: bool = False
     """Repair broken encodings and remove control characters (ftfy)."""
@@ -21,70 +22,76 @@ class Filters(Section):
     languages: tuple[str, ...] = ()
     """Keep documents in these languages (ISO 639-1), by py3langid; empty keeps all."""
     min_language_probability: float = Field(default=0.65, ge=0, le=1)
-    """How sure the language must be."""
+    """Least probability of the language, for `languages`."""
     gopher_repetition: bool = False
     """MassiveText's rules on repeated lines, paragraphs and n-grams (arXiv 2112.11446, table A1)."""
     gopher_quality: bool = False
     """MassiveText's rules on length, symbols, bullets and stop words (arXiv 2112.11446)."""
     c4: bool = False
-    """C4's rules (JMLR 21/140): lines without terminal punctuation go, pages with too few sentences are refused."""
+    """C4's rules (JMLR 21/140): lines without terminal punctuation are dropped, pages with too few sentences
+    refused."""
     fineweb: bool = False
     """FineWeb's rules on line ends, short and repeated lines (arXiv 2406.17557)."""
 
 
 class Curation(Section):
-    """What is curated, how, and what comes out."""
+    """What is rewritten, how, and what the dataset holds."""
 
     input: tuple[str, ...] = ()
-    """Shards to curate: JSONL (plain, .gz, .zst), Parquet or WARC files, folders or globs; local, any fsspec URL, or
+    """Files, folders or globs of documents: JSONL (plain, .gz, .zst), Parquet or WARC; local, any fsspec URL, or
     `hf://datasets/ORG/NAME`, read as a stream."""
     output: Path = Path("runs/experiment/dataset")
     """The dataset folder: data/*.parquet, manifest.json, README.md (the card)."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first `limit` documents of each file."""
     writer: Literal["teacher", "echo"] = "teacher"
-    """`echo` gives each document back as it is, without a model: it shows and measures the pipeline alone."""
+    """`echo` returns each document as it is, without a model: it shows and measures the pipeline alone."""
     filters: Filters = Filters()
     dedup: Literal["none", "exact", "minhash"] = "none"
-    """Keep one of the documents, over all files, whose filtered texts are equal, or also (`minhash`) nearly so."""
+    """Of documents, in all files, whose filtered texts are equal (`exact`) or nearly equal (`minhash`) one is kept."""
     benchmarks: tuple[str, ...] = ()
-    """Benchmarks whose items no row may carry: `file:PATH.jsonl`, `text:PATH.jsonl`, `lm-eval:TASK`, `olmo:TASK`. An
-    item is carried by `gates.leak_ngram` of its question's words in a row, a shorter one by question and answer."""
+    """Benchmarks whose items no row may hold: `file:PATH.jsonl`, `text:PATH.jsonl`, `lm-eval:TASK`, `olmo:TASK`. A text
+    holds an item if it has `gates.leak_ngram` consecutive words of its question, or a shorter question and the
+    answer."""
     embedder: str | None = None
-    """A sentence-transformers model (folder or Hub id) that also finds items of `benchmarks` in other words: a sentence
-    or two in a row that are like question and answer by `max_similarity`."""
+    """A sentence-transformers model (folder or Hub id) that also finds items of `benchmarks` in other words: one or two
+    sentences whose cosine similarity to question and answer is `max_similarity` or more."""
     max_similarity: float = Field(default=0.85, gt=0, le=1)
-    """Cosine from which a stretch of text carries an item, for `embedder`; the right number is each embedder's own."""
+    """Least cosine similarity at which a text holds an item, for `embedder`; each embedder needs a number of its
+    own."""
     decontaminate: bool = True
-    """Refuse source documents that carry an item of `benchmarks`, before the teacher."""
+    """Also refuse source documents that hold an item of `benchmarks`, before the teacher."""
     rewrites_per_document: int = Field(default=1, ge=1)
+    """Rewrites that the teacher writes of each document."""
     strategies: dict[str, float] = Field(default_factory=dict)
-    """Shares of the rewrites by strategy, e.g. {question-answer: 0.5, table: 0.5}, instead of even shares of
-    `teacher.strategies`; weights, which need not sum to 1."""
+    """Share of each strategy in the rewrites, e.g. {question-answer: 0.5, table: 0.5}; the shares need not sum to 1.
+    Empty: even shares of `teacher.strategies`."""
     max_overlap: float = Field(default=0.9, gt=0, le=1)
-    """Refuse a rewrite of whose word 4-grams more than this share stand in an earlier rewrite of its document."""
+    """A rewrite is refused if a larger share of its word 4-grams is in an earlier rewrite of its document."""
     keep_raw: float = Field(default=0.0, ge=0, le=1)
-    """Share of the documents whose own text is mixed in, as one more row of strategy `raw`."""
+    """Share of the documents whose own text is added, as one more row of strategy `raw`."""
     temperature: float | None = Field(default=None, ge=0)
     """Sampling temperature while curating; null takes `teacher.evaluation_temperature`, else `teacher.temperature`."""
     executor: Literal["local", "slurm", "ray"] = "local"
-    """What runs the tasks, one input file each: processes here, a Slurm job array, or a Ray cluster."""
+    """What runs the tasks, one for each input file: processes of this machine, a Slurm job array, or a Ray cluster."""
     workers: int = Field(default=1, ge=1)
-    """Worker processes of this machine, one file each: those of `local`, and the search for duplicates."""
+    """Processes of this machine, each on one file at a time, for `executor: local` and for the search for
+    duplicates."""
     slurm: Slurm = Slurm()
     ray: Ray = Ray()
     wait: bool = False
-    """Under `slurm`: wait for the jobs and finish the dataset, instead of ending once they are queued."""
+    """With `executor: slurm`: wait for the jobs and finish the dataset, instead of ending when they are queued."""
     shard_megabytes: int = Field(default=400, ge=1)
     """Size of a Parquet file of the dataset."""
     licence: str = "unknown"
-    """Licence of rows whose metadata names none."""
+    """Licence of documents whose metadata names none."""
     allow_unknown_licence: bool = False
     """Also curate documents whose licence is `unknown`."""
     language: str = "en"
-    """Language of the texts (ISO 639-1): how filters and dedup cut words, and what the dataset card names."""
+    """Language of the texts (ISO 639-1), by which filters and dedup divide them into words; the dataset card names
+    it."""
     source_datasets: tuple[str, ...] = ("original",)
-    """Hub ids of the datasets that the shards come from, for the card; `original` where they come from none."""
+    """For the card: Hub ids of the datasets that the documents come from; `original` if they come from none."""
 
     @field_validator("input", mode="before")
     @classmethod

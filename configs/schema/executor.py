@@ -1,6 +1,6 @@
-"""Where the tasks of a curation run, one input file each; part of the config in `curation.py`.
+"""Settings of the clusters on which the tasks of a curation run, one task for each input file.
 
-None of it changes the rows, so a run that began on one executor may go on with another.
+They do not change the rows, so a run that began on one executor may go on with another.
 """
 
 from pathlib import Path
@@ -15,27 +15,27 @@ class Slurm(Section):
     paths as the machine that submits."""
 
     partition: str = ""
-    """Where the jobs go; it has to be named."""
+    """Partition of the jobs; it must be set."""
     time: str = "24:00:00"
-    """Limit of one task, as `sbatch --time` takes it."""
+    """Time limit of one task, in the form of `sbatch --time`."""
     cpus_per_task: int = Field(default=4, ge=1)
     memory_gb_per_cpu: int = Field(default=4, ge=1)
     gpus_per_task: int = Field(default=0, ge=0)
     most_at_once: int | None = Field(default=None, ge=1)
-    """Most tasks running at the same time; null: as many as the cluster lets."""
+    """Most tasks that run at the same time; null: as many as the cluster allows."""
     max_array_size: int = Field(default=1001, ge=1)
-    """The cluster's own limit (`MaxArraySize`); more files become several arrays."""
+    """The cluster's `MaxArraySize`; more files than that become several arrays."""
     qos: str = ""
     sbatch: dict[str, str] = Field(default_factory=dict)
-    """More options of sbatch, e.g. {account: lab, constraint: a100}."""
+    """Further options of sbatch, e.g. {account: lab, constraint: a100}."""
     env_command: str = ""
     """Shell line that prepares the environment on the node, e.g. `module load cuda && source /shared/env.sh`."""
     venv: Path | None = None
-    """A virtual environment to activate on the node; null takes the one that submits."""
+    """Virtual environment to activate on the node; null takes that of the submitting process."""
     srun: bool = True
-    """Start a task through `srun`, which most clusters want."""
+    """Start each task through `srun`, which most clusters require."""
     poll_seconds: float = Field(default=30, gt=0)
-    """How often `curation.wait` asks the queue."""
+    """Seconds between two looks at the queue, for `curation.wait`."""
 
     @model_validator(mode="after")
     def _one_environment(self) -> "Slurm":
@@ -51,10 +51,10 @@ class Ray(Section):
     cpus_per_task: float = Field(default=1, gt=0)
     gpus_per_task: float = Field(default=0, ge=0)
     memory_gb_per_task: float = Field(default=0, ge=0)
-    """Memory that Ray sets aside for a task; 0 sets none aside."""
+    """Memory that Ray reserves for a task; 0 reserves none."""
     most_at_once: int | None = Field(default=None, ge=1)
-    """Most tasks running at the same time; null: as many as the cluster has room for."""
+    """Most tasks that run at the same time; null: as many as fit on the cluster."""
     retries: int = Field(default=3, ge=0)
-    """How often a task starts again after its worker or its node died."""
+    """How often a task is started again after its worker or node died."""
     pass_on: tuple[str, ...] = ()
-    """Environment variables that the tasks get from here, e.g. [OPENAI_API_KEY]."""
+    """Environment variables of this process that the tasks get as well, e.g. [OPENAI_API_KEY]."""

@@ -12,7 +12,7 @@ class Reward(Section):
     """`document`: one student a rewrite. `shared`: one student learns the j-th rewrite of every document of a batch,
     and each rewrite is rewarded with its own document's gain. `shard`: that student's gain over everything, for all."""
     documents_per_student: int = Field(default=8, ge=1)
-    """Documents that share a student under `shared` and `shard`."""
+    """Documents that share a student, for `credit: shared` and `shard`."""
     benchmarks: tuple[str, ...] = ()
     """Only under `shard` credit: `file:PATH.jsonl`, `text:PATH.jsonl`, `lm-eval:TASK`, `olmo:TASK`
     (student/benchmarks/sources.py). Their `reward` items are asked beside the documents' own questions; their
@@ -21,11 +21,12 @@ class Reward(Section):
     """Students per lesson with different seeds and, where documents share students, in different company; their mean is
     the reward. With one, some lessons of each round are taught twice, so that the reward's reliability is known."""
     adaptive: bool = False
-    """Spend the students of all repeats but the first where they would most likely change which lesson is best."""
+    """Give the students of all repeats but the first to the lessons where they are most likely to change which is
+    best."""
     pool_strategies: bool = False
-    """Judge a lesson's gain with the help of what its strategies gained on all documents of the step (a mixed model,
-    teacher/reward/pooling.py): fewer students for the same ranking, where strategies are worth much the same
-    everywhere."""
+    """Estimate a lesson's gain also from what its strategies gained on all documents of the step (a mixed model,
+    teacher/reward/pooling.py). The same ranking then needs fewer students, if a strategy is worth about the same for
+    all documents."""
     set_credit: Literal["whole", "marginal"] = "whole"
     """With `rl.rewrites_per_lesson` above 1. `whole`: each rewrite of a set earns the set's gain. `marginal`: the set's
     gain minus the gain of the set without it, which costs one more student a rewrite of the set."""
@@ -33,16 +34,17 @@ class Reward(Section):
     """With several `student.models`: a lesson's gain is the mean over students, or that of the student it helps
     least."""
     minimum_reliability: float = Field(default=0.0, ge=0, lt=1)
-    """Before the first round some lessons are taught repeatedly; where the reliability of the reward is below this, RL
-    would fit noise and the run does not start. 0 does not measure."""
+    """Before the first round some lessons are taught repeatedly. If the reliability of the reward is below this number,
+    RL would fit noise, and the run does not start. 0 does not measure."""
     retention_texts: str | None = None
-    """JSONL of texts (`text`) the student should not forget."""
+    """JSONL of texts (`text`) that students should not forget."""
     retention_weight: float = Field(default=0.0, ge=0)
-    """Penalty a nat of loss gained on the retention texts."""
+    """Penalty for each nat by which the loss on the retention texts rises."""
     length_weight: float = Field(default=0.0, ge=0)
-    """Penalty for each lesson token a token of the document, beyond the first."""
+    """Penalty for each token that a lesson has per token of its document, beyond the first."""
     overlap_weight: float = Field(default=0.0, ge=0)
-    """Penalty for the share of a rewrite's word 4-grams that other rewrites of its set hold too: pays for diversity."""
+    """Penalty for the share of a rewrite's word 4-grams that other rewrites of its set also have: it rewards
+    diversity."""
     rejected: float = Field(default=-1.0, le=0)
     """Reward of a rewrite that a gate refused or whose student failed, added to the worst of its group."""
 

@@ -46,18 +46,18 @@ class Rl(Section):
     documents_per_round: int = Field(default=48, ge=1)
     """Documents drawn a round."""
     documents_per_batch: int | None = Field(default=None, ge=1)
-    """ReST-EM and DPO: documents whose rewrites are sampled in one go, in whole batches of documents that share
-    students. While students of one batch run the next is sampled, where the writer or the students are outside this
-    process (`teacher.writer: vllm`, `student.pool: ray`). null: such that each has students enough to fill a pool."""
+    """ReST-EM and DPO: documents whose rewrites are sampled at once, in whole batches of documents that share students.
+    While the students of one batch run, the next is sampled, if the writer or the students are outside this process
+    (`teacher.writer: vllm`, `student.pool: ray`). null: enough documents for students that fill a pool."""
     group_size: int = Field(default=8, ge=2)
-    """Lessons sampled a document (G)."""
+    """Lessons that are sampled for each document (G)."""
     rewrites_per_lesson: int = Field(default=1, ge=1)
     """Rewrites in a lesson: they are sampled, taught and credited as a set, so that diversity inside it pays."""
     explore: float = Field(default=0.0, ge=0, le=1)
-    """`policy` prompting: share of the first round's samples whose strategy is dealt evenly over `teacher.strategies`
-    instead of chosen; falls linearly to 0 over `explore_rounds`."""
+    """`policy` prompting: share of the first round's samples whose strategy is assigned, evenly over
+    `teacher.strategies`, instead of chosen by the teacher; it falls linearly to 0 over `explore_rounds`."""
     explore_rounds: int = Field(default=2, ge=1)
-    """Rounds with dealt strategies."""
+    """Rounds with assigned strategies."""
     keep: int = Field(default=1, ge=1)
     """The best `keep` lessons of a document that beat the group's mean by more than noise: ReST-EM learns from them,
     they win DPO's pairs, and a student that is promoted was taught with them."""
@@ -67,12 +67,13 @@ class Rl(Section):
     """Documents of `data.train` that are never trained on: the gain on them after each round picks the checkpoint that
     is kept as best. 0 keeps the last."""
     evaluation_lessons: int = Field(default=2, ge=1)
-    """Lessons a document that a teacher writes where it is measured, on validation and on held-out documents, each
-    taught to a student of its own. The raw text is taught to as many."""
+    """Lessons that a teacher writes for each validation or held-out document, each taught to a student of its own. The
+    raw text is taught to as many students."""
     patience: int | None = Field(default=None, ge=1)
-    """End after so many rounds without a better validation gain; null runs all rounds."""
+    """The run ends after so many rounds without a better validation gain; null runs all rounds."""
     promotion_threshold: float | None = Field(default=None, gt=0)
     """Nats a token: when a round's validation gain passes it, the student trained on the accepted lessons becomes the
     base of the next round's students (SOAR, arXiv 2601.18778)."""
     diversity_alarm: float = Field(default=1.5, gt=1)
-    """Warn when a group's texts compress this many times better than in the first step: the teacher repeats itself."""
+    """A warning says that the teacher repeats itself when a group's texts compress so many times better than at
+    first."""

@@ -1,4 +1,4 @@
-"""What can be set about a teacher that writes through a server; part of the config in `schema.py`."""
+"""Settings of a teacher that writes through a server."""
 
 from typing import Any
 
@@ -8,39 +8,40 @@ from configs.schema.section import Section
 
 
 class Serving(Section):
-    """Where `teacher.writer` is `vllm`, the server that we start; where it is `endpoint`, the one that you name."""
+    """With `teacher.writer: vllm` the server that a run starts, with `endpoint` the server that you name."""
 
     url: str = ""
     """`endpoint`: base of its OpenAI-compatible API, e.g. https://host/v1."""
     model: str = ""
-    """`endpoint`: the model's name there. `teacher.model` is then its tokenizer: what prompts are rendered and tokens
-    counted with. Take any with a chat template where the model's own cannot be had and `chat` is on."""
+    """`endpoint`: the model's name there. `teacher.model` then names its tokenizer, which renders prompts and counts
+    tokens. Where that cannot be had, and `chat` is on, take any tokenizer with a chat template."""
     chat: bool = False
-    """`endpoint`: send the user's turn to /chat/completions, which has its own chat template, instead of our rendered
-    prompt to /completions."""
+    """`endpoint`: send the user's message to /chat/completions, where the server applies the chat template, instead of
+    a rendered prompt to /completions."""
     api_key_variable: str = ""
-    """`endpoint`: environment variable with its key; the key itself is never written anywhere."""
+    """`endpoint`: environment variable that holds the key; the key itself is never written to a file."""
     body: dict[str, Any] = Field(default_factory=dict)
-    """`endpoint`: further fields of a request; null takes out one of ours, e.g. {max_tokens: null,
+    """`endpoint`: further fields of each request; null removes a field that is sent otherwise, e.g. {max_tokens: null,
     max_completion_tokens: 512}."""
     context_tokens: int | None = Field(default=None, ge=2)
-    """Longest prompt and completion together; longer documents are cut. null: what the config of `teacher.model` says.
-    vLLM reserves memory for one sequence of this length."""
+    """Most tokens of prompt and completion together; longer documents are cut. null: the model's own limit. vLLM
+    reserves memory for one sequence of this length."""
     ngram_tokens: int = Field(default=0, ge=0)
-    """`vllm`: tokens guessed ahead from the prompt (n-gram speculative decoding); 0 guesses none. Pays where rewrites
-    quote their documents, and changes no distribution."""
+    """`vllm`: tokens that are guessed ahead from the prompt (n-gram speculative decoding); 0 guesses none. It is faster
+    where rewrites quote their documents, and does not change their distribution."""
     arguments: tuple[str, ...] = ()
-    """`vllm`: further arguments of `vllm serve`, e.g. [--tensor-parallel-size, "2"]. The last of equal ones counts."""
+    """`vllm`: further arguments of `vllm serve`, e.g. [--tensor-parallel-size, "2"]. If one occurs twice, the last one
+    counts."""
     concurrency: int = Field(default=64, ge=1)
-    """Most requests of one process under way; a batch (`teacher.batch_size` documents) should hold several times as
-    many, so that few slots are empty while it ends."""
+    """Most requests that one process has open. A batch (`teacher.batch_size` documents) should be several times as
+    large, so that few places are empty while it ends."""
     timeout_seconds: float = Field(default=300, gt=0)
-    """A reply that takes longer is given up, and asked for again."""
+    """A request that takes longer is cancelled and sent again."""
     deadline_seconds: float = Field(default=1800, gt=0)
-    """A prompt without a reply after this time, whatever the cause, becomes its document's error. Waiting for a server
-    of ours that starts again does not count."""
+    """If a prompt has no reply after this time, for whatever reason, its document is recorded as failed. The time in
+    which a server of ours starts again does not count."""
     start_seconds: float = Field(default=900, gt=0)
-    """`vllm`: longest time that a start may take."""
+    """`vllm`: longest time that the start of the server may take."""
     restarts: int = Field(default=5, ge=0)
     """`vllm`: how often a server that died is started again before the run fails."""
 

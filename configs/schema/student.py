@@ -18,7 +18,8 @@ class Lora(Section):
     rslora: bool = False
     """Rank-stabilised scaling (arXiv 2312.03732)."""
     target: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Names of the linear layers that get an adapter (suffix match as in PEFT), or every one but the output layer."""
+    """Names of the linear layers that get an adapter (compared by their ends as in PEFT), or all but the output
+    layer."""
 
 
 class Student(Section):
@@ -26,55 +27,57 @@ class Student(Section):
     """Path or Hub id of the student's base model. `teacher`: the student is the teacher as it is at the round's start
     (SEAL's single-model mode, arXiv 2506.10943)."""
     models: tuple[str, ...] = ()
-    """Several students instead of one: each lesson is taught to each, see `reward.across_students`."""
+    """Several base models instead of one: each lesson is taught to a student of each, see `reward.across_students`."""
     mode: Literal["lora", "full"] = "lora"
     """`lora`: many students in one batch. `full`: all weights, one student at a time (continued pretraining)."""
     lora: Lora = Lora()
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak learning rate of AdamW, where the lesson does not choose its own."""
+    """Peak learning rate of AdamW, unless the lesson has its own."""
     epochs: int = Field(default=10, ge=1)
-    """Passes over a lesson's texts, where neither `steps` nor the lesson says otherwise."""
+    """Passes over a lesson's texts, unless `steps` or the lesson says otherwise."""
     steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps whatever the lesson's length; lessons of one group then get equal steps."""
+    """Optimiser steps of every lesson, however long it is; null takes `epochs`."""
     texts_per_step: int | None = Field(default=None, ge=1)
     """Texts in one optimiser step; null takes all of a lesson's texts at once."""
     tokens_per_step: int | None = Field(default=None, ge=8)
-    """Instead of `texts_per_step`: tokens in one optimiser step, give or take a text. With `steps` all lessons get
-    equal tokens and equal steps, so that a long rewrite is not worth more for being long."""
+    """Instead of `texts_per_step`: tokens in one optimiser step, give or take one text. With `steps` all lessons get
+    equal tokens and equal steps, so that a rewrite is not worth more because it is long."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate after the warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up."""
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
-    """Each student's gradient is clipped to this norm on its own; null never clips."""
+    """Each student's own gradient is clipped to this norm; null never clips."""
     loss_on: str = "all"
-    """`all` tokens of a text, or only segments of this kind (`output`, or any kind the lesson names)."""
+    """What the loss is on: `all` tokens of a text, or the segments of one kind (`output`, or any that the lesson
+    names)."""
     max_text_tokens: int = Field(default=2048, ge=8)
-    """Longer lesson texts are cut here, and counted."""
+    """Most tokens of a lesson text; longer ones are cut and counted."""
     row_tokens: int | None = Field(default=None, ge=8)
-    """Length of a packed row; null picks the fullest packing by itself."""
+    """Length of a packed row; null takes the length that packs most densely."""
     max_slots: int | None = Field(default=None, ge=1)
-    """Most students trained at once; null plans it from measured memory."""
+    """Most students that are trained at once; null: as many as fit, by measured memory."""
     pool: Literal["inline", "ray"] = "inline"
-    """Where students run. `inline`: in this process, on one device. `ray`: on actors, one a GPU or CPU share, of the
-    cluster that RAY_ADDRESS names, else of this machine."""
+    """Where students run. `inline`: in this process, on one device. `ray`: on actors of the cluster that RAY_ADDRESS
+    names, or else of this machine, one actor for each GPU or share of the CPUs."""
     actors: int | None = Field(default=None, ge=1)
-    """Actors of `pool: ray`; null takes one for each GPU of the cluster, or for each of its CPU shares."""
+    """Actors of `pool: ray`; null takes one for each GPU of the cluster, or for each share of its CPUs."""
     cpus_per_actor: int = Field(default=1, ge=1)
-    """CPUs of an actor. Training is dealt to as many processes, but exams share each operation among as many threads,
-    so that on a CPU many actors of one are faster than few of many."""
+    """CPUs of an actor. It trains in as many processes, but examines in one with as many threads, so that on CPUs many
+    actors of one CPU are faster than few actors of many."""
     num_gpus_per_actor: float = Field(default=1.0, gt=0)
-    """GPUs of an actor; below 1 several share a GPU. Ray knows of its own processes alone: to keep a GPU for the
-    teacher, start Ray with the others (`CUDA_VISIBLE_DEVICES=1,2,3 ray start --head`)."""
+    """GPUs of an actor; below 1 several actors share a GPU. Ray does not know which GPU the teacher uses: to keep one
+    for it, start Ray with the others (`CUDA_VISIBLE_DEVICES=1,2,3 ray start --head`)."""
     exact: bool = False
-    """Students are trained in the same batches, one thread each, on every pool and number of actors: outcomes equal to
-    the last bit on a CPU. Otherwise they equal each other to rounding, and few students still keep all actors busy."""
+    """Train students in the same batches, with one thread each, on every pool and number of actors: outcomes are then
+    equal to the last bit on a CPU. Otherwise they are equal to rounding, and few students still keep all actors
+    busy."""
     memory_fraction: float = Field(default=0.6, gt=0, le=1)
-    """Share of the free memory that the plan may use."""
+    """Share of the free memory that students may use."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Base weights. auto: bfloat16 on a GPU, float32 on CPU (bfloat16 on AVX2 is about 8x slower). Adapters are
-    float32."""
+    """Type of the base weights. `auto`: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is about 8 times slower
+    (AVX2). Adapters are float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
     """torch.compile the decoder layers."""
@@ -86,9 +89,9 @@ class Student(Section):
     prompt_template: str = "{question}"
     """How a question is put to the student, e.g. `Question: {question}\\nAnswer:`."""
     decode: bool = False
-    """Also decode answers greedily and grade them (exact match, 60% token recall); log-likelihoods are always taken."""
+    """Also decode answers greedily and grade them (exact match, 60% token recall), beside their log-likelihoods."""
     max_answer_tokens: int = Field(default=24, ge=1)
-    """Longest answer decoded."""
+    """Most tokens of a decoded answer."""
 
     @property
     def names(self) -> tuple[str, ...]:

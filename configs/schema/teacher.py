@@ -1,4 +1,4 @@
-"""Settings of the teacher: what samples, how it is prompted, what its texts must pass, who writes questions."""
+"""Settings of the teacher, of its prompts, of the gates for its texts, and of the model that writes questions."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,26 +13,26 @@ class Teacher(Section):
     model: str = ""
     """Path or Hub id of the teacher's base model."""
     writer: Literal["transformers", "vllm", "endpoint"] = "transformers"
-    """What samples: this process, a vLLM server that we start, or (curating alone) an OpenAI-compatible endpoint; see
-    `serving`. ReST-EM and DPO load each round's adapter into the running server; GRPO runs vLLM inside its trainer, on
-    a GPU."""
+    """What samples: this process, a vLLM server that a run starts, or (for curation alone) an OpenAI-compatible
+    endpoint; see `serving`. ReST-EM and DPO load each round's adapter into the running server; GRPO runs vLLM inside
+    its trainer, on a GPU."""
     prompting: Literal["strategy", "policy"] = "strategy"
-    """`strategy`: each prompt names the way of rewriting (teacher/strategies/*.txt) and samples are spread over
-    `strategies`. `policy`: the teacher opens its completion with a strategy tag `<name>` of its own choice; a model
-    with a chat template is shown the menu of `strategies`, another the bare document."""
+    """`strategy`: each prompt asks for one strategy (teacher/strategies/*.txt), and samples are spread over
+    `strategies`. `policy`: the teacher begins its completion with a tag `<name>` of the strategy that it chooses; a
+    model with a chat template is shown the names of `strategies`, any other the document alone."""
     strategies: tuple[str, ...] = ("implications", "rewrite", "question-answer")
     """Ways of rewriting: names of files in teacher/strategies, or paths of your own .txt files."""
     delimit: bool = True
     """Documents are data: a model with a chat template reads each between two markers that its author cannot know, and
-    is told that nothing between them is an instruction. Others get the bare document."""
+    is told that nothing between them is an instruction. Other models get the document alone."""
     max_new_tokens: int = Field(default=256, ge=1)
-    """Longest rewrite sampled."""
+    """Most tokens of a sampled rewrite."""
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature; 0 is greedy."""
     evaluation_temperature: float | None = Field(default=None, ge=0)
-    """Of validation and held-out lessons, and of curation where that sets none; null takes `temperature`. RL at a
-    temperature below 1 sharpens the teacher a little more with every round, until its rewrites repeat each other; what
-    is used may well be sampled below it."""
+    """Temperature of validation and held-out lessons, and of curation unless it sets its own; null takes `temperature`.
+    RL at a temperature below 1 sharpens the teacher with every round, until its rewrites repeat each other. Lessons
+    that are used may be sampled below it."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     batch_size: int = Field(default=16, ge=1)
     """Rewrites sampled at once."""
@@ -43,15 +43,16 @@ class Teacher(Section):
 
 
 class Gates(Section):
-    """What a rewrite must pass before a student sees it; a gate's name is the reason it leaves."""
+    """What a rewrite must pass before a student sees it. The name of the gate is recorded as the reason of a
+    refusal."""
 
     min_words: int = Field(default=3, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
-    """Longest accepted rewrite in teacher tokens; null accepts up to `teacher.max_new_tokens`."""
+    """Most tokens (of the teacher) of an accepted rewrite; null accepts up to `teacher.max_new_tokens`."""
     truncated: bool = True
     """Refuse a rewrite that reached `teacher.max_new_tokens` before its end."""
     max_repetition: float = Field(default=0.6, gt=0, le=1)
-    """Largest share of a text's word 4-grams that may be repeats of an earlier one."""
+    """Largest share of a text's word 4-grams that may occur earlier in it."""
     instructions: bool = True
     """Refuse a rewrite that followed what its document says to a model instead of rewriting it: it carries what it was
     ordered to write (`obeyed`), talks as an assistant or declines (`assistant_talk`), repeats the document's markers
@@ -65,14 +66,14 @@ class Gates(Section):
 
 
 class Questions(Section):
-    """For documents without questions: written once, never shown to the teacher."""
+    """Questions for documents that bring none. They are written once, and the teacher never sees them."""
 
     model: str = ""
     """Path or Hub id of the model that writes them, `teacher` for the untrained teacher; empty writes none."""
     file: Path | None = None
-    """Where they are kept, one document a line, yours to edit; null takes `run.dir/questions.jsonl`."""
+    """File that keeps them, one document in a line, which you may edit; null takes `run.dir/questions.jsonl`."""
     per_document: int = Field(default=5, ge=1)
-    """Questions asked of the writer for a document."""
+    """Questions that the model is asked to write for a document."""
     min_lift: float = Field(default=0.3, ge=0)
     """A question stays if the writing model finds its answer likelier by this many nats a token after document and
     question than after the question alone, the document alone, and the document with its other questions; 0 does not

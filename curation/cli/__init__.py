@@ -35,9 +35,9 @@ app = typer.Typer(
     help="""A teacher language model rewrites documents into lessons; what students gain from the lessons is its reward.
 
 One YAML file is one experiment; `section.key=value` after it overrides a setting. Every setting is documented in
-configs/schema.py. Runs resume by themselves: the same command goes on where it stopped.
+configs/schema. Runs resume by themselves: the same command goes on where it stopped.
 
-**First:** `notewright quickstart`""",
+**First:** `notewright quickstart`, then `notewright init` for your own documents""",
 )
 
 
