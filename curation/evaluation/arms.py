@@ -49,25 +49,19 @@ class Arm(NamedTuple):
     @property
     def words(self) -> str:
         """What it is, for tables and plots."""
-        match self.kind:
-            case "none":
-                return "no training"
-            case "raw":
-                return "raw documents"
-            case "repeated":
-                return "raw documents, repeated"
-            case "untrained":
-                return "untrained teacher"
-            case "strategy":
-                return f"{strategy_label(self.value)} alone"
-            case "ensemble":
-                return "fixed-prompt ensemble"
-            case "trained":
-                return f"trained teacher ({self.value})" if self.value else "trained teacher"
-            case "best-of":
-                return f"best of {self.value} by reward"
-            case "file":
-                return "the world's own rewrites" if self.name == LAB_ARM else f"rewrites of {Path(self.value).name}"
+        file = "the world's own rewrites" if self.name == LAB_ARM else f"rewrites of {Path(self.value).name}"
+        words: dict[Kind, str] = {
+            "none": "no training",
+            "raw": "raw documents",
+            "repeated": "raw documents, repeated",
+            "untrained": "untrained teacher",
+            "strategy": f"{strategy_label(self.value)} alone",
+            "ensemble": "fixed-prompt ensemble",
+            "trained": f"trained teacher ({self.value})" if self.value else "trained teacher",
+            "best-of": f"best of {self.value} by reward",
+            "file": file,
+        }
+        return words[self.kind]
 
 
 def parse_arms(settings: Evaluation, teacher: Teacher, lab_rewrites: Path) -> list[Arm]:
@@ -158,11 +152,8 @@ def edits_arm(settings: Evaluation, arms: Sequence[Arm]) -> Arm:
 
 
 def repeated_arm(arms: Sequence[Arm]) -> Arm | None:
-    """The arm whose students are repeated for the false-positive check.
-
-    Texts that vary show more of what can differ, so an arm that a teacher writes goes first, the untrained one before
-    all others.
-    """
+    """The arm whose students are repeated for the false-positive check: if possible one that a teacher writes, whose
+    texts vary, and best the untrained teacher's."""
     written = [arm for arm in arms if arm.written]
     untrained = [arm for arm in written if arm.kind == "untrained"]
     return next(iter([*untrained, *written, *(arm for arm in arms if arm.equal_tokens)]), None)

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from configs.schema import Evaluation
+from curation.evaluation.arms import Arm, edits_arm, repeated_arm
 from curation.evaluation.records import (
     ArmEstimates,
     Comparison,
@@ -27,23 +29,6 @@ MEASURES = {
 COMPARED_SETTINGS = ("together", "single")
 
 
-class Design(NamedTuple):
-    """What the rows do not say themselves."""
-
-    arms: Sequence[str]
-    reference: str
-    """Every other arm is compared with it."""
-    challengers: Sequence[str]
-    """The trained teachers' arms: compared with every other one as well."""
-    seeds: int
-    pairs: int
-    """Of the false-positive check."""
-    repeated_arm: str | None
-    """Whose students were repeated for it."""
-    edits_arm: str
-    replay: float
-
-
 class StudentEstimates(NamedTuple):
     """The estimates of one student model."""
 
@@ -56,12 +41,15 @@ class StudentEstimates(NamedTuple):
     false_positives: FalsePositives | None
 
 
-def estimate_students(rows: Sequence[Row], design: Design) -> tuple[dict[str, StudentEstimates], Correction]:
+def estimate_students(
+    rows: Sequence[Row], arms: Sequence[Arm], settings: Evaluation
+) -> tuple[dict[str, StudentEstimates], Correction]:
     """The estimates by student label, and how their comparisons were corrected: over all students at once."""
     by_student: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         by_student.setdefault(row["student"], {}).setdefault(row["setting"], []).append(row)
-    comparisons, correction = _correct({label: _compare(rows, design) for label, rows in by_student.items()})
+    uncorrected = {label: _compare(by_setting, arms, settings.against) for label, by_setting in by_student.items()}
+    comparisons, correction = _correct(uncorrected)
     gain_p_values = [
         comparison.p
         for of_student in comparisons.values()
@@ -71,16 +59,18 @@ def estimate_students(rows: Sequence[Row], design: Design) -> tuple[dict[str, St
     estimates = {
         label: StudentEstimates(
             arms={
-                (setting, arm): _estimate_arm(by_setting[setting], arm)
+                (setting, arm.name): _estimate_arm(by_setting[setting], arm.name)
                 for setting in COMPARED_SETTINGS
                 if setting in by_setting
-                for arm in design.arms
-                if setting == "together" or any(row["arm"] == arm for row in by_setting[setting])
+                for arm in arms
+                if setting == "together" or any(row["arm"] == arm.name for row in by_setting[setting])
             },
             scaling=_estimate_scaling(by_setting.get("scaling", [])),
             comparisons=comparisons[label],
-            sequences=_estimate_sequences(by_setting.get("sequence", []), design),
-            false_positives=_check_false_positives(by_setting.get("false-positives", []), design, gain_p_values),
+            sequences=_estimate_sequences(by_setting.get("sequence", []), edits_arm(settings, arms), settings.replay),
+            false_positives=_check_false_positives(
+                by_setting.get("false-positives", []), repeated_arm(arms), settings, gain_p_values
+            ),
         )
         for label, by_setting in by_student.items()
     }
@@ -134,7 +124,8 @@ def _estimate(means: DocumentMeans, value: str) -> Estimate | None:
 
 def _estimate_arm(rows: Sequence[Row], arm: str) -> ArmEstimates:
     of_arm = [row for row in rows if row["arm"] == arm]
-    asked = {(row["seed"], row["batch"]) for row in rows}
+    # A student that failed left no rows; those of other arms tell that it was asked for.
+    expected = {(row["seed"], row["batch"]) for row in rows}
     students = {(row["seed"], row["batch"]): row for row in of_arm}
     losses = {
         (str(batch), seed): DocumentMean(row["retention_loss_after"] - row["retention_loss_before"], 0.0, batch)
@@ -153,18 +144,18 @@ def _estimate_arm(rows: Sequence[Row], arm: str) -> ArmEstimates:
         retention_accuracy=_estimate(document_means(of_arm, arm, "retention"), "accuracy"),
         steps=statistics.fmean(row["steps"] for row in students.values()) if students else 0.0,
         tokens=statistics.fmean(row["tokens"] for row in students.values()) if students else 0.0,
-        failed=len(asked) - len(students),
+        failed=len(expected) - len(students),
     )
 
 
-def _compare(by_setting: Mapping[str, Sequence[Row]], design: Design) -> list[Comparison]:
+def _compare(by_setting: Mapping[str, Sequence[Row]], arms: Sequence[Arm], reference: str) -> list[Comparison]:
     """All comparisons of one student, without the correction, which takes all students at once."""
     comparisons = []
     for setting in COMPARED_SETTINGS:
         rows = by_setting.get(setting, [])
         for measure, (kind, value) in MEASURES.items():
             by_arm = {arm: document_means(rows, arm, kind) for arm in dict.fromkeys(row["arm"] for row in rows)}
-            for arm, against in _pairs(design, set(by_arm)):
+            for arm, against in _pairs([arm for arm in arms if arm.name in by_arm], reference):
                 # Only where both sides' students ran: what a seed does is common to both.
                 differences = {
                     key: DocumentMean(ours.gain - theirs.gain, ours.accuracy - theirs.accuracy, ours.batch)
@@ -190,13 +181,13 @@ def _compare(by_setting: Mapping[str, Sequence[Row]], design: Design) -> list[Co
     return comparisons
 
 
-def _pairs(design: Design, measured: set[str]) -> list[tuple[str, str]]:
-    """Arms to compare, each pair once: every arm with the reference, challengers with every other one."""
-    arms = [arm for arm in design.arms if arm in measured]
-    pairs = [(arm, design.reference) for arm in arms if arm != design.reference and design.reference in measured]
-    for challenger in [arm for arm in design.challengers if arm in measured]:
-        others = [arm for arm in arms if arm not in (challenger, design.reference)]
-        pairs += [(challenger, other) for other in others if (other, challenger) not in pairs]
+def _pairs(arms: Sequence[Arm], reference: str) -> list[tuple[str, str]]:
+    """Arms to compare, each pair once: every arm with the reference, trained teachers' with every other one."""
+    names = [arm.name for arm in arms]
+    pairs = [(name, reference) for name in names if name != reference and reference in names]
+    for trained in [arm.name for arm in arms if arm.kind == "trained"]:
+        others = [name for name in names if name not in (trained, reference)]
+        pairs += [(trained, other) for other in others if (other, trained) not in pairs]
     return list(dict.fromkeys(pairs))
 
 
@@ -233,25 +224,27 @@ def _estimate_scaling(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[Estima
 
 
 def _check_false_positives(
-    rows: Sequence[Row], design: Design, family: Sequence[float | None]
+    rows: Sequence[Row], arm: Arm | None, settings: Evaluation, family: Sequence[float | None]
 ) -> FalsePositives | None:
-    if not rows or design.repeated_arm is None:
+    if not rows or arm is None:
         return None
     gains: dict[str, dict[int, float]] = {}
     batches: dict[str, int] = {}
-    for (name, seed), mean in document_means(rows, design.repeated_arm).items():
+    for (name, seed), mean in document_means(rows, arm.name).items():
         gains.setdefault(name, {})[seed] = mean.gain
         batches[name] = mean.batch
-    return false_positives(design.repeated_arm, gains, batches, pairs=design.pairs, side=design.seeds, family=family)
+    return false_positives(arm.name, gains, batches, pairs=settings.false_positives, side=settings.seeds, family=family)
 
 
-def _estimate_sequences(rows: Sequence[Row], design: Design) -> list[EditSequence]:
+def _estimate_sequences(rows: Sequence[Row], arm: Arm, replay: float) -> list[EditSequence]:
     """A sequence of edits without replay, and one with it, each from its own rows."""
-    sequences = []
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        replay = design.replay if arm == "replay" else 0.0
-        sequences.append(_estimate_sequence([row for row in rows if row["arm"] == arm], design.edits_arm, replay))
-    return sequences
+    by_sequence: dict[str, list[Row]] = {}
+    for row in rows:
+        by_sequence.setdefault(row["arm"], []).append(row)
+    return [
+        _estimate_sequence(of_sequence, arm.name, replay if name == "replay" else 0.0)
+        for name, of_sequence in by_sequence.items()
+    ]
 
 
 def _estimate_sequence(rows: Sequence[Row], arm: str, replay: float) -> EditSequence:
@@ -261,7 +254,7 @@ def _estimate_sequence(rows: Sequence[Row], arm: str, replay: float) -> EditSequ
     edits = range(1, max(sizes) + 1)
     states = range(max(row["edit"] for row in rows) + 1)
 
-    def asked(state: int) -> list[Row]:
+    def answers_of(state: int) -> list[Row]:
         """The rows of the student after `state` edits. Edit 1 tells of the never-edited student, too."""
         return [row for row in rows if row["edit"] == max(1, state)]
 
@@ -270,7 +263,7 @@ def _estimate_sequence(rows: Sequence[Row], arm: str, replay: float) -> EditSequ
         table = []
         for state in states:
             by_document: dict[str, list[float]] = {}
-            for row in asked(state):
+            for row in answers_of(state):
                 if row["kind"] == "document":
                     by_document.setdefault(row["document_id"], []).append(row[f"{value}_{_when(state)}"])
             means = {name: statistics.fmean(values) for name, values in by_document.items()}
@@ -282,8 +275,10 @@ def _estimate_sequence(rows: Sequence[Row], arm: str, replay: float) -> EditSequ
         return sum(row[e - 1] * sizes[e] for e in edits[:last]) / sum(sizes[e] for e in edits[:last])
 
     accuracy, loglik = table("correct"), table("loglik")
-    known = [[row[f"correct_{_when(state)}"] for row in asked(state) if row["kind"] == "retention"] for state in states]
-    losses = [asked(state)[0][f"retention_loss_{_when(state)}"] for state in states]
+    old_answers = [
+        [row[f"correct_{_when(state)}"] for row in answers_of(state) if row["kind"] == "retention"] for state in states
+    ]
+    losses = [answers_of(state)[0][f"retention_loss_{_when(state)}"] for state in states]
     return EditSequence(
         arm=arm,
         replay=replay,
@@ -291,7 +286,7 @@ def _estimate_sequence(rows: Sequence[Row], arm: str, replay: float) -> EditSequ
         gain=[[value - before for value, before in zip(row, loglik[0], strict=True)] for row in loglik],
         studied=[studied(accuracy[state], state) for state in states[1:]],
         studied_unedited=[studied(accuracy[0], state) for state in states[1:]],
-        retention_accuracy=[statistics.fmean(answers) for answers in known] if known[0] else None,
+        retention_accuracy=[statistics.fmean(answers) for answers in old_answers] if old_answers[0] else None,
         retention_loss=None if losses[0] is None else losses,
     )
 

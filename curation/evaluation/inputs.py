@@ -70,7 +70,7 @@ class Inputs(NamedTuple):
 def read_inputs(config: Config) -> Inputs:
     """Reads all that is compared, and builds the lab where `evaluation.lab` asks for it.
 
-    Raises UserError for what can be known to be wrong before a model is trained.
+    Raises UserError for every mistake that can be seen before a model is trained.
     """
     config = as_evaluated(config)
     settings, folder = config.evaluation, config.run.dir / "evaluation"

@@ -1,7 +1,7 @@
 """What `notewright evaluate` leaves in `run.dir`, typed.
 
     evaluation.json             `EvaluationResult`
-    evaluation/items.parquet    one row a question asked of a student, `ITEM_COLUMNS`: every figure follows from these
+    evaluation/items.parquet    one row a question asked of a student, `ITEM_COLUMNS`: every estimate follows from these
     evaluation/lessons.parquet  one row a document, arm and student: what was taught, `LESSON_COLUMNS`
 
 Gains are in nats a gold-answer token, after minus before; accuracies are shares (0 ... 1) of gold answers that greedy
@@ -77,7 +77,7 @@ class Estimate(Record):
     low: float | None
     high: float | None
     n: int
-    """Documents (of a benchmark or retention figure: batches of documents)."""
+    """Documents (of a benchmark or retention estimate: batches of documents)."""
     clusters: int
     """Batches; the interval has `clusters - 1` degrees of freedom."""
 
@@ -88,7 +88,7 @@ class Estimate(Record):
 
 
 class ArmEstimates(Record):
-    """One arm's figures with one student in one setting."""
+    """What one arm was worth to one student model in one setting."""
 
     gain: Estimate | None
     """On held-out questions of held-out documents; None where all students failed."""

@@ -1,11 +1,15 @@
 """`notewright evaluate CONFIG.yaml`: does the text help, by how much, and how sure is that?
 
-inputs     arms, documents, questions and students of the config, checked
-teachers   the trained teachers, where they are missing
-texts      what every arm teaches, written once
-measure    students of each model, taught at equal tokens and equal steps: rows in Parquet
-estimates  gains, accuracies and comparisons, from these rows alone
-result     evaluation.json
+A measurement goes through these modules, one step each:
+
+    inputs     arms, documents, questions and students of the config, checked
+    teachers   the trained teachers, where they are missing
+    texts      what every arm teaches, written once
+    measure    students of each model, taught at equal tokens and equal steps (students, edits): rows in Parquet
+    estimates  gains, accuracies and comparisons, from these rows alone (statistics)
+    result     evaluation.json (records)
+
+The terminal's tables and the picture are made from evaluation.json (display).
 """
 
 import time
@@ -19,8 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from configs.errors import RunError
 from configs.schema import Config
 from curation.console.progress import say
-from curation.evaluation.arms import edits_arm, repeated_arm
-from curation.evaluation.estimates import Design, estimate_students
+from curation.evaluation.estimates import estimate_students
 from curation.evaluation.inputs import Inputs, read_inputs
 from curation.evaluation.lab_claims import lab_claims
 from curation.evaluation.measure import Measurements, StudentTask, measure_student
@@ -78,18 +81,7 @@ def _make_result(
     started: float,
 ) -> EvaluationResult:
     config, settings = inputs.config, inputs.config.evaluation
-    repeated = repeated_arm(inputs.arms) if settings.false_positives else None
-    design = Design(
-        arms=[arm.name for arm in inputs.arms],
-        reference=settings.against,
-        challengers=[arm.name for arm in inputs.arms if arm.kind == "trained"],
-        seeds=settings.seeds,
-        pairs=settings.false_positives,
-        repeated_arm=repeated.name if repeated else None,
-        edits_arm=edits_arm(settings, inputs.arms).name,
-        replay=settings.replay,
-    )
-    estimates, correction = estimate_students(rows, design)
+    estimates, correction = estimate_students(rows, inputs.arms, settings)
     for label in inputs.students:
         if label not in estimates:
             raise RunError(

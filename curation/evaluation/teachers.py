@@ -60,7 +60,7 @@ def _training_run(config: Config, label: str, model: str) -> Config:
 
 
 def _train(config: Config, train: Sequence[Document], make_pool: MakePool, label: str, report: Report) -> None:
-    # Without held-out documents, since the evaluation itself measures the teacher on them.
+    # Without held-out documents: the evaluation itself measures the teacher on them.
     train_teacher(config, train, (), make_pool, lambda line: report(f"{label}: {line}"))
 
 

@@ -99,8 +99,8 @@ class LessonTexts:
         return self._writers[checkpoint]
 
     def _read_file(self, path: Path) -> Groups:
-        """The rewrites of a file in the format of `notewright score`. Documents are matched by their texts, since ids
-        are given anew when documents are read."""
+        """The rewrites of a file in the format of `notewright score`. Documents are matched by their texts, since
+        reading a document gives it a new id."""
         lines = read_rewrite_file(path, DocumentQuestions(self.config.student.prompt_template))
         by_text = {line.texts[RAW]: line for line in lines if isinstance(line, RewriteLine)}
         missing = [document for document in self.documents if document.text not in by_text]

@@ -6,13 +6,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 from markupsafe import Markup
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from configs.format import interval
-from curation.report.svg import INK, LEGEND_COLUMNS, PAGE, SERIES, SMALL, STYLE, Canvas, colour, dash, marker
+from curation.report.svg import INK, LEGEND_COLUMNS, PAGE, SERIES, SMALL, canvas, colour, dash, marker
 
 Interval = tuple[float, float | None, float | None]
 """Mean, low, high; bounds are None where the data make none possible."""
@@ -64,10 +63,9 @@ def curves(
 ) -> Markup:
     """Curves with 95% bands, a whisker where a point stands alone. `share` fixes the axis to 0 ... 1, `floor` lets it
     begin there, `named` names a single curve too, `mark` points out a place on the x axis with a word."""
-    with matplotlib.rc_context(STYLE):
-        canvas = Canvas(height=3.1 + (_legend_height(len(series)) if named or len(series) > 1 else 0))
-        axes, descriptions = canvas.axes, []
-        canvas.grid("y")
+    with canvas(3.1 + (_legend_height(len(series)) if named or len(series) > 1 else 0)) as drawing:
+        axes, descriptions = drawing.axes, []
+        drawing.grid("y")
         for n, (label, curve) in enumerate(series.items()):
             points = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if y is not None and (x > 0 or not log_x)]
             if not points:
@@ -77,7 +75,7 @@ def curves(
             axes.plot(xs, means, dash(n), marker=marker(n), markevery=every, color=colour(n), label=label, zorder=3)
             _bands(axes, points, n)
             for x, y in points[::every]:
-                canvas.tip(x, y[0], f"{label}, {xlabel} {x:g}: {spoken(y)}")
+                drawing.tip(x, y[0], f"{label}, {xlabel} {x:g}: {spoken(y)}")
             first, last = points[0], points[-1]
             descriptions.append(
                 f"{label}: {spoken(first[1])} at {xlabel} {first[0]:g}"
@@ -101,8 +99,8 @@ def curves(
             )  # fmt: skip
         axes.set(xlabel=xlabel, ylabel=ylabel)
         if named or len(series) > 1:
-            canvas.legend()
-        return canvas.svg(name, title, "; ".join(descriptions))
+            drawing.legend()
+        return drawing.svg(name, title, "; ".join(descriptions))
 
 
 def _legend_height(entries: int) -> float:
@@ -127,34 +125,32 @@ def stacked(
     name: str, title: str, shares: Mapping[str, Sequence[float]], *, x: Sequence[int], xlabel: str, ylabel: str
 ) -> Markup:
     """A bar of shares a step, the series one upon the other in their order."""
-    with matplotlib.rc_context(STYLE):
-        canvas = Canvas(height=3.1 + _legend_height(len(shares)))
-        axes, floor, descriptions = canvas.axes, [0.0] * len(x), []
+    with canvas(3.1 + _legend_height(len(shares))) as drawing:
+        axes, floor, descriptions = drawing.axes, [0.0] * len(x), []
         width = 0.8 if len(x) < 20 else 1.0
         for n, (label, values) in enumerate(shares.items()):
             hatch = HATCHES[n // len(SERIES) % len(HATCHES)]
             axes.bar(x, values, width, floor, label=label, color=colour(n), hatch=hatch, edgecolor=PAGE, linewidth=0.6)
             for at, value, base in zip(x, values, floor, strict=True):
                 if value >= 0.04 and len(x) <= MOST_MARKED:
-                    canvas.tip(at, base + value / 2, f"{label}, {xlabel} {at}: {value:.0%}")
+                    drawing.tip(at, base + value / 2, f"{label}, {xlabel} {at}: {value:.0%}")
             floor = [base + value for base, value in zip(floor, values, strict=True)]
             descriptions.append(f"{label}: {values[0]:.0%} at first, {values[-1]:.0%} at last")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.001))
-        canvas.legend()
-        return canvas.svg(name, title, "; ".join(descriptions))
+        drawing.legend()
+        return drawing.svg(name, title, "; ".join(descriptions))
 
 
 def forest(
     name: str, title: str, rows: Sequence[Row], *, xlabel: str, sign: bool = False, share: bool = False
 ) -> Markup:
     """A point with its whisker a row, the figures beside; a line at zero, or `share` for an axis from 0 to 1."""
-    with matplotlib.rc_context(STYLE):
-        names = [_wrapped(row.name) for row in rows]
-        canvas = Canvas(height=0.8 + sum(0.15 + 0.16 * (wrapped.count("\n") + 1) for wrapped in names))
-        axes = canvas.axes
-        canvas.grid("x")
+    names = [_wrapped(row.name) for row in rows]
+    with canvas(0.8 + sum(0.15 + 0.16 * (wrapped.count("\n") + 1) for wrapped in names)) as drawing:
+        axes = drawing.axes
+        drawing.grid("x")
         if share:
             axes.set_xlim(-0.02, 1.02)
         else:
@@ -166,27 +162,26 @@ def forest(
                 axes.hlines(y, low, high, color=shade, linewidth=2.2 if row.accent else 1.4)
             axes.plot(mean, y, "D" if row.accent else "o", color=shade, markersize=6.5 if row.accent else 5.5)
             words = spoken(row.value, sign=sign)
-            canvas.tip(mean, y, f"{row.name}: {words}")
+            drawing.tip(mean, y, f"{row.name}: {words}")
             axes.text(1.02, y, words, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL)
         axes.set_yticks(range(len(rows)), names)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
-        return canvas.svg(name, title, "; ".join(f"{row.name}: {spoken(row.value, sign=sign)}" for row in rows))
+        return drawing.svg(name, title, "; ".join(f"{row.name}: {spoken(row.value, sign=sign)}" for row in rows))
 
 
 def bars(name: str, title: str, values: Mapping[str, float], *, xlabel: str) -> Markup:
     """Plain horizontal bars with their figures at the end."""
-    with matplotlib.rc_context(STYLE):
-        canvas = Canvas(height=0.75 + 0.3 * len(values))
-        axes = canvas.axes
+    with canvas(0.75 + 0.3 * len(values)) as drawing:
+        axes = drawing.axes
         drawn = axes.barh([_wrapped(label) for label in values], list(values.values()), 0.6, color=SERIES[0])
         axes.bar_label(drawn, fmt="{:g}", padding=4, fontsize=SMALL)
         axes.margins(x=0.12)
         axes.tick_params(axis="y", length=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
-        return canvas.svg(name, title, "; ".join(f"{label}: {value:g}" for label, value in values.items()))
+        return drawing.svg(name, title, "; ".join(f"{label}: {value:g}" for label, value in values.items()))
 
 
 def heatmap(
@@ -204,9 +199,8 @@ def heatmap(
 
     A shade is the first colour thinned by the value, so that the ink stays readable upon it, light or dark.
     """
-    with matplotlib.rc_context(STYLE):
-        canvas = Canvas(height=0.9 + 0.3 * len(rows))
-        axes, descriptions = canvas.axes, []
+    with canvas(0.9 + 0.3 * len(rows)) as drawing:
+        axes, descriptions = drawing.axes, []
         for r, row in enumerate(values):
             for c, value in enumerate(row):
                 if value is None:
@@ -219,7 +213,7 @@ def heatmap(
                     c, r, f"{value[0]:.2f}", ha="center", va="center", fontsize=SMALL,
                     fontstyle="italic" if faint else "normal", alpha=0.75 if faint else 1.0,
                 )  # fmt: skip
-                canvas.tip(c, r, f"{rows[r]}, {columns[c]}: {spoken(value)}")
+                drawing.tip(c, r, f"{rows[r]}, {columns[c]}: {spoken(value)}")
             filled = [f"{columns[c]} {value[0]:.2f}" for c, value in enumerate(row) if value is not None]
             descriptions.append(f"{rows[r]}: {', '.join(filled)}")
         axes.set_xticks(range(len(columns)), columns)
@@ -227,4 +221,4 @@ def heatmap(
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel, ylabel=ylabel)
-        return canvas.svg(name, title, "; ".join(descriptions))
+        return drawing.svg(name, title, "; ".join(descriptions))

@@ -1,13 +1,15 @@
 """matplotlib figures as inline SVG that lives in the page.
 
-Its colours are the page's variables, light or dark, its text is the page's font, points tell their figures when pointed
-at, and a title and a description are there for who cannot see. Colours are Okabe and Ito's, told apart by people with
-any common colour blindness and darkened where a line of them would vanish on white; markers and dashes repeat what they
-say.
+Its colours are the page's variables, light or dark, and its text is the page's font. Points show their numbers when the
+mouse is over them, and a title and a description are there for readers who cannot see. Colours are Okabe and Ito's,
+which people with any common colour blindness can tell apart, darkened where a line of them would vanish on white;
+markers and dashes repeat what they say.
 """
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import matplotlib
@@ -65,13 +67,19 @@ def dash(number: int) -> str:
     return DASHES[number // len(SERIES) % len(DASHES)]
 
 
-class Canvas:
-    """One figure while it is drawn; inches, no wider than a phone can show at a readable size."""
+@contextmanager
+def canvas(height: float) -> Iterator["Canvas"]:
+    """A figure to be drawn in the page's style, `height` inches high."""
+    with matplotlib.rc_context(STYLE):
+        yield Canvas(height)
 
-    def __init__(self, width: float = 5.0, height: float = 3.1) -> None:
-        with matplotlib.rc_context(STYLE):
-            self.figure = Figure(figsize=(width, height), layout="constrained")
-            self.axes = self.figure.add_subplot()
+
+class Canvas:
+    """One figure while it is drawn, no wider than a phone can show at a readable size."""
+
+    def __init__(self, height: float) -> None:
+        self.figure = Figure(figsize=(5.0, height), layout="constrained")
+        self.axes = self.figure.add_subplot()
         self.figure.patch.set_alpha(0)
         self.axes.patch.set_alpha(0)
         self._tips: dict[str, str] = {}
@@ -93,7 +101,7 @@ class Canvas:
 
     def svg(self, name: str, title: str, description: str) -> Markup:
         """The figure; `name` makes its ids unique on the page."""
-        with matplotlib.rc_context(STYLE), io.StringIO() as out:
+        with io.StringIO() as out:
             self.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
             drawn = out.getvalue()
         drawn = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", drawn, flags=re.DOTALL)

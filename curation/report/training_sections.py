@@ -60,24 +60,20 @@ def _heldout(run: Training) -> Section:
     whiskers = run.bounds("Whiskers", documents)
     difference = next(iter(run.kind("difference")), {})
 
-    def by_arm(metric: str) -> dict[str, Interval | None]:
-        return {arm: estimate(line, metric) for arm, line in run.heldout.items()}
-
-    differences = {f"trained − {other}": estimate(difference, f"trained_minus_{other}") for other in run.heldout}
-    figures = []
-    for title, values, caption, options in (
-        ("Held-out gain", by_arm("gain"), whiskers, {"xlabel": GAIN}),
-        ("Held-out answers", by_arm("accuracy"), whiskers, {"xlabel": RIGHT, "share": True}),
-        (
-            "Trained teacher against the others",
-            differences,
-            f"Paired by document. {whiskers}",
-            {"xlabel": f"difference in {GAIN}", "sign": True},
-        ),
-    ):
+    def forest(title: str, values: Mapping[str, Interval | None], caption: str, **options: Any) -> list[Figure]:
         rows = [Row(name, value, name.startswith("trained")) for name, value in values.items() if value is not None]
-        if rows:
-            figures.append(draw(plots.forest, title, rows, caption, within=run.label, **options))
+        return [draw(plots.forest, title, rows, caption, within=run.label, **options)] if rows else []
+
+    gains, accuracies = (
+        {arm: estimate(line, metric) for arm, line in run.heldout.items()} for metric in ("gain", "accuracy")
+    )
+    differences = {f"trained − {other}": estimate(difference, f"trained_minus_{other}") for other in run.heldout}
+    paired = f"Paired by document. {whiskers}"
+    figures = [
+        *forest("Held-out gain", gains, whiskers, xlabel=GAIN),
+        *forest("Held-out answers", accuracies, whiskers, xlabel=RIGHT, share=True),
+        *forest("Trained teacher against the others", differences, paired, xlabel=f"difference in {GAIN}", sign=True),
+    ]
     text = "Documents and questions that the teacher never learnt on, equal optimiser steps for all."
     blocks = [Block(figures, [_arm_table(run)])]
     return Section(run.id("heldout"), "Held-out documents", "What students gain, on held-out documents", text, blocks)

@@ -1,13 +1,16 @@
 import pytest
 
-from curation.evaluation.estimates import Design, estimate_students
+from configs.schema import Evaluation
+from curation.evaluation.arms import Arm
+from curation.evaluation.estimates import estimate_students
 from curation.evaluation.lab_claims import lab_claims
 from curation.evaluation.records import ArmResult, Correction, EvaluationResult, StudentResult
 
-DESIGN = Design(
-    arms=["none", "repeated", "trained"], reference="repeated", challengers=["trained"], seeds=1, pairs=0,
-    repeated_arm=None, edits_arm="trained", replay=0.5,
-)  # fmt: skip
+ARMS = [Arm("none", "none"), Arm("repeated", "repeated"), Arm("trained", "trained")]
+
+
+def estimated(rows, arms=ARMS, against="repeated"):
+    return estimate_students(rows, arms, Evaluation(against=against, seeds=1))
 
 
 def row(arm, document, gain, **more):
@@ -30,7 +33,7 @@ def rows(student="s", trained=2.0, documents=12):
 
 
 def test_every_pair_is_compared_once_and_corrected_over_all_students():
-    found, correction = estimate_students([*rows("s"), *rows("t", trained=0.5)], DESIGN)
+    found, correction = estimated([*rows("s"), *rows("t", trained=0.5)])
     assert correction.families == {"together/gain": 6, "together/accuracy": 6}
     gains = {(c.arm, c.against): c for c in found["s"].comparisons if c.measure == "gain"}
     assert set(gains) == {("none", "repeated"), ("trained", "repeated"), ("trained", "none")}
@@ -48,11 +51,11 @@ def test_what_the_correction_takes_back_is_no_difference():
         for arm in ("repeated", "trained")
         for d in range(12)
     ]
-    found, _ = estimate_students(weak, DESIGN)
+    found, _ = estimated(weak)
     (alone,) = (c for c in found["s"].comparisons if c.measure == "gain")
     assert alone.p == alone.p_corrected < 0.05 and alone.verdict == "better"
     more = [row("none", d, 1.0 + 0.3 * (-1) ** (d // 2)) for d in range(12)]
-    found, _ = estimate_students([*weak, *more], DESIGN)
+    found, _ = estimated([*weak, *more])
     among = next(c for c in found["s"].comparisons if (c.measure, c.arm, c.against) == ("gain", "trained", "repeated"))
     assert among.p == alone.p and among.p_corrected > 0.05
     assert among.difference.low > 0 and among.verdict == "no detectable difference"
@@ -71,7 +74,7 @@ def test_a_sequence_by_hand():
         for edit in (1, 2)
         for document in (0, 1)
     ]  # fmt: skip
-    found, _ = estimate_students([*rows(), *sequence], DESIGN)
+    found, _ = estimated([*rows(), *sequence])
     (matrix,) = found["s"].sequences
     assert matrix.accuracy == [[0, 0], [1, 0], [0, 1]]
     assert matrix.gain == [[0, 0], [1, 1], [2, 2]]
@@ -83,7 +86,7 @@ def test_a_sequence_by_hand():
 def result(gains):
     names = list(gains)
     made = [row(name, d, gain + d / 100) for name, gain in gains.items() for d in range(12)]
-    found, _ = estimate_students(made, DESIGN._replace(arms=names, reference=names[0], challengers=[]))
+    found, _ = estimated(made, [Arm(name, "file") for name in names], against=names[0])
     arms = {
         name: ArmResult(
             words=name, equal_tokens=True, lesson_tokens=1, texts=1, rejected=0, overlap=0, strategies={},
