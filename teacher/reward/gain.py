@@ -46,7 +46,7 @@ from teacher.reward.pooling import PooledPredictions
 from teacher.reward.student_runs import StudentRuns
 
 PROBE_DOCUMENTS = 8
-"""Documents of a step that are taught twice to know the reward's reliability, or a whole batch where it is larger."""
+"""So many documents of a step are taught twice, to know the reward's reliability; a whole batch where it is larger."""
 
 Lessons = list[list[RewriteSet]]
 """D x G."""
@@ -89,9 +89,13 @@ class GainReward:
             first = len(lessons_DG)
             assert first % reward.documents_together == 0, "a batch ended among documents that share students"
             lessons_DG += self._lessons(groups)
+            # Who shares a student depends on a document's number in the step: all students are planned again, which
+            # changes none of the earlier ones, and those of the new documents are trained.
             repeats = range(reward.full_repeats)
             students = [student for repeat in repeats for student in self._students(lessons_DG, repeat)]
             self._train([s for s in students if s.lessons[0].document >= first], lessons_DG, results)
+        # A lesson is worth the mean of its own gains, unless lessons have unequally many of them, or each noisy gain is
+        # judged with the help of other documents.
         gains = self._repeat_adaptively(lessons_DG, results) if reward.adaptive else {}
         forgotten_parts: dict[TaughtLesson, float] = {}
         if reward.pool_strategies:
@@ -194,8 +198,8 @@ class GainReward:
         return min(values) if self.reward.across_students == "worst" else statistics.fmean(values)
 
     def _repeat_adaptively(self, lessons_DG: Lessons, results: Results) -> dict[TaughtLesson, float]:
-        """Trains the students of all repeats but the first where they tell most, and returns the posterior mean of each
-        lesson's gain: lessons have unequally many runs, so that their plain means would not compare."""
+        """Trains the students of all repeats but the first where they would most likely change which lesson is best,
+        and returns the posterior mean of each lesson's gain."""
         usable = [
             [g for g, lesson in enumerate(lessons) if any(rewrite.rejected is None for rewrite in lesson)]
             for lessons in lessons_DG
