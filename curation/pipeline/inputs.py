@@ -17,7 +17,7 @@ from curation.pipeline.dataset import WORK
 from curation.pipeline.fingerprint import fingerprint, run_settings, written_by_endpoint
 from curation.pipeline.preflight import BadRows, CheckedFile, check_files
 from student.benchmarks.sources import DocumentQuestions
-from student.engine.model_names import check_available, check_name
+from student.engine.model_names import check_available
 from student.records import Question
 from teacher.questions.cache import questions_file, read_questions
 from teacher.reward.exams import external_questions
@@ -128,11 +128,10 @@ def sampling_config(config: Config) -> Config:
 
 def teacher_checkpoint(config: Config) -> tuple[Path | None, bool]:
     """The checkpoint to write with (None: the base model), and whether the run has rounds of which none beat the
-    untrained teacher. The model itself need not be on this machine. Raises UserError if its name is that of no model,
-    or if the run trained another teacher."""
+    untrained teacher. The model itself need not be on this machine. Raises UserError if the run trained another
+    teacher."""
     if config.curation.writer == "echo":
         return None, False
-    check_name(config.teacher.model, config.lab.dir)
     if written_by_endpoint(config):
         return None, False
     checkpoint = best_checkpoint(config.run.dir)

@@ -38,6 +38,7 @@ from curation.pipeline.inputs import (
 )
 from curation.pipeline.rewriter import rewriting
 from curation.pipeline.steps import RewriteWithTeacher
+from student.engine.model_names import check_name
 
 CHARACTERS = 1500
 """Of a text that are shown."""
@@ -102,6 +103,8 @@ def preview(config: Config, documents: int) -> Iterator[PreviewedRow]:
     Raises UserError for missing input or a teacher that does not exist.
     """
     shards = find_input(config)
+    if config.curation.writer == "teacher":
+        check_name(config.teacher.model, config.lab.dir)
     with standalone_step(config) as step, Cleaner(config.curation) as cleaner, rewriting(step.inputs):
         for number, item in enumerate(_spread(shards, documents, config.curation.limit)):
             if isinstance(item, PreviewedRow):

@@ -24,9 +24,9 @@ from curation.pipeline.manifest import read_manifest
 from curation.pipeline.preview import standalone_step
 from curation.pipeline.rewriter import rewriting
 from curation.pipeline.steps import Record, RewriteWithTeacher
-from curation.plan.models import model_size, token_counter, why_not_loadable
+from curation.plan.models import model_size, parameters_in_name, token_counter, why_not_loadable
 from curation.plan.quantity import Quantity, exact, mean_of, share_of
-from student.engine.model_names import check_name
+from student.engine.model_names import MissingFolder, check_name
 
 WRITING_SECONDS = 25.0
 FEW, MANY = 32, 256
@@ -140,7 +140,12 @@ def measure_teacher(
                 notes=("an echo writes: its tokens are words",),
             )  # fmt: skip
         teacher, model, notes = config.teacher, config.teacher.model, list[str]()
-        check_name(model)
+        try:
+            check_name(model)
+        except MissingFolder:
+            # A size is enough to plan with; without one the command in the error is the better answer.
+            if parameters is None and parameters_in_name(model) is None:
+                raise
         size = model_size(model, parameters, notes)
         count_tokens, exactly = token_counter(model, notes)
         source_tokens = mean_of([count_tokens(document.text) for document in documents])
