@@ -166,7 +166,7 @@ def requests(config: Config, source: Path) -> Prompts:
     [shard] = find_shards((str(source),))
     documents = [item for item in read_shard(shard) if isinstance(item, Document)]
     prompts, sampling = [], []
-    for request in rewrite_requests(config, documents):
+    for request in rewrite_requests(config.curation, config.teacher, documents):
         prompt = build_prompt(
             writer.tokenizer, config.teacher, request.document, request.strategy, writer.max_prompt_tokens
         )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from datatrove.data import Document
 
 from configs.errors import RunError
-from configs.schema import Config
+from configs.schema import Config, Curation, Gates, Teacher
 from curation.pipeline.dataset import WORK
 from curation.pipeline.inputs import CurationInputs
 from student.records import Question
@@ -71,7 +71,7 @@ def load_rewriter(config: Config, checkpoint: Path | None, items: tuple[Question
     writer = None if config.curation.writer == "echo" else _load_writer(config, checkpoint)
     gates = build_gates(
         config.gates, config.teacher, writer and writer.tokenizer, items, config.student.prompt_template,
-        rewriter_gates(config),
+        rewriter_gates(config.curation, config.gates),
     )  # fmt: skip
     return Rewriter(writer, tuple(gates))
 
@@ -87,18 +87,18 @@ def _load_writer(config: Config, checkpoint: Path | None) -> Writer:
             return load_endpoint(config.teacher, config.serving)
 
 
-def rewriter_gates(config: Config) -> tuple[str, ...]:
+def rewriter_gates(curation: Curation, gates: Gates) -> tuple[str, ...]:
     """Names of the gates that a rewrite passes."""
-    if config.curation.writer != "echo":
-        return gate_names(config.gates)
+    if curation.writer != "echo":
+        return gate_names(gates)
     # The echo passes the gates that need no tokenizer, so that it measures their cost too.
-    over_length = ("over_length",) if config.gates.max_tokens else ()
+    over_length = ("over_length",) if gates.max_tokens else ()
     return "empty", "chat_tokens", "repetition", *over_length, "leak"
 
 
-def rewrite_requests(config: Config, documents: Sequence[Document]) -> list[RewriteRequest]:
+def rewrite_requests(curation: Curation, teacher: Teacher, documents: Sequence[Document]) -> list[RewriteRequest]:
     """The rewrites of documents, `rewrites_per_document` each, with their strategies."""
-    curation, n = config.curation, config.curation.rewrites_per_document
+    n = curation.rewrites_per_document
     requests = []
     for document in documents:
         row = document.metadata["source_row"]
@@ -107,11 +107,11 @@ def rewrite_requests(config: Config, documents: Sequence[Document]) -> list[Rewr
             strategies = [ECHO] * n
         elif curation.strategies:
             strategies = strategies_by_share(curation.strategies, n, row)
-        elif config.teacher.prompting == "policy":
+        elif teacher.prompting == "policy":
             strategies = [None] * n
         else:
             # Rotated by the row, so that with one rewrite a document each strategy gets its share too.
-            strategies = spread(config.teacher.strategies, n, offset=row * n)
+            strategies = spread(teacher.strategies, n, offset=row * n)
         requests += [RewriteRequest(document, number, strategy) for number, strategy in enumerate(strategies)]
     return requests
 
@@ -133,13 +133,13 @@ def strategies_by_share(shares: dict[str, float], n: int, row: int) -> list[str]
 
 
 def write(
-    rewriter: Rewriter, config: Config, requests: Sequence[RewriteRequest], seed: int
+    rewriter: Rewriter, teacher: Teacher, requests: Sequence[RewriteRequest], seed: int
 ) -> tuple[list[str], list[Written]]:
     """The prompts, and for each a completion, or the error in which the writer ended.
 
     Raises RunError if all fail: then the teacher is at fault, not the documents.
     """
-    writer, teacher = rewriter.writer, config.teacher
+    writer = rewriter.writer
     if writer is None:
         texts = [request.document.text for request in requests]
         return texts, [Completion(text, True) for text in texts]

@@ -82,7 +82,7 @@ class RewriteWithTeacher(PipelineStep):
 
     def __init__(self, inputs: CurationInputs):
         super().__init__()
-        self.inputs, self.gates = inputs, rewriter_gates(inputs.config)
+        self.inputs, self.gates = inputs, rewriter_gates(inputs.config.curation, inputs.config.gates)
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         config, work = self.inputs.config, self.inputs.work
@@ -158,11 +158,12 @@ class RewriteWithTeacher(PipelineStep):
         document's own text where it is mixed in."""
         if not documents:
             return []
-        curation, run_seed = self.inputs.config.curation, self.inputs.settings["seed"]
+        curation, teacher = self.inputs.config.curation, self.inputs.config.teacher
+        run_seed = self.inputs.settings["seed"]
         rewriter = self.load_rewriter()
         seed = stable_seed(run_seed, documents[0].metadata["source_file"], batch)
-        requests = rewrite_requests(self.inputs.config, documents)
-        prompts, completions = write(rewriter, self.inputs.config, requests, seed)
+        requests = rewrite_requests(curation, teacher, documents)
+        prompts, completions = write(rewriter, teacher, requests, seed)
         written = zip(requests, prompts, completions, strict=True)
         records: list[Record] = []
         for document in documents:

@@ -146,9 +146,7 @@ def test_read_documents_wants_questions(tmp_path: Path, capsys: pytest.CaptureFi
         read_documents((str(tmp_path / "c.jsonl"),))
 
 
-def test_known_questions_stand_in_for_those_that_a_document_lacks(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_document_without_questions_gets_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own, written = [[{"question": "Who?", "answer": name}] for name in ("Ann", "Bea")]
     bad = rows(1, start=2)[0] | {"questions": "none"}
     path = write_jsonl(tmp_path / "a.jsonl", [rows(1)[0] | {"questions": own}, *rows(1, start=1), bad])
@@ -204,7 +202,7 @@ PAGES = [f"<html><body><p>Page {i}: caf\u00e9 {'and more ' * 40}</p></body></htm
 
 
 @pytest.mark.parametrize("name", ["crawl.warc", "crawl.warc.gz"])
-def test_warc_pages_and_where_they_stand(tmp_path: Path, name: str) -> None:
+def test_warc_pages_and_their_places(tmp_path: Path, name: str) -> None:
     # Bytes of no encoding cost their page.
     path = warc(tmp_path / name, [PAGES[0], bytes(range(128, 256)) * 30, *PAGES[1:]], gz=name.endswith("gz"))
     documents, bad = read(path)

@@ -204,7 +204,7 @@ def _forget_a_shard(folder: Path) -> None:
         (_forget_a_shard, "rows is not the sum"),
     ],
 )
-def test_a_folder_that_does_not_hold_is_refused(
+def test_a_folder_that_is_not_as_its_manifest_says_is_refused(
     folder: Path, server: HubServer, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], None], says: str
 ) -> None:
     harm(folder)
@@ -265,7 +265,7 @@ def test_licences(folder: Path, server: HubServer, capsys: pytest.CaptureFixture
     assert "they ask for: no derivatives, non-commercial use, share-alike, attribution" in card
 
 
-def test_texts_that_nobody_checked_for_leaks(
+def test_texts_without_a_leak_check_are_refused(
     tmp_path: Path, teacher: Path, server: HubServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = curation_config(tmp_path, teacher, write_jsonl(tmp_path / "a.jsonl", rows(5)))
@@ -275,7 +275,7 @@ def test_texts_that_nobody_checked_for_leaks(
     assert "**Not checked.**" in remote(server)["README.md"].decode()
 
 
-def test_who_may_not(
+def test_a_token_without_the_right_is_refused(
     folder: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "may not write to other/lessons" in refused(capsys, 2, folder, repo_id="other/lessons")
@@ -328,7 +328,7 @@ def test_other_content_is_left_alone(folder: Path, server: HubServer, capsys: py
     assert remote(server).keys() == {"thesis.csv", "README.md"} and not server.sent()
 
 
-def test_public_only_when_said_and_whole(folder: Path, server: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_public_only_once_it_is_complete(folder: Path, server: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.faults = [Fault("POST", "/tag/", 500, times=1)]
     assert "answered 500" in refused(capsys, 1, folder, "--public")
     assert server.repos["dataset", REPO].private
@@ -352,7 +352,7 @@ def test_a_broken_upload_goes_on(
     assert server.sent() == hashes[1:] and len(remote(server)) == 5
 
 
-def test_a_short_outage_is_waited_for(folder: Path, server: HubServer) -> None:
+def test_a_short_outage_is_survived(folder: Path, server: HubServer) -> None:
     server.faults = [Fault("PUT", "/lfs/", 503, times=2), Fault("PUT", "/lfs/", 0, skip=1, times=1)]
     assert export(folder) == 0
 

@@ -76,7 +76,7 @@ def test_trained_teacher_and_unknown_licence(folder: Path) -> None:
     assert "trained by reinforcement learning" in card.content and "untrained" not in card.content
 
 
-def test_leaks_say_what_was_checked(folder: Path) -> None:
+def test_the_card_says_whether_leaks_were_checked(folder: Path) -> None:
     manifest = read_manifest(folder)
     settings = manifest["settings"]
     # This curation had no benchmark: the gate ran on nothing.
@@ -115,7 +115,7 @@ def test_terms() -> None:
     assert terms(["CC BY-NC-ND 4.0"])[0] == "no derivatives" and terms(["LGPL-3.0"]) == ["share-alike"]
 
 
-def test_hub_words() -> None:
+def test_names_of_the_hub() -> None:
     sizes = {0: "n<1K", 999: "n<1K", 1000: "1K<n<10K", 5_000_000: "1M<n<10M", 10**12: "n>1T"}
     assert {rows: size_category(rows) for rows in sizes} == sizes
     assert licence_ids(["CC BY-SA 4.0", "cc-by-sa-4.0", "Apache-2.0"]) == (["apache-2.0", "cc-by-sa-4.0"], [])

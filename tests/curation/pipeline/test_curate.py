@@ -178,13 +178,17 @@ def test_questions_written_for_training_do_not_pass(
     tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = curation_config(tmp_path, teacher, write_jsonl(tmp_path / "a.jsonl", rows(6)))
-    unasked = write_jsonl(tmp_path / "heldout.jsonl", rows(1, start=50))
-    data = config.data.model_copy(update={"heldout": (str(unasked),)})
+    bare = write_jsonl(tmp_path / "heldout.jsonl", rows(1, start=50))
+    data = config.data.model_copy(update={"heldout": (str(bare),)})
     config = config.model_copy(update={"data": data, "questions": Questions(model="teacher")})
     curate(config)
     assert "1 documents without questions" in capsys.readouterr().err
     leaked, text = data_rows(config)[2]["text"], rows(1, start=50)[0]["text"]
-    line = {"id": training_id(Shard(str(unasked), unasked.name), 0, text), "text_hash": item_hash(text), "dropped": []}
+    line = {
+        "id": training_id(Shard(str(bare), bare.name), 0, text),
+        "text_hash": item_hash(text),
+        "dropped": [],
+    }
     write_jsonl(questions_file(config), [line | {"questions": [{"question": leaked, "answer": "yes"}]}])
     with pytest.raises(UserError, match="benchmark_items"):
         curate(config)
@@ -196,7 +200,7 @@ def test_questions_written_for_training_do_not_pass(
     assert leaked not in [r["text"] for r in data_rows(checked)]
 
 
-def test_what_temperature_it_samples_at(tmp_path: Path, teacher: Path) -> None:
+def test_the_temperature_that_curation_samples_at(tmp_path: Path, teacher: Path) -> None:
     shard = write_jsonl(tmp_path / "a.jsonl", rows(6))
     greedy = curation_config(tmp_path, teacher, shard)
     curate(greedy)
@@ -209,7 +213,9 @@ def test_what_temperature_it_samples_at(tmp_path: Path, teacher: Path) -> None:
         curate(own.model_copy(update={"teacher": trained_at}))
 
 
-def test_a_training_that_no_round_won(tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_that_did_not_beat_the_teacher(
+    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = curation_config(tmp_path, teacher, write_jsonl(tmp_path / "a.jsonl", rows(4)))
     (config.run.dir / "teacher/checkpoint-0001").mkdir(parents=True)
     write_best(config.run.dir, 0, 0.5)
@@ -259,7 +265,7 @@ def test_another_config_is_refused_with_the_difference(tmp_path: Path, teacher: 
     assert data_bytes(config) == before
 
 
-def test_nothing_passed(tmp_path: Path, teacher: Path) -> None:
+def test_a_run_in_which_nothing_passes_is_an_error(tmp_path: Path, teacher: Path) -> None:
     config = curation_config(tmp_path, teacher, write_jsonl(tmp_path / "a.jsonl", rows(6)))
     config = config.model_copy(update={"gates": config.gates.model_copy(update={"min_words": 99})})
     with pytest.raises(RunError, match=r"nothing is left of 6 documents: empty 6; the work is kept"):
@@ -267,7 +273,7 @@ def test_nothing_passed(tmp_path: Path, teacher: Path) -> None:
     assert not (config.curation.output / "data").exists()
 
 
-def test_one_writer(tmp_path: Path, teacher: Path) -> None:
+def test_only_one_curation_writes_to_a_folder(tmp_path: Path, teacher: Path) -> None:
     config = curation_config(tmp_path, teacher, write_jsonl(tmp_path / "a.jsonl", rows(6)))
     lock = config.curation.output / ".notewright/lock"
     lock.parent.mkdir(parents=True)

@@ -20,7 +20,7 @@ from configs.load import load_config
 from configs.schema import Config
 from curation.corpus import filters
 from curation.pipeline import curate as pipeline
-from curation.pipeline import steps as rewriting
+from curation.pipeline import steps as pipeline_steps
 from curation.pipeline.curate import curate
 from teacher.records import Completion
 from tests.curation.corpus.test_shards import warc
@@ -85,7 +85,7 @@ def test_filtered_documents_are_counted_and_readable(tmp_path: Path) -> None:
     assert set(terminal_records(config).values()) == {1}
 
 
-def test_unknown_licences_need_a_word(tmp_path: Path) -> None:
+def test_unknown_licences_must_be_allowed(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in/a.jsonl", rows(3))
     with pytest.raises(UserError, match=r"no document names its licence: set curation\.licence"):
         curate(echo_config(tmp_path / "in", tmp_path / "out", "curation.allow_unknown_licence=false"))
@@ -176,10 +176,10 @@ def test_benchmark_items_neither_enter_nor_leave(tmp_path: Path, monkeypatch: py
     }  # fmt: skip
 
     # A writer that knows the items by heart, and originals that hold them.
-    def leaking(held: Any, config: Config, ordered: list[Any], seed: int) -> Any:
-        return ["" for _ in ordered], [Completion(f"{long} it was asked", True) for _ in ordered]
+    def leaking(rewriter: Any, config: Config, requests: list[Any], seed: int) -> Any:
+        return ["" for _ in requests], [Completion(f"{long} it was asked", True) for _ in requests]
 
-    monkeypatch.setattr(rewriting, "write", leaking)
+    monkeypatch.setattr(pipeline_steps, "write", leaking)
     leaky = echo_config(
         tmp_path / "in", tmp_path / "leaky", f"curation.benchmarks=[file:{benchmark}]",
         "curation.decontaminate=false", "curation.keep_raw=1.0",
@@ -191,7 +191,7 @@ def test_benchmark_items_neither_enter_nor_leave(tmp_path: Path, monkeypatch: py
     assert Counter(r["stage"] for r in lines(leaky, "quarantine")) == {"leak_check": 6}
 
 
-def test_items_in_other_words_are_found_by_what_they_mean(tmp_path: Path) -> None:
+def test_reworded_items_are_found_by_their_meaning(tmp_path: Path) -> None:
     words = [f"word{n}" for n in range(400)]
     embedder = bag_of_words(tmp_path / "embedder", words)
     asked = " ".join(words[:12])
@@ -230,7 +230,7 @@ def bag_of_words(folder: Path, words: list[str], seed: int = 0) -> Path:
     return folder
 
 
-def test_an_embedder_that_cannot_be_had_is_told_in_a_line(tmp_path: Path) -> None:
+def test_an_embedder_that_cannot_be_loaded_is_reported_in_a_line(tmp_path: Path) -> None:
     benchmark = write_jsonl(tmp_path / "quiz.jsonl", [{"question": "Who won?", "answer": "Ann Bell"}])
     write_jsonl(tmp_path / "in/a.jsonl", rows(3))
     quiz = f"curation.benchmarks=[file:{benchmark}]"
@@ -245,17 +245,17 @@ def test_an_embedder_that_cannot_be_had_is_told_in_a_line(tmp_path: Path) -> Non
         curate(echo_config(tmp_path / "in", tmp_path / "out", quiz, f"curation.embedder={embedder}"))
 
 
-def test_a_writer_that_repeats_itself_is_told(
+def test_a_writer_that_repeats_itself_causes_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_jsonl(tmp_path / "in/a.jsonl", [{"text": " ".join(random.Random(n).choices(WORDS, k=60))} for n in range(40)])
     curate(echo_config(tmp_path / "in", tmp_path / "echo", batch_size=40))
     assert "the teacher repeats itself" not in capsys.readouterr().err
 
-    def same(held: Any, config: Config, ordered: list[Any], seed: int) -> Any:
-        return ["" for _ in ordered], [Completion(f"{sentences(1)} {n}", True) for n, _ in enumerate(ordered)]
+    def same(rewriter: Any, config: Config, requests: list[Any], seed: int) -> Any:
+        return ["" for _ in requests], [Completion(f"{sentences(1)} {n}", True) for n, _ in enumerate(requests)]
 
-    monkeypatch.setattr(rewriting, "write", same)
+    monkeypatch.setattr(pipeline_steps, "write", same)
     config = echo_config(tmp_path / "in", tmp_path / "out", batch_size=40)
     curate(config)
     found = manifest_of(config)["diversity"]
@@ -289,14 +289,14 @@ def faulty_corpus(folder: Path, documents: int) -> None:
 
 def curate_with_faults(config: Config) -> None:
     """The echo fails on some documents for good."""
-    real = rewriting.write
+    real = pipeline_steps.write
 
-    def failing(held: Any, config: Config, ordered: list[Any], seed: int) -> Any:
-        prompts, written = real(held, config, ordered, seed)
+    def failing(rewriter: Any, config: Config, requests: list[Any], seed: int) -> Any:
+        prompts, written = real(rewriter, config, requests, seed)
         return prompts, [RuntimeError("out of memory") if "poison" in w.text else w for w in written]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rewriting, "write", failing)
+        patch.setattr(pipeline_steps, "write", failing)
         curate(config)
 
 
@@ -333,7 +333,7 @@ def test_random_kills_change_nothing(tmp_path: Path, documents: int, kills: int)
     kills_at = [
         *((pipeline, "find_duplicates", 1, generator.uniform(0, 0.3)) for _ in range(early)),
         *(
-            (rewriting, "write_part", generator.randint(1, most), generator.uniform(0, 0.02))
+            (pipeline_steps, "write_part", generator.randint(1, most), generator.uniform(0, 0.02))
             for _ in range(kills - early - 1)
         ),
         (pipeline, "merge", 1, generator.uniform(0, 0.02)),

@@ -1,4 +1,4 @@
-"""What names a curation run: everything that changes its rows, and nothing that only makes them faster."""
+"""A fingerprint covers everything that changes the rows, and nothing that only makes them faster."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ def config(tmp_path: Path, teacher: Path) -> Config:
     return curation_config(tmp_path, teacher, write_jsonl(tmp_path / "a.jsonl", rows(3)))
 
 
-def test_what_only_makes_it_faster_changes_no_name(config: Config) -> None:
+def test_what_only_makes_it_faster_keeps_the_fingerprint(config: Config) -> None:
     faster = changed(
         config, "curation", workers=8, executor="slurm", wait=True, slurm={"partition": "gpu"}, ray={"retries": 9}
     )
@@ -57,7 +57,7 @@ def test_what_only_makes_it_faster_changes_no_name(config: Config) -> None:
         ("curation", {"limit": 2}),
     ],
 )
-def test_what_changes_the_rows_changes_the_name(config: Config, section: str, settings: dict[str, Any]) -> None:
+def test_what_changes_the_rows_changes_the_fingerprint(config: Config, section: str, settings: dict[str, Any]) -> None:
     assert name_of(changed(config, section, **settings)) != name_of(config)
 
 

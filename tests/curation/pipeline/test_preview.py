@@ -1,4 +1,4 @@
-"""A look at a few documents: the verdicts of a run, and nothing written."""
+"""A preview of a few documents has the verdicts of a run, and writes nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def corpus(folder: Path) -> Path:
     return folder
 
 
-def test_it_says_what_a_run_does(tmp_path: Path) -> None:
+def test_a_preview_shows_the_rows_of_a_run(tmp_path: Path) -> None:
     filters = ("curation.filters.secrets=true", "curation.filters.pii=true", "curation.keep_raw=1")
     config = echo_config(corpus(tmp_path / "in"), tmp_path / "out", *filters)
     seen = list(preview(config, 100))
@@ -47,7 +47,7 @@ def test_it_says_what_a_run_does(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_teacher_writes_what_it_will_write(tmp_path: Path, teacher: Path) -> None:
+def test_a_greedy_teacher_writes_the_same_texts_as_in_a_run(tmp_path: Path, teacher: Path) -> None:
     source = write_jsonl(tmp_path / "in/a.jsonl", rows(3))
     config = curation_config(tmp_path, teacher, source)
     texts = [record["text"] for one in preview(config, 3) for record in one.records]
@@ -90,7 +90,7 @@ def test_plain_lines_and_colours(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "\x1b[" in painted and "╭" in painted and "kept" in painted
 
 
-def test_a_long_text_is_cut_for_the_eye(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_text_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(tmp_path / "in/a.jsonl", [{"text": " ".join(sentences(i) for i in range(60))}])
     print_preview(echo_config(tmp_path / "in", tmp_path / "out"), 1)
     assert "more characters)" in capsys.readouterr().out

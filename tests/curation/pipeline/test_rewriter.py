@@ -1,4 +1,4 @@
-"""Which strategies a curated corpus gets, and what becomes of rewrites that are alike."""
+"""The strategies of a curated corpus, and rewrites that are alike."""
 
 from collections import Counter
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_shares_hold_over_rows_and_within_a_document() -> None:
     assert strategies_by_share({"table": 1.0}, 3, 7) == ["table"] * 3
 
 
-def test_a_policy_teacher_is_dealt_its_tag(tmp_path: Path, teacher: Path) -> None:
+def test_a_policy_teacher_opens_with_the_tag_of_its_share(tmp_path: Path, teacher: Path) -> None:
     shard = write_jsonl(tmp_path / "a.jsonl", rows(6))
     config = curation_config(tmp_path, teacher, shard, strategies={"copy": 1.0})
     curate(config)
@@ -38,7 +38,7 @@ def test_a_policy_teacher_is_dealt_its_tag(tmp_path: Path, teacher: Path) -> Non
     assert "copy" not in {row["strategy"] for row in data_rows(free)}
 
 
-def test_more_rewrites_than_can_differ(tmp_path: Path, teacher: Path) -> None:
+def test_more_rewrites_than_can_differ_are_refused(tmp_path: Path, teacher: Path) -> None:
     shard = write_jsonl(tmp_path / "a.jsonl", rows(2))
     config = curation_config(tmp_path, teacher, shard, strategies={"copy": 3.0, "other": 1.0}, rewrites_per_document=2)
     with pytest.raises(UserError, match="would write the same text again: at most 1, or set"):

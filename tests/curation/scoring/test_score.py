@@ -1,4 +1,4 @@
-"""`notewright score`: gains of brought rewrites, nothing lost by a kill, nothing mixed up by another call."""
+"""`notewright score`: gains of rewrites in a file; a kill loses nothing, and another call mixes nothing in."""
 
 import json
 import os

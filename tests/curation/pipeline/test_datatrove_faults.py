@@ -1,14 +1,14 @@
-"""What datatrove 0.10 by itself does to a corpus, with exit code 0, and the tests of what keeps ours from it:
+"""What datatrove 0.10 by itself does to a corpus, with exit code 0, and the test that shows that a curation does not:
 
 a row of other types than the first     -> lost            | test_rows_of_any_type, here
 equal ids, then a resume                -> lost, doubled   | test_echo.test_random_kills_change_nothing, test_chaos
-the same folder with another config     -> rows mixed      | test_pipeline.test_another_config_is_refused_...
-parent killed, started again at once    -> lost, torn      | test_pipeline.test_kill_9_half_way_then_rerun, test_chaos
-a killed worker                         -> hangs for ever  | test_workers, test_pipeline.test_kill_9_of_one_worker_...
-one undecodable byte                    -> rest dropped    | test_documents.test_a_bad_row_costs_that_row, test_chaos
-a truncated archive or Parquet file     -> siblings die    | test_echo.test_one_bad_file_costs_itself, test_documents
+the same folder with another config     -> rows mixed      | test_curate.test_another_config_is_refused_...
+parent killed, started again at once    -> lost, torn      | test_curate.test_kill_9_half_way_then_rerun, test_chaos
+a killed worker                         -> hangs for ever  | test_workers, test_curate.test_kill_9_of_one_worker_...
+one undecodable byte                    -> rest dropped    | test_shards.test_a_bad_row_costs_that_row, test_chaos
+a truncated archive or Parquet file     -> other tasks die | test_echo.test_one_bad_file_costs_itself, test_shards
 a file that fails while it is read      -> rest dropped    | test_a_file_that_cannot_be_read_for_a_while, here
-the figures after a resume              -> of its last run | test_pipeline, test_chaos: the manifests are equal
+the counts after a resume               -> of its last run | test_curate, test_chaos: the manifests are equal
 a step that raises                      -> texts in logs   | test_no_text_in_logs, here
 HTTP 429 or 503 of an endpoint          -> the rank dies   | test_endpoint.test_storms_torn_replies_...
 an endpoint that never answers          -> hangs for ever  | test_endpoint.test_a_reply_that_does_not_come_is_given_up
@@ -24,7 +24,7 @@ import pytest
 
 from configs.errors import RunError
 from curation.corpus.shards import BadRow
-from curation.pipeline import steps as rewriting
+from curation.pipeline import steps
 from curation.pipeline.curate import curate
 from tests.curation.datasets import data_bytes, data_rows, manifest_of, rows, write_jsonl
 from tests.curation.pipeline.test_echo import consistent, echo_config
@@ -49,7 +49,7 @@ def test_a_file_that_cannot_be_read_for_a_while(tmp_path: Path, monkeypatch: pyt
     write_jsonl(tmp_path / "in/a.jsonl", rows(100))
     config, undisturbed = (echo_config(tmp_path / "in", tmp_path / name) for name in ("out", "undisturbed"))
     curate(undisturbed)
-    real = rewriting.read_shard
+    real = steps.read_shard
 
     def breaking(*given: Any) -> Iterator[Any]:
         for number, item in enumerate(real(*given)):
@@ -60,7 +60,7 @@ def test_a_file_that_cannot_be_read_for_a_while(tmp_path: Path, monkeypatch: pyt
             yield item
 
     with monkeypatch.context() as patch:
-        patch.setattr(rewriting, "read_shard", breaking)
+        patch.setattr(steps, "read_shard", breaking)
         with pytest.raises(RunError, match=r"a\.jsonl gave 60 documents, and 100 when it was checked \(cannot be read"):
             curate(config)
     # Whole batches of 8 alone are kept: a shorter one would move the others.
@@ -73,11 +73,11 @@ def test_no_text_in_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd:
     write_jsonl(tmp_path / "in/a.jsonl", [{"text": private}])
     config = echo_config(tmp_path / "in", tmp_path / "out", "gates.min_words=1")
 
-    def failing(held: Any, config: Any, ordered: list[Any], seed: int) -> None:
-        text = ordered[0].document.text
+    def failing(rewriter: Any, config: Any, requests: list[Any], seed: int) -> None:
+        text = requests[0].document.text
         raise KeyError(len(text))
 
-    monkeypatch.setattr(rewriting, "write", failing)
+    monkeypatch.setattr(steps, "write", failing)
     with pytest.raises(KeyError):
         curate(config)
     said = capfd.readouterr()
