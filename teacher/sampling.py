@@ -69,12 +69,7 @@ def sample_rewrites(
 
 
 def make_rewrite(
-    settings: Teacher,
-    document: Document,
-    prompt: str,
-    completion: Completion,
-    strategy: str,
-    gates: Iterable[Gate],
+    settings: Teacher, document: Document, prompt: str, completion: Completion, strategy: str, gates: Iterable[Gate]
 ) -> Rewrite:
     """The record of one completion: its strategy, its lesson text and the first gate that refuses it. `strategy` is the
     prompt's; under `policy` prompting the completion's tag counts."""

@@ -249,9 +249,7 @@ class QuestionWriter:
         return f"{before}{self.settings.per_document}{after}" if placeholder else prompt
 
     def _lifts(
-        self,
-        pairs: Sequence[tuple[Document, QuestionAnswer]],
-        kept: Sequence[tuple[Document, QuestionAnswer]] = (),
+        self, pairs: Sequence[tuple[Document, QuestionAnswer]], kept: Sequence[tuple[Document, QuestionAnswer]] = ()
     ) -> list[float]:
         """How much likelier each answer is after document and question than after the likeliest of: the question alone,
         the document alone, the document with its other questions (their mean). In nats a token of the answer.
@@ -314,7 +312,6 @@ def load_question_writer(settings: Questions, teacher: Teacher, seed: int) -> Qu
     if loaded.context is not None:
         # Half of a short context belongs to the document.
         length = max(1, min(length, loaded.context // 2))
-    loaded.settings = loaded.settings.model_copy(
-        update={"prompting": "policy" if tagged else "strategy", "max_new_tokens": length}
-    )
-    return QuestionWriter(settings, loaded, seed, tagged)
+    changes = {"prompting": "policy" if tagged else "strategy", "max_new_tokens": length}
+    writer = TransformersWriter(loaded.model, loaded.tokenizer, loaded.settings.model_copy(update=changes))
+    return QuestionWriter(settings, writer, seed, tagged)

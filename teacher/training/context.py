@@ -60,7 +60,7 @@ class RunContext:
         external = external_questions(config.reward, config.student.prompt_template)
         items += [question for question in external if question.split == "heldout"]
         self.gates: list[Gate] = build_gates(
-            config.gates, config.teacher, writers.untrained.tokenizer, items, config.student.prompt_template
+            config.gates, config.teacher, writers.tokenizer, items, config.student.prompt_template
         )
         self._last_line = time.perf_counter()
 
@@ -137,7 +137,7 @@ class RunContext:
     def gain_reward(self, bases: Mapping[str, str] | None = None) -> GainReward:
         """The reward by students of `bases`, the run's first ones where it is None."""
         pools = self.students.use(bases or starting_bases(self.config))
-        return GainReward(self.student_runs, pools, self.writers.untrained.count_tokens)
+        return GainReward(self.student_runs, pools, self.writers.count_tokens)
 
     def examine(
         self,

@@ -36,17 +36,18 @@ class Writers:
         self._base: Path | None = None
         """The checkpoint that the server was started with; None: the base model."""
         self._trainable: tuple[int, TransformersWriter] | None = None
-        self.untrained: Writer = self._on_server(0) if self.on_server else load_teacher(config.teacher)
-        """To sample from, once `of(0)` was called; and whose tokens are counted."""
+        self._untrained: Writer = self._on_server(0) if self.on_server else load_teacher(config.teacher)
+        # Tokens are counted also before the server runs.
+        self.tokenizer, self.count_tokens = self._untrained.tokenizer, self._untrained.count_tokens
 
     def of(self, round: int) -> Writer:
         """The teacher after `round` (0: untrained), to sample from. Raises RunError where vLLM does not start."""
         if self.on_server:
             self._serve(round)
-            return self._on_server(round) if round else self.untrained
+            return self._on_server(round) if round else self._untrained
         if self._trainable is not None and self._trainable[0] == round:
             return self._trainable[1]
-        return load_teacher(self.config.teacher, self._checkpoint(round)) if round else self.untrained
+        return load_teacher(self.config.teacher, self._checkpoint(round)) if round else self._untrained
 
     def trainable(self, round: int) -> TransformersWriter:
         """The teacher after `round`, to be trained; `of(round)` is the same one until it is `released`."""

@@ -20,12 +20,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import psutil
+from pydantic import BaseModel
 
 from configs.errors import RunError, UserError
 from configs.files import write_whole
@@ -60,8 +60,7 @@ class Launch(NamedTuple):
     """The name to ask for."""
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(BaseModel, frozen=True):
     """What other processes know of the server: the content of its state file."""
 
     url: str
@@ -76,10 +75,9 @@ class State:
 def read_state(path: Path) -> State:
     """The state of a server. Raises RunError where it is gone for good."""
     try:
-        fields = json.loads(path.read_bytes())
+        state = State.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise RunError(f"the vLLM server of {path.parent} is gone: the same command goes on") from None
-    state = State(**(fields | {"arguments": tuple(fields["arguments"])}))
     if state.failed is not None:
         raise RunError(state.failed)
     return state
@@ -106,9 +104,8 @@ def serving(config: Config, checkpoint: Path | None, folder: Path) -> Iterator[s
         os.environ[STATE_VARIABLE] = str(server.path)
         yield url
     finally:
-        if outer is None:
-            os.environ.pop(STATE_VARIABLE, None)
-        else:
+        os.environ.pop(STATE_VARIABLE, None)
+        if outer is not None:
             os.environ[STATE_VARIABLE] = outer
         server.stop()
 
@@ -239,8 +236,8 @@ class VllmServer:
         return "it was stopped"
 
     def _write_state(self, url: str, failed: str | None) -> None:
-        state = State(url, self.launch.model, self.launch.arguments, str(self.log), failed)
-        write_whole(self.path, json.dumps(asdict(state)))
+        state = State(url=url, log=str(self.log), failed=failed, **self.launch._asdict())
+        write_whole(self.path, state.model_dump_json())
 
     def _environment(self) -> dict[str, str]:
         variables = {FOLDER_VARIABLE: str(self.folder), "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
