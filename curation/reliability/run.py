@@ -28,7 +28,7 @@ from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.records import StudentPool
 from student.statistics.intervals import Interval, estimate
-from student.statistics.reliability import reliability
+from student.statistics.reliability import reliability, repeats_for
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal
 
@@ -117,7 +117,7 @@ def _report(credit: Credit, study: ReliabilityStudy, recording: Recording) -> Cr
     components = reliability(_rewrites_only(study, gains), clusters=study.clusters, common_seeds=True)
     strategies = _by_strategy(study, gains, recording.accuracy)
     means = [result.gain for result in strategies if not result.control]
-    repeats = components.repeats_for(TARGET)
+    repeats = repeats_for(components.reliability, TARGET)
     students_per_run = recording.students / sum(len(g.candidates) for g in study.groups) / recording.repeats
     return CreditReport(
         credit=credit,

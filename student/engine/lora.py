@@ -135,7 +135,7 @@ class AdapterStack:
         self.layers: dict[str, StackedLinear] = {}
         self.rows: Rows | None = None
         self.slots_in_use: Slots | None = None
-        """Whose adapters the layers compute with, and the slots of the batch's rows: set by `using`."""
+        """The students whose adapters the layers compute with now, and their rows; set by `using`."""
         self.all_slots: Slots | None = None
         """All students that were allocated."""
         for parameter in model.parameters():

@@ -6,6 +6,7 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
+from student.engine.encoding import Encoded
 from student.engine.lora import AdapterStack
 from student.engine.packing import Piece, pack
 from student.engine.training import batch_loss
@@ -38,8 +39,8 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def activation_bytes_per_token(model: PreTrainedModel, stack: AdapterStack, probe: list[Piece], pad_id: int) -> float:
-    """Bytes that one position keeps for the backward pass, measured on a forward pass of the probe texts.
+def activation_bytes_per_token(model: PreTrainedModel, stack: AdapterStack, text: Encoded, pad_id: int) -> float:
+    """Bytes that one position keeps for the backward pass, measured on a forward pass of the text.
 
     They are the tensors that autograd saves, weights left out and each storage counted once: the same on every device.
     The stack is empty afterwards.
@@ -54,7 +55,7 @@ def activation_bytes_per_token(model: PreTrainedModel, stack: AdapterStack, prob
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    [batch] = pack(probe, 1, pad_id, stack.device, max_tokens=2**20)
+    [batch] = pack([Piece(0, text)], 1, pad_id, stack.device, max_tokens=2**20)
     with stack.using(batch.rows), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         loss, *_ = batch_loss(model, batch)
         # The adapters' copies in the base's dtype are counted with the slot, not with its tokens.

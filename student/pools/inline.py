@@ -40,7 +40,6 @@ from student.engine.memory import (
 )
 from student.engine.models import load_model
 from student.engine.outcomes import outcome_of
-from student.engine.packing import Piece
 from student.engine.schedule import Schedule, plan_schedule
 from student.engine.training import Progress, Usage, student_helpers, train_slots
 from student.pools.batching import TrainingSize, chunks, longest_first
@@ -106,6 +105,7 @@ class InlinePool:
         self.examiner = Examiner(model, tokenizer, self.stack, settings)
         self.pad_id: int = tokenizer.pad_token_id  # type: ignore[assignment]  # load_model sees to it
         self._token_bytes: float | None = None
+        """Activations of one position, measured on the first batch that is planned."""
         self._whole_exams: dict[Exam, ExamResult] = {}
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -167,7 +167,7 @@ class InlinePool:
         """Trains one student and saves it: a PEFT adapter folder, or (`mode: full`) a model folder."""
         schedule = plan_schedule(self.tokenizer, job.lesson, self.settings)
         max_tokens = self.pass_tokens()
-        # Alone, so that a resumed process, which has answered other questions before, comes to the same bits.
+        # Alone, because a process that resumed a run has answered other questions before.
         before = self._before(job.exam, max_tokens, alone=True)
         with self.trained([schedule], [job.lesson.seed], max_tokens) as ([progress], _):
             [after] = self.examiner.after([job.exam], max_tokens)
@@ -216,8 +216,8 @@ class InlinePool:
             return len(schedules)
         if self._token_bytes is None:
             # Bytes a token differ a little with the text; with `exact` all processes measure the same one.
-            probe = [Piece(0, PROBE if self.settings.exact else max(texts, key=len))]
-            self._token_bytes = activation_bytes_per_token(self.model, self.stack, probe, self.pad_id)
+            text = PROBE if self.settings.exact else max(texts, key=len)
+            self._token_bytes = activation_bytes_per_token(self.model, self.stack, text, self.pad_id)
         free = int(free_bytes(self.model.device) * self.settings.memory_fraction)
         if self.model.device.type == "cuda":
             tokens = max(schedule.tokens_per_step() for schedule in schedules)
@@ -227,7 +227,7 @@ class InlinePool:
         return min(len(schedules), plan_slots(free, self.stack.size, tokens, self._token_bytes))
 
     def pass_tokens(self) -> int:
-        """Most positions of one forward pass."""
+        """Most positions of one forward pass; before the first batch is planned, an estimate for a small model."""
         if self.model.device.type != "cuda":
             fit = CPU_BYTES / (2 * (self._token_bytes or 1.0))
             # A power of two: the measured bytes differ a little with the text that a resumed run meets first.
@@ -278,7 +278,7 @@ class InlinePool:
     def _run(self, jobs: list[Job], schedules: list[Schedule], passes: int) -> list[Outcome]:
         """Trains and examines one batch of students, in forward passes that are smaller by the factor `passes`."""
         max_tokens = max(1, self.pass_tokens() // passes)
-        # Questions asked in other company get answers that differ in the last bits, so `exact` asks whole exams.
+        # An answer's last bits depend on the questions that are asked with it, so `exact` asks whole exams.
         before = [self._before(job.exam, max_tokens, alone=self.settings.exact) for job in jobs]
         with self.trained(schedules, [job.lesson.seed for job in jobs], max_tokens) as (progress, usage):
             after = self.examiner.after([job.exam for job in jobs], max_tokens)

@@ -54,10 +54,6 @@ class Reliability:
         """Interval of `at(repeats)`. Spearman-Brown is monotone, so it maps the bounds."""
         return spearman_brown(self.low, repeats), spearman_brown(self.high, repeats)
 
-    def repeats_for(self, target: float = 0.8) -> int | None:
-        """Fewest repeats whose mean reaches reliability `target`; see `repeats_for`."""
-        return repeats_for(self.reliability, target)
-
 
 def spearman_brown(reliability: float | None, repeats: float) -> float | None:
     """Reliability of the mean of `repeats` runs, from that of one run; None stays None."""

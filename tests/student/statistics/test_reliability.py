@@ -87,7 +87,7 @@ def test_spearman_brown_and_the_repeats_that_reach_a_target():
 @pytest.mark.parametrize("common_seeds", [False, True])
 def test_unknown_figures_are_none_with_a_reason(gains, words, common_seeds):
     result = reliability(gains, common_seeds=common_seeds)
-    assert result.reliability is None and result.at(4) is None and result.repeats_for() is None
+    assert result.reliability is None and result.at(4) is None and repeats_for(result.reliability) is None
     assert words in result.reason
 
 
@@ -95,7 +95,7 @@ def test_pure_noise_has_no_reliability_and_no_repeats_that_help():
     result = reliability(planted(np.random.default_rng(5), 300, 5, 3, between=0.0, noise=1.0))
     assert result.reliability < 0.05
     assert result.low == 0.0
-    assert reliability([[[0.0, 2.0], [2.0, 0.0]]] * 3).repeats_for() is None
+    assert repeats_for(reliability([[[0.0, 2.0], [2.0, 0.0]]] * 3).reliability) is None
 
 
 def test_one_document_has_an_estimate_but_no_interval():
