@@ -6,14 +6,14 @@ one JSON line of the run's figures.
 
 import itertools
 import json
-import math
 import resource
 import time
 from pathlib import Path
 from typing import Any
 
+from configs.errors import UserError
 from configs.files import write_whole
-from configs.format import interval
+from configs.format import interval, without_nan
 from configs.load import config_difference, load_config
 from configs.schema import Config
 from curation.console.progress import say
@@ -65,10 +65,12 @@ def fresh_run(config: Config) -> Config:
 
 
 def _is_unfinished(config: Config) -> bool:
-    begun = config.run.dir / "config.yaml"
-    if (config.run.dir / SUMMARY).exists() or not begun.is_file():
+    if (config.run.dir / SUMMARY).exists() or not (config.run.dir / "config.yaml").is_file():
         return False
-    return not config_difference(load_config(begun), config)
+    try:
+        return not config_difference(load_config(config.run.dir / "config.yaml"), config)
+    except UserError:  # of an earlier version, with keys that this one does not know
+        return False
 
 
 def _moved(config: Config, folder: Path) -> Config:
@@ -84,15 +86,15 @@ def _moved(config: Config, folder: Path) -> Config:
 
 
 def _figures(training: TrainSummary, curation: CurateSummary, seconds: float) -> dict[str, Any]:
-    gains = {f"heldout_gain_{arm}": _number(found.gain.mean) for arm, found in training.heldout.items()}
-    accuracies = {f"heldout_accuracy_{arm}": _number(found.accuracy.mean) for arm, found in training.heldout.items()}
-    return {
-        "reward_first": _number(training.reward_first.mean),
-        "reward_first_interval": [_number(training.reward_first.low), _number(training.reward_first.high)],
-        "reward_last": _number(training.reward_last.mean),
-        "reward_last_interval": [_number(training.reward_last.low), _number(training.reward_last.high)],
-        **gains,
-        **accuracies,
+    # In a child, too: some of the lab's models are trained in one. Linux counts in KiB.
+    peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    figures = {
+        "reward_first": round(training.reward_first.mean, 4),
+        "reward_first_interval": [round(bound, 4) for bound in training.reward_first[1:]],
+        "reward_last": round(training.reward_last.mean, 4),
+        "reward_last_interval": [round(bound, 4) for bound in training.reward_last[1:]],
+        **{f"heldout_gain_{arm}": round(measured.gain.mean, 4) for arm, measured in training.heldout.items()},
+        **{f"heldout_accuracy_{arm}": round(measured.accuracy.mean, 4) for arm, measured in training.heldout.items()},
         "documents_in": curation.documents_in,
         "rows_out": curation.rows_out,
         "best_round": training.best_round,
@@ -100,17 +102,9 @@ def _figures(training: TrainSummary, curation: CurateSummary, seconds: float) ->
         "students": training.students,
         "student_runs": training.student_runs,
         "seconds": round(seconds, 1),
-        "peak_memory_gib": round(_peak_memory_gib(), 2),
+        "peak_memory_gib": round(max(peaks) / 2**20, 2),
     }
-
-
-def _peak_memory_gib() -> float:
-    """Of this process, or of a child (the lab's models are trained in some) that took more. Linux counts in KiB."""
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
+    return without_nan(figures)
 
 
 def _print_summary(

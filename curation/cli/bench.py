@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.arguments import AsJson, Overrides
-from curation.cli.injections import bench_injections
+from curation.cli.arguments import AsJson, ConfigFile, Overrides, load
 
 bench = typer.Typer(rich_markup_mode="markdown", help="The project's speed beside what you would use instead.")
-bench.command("injections")(bench_injections)
 
 
 @bench.command("student")
@@ -71,16 +69,15 @@ def bench_teacher(
 
     **Example:** `notewright bench teacher --quick --json`
     """
-    from rich.console import Console
-
     from curation.bench.teacher import run_bench
     from curation.bench.teacher_report import print_summary, summarise
+    from curation.console.tables import stdout_console
 
-    found = summarise(run_bench(folder, quick=quick, seeds=seeds, overrides=overrides or ()))
+    summary = summarise(run_bench(folder, quick=quick, seeds=seeds, overrides=overrides or ()))
     if as_json:
-        print(json.dumps(found, allow_nan=False))
+        print(json.dumps(summary, allow_nan=False))
     else:
-        print_summary(found, Console())
+        print_summary(summary, stdout_console())
 
 
 @bench.command("curate")
@@ -158,3 +155,32 @@ def bench_round(
 
     result = run_bench(folder, overrides or ())
     print(json.dumps(result, allow_nan=False) if as_json else table(result))
+
+
+@bench.command("injections")
+def bench_injections(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option(min=1, help="Rewrites of each document and arm.")] = 1,
+    save: Annotated[Path | None, typer.Option(help="JSONL of all outputs.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How often documents make the teacher do as they say: 90 with an injection, with and without the defences.
+
+    The teacher is the best checkpoint of `run.dir`, or the untrained model. Success rates come with 95% intervals.
+
+    **Example:** `notewright bench injections configs/smollm2-cpu.yaml teacher.max_new_tokens=96 --json`
+    """
+    settings = load(config, overrides)
+
+    from curation.bench.injections import print_summary, run_bench, save_attempts
+    from curation.console.progress import say
+    from curation.console.tables import stdout_console
+
+    result, attempts = run_bench(settings, samples, progress=say)
+    if save is not None:
+        save_attempts(save, attempts)
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+    else:
+        print_summary(result, stdout_console())

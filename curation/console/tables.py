@@ -13,11 +13,7 @@ from teacher.reward.evaluation import Evaluation
 from teacher.reward.student_models import labels
 from teacher.training.summary import TrainSummary
 
-ARMS = {
-    "raw": "raw text",
-    "untrained": "untrained teacher",
-    "trained": "trained teacher",
-}
+ARMS = {"raw": "raw text", "untrained": "untrained teacher", "trained": "trained teacher"}
 EXAMPLE_CHARACTERS = 400
 
 
@@ -26,14 +22,18 @@ def print_training(summary: TrainSummary, config: Config) -> None:
     console = stdout_console()
     reward = Table("", "first step", "last step", title="Training", title_justify="left")
     reward.add_row("reward", interval(*summary.reward_first, 3), interval(*summary.reward_last, 3))
-    names = sorted({*summary.strategies_first, *summary.strategies_last})
-    for name in sorted(names, key=lambda name: -summary.strategies_last.get(name, 0.0)):
-        first, last = summary.strategies_first.get(name, 0.0), summary.strategies_last.get(name, 0.0)
-        reward.add_row(Text(f"writes {name}"), f"{first:.0%}", f"{last:.0%}")
+    first, last = summary.strategies_first, summary.strategies_last
+    for name in sorted({*first, *last}, key=lambda name: (-last.get(name, 0.0), name)):
+        reward.add_row(Text(f"writes {name}"), f"{first.get(name, 0.0):.0%}", f"{last.get(name, 0.0):.0%}")
     console.print(reward)
     if summary.heldout:
         console.print(_arms(summary))
-    console.print(f"teacher: {_teacher(summary, config)}", markup=False)
+    if summary.checkpoint is None:
+        teacher = f"{config.teacher.model} as it is: no round beat it on the validation documents"
+    else:
+        best = "" if summary.best_round is None else f" (round {summary.best_round} validated best)"
+        teacher = f"{summary.checkpoint}{best}"
+    console.print(f"teacher: {teacher}", markup=False)
     console.print(f"journal: {config.run.dir / 'journal'}", markup=False)
     console.print(
         f"{summary.algorithm}: {summary.rounds} rounds, {summary.student_runs} student runs ({summary.students} with"
@@ -42,17 +42,10 @@ def print_training(summary: TrainSummary, config: Config) -> None:
     )
 
 
-def _teacher(summary: TrainSummary, config: Config) -> str:
-    if summary.checkpoint is None:
-        return f"{config.teacher.model} as it is: no round beat it on the validation documents"
-    best = "" if summary.best_round is None else f" (round {summary.best_round} validated best)"
-    return f"{summary.checkpoint}{best}"
-
-
 def _arms(summary: TrainSummary) -> Table:
     """All students together, and below them each by itself where there are several."""
-    table = Table("students taught with", "gain (nats a token)", "accuracy", title_justify="left")
-    table.title = "Documents that the teacher never learnt on (95% intervals)"
+    title = "Documents that the teacher never learnt on (95% intervals)"
+    table = Table("students taught with", "gain (nats a token)", "accuracy", title=title, title_justify="left")
     _add_arms(table, summary.heldout, summary.differences)
     students = next(iter(summary.heldout.values())).by_student
     for student, label in labels(list(students)).items():
@@ -61,8 +54,12 @@ def _arms(summary: TrainSummary) -> Table:
         table.add_row(Text(f"student {label}"), "", "")
         _add_arms(
             table,
-            {arm: found.by_student[student] for arm, found in summary.heldout.items()},
-            {k.removeprefix(prefix): figure for k, figure in summary.differences.items() if k.startswith(prefix)},
+            {arm: evaluation.by_student[student] for arm, evaluation in summary.heldout.items()},
+            {
+                name.removeprefix(prefix): value
+                for name, value in summary.differences.items()
+                if name.startswith(prefix)
+            },
         )
     return table
 
@@ -82,8 +79,7 @@ def print_example(summary: TrainSummary) -> None:
     if not summary.examples:
         return
     # One that changed says more than one that did not.
-    changed = [example for example in summary.examples if example.before != example.after]
-    example = (changed or list(summary.examples))[0]
+    example = next((e for e in summary.examples if e.before != e.after), summary.examples[0])
     console = stdout_console()
     console.print("Document (never learnt on):", markup=False)
     console.print(Text(_short(example.source)), style="dim")
@@ -103,7 +99,7 @@ def _short(text: str) -> str:
 
 
 def stdout_console() -> Console:
-    """Of stdout."""
+    """The console of a verb's results."""
     # Made anew each time, so that a redirected stdout is the one written to. In a pipe rich would assume 80 columns.
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=120)

@@ -19,8 +19,8 @@ from student.engine.models import check_model
 from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson, Segment
 
-ASKED = 200
-"""Questions asked before and after, about documents of the config."""
+EXAM_QUESTIONS = 200
+"""Most questions about the config's documents that are asked before and after."""
 
 
 def warm_up(
@@ -35,8 +35,8 @@ def warm_up(
     learning_rate: float = 1e-4,
     batch_size: int = 16,
 ) -> dict[str, Any]:
-    """Trains `model` on the questions of the documents of `data` (after the first `skip`), put as the config puts them,
-    and saves it in `output`, whole or not at all. The loss is on the answers.
+    """Trains `model` on the questions of the documents of `data` (after the first `skip`), with the config's prompt
+    template, and saves it in `output`, whole or not at all. The loss is on the answers.
 
     Returns the gold answers' log-likelihood (nats a token) and accuracy before and after, on questions about the
     documents of the config, which it never saw. Raises UserError, and RunError where training diverged.
@@ -46,16 +46,17 @@ def warm_up(
     check_model("--model", model)
     documents = read_documents((data,), None if limit is None else skip + limit)[skip:]
     parts = ((config.data.train, config.data.limit), (config.data.heldout, config.data.heldout_limit))
-    theirs = [document for files, most in parts if files for document in read_documents(files, most)]
-    known = {document.text for document in theirs}
-    documents = [document for document in documents if document.text not in known]
+    exam_documents = [document for files, limit in parts if files for document in read_documents(files, limit)]
+    exam_texts = {document.text for document in exam_documents}
+    documents = [document for document in documents if document.text not in exam_texts]
     if not documents:
         raise UserError(f"{data}: no documents beside those of data.train and data.heldout after the first {skip}")
     benchmark = DocumentQuestions(config.student.prompt_template)
     items = [question for document in documents for question in benchmark.exam(document).questions]
     texts = tuple((Segment("prompt", item.prompt), Segment("answer", f" {item.answer}")) for item in items)
-    # Of both splits: the student has seen neither.
-    asked = [replace(q, split="reward") for document in theirs for q in benchmark.exam(document).questions][:ASKED]
+    # An exam asks questions of one split; the student has seen neither split.
+    exam = [replace(q, split="reward") for document in exam_documents for q in benchmark.exam(document).questions]
+    exam = exam[:EXAM_QUESTIONS]
     settings = config.student.model_copy(
         update={
             "model": model, "models": (), "mode": "full", "epochs": epochs, "steps": None, "tokens_per_step": None,
@@ -64,7 +65,7 @@ def warm_up(
     )  # fmt: skip
     say(f"{len(documents)} documents, {len(texts)} questions, {epochs} epochs of {batch_size} a step")
     pool = InlinePool(settings)
-    job = Job(lesson=Lesson(texts=texts, loss_on="answer"), exam=Exam(questions=tuple(asked)))
+    job = Job(lesson=Lesson(texts=texts, loss_on="answer"), exam=Exam(questions=tuple(exam)))
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     outcome = pool.keep(job, partial)
@@ -72,7 +73,7 @@ def warm_up(
         shutil.rmtree(partial, ignore_errors=True)
         raise RunError(f"the warm-up failed: {outcome.error}; nothing is kept")
     names = ("loglik_before", "loglik_after", "accuracy_before", "accuracy_after")
-    figures = {name: round(outcome.metrics[name], 4) for name in names} | {"questions": len(texts), "asked": len(asked)}
+    figures = {name: round(outcome.metrics[name], 4) for name in names} | {"questions": len(texts), "asked": len(exam)}
     (partial / "warm_up.json").write_text(json.dumps({"base": model, **figures}) + "\n")
     partial.rename(output)
     return figures
