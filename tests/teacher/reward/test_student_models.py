@@ -8,8 +8,12 @@ from transformers import AutoModelForCausalLM
 from configs.errors import UserError
 from configs.files import read_json_lines
 from student.pools.inline import InlinePool
-from teacher.reward.student_models import StudentPools, labels, merged_teacher, round_bases, starting_bases
+from student.records import Outcome
+from teacher.records import Rewrite
+from teacher.reward.student_models import StudentPools, labels, merged_teacher, promote, round_bases, starting_bases
+from teacher.reward.student_runs import StudentRuns
 from teacher.run.checkpoints import save_checkpoint
+from teacher.run.journal import Journal
 from teacher.training.loop import train_teacher
 from teacher.writers.local import load_teacher
 
@@ -93,6 +97,22 @@ def test_students_that_gain_enough_are_the_next_base(make_config, make_documents
     assert any(not torch.equal(a, b) for a, b in zip(old.parameters(), new.parameters(), strict=True))
     InlinePool(config.student.model_copy(update={"model": str(promoted)}))
     assert not list(promoted.parent.glob("*adapter-*"))
+
+
+def test_a_student_that_fails_is_not_promoted(make_config, make_documents, gold_pool):
+    class Failing(gold_pool):
+        def keep(self, job, folder):
+            folder.mkdir(parents=True)
+            return Outcome(gain=None, error="diverged")
+
+    promoting = {"validation_documents": 4, "promotion_threshold": 0.1}
+    config, documents = make_config(student={"model": "models/a"}, rl=promoting), make_documents(8)
+    lesson = Rewrite(document_id=documents[0].id, strategy="copy", text="gold", completion="gold", prompt="")
+    with Journal(config.run.dir) as journal:
+        runs = StudentRuns(config, documents, journal)
+        figures = promote(1, [lesson], StudentPools(config, lambda _: Failing()), runs)
+    assert figures == {"lessons": 1, "students": 1, "gain/a": None, "error": "a: diverged"}
+    assert not list((config.run.dir / "student").iterdir())
 
 
 def test_impossible_settings_of_students_are_refused(make_config, make_documents, gold_pool):

@@ -55,3 +55,16 @@ def test_a_folder_on_a_full_disk_is_not_there_at_all(tmp_path):
     with pytest.raises(RunError, match=r"cannot save .*kept.*No space left.*; go on"):
         save_folder(tmp_path / "kept", save, "go on")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_whose_writer_gives_up_is_not_there_at_all(tmp_path):
+    class GivenUp(Exception):
+        pass
+
+    def save(folder: Path) -> None:
+        folder.mkdir()
+        raise GivenUp
+
+    with pytest.raises(GivenUp):
+        save_folder(tmp_path / "kept", save, "go on")
+    assert list(tmp_path.iterdir()) == []
