@@ -144,8 +144,7 @@ def _read(config: Config, patterns: tuple[str, ...], limit: int | None) -> list[
 def _with_split(config: Config, key: Literal["train", "heldout"], documents: list[Document]) -> list[Document]:
     """The documents of `data.KEY` that have a question of its split. The split of a question is a hash, so a document
     with few questions may have none."""
-    patterns: tuple[str, ...] = getattr(config.data, key)
-    if not patterns:
+    if not getattr(config.data, key):
         return []
     split: Split = "reward" if key == "train" else "heldout"
     benchmark = DocumentQuestions(config.student.prompt_template)

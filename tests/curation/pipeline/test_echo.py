@@ -176,7 +176,7 @@ def test_benchmark_items_neither_enter_nor_leave(tmp_path: Path, monkeypatch: py
     }  # fmt: skip
 
     # A writer that knows the items by heart, and originals that hold them.
-    def leaking(rewriter: Any, config: Config, requests: list[Any], seed: int) -> Any:
+    def leaking(rewriter: Any, teacher: Any, requests: list[Any], seed: int) -> Any:
         return ["" for _ in requests], [Completion(f"{long} it was asked", True) for _ in requests]
 
     monkeypatch.setattr(pipeline_steps, "write", leaking)
@@ -252,7 +252,7 @@ def test_a_writer_that_repeats_itself_causes_a_warning(
     curate(echo_config(tmp_path / "in", tmp_path / "echo", batch_size=40))
     assert "the teacher repeats itself" not in capsys.readouterr().err
 
-    def same(rewriter: Any, config: Config, requests: list[Any], seed: int) -> Any:
+    def same(rewriter: Any, teacher: Any, requests: list[Any], seed: int) -> Any:
         return ["" for _ in requests], [Completion(f"{sentences(1)} {n}", True) for n, _ in enumerate(requests)]
 
     monkeypatch.setattr(pipeline_steps, "write", same)
@@ -291,8 +291,8 @@ def curate_with_faults(config: Config) -> None:
     """The echo fails on some documents for good."""
     real = pipeline_steps.write
 
-    def failing(rewriter: Any, config: Config, requests: list[Any], seed: int) -> Any:
-        prompts, written = real(rewriter, config, requests, seed)
+    def failing(rewriter: Any, teacher: Any, requests: list[Any], seed: int) -> Any:
+        prompts, written = real(rewriter, teacher, requests, seed)
         return prompts, [RuntimeError("out of memory") if "poison" in w.text else w for w in written]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -109,7 +109,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_teacher_that_fails_is_shown_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(rewriter: Any, config: Any, requests: list[Any], seed: int) -> Any:
+    def fail(rewriter: Any, teacher: Any, requests: list[Any], seed: int) -> Any:
         return [""] * len(requests), [RuntimeError("out of memory")] * len(requests)
 
     monkeypatch.setattr(steps, "write", fail)

@@ -76,7 +76,7 @@ def test_an_error_of_the_run_is_no_error_of_a_document(
     monkeypatch.setattr(TransformersWriter, "write", gone)
     config = curation_config(tmp_path, teacher)
     document = Document("ban ber bas", "a#0", metadata={"source_row": 0})
-    requests = rewrite_requests(config, [document, document])
+    requests = rewrite_requests(config.curation, config.teacher, [document, document])
     assert requests[0] == RewriteRequest(document, 0, None)
     with pytest.raises(RunError, match="the server died"):
-        write(Rewriter(load_teacher(config.teacher), ()), config, requests, 0)
+        write(Rewriter(load_teacher(config.teacher), ()), config.teacher, requests, 0)
