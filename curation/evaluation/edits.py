@@ -55,6 +55,7 @@ def run_edits(
                 break
         rows += json.loads((kept / ROWS_FILE).read_text(encoding="utf-8"))
         base = str(kept)
+        # A merged model is as large as its base; only the newest is needed to go on.
         for weights in folder.glob("edit-*/*.safetensors"):
             if weights.parent != kept:
                 weights.unlink()

@@ -203,6 +203,7 @@ def _correct(comparisons: Mapping[str, Sequence[Comparison]]) -> tuple[dict[str,
                 for i, comparison in enumerate(of_student)
                 if (comparison.measure, comparison.setting) == (measure, setting)
             ]
+            # One family a measure and setting: whoever reads one measure sees all its comparisons at once.
             for (label, i), p in zip(family, holm([corrected[name][i].p for name, i in family]), strict=True):
                 comparison, verdict = corrected[label][i], "no detectable difference"
                 if p is not None and p < LEVEL:
@@ -248,7 +249,7 @@ def _estimate_sequences(rows: Sequence[Row], arm: Arm, replay: float) -> list[Ed
 
 
 def _estimate_sequence(rows: Sequence[Row], arm: str, replay: float) -> EditSequence:
-    # The batch of a sequence's row is the edit that first teaches its document.
+    # In rows of this setting the batch is the edit that first teaches the document.
     edit_of = {row["document_id"]: row["batch"] for row in rows if row["kind"] == "document"}
     sizes = Counter(edit_of.values())
     edits = range(1, max(sizes) + 1)

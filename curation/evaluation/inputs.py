@@ -76,6 +76,7 @@ def read_inputs(config: Config) -> Inputs:
     settings, folder = config.evaluation, config.run.dir / "evaluation"
     arms = parse_arms(settings, config.teacher, folder / REWRITES)
     if settings.lab:
+        # Built before documents are read: they and the file of the arm `file:lab` are part of it.
         build_lab(config.lab, progress=say)
         most = max(config.rl.rewrites_per_lesson, *settings.scaling, 1)
         strategies = [name for name in settings.ensemble if name in world.STRATEGIES] or list(world.STRATEGIES)
@@ -147,6 +148,7 @@ def _check(inputs: Inputs) -> None:
             raise UserError(
                 f"evaluation.arms: best-of chooses by reward questions, and document {without[0]!r} has none"
             )
+    # Files and runs that arms name are looked into now, so that none is found wanting after hours of training.
     texts = LessonTexts(config, documents, ())
     for arm in arms:
         if arm.kind == "file":

@@ -67,6 +67,7 @@ def measure_student(task: StudentTask, report: Report) -> Measurements:
             del students  # and with it a model in memory
             single_rows, single_runs = _single(task, settings, texts, journal, count)
             rows, student_runs = rows + single_rows, student_runs + single_runs
+    # On disk, since rows may be many and would have to pass between processes.
     path = folder / "items.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=ITEM_COLUMNS), path)
     return Measurements(path, texts, student_runs)
@@ -106,6 +107,7 @@ def _single(
     """One document a student, at a document's share of the tokens: rows, and different students."""
     config = task.inputs.config
     assert settings.tokens_per_step is not None
+    # The same tokens a document as in the setting `together`, so that the two can be compared.
     share = max(8, settings.tokens_per_step // config.reward.documents_together)
     settings = settings.model_copy(update={"tokens_per_step": share})
     inputs = task.inputs._replace(extra={})

@@ -80,6 +80,7 @@ class ArmStudents:
             for seed in seeds:
                 chance = stable_seed(self.config.run.seed, "evaluate", seed, number)
                 job = self.runs.job(names, taught, chance, "heldout")
+                # As users do it without lessons: every document a few times, however many steps that takes.
                 if arm.kind == "raw":
                     job = replace(job, lesson=replace(job.lesson, steps=None, epochs=self.settings.epochs))
                 if setting == "together":
@@ -106,6 +107,7 @@ class ArmStudents:
         """The rows of one student: its documents' questions first, then the extra items in their order."""
         about_documents = sum(question.document_id != "" for question in job.exam.questions)
         kinds = [("document", "")] * about_documents
+        # `with_extra_questions` put the items about no document at the end, in the order of `extra`.
         if len(job.exam.questions) > about_documents:
             kinds += [source for source, items in self.inputs.extra.items() for _ in items]
         metrics = outcome.metrics

@@ -4,10 +4,11 @@ import importlib.metadata
 import json
 import platform
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from configs.files import Record
 from configs.format import duration
 from configs.load import config_difference
 from configs.schema import Config
@@ -20,14 +21,6 @@ PACKAGES = ("notewright", "torch", "transformers", "trl", "peft", "datasets", "d
 PHASES = {"sample": "sampling", "students": "students", "update": "update", "idle": "idle"}
 PURPOSES = {"pilot": "for the pilot", "step": "for rewards", "validation": "for validation", "promotion": "promoted"}
 """Of student runs, by the kind of metrics that counts them."""
-
-
-class Taught(NamedTuple):
-    """What the students of the reward cache were taught."""
-
-    students: int
-    tokens: int
-    steps: int
 
 
 def cost_table(trainings: Sequence[Training], evaluation: EvaluationResult | None) -> Table:
@@ -45,24 +38,28 @@ def cost_table(trainings: Sequence[Training], evaluation: EvaluationResult | Non
 
 def _training_costs(run: Training) -> list[tuple[str, str, str]]:
     """What was spent, how much, and on what."""
-    updates, steps = run.kind("update"), run.kind("step")
-    total = max((line.get("students_total", 0) for line in run.metrics), default=0)
-    by_kind = {kind: sum(line.get("students", 0) for line in run.kind(kind)) for kind in COSTS}
+
+    def total(lines: Iterable[Record], metric: str) -> float:
+        return sum(line.get(metric, 0) for line in lines)
+
+    updates = run.kind("update")
+    runs = max((line.get("students_total", 0) for line in run.metrics), default=0)
+    by_kind = {kind: total(run.kind(kind), "students") for kind in COSTS}
     purposes = ", ".join(f"{count(students)} {PURPOSES[kind]}" for kind, students in by_kind.items() if students)
-    costs = [("student runs of training", count(total), purposes)]
-    heldout = sum(line.get("students", 0) for line in run.heldout.values())
+    costs = [("student runs of training", count(runs), purposes)]
+    heldout = total(run.heldout.values(), "students")
     if heldout:
         costs.append(("student runs of the held-out arms", count(heldout), ""))
-    taught = taught_tokens(run.folder / "journal" / "outcomes.sqlite")
-    if taught is not None and taught.students:
-        details = f"{count(taught.students)} students in the reward cache, {count(taught.steps)} optimiser steps"
-        costs.append(("lesson tokens of all students", count(taught.tokens), details))
-    costs.append(("scoring rewards", duration(sum(line.get("seconds", 0.0) for line in steps)), ""))
-    costs.append(("updating the teacher", duration(sum(line.get("seconds", 0.0) for line in updates)), ""))
-    rounds = sum(line.get("seconds/round", 0.0) for line in updates)
+    students, tokens, steps = _taught(run.folder / "journal" / "outcomes.sqlite")
+    if students:
+        details = f"{count(students)} students in the reward cache, {count(steps)} optimiser steps"
+        costs.append(("lesson tokens of all students", count(tokens), details))
+    costs.append(("scoring rewards", duration(total(run.kind("step"), "seconds")), ""))
+    costs.append(("updating the teacher", duration(total(updates, "seconds")), ""))
+    rounds = total(updates, "seconds/round")
     if rounds:
-        spent = {phase: sum(line.get(f"seconds/{phase}", 0.0) for line in updates) / rounds for phase in PHASES}
-        details = ", ".join(f"{PHASES[phase]} {share:.0%}" for phase, share in spent.items())
+        shares = {name: total(updates, f"seconds/{phase}") / rounds for phase, name in PHASES.items()}
+        details = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
         costs.append(("rounds, wall clock", duration(rounds), details))
     times = [line["time"] for line in run.metrics if "time" in line]
     if times:
@@ -70,18 +67,15 @@ def _training_costs(run: Training) -> list[tuple[str, str, str]]:
     return costs
 
 
-def taught_tokens(path: Path) -> Taught | None:
-    """Sums over the reward cache; None where there is none, or it cannot be read."""
-    if not path.is_file():
-        return None
+def _taught(path: Path) -> tuple[int, float, float]:
+    """Students, lesson tokens and optimiser steps of the whole reward cache; zeros where it cannot be read."""
     metric = "coalesce(sum(json_extract(outcome, '$.metrics.{}')), 0)"
     query = f"SELECT count(*), {metric.format('lesson_tokens')}, {metric.format('steps')} FROM outcomes"
     try:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10) as db:
-            students, tokens, steps = db.execute(query).fetchone()
+            return db.execute(query).fetchone()
     except sqlite3.Error:
-        return None
-    return Taught(students, round(tokens), round(steps))
+        return 0, 0.0, 0.0
 
 
 def settings_table(config: Config) -> Table:

@@ -50,7 +50,8 @@ def examples(run: Training | None, evaluation: EvaluationResult | None, folder: 
 
 
 def _trained(run: Training, heldout: bool) -> Iterator[Example]:
-    """Of a training run; with `heldout` also up to two documents of which teacher writes otherwise than before."""
+    """Examples of a training run; with `heldout` first up to two documents that the trained teacher rewrites otherwise
+    than the untrained one."""
     before, after = (
         {lesson.document_id: lesson for lesson in _lessons(line for line in run.rewrites if line["arm"] == arm)}
         for arm in ("untrained", "trained")
@@ -152,7 +153,7 @@ def _document_texts(data: Data, ids: set[str]) -> dict[str, str]:
             if Path(shard.url).name not in files:
                 continue
             for item in read_shard(shard):
-                if len(texts) == len(ids):
+                if len(texts) == len(ids):  # shards may be large: stop at the last document that is shown
                     return texts
                 if isinstance(item, Document):
                     name = training_id(shard, item.metadata["source_row"], item.text)

@@ -70,6 +70,7 @@ def curves(
             points = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if y is not None and (x > 0 or not log_x)]
             if not points:
                 continue
+            # A tooltip is a mark of its own: a thousand of them would make the page slow.
             xs, means = [x for x, _ in points], [y[0] for _, y in points]
             every = math.ceil(len(points) / MOST_MARKED)
             axes.plot(xs, means, dash(n), marker=marker(n), markevery=every, color=colour(n), label=label, zorder=3)

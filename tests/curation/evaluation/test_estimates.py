@@ -32,14 +32,22 @@ def rows(student="s", trained=2.0, documents=12):
     ]
 
 
+def gain_of_trained(estimates):
+    """The comparison of the trained teacher with the reference."""
+    key = "gain", "trained", "repeated"
+    return next(c for c in estimates.comparisons if (c.measure, c.arm, c.against) == key)
+
+
 def test_every_pair_is_compared_once_and_corrected_over_all_students():
-    found, correction = estimated([*rows("s"), *rows("t", trained=0.5)])
+    estimates, correction = estimated([*rows("s"), *rows("t", trained=0.5)])
     assert correction.families == {"together/gain": 6, "together/accuracy": 6}
-    gains = {(c.arm, c.against): c for c in found["s"].comparisons if c.measure == "gain"}
+    gains = {(c.arm, c.against): c for c in estimates["s"].comparisons if c.measure == "gain"}
     assert set(gains) == {("none", "repeated"), ("trained", "repeated"), ("trained", "none")}
     assert gains["trained", "repeated"].verdict == "better"
     assert gains["none", "repeated"].verdict == "worse"
-    same = next(c for c in found["t"].comparisons if (c.measure, c.arm, c.against) == ("gain", "trained", "repeated"))
+    same = next(
+        c for c in estimates["t"].comparisons if (c.measure, c.arm, c.against) == ("gain", "trained", "repeated")
+    )
     assert same.difference.mean == 0 and same.verdict == "no detectable difference"
 
 
@@ -51,31 +59,33 @@ def test_what_the_correction_takes_back_is_no_difference():
         for arm in ("repeated", "trained")
         for d in range(12)
     ]
-    found, _ = estimated(weak)
-    (alone,) = (c for c in found["s"].comparisons if c.measure == "gain")
+    estimates, _ = estimated(weak)
+    (alone,) = (c for c in estimates["s"].comparisons if c.measure == "gain")
     assert alone.p == alone.p_corrected < 0.05 and alone.verdict == "better"
     more = [row("none", d, 1.0 + 0.3 * (-1) ** (d // 2)) for d in range(12)]
-    found, _ = estimated([*weak, *more])
-    among = next(c for c in found["s"].comparisons if (c.measure, c.arm, c.against) == ("gain", "trained", "repeated"))
+    estimates, _ = estimated([*weak, *more])
+    among = next(
+        c for c in estimates["s"].comparisons if (c.measure, c.arm, c.against) == ("gain", "trained", "repeated")
+    )
     assert among.p == alone.p and among.p_corrected > 0.05
     assert among.difference.low > 0 and among.verdict == "no detectable difference"
 
 
 def test_a_sequence_by_hand():
     """Two edits of one document each: the first is known after it, and forgotten after the second."""
-    told = {1: (True, False), 2: (False, True)}
+    answers = {1: (True, False), 2: (False, True)}
     sequence = [
         row(
             "none", document, 0.0, setting="sequence", edit=edit, batch=document + 1,
-            correct_before=edit == 2 and document == 0, correct_after=told[edit][document],
+            correct_before=edit == 2 and document == 0, correct_after=answers[edit][document],
             loglik_before=-3.0 + (edit == 2), loglik_after=-3.0 + edit,
             retention_loss_before=1.0 + (edit == 2) / 2, retention_loss_after=1.0 + edit / 2,
         )
         for edit in (1, 2)
         for document in (0, 1)
     ]  # fmt: skip
-    found, _ = estimated([*rows(), *sequence])
-    (matrix,) = found["s"].sequences
+    estimates, _ = estimated([*rows(), *sequence])
+    (matrix,) = estimates["s"].sequences
     assert matrix.accuracy == [[0, 0], [1, 0], [0, 1]]
     assert matrix.gain == [[0, 0], [1, 1], [2, 2]]
     assert (matrix.studied, matrix.studied_unedited) == ([1, 0.5], [0, 0])
@@ -86,11 +96,11 @@ def test_a_sequence_by_hand():
 def result(gains):
     names = list(gains)
     made = [row(name, d, gain + d / 100) for name, gain in gains.items() for d in range(12)]
-    found, _ = estimated(made, [Arm(name, "file") for name in names], against=names[0])
+    estimates, _ = estimated(made, [Arm(name, "file") for name in names], against=names[0])
     arms = {
         name: ArmResult(
             words=name, equal_tokens=True, lesson_tokens=1, texts=1, rejected=0, overlap=0, strategies={},
-            together=found["s"].arms["together", name], single=None,
+            together=estimates["s"].arms["together", name], single=None,
         )
         for name in names
     }  # fmt: skip
