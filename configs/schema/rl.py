@@ -77,3 +77,8 @@ class Rl(Section):
     diversity_alarm: float = Field(default=1.5, gt=1)
     """A warning says that the teacher repeats itself when a group's texts compress so many times better than at
     first."""
+
+    @property
+    def rewrites_per_document(self) -> int:
+        """Rewrites that a document has in a round: G lessons of m rewrites."""
+        return self.group_size * self.rewrites_per_lesson

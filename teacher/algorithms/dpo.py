@@ -13,9 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from datasets import Dataset, disable_progress_bars
-from transformers import PrinterCallback
-
 from configs import schema
 from configs.schema import Config, Rl
 from teacher.algorithms.algorithm import Algorithm, Groups, Metrics, Rewards
@@ -62,6 +59,8 @@ def update(config: Config, round: int, writer: TransformersWriter, groups: Group
     whose winner the teacher `preferred`, in the last epoch, more than at the start. Without pairs the model stays as it
     was.
     """
+    from datasets import Dataset, disable_progress_bars
+    from transformers import PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
     class PairTrainer(DPOTrainer):

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
-from transformers import PreTrainedModel, PrinterCallback
+from transformers import PreTrainedModel
 
 from configs import schema
-from configs.schema import Rl, Serving
+from configs.schema import Serving
 from configs.seeds import stable_seed
 from teacher.algorithms.algorithm import Algorithm, Metrics, SamplingRound
 from teacher.algorithms.trainers import trainer_settings
@@ -29,6 +28,7 @@ from teacher.run.checkpoints import OPTIMIZER_FILE
 from teacher.sampling import deal, explore_share, make_rewrite
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from trl import GRPOTrainer
 
 Rollout = Callable[[list[str], "GRPOTrainer"], dict[str, Any]]
@@ -48,7 +48,7 @@ def train_round(round: SamplingRound) -> tuple[Metrics, torch.optim.Optimizer]:
     # start.
     writer.model.config._name_or_path = round.config.teacher.model
     writer.tokenizer.padding_side = "left"
-    student_gain, rollout, rows = StudentGain(round), _rollout(round), _rows(round)
+    student_gain, rollout, rows = _reward_function(round), _rollout(round), _rows(round)
     sizes = step_sizes(round.config.reward, len(documents))
     losses: list[float] = []
     history: list[dict[str, float]] = []
@@ -61,7 +61,7 @@ def train_round(round: SamplingRound) -> tuple[Metrics, torch.optim.Optimizer]:
         history += log_history
     metrics = {
         "loss": statistics.fmean(losses),
-        "kept": len(documents) * rewrites_per_group(rl),
+        "kept": len(documents) * rl.rewrites_per_document,
         "seconds": time.perf_counter() - started,
         "learning_rate": rl.learning_rate,
     }
@@ -69,11 +69,6 @@ def train_round(round: SamplingRound) -> tuple[Metrics, torch.optim.Optimizer]:
         logged = [line[name] for line in history if name in line]
         metrics |= {name: statistics.fmean(logged)} if logged else {}
     return metrics, optimizer
-
-
-def rewrites_per_group(rl: Rl) -> int:
-    """Completions of a document in a step: G lessons of m rewrites. Each is compared with the mean of them all."""
-    return rl.group_size * rl.rewrites_per_lesson
 
 
 def step_sizes(reward: schema.Reward, documents: int) -> list[int]:
@@ -86,45 +81,40 @@ def step_sizes(reward: schema.Reward, documents: int) -> list[int]:
     return [smaller + 1] * larger_steps + [smaller] * (steps - larger_steps)
 
 
-class StudentGain:
-    """The reward function that TRL calls with a step's completions: those of each document stand in a row, G x m."""
+def _reward_function(round: SamplingRound) -> Callable[..., list[float]]:
+    """The function that TRL calls for the rewards of a step, with all rewrites of a document in a row."""
+    documents = {document.id: document for document in round.documents}
+    steps = itertools.count(1)
 
-    __name__ = "student_gain"
-
-    def __init__(self, round: SamplingRound) -> None:
-        self.round = round
-        self.documents = {document.id: document for document in round.documents}
-        self.step = 0
-
-    def __call__(
-        self, prompts: list[str], completion_ids: list[list[int]], document_id: list[str], strategy: list[str], **_: Any
-    ) -> list[float]:
-        rows = list(zip(prompts, completion_ids, document_id, strategy, strict=True))
-        return self.round.ranks.score_together(rows, self._score)
-
-    def _score(self, rows: Sequence[tuple[str, list[int], str, str]]) -> list[float]:
-        round, size = self.round, rewrites_per_group(self.round.config.rl)
+    def score(rows: Sequence[tuple[str, list[int], str, str]]) -> list[float]:
+        teacher, size = round.config.teacher, round.config.rl.rewrites_per_document
         rewrites = [
-            make_rewrite(
-                round.config.teacher, self.documents[id], prompt, round.writer.read(token_ids), strategy, round.gates
-            )
+            make_rewrite(teacher, documents[id], prompt, round.writer.read(token_ids), strategy, round.gates)
             for prompt, token_ids, id, strategy in rows
         ]
         groups = [rewrites[start : start + size] for start in range(0, len(rewrites), size)]
         assert all(len({rewrite.document_id for rewrite in group}) == 1 for group in groups), "TRL split a group"
-        self.step += 1
-        return [reward.value for rewards in round.score(self.step, groups) for reward in rewards]
+        return [reward.value for rewards in round.score(next(steps), groups) for reward in rewards]
+
+    def student_gain(
+        prompts: list[str], completion_ids: list[list[int]], document_id: list[str], strategy: list[str], **_: Any
+    ) -> list[float]:
+        rows = list(zip(prompts, completion_ids, document_id, strategy, strict=True))
+        return round.ranks.score_together(rows, score)
+
+    return student_gain
 
 
 def _train(
     round: SamplingRound,
-    rows: Dataset,
+    rows: "Dataset",
     documents_per_step: int,
-    student_gain: StudentGain,
+    student_gain: Callable[..., list[float]],
     rollout: Rollout,
     optimizer: torch.optim.Optimizer,
 ) -> list[dict[str, float]]:
     """Trains on `rows` in steps of one size; returns TRL's log."""
+    from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
     writer = round.writer
@@ -162,13 +152,9 @@ def _rollout(round: SamplingRound) -> Rollout:
     teacher, rl, writer, ranks = round.config.teacher, round.config.rl, round.writer, round.ranks
     share = explore_share(rl, round.number) if teacher.prompting == "policy" else 0.0
     dealt = deal(
-        teacher.strategies,
-        len(round.documents),
-        rewrites_per_group(rl),
-        rl.rewrites_per_lesson,
-        share,
+        teacher.strategies, len(round.documents), rl.rewrites_per_document, rl.rewrites_per_lesson, share,
         offset=round.number,
-    )
+    )  # fmt: skip
     openings = iter([writer.opening_ids(opening) for row in dealt for opening in row])
 
     def rollout(prompts: list[str], trainer: "GRPOTrainer") -> dict[str, Any]:
@@ -229,8 +215,10 @@ def _optimizer(learning_rate: float, model: PreTrainedModel, start: Path | None)
     return optimizer
 
 
-def _rows(round: SamplingRound) -> Dataset:
+def _rows(round: SamplingRound) -> "Dataset":
     """A row for each document: `prompt`, `document_id` and `strategy` (empty where the teacher chooses by itself)."""
+    from datasets import Dataset
+
     teacher, documents, writer = round.config.teacher, round.documents, round.writer
     strategies = [""] * len(documents)
     if teacher.prompting == "strategy":
@@ -246,7 +234,7 @@ def _rows(round: SamplingRound) -> Dataset:
 def _settings(round: SamplingRound, documents: int, documents_per_step: int) -> dict[str, Any]:
     """The settings of `GRPOConfig` for so many documents."""
     teacher, rl = round.config.teacher, round.config.rl
-    batch = documents_per_step * rewrites_per_group(rl)
+    batch = documents_per_step * rl.rewrites_per_document
     local_batch = batch // round.ranks.count
     rows_at_once = max(size for size in range(1, teacher.batch_size + 1) if local_batch % size == 0)
     vllm = _vllm_settings(round.config.serving) if teacher.writer == "vllm" else {}
@@ -258,7 +246,7 @@ def _settings(round: SamplingRound, documents: int, documents_per_step: int) -> 
             "gradient_accumulation_steps": local_batch // rows_at_once,
             "generation_batch_size": batch,
             "ddp_find_unused_parameters": False,
-            "num_generations": rewrites_per_group(rl),
+            "num_generations": rl.rewrites_per_document,
             "max_steps": documents // documents_per_step,
             "learning_rate": rl.learning_rate,
             "max_completion_length": teacher.max_new_tokens,

@@ -3,9 +3,6 @@
 import tempfile
 import time
 
-from datasets import Dataset, disable_progress_bars
-from transformers import PrinterCallback
-
 from configs.schema import Config
 from teacher.algorithms.algorithm import Algorithm, Groups, Metrics, Rewards
 from teacher.algorithms.selection import accepted
@@ -18,6 +15,8 @@ def update(config: Config, round: int, writer: TransformersWriter, groups: Group
 
     Returns the metrics of the update. Where nothing is accepted the model stays as it was.
     """
+    from datasets import Dataset, disable_progress_bars
+    from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
     kept = accepted(config.reward, config.rl, groups, rewards)

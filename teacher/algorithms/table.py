@@ -51,7 +51,7 @@ def check_algorithm(config: Config, ranks: Ranks) -> None:
             f"accelerate launch with {sharded.rpartition('_USE_')[2]}: a teacher in shards cannot be saved or"
             " sampled from here; take DDP (configs/accelerate/ddp.yaml)"
         )
-    rows = config.rl.group_size * config.rl.rewrites_per_lesson
+    rows = config.rl.rewrites_per_document
     if rows % ranks.count:
         raise UserError(
             f"{ranks.count} processes cannot share groups of {rows} rewrites evenly: make rl.group_size a multiple"

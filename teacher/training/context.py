@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from teacher.run.journal import Journal
 from teacher.run.samples import journal_rewrites, read_rewrites, write_rewrites
 from teacher.run.tracking import Tracker
 from teacher.sampling import Sampling, sample_rewrites
-from teacher.training.data import sampled_together
+from teacher.training.data import sampling_batches
 from teacher.training.progress_lines import Progress
 from teacher.writers.by_round import Writers
 from teacher.writers.endpoint import EndpointError
@@ -33,34 +34,33 @@ SECONDS_BETWEEN_LINES = 10.0
 """A long wait for students shows a line no more often than this."""
 
 
+@dataclass(kw_only=True)
 class RunContext:
     """Samples, examines and journals for one run. What an earlier attempt did already is read from disk."""
 
-    def __init__(
-        self,
-        config: Config,
-        documents: Sequence[Document],
-        heldout: Sequence[Document],
-        students: StudentPools,
-        writers: Writers,
-        journal: Journal,
-        tracker: Tracker,
-        clock: Clock,
-        progress: Progress,
-    ) -> None:
-        self.config, self.students, self.writers, self.journal, self.tracker, self.clock, self.progress = (
-            config, students, writers, journal, tracker, clock, progress,
-        )  # fmt: skip
-        self.history = History(config.run.dir, journal)
+    config: Config
+    documents: Sequence[Document]
+    """To train and to validate on."""
+    heldout: Sequence[Document]
+    students: StudentPools
+    writers: Writers
+    journal: Journal
+    tracker: Tracker
+    clock: Clock
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        config, heldout = self.config, self.heldout
+        self.history = History(config.run.dir, self.journal)
         self.student_runs = StudentRuns(
-            config, [*documents, *heldout], journal, on_progress=self._show_students, clock=clock
+            config, [*self.documents, *heldout], self.journal, on_progress=self._show_students, clock=self.clock
         )
         # No lesson may quote what held-out exams ask.
         items = [question for document in heldout for question in self.student_runs.questions(document, "heldout")]
         external = external_questions(config.reward, config.student.prompt_template)
         items += [question for question in external if question.split == "heldout"]
         self.gates: list[Gate] = build_gates(
-            config.gates, config.teacher, writers.tokenizer, items, config.student.prompt_template
+            config.gates, config.teacher, self.writers.tokenizer, items, config.student.prompt_template
         )
         self._last_line = time.perf_counter()
 
@@ -119,7 +119,7 @@ class RunContext:
         this one. A batch has its own random numbers and its own file, so its rewrites do not depend on when it is
         sampled.
         """
-        batches = sampled_together(self.config, len(documents))
+        batches = sampling_batches(self.config, len(documents))
 
         def task(batch: range) -> Callable[[], list[list[Rewrite]]]:
             name = f"round-{round:04d}"

@@ -1,4 +1,4 @@
-"""Which documents a run trains on, validates on, and takes each round."""
+"""The documents of a run: what it trains on, validates on, and takes in each round."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ LEAST_STUDENTS = 64
 
 
 def check_documents(config: Config, train: Sequence[Document], heldout: Sequence[Document]) -> None:
-    """Raises UserError for what can be known to be wrong before anything is loaded."""
+    """Raises UserError for mistakes in documents and settings that show before a model is loaded."""
     if not train:
         raise UserError("no training documents: set data.train to JSONL or Parquet files with `text` and `questions`")
     if config.teacher.temperature == 0:
@@ -49,8 +49,8 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
 
 
 def data_hash(config: Config, train: Sequence[Document], heldout: Sequence[Document]) -> str:
-    """Names the documents and their questions, and the contents of what else the config names: strategies, retention
-    texts, files of benchmark items."""
+    """A hash of the documents with their questions, and of the files that the config names: strategies, retention texts
+    and benchmark items."""
     content: list[object] = [
         [d.id, d.text, d.metadata.get("questions")] for documents in (train, heldout) for d in documents
     ]
@@ -59,16 +59,16 @@ def data_hash(config: Config, train: Sequence[Document], heldout: Sequence[Docum
             content.append(read_strategy(name))
         except UserError:  # a `policy` teacher without a chat template knows strategies without files
             content.append(name)
-    named = [spec.partition(":")[2] for spec in config.reward.benchmarks] + [config.reward.retention_texts or ""]
-    content += [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in named if Path(name).is_file()]
+    files = [spec.partition(":")[2] for spec in config.reward.benchmarks] + [config.reward.retention_texts or ""]
+    content += [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in files if Path(name).is_file()]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def set_apart(config: Config, documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+def split_validation(config: Config, documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
     """The documents to train on, and `rl.validation_documents` others, chosen by the seed.
 
-    Where documents share students there are as many more as fill the last student: one with less company would learn
-    its documents better. Raises UserError where nothing is left to train on.
+    Where documents share students, there are more validation documents, so that the last student has as many as the
+    others: one with fewer would learn them better. Raises UserError where nothing is left to train on.
     """
     together = config.reward.documents_together
     count = -(-config.rl.validation_documents // together) * together
@@ -80,12 +80,14 @@ def set_apart(config: Config, documents: Sequence[Document]) -> tuple[list[Docum
     generator = torch.Generator().manual_seed(stable_seed(config.run.seed, "validation"))
     chosen = set(torch.randperm(len(documents), generator=generator)[:count].tolist())
     validation = [document for d, document in enumerate(documents) if d in chosen]
+    # A text that occurs twice must not be trained on and validated on.
     texts = {document.text for document in validation}
-    return [d for n, d in enumerate(documents) if n not in chosen and d.text not in texts], validation
+    return [document for document in documents if document.text not in texts], validation
 
 
 def round_documents(config: Config, train: Sequence[Document], round: int) -> list[Document]:
-    """The round's documents, dealt from an endlessly reshuffled deck: all come equally often, none twice in a round."""
+    """The documents of a round, dealt from a deck that is shuffled anew whenever it is empty: all documents come
+    equally often, and none twice in a round."""
     size = min(config.rl.documents_per_round, len(train))
     generator = torch.Generator().manual_seed(stable_seed(config.run.seed, "deck"))
     deck: list[int] = []
@@ -95,22 +97,23 @@ def round_documents(config: Config, train: Sequence[Document], round: int) -> li
         while len(hand) < size:
             if not deck:
                 deck = torch.randperm(len(train), generator=generator).tolist()
-                deck.sort(key=hand.__contains__)  # what is in the hand already goes under the deck
+                deck.sort(key=hand.__contains__)  # cards that are in the hand already go under the deck
             hand.append(deck.pop(0))
     return [train[card] for card in hand]
 
 
-def sampled_together(config: Config, documents: int) -> list[range]:
-    """Which of a round's `documents` are sampled in one go, and taught before the next are needed: whole batches of
-    documents that share students, `rl.documents_per_batch` of them, or as even as can be with at least as many students
-    as a pool takes at once."""
+def sampling_batches(config: Config, documents: int) -> list[range]:
+    """The batches in which a round's `documents` are sampled, each taught while the next is sampled.
+
+    Documents that share students stay together. A batch has `rl.documents_per_batch` documents; where that is not set,
+    batches are as even as can be, with at least as many students as a pool takes at once.
+    """
     reward, rl = config.reward, config.rl
     together = reward.documents_together
-    shared = len(batches_of(documents, together))
     if rl.documents_per_batch is not None:
-        a_batch = math.ceil(rl.documents_per_batch / together)
-    else:
-        students = rl.group_size * reward.students_per_lesson(rl.rewrites_per_lesson) * reward.full_repeats
-        least = math.ceil(max(LEAST_STUDENTS, students_at_once(config.student)) / students)
-        a_batch = math.ceil(shared / max(1, shared // least))
-    return batches_of(documents, a_batch * together)
+        return batches_of(documents, math.ceil(rl.documents_per_batch / together) * together)
+    students_together = rl.group_size * reward.students_per_lesson(rl.rewrites_per_lesson) * reward.full_repeats
+    least = math.ceil(max(LEAST_STUDENTS, students_at_once(config.student)) / students_together)
+    # In units of documents that share students.
+    count = len(batches_of(documents, together))
+    return batches_of(documents, math.ceil(count / max(1, count // least)) * together)

@@ -33,7 +33,7 @@ from teacher.run.samples import read_rewrites, write_rewrites
 from teacher.run.tracking import Tracker
 from teacher.sampling import explore_share
 from teacher.training.context import RunContext, taught
-from teacher.training.data import check_documents, data_hash, round_documents, set_apart
+from teacher.training.data import check_documents, data_hash, round_documents, split_validation
 from teacher.training.metrics import (
     diversity_alarm,
     estimate_metrics,
@@ -75,7 +75,7 @@ def train_teacher(
     check_algorithm(config, ranks)
     external_questions(config.reward, config.student.prompt_template)
     retention_texts(config.reward)
-    training, validation = set_apart(config, train)
+    training, validation = split_validation(config, train)
     disable_progress_bar()  # a bar for every model loaded would drown our line a step
     ranks.start()
     if ranks.is_helper:
@@ -93,7 +93,10 @@ def train_teacher(
     ):
         for note in journal.notes:
             progress(note)
-        context = RunContext(config, train, heldout, students, writers, journal, tracker, clock, progress)
+        context = RunContext(
+            config=config, documents=train, heldout=heldout, students=students, writers=writers, journal=journal,
+            tracker=tracker, clock=clock, progress=progress,
+        )  # fmt: skip
         loop = TeacherLoop(context, training, validation, heldout, ranks)
         loop.pilot()
         for arm in ("raw", "untrained") if heldout else ():

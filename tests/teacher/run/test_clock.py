@@ -10,7 +10,7 @@ import torch
 from configs.files import read_json_lines
 from teacher.run.clock import Clock, ahead, length
 from teacher.run.gpu_watch import GpuWatch
-from teacher.training.data import sampled_together
+from teacher.training.data import sampling_batches
 from teacher.training.loop import train_teacher
 from tests.teacher.training.test_kill import run_and_kill, same
 
@@ -81,7 +81,7 @@ def test_tasks_that_run_ahead_come_in_order_and_stop_with_their_consumer():
 )
 def test_batches_are_whole_and_keep_a_pool_busy(make_config, sections, documents, sizes):
     config = make_config(student={"device": "cpu"}, **sections)
-    assert [len(batch) for batch in sampled_together(config, documents)] == sizes
+    assert [len(batch) for batch in sampling_batches(config, documents)] == sizes
 
 
 @pytest.fixture

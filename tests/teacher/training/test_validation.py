@@ -5,7 +5,7 @@ import pytest
 from configs.errors import RunError, UserError
 from configs.files import read_json_lines
 from teacher.run.checkpoints import best_checkpoint
-from teacher.training.data import set_apart
+from teacher.training.data import split_validation
 from teacher.training.loop import train_teacher
 
 LEARNS = {
@@ -24,16 +24,16 @@ def journalled(config, kind):
 
 def test_validation_documents_are_set_apart_in_whole_batches(make_config, make_documents):
     documents = make_documents(20)
-    train, validation = set_apart(make_config(rl={"validation_documents": 5}), documents)
+    train, validation = split_validation(make_config(rl={"validation_documents": 5}), documents)
     assert len(validation) == 8, "two students of four documents each"
     assert sorted(d.id for d in [*train, *validation]) == sorted(d.id for d in documents)
-    assert set_apart(make_config(rl={"validation_documents": 5}), documents) == (train, validation)
-    assert set_apart(make_config(run={"seed": 1}, rl={"validation_documents": 5}), documents)[1] != validation
+    assert split_validation(make_config(rl={"validation_documents": 5}), documents) == (train, validation)
+    assert split_validation(make_config(run={"seed": 1}, rl={"validation_documents": 5}), documents)[1] != validation
     alone = make_config(reward={"credit": "document"}, rl={"validation_documents": 5})
-    assert len(set_apart(alone, documents)[1]) == 5
-    assert set_apart(make_config(), documents) == (documents, [])
+    assert len(split_validation(alone, documents)[1]) == 5
+    assert split_validation(make_config(), documents) == (documents, [])
     with pytest.raises(UserError, match=r"sets 20 of 20 documents of data\.train apart"):
-        set_apart(make_config(rl={"validation_documents": 17}), documents)
+        split_validation(make_config(rl={"validation_documents": 17}), documents)
 
 
 def test_the_round_that_validates_best_is_the_one_to_use(make_config, make_documents, gold_pool):
