@@ -17,7 +17,14 @@ PACKAGES = ["configs", "student", "teacher", "curation"]
 ROOMS = {
     "configs": ["schema", "errors files format load seeds processes"],
     "student": ["records statistics", "engine", "benchmarks", "pools", "bench"],
-    "teacher": ["records prompting", "gates run", "writers reward", "sampling", "questions algorithms", "training"],
+    "teacher": [
+        "records prompting",
+        "gates run",
+        "writers reward",
+        "sampling",
+        "questions algorithms",
+        "training minimal_loop",
+    ],
     "curation": [
         "console lab",
         "corpus scoring",
