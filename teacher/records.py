@@ -70,15 +70,15 @@ class Writer(Protocol):
     def write(
         self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
     ) -> list[list[Completion]]:
-        """`n` completions a prompt, tags included, special tokens stripped. Each begins with its prompt's opening where
-        `openings` has one a prompt, instead of what the teacher would have chosen."""
+        """`n` completions a prompt, tags included, special tokens stripped. With `openings`, one a prompt, a completion
+        begins with its prompt's opening instead of what the teacher would have chosen."""
         ...
 
     def attempt(
         self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
     ) -> Sequence[Sequence[Completion | Exception]]:
-        """As `write`, but with an error in the place of a completion that could not be had. Raises RunError where no
-        prompt of the run can have one."""
+        """As `write`, but with an error in the place of each completion that failed. Raises RunError for an error that
+        is no prompt's fault and would meet all others too."""
         ...
 
     @property

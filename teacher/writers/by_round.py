@@ -57,7 +57,7 @@ class Writers:
         return self._trainable[1]
 
     def release(self) -> None:
-        """Lets go of the trainable teacher: it is the next round's now, and that is loaded from its checkpoint."""
+        """Lets go of the trainable teacher: an update made it the next round's, which is loaded from its checkpoint."""
         self._trainable = None
 
     def close(self) -> None:
@@ -70,8 +70,8 @@ class Writers:
         return checkpoint_of(self.config.run.dir, round)
 
     def _serve(self, round: int) -> None:
-        """Makes the server one that knows the teacher of this round: an adapter is loaded while it runs, all weights
-        need another start."""
+        """Brings the teacher of this round to the server. An adapter is loaded while the server runs; for a whole model
+        the server starts anew."""
         lora, checkpoint = self.config.teacher.lora, self._checkpoint(round)
         base = checkpoint if lora is None else None
         if self._server is not None and self._base != base:

@@ -51,25 +51,19 @@ class TransformersWriter(Writer):
     def attempt(
         self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
     ) -> Sequence[Sequence[Completion | Exception]]:
-        """If the batch fails, its prompts are tried one at a time, so that only those fail that must."""
-        results: list[Sequence[Completion | Exception]] = []
+        """If a batch fails, its prompts are tried one at a time, so that only those fail that must."""
         try:
-            results += self.write(prompts, n, seed, openings)
-            return results
+            return self.write(prompts, n, seed, openings)
         except RunError:
             raise
         except (RuntimeError, ValueError, IndexError) as error:
+            if len(prompts) == 1:
+                return [[error] * n]
             logger.warning(
                 "the teacher failed on a batch of %d (%s); trying one at a time", len(prompts), type(error).__name__
             )
-        for index, prompt in enumerate(prompts):
-            try:
-                results += self.write([prompt], n, seed, openings and openings[index : index + 1])
-            except RunError:
-                raise
-            except (RuntimeError, ValueError, IndexError) as error:
-                results.append([error] * n)
-        return results
+        openings = openings or [""] * len(prompts)
+        return [self.attempt([p], n, seed, [o])[0] for p, o in zip(prompts, openings, strict=True)]
 
     def read(self, completion_ids: Sequence[int]) -> Completion:
         """The text of sampled tokens, without the one that ended them."""
@@ -80,8 +74,8 @@ class TransformersWriter(Writer):
 
     @torch.no_grad()
     def sample(self, prompt_ids: Sequence[list[int]], opening_ids: Sequence[list[int]]) -> list[list[int]]:
-        """A completion of each prompt, from the global random state: its opening, what was sampled, and the token that
-        ended it. One without that is cut at `max_new_tokens`, opening included."""
+        """The token ids of a completion of each prompt, from the global random state: its opening, what was sampled
+        and the token that ended it. One without an end is cut at `max_new_tokens`, opening included."""
         training = self.model.training
         self.model.eval()
         completions: list[list[int]] = [[] for _ in prompt_ids]
