@@ -12,6 +12,7 @@ from configs.schema import Config, Student, Teacher
 from curation.doctor.checks import Check, Checks
 from curation.plan.models import checkpoint_gb
 from student.engine.model_names import hub_problem
+from teacher.algorithms.table import algorithm_of
 
 LEAST_FREE_GB = 5.0
 """Disk beside what checkpoints and dataset are known to need."""
@@ -76,7 +77,7 @@ def check_devices(config: Config) -> Checks:
 
 def check_disk(config: Config) -> Checks:
     """Whether the output folders can be written, and hold the checkpoints of all rounds."""
-    checkpoint = checkpoint_gb(config) or 0.0
+    checkpoint = checkpoint_gb(config.teacher, with_optimizer=algorithm_of(config.rl).keeps_optimizer) or 0.0
     rounds = config.rl.rounds if config.data.train else 0
     needs = {config.run.dir: LEAST_FREE_GB * 0.2 + checkpoint * rounds}
     if config.curation.input:

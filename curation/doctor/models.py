@@ -70,7 +70,9 @@ def check_memory(config: Config) -> Checks:
     """The weights that are held at once beside what is free, without activations: batches adapt to what is left."""
     needs: dict[str, dict[str, float]] = {"cpu": defaultdict(float), "cuda": defaultdict(float)}
     if (teacher := model_size(config.teacher.model)) is not None:
-        needs[device_here(config.teacher.device).type]["teacher"] = teacher_bytes(config, teacher.value)
+        needs[device_here(config.teacher.device).type]["teacher"] = teacher_bytes(
+            config.teacher, teacher.value, trained=bool(config.data.train)
+        )
     if config.student.pool == "inline" and config.data.train:
         device = device_here(config.student.device)
         itemsize = pick_dtype(config.student.dtype, device).itemsize

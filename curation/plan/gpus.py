@@ -1,11 +1,12 @@
-"""What a GPU is assumed to do where none can be measured: published figures, and how they are carried to others.
+"""The speed that a GPU is assumed to have where none can be measured: published numbers, and arithmetic on them.
 
-Every number here is someone's published one or arithmetic on it, and `notewright plan` marks it as assumed.
+`notewright plan` marks all of it as assumed.
 """
 
-import bisect
 import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from configs.errors import UserError, nearest
 
@@ -18,7 +19,7 @@ SWEEP: dict[float, float] = {
     4.02e9: 8_100,  # Qwen3-4B
     8.19e9: 6_400,  # Qwen3-8B
 }
-"""Output tokens a second by parameters; prompts of the sweep's own documents are paid for in them."""
+"""Output tokens a second, by parameters. The time to read the sweep's own prompts is part of it."""
 
 END_TO_END = (0.40, 0.45)
 """Share of the sweep's speed that a whole run reached (FinePhrase, arXiv 2604.13977)."""
@@ -55,7 +56,7 @@ DEVICES = {
 
 
 def find_device(name: str) -> Device:
-    """Raises UserError with the nearest name that is known."""
+    """The device of that name in any spelling. Raises UserError with the nearest name that is known."""
     key = name.strip().lower().replace("_", "-").replace(" ", "")
     if key not in DEVICES:
         raise UserError(f"no figures for device {name!r}: {nearest(key, list(DEVICES))}")
@@ -65,33 +66,23 @@ def find_device(name: str) -> Device:
 def writing_speed(device: Device, parameters: float) -> tuple[float, float]:
     """Output tokens a second of a whole run on one such GPU, low and high.
 
-    Log-log between the models of the sweep; a smaller one is as fast as its smallest, and beyond the largest the speed
-    falls as the size grows. Another GPU than the H100 has that times the smaller of its ratios of bandwidth and peak.
+    A model between two of the sweep lies on a log-log line between them; a smaller one is as fast as the smallest, and
+    beyond the largest the speed falls as the size grows, since decoding reads every weight once a step. A GPU other
+    than the H100 has that speed times the smaller of its ratios of bandwidth and peak.
     """
+    sizes, rates = np.array(list(SWEEP)), np.array(list(SWEEP.values()))
+    rate = math.exp(np.interp(math.log(parameters), np.log(sizes), np.log(rates))) * min(1.0, sizes[-1] / parameters)
     h100 = DEVICES["h100"]
-    scale = min(device.bandwidth_tb / h100.bandwidth_tb, device.tflops / h100.tflops)
-    rate = _interpolated(parameters) * scale
+    rate *= min(device.bandwidth_tb / h100.bandwidth_tb, device.tflops / h100.tflops)
     return rate * END_TO_END[0], rate * END_TO_END[1]
 
 
 def beyond_sweep(parameters: float) -> bool:
-    """Whether no model of the sweep is as small or as large."""
+    """Whether all models of the sweep are larger, or all are smaller."""
     return not min(SWEEP) * 0.9 <= parameters <= max(SWEEP) * 1.1
 
 
-def _interpolated(parameters: float) -> float:
-    sizes, rates = list(SWEEP), list(SWEEP.values())
-    if parameters <= sizes[0]:
-        return rates[0]
-    if parameters >= sizes[-1]:
-        # Decoding reads every weight once a step: far out the rate falls as the size grows.
-        return rates[-1] * sizes[-1] / parameters
-    i = bisect.bisect(sizes, parameters)
-    share = math.log(parameters / sizes[i - 1]) / math.log(sizes[i] / sizes[i - 1])
-    return rates[i - 1] * (rates[i] / rates[i - 1]) ** share
-
-
 def student_seconds(device: Device, parameters: float, tokens: float, *, full: bool) -> float:
-    """One student trained on so many tokens: 4 FLOPs a parameter and token with an adapter (the base's weights get no
-    gradient), 6 with all weights."""
+    """Seconds to train one student on so many tokens: 4 FLOPs a parameter and token with an adapter (the base's weights
+    get no gradient), 6 with all weights."""
     return (6 if full else 4) * parameters * tokens / (TRAINING_SHARE * device.tflops * 1e12)

@@ -11,11 +11,10 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from configs.schema import Config, Lora
+from configs.schema import Lora, Teacher
 from curation.plan.quantity import Quantity, exact
 from student.engine.memory import free_bytes
 from student.engine.models import pick_device, pick_dtype
-from teacher.algorithms.table import algorithm_of
 
 TRAINED_BYTES = 16
 """Of a trainable parameter: its float32 weight, its gradient and AdamW's two moments."""
@@ -74,29 +73,26 @@ def _empty_model(model: str) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
 
 
-def teacher_bytes(config: Config, parameters: float) -> float:
-    """Memory of a teacher of that size in this process. It is trained where the config trains."""
-    teacher = config.teacher
+def teacher_bytes(teacher: Teacher, parameters: float, *, trained: bool) -> float:
+    """Memory of a teacher of that size in this process."""
     itemsize = pick_dtype(teacher.dtype, device_here(teacher.device)).itemsize
-    if not config.data.train:
+    if not trained:
         return parameters * itemsize if teacher.writer == "transformers" else 0.0
     if teacher.lora is None:
         return parameters * TRAINED_BYTES
     return parameters * itemsize + (adapter_parameters(teacher.model, teacher.lora) or 0.0) * TRAINED_BYTES
 
 
-def checkpoint_gb(config: Config) -> float | None:
+def checkpoint_gb(teacher: Teacher, *, with_optimizer: bool) -> float | None:
     """Disk of one round's checkpoint; None where the teacher's size is not known."""
-    teacher = config.teacher
     if not teacher.model:
         return None
     if teacher.lora is not None:
         parameters = adapter_parameters(teacher.model, teacher.lora)
     else:
         parameters = size.value if (size := model_size(teacher.model)) else None
-    # Float32 weights; GRPO's trainer goes on with its optimiser, so the checkpoint holds AdamW's two moments too.
-    copies = 3 if algorithm_of(config.rl).keeps_optimizer else 1
-    return None if parameters is None else 4 * parameters * copies / 1e9
+    # In float32: the trained weights, and AdamW's two moments where training goes on with them.
+    return None if parameters is None else 4 * parameters * (3 if with_optimizer else 1) / 1e9
 
 
 def device_here(name: str) -> torch.device:

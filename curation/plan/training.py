@@ -134,7 +134,7 @@ def student_cost(
         notes.append("no student was trained: there are no documents to train one on")
     else:
         progress(f"training a few students of {model} for a few steps")
-        seconds, at_once = _time_students(config, model, documents[:together], tokens, notes)
+        seconds, at_once = _time_students(settings, model, documents[:together], tokens, notes)
     return StudentCost(
         model=model, parameters=size, steps=steps, tokens=tokens, seconds_here=seconds, at_once=at_once,
         notes=tuple(notes),
@@ -152,15 +152,14 @@ def _trained_tokens(settings: Student, texts: int, steps: int | None, rewrite_to
 
 
 def _time_students(
-    config: Config, model: str, documents: Sequence[Document], tokens: Quantity, notes: list[str]
+    settings: Student, model: str, documents: Sequence[Document], tokens: Quantity, notes: list[str]
 ) -> tuple[Quantity, int]:
     """Seconds of a student that reads `tokens`, and how many students were trained at once.
 
     Lessons of one and of three optimiser steps tell what a step costs, and what everything else does.
     """
-    settings = config.student
     pool = InlinePool(settings.model_copy(update={"model": model, "models": ()}))
-    benchmark = DocumentQuestions(config.student.prompt_template)
+    benchmark = DocumentQuestions(settings.prompt_template)
     exam = Exam(questions=tuple(question for document in documents for question in benchmark.exam(document).questions))
     texts, ids = tuple(document.text for document in documents), tuple(document.id for document in documents)
     count_tokens, _ = token_counter(model)
