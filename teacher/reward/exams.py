@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from configs.errors import UserError
 from configs.schema import Reward as RewardSettings
 from student.benchmarks.sources import Combined, make_benchmark
-from student.records import Job, Outcome, Question
+from student.records import Job, Outcome, Question, Split
 
 
 def narrow(job: Job, outcome: Outcome, document_id: str) -> Outcome:
@@ -46,8 +46,11 @@ def retention_texts(reward: RewardSettings) -> tuple[str, ...]:
         raise UserError(f"reward.retention_texts: {path}: every line is a JSON object with `text` ({error})") from None
 
 
-def external_questions(reward: RewardSettings, prompt_template: str) -> tuple[Question, ...]:
-    """All items of `reward.benchmarks`, of both splits. Raises UserError."""
+def external_questions(
+    reward: RewardSettings, prompt_template: str, split: Split | None = None
+) -> tuple[Question, ...]:
+    """The items of `reward.benchmarks`, of one split or of both. Raises UserError."""
     no_document = SimpleNamespace(text="", id="", metadata={})
     benchmarks = [make_benchmark(spec, prompt_template) for spec in reward.benchmarks]
-    return Combined(benchmarks).exam(no_document).questions
+    questions = Combined(benchmarks).exam(no_document).questions
+    return tuple(question for question in questions if split in (None, question.split))

@@ -38,11 +38,7 @@ class StudentRuns:
         self.documents = {document.id: document for document in documents}
         self.on_progress = on_progress
         self.clock = clock or Clock()
-        self.external = tuple(
-            question
-            for question in external_questions(config.reward, config.student.prompt_template)
-            if question.split == "reward"
-        )
+        self.external = external_questions(config.reward, config.student.prompt_template, "reward")
         """Items of `reward.benchmarks`, asked of every student that is rewarded."""
         self.retention_texts = retention_texts(config.reward)
         self.trained = 0

@@ -57,8 +57,7 @@ class RunContext:
         )
         # No lesson may quote what held-out exams ask.
         items = [question for document in heldout for question in self.student_runs.questions(document, "heldout")]
-        external = external_questions(config.reward, config.student.prompt_template)
-        items += [question for question in external if question.split == "heldout"]
+        items += external_questions(config.reward, config.student.prompt_template, "heldout")
         self.gates: list[Gate] = build_gates(
             config.gates, config.teacher, self.writers.tokenizer, items, config.student.prompt_template
         )
