@@ -16,7 +16,7 @@ class RunError(RuntimeError):
     """The run failed. One line: what failed, what is kept, how to resume."""
 
 
-def nearest(given: str, valid: list[str]) -> str:
-    """A half-sentence that helps a misspelling: `did you mean 'rank'?`, or the valid names."""
-    close = get_close_matches(given, valid, n=1, cutoff=0.5)
+def nearest(name: str, valid: list[str]) -> str:
+    """What helps after a misspelt name: `did you mean 'rank'?`, or the valid names."""
+    close = get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(sorted(valid))}"

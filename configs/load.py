@@ -35,9 +35,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The experiment in `path`, with `section.key=value` overrides applied from left to right.
 
     Values are YAML (`rl.rounds=3`, `data.train=[a.jsonl,b.jsonl]`, `teacher.lora=null`); where a text is wanted it is
-    taken to the letter. Paths inside are relative to the working directory. Raises UserError.
+    taken literally. Paths inside are relative to the working directory. Raises UserError.
     """
-    sources = [*_files(Path(path), seen=()), *(_override(text) for text in overrides)]
+    sources = [*_files(Path(path), extended_by=()), *(_override(text) for text in overrides)]
     for old, new in RENAMED.items():
         place = _where(old.split("."), sources)
         if place is not None:
@@ -69,7 +69,7 @@ def save_config(config: Config, path: str | Path) -> None:
 
 
 def config_difference(a: Config, b: Config) -> list[str]:
-    """What `b` sets otherwise than `a`, a line a key: `rl.rounds: 2 -> 3`. Empty if they are equal."""
+    """One line for each key that differs: `rl.rounds: 2 -> 3`. Empty if the configs are equal."""
     changes = differences(a.model_dump(mode="json"), b.model_dump(mode="json"))
     return [f"{key}: {_inline(old)} -> {_inline(new)}" for key, old, new in changes]
 
@@ -88,9 +88,9 @@ def _inline(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def _files(path: Path, seen: tuple[Path, ...]) -> list[Source]:
+def _files(path: Path, extended_by: tuple[Path, ...]) -> list[Source]:
     """The file's settings, preceded by those of the files it extends."""
-    if path.resolve() in seen:
+    if path.resolve() in extended_by:
         raise UserError(f"{path}: 'extends' goes round in a circle")
     settings = _read(path)
     parent = settings.pop("extends", None)
@@ -98,7 +98,7 @@ def _files(path: Path, seen: tuple[Path, ...]) -> list[Source]:
         return [(str(path), path, settings)]
     if not isinstance(parent, str):
         raise UserError(f"{path}: 'extends' is the name of one file (got {parent!r})")
-    return [*_files(path.parent / parent, (*seen, path.resolve())), (str(path), path, settings)]
+    return [*_files(path.parent / parent, (*extended_by, path.resolve())), (str(path), path, settings)]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -163,9 +163,9 @@ def _wants_text(annotation: Any, value: str) -> bool:
 
 
 def _explain(error: ValidationError, sources: Sequence[Source]) -> str:
-    """One line for the first mistake; how many more there are."""
+    """One line: the first mistake, and how many more there are."""
     details = error.errors()
-    # An unknown key is most often the cause of the others, so it is told first.
+    # An unknown key is most often the cause of the others, so it is named first.
     first = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
     keys: list[str] = []
     annotation: Any = Config
@@ -182,7 +182,7 @@ def _explain(error: ValidationError, sources: Sequence[Source]) -> str:
     if first["type"] == "extra_forbidden":
         parent = _section(_annotation(keys[:-1]))
         assert parent is not None, "pydantic forbids extra keys in sections only"
-        # `extends` is ours, not the schema's, and only counts at the top.
+        # `extends` is no field of the schema; it is valid at the top alone.
         valid = [*parent.model_fields, *(["extends"] if len(keys) == 1 else [])]
         return f"unknown key {name!r} in {where}: {nearest(keys[-1], valid)}{more}"
     expected = first["msg"].removeprefix("Value error, ").replace("Input should be ", "expected ")

@@ -16,11 +16,11 @@ from teacher.training.summary import TrainSummary
 
 def train_from_config(config: Config) -> TrainSummary:
     """Trains, or goes on training, the teacher in `run.dir`; progress goes to stderr. Raises UserError and RunError."""
-    disable_progress_bar()  # a bar for every model loaded would drown our own lines
+    disable_progress_bar()  # a bar for each model that is loaded would hide the lines of progress
     ranks = Ranks()
     check_algorithm(config, ranks)
     ranks.start()
-    with ranks.rank_0_first():  # questions may be written on the way
+    with ranks.rank_0_first():  # it may write questions
         train, heldout = read_splits(config)
     if not heldout and not ranks.is_helper:
         say("data.heldout is not set: the gain of the trained teacher will not be measured")

@@ -105,7 +105,7 @@ def train(
 
     Reads `data.train` and `data.heldout`, writes `run.dir`. An interrupted run goes on from its last finished round; a
     run directory of another config is refused with the difference. With `--fork NEW_RUN` the run in `run.dir` goes on
-    in another directory under the config given, and stays as it is.
+    in another directory under this config, and itself stays as it is.
 
     **Example:** `notewright train configs/smollm2-cpu.yaml rl.rounds=1`
     """
@@ -122,7 +122,7 @@ def train(
         from curation.corpus.training_data import read_splits
         from teacher.run.fork import fork_run
 
-        read_splits(settings)  # what is wrong with the documents is said before anything is copied
+        read_splits(settings)  # a mistake in the documents is found before anything is copied
         settings = fork_run(settings, fork)
     print_training(train_from_config(settings), settings)
 

@@ -67,19 +67,19 @@ def init(
         for name, part in zip(names, (train, held_out), strict=True):
             write_whole(name, "".join(_row(document) for document in part))
         split = f"{sampled} of --data, copied: one of {ONE_HELD_OUT_OF} is held out, and no text is in both."
-    asked = sum(bool(document.metadata.get("questions")) for document in documents)
-    if asked < len(documents) and questions is None:
+    with_questions = sum(bool(document.metadata.get("questions")) for document in documents)
+    if with_questions < len(documents) and questions is None:
         questions = "teacher"
     values = {
         "schema": (Path(configs.__file__).parent / "schema.json").resolve(),
-        "path": path, "sampled": sampled, "asked": asked, "split": split,
+        "path": path, "sampled": sampled, "with_questions": with_questions, "split": split,
         "run_dir": folder / "run", "dataset": folder / "dataset", "input": data,
         "train": data if heldout else [str(names[0])], "heldout": heldout or [str(names[1])],
         "teacher": teacher, "student": student, "questions": questions,
         **_settings(train, on_gpu=shutil.which("nvidia-smi") is not None),
     }  # fmt: skip
     write_whole(path, _render(values))
-    print(f"wrote {path}, after a look at {sampled}, {asked} with questions\n", flush=True)
+    print(f"wrote {path}, after a look at {sampled}, {with_questions} with questions\n", flush=True)
 
     from curation.console.tables import stdout_console
     from curation.doctor.checks import exit_code, print_checks

@@ -25,8 +25,8 @@ class WorkProgress:
 
     unit = ""
 
-    def __init__(self, what: str, total: int, done: int = 0):
-        self.what, self.total, self.done = what, total, done
+    def __init__(self, task: str, total: int, done: int = 0):
+        self.task, self.total, self.done = task, total, done
         self._done_before = done
         self._started = self._last_line = time.monotonic()
         self._bar: Progress | None = None
@@ -36,7 +36,7 @@ class WorkProgress:
         if console.is_terminal:
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self._bar = Progress(*columns, TextColumn("{task.fields[rates]}"), console=console)
-            self._bar.add_task(self.what, total=self.total, completed=self.done, rates="")
+            self._bar.add_task(self.task, total=self.total, completed=self.done, rates="")
             self._bar.start()
         return self
 
@@ -61,7 +61,7 @@ class WorkProgress:
         if self._done_before < self.done < self.total:
             seconds = (self.total - self.done) * self._seconds() / (self.done - self._done_before)
             to_go = f", {seconds / 60:.0f} min to go" if seconds >= 120 else f", {seconds:.0f} s to go"
-        say(f"{self.what}: {self.done}/{self.total} {self.unit}, {self._rates()}{to_go}")
+        say(f"{self.task}: {self.done}/{self.total} {self.unit}, {self._rates()}{to_go}")
 
     def _rates(self) -> str:
         return f"{(self.done - self._done_before) / self._seconds():.2f} {self.unit}/s"
@@ -75,14 +75,14 @@ class StudentProgress(WorkProgress):
 
     unit = "students"
 
-    def __init__(self, what: str, total: int, done: int = 0):
-        super().__init__(what, total, done)
+    def __init__(self, task: str, total: int, done: int = 0):
+        super().__init__(task, total, done)
         self._done_in_earlier_calls = done
 
     def __enter__(self) -> Self:
         super().__enter__()
         if self._bar is None and self.done:
-            say(f"{self.what}: {self.done}/{self.total} students were finished before")
+            say(f"{self.task}: {self.done}/{self.total} students were finished before")
         return self
 
     def expect(self, students: int) -> None:

@@ -52,7 +52,7 @@ def check_name(name: str, lab: Path = LAB) -> None:
         command = next((command for place, command in made.items() if folder.is_relative_to(place)), "")
         raise MissingFolder(f"there is no folder {name}{command and f': run {command}'}", command)
     if not folder.exists():
-        # Called for what it does where the Hub does not answer, before a library asks for the model.
+        # For its effect: where the Hub does not answer, no library shall ask it for the model.
         hub_problem()
 
 

@@ -11,7 +11,7 @@ from student.engine.model_names import check_available
 def pick_device(device: str) -> torch.device:
     """The torch device of a setting; `auto` is the GPU if there is one. Raises UserError for a missing GPU."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device 'cuda' asked for, but torch sees no GPU; use device: auto or cpu")
+        raise UserError("device 'cuda' is set, but torch sees no GPU; use device: auto or cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
@@ -44,7 +44,7 @@ def load_model(
         raise UserError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    # from_pretrained's return type is wider than what it gives for one device.
+    # The declared return type of from_pretrained is wider than what it returns here.
     return model.to(where).eval(), tokenizer  # type: ignore[arg-type]
 
 

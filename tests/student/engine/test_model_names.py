@@ -87,6 +87,16 @@ print(is_offline_mode(), os.environ["HF_HUB_OFFLINE"])
     assert float(seconds) < 2
 
 
+def test_a_model_in_the_cache_is_taken_where_the_hub_cannot_be_reached(tmp_path):
+    snapshot = tmp_path / "hub/models--org--model/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (tmp_path / "hub/models--org--model/refs").mkdir()
+    (tmp_path / "hub/models--org--model/refs/main").write_text("abc")
+    seconds, _ = ask('check_available("org/model")', "http://127.0.0.1:9", tmp_path)
+    assert float(seconds) < 2
+
+
 def test_a_hub_that_answers_is_left_to_say_what_it_has(tmp_path):
     asked = []
 
