@@ -65,7 +65,7 @@ def run_reliability(
             raise UserError(f"unknown credit {name!r}: {nearest(name, list(get_args(Credit)))}")
     units: list[Credit] = [unit for unit in get_args(Credit) if unit in credits]
     sizes = {unit: 1 if unit == "document" else config.reward.documents_per_student for unit in units}
-    groups = _comparable(config, read_groups(config, source, documents * max(sizes.values()), rewrites))
+    groups = _comparable(config, read_groups(config, source, documents * max(sizes.values(), default=1), rewrites))
     pool = pool or make_pool(config.student)
     output = output or config.run.dir / "reliability.json"
     reports: list[CreditReport] = []
