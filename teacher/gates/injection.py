@@ -76,6 +76,7 @@ def find_injections(document: str) -> Injections:
             with_payload.append(sentence)
             continuation -= 1
         elif WEAK.search(sentence):
+            # Readers may be meant, so a rewrite may write what it says.
             weak.append(sentence)
         elif continuation > 0 and whole_line and len(sentence.split()) <= 6:
             # The words to be written often stand on a line of their own.
@@ -83,6 +84,7 @@ def find_injections(document: str) -> Injections:
             continuation -= 1
         else:
             continuation -= 1
+            # A hidden text is no part of what a rewrite should be about.
             if not _BASE64.search(sentence):
                 rest.append(sentence)
     plain = "\n".join(rest)

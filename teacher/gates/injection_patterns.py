@@ -12,6 +12,7 @@ EDIT_VERBS = (
     r"mention|recommend|rate|classify|title|continue|complete|replace|use|format|conclude|render|embed|preserve|keep|"
     r"carry|ask)"
 )
+COMMAND_VERBS = rf"(?:{WRITE_VERBS}|{EDIT_VERBS})"
 BEFORE_COMMAND = (
     r"(?:^\W*|[:;,—–\"“«'`(>-]\s*|\b(?:please|now|instead|then|must|should|just|only|simply|and|to|will|shall|always|"
     r"also|next|first|finally|sure|you)\s+)"
@@ -48,9 +49,9 @@ STRONG = _any(
     rf"this)\s+(?:\w+ )?{INPUT}\b",
     r"\b(?:reveal|print|repeat|output|show|leak)\b.{0,40}\b(?:system|hidden|initial|your) (?:prompt|message|"
     r"instructions?)\b",
-    rf"{MODEL}.{{0,80}}{BEFORE_COMMAND}(?:{WRITE_VERBS}|{EDIT_VERBS})\b.{{0,120}}(?:[\"“«`':]|\b(?:this|the above|"
-    rf"{OUTPUT}|your|only|it)\b)",
-    rf"{MODEL}(?:-only)?\s*[:,)]\s*(?:{WRITE_VERBS}|{EDIT_VERBS})\b",
+    rf"{MODEL}.{{0,80}}{BEFORE_COMMAND}{COMMAND_VERBS}\b.{{0,120}}(?:[\"“«`':]|\b(?:this|the above|{OUTPUT}|your|only|"
+    r"it)\b)",
+    rf"{MODEL}(?:-only)?\s*[:,)]\s*{COMMAND_VERBS}\b",
     rf"^\W*(?:any |all |every )?{MODEL}.{{0,60}}\bthis\b.{{0,60}}\b(?:must|should|shall)\b",
     r"\b(?:note|attention|message|instructions?|notice|memo|request|task|dear|hey|hello|"
     rf"to)\b:?.{{0,20}}{MODEL}\s*[:,.!]?.{{0,80}}\b(?:{WRITE_VERBS}|{EDIT_VERBS}|you|your)\b",
@@ -83,12 +84,12 @@ LOOSE = _any(
     r"developer mode|DAN\b|unrestricted)",
     r"\bfrom now on,? you\b|\b(?:you|must|should|now) (?:act|speak|respond|reply|answer|write) as (?:if you|an? |"
     r"though)\b",
-    rf"{BEFORE_COMMAND}(?:{WRITE_VERBS}|{EDIT_VERBS})\b.{{0,160}}{YOUR_OUTPUT}",
+    rf"{BEFORE_COMMAND}{COMMAND_VERBS}\b.{{0,160}}{YOUR_OUTPUT}",
     rf"{YOUR_OUTPUT}.{{0,30}}\b(?:must|should|shall|needs? to|has to|have to)\b",
     rf"\b{OUTPUT}\b.{{0,40}}\b(?:shall|must|should) (?:read|say|contain|carry|include|end|begin|start|close|open)\b",
     rf"[\"”»].{{0,20}}\bin (?:the|your|any|every) {OUTPUT}\b",
     r"\bwhen(?:ever)? (?:you )?(?:are )?(?:asked to )?(?:rewrit|summari|paraphras|translat|"
-    rf"process)\w*.{{0,80}}\b(?:{WRITE_VERBS}|{EDIT_VERBS})\b",
+    rf"process)\w*.{{0,80}}\b{COMMAND_VERBS}\b",
     rf"{BEFORE_COMMAND}(?:{EDIT_VERBS}|repeat)\b.{{0,30}}\bthis (?:very )?{PART}\b",
     rf"\b(?:anyone|anybody|everyone|those|all|you)\b.{{0,20}}\b{REWRITE_VERBS} (?:of )?(?:this|the) {INPUT}\b",
     rf"\b(?:this|the) {INPUT}\b.{{0,20}}\b(?:is|are|gets?) {REWRITE_VERBS}\b.{{0,40}}\b(?:must|should|shall|has to)\b",
@@ -131,7 +132,7 @@ SUSPECT = re.compile(
 )
 """What a lower-case sentence must hold to match STRONG or LOOSE: to look for this first is five times faster."""
 
-COMMAND = re.compile(rf"{BEFORE_COMMAND}(?:{WRITE_VERBS}|{EDIT_VERBS})\b", re.IGNORECASE)
+COMMAND = re.compile(rf"{BEFORE_COMMAND}{COMMAND_VERBS}\b", re.IGNORECASE)
 """A command of any kind, which counts right after an injection."""
 
 REPORTED = re.compile(
