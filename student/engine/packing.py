@@ -103,13 +103,12 @@ def first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
     rows: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        row = next((r for r, left in enumerate(room) if left >= lengths[index]), None)
-        if row is None:
+        r = next((r for r, free in enumerate(room) if free >= lengths[index]), len(rows))
+        if r == len(rows):
             rows.append([])
             room.append(max(capacity, lengths[index]))
-            row = len(rows) - 1
-        rows[row].append(index)
-        room[row] -= lengths[index]
+        rows[r].append(index)
+        room[r] -= lengths[index]
     return rows
 
 
@@ -145,37 +144,38 @@ def bucket_rows(rows: list[list[Piece]], pass_tokens: int) -> list[list[list[Pie
 def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.device) -> Batch:
     """Rows, in the order of their slots, as tensors."""
     width = max(map(row_length, rows))
-    ids = np.full((len(rows), width), pad_id)
-    position_ids = np.empty((len(rows), width), dtype=np.int64)
-    index, target, ordered = [], [], []
-    for number, row in enumerate(rows):
+    ids_RT = np.full((len(rows), width), pad_id)
+    position_ids_RT = np.empty((len(rows), width), dtype=np.int64)
+    index, target = [], []
+    for r, row in enumerate(rows):
         start = 0
         for piece in row:
             text, end = piece.text, start + len(piece.text)
-            ids[number, start:end] = text.ids
-            position_ids[number, start:end] = np.arange(len(text))
-            index.append(text.labelled + (number * width + start - 1))
+            ids_RT[r, start:end] = text.ids
+            position_ids_RT[r, start:end] = np.arange(len(text))
+            index.append(text.labelled + (r * width + start - 1))  # the hidden state before a token predicts it
             target.append(text.ids[text.labelled])
-            ordered.append(piece)
             start = end
         # Padding continues the last text's positions: no token attends to a later one, and a row that holds one text
         # then needs no mask at all.
-        position_ids[number, start:] = np.arange(width - start) + len(row[-1].text)
+        position_ids_RT[r, start:] = np.arange(width - start) + len(row[-1].text)
     if all(len(row) == 1 for row in rows):
-        position_ids = position_ids[:1]
-    counts = [len(places) for places in index]
+        position_ids_RT = position_ids_RT[:1]
+    pieces = [piece for row in rows for piece in row]
 
     def per_label(values: list[float] | list[int], dtype: type) -> Tensor:
-        return torch.from_numpy(np.repeat(np.array(values, dtype=dtype), counts)).to(device)
+        """A value of each piece, repeated for each of its labelled tokens."""
+        repeats = [len(piece.text.labelled) for piece in pieces]
+        return torch.from_numpy(np.repeat(np.array(values, dtype=dtype), repeats)).to(device)
 
     return Batch(
-        ids_RT=torch.from_numpy(ids).to(device),
-        position_ids_RT=torch.from_numpy(position_ids).to(device),
+        ids_RT=torch.from_numpy(ids_RT).to(device),
+        position_ids_RT=torch.from_numpy(position_ids_RT).to(device),
         index_N=torch.from_numpy(np.concatenate(index)).to(device),
         target_N=torch.from_numpy(np.concatenate(target)).to(device),
-        share_N=per_label([p.share for p in ordered], np.float32),
-        slot_N=per_label([p.slot for p in ordered], np.int64),
-        tag_N=per_label([p.tag for p in ordered], np.int64),
+        share_N=per_label([piece.share for piece in pieces], np.float32),
+        slot_N=per_label([piece.slot for piece in pieces], np.int64),
+        tag_N=per_label([piece.tag for piece in pieces], np.int64),
         rows=Rows.of([row[0].slot for row in rows], n_slots, device),
     )
 

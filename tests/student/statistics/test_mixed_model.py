@@ -1,4 +1,4 @@
-"""What runs say of true gains: shrunk by their reliability, without the luck of students and seeds."""
+"""Posterior gains are shrunk by their reliability and free of the effects of students and seeds."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from student.statistics.mixed_model import MeasuredRun, StandardDeviations, esti
 
 
 def planted(seed, documents=80, rewrites=6, repeats=3, prior=0.5, noise=1.0, seeds=0.0, students=0.0):
-    """Runs of documents in batches of eight, each rewrite once a repeat in random company; and the true gains."""
+    """Runs of documents in batches of eight, each rewrite once a repeat with random other ones; and the true gains."""
     rng = np.random.default_rng(seed)
     truth_DG = 3 + rng.normal(size=(documents, 1)) + rng.normal(size=(documents, rewrites)) * prior
     luck = {}
@@ -36,9 +36,8 @@ def test_planted_standard_deviations_are_estimated():
 
 
 def test_before_anything_ran_twice_half_the_variance_is_noise():
-    assert estimate_standard_deviations([MeasuredRun(0, 0, 1.0), MeasuredRun(0, 1, 3.0)]) == StandardDeviations(
-        1.0, 1.0
-    )
+    runs = [MeasuredRun(0, 0, 1.0), MeasuredRun(0, 1, 3.0)]
+    assert estimate_standard_deviations(runs) == StandardDeviations(1.0, 1.0)
     assert estimate_standard_deviations([]).noise_sd > 0
 
 
