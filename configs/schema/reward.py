@@ -6,9 +6,11 @@ from pydantic import Field
 
 from configs.schema.section import Section
 
+Credit = Literal["document", "shared", "shard"]
+
 
 class Reward(Section):
-    credit: Literal["document", "shared", "shard"] = "shared"
+    credit: Credit = "shared"
     """`document`: one student a rewrite. `shared`: one student learns the j-th rewrite of every document of a batch,
     and each rewrite is rewarded with its own document's gain. `shard`: that student's gain over everything, for all."""
     documents_per_student: int = Field(default=8, ge=1)

@@ -9,13 +9,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 import configs
-from configs.errors import RunError, UserError
+from configs.errors import RunError, UserError, nearest
 from curation.cli.arguments import ConfigFile, Overrides, load
 from curation.cli.bench import bench
 from curation.cli.init import init
@@ -204,6 +204,10 @@ def curate(config: ConfigFile, overrides: Overrides = None) -> None:
     """
     settings = load(config, overrides)
 
+    from curation.corpus.inputs import find_curation_input
+
+    find_curation_input(settings)
+
     from curation.pipeline.curate import curate as run
     from curation.pipeline.curate import print_curation
     from curation.pipeline.executors.slurm import Queued
@@ -216,7 +220,9 @@ def curate(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset folder that `curate` wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="A dataset folder that `curate` wrote.")
+    ],
     repo_id: Annotated[str, typer.Option("--repo-id", metavar="ORG/NAME", help="The dataset's name on the Hub.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, show what would be pushed, push nothing.")] = False,
     public: Annotated[bool, typer.Option("--public", help="Visible to all; else private.")] = False,
@@ -325,9 +331,15 @@ def reliability(
     """
     settings = load(config, overrides)
 
+    from configs.schema.reward import Credit
+
+    units = get_args(Credit)
+    for name in credit or ():
+        if name not in units:
+            raise UserError(f"unknown credit {name!r}: {nearest(name, list(units))}")
+
     from curation.reliability.run import run_reliability
 
-    chosen = {"credits": credit} if credit else {}
     run_reliability(
         settings,
         source=source,
@@ -336,7 +348,7 @@ def reliability(
         repeats=repeats,
         adaptive=adaptive,
         output=output,
-        **chosen,  # type: ignore[arg-type]
+        credits=credit or units,
     )
 
 

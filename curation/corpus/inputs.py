@@ -5,7 +5,7 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.schema import Config
 from configs.schema.student import TEACHER
-from curation.corpus.shards import find_shards
+from curation.corpus.shards import Shard, find_shards
 from student.engine.model_names import check_available
 
 
@@ -25,6 +25,15 @@ def models_of(config: Config) -> dict[str, str]:
         if name != TEACHER and (name or not optional):
             keys.setdefault(name, key)
     return {key: name for name, key in keys.items()}
+
+
+def find_curation_input(config: Config) -> list[Shard]:
+    """The files of `curation.input`. Raises UserError if none is named or there, or the teacher is not named."""
+    if not config.curation.input:
+        raise UserError("curation.input names no shards: name JSONL or Parquet files, e.g. curation.input=[a.jsonl]")
+    if not config.teacher.model and config.curation.writer == "teacher":
+        raise UserError("teacher.model is not set: a folder or a Hub id of a causal language model")
+    return find_shards(config.curation.input)
 
 
 def check_inputs(config: Config) -> None:

@@ -11,7 +11,8 @@ from configs.load import load_config
 from configs.schema import Config
 from curation.corpus.decontaminate import BenchmarkIndex, read_benchmarks
 from curation.corpus.filters import is_unknown
-from curation.corpus.shards import Shard, find_shards
+from curation.corpus.inputs import find_curation_input
+from curation.corpus.shards import Shard
 from curation.corpus.training_data import read_documents
 from curation.pipeline.dataset import WORK
 from curation.pipeline.fingerprint import fingerprint, run_settings, written_by_endpoint
@@ -93,10 +94,7 @@ def find_input(config: Config) -> list[Shard]:
     """The input files, one task each. Raises UserError where the config names none, or asks for rewrites that would all
     be the same."""
     curation, teacher = config.curation, sampling_config(config).teacher
-    if not curation.input:
-        raise UserError("curation.input names no shards: name JSONL or Parquet files, e.g. curation.input=[a.jsonl]")
-    if not teacher.model and curation.writer == "teacher":
-        raise UserError("teacher.model is not set: a folder or a Hub id of a causal language model")
+    shards = find_curation_input(config)
     if curation.writer == "echo":
         different: float = 1
     elif teacher.temperature > 0:
@@ -111,7 +109,7 @@ def find_input(config: Config) -> list[Shard]:
             f"curation.rewrites_per_document={curation.rewrites_per_document} would write the same text again: at most "
             f"{different}, or set curation.temperature above 0"
         )
-    return find_shards(curation.input)
+    return shards
 
 
 def sampling_config(config: Config) -> Config:

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from configs.format import interval, number
+from configs.schema.reward import Credit
 from curation.reliability.adaptive_comparison import Comparison
 from student.statistics.intervals import Interval
 from student.statistics.reliability import Reliability
 
-Credit = Literal["document", "shared", "shard"]
 TARGET = 0.8
 """The reliability that `repeats_for_target` is about."""
 

@@ -16,13 +16,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from configs.errors import UserError, nearest
+from configs.errors import UserError
 from configs.files import write_whole
 from configs.format import without_nan
 from configs.schema import Config
+from configs.schema.reward import Credit
 from curation.console.progress import StudentProgress, say
 from curation.reliability.adaptive_comparison import Comparison, run_live, simulate
-from curation.reliability.report import TARGET, Credit, CreditReport, StrategyResult, print_reports
+from curation.reliability.report import TARGET, CreditReport, StrategyResult, print_reports
 from curation.reliability.study import LAB, Gains, Group, Recording, ReliabilityStudy, read_groups
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
@@ -60,9 +61,6 @@ def run_reliability(
     """
     if repeats < 2:
         raise UserError(f"repeats={repeats}: retraining noise shows only from 2 repeats on")
-    for name in credits:
-        if name not in get_args(Credit):
-            raise UserError(f"unknown credit {name!r}: {nearest(name, list(get_args(Credit)))}")
     units: list[Credit] = [unit for unit in get_args(Credit) if unit in credits]
     sizes = {unit: 1 if unit == "document" else config.reward.documents_per_student for unit in units}
     groups = _comparable(config, read_groups(config, source, documents * max(sizes.values(), default=1), rewrites))
