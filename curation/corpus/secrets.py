@@ -1,4 +1,4 @@
-"""Finds credentials in texts with the rules of detect-secrets (Yelp), those that know the shape of a token.
+"""Finds credentials in texts with those rules of detect-secrets (Yelp) that know the form of a token.
 
 Its rules for entropy and for words like `password` are for source code: in prose they find secrets everywhere. Nothing
 is verified over the network.

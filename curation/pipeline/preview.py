@@ -130,6 +130,7 @@ def _spread(shards: list[Shard], documents: int, limit: int | None) -> Iterator[
     chosen = [shards[i * len(shards) // files] for i in range(files)]
     remaining = documents
     for number, shard in enumerate(chosen):
+        # What earlier files did not give is shared among the rest, rounded up.
         share = -(-remaining // (files - number))
         most = share if limit is None else min(share, limit)
         for item in read_shard(shard, most):

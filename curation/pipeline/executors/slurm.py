@@ -73,6 +73,7 @@ class SlurmTasks(SlurmPipelineExecutor):
 
     def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
         args = super().get_sbatch_args(max_array)
+        # Without a partition Slurm takes the cluster's default one.
         return {key: value for key, value in args.items() if key != "partition" or value}
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
