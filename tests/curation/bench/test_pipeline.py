@@ -32,7 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, Path]:
     return curated(tmp_path_factory.mktemp("bench"), 300)
 
 
-def test_the_corpus_is_what_it_says(tmp_path: Path) -> None:
+def test_the_corpus_has_the_counts_and_lengths_that_it_states(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "one", 250)
     assert (corpus.rows, corpus.filtered, corpus.quarantined) == (250, 7, 6)
     shards = find_shards((str(corpus.folder),))
@@ -85,7 +85,7 @@ def test_a_row_that_is_not_exact_is_an_error(tmp_path: Path, harm) -> None:
         check_rows(output, corpus)
 
 
-def test_linearity_is_told() -> None:
+def test_linearity_of_a_straight_and_a_square_cost() -> None:
     def point(rows: int, seconds: float) -> dict[str, float]:
         return {"rows_in": rows, "cpu_seconds": seconds, "ms_per_document": 1000 * seconds / rows}
 
@@ -98,7 +98,7 @@ def test_linearity_is_told() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_bench_in_small() -> None:
+def test_a_small_bench_measures_and_counts() -> None:
     """The real thing on three small corpora, each in a process of its own."""
     found = run_bench(400, vllm=False, progress=lambda _: None)
     keys = ("rows_in", "rows_out", "rows_quarantined", "ms_per_document", "peak_memory_mb", "vllm_ratio")
@@ -112,13 +112,13 @@ def test_a_bench_in_small() -> None:
     json.dumps(found, allow_nan=False)
 
 
-def test_a_curation_that_fails_is_the_benchs_failure(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_the_bench_fails_where_its_curation_fails(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(curation_bench, "SETTINGS", ("curation.nonsense=1",))
     assert main(["bench", "curate", "--rows", "800", "--no-vllm"]) == 1
     assert "the curation that was measured ended with code" in capsys.readouterr().err
 
 
-def test_what_is_missing_for_vllm_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_note_says_what_is_missing_for_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_bench, "find_vllm", lambda: "python")
     monkeypatch.setattr(vllm_bench, "FOLDER", tmp_path)
     assert vllm_bench.missing_requirement() == f"{tmp_path} is not there: `make smollm2`"

@@ -29,7 +29,7 @@ def test_equal_students_on_actors_that_cost_nothing_else_scale_without_loss():
         ([500.0, *[1.0] * 8191], {}, "tail"),
     ],
 )
-def test_what_bends_it_is_named(lengths, changes, why):
+def test_the_cause_that_bends_scaling_is_named(lengths, changes, why):
     costs = Costs(**{"batch": 0.0, "student": 1.0, "spread": 0.0, "deal_batch": 0.0, "deal_student": 0.0} | changes)
     found = scaling(lengths, costs, teacher_share=0.0)
     assert found["why"] == why
@@ -47,7 +47,7 @@ def test_the_teacher_bends_the_round_where_the_students_still_scale():
     assert found["round_bends_at"] == 32
 
 
-def test_all_time_of_the_actors_is_accounted_for():
+def test_the_parts_of_the_actors_time_add_up():
     costs = Costs(batch=2.0, student=1.0, spread=0.3, deal_batch=0.1, deal_student=0.02)
     lengths = [1.0 + (n % 7) / 7 for n in range(3000)]
     found = simulate(lengths, 64, costs, seed=1)
@@ -55,7 +55,7 @@ def test_all_time_of_the_actors_is_accounted_for():
     assert found == simulate(lengths, 64, costs, seed=1) != simulate(lengths, 64, costs, seed=2)
 
 
-def test_the_teachers_share_is_read_off_a_run(tmp_path):
+def test_the_teachers_share_comes_from_a_runs_journal(tmp_path):
     journal = tmp_path / "journal"
     journal.mkdir()
     lines = [{"kind": "update", "seconds/round": 10.0, "seconds/students": s} for s in (6.0, 8.0)]

@@ -49,8 +49,8 @@ def test_a_round_and_a_curation_are_timed(small, tmp_path, capsys):
     assert train["rewrites"] == 8 * 3
     assert found["curate"]["documents"] == 12 and found["curate"]["rows"] > 0
     assert (folder / "run/teacher/checkpoint-0001").is_dir() and (folder / "dataset/manifest.json").is_file()
-    told = table(found)
-    assert f"| **the round** | {train['seconds/round']:.1f} | |" in told and "`curate` of 12 passages" in told
+    text = table(found)
+    assert f"| **the round** | {train['seconds/round']:.1f} | |" in text and "`curate` of 12 passages" in text
     with pytest.raises(UserError, match="measures nothing"):
         run_bench(folder, small)
     assert main(["bench", "round", "--dir", str(tmp_path / "again"), "--json", *small]) == 0

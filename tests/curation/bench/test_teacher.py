@@ -149,7 +149,7 @@ class Counting:
 FAILS = 5
 
 
-def test_shuffled_students_gain_the_same_in_other_places():
+def test_shuffling_moves_answers_between_students_document_by_document():
     """Document by document: what is dealt wrongly about one says nothing of another, and nothing moves between exams,
     seeds, or to a student that failed."""
     students = Counting()

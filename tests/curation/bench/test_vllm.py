@@ -72,7 +72,7 @@ def server_in(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def test_a_server_killed_on_the_way_costs_nothing(tmp_path: Path) -> None:
+def test_a_curation_is_whole_though_its_server_was_killed(tmp_path: Path) -> None:
     texts = list(vllm_bench._texts(3, DOCUMENTS))
     source = write_jsonl(tmp_path / "in/a.jsonl", [{"text": text} for text in texts])
     undisturbed, config = (config_of(tmp_path, source, name) for name in ("undisturbed", "out"))
@@ -85,8 +85,8 @@ def test_a_server_killed_on_the_way_costs_nothing(tmp_path: Path) -> None:
     local = config.model_copy(update={"teacher": config.teacher.model_copy(update={"writer": "transformers"})})
     local = local.model_copy(update={"curation": local.curation.model_copy(update={"output": tmp_path / "local"})})
     curate(local)
-    theirs = {row["id"]: row["text"] for row in data_rows(local)}
-    assert sum(theirs.get(row["id"]) == row["text"] for row in rows) >= 0.9 * len(theirs)
+    local_texts = {row["id"]: row["text"] for row in data_rows(local)}
+    assert sum(local_texts.get(row["id"]) == row["text"] for row in rows) >= 0.9 * len(local_texts)
 
     parts = config.curation.output / ".notewright/parts/00000"
     killed: list[int] = []

@@ -50,17 +50,17 @@ def found(config, name, state="fail"):
     return " ".join(f"{check.found} -> {check.fix}" for check in checks)
 
 
-def test_a_machine_that_can_do_it_is_told_so(config):
+def test_all_checks_pass_on_a_machine_that_can_run_the_config(config):
     checks = examine(config())
     assert {check.state for check in checks} == {"ok"}, checks
     assert exit_code(checks) == 0
     assert {check.name for check in checks} >= {"versions", "device", "data.train", "teacher.model", "memory", "disk"}
 
 
-def test_models_that_are_not_there(config, tmp_path, teacher_folder):
+def test_a_missing_model_fails(config, tmp_path, teacher_folder):
     assert "there is no folder" in found(config(teacher={"model": str(tmp_path / "absent")}), "teacher.model")
-    told = found(config(student={"model": "Qwen/Qwen2.5-0.5B"}), "student.model")
-    assert "not on this machine, and HF_HUB_OFFLINE is set -> copy the folder here" in told
+    text = found(config(student={"model": "Qwen/Qwen2.5-0.5B"}), "student.model")
+    assert "not on this machine, and HF_HUB_OFFLINE is set -> copy the folder here" in text
     assert "it is not set" in found(config(teacher={"model": ""}), "teacher.model")
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -70,13 +70,13 @@ def test_models_that_are_not_there(config, tmp_path, teacher_folder):
     assert "`notewright lab" in found(config(teacher={"model": "models/lab/teacher"}), "teacher.model")
 
 
-def test_a_hub_that_cannot_be_reached(config, monkeypatch):
+def test_an_unreachable_hub_fails(config, monkeypatch):
     monkeypatch.setattr(doctor_models, "hub_problem", lambda: "the Hub (http://127.0.0.1:9) cannot be reached")
-    told = found(config(student={"model": "Qwen/Qwen2.5-0.5B"}), "student.model")
-    assert "not on this machine, and the Hub (http://127.0.0.1:9) cannot be reached -> copy the folder here" in told
+    text = found(config(student={"model": "Qwen/Qwen2.5-0.5B"}), "student.model")
+    assert "not on this machine, and the Hub (http://127.0.0.1:9) cannot be reached -> copy the folder here" in text
 
 
-def test_memory_and_disk_that_do_not_suffice(config, monkeypatch, tmp_path):
+def test_too_little_memory_or_disk_fails(config, monkeypatch, tmp_path):
     free = doctor_models.free_bytes(torch.device("cpu"))
     monkeypatch.setattr(doctor_models, "free_bytes", lambda _: 1000)
     assert "GB free" in found(config(), "memory")
@@ -88,7 +88,7 @@ def test_memory_and_disk_that_do_not_suffice(config, monkeypatch, tmp_path):
     assert "is no folder" in found(config(run={"dir": tmp_path / "taken/run"}), "disk")
 
 
-def test_a_teacher_whose_weights_do_not_fit(config, tmp_path, teacher_folder):
+def test_a_teacher_larger_than_the_memory_fails(config, tmp_path, teacher_folder):
     """A config of 10 billion parameters: they are counted without being made."""
     big = tmp_path / "big"
     big.mkdir()
@@ -103,14 +103,14 @@ def test_a_teacher_whose_weights_do_not_fit(config, tmp_path, teacher_folder):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about a machine without a GPU")
-def test_devices_that_are_not_there(config):
+def test_a_missing_gpu_fails(config):
     assert "student.device is cuda, and torch sees no GPU -> student.device=auto" in found(
         config(student={"device": "cuda"}), "device"
     )
     assert "8 times as slow" in found(config(teacher={"dtype": "bfloat16"}), "dtype", "warn")
 
 
-def test_versions_that_do_not_fit(config, monkeypatch):
+def test_a_wrong_or_missing_package_fails(config, monkeypatch):
     real = metadata.version
     monkeypatch.setattr(machine.metadata, "version", lambda name: "0.9.0" if name == "trl" else real(name))
     assert "trl 0.9.0 instead of ==1.16.*" in found(config(), "versions")
@@ -124,21 +124,21 @@ def test_versions_that_do_not_fit(config, monkeypatch):
     assert "peft is missing" in found(config(), "versions")
 
 
-def test_data_that_is_not_there(config):
-    told = found(config(data={"train": ("absent.jsonl",)}), "data.train")
-    assert "absent.jsonl" in told
-    told = found(config(curation={"input": ("models/lab/shards",)}), "curation.input")
-    assert "`notewright lab CONFIG` builds" in told
+def test_missing_data_fails(config):
+    text = found(config(data={"train": ("absent.jsonl",)}), "data.train")
+    assert "absent.jsonl" in text
+    text = found(config(curation={"input": ("models/lab/shards",)}), "curation.input")
+    assert "`notewright lab CONFIG` builds" in text
 
 
-def test_writers_that_cannot_train(config):
+def test_settings_that_exclude_each_other_fail(config):
     endpoint = {"teacher": {"writer": "endpoint"}, "serving": {"url": "http://x/v1", "model": "m"}}
     assert "cannot be trained -> its weights are not here" in found(config(**endpoint), "settings")
     promoted = {"student": {"model": "teacher"}, "rl": {"promotion_threshold": 0.1, "validation_documents": 1}}
     assert "student.model cannot be 'teacher'" in found(config(**promoted), "settings")
 
 
-def test_vllm_that_is_not_there_or_does_not_import(config, monkeypatch, tmp_path):
+def test_a_missing_or_broken_vllm_fails(config, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor_services, "find_vllm", lambda: sys.executable)
     (tmp_path / "broken/vllm").mkdir(parents=True)
     (tmp_path / "broken/vllm/__init__.py").write_text("raise ImportError('libcudart.so.12: cannot open')\n")
@@ -151,7 +151,7 @@ def test_vllm_that_is_not_there_or_does_not_import(config, monkeypatch, tmp_path
     assert "make vllm" in found(vllm, "vllm")
 
 
-def test_a_vllm_that_trl_is_not_made_for(config, monkeypatch, tmp_path):
+def test_a_vllm_that_trl_does_not_support_fails(config, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor_services, "find_vllm", lambda: sys.executable)
     package = tmp_path / "old/vllm/entrypoints/openai"
     package.mkdir(parents=True)
@@ -162,7 +162,7 @@ def test_a_vllm_that_trl_is_not_made_for(config, monkeypatch, tmp_path):
     assert "vLLM 0.3.0+cpu" in found(grpo, "vllm") and "made for others" in found(grpo, "vllm")
 
 
-def test_a_ray_cluster_that_does_not_answer(config, monkeypatch):
+def test_a_ray_cluster_that_does_not_answer_fails(config, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -173,7 +173,7 @@ def test_a_ray_cluster_that_does_not_answer(config, monkeypatch):
     found(ray, "ray", "ok")
 
 
-def test_a_compiler_that_is_missing_or_broken(config, monkeypatch):
+def test_a_missing_or_broken_compiler_fails(config, monkeypatch):
     compiled = config(student={"model": config().student.model, "compile": True})
     monkeypatch.setenv("CXX", "false")
     assert "false builds nothing" in found(compiled, "compiler")
@@ -182,21 +182,21 @@ def test_a_compiler_that_is_missing_or_broken(config, monkeypatch):
     assert "there is none" in found(compiled, "compiler")
 
 
-def test_slurm_that_is_not_there(config, monkeypatch, tmp_path):
+def test_missing_slurm_commands_fail(config, monkeypatch, tmp_path):
     curating = config(curation={"input": ("train.jsonl",), "executor": "slurm", "slurm": {"partition": "gpu"}})
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "sbatch, squeue, sacct not found" in found(curating, "slurm")
 
 
-def test_the_verb_prints_a_table_or_json_and_says_by_its_exit_code(config, capsys, tmp_path):
+def test_the_verb_prints_a_table_or_json_and_its_exit_code_tells_the_outcome(config, capsys, tmp_path):
     from configs.load import save_config
 
     save_config(config(), tmp_path / "good.yaml")
     assert main(["doctor", str(tmp_path / "good.yaml")]) == 0
     assert "0 to change" in capsys.readouterr().out
     assert main(["doctor", str(tmp_path / "good.yaml"), "teacher.model=absent/folder/of/mine", "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["exit_code"] == 1
-    [failed] = [check for check in told["checks"] if check["state"] == "fail"]
+    text = json.loads(capsys.readouterr().out)
+    assert text["exit_code"] == 1
+    [failed] = [check for check in text["checks"] if check["state"] == "fail"]
     assert failed["name"] == "teacher.model" and failed["fix"]
     assert main(["doctor", str(tmp_path / "good.yaml"), "teacher.modle=x"]) == 2

@@ -90,14 +90,14 @@ def test_raw_text_answers_every_question():
 def test_every_rewriting_does_what_its_name_says():
     rng = random.Random(0)
     for person in PEOPLE[:50]:
-        true, told = set(person.values), {s: world.rewrite(s, person, rng) for s in world.STRATEGIES}
-        assert told["copy"] == world.raw(person)
-        assert told["permuted"] != world.raw(person)
-        assert facts_in(told["permuted"]) == facts_in(told["question-answer"]) == true
-        assert facts_in(told["partial"]) < true and facts_in(told["partial"])
-        assert not facts_in(told["filler"])
-        assert len(facts_in(told["wrong"])) == len(true) and not facts_in(told["wrong"]) & true
-        assert all(person.name in text for text in told.values())
+        true, texts = set(person.values), {s: world.rewrite(s, person, rng) for s in world.STRATEGIES}
+        assert texts["copy"] == world.raw(person)
+        assert texts["permuted"] != world.raw(person)
+        assert facts_in(texts["permuted"]) == facts_in(texts["question-answer"]) == true
+        assert facts_in(texts["partial"]) < true and facts_in(texts["partial"])
+        assert not facts_in(texts["filler"])
+        assert len(facts_in(texts["wrong"])) == len(true) and not facts_in(texts["wrong"]) & true
+        assert all(person.name in text for text in texts.values())
 
 
 def test_the_teacher_starts_with_every_behaviour():

@@ -58,7 +58,7 @@ def test_the_rest_of_large_files_is_extrapolated(tmp_path: Path, monkeypatch: py
     assert found.bytes == size and len(found.sample) == 50
 
 
-def test_a_curation_is_planned_as_it_then_goes(tmp_path: Path) -> None:
+def test_a_curation_ends_within_the_planned_intervals(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in/a.jsonl", [*rows(60), *({"text": f"key AKIAIOSFODNN7EXAMPL{i}"} for i in "ABCDEFGHIJ")])
     config = echo_config(tmp_path / "in", tmp_path / "out", "curation.filters.secrets=true")
     found = make_plan(config, progress=quiet)
@@ -79,7 +79,7 @@ def test_a_curation_is_planned_as_it_then_goes(tmp_path: Path) -> None:
     assert written / 3 < planned.dataset_gb.value < 3 * written
 
 
-def test_a_teacher_is_measured_where_it_is_here(tmp_path: Path, teacher: Path) -> None:
+def test_a_teacher_on_this_machine_is_measured(tmp_path: Path, teacher: Path) -> None:
     source = write_jsonl(tmp_path / "in/a.jsonl", rows(40))
     config = curation_config(tmp_path, teacher, source, keep_raw=0.5)
     found = make_plan(config, price=2.0, progress=quiet)
@@ -101,7 +101,7 @@ def test_a_teacher_is_measured_where_it_is_here(tmp_path: Path, teacher: Path) -
     )
 
 
-def test_a_teacher_that_is_not_here_is_assumed_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_say_what_is_assumed_of_a_missing_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     source = write_jsonl(tmp_path / "in/a.jsonl", rows(40))
     config = curation_config(tmp_path, Path("nobody/writer-7B"), source)
@@ -116,7 +116,7 @@ def test_a_teacher_that_is_not_here_is_assumed_in_words(tmp_path: Path, monkeypa
         make_plan(config, device="a100-40", progress=quiet)
 
 
-def test_nothing_to_plan(tmp_path: Path) -> None:
+def test_a_config_with_nothing_to_plan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing to plan: name curation\.input, or data\.train"):
         make_plan(Config(), progress=quiet)
     write_jsonl(tmp_path / "in/a.jsonl", rows(20))
@@ -146,7 +146,7 @@ def test_students_are_counted(changes: dict, a_round: int, total: int) -> None:
         count_students(apart, 16, 6)
 
 
-def test_the_eye_and_the_machine_read_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_prints_a_table_or_json_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(tmp_path / "in/a.jsonl", rows(50))
     given = ["plan", str(CONFIG), f"curation.input={tmp_path / 'in'}", f"curation.output={tmp_path / 'out'}"]
     assert main([*given, "--json"]) == 0

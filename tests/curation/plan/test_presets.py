@@ -20,7 +20,7 @@ SCALES = ["laptop.yaml", "qwen-0.5b-1gpu.yaml", "qwen-7b-8gpu.yaml", "cluster-sl
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
+def other_machine(tmp_path, monkeypatch):
     """A working directory without anything but 40 documents, in two files."""
     monkeypatch.chdir(tmp_path)
     for name, numbers in (("train", range(24)), ("heldout", range(24, 40))):
@@ -39,7 +39,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_planned_without_models_hardware_or_network(name, elsewhere):
+def test_a_preset_is_planned_without_models_hardware_or_network(name, other_machine):
     given = ["data.train=[train.jsonl]", "data.heldout=[heldout.jsonl]", "data.limit=null", "data.heldout_limit=null"]
     given += ["curation.input=[]", "rl.validation_documents=0", "questions.model=", "reward.retention_texts=null"]
     if name == "seal-rewrites.yaml":  # for rewrites that others wrote: it names no teacher
@@ -64,7 +64,7 @@ def test_a_preset_is_planned_without_models_hardware_or_network(name, elsewhere)
 
 
 @pytest.mark.parametrize("name", SCALES)
-def test_a_presets_header_states_hardware_memory_and_what_plan_says(name, elsewhere):
+def test_a_presets_header_states_hardware_memory_and_what_plan_says(name, other_machine):
     """With the documents that the preset's limits name, as its header was written."""
     header = " ".join(line.lstrip("# ") for line in (CONFIGS / name).read_text().splitlines() if line.startswith("#"))
     assert "Hardware: " in header and "Memory" in header
@@ -104,17 +104,17 @@ def test_the_slurm_job_starts_ray_on_every_node_and_keeps_a_gpu_for_the_teacher(
     script = CONFIGS / "jobs/cluster-slurm.sbatch"
     subprocess.run(["bash", script, "c.yaml", "rl.rounds=1"], check=True, env=environment, timeout=60)
     deadline = time.monotonic() + 30
-    while "ray start --address" not in (said := calls.read_text()) and time.monotonic() < deadline:
+    while "ray start --address" not in (text := calls.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)  # the workers start beside the training, which takes no time here
-    told = said.splitlines()
-    [head] = [line for line in told if line.startswith("ray start --head")]
-    [worker] = [line for line in told if line.startswith("ray start --address=node1:6379")]
-    [train] = [line for line in told if line.startswith("notewright")]
+    lines = text.splitlines()
+    [head] = [line for line in lines if line.startswith("ray start --head")]
+    [worker] = [line for line in lines if line.startswith("ray start --address=node1:6379")]
+    [train] = [line for line in lines if line.startswith("notewright")]
     assert "--num-gpus=3" in head and "cuda=1,2,3" in head
     assert "--num-gpus=4" in worker
     assert train == "notewright train c.yaml rl.rounds=1 | cuda=0 ray=node1:6379"
-    assert any(line.startswith("srun --overlap --nodes=2 --ntasks=2 --exclude=node1") for line in told)
-    assert any(line.startswith("ray stop") for line in told[told.index(train) :]), "nothing is left on the nodes"
+    assert any(line.startswith("srun --overlap --nodes=2 --ntasks=2 --exclude=node1") for line in lines)
+    assert any(line.startswith("ray stop") for line in lines[lines.index(train) :]), "nothing is left on the nodes"
 
 
 def test_the_ray_job_names_the_cluster_and_asks_for_the_teachers_gpu(tmp_path):
@@ -126,9 +126,9 @@ def test_the_ray_job_names_the_cluster_and_asks_for_the_teachers_gpu(tmp_path):
     subprocess.run(
         ["bash", script, "train", "c.yaml", "rl.rounds=1"], check=True, env=environment, cwd=tmp_path, timeout=60
     )
-    [told] = calls.read_text().splitlines()
-    assert told.startswith("ray job submit --address http://head:8265 --entrypoint-num-gpus 1 -- bash -c")
-    assert f"{tmp_path} train c.yaml rl.rounds=1" in told
+    [line] = calls.read_text().splitlines()
+    assert line.startswith("ray job submit --address http://head:8265 --entrypoint-num-gpus 1 -- bash -c")
+    assert f"{tmp_path} train c.yaml rl.rounds=1" in line
     environment.pop("RAY_ADDRESS")
     done = subprocess.run(["bash", script, "train"], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode != 0 and "set it to the dashboard of the cluster" in done.stderr

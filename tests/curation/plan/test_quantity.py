@@ -29,7 +29,7 @@ def test_a_sum_is_as_sure_as_its_terms() -> None:
     assert exact(1) + exact(2) + exact(3) == exact(6)
 
 
-def test_division_turns_the_interval_round() -> None:
+def test_division_swaps_the_bounds() -> None:
     assert exact(1) / Quantity(4.0, 2.0, 8.0, "assumed") == Quantity(0.25, 0.125, 0.5, "assumed")
 
 
@@ -55,7 +55,7 @@ def test_a_device_is_found_by_any_spelling_or_the_nearest_is_named() -> None:
         find_device("h10")
 
 
-def test_the_speed_of_the_sweeps_own_models_is_the_sweeps() -> None:
+def test_models_of_the_sweep_are_as_fast_as_in_the_sweep() -> None:
     h100 = DEVICES["h100"]
     assert writing_speed(h100, 134.5e6) == (pytest.approx(0.40 * 45_500), pytest.approx(0.45 * 45_500))
     speeds = [writing_speed(h100, size)[0] for size in (1e8, 3e8, 1e9, 3e9, 8e9, 7e10)]
@@ -67,7 +67,7 @@ def test_the_speed_of_the_sweeps_own_models_is_the_sweeps() -> None:
     assert beyond_sweep(7e10) and beyond_sweep(1e6) and not beyond_sweep(8.19e9)
 
 
-def test_a_student_costs_by_what_is_trained() -> None:
+def test_training_all_weights_costs_more_than_training_an_adapter() -> None:
     h100 = DEVICES["h100"]
     # 4 FLOPs a parameter and token at 40% of 989 TFLOPs: the 18 ms of a 0.5B student on 3,500 tokens.
     assert student_seconds(h100, 0.5e9, 3500, full=False) == pytest.approx(0.0177, rel=0.01)
@@ -82,5 +82,5 @@ def test_a_student_costs_by_what_is_trained() -> None:
         ("org/model-v2", None), ("mistralai/Mixtral-8x7B", None),
     ],
 )  # fmt: skip
-def test_what_a_name_says_of_a_size(name: str, size: float | None) -> None:
+def test_the_size_is_read_from_the_name(name: str, size: float | None) -> None:
     assert parameters_in_name(name) == size
