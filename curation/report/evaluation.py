@@ -7,7 +7,7 @@ from markupsafe import Markup
 from configs.format import amount
 from curation.evaluation.records import ArmResult, Comparison, Estimate, EvaluationResult, StudentResult
 from curation.report.parts import UNKNOWN, Kind, Table, Tile, Verdict, cell, count, number, shares
-from curation.report.plots import Interval, spoken
+from curation.report.plots import Interval, interval_text
 
 UNIT = {
     "gain": "nats a token",
@@ -16,7 +16,7 @@ UNIT = {
     "retention": "share of old questions still answered",
 }
 """Of the measures of a comparison."""
-COMPANY = {"together": "many documents share a student", "single": "one document, one student"}
+SETTINGS = {"together": "many documents share a student", "single": "one document, one student"}
 """Of the settings of a comparison."""
 KINDS: dict[str, Kind] = {"better": "better", "worse": "worse", "no detectable difference": "same"}
 TRAINED_IS: dict[Kind, str] = {"better": "better than", "worse": "worse than", "same": "no detectable difference from"}
@@ -92,7 +92,7 @@ def _with_difference(comparison: Comparison, student: StudentResult, other: str)
         elif comparison.detectable is not None:
             remark = f"; detectable: {number(comparison.detectable)}"
     flag = "" if student.arms[other].equal_tokens else " †"
-    return f"{other}{flag} ({spoken(comparison.difference.bounds, sign=True)}{remark})"
+    return f"{other}{flag} ({interval_text(comparison.difference.bounds, sign=True)}{remark})"
 
 
 def tiles(evaluation: EvaluationResult) -> list[Tile]:
@@ -102,8 +102,8 @@ def tiles(evaluation: EvaluationResult) -> list[Tile]:
         arm = "trained" if "trained" in student.arms else reference
         accuracy, beside = (student.arms[name].together.accuracy for name in (arm, reference))
         if accuracy is not None:
-            detail = f"{reference} {spoken(beside.bounds)}" if beside and reference != arm else ""
-            tiles.append(Tile(f"answers right, {arm}, {label}", spoken(accuracy.bounds), detail))
+            detail = f"{reference} {interval_text(beside.bounds)}" if beside and reference != arm else ""
+            tiles.append(Tile(f"answers right, {arm}, {label}", interval_text(accuracy.bounds), detail))
     runs = amount(evaluation.student_runs, "student run")
     return [*tiles, Tile("evaluated on", amount(evaluation.documents, "document"), runs)]
 
@@ -160,11 +160,11 @@ def comparison_tables(student: StudentResult) -> list[Table]:
     """One a setting and measure; that of the verdicts is open."""
     head = ["pair", "difference", "p", "p, corrected", "detectable", "verdict"]
     tables = []
-    for setting, company in COMPANY.items():
+    for setting, words in SETTINGS.items():
         for measure, unit in UNIT.items():
             rows = [_row(c) for c in student.comparisons if (c.setting, c.measure) == (setting, measure)]
             if rows:
-                title = f"{measure.capitalize()} ({unit}), {company}"
+                title = f"{measure.capitalize()} ({unit}), {words}"
                 tables.append(Table(head, rows, "lrrrrl", title, folded=(setting, measure) != ("together", "gain")))
     return tables
 

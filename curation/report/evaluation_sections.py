@@ -7,7 +7,7 @@ from curation.evaluation.records import EditSequence, EvaluationResult, FalsePos
 from curation.report import plots
 from curation.report.evaluation import arm_table, bounds, comparison_tables, intervals_of
 from curation.report.parts import Block, Figure, Section, Table, cell, draw, number
-from curation.report.plots import Curve, Interval, Row, plain, spoken
+from curation.report.plots import Curve, Interval, Row, bare_values, interval_text
 
 GAIN = "held-out gain (nats a token)"
 RIGHT = "held-out questions answered right (share)"
@@ -52,10 +52,10 @@ def _arms(evaluation: EvaluationResult) -> Section:
     def figures(label: str, student: StudentResult) -> list[Figure]:
         return [
             draw(
-                plots.forest, f"{measure.capitalize()}{company}: {label}", rows,
+                plots.forest, f"{measure.capitalize()}{words}: {label}", rows,
                 f"Whiskers: {intervals_of(evaluation, setting)}.", xlabel=xlabel, share=measure == "accuracy",
             )
-            for setting, company in (("together", ""), ("single", ", one document a student"))
+            for setting, words in (("together", ""), ("single", ", one document a student"))
             for measure, xlabel in (("gain", GAIN), ("accuracy", RIGHT))
             if (rows := _rows(student, measure, setting))
         ]  # fmt: skip
@@ -175,7 +175,7 @@ def _edits(evaluation: EvaluationResult) -> Section:
 def _matrix(label: str, edits: EditSequence) -> Figure:
     columns = [str(j + 1) for j in range(len(edits.accuracy[0]))]
     rows = [str(i) for i in range(len(edits.accuracy))]
-    values = [plain(row) for row in edits.accuracy]
+    values = [bare_values(row) for row in edits.accuracy]
     not_taught_yet = [(i, j) for i in range(len(rows)) for j in range(len(columns)) if j >= i]
     share = f", where {edits.replay:.0%} of a lesson's documents come from earlier edits" if edits.replay else ""
     caption = f"Lessons of the arm {edits.arm}{share}. Share of held-out questions answered right; one student."
@@ -209,7 +209,7 @@ def _still_known(label: str, sequences: Sequence[EditSequence]) -> list[Figure]:
 
 
 def _curve(first: int, values: Sequence[float]) -> Curve:
-    return Curve(range(first, first + len(values)), plain(values))
+    return Curve(range(first, first + len(values)), bare_values(values))
 
 
 def _notes(evaluation: EvaluationResult) -> Section:
@@ -227,6 +227,6 @@ def _notes(evaluation: EvaluationResult) -> Section:
 def _tested(check: FalsePositives) -> str:
     return (
         f"of {check.pairs} pairs of the arm {check.arm} with itself, a single comparison at 5% called {check.differ} "
-        f"different (rate {spoken(check.rate.bounds, 3)}, Wilson's interval), the corrected verdict "
+        f"different (rate {interval_text(check.rate.bounds, 3)}, Wilson's interval), the corrected verdict "
         f"{check.differ_corrected}."
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from markupsafe import Markup, escape
 
 from configs import format
-from curation.report.plots import MINUS, Interval, spoken
+from curation.report.plots import MINUS, Interval, interval_text
 
 UNKNOWN = "\N{EN DASH}"
 Kind = Literal["better", "worse", "same", "note"]
@@ -99,7 +99,7 @@ def cell(value: Interval | None, *, sign: bool = False) -> Markup:
     """A mean with its interval in small print."""
     if value is None:
         return Markup(UNKNOWN)
-    mean, _, bounds = spoken(value, sign=sign).partition(" ")
+    mean, _, bounds = interval_text(value, sign=sign).partition(" ")
     return Markup(f"{mean} <small>{bounds}</small>") if bounds else Markup(mean)
 
 

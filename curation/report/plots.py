@@ -38,12 +38,12 @@ class Row(NamedTuple):
     accent: bool = False
 
 
-def spoken(value: Interval, digits: int = 2, *, sign: bool = False) -> str:
+def interval_text(value: Interval, digits: int = 2, *, sign: bool = False) -> str:
     """`1.25 [0.88, 1.50]`, with a real minus sign."""
     return interval(*value, digits, sign=sign).replace("-", MINUS)
 
 
-def plain(values: Sequence[float | None]) -> list[Interval | None]:
+def bare_values(values: Sequence[float | None]) -> list[Interval | None]:
     """Values without intervals."""
     return [None if value is None else (value, None, None) for value in values]
 
@@ -76,11 +76,11 @@ def curves(
             axes.plot(xs, means, dash(n), marker=marker(n), markevery=every, color=colour(n), label=label, zorder=3)
             _bands(axes, points, n)
             for x, y in points[::every]:
-                drawing.tip(x, y[0], f"{label}, {xlabel} {x:g}: {spoken(y)}")
+                drawing.tip(x, y[0], f"{label}, {xlabel} {x:g}: {interval_text(y)}")
             first, last = points[0], points[-1]
             descriptions.append(
-                f"{label}: {spoken(first[1])} at {xlabel} {first[0]:g}"
-                + (f", {spoken(last[1])} at {last[0]:g}" if len(points) > 1 else "")
+                f"{label}: {interval_text(first[1])} at {xlabel} {first[0]:g}"
+                + (f", {interval_text(last[1])} at {last[0]:g}" if len(points) > 1 else "")
             )
         if log_x:
             axes.set_xscale("log", base=2)
@@ -162,14 +162,14 @@ def forest(
             if low is not None and high is not None:
                 axes.hlines(y, low, high, color=shade, linewidth=2.2 if row.accent else 1.4)
             axes.plot(mean, y, "D" if row.accent else "o", color=shade, markersize=6.5 if row.accent else 5.5)
-            words = spoken(row.value, sign=sign)
+            words = interval_text(row.value, sign=sign)
             drawing.tip(mean, y, f"{row.name}: {words}")
             axes.text(1.02, y, words, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL)
         axes.set_yticks(range(len(rows)), names)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
-        return drawing.svg(name, title, "; ".join(f"{row.name}: {spoken(row.value, sign=sign)}" for row in rows))
+        return drawing.svg(name, title, "; ".join(f"{row.name}: {interval_text(row.value, sign=sign)}" for row in rows))
 
 
 def bars(name: str, title: str, values: Mapping[str, float], *, xlabel: str) -> Markup:
@@ -214,7 +214,7 @@ def heatmap(
                     c, r, f"{value[0]:.2f}", ha="center", va="center", fontsize=SMALL,
                     fontstyle="italic" if faint else "normal", alpha=0.75 if faint else 1.0,
                 )  # fmt: skip
-                drawing.tip(c, r, f"{rows[r]}, {columns[c]}: {spoken(value)}")
+                drawing.tip(c, r, f"{rows[r]}, {columns[c]}: {interval_text(value)}")
             filled = [f"{columns[c]} {value[0]:.2f}" for c, value in enumerate(row) if value is not None]
             descriptions.append(f"{rows[r]}: {', '.join(filled)}")
         axes.set_xticks(range(len(columns)), columns)

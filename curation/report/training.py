@@ -10,7 +10,7 @@ from configs.format import amount
 from configs.load import load_config
 from configs.schema import Config
 from curation.report.parts import Tile, Verdict, number, slug
-from curation.report.plots import Interval, spoken
+from curation.report.plots import Interval, interval_text
 from teacher.reward.assignment import batches_of
 
 ARMS = {
@@ -139,7 +139,7 @@ def tiles(run: Training) -> list[Tile]:
         value = estimate(heldout.get("trained", {}), name)
         if value is not None:
             raw = estimate(heldout.get("raw", {}), name)
-            tiles.append(Tile(title, spoken(value), f"raw documents {spoken(raw)}" if raw else ""))
+            tiles.append(Tile(title, interval_text(value), f"raw documents {interval_text(raw)}" if raw else ""))
     best = best_validated(run)
     if best is not None and steps:
         last = max(line["round"] for line in steps)

@@ -7,7 +7,7 @@ from typing import Any
 from configs.files import Record
 from curation.report import plots
 from curation.report.parts import Block, Figure, Section, Table, cell, count, draw, number, shares
-from curation.report.plots import Curve, Interval, Row, spoken
+from curation.report.plots import Curve, Interval, Row, interval_text
 from curation.report.training import ARMS, GAIN, Training, best_validated, estimate, round_and_step
 
 RIGHT = "questions answered right (share)"
@@ -202,7 +202,7 @@ def _reliability(run: Training, steps: Sequence[Record]) -> Section:
     pilot = next(iter(run.kind("pilot")), {})
     before = estimate(pilot, "reliability")
     if before is not None:
-        text += f" Before the first round: {spoken(before)} on {pilot['documents']} documents (95% interval)."
+        text += f" Before the first round: {interval_text(before)} on {pilot['documents']} documents (95% interval)."
     return Section(run.id("reliability"), "Reliability", "How much of the reward is signal", text, [Block(figures)])
 
 

@@ -14,7 +14,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium on the PATH: the page is not opened (Debian and Ubuntu: apt install chromium)"
@@ -58,7 +58,8 @@ def opened(browser, report):
 
 
 @pytest.mark.parametrize(
-    ("name", "viewport", "scheme"), [("desk", DESK, "light"), ("desk-dark", DESK, "dark"), ("phone", PHONE, "light")]
+    ("name", "viewport", "scheme"),
+    [("desk", DESKTOP, "light"), ("desk-dark", DESKTOP, "dark"), ("phone", PHONE, "light")],
 )
 def test_the_page_fetches_nothing_complains_of_nothing_and_fits(opened, report, screenshots, name, viewport, scheme):
     page = opened(viewport, scheme)
@@ -72,7 +73,7 @@ def test_the_page_fetches_nothing_complains_of_nothing_and_fits(opened, report, 
 
 def test_no_plot_is_empty_and_all_that_is_drawn_lies_inside(opened):
     """As rendered: every plot has marks in a series' colour, text, and nothing beyond its frame."""
-    plots = opened(DESK).evaluate(
+    plots = opened(DESKTOP).evaluate(
         """() => [...document.querySelectorAll('svg[role=img]')].map(svg => {
             const frame = svg.getBoundingClientRect()
             const drawn = [...svg.querySelectorAll('path, use, text')].filter(one => one.getBoundingClientRect().width
@@ -97,7 +98,7 @@ def test_no_plot_is_empty_and_all_that_is_drawn_lies_inside(opened):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_and_curves_stand_out_from_the_page(opened, scheme):
     """Contrast by WCAG 2: 4.5 for text, 3 for what is drawn; in both schemes."""
-    colours = opened(DESK, scheme).evaluate(
+    colours = opened(DESKTOP, scheme).evaluate(
         """() => {
             const probe = document.body.appendChild(document.createElement('i'))
             return Object.fromEntries(['page', 'ink', 'faint', 'better', 'worse', 'accent', 'panel', 'ins', 'del',
@@ -128,7 +129,7 @@ def luminance(colour):
 
 
 def test_it_prints_the_whole_config_and_every_plot(opened, screenshots):
-    page = opened(DESK, "dark")
+    page = opened(DESKTOP, "dark")
     path = screenshots / "print.pdf"
     page.pdf(path=path, format="A4")
     assert path.read_bytes().startswith(b"%PDF") and path.stat().st_size > 100_000
