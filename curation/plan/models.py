@@ -11,9 +11,11 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from configs.errors import UserError
 from configs.schema import Lora, Teacher
 from curation.plan.quantity import Quantity, exact
 from student.engine.memory import free_bytes
+from student.engine.model_names import check_available
 from student.engine.models import pick_device, pick_dtype
 
 TRAINED_BYTES = 16
@@ -34,7 +36,7 @@ def model_size(model: str, stated: float | None = None, notes: list[str] | None 
         return None
     try:
         return exact(float(_empty_model(model).num_parameters()))
-    except (OSError, ValueError):
+    except (UserError, OSError, ValueError):
         pass
     by_name = parameters_in_name(model)
     if by_name is None:
@@ -63,12 +65,13 @@ def adapter_parameters(model: str, lora: Lora) -> float | None:
             adapted = get_peft_model(
                 _empty_model(model), LoraConfig(r=lora.rank, target_modules=target, task_type="CAUSAL_LM")
             )
-    except (OSError, ValueError):
+    except (UserError, OSError, ValueError):
         return None
     return float(sum(p.numel() for p in adapted.parameters() if p.requires_grad))
 
 
 def _empty_model(model: str) -> PreTrainedModel:
+    check_available(model)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
 
