@@ -220,9 +220,7 @@ def curate(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @app.command()
 def export(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="A dataset folder that `curate` wrote.")
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset folder that `curate` wrote.")],
     repo_id: Annotated[str, typer.Option("--repo-id", metavar="ORG/NAME", help="The dataset's name on the Hub.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, show what would be pushed, push nothing.")] = False,
     public: Annotated[bool, typer.Option("--public", help="Visible to all; else private.")] = False,
@@ -247,6 +245,9 @@ def export(
 
     **Example:** `notewright export runs/lab/dataset --repo-id me/lessons --dry-run`
     """
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}")
+
     from curation.export.publish import describe, plan_export, publish
 
     plan = plan_export(
