@@ -5,6 +5,7 @@
 Everything else is a defect of ours and keeps its traceback.
 """
 
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -20,3 +21,10 @@ def nearest(name: str, valid: list[str]) -> str:
     """What helps after a misspelt name: `did you mean 'rank'?`, or the valid names."""
     close = get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(sorted(valid))}"
+
+
+def check_known(kind: str, names: Iterable[str], valid: Sequence[str]) -> None:
+    """Raises UserError for the first of `names` that is not valid: `unknown credit 'shred': did you mean 'shared'?`."""
+    for name in names:
+        if name not in valid:
+            raise UserError(f"unknown {kind} {name!r}: {nearest(name, list(valid))}")

@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 import configs
-from configs.errors import RunError, UserError, nearest
+from configs.errors import RunError, UserError, check_known
 from curation.cli.arguments import ConfigFile, Overrides, load
 from curation.cli.bench import bench
 from curation.cli.init import init
@@ -335,9 +335,7 @@ def reliability(
     from configs.schema.reward import Credit
 
     units = get_args(Credit)
-    for name in credit or ():
-        if name not in units:
-            raise UserError(f"unknown credit {name!r}: {nearest(name, list(units))}")
+    check_known("credit", credit or (), units)
 
     from curation.reliability.run import run_reliability
 

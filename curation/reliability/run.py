@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from configs.errors import UserError
+from configs.errors import UserError, check_known
 from configs.files import write_whole
 from configs.format import without_nan
 from configs.schema import Config
@@ -61,6 +61,7 @@ def run_reliability(
     """
     if repeats < 2:
         raise UserError(f"repeats={repeats}: retraining noise shows only from 2 repeats on")
+    check_known("credit", credits, get_args(Credit))
     units: list[Credit] = [unit for unit in get_args(Credit) if unit in credits]
     sizes = {unit: 1 if unit == "document" else config.reward.documents_per_student for unit in units}
     groups = _comparable(config, read_groups(config, source, documents * max(sizes.values(), default=1), rewrites))
