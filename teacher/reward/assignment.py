@@ -91,9 +91,3 @@ def assign(
         for slot in range(lessons):
             taught = tuple(TaughtLesson(d, order[slot]) for d, order in zip(batch, orders, strict=True))
             yield PlannedStudent(taught, number, repeat)
-
-
-def without_each(student: PlannedStudent, lesson_size: int) -> Iterator[PlannedStudent]:
-    """The student again, once without the i-th rewrite of every lesson for each i."""
-    for i in range(lesson_size):
-        yield student._replace(lessons=tuple(lesson._replace(without=i) for lesson in student.lessons))

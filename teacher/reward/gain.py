@@ -4,18 +4,11 @@ D documents have a group of G lessons each, and a lesson is m rewrites (`rl.rewr
 together. Under `shared` and `shard` credit a student learns one lesson of every document in a batch; under `document`
 credit a batch is one document. Every rewrite of a lesson earns the lesson's gain, or under `marginal` credit what the
 lesson loses without it: a difference reward (Wolpert and Tumer 2002), with the same expected policy gradient and less
-noise.
+noise. Penalties are subtracted.
 
-What makes lessons comparable:
-
-* All students of a batch have the same seed within a repeat (common random numbers), so that they differ in nothing but
-  their lessons, and the same number of optimiser steps.
-* Each repeat has other seeds and, where documents share students, puts each lesson in other company.
-* Where a student fails it tells nothing: its lessons keep the gains of their other repeats. A rewrite without any gain,
-  like one that a gate refused, is placed below the worst of its group.
-
-Penalties are subtracted from the gain, in rewards and in evaluations alike. What a student forgot is charged in full to
-each of its lessons; with `reward.pool_strategies` each is charged with its own part, see `teacher.reward.pooling`.
+All students of a batch have the same number of optimiser steps and, within a repeat, the same seed (common random
+numbers), so that they differ in nothing but their lessons. Each repeat has other seeds and, where documents share
+students, puts each lesson in other company. The lessons of a student that failed keep the gains of their other repeats.
 """
 
 import statistics
@@ -23,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from configs.seeds import stable_seed
-from student.records import Document, Job, Outcome, Split, StudentPool
+from student.records import Document, Job, Split, StudentPool
 from student.statistics.adaptive import next_shared_runs, posterior_gains
 from student.statistics.mixed_model import MeasuredRun
 from student.statistics.reliability import Reliability, reliability
@@ -38,7 +31,6 @@ from teacher.reward.assignment import (
     batches_of,
     lessons_of,
     strategy_of,
-    without_each,
 )
 from teacher.reward.evaluation import DocumentResult, Evaluation, mean_penalties
 from teacher.reward.exams import forgotten, narrow
@@ -66,22 +58,17 @@ class GainReward:
         count_tokens: Callable[[str], int] = lambda text: len(text.split()),
     ) -> None:
         self.runs, self.pools, self.count_tokens = runs, pools, count_tokens
-        self.reward = runs.config.reward
+        self.reward, self.seed = runs.config.reward, runs.config.run.seed
         self.rewrites_per_lesson = runs.config.rl.rewrites_per_lesson
-        self.seed = runs.config.run.seed
 
     def score(self, groups: Sequence[Sequence[Rewrite]]) -> list[list[Reward]]:
-        """Rewards of D groups of G x m rewrites, aligned with them.
-
-        A rejected rewrite teaches nobody and leaves its place in the lesson empty.
-        """
+        """Rewards of D groups of G x m rewrites, aligned with them. A rejected rewrite teaches nobody and leaves its
+        place in the lesson empty."""
         return self.score_batches([groups])
 
     def score_batches(self, batches: Iterable[Sequence[Sequence[Rewrite]]]) -> list[list[Reward]]:
         """As `score`, of groups that come in batches: each is taught when it is there, and all are judged together.
-
-        Documents that share students are in one batch.
-        """
+        Documents that share students are in one batch."""
         reward = self.reward
         lessons_DG: Lessons = []
         results: Results = {}
@@ -107,7 +94,11 @@ class GainReward:
             earned: list[Reward | None] = []
             for g, lesson in enumerate(lessons):
                 earned += self._rewards(lesson, TaughtLesson(d, g), results, gains, forgotten_parts)
-            rewards.append(place_worst(earned, reward.rejected))
+            # A rewrite that was refused, or whose students all failed, is placed below the worst of its group.
+            worst = min((accepted.value for accepted in earned if accepted is not None), default=0.0)
+            rewards.append(
+                [accepted or Reward(value=worst - abs(reward.rejected), outcome=None) for accepted in earned]
+            )
         return rewards
 
     def reliability_of(self, groups: Sequence[Sequence[Rewrite]], repeats: int) -> Reliability:
@@ -147,15 +138,25 @@ class GainReward:
             len(lessons_DG), len(lessons_DG[0]), reward.documents_together, repeat, seed, strategies=strategies
         ):
             yield student
-            if reward.set_credit == "marginal":
-                yield from without_each(student, self.rewrites_per_lesson)
+            for i in range(self.rewrites_per_lesson if reward.set_credit == "marginal" else 0):
+                yield student._replace(lessons=tuple(lesson._replace(without=i) for lesson in student.lessons))
 
     def _train(self, students: Sequence[PlannedStudent], lessons_DG: Lessons, results: Results) -> None:
         """Trains those of `students` that have anything to learn, and adds to `results` what each of their lessons
         gained."""
         to_train: list[tuple[PlannedStudent, Job]] = []
         for student in students:
-            job = self._job(student, lessons_DG)
+            documents: list[str] = []
+            taught: list[tuple[str, str]] = []
+            for d, g, without in student.lessons:
+                rewrites = lessons_DG[d][g]
+                # A document of which nothing is taught keeps its place in the exam and in the planned steps, so that
+                # the students of a batch are asked the same and train equally long.
+                documents.append(rewrites[0].document_id)
+                accepted = [r for i, r in enumerate(rewrites) if r.rejected is None and i != without]
+                taught += [(rewrite.document_id, rewrite.text) for rewrite in accepted]
+            # Common random numbers: nothing about the lessons goes into the seed.
+            job = self.runs.job(documents, taught, stable_seed(self.seed, *documents, student.repeat), "reward")
             if job.lesson.texts:
                 to_train.append((student, job))
                 continue
@@ -163,7 +164,7 @@ class GainReward:
             for lesson in student.lessons:
                 if lesson.without is not None:
                     results.setdefault(lesson, []).append(LessonResult(student, 0.0, 0.0, None))
-        by_model = self._examine([job for _, job in to_train]).values()
+        by_model = [self.runs.examine([job for _, job in to_train], pool) for pool in self.pools.values()]
         for (student, job), *outcomes in zip(to_train, *by_model, strict=True):
             # A lesson is judged by students of all models or by none: a mean over fewer models is another measure.
             if any(outcome.gain is None for outcome in outcomes):
@@ -177,22 +178,6 @@ class GainReward:
                 credited = outcomes if self.reward.credit == "shard" else on_document
                 gain = self._across_models([outcome.gain for outcome in credited if outcome.gain is not None])
                 results.setdefault(lesson, []).append(LessonResult(student, gain, forgotten_nats, on_document[-1]))
-
-    def _job(self, student: PlannedStudent, lessons_DG: Lessons) -> Job:
-        documents: list[str] = []
-        taught: list[tuple[str, str]] = []
-        for d, g, without in student.lessons:
-            lesson = lessons_DG[d][g]
-            # A document of which nothing is taught keeps its place in the exam and in the planned steps, so that the
-            # students of a batch are asked the same and train equally long.
-            documents.append(lesson[0].document_id)
-            taught += [(r.document_id, r.text) for i, r in enumerate(lesson) if r.rejected is None and i != without]
-        # Common random numbers: nothing about the lessons goes into the seed.
-        return self.runs.job(documents, taught, stable_seed(self.seed, *documents, student.repeat), "reward")
-
-    def _examine(self, jobs: Sequence[Job]) -> dict[str, list[Outcome]]:
-        """Outcomes in the order of `jobs`, by student model."""
-        return {name: self.runs.examine(jobs, pool) for name, pool in self.pools.items()}
 
     def _across_models(self, values: Sequence[float]) -> float:
         return min(values) if self.reward.across_students == "worst" else statistics.fmean(values)
@@ -240,10 +225,8 @@ class GainReward:
         gains: Mapping[TaughtLesson, float],
         forgotten_parts: Mapping[TaughtLesson, float],
     ) -> list[Reward | None]:
-        """Rewards of a lesson's rewrites, None for those that were rejected and for all where the students failed.
-
-        `gains` and `forgotten_parts` are judged from all lessons of the step; a lesson that they lack has its own mean.
-        """
+        """Rewards of a lesson's rewrites, None for those that were rejected and for all where the students failed. A
+        lesson that `gains` or `forgotten_parts` lack has the mean of its own students."""
         shown = results.get(taught)
         if not shown:
             return [None] * len(lesson)
@@ -307,7 +290,8 @@ class GainReward:
         # Validation measures what is rewarded: under shard credit the gain over all that the student was asked.
         whole = self.reward.credit == "shard" and split == "reward"
         by_model: dict[str, Evaluation] = {}
-        for model, outcomes in self._examine([job for *_, job in planned]).items():
+        for model, pool in self.pools.items():
+            outcomes = self.runs.examine([job for *_, job in planned], pool)
             results: dict[str, list[DocumentResult]] = defaultdict(list)
             for (names, texts, job), outcome in zip(planned, outcomes, strict=True):
                 for name in names if outcome.gain is not None else ():
@@ -343,9 +327,3 @@ def _gains(lesson: TaughtLesson, without: int | None, results: Results) -> tuple
         return tuple(result.gain for result in whole)
     spared = {r.student.repeat: r.gain for r in results.get(lesson._replace(without=without), ())}
     return tuple(r.gain - spared[r.student.repeat] for r in whole if r.student.repeat in spared)
-
-
-def place_worst(rewards: Sequence[Reward | None], rejected: float) -> list[Reward]:
-    """The group with a reward below its worst (by |`rejected`|) for each None: refused, or its student failed."""
-    worst = min((reward.value for reward in rewards if reward is not None), default=0.0)
-    return [reward or Reward(value=worst - abs(rejected), outcome=None) for reward in rewards]

@@ -22,7 +22,7 @@ from student.engine.models import load_model
 from student.records import Job, Outcome, StudentPool
 from teacher.records import Rewrite
 from teacher.reward.student_runs import StudentRuns, lesson_steps
-from teacher.run.checkpoints import latest_numbered, save_folder
+from teacher.run.checkpoints import is_adapter, latest_numbered, save_folder
 
 PROMOTION_FILE = "promotion.json"
 
@@ -37,13 +37,6 @@ class Keeping(Protocol):
     def keep(self, job: Job, folder: Path) -> Outcome:
         """Trains one student and saves it: a PEFT adapter folder, or (`mode: full`) a model folder."""
         ...
-
-
-@runtime_checkable
-class Closing(Protocol):
-    """A pool that holds more than this process's memory: actors, with their GPUs."""
-
-    def close(self) -> None: ...
 
 
 class StudentFailed(Exception):
@@ -75,8 +68,7 @@ class StudentPools:
     """The pools of the present bases; one set of models is in memory at a time."""
 
     def __init__(self, config: Config, make_pool: MakePool) -> None:
-        self.config = config
-        self.make_pool = make_pool
+        self.config, self.make_pool = config, make_pool
         self.bases: dict[str, str] = {}
         self.pools: dict[str, StudentPool] = {}
         self.use(starting_bases(config))
@@ -97,8 +89,9 @@ class StudentPools:
     def close(self) -> None:
         """Lets go of the pools, of their models and their actors."""
         for pool in self.pools.values():
-            if isinstance(pool, Closing):
-                pool.close()
+            # Only a pool that holds more than this process's memory has it: actors, with their GPUs.
+            if close := getattr(pool, "close", None):
+                close()
         self.bases = {}
         self.pools.clear()  # a reward that still holds these pools lets go of their models, too
         self.pools = {}
@@ -108,7 +101,7 @@ class StudentPools:
 def merged_teacher(model: str, checkpoint: Path, run_dir: Path) -> Path:
     """A model folder of the teacher at `checkpoint`. An adapter is merged into the float32 weights of `model`, under
     `run_dir/student`, where it takes the place of an earlier one. Raises RunError."""
-    if not (checkpoint / "adapter_config.json").is_file():
+    if not is_adapter(checkpoint):
         return checkpoint
     folder = run_dir / "student" / f"teacher-{checkpoint.name.removeprefix('checkpoint-')}"
     if not folder.is_dir():
@@ -145,18 +138,23 @@ def train_and_save(pool: Keeping, job: Job, student: StudentSettings, base: str,
 
 def promote(round: int, lessons: Sequence[Rewrite], students: StudentPools, runs: StudentRuns) -> dict[str, Any]:
     """Trains one student of each present base on all `lessons` and saves it as a whole model under
-    `run.dir/student/promoted-NNNN`: the bases of the next rounds.
-
-    Returns what each gained on the documents' reward questions, `gain/<student>`. Nobody is promoted, and `error` says
-    why, where a student fails. Raises RunError.
-    """
+    `run.dir/student/promoted-NNNN`: the bases of the next rounds. Returns what each gained on the documents' reward
+    questions, `gain/<student>`. Nobody is promoted, and `error` says why, where a student fails. Raises RunError."""
     config = students.config
     folder = config.run.dir / "student" / f"promoted-{round:04d}"
     bases = round_bases(config, None)
     figures: dict[str, Any] = {"lessons": len(lessons), "students": len(bases)}
     if not lessons:
         return figures | {"students": 0, "error": "no lesson was accepted"}
-    job = _promotion_job(config, round, lessons, runs)
+    # One student on everything: as many steps a document as the rewarded students had, and their exam.
+    names = list(dict.fromkeys(rewrite.document_id for rewrite in lessons))
+    taught = [(rewrite.document_id, rewrite.text) for rewrite in lessons]
+    job = runs.job(names, taught, stable_seed(config.run.seed, "promotion", round), "reward")
+    together = min(config.reward.documents_together, len(names))
+    steps = lesson_steps(config.student, config.rl.rewrites_per_lesson, together)
+    if steps is not None:
+        steps *= math.ceil(len(names) / together)
+    job = replace(job, lesson=replace(job.lesson, steps=steps))
 
     def save(partial: Path) -> None:
         pools = students.use(bases)
@@ -176,18 +174,6 @@ def promote(round: int, lessons: Sequence[Rewrite], students: StudentPools, runs
             return figures | {"error": str(failed)}
     _remove_others(folder, "promoted-*")
     return json.loads((folder / PROMOTION_FILE).read_text(encoding="utf-8"))
-
-
-def _promotion_job(config: Config, round: int, lessons: Sequence[Rewrite], runs: StudentRuns) -> Job:
-    """One student on everything: as many steps a document as the rewarded students had, and their exam."""
-    names = list(dict.fromkeys(rewrite.document_id for rewrite in lessons))
-    taught = [(rewrite.document_id, rewrite.text) for rewrite in lessons]
-    job = runs.job(names, taught, stable_seed(config.run.seed, "promotion", round), "reward")
-    together = min(config.reward.documents_together, len(names))
-    steps = lesson_steps(config.student, config.rl.rewrites_per_lesson, together)
-    if steps is not None:
-        steps *= math.ceil(len(names) / together)
-    return replace(job, lesson=replace(job.lesson, steps=steps))
 
 
 def _remove_others(folder: Path, pattern: str) -> None:

@@ -36,8 +36,7 @@ class StudentRuns:
         self.config, self.journal = config, journal
         self.benchmark = benchmark or DocumentQuestions(config.student.prompt_template)
         self.documents = {document.id: document for document in documents}
-        self.on_progress = on_progress
-        self.clock = clock or Clock()
+        self.on_progress, self.clock = on_progress, clock or Clock()
         self.external = external_questions(config.reward, config.student.prompt_template, "reward")
         """Items of `reward.benchmarks`, asked of every student that is rewarded."""
         self.retention_texts = retention_texts(config.reward)
@@ -94,24 +93,8 @@ class StudentRuns:
         return self._questions[key]
 
     def job(self, documents: Sequence[str], taught: Sequence[tuple[str, str]], seed: int, split: Split) -> Job:
-        """A student that learns `taught` (a document's id and a text each) and is asked about all of `documents`."""
-        texts = self._training_texts(taught)
-        questions = [question for name in documents for question in self.questions(self.documents[name], split)]
-        if split == "reward":
-            questions += self.external
-        return Job(
-            lesson=Lesson(
-                texts=tuple(text for _, text in texts),
-                document_ids=tuple(name for name, _ in texts),
-                # Equal for all lessons of a group, whichever of their texts were refused.
-                steps=lesson_steps(self.config.student, self.config.rl.rewrites_per_lesson, len(documents)),
-                seed=seed,
-            ),
-            exam=Exam(questions=tuple(questions), retention_texts=self.retention_texts),
-        )
-
-    def _training_texts(self, taught: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-        """The texts that a student trains on, all of one document after those of another."""
+        """A student that learns `taught` (a document's id and a text each) and is asked about all of `documents`. It
+        trains on all texts of one document after those of another."""
         student = self.config.student
         by_document: dict[str, list[str]] = {}
         for name, text in taught:
@@ -121,7 +104,19 @@ class StudentRuns:
             for name, texts in by_document.items():
                 if self.documents[name].text not in texts:
                     texts.append(self.documents[name].text)
-        return [(name, text) for name, texts in by_document.items() for text in texts]
+        questions = [question for name in documents for question in self.questions(self.documents[name], split)]
+        if split == "reward":
+            questions += self.external
+        return Job(
+            lesson=Lesson(
+                texts=tuple(text for texts in by_document.values() for text in texts),
+                document_ids=tuple(name for name, texts in by_document.items() for _ in texts),
+                # Equal for all lessons of a group, whichever of their texts were refused.
+                steps=lesson_steps(student, self.config.rl.rewrites_per_lesson, len(documents)),
+                seed=seed,
+            ),
+            exam=Exam(questions=tuple(questions), retention_texts=self.retention_texts),
+        )
 
 
 def students_at_once(student: StudentSettings) -> int:

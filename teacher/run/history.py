@@ -14,10 +14,8 @@ COSTS = ("pilot", "step", "validation", "promotion")
 
 
 class History:
-    """A run's metrics so far.
-
-    Lines of a round that was not finished are left out: the round comes again, and finds its lines in the journal.
-    """
+    """A run's metrics so far, without lines of a round that was not finished: it comes again, and finds them in the
+    journal."""
 
     def __init__(self, run_dir: Path, journal: Journal) -> None:
         self.run_dir = run_dir
@@ -42,12 +40,8 @@ class History:
             rewards = {
                 number: line["reward/mean"] for (kind, number), line in self.lines.items() if kind == "validation"
             }
-
-            def worth(number: int) -> tuple[float, int]:
-                reward = rewards[number]
-                return -math.inf if reward is None or math.isnan(reward) else reward, -number
-
-            best = max(rewards, key=worth)
+            worth = {n: -math.inf if r is None or math.isnan(r) else r for n, r in rewards.items()}
+            best = max(worth, key=lambda number: (worth[number], -number))
             write_best(self.run_dir, best, rewards[best])
 
     @property

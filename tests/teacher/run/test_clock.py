@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from configs.files import read_json_lines
-from teacher.run.clock import Clock, ahead, length
-from teacher.run.gpu_watch import GpuWatch
+from teacher.run.clock import Clock, GpuWatch, ahead, length
 from teacher.training.data import sampling_batches
 from teacher.training.loop import train_teacher
 from tests.teacher.training.test_kill import run_and_kill, same
