@@ -19,7 +19,7 @@ class DocumentResult(NamedTuple):
     accuracy: float
     """Share of answers right after the lesson."""
     penalties: Mapping[str, float]
-    """What is taken off the gain, by name; empty where the config penalises nothing."""
+    """What is taken off the gain, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,6 @@ class Evaluation:
     gain: Estimate
     """Nats a token, over documents."""
     accuracy: Estimate
-    """Share of answers right after the lesson."""
     reward: Estimate
     """Gain minus penalties: what the teacher is trained for."""
     gains: dict[str, float] = field(default_factory=dict)

@@ -26,10 +26,8 @@ MEASURED_ANEW = ("validation", "heldout", "difference")
 
 def fork_run(config: Config, new_dir: Path) -> Config:
     """Copies the finished rounds of the run in `config.run.dir` to `new_dir`, whole or not at all, and returns `config`
-    with `run.dir` set to it. The source stays as it is.
-
-    Checkpoints, promoted students, the reward cache and the journal of finished rounds are copied. What the run
-    measured on held-out and validation documents is not: the changed config may measure it otherwise.
+    with `run.dir` set to it: checkpoints, promoted students, the reward cache and the journal, without what the run
+    measured on held-out and validation documents, since the changed config may measure it otherwise.
 
     Raises:
         UserError: `new_dir` exists, the source has no finished round or is at work, or the config changes what cannot
@@ -87,6 +85,5 @@ def _copy_journal(source: Path, folder: Path, rounds: int, *, same_data: bool) -
     }
     metrics = [line for line in finished["metrics.jsonl"] if line["kind"] not in MEASURED_ANEW]
     metrics.append({"time": round(time.time(), 3), "kind": "fork", "round": rounds, "source": str(source)})
-    rewrites = [line for line in finished["rewrites.jsonl"] if line["arm"] == "train"]
-    for name, lines in (("metrics.jsonl", metrics), ("rewrites.jsonl", rewrites)):
-        write_json_lines(new / name, lines)
+    write_json_lines(new / "metrics.jsonl", metrics)
+    write_json_lines(new / "rewrites.jsonl", [line for line in finished["rewrites.jsonl"] if line["arm"] == "train"])

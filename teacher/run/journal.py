@@ -54,10 +54,6 @@ class JsonLines:
         self._keys.add(key)
         return True
 
-    def sync(self) -> None:
-        with self.path.open("rb") as file:
-            os.fsync(file.fileno())
-
     def _key_of(self, record: Record) -> tuple[Any, ...]:
         return tuple(record.get(name) for name in self.key)
 
@@ -86,8 +82,9 @@ class Journal:
         return self.metrics.append({"time": round(time.time(), 3), **record})
 
     def sync(self) -> None:
-        self.metrics.sync()
-        self.rewrites.sync()
+        for lines in (self.metrics, self.rewrites):
+            with lines.path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         self._opened.close()
