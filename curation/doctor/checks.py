@@ -33,7 +33,7 @@ def exit_code(checks: Sequence[Check]) -> int:
 
 def print_checks(checks: Sequence[Check], console: Console) -> None:
     """One row a check, with what to change below what was found."""
-    table = Table("", "", "")
+    table = Table("", "", "", show_header=False)
     for check in checks:
         text = Text(check.found)
         if check.fix:
