@@ -131,6 +131,15 @@ def test_every_room_has_a_floor():
     assert named == rooms, "a room that is gone is still listed"
 
 
+def test_the_diagram_for_contributors_shows_these_floors():
+    diagram = (ROOT / "CONTRIBUTING.md").read_text().split("## The rooms")[1].split("```")[1]
+    floors, package = {package: [] for package in PACKAGES}, ""
+    for line in filter(str.strip, diagram.splitlines()):
+        package = line[:12].strip(" /") or package
+        floors[package].insert(0, set(line[12:].split()))
+    assert floors == {package: [set(floor.split()) for floor in ROOMS[package]] for package in PACKAGES}
+
+
 def test_nothing_imports_in_a_circle():
     modules, rooms = {}, {}
     for module, file in FILES.items():
