@@ -45,15 +45,14 @@ STEPS: dict[str, tuple[str, ...]] = {
     "dedup minhash": ("curation.dedup=minhash",),
 }
 STEP_ROWS = 2000
-SAMPLE_SECONDS = 0.02
+ROWS = {"documents_in": "rows_in", "documents_out": "rows_out", "filtered": "rows_filtered",
+        "quarantined": "rows_quarantined", "failed": "rows_failed"}  # fmt: skip
+"""Counts of rows, by their key in the manifest: with one rewrite a document these are its documents."""
 TARGETS = {"ms_per_document": 5.0, "peak_memory_mb": 1500.0}
-
-Progress = Callable[[str], object]
-"""Shows a line to the user."""
 
 
 def run_bench(
-    rows: int, *, steps: bool = False, vllm: bool | None = False, progress: Progress = print
+    rows: int, *, steps: bool = False, vllm: bool | None = False, progress: Callable[[str], object] = print
 ) -> dict[str, Any]:
     """Curates `rows` rows, a quarter and a sixteenth of them; returns the measurements, which `table` shows.
 
@@ -63,21 +62,16 @@ def run_bench(
     """
     points = []
     for size in sorted({max(100, rows // 16), max(100, rows // 4), rows}):
-        point = measure(size, SETTINGS)
-        points.append(point)
+        points.append(last := measure(size, SETTINGS))
         progress(
-            f"{size} rows: {point['ms_per_document']:.2f} ms of CPU a document, {point['rows_per_second']:.0f} rows/s,"
-            f" {point['peak_memory_mb']:.0f} MB"
+            f"{size} rows: {last['ms_per_document']:.2f} ms of CPU a document, {last['rows_per_second']:.0f} rows/s,"
+            f" {last['peak_memory_mb']:.0f} MB"
         )
-    first, last = points[0], points[-1]
+    names = ("ms_per_document", "rows_per_second", "tokens_per_second", "tokens_per_document", "peak_memory_mb")
     result: dict[str, Any] = {
-        name: last[name]
-        for name in ("rows_in", "rows_out", "rows_filtered", "rows_quarantined", "rows_failed", "ms_per_document",
-                     "rows_per_second", "tokens_per_second", "tokens_per_document", "peak_memory_mb")
-    }  # fmt: skip
-    result |= {
+        **{name: last[name] for name in (*ROWS.values(), *names)},
         "rows_exact": True,
-        "memory_growth_mb": last["peak_memory_mb"] - first["peak_memory_mb"],
+        "memory_growth_mb": last["peak_memory_mb"] - points[0]["peak_memory_mb"],
         "linearity": _linearity(points),
         "within_targets": {name: last[name] <= most for name, most in TARGETS.items()},
         "settings": list(SETTINGS),
@@ -85,7 +79,13 @@ def run_bench(
         "sizes": points,
     }
     if steps:
-        result["step_ms"] = _step_costs(progress)
+        # What each step adds to a curation without optional steps.
+        plain = measure(STEP_ROWS, (), exact=False)["ms_per_document"]
+        result["step_ms"] = {"none": plain}
+        for name, settings in STEPS.items():
+            cost = measure(STEP_ROWS, settings, exact=False)["ms_per_document"] - plain
+            result["step_ms"][name] = cost
+            progress(f"{name}: {cost:+.2f} ms a document")
     return result | _measure_vllm(vllm, progress)
 
 
@@ -118,18 +118,16 @@ def check_rows(output: Path, corpus: Corpus) -> dict[str, int]:
     exactly once in the dataset, the quarantine or among the filtered.
     """
     manifest = read_manifest(output)
-    names = ("documents_in", "documents_out", "filtered", "quarantined", "failed")
-    counts = {name: sum(file[name] for file in manifest["files"]) for name in names}
+    counts = {name: sum(file[key] for file in manifest["files"]) for key, name in ROWS.items()}
     out = corpus.rows - corpus.filtered - corpus.quarantined
-    expected = dict(zip(names, (corpus.rows, out, corpus.filtered, corpus.quarantined, 0), strict=True))
+    expected = dict(zip(counts, (corpus.rows, out, corpus.filtered, corpus.quarantined, 0), strict=True))
     places = row_places(output, manifest)
     if counts != expected or manifest["rows"] != out or not len(places) == len(set(places)) == corpus.rows:
         raise RunError(
             f"the curated rows are not exact: expected {expected}, the manifest says {counts} with {manifest['rows']}"
             f" rows; {len(places)} records of {len(set(places))} rows were found"
         )
-    keys = ("rows_in", "rows_out", "rows_filtered", "rows_quarantined", "rows_failed")
-    return dict(zip(keys, counts.values(), strict=True))
+    return counts
 
 
 def _linearity(points: list[dict[str, Any]]) -> dict[str, float | None]:
@@ -148,17 +146,7 @@ def _linearity(points: list[dict[str, Any]]) -> dict[str, float | None]:
     }
 
 
-def _step_costs(progress: Progress) -> dict[str, float]:
-    """Milliseconds of CPU a document that each step adds to a curation without optional steps."""
-    plain = measure(STEP_ROWS, (), exact=False)["ms_per_document"]
-    costs = {"none": plain}
-    for name, settings in STEPS.items():
-        costs[name] = measure(STEP_ROWS, settings, exact=False)["ms_per_document"] - plain
-        progress(f"{name}: {costs[name]:+.2f} ms a document")
-    return costs
-
-
-def _measure_vllm(wanted: bool | None, progress: Progress) -> dict[str, Any]:
+def _measure_vllm(wanted: bool | None, progress: Callable[[str], object]) -> dict[str, Any]:
     from curation.bench.vllm import measure, missing_requirement
 
     problem = "--no-vllm" if wanted is False else missing_requirement() if wanted is None else None
@@ -179,7 +167,7 @@ def _curate_in_a_process(overrides: list[str], figures: Path) -> dict[str, float
             with contextlib.suppress(psutil.NoSuchProcess):
                 family = (child, *child.children(recursive=True))
                 peak_bytes = max(peak_bytes, sum(process.memory_info().rss for process in family))
-            time.sleep(SAMPLE_SECONDS)
+            time.sleep(0.02)
         if child.returncode:
             errors.seek(0)
             last = (errors.read().decode(errors="replace").strip().splitlines() or ["no message"])[-1]
@@ -199,14 +187,13 @@ def _child(figures: Path, overrides: list[str]) -> None:
     curate(config)
     seconds = time.perf_counter() - start
     # Not getrusage: its peak begins with the memory of the process that forked this one.
-    status = Path("/proc/self/status").read_text()
-    own_peak_mb = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+    peak_kb = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
     measured = {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds() - start_cpu,
         "start_cpu_seconds": start_cpu,
         "start_memory_mb": start_memory / 1e6,
-        "own_peak_mb": own_peak_mb,
+        "own_peak_mb": peak_kb * 1024 / 1e6,
     }
     figures.write_text(json.dumps(measured))
 

@@ -1,6 +1,5 @@
 """The corpus of `notewright bench curate`: documents of a web corpus's lengths, with known faults in known rows."""
 
-import contextlib
 import gzip
 import itertools
 from collections.abc import Iterator, Mapping
@@ -34,7 +33,7 @@ class Corpus:
     quarantined: int
     """Rows that cannot be read, and documents whose rewrite the gates refuse."""
     filtered: int
-    """Repeated, contaminated, with a credential."""
+    """Repeated documents, contaminated ones and those with a credential."""
 
 
 def write_corpus(folder: Path, rows: int, seed: int = 0) -> Corpus:
@@ -52,14 +51,11 @@ def write_corpus(folder: Path, rows: int, seed: int = 0) -> Corpus:
         share = range(rows * file // FILES, rows * (file + 1) // FILES)
         suffix = SUFFIXES[file % len(SUFFIXES)]
         _write(shards / f"part-{file}{suffix}", list(zip(share, itertools.islice(texts, len(share)), strict=True)))
-    counted = np.bincount(np.arange(rows) % 100, minlength=100)
-    return Corpus(
-        folder=shards,
-        quiz=items,
-        rows=rows,
-        quarantined=int(counted[UNREADABLE] + counted[SHORT]),
-        filtered=int(counted[REPEATED] + counted[CONTAMINATED] + counted[CREDENTIAL]),
+    quarantined, filtered = (
+        sum(len(range(place, rows, 100)) for place in places)
+        for places in ((UNREADABLE, SHORT), (REPEATED, CONTAMINATED, CREDENTIAL))
     )
+    return Corpus(shards, items, rows, quarantined, filtered)
 
 
 def row_places(output: Path, manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
@@ -111,11 +107,9 @@ def _write(path: Path, rows: list[tuple[int, str | None]]) -> None:
         b'{"text": "not UTF-8: \xff"}\n' if text is None else orjson.dumps({"id": f"row-{row}", "text": text}) + b"\n"
         for row, text in rows
     )
-    with contextlib.ExitStack() as stack:
-        file: Any = stack.enter_context(path.open("wb"))
-        if path.suffix == ".gz":
-            file = stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1))
-        elif path.suffix == ".zst":
-            file = stack.enter_context(zstandard.ZstdCompressor().stream_writer(file))
-        for line in lines:
-            file.write(line)
+    content = b"".join(lines)
+    if path.suffix == ".gz":
+        content = gzip.compress(content, compresslevel=1)
+    elif path.suffix == ".zst":
+        content = zstandard.compress(content)
+    path.write_bytes(content)

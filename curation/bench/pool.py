@@ -3,21 +3,7 @@
 Students of the lab's shape learn in this process and on one and two actors, in turns. Then 10,000 queued jobs pass
 through actors whose students are simulated (they answer at once), to measure what passing alone costs, and whether
 memory grows with the queue. Last, the measured costs are the parts of simulated rounds on 8 to 512 GPUs
-(`curation.bench.pool_simulation`). Keys of the result:
-
-* `students_per_second`: medians by arm. `inline` (this process and its helpers, on all cores), `inline_1` (one
-  thread), `actors_1` and `actors_2` (one thread each); `ratio_to_inline` and `ratio_to_inline_1` are medians of ratios
-  within a turn, which other work on the machine hardly changes.
-* `seconds_per_student`: of `inline_1`, in batches of 32; `small_batch_seconds_per_student`: the same in batches of 4.
-* `overhead_ms_per_job`: wall clock of a job through two actors that do nothing, in batches of 32, with outcomes of
-  real size; `overhead_share` is its share of `seconds_per_student`, and should be below 0.05.
-* `driver_ms_per_job`, `driver_ms_per_batch`: CPU time of the dispatching process alone.
-* `queue`: `jobs`, `seconds`, `rss_start_mb`, `rss_growth_mb`: the highest memory of the dispatching process while the
-  jobs run, above its memory when all of them were made.
-* `most_students_per_second`: one process cannot dispatch more, in the largest batches.
-* `simulation`: what `curation.bench.pool_simulation.scaling` returns, by how many times as fast an actor is as one core
-  here (a GPU runs larger students; seconds a student count). `costs` in seconds; `teacher_share` of a round on 8 GPUs
-  is `assumed` to be the teacher's unless `--run` names a run that measured it.
+(`curation.bench.pool_simulation`).
 """
 
 import gc
@@ -65,27 +51,34 @@ class BenchStudents(InlinePool):
     def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
         if jobs[0].lesson.loss_on != SIMULATED:
             return super().examine(jobs, on_done)
-        return [_simulated(job) for job in jobs]
-
-
-def _simulated(job: Job) -> Outcome:
-    names = ("loglik_sum_before", "loglik_sum_after", "bits_per_byte_before", "bits_per_byte_after")
-    answers = tuple(
-        # Each has a dict of its own, since pickle sends a shared one only once.
-        Answer(
-            loglik_before=-2.0, loglik_after=-1.0, correct_before=False, correct_after=True,
-            extra=dict.fromkeys(names, 0.5),
-        )
-        for _ in job.exam.questions
-    )  # fmt: skip
-    return Outcome(gain=1.0, metrics={f"metric_{n}": float(n) for n in range(12)} if answers else {}, answers=answers)
+        names = ("loglik_sum_before", "loglik_sum_after", "bits_per_byte_before", "bits_per_byte_after")
+        outcomes = []
+        for job in jobs:
+            answer = Answer(loglik_before=-2.0, loglik_after=-1.0, correct_before=False, correct_after=True)
+            # Each answer has a dict of its own, since pickle sends a shared one only once.
+            answers = tuple(replace(answer, extra=dict.fromkeys(names, 0.5)) for _ in job.exam.questions)
+            metrics = {f"metric_{n}": float(n) for n in range(12)} if answers else {}
+            outcomes.append(Outcome(gain=1.0, metrics=metrics, answers=answers))
+        return outcomes
 
 
 def run_bench(
     *, students: int = 64, steps: int = 15, repeats: int = 3, run: Path | None = None, progress: Progress = print
 ) -> dict[str, Any]:
-    """Measures and simulates; `students` train in each arm, `repeats` times in turns. Raises UserError (Ray is missing,
-    `run` holds no measured round)."""
+    """Measures and simulates; `students` train in each arm, `repeats` times in turns. Raises UserError where Ray is
+    missing, or `run` holds no measured round. Keys of the result that need words:
+
+    * `students_per_second`: medians by arm. `inline` (this process and its helpers, on all cores), `inline_1` (one
+      thread), `actors_1` and `actors_2` (one thread each); `ratio_to_...` are medians of ratios within a turn, which
+      other work on the machine hardly changes.
+    * `seconds_per_student`: of `inline_1`, in batches of 32; `small_batch_...`: the same in batches of 4.
+    * `overhead_ms_per_job`: wall clock of a job through two actors that do nothing, in batches of 32, with outcomes of
+      real size; `overhead_share` is its share of `seconds_per_student`.
+    * `driver_ms_...`: CPU time of the dispatching process alone. `queue.rss_growth_mb`: its highest memory while the
+      queued jobs run, above that when all of them were made.
+    * `simulation`: by how many times as fast an actor is as one core here (a GPU runs larger students; seconds a
+      student count). `teacher_share` of a round on 8 GPUs is assumed unless `run` has measured it.
+    """
     teacher_share = TEACHER_SHARE if run is None else _teacher_share(run)
     disable_progress_bar()
     jobs = make_jobs(max(students, QUEUE), steps)
@@ -107,7 +100,7 @@ def run_bench(
     sizes = [TrainingSize.of(job.lesson, settings).cost for job in jobs[:QUEUE]]
     lengths = [size / statistics.fmean(sizes) for size in sizes]
     overhead_share = passing["overhead_ms_per_job"] / 1000 / alone
-    result = {
+    return {
         "students_per_second": {arm: 1 / statistics.median(s) for arm, s in seconds.items() if arm != "small"},
         **{
             f"ratio_to_{base}": {
@@ -130,24 +123,23 @@ def run_bench(
         "steps": steps,
         "repeats": repeats,
         "cores": os.cpu_count(),
+        **environment(torch.device("cpu"), torch.float32),
     }
-    return result | environment(torch.device("cpu"), torch.float32)
 
 
 def make_jobs(count: int, steps: int) -> list[Job]:
     """Lessons of eight biographies, each its own; students of one group of 32 sit the same exam."""
     texts = lesson_texts(None, 2000)
-    exams = []
-    for group in range(math.ceil(count / BATCH)):
-        prompts = [f"{texts[(7 * group + number) % 2000][:30]} was born in" for number in range(QUESTIONS)]
-        questions = (Question(prompt=p, answer="Lisbon", document_id=str(n % TEXTS)) for n, p in enumerate(prompts))
-        exams.append(Exam(questions=tuple(questions)))
     ids = tuple(map(str, range(TEXTS)))
     jobs = []
     for n in range(count):
+        if n % BATCH == 0:
+            prompts = [f"{texts[(7 * (n // BATCH) + number) % 2000][:30]} was born in" for number in range(QUESTIONS)]
+            questions = (Question(prompt=p, answer="Lisbon", document_id=ids[i % TEXTS]) for i, p in enumerate(prompts))
+            exam = Exam(questions=tuple(questions))
         lesson_of_eight = tuple(texts[(n * TEXTS + i * (1 + n % 13)) % 2000] for i in range(TEXTS))
         lesson = Lesson(texts=lesson_of_eight, document_ids=ids, steps=steps, seed=n)
-        jobs.append(Job(lesson=lesson, exam=exams[n // BATCH]))
+        jobs.append(Job(lesson=lesson, exam=exam))
     return jobs
 
 
@@ -195,9 +187,13 @@ def _measure_passing(pool: RayPool, jobs: list[Job], progress: Progress) -> dict
     full = [replace(job, lesson=replace(job.lesson, loss_on=SIMULATED)) for job in jobs[: 64 * BATCH]]
     queued = [Job(lesson=replace(job.lesson, loss_on=SIMULATED), exam=Exam()) for job in jobs]
     pool.examine(full[: 4 * BATCH])
-    seconds, cpu_full = _seconds_a_job(pool, full)
+    start, start_cpu = time.perf_counter(), time.process_time()
+    pool.examine(full)
+    seconds, cpu_full = ((time.perf_counter() - start) / len(full), (time.process_time() - start_cpu) / len(full))
     pool.settings = pool.settings.model_copy(update={"max_slots": 1})
-    _, cpu_single = _seconds_a_job(pool, full[: 16 * BATCH])
+    start_cpu = time.process_time()
+    pool.examine(full[: 16 * BATCH])
+    cpu_single = (time.process_time() - start_cpu) / (16 * BATCH)
     pool.settings = pool.settings.model_copy(update={"max_slots": BATCH})
     # Again two batch sizes, 32 and 1, for what a job costs and what a batch does.
     cpu_job = max(0.0, (cpu_full * BATCH - cpu_single) / (BATCH - 1))
@@ -220,13 +216,6 @@ def _measure_passing(pool: RayPool, jobs: list[Job], progress: Progress) -> dict
         "driver_ms_per_batch": 1000 * max(0.0, cpu_single - cpu_job),
         "queue": queue,
     }
-
-
-def _seconds_a_job(pool: RayPool, jobs: list[Job]) -> tuple[float, float]:
-    """Wall clock, and CPU time of this process."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    pool.examine(jobs)
-    return (time.perf_counter() - wall) / len(jobs), (time.process_time() - cpu) / len(jobs)
 
 
 def _teacher_share(run: Path) -> float:

@@ -1,12 +1,12 @@
 """Where the student pool stops to scale: a round's students on simulated GPUs, batch by batch.
 
 Batches are formed and dispatched by the pool's own rules (`student.pools.batching.batch_sizes`, longest first, one
-batch an actor). `curation.bench.pool` measures the cost of a batch, of a student and of the dispatching process; the
-rest is bookkeeping. An actor waits from the end of its batch until the dispatching process has come to it, and, when no
-batch is left, until the round is over.
+batch an actor), at the costs that `curation.bench.pool` measures. An actor waits from the end of its batch until the
+dispatching process has come to it, and, when no batch is left, until the round is over.
 """
 
 import heapq
+import itertools
 import random
 import statistics
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Costs:
     """And for each student in it."""
 
     def faster(self, times: float) -> "Costs":
-        """Of actors that are so many times as fast; the dispatching process is the same."""
+        """Of actors that are so many times as fast, with the same dispatching process."""
         return replace(self, batch=self.batch / times, student=self.student / times)
 
 
@@ -61,14 +61,12 @@ def simulate(lengths: Sequence[float], gpus: int, costs: Costs, seed: int) -> Ro
     """One round of students of these relative lengths (mean 1) on so many GPUs."""
     rng = random.Random(seed)
     order = sorted(lengths, reverse=True)
-    batches, start = [], 0
-    for size in batch_sizes(order, MOST, gpus):
-        batches.append(order[start : start + size])
-        start += size
+    longest_first = iter(order)
     free = [(0.0, gpu) for gpu in range(gpus)]
     ends = [0.0] * gpus
     dispatcher_free = student_seconds = batch_seconds = waiting = 0.0
-    for batch in batches:
+    for size in batch_sizes(order, MOST, gpus):
+        batch = list(itertools.islice(longest_first, size))
         since, gpu = heapq.heappop(free)
         # One process dispatches: an actor that is free waits until it has dispatched the batches before.
         dispatcher_free = max(dispatcher_free, since) + costs.deal_batch + costs.deal_student * len(batch)
@@ -91,20 +89,17 @@ def scaling(lengths: Sequence[float], costs: Costs, teacher_share: float) -> dic
     `teacher_share` of the round at the fewest GPUs is the teacher's, which more GPUs for students do not shorten.
     `points` hold `gpus`, `students_per_second`, `efficiency` (students' share of the actors' time), the shares that are
     lost to `small_batches`, `dealing` (the dispatching process) and `tail`, and `round_efficiency` (where actors also
-    idle in the teacher's part). `bends_at` is the first number of GPUs at which `efficiency` is below 0.8,
-    `why` the largest loss there; null where it never is. `round_bends_at`: the same of `round_efficiency`, relative to
-    the fewest GPUs.
+    idle in the teacher's part). `bends_at` is the first number of GPUs at which `efficiency` is below 0.8, `why` the
+    largest loss there; None where it never is. `round_bends_at`: of `round_efficiency`, relative to the fewest GPUs.
     """
     points: list[dict[str, Any]] = []
     teacher_seconds = 0.0
+    fields = {"efficiency": "students", "small_batches": "batches", "dealing": "dealing", "tail": "tail"}
     for gpus in GPUS:
         rounds = [simulate(lengths, gpus, costs, seed) for seed in range(SEEDS)]
-        makespan = statistics.fmean(r.makespan for r in rounds)
-        fields = {"efficiency": "students", "small_batches": "batches", "dealing": "dealing", "tail": "tail"}
-        shares = {
-            name: statistics.fmean(getattr(r, field) for r in rounds) / (gpus * makespan)
-            for name, field in fields.items()
-        }
+        means = {field: statistics.fmean(getattr(r, field) for r in rounds) for field in ("makespan", *fields.values())}
+        makespan = means["makespan"]
+        shares = {name: means[field] / (gpus * makespan) for name, field in fields.items()}
         if not points:
             teacher_seconds = makespan * teacher_share / (1 - teacher_share)
         round_efficiency = shares["efficiency"] * makespan / (makespan + teacher_seconds)

@@ -1,11 +1,10 @@
 """One training round and one curation on this machine, and how their time divides between the parts.
 
-    notewright bench round --dir runs/bench-round
     notewright bench round --dir runs/bench-round student.pool=ray rl.documents_per_round=64
 
 The preset is `configs/qwen-0.5b-1gpu.yaml` with SmolLM2-135M (`make smollm2`) in the place of both models: a complete
-ReST-EM round on SQuAD passages, then `curate` of 600 of them with the teacher of that round. Only time is measured: a
-raw 135M model answers next to nothing without the passage.
+round on SQuAD passages, then `curate` of 600 of them with the teacher of that round. Only time is measured: a raw 135M
+model answers next to nothing without the passage.
 """
 
 import time
@@ -28,7 +27,6 @@ from teacher.run.clock import Clock
 PRESET = Path(__file__).parents[2] / "configs/qwen-0.5b-1gpu.yaml"
 PASSAGES = "../shared/data/squad_passages.jsonl"
 MODEL = "models/smollm2-135m-instruct"
-PHASES = {"sample": "sampling", "students": "students", "update": "update", "idle": "idle"}
 SCALED = (
     f"teacher.model={MODEL}", f"student.model={MODEL}", f"data.train=[{PASSAGES}]", "data.heldout=[]",
     "data.limit=256", "rl.rounds=1", "rl.documents_per_round=128", "rl.validation_documents=0",
@@ -38,26 +36,22 @@ SCALED = (
 """The preset at the size of the models that are at hand."""
 
 
-def run_bench(
-    folder: Path, overrides: Sequence[str] = (), *, preset: Path = PRESET, progress: Callable[[str], None] = say
-) -> dict[str, Any]:
+def run_bench(folder: Path, overrides: Sequence[str] = (), *, progress: Callable[[str], None] = say) -> dict[str, Any]:
     """Trains one round in `folder/run` and curates into `folder/dataset`; the seconds of both as plain values.
 
     Raises UserError where the folder is there already: work that an earlier run has finished would not be measured.
     """
     if folder.exists():
         raise UserError(f"{folder} exists: a run that goes on measures nothing; name another --dir")
-    config = load_config(
-        preset, [*SCALED, f"run.dir={folder / 'run'}", f"curation.output={folder / 'dataset'}", *overrides]
-    )
+    folders = f"run.dir={folder / 'run'}", f"curation.output={folder / 'dataset'}"
+    config = load_config(PRESET, [*SCALED, *folders, *overrides])
     rl = config.rl
     progress(f"training {rl.rounds} round on {rl.documents_per_round} passages")
     start = time.perf_counter()
     summary = train_from_config(config)
     train_seconds = time.perf_counter() - start
-    lines = read_json_lines(config.run.dir / "journal/metrics.jsonl")
-    [update] = [line for line in lines if line["kind"] == "update"]
-    rewrites = read_json_lines(config.run.dir / "journal/rewrites.jsonl")
+    journal = config.run.dir / "journal"
+    [update] = [line for line in read_json_lines(journal / "metrics.jsonl") if line["kind"] == "update"]
     progress("curating")
     with Clock() as clock:
         curated = curate(config)
@@ -82,7 +76,7 @@ def run_bench(
             **{name: value for name, value in update.items() if name.startswith(("seconds/", "idle_share/"))},
             "seconds": train_seconds,
             "students": summary.student_runs,
-            "rewrites": len([line for line in rewrites if line["arm"] == "train"]),
+            "rewrites": sum(line["arm"] == "train" for line in read_json_lines(journal / "rewrites.jsonl")),
         },
         "curate": {
             "seconds": curated.seconds,
@@ -98,6 +92,7 @@ def table(result: dict[str, Any]) -> str:
     """The measurement as Markdown, for teacher/RESULTS.md."""
     train, curated, setting = result["train"], result["curate"], result["setting"]
     wall = train["seconds/round"]
+    phases = {"sample": "sampling", "students": "students", "update": "update", "idle": "idle"}
     lines = [
         f"{result['machine']}, torch {setting['torch']}: {setting['documents']} documents in batches of"
         f" {setting['documents_per_batch']}, G={setting['group_size']}, {setting['repeats']} repeats; writer"
@@ -106,7 +101,7 @@ def table(result: dict[str, Any]) -> str:
         "| a round | seconds | share |",
         "|---|---|---|",
         *(f"| {label} | {train[f'seconds/{name}']:.1f} | {train[f'seconds/{name}'] / wall:.0%} |"
-          for name, label in PHASES.items()),
+          for name, label in phases.items()),
         f"| sampling and students at once | {train['seconds/overlap']:.1f} | {train['seconds/overlap'] / wall:.0%} |",
         f"| **the round** | {wall:.1f} | |",
         "",

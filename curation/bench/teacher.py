@@ -6,11 +6,13 @@ was interrupted goes on with what is missing. `curation.bench.teacher_report` pu
 
 import hashlib
 import json
+import math
 import os
 import sqlite3
+import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -30,6 +32,7 @@ from curation.bench.teacher_controls import (
     old_knowledge,
     planted_questions,
 )
+from curation.bench.teacher_report import FIRST
 from curation.console.progress import say
 from curation.lab.build import MARK, MODELS, build_lab
 from teacher.algorithms.table import ALGORITHMS
@@ -47,12 +50,6 @@ TUNED: dict[str, tuple[str, ...]] = {
 REPEATS = ("reward.repeats=2", "rl.documents_per_round=24", "reward.pool_strategies=false")
 """Half the documents, each lesson taught to two students."""
 
-QUICK = ("rl.evaluation_lessons=2",)
-"""One run decides nothing, however well it is measured."""
-
-BLIND = ("rl.validation_documents=0",)
-"""The last round is kept. Validation would choose a round by its gains, and those are not shuffled."""
-
 FORGETFUL = ("student.steps=20", "student.tokens_per_step=400", "student.learning_rate=3e-3", "student.lora.rank=8",
              "student.lora.alpha=16")  # fmt: skip
 """Lessons that cost little old knowledge, so that the retention penalty has a choice: at the usual learning rate every
@@ -65,11 +62,10 @@ knowledge at 0.75, and at 40 next to none (teacher/RESULTS.md)."""
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One process's work."""
+    """One process's work, of kind `train`, `strategies` or `planted`."""
 
     name: str
     kind: str
-    """`train`, `strategies`, `planted`."""
     student: str
     overrides: tuple[str, ...] = ()
     shuffle: bool = False
@@ -84,19 +80,14 @@ def units(seeds: int, quick: bool, overrides: Sequence[str]) -> list[Unit]:
     def train(student: str, name: str, *settings: str, shuffle: bool = False, old: bool = False) -> Unit:
         return Unit(f"{student}/{name}", "train", student, settings, shuffle, old)
 
-    work = [
-        train(
-            student, f"{algorithm}-{seed}", f"rl.algorithm={algorithm}", f"run.seed={seed}", *TUNED.get(algorithm, ())
-        )
-        for algorithm in (list(ALGORITHMS)[:1] if quick else ALGORITHMS)
-        for seed in range(seeds)
-        for student in STUDENTS
-    ]
-    work += [
-        train(student, f"shuffled-{seed}", f"run.seed={seed}", *BLIND, shuffle=True)
-        for seed in range(seeds)
-        for student in STUDENTS
-    ]
+    each = [(seed, student) for seed in range(seeds) for student in STUDENTS]
+    work = []
+    for algorithm in [FIRST] if quick else ALGORITHMS:
+        settings = f"rl.algorithm={algorithm}", *TUNED.get(algorithm, ())
+        work += [train(student, f"{algorithm}-{seed}", f"run.seed={seed}", *settings) for seed, student in each]
+    # The last round is kept: validation would choose a round by its gains, and those are not shuffled.
+    last = "rl.validation_documents=0"
+    work += [train(student, f"shuffled-{seed}", f"run.seed={seed}", last, shuffle=True) for seed, student in each]
     if not quick:
         work += [train(student, "repeats-fixed-0", *REPEATS) for student in STUDENTS]
         work += [train(student, "repeats-adaptive-0", *REPEATS, "reward.adaptive=true") for student in STUDENTS]
@@ -105,26 +96,32 @@ def units(seeds: int, quick: bool, overrides: Sequence[str]) -> list[Unit]:
         work.append(train(STUDENTS[0], "retention-with", *FORGETFUL, *penalty, old=True))
     work += [Unit(f"{student}/strategies", "strategies", student) for student in STUDENTS]
     work.append(Unit("planted", "planted", STUDENTS[0]))
-    overrides = (*QUICK, *overrides) if quick else overrides
+    if quick:  # one run decides nothing, however well it is measured
+        overrides = ("rl.evaluation_lessons=2", *overrides)
     return [replace(unit, overrides=(*unit.overrides, *overrides)) for unit in work]
 
 
-def run_bench(
-    folder: Path, *, quick: bool = False, seeds: int = 3, overrides: Sequence[str] = (), config: Path = CONFIG
-) -> dict[str, dict[str, Any]]:
+def run_bench(folder: Path, *, quick: bool, seeds: int, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Runs what is missing of the bench in `folder`, one unit a core; returns the units' results by name.
 
-    Raises RunError or UserError of the first unit that fails; finished ones are kept.
+    Raises RunError or UserError of the first unit that fails, and UserError for a finished one of other settings;
+    finished ones are kept.
     """
-    build_lab(load_config(config, overrides).lab, progress=say)
+    build_lab(load_config(CONFIG, overrides).lab, progress=say)
     work = units(1 if quick else seeds, quick, overrides)
-    results = {unit.name: result for unit in work if (result := _read(folder, unit, config)) is not None}
+    results: dict[str, dict[str, Any]] = {}
+    for unit in work:
+        path = folder / unit.name / "result.json"
+        if path.is_file():
+            results[unit.name] = json.loads(path.read_text())
+            if results[unit.name]["settings"] != _fingerprint(unit_config(unit, folder)):
+                raise UserError(f"{path} is of other settings, another lab or engine: give the bench another --dir")
     missing = [unit for unit in work if unit.name not in results]
     finished_before, start = len(results), time.monotonic()
     workers = max(1, min(len(os.sched_getaffinity(0)), len(missing)))
     killed = "a unit's process died (killed, or out of memory); finished units are kept, the same command goes on"
     with worker_pool(workers, _start_worker, if_killed=killed) as pool:
-        futures = {pool.submit(run_unit, unit, folder, config): unit.name for unit in missing}
+        futures = {pool.submit(run_unit, unit, folder): unit.name for unit in missing}
         for future in as_completed(futures):
             name = futures[future]
             results[name] = future.result()
@@ -135,7 +132,6 @@ def run_bench(
 
 
 def _start_worker() -> None:
-    """Sets a worker up: one core, no bars."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 
@@ -143,35 +139,32 @@ def _start_worker() -> None:
     disable_progress_bar()
 
 
-def unit_config(unit: Unit, folder: Path, config: Path = CONFIG) -> Config:
+def unit_config(unit: Unit, folder: Path) -> Config:
     """The experiment of a unit."""
-    lab = load_config(config, [line for line in unit.overrides if line.startswith("lab.")]).lab.dir
+    lab = load_config(CONFIG, [line for line in unit.overrides if line.startswith("lab.")]).lab.dir
     overrides = [line.replace("{lab}", str(lab)) for line in unit.overrides]
-    return load_config(config, [f"student.model={lab / unit.student}", f"run.dir={folder / unit.name}", *overrides])
+    return load_config(CONFIG, [f"student.model={lab / unit.student}", f"run.dir={folder / unit.name}", *overrides])
 
 
-def run_unit(unit: Unit, folder: Path, config: Path = CONFIG) -> dict[str, Any]:
+def run_unit(unit: Unit, folder: Path) -> dict[str, Any]:
     """Does one unit's work and keeps its result."""
-    settings = unit_config(unit, folder, config)
+    settings = unit_config(unit, folder)
     start = time.perf_counter()
-    match unit.kind:
-        case "train":
-            _copy_outcomes(unit, folder, settings)
-            result = _train(unit, settings)
-        case "strategies":
-            result = measure_strategies(settings)
-        case _:
-            result = planted_questions(settings)
+    if unit.kind == "train":
+        _copy_outcomes(unit, folder, settings)
+        result = _train(unit, settings)
+    else:
+        result = measure_strategies(settings) if unit.kind == "strategies" else planted_questions(settings)
     result |= {"seconds": round(time.perf_counter() - start, 1), "settings": _fingerprint(settings)}
     write_whole(folder / unit.name / "result.json", json.dumps(result).encode() + b"\n")
     return result
 
 
 def _copy_outcomes(unit: Unit, folder: Path, config: Config) -> None:
-    """Starts a unit with the outcomes of ReST-EM's students of the same seed, where that unit is finished: students
-    that all algorithms train (raw text, the untrained teacher, the first round's lessons) are trained once. An outcome
-    is looked up by everything that it depends on, so other algorithms' outcomes do no harm."""
-    finished = folder / unit.student / f"{next(iter(ALGORITHMS))}-{config.run.seed}"
+    """Starts a unit with the outcomes of the first algorithm's students of the same seed, where that unit is finished:
+    students that all algorithms train (raw text, the untrained teacher, the first round's lessons) are trained once. An
+    outcome is looked up by everything that it depends on, so other algorithms' outcomes do no harm."""
+    finished = folder / unit.student / f"{FIRST}-{config.run.seed}"
     journal = config.run.dir / "journal"
     if not (finished / "result.json").is_file() or (journal / OUTCOMES).exists():
         return
@@ -238,20 +231,8 @@ def headline(result: Mapping[str, Any]) -> str:
     return f"accuracy {means}{old_text} · {result['student_runs']} students"
 
 
-def _mean(values: Any) -> float:
-    values = list(values)
-    return sum(values) / len(values) if values else float("nan")
-
-
-def _read(folder: Path, unit: Unit, config: Path) -> dict[str, Any] | None:
-    """A finished unit's result; None where it is not finished. Raises UserError for one of other settings."""
-    path = folder / unit.name / "result.json"
-    if not path.is_file():
-        return None
-    result = json.loads(path.read_text())
-    if result["settings"] != _fingerprint(unit_config(unit, folder, config)):
-        raise UserError(f"{path} is of other settings, another lab or engine: give the bench another --dir")
-    return dict(result)
+def _mean(values: Collection[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
 
 
 def _fingerprint(config: Config) -> str:

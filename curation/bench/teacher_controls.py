@@ -1,5 +1,6 @@
 """The controls of `notewright bench teacher`: each would fail if the gains did not come from the students."""
 
+import itertools
 import random
 import statistics
 from collections import defaultdict
@@ -32,6 +33,7 @@ from teacher.training.context import evaluation_seeds, taught
 from teacher.writers.local import load_teacher
 
 OLD_PEOPLE = 24
+PLANTED = 16
 
 
 class ShuffledPool:
@@ -94,10 +96,9 @@ def measure_strategies(config: Config) -> dict[str, Any]:
     writer = load_teacher(config.teacher).at(config.teacher.evaluation_temperature)
     n, seeds = config.rl.rewrites_per_lesson, evaluation_seeds(config, "heldout")
     arms = {"raw": [{document.id: [document.text] for document in heldout}] * len(seeds)}
+    sampling = Sampling(rewrites=n * len(seeds), seed=0, explore=1.0, rewrites_per_lesson=n)
     for name in config.teacher.strategies:
-        sampling = Sampling(
-            rewrites=n * len(seeds), seed=stable_seed(0, name), strategies=(name,), explore=1.0, rewrites_per_lesson=n
-        )
+        sampling = replace(sampling, seed=stable_seed(0, name), strategies=(name,))
         arms[name] = taught(sample_rewrites(writer, heldout, sampling, []), n)
     with _new_rewards(config, heldout) as rewards:
         measured = {name: arm_values(rewards.evaluate(heldout, lessons, seeds)) for name, lessons in arms.items()}
@@ -109,7 +110,7 @@ def arm_values(evaluation: Evaluation) -> dict[str, Any]:
     return {"gains": evaluation.gains, "accuracies": evaluation.accuracies, "batches": evaluation.batches}
 
 
-def planted_questions(config: Config, documents: int = 16) -> dict[str, Any]:
+def planted_questions(config: Config) -> dict[str, Any]:
     """Plants a held-out question about somebody else in each of some documents. Counts how many texts that carry it (a
     copy of the document, and what the teacher writes where it is told to copy) the leak gate refuses, and how many
     clean copies it refuses."""
@@ -118,7 +119,7 @@ def planted_questions(config: Config, documents: int = 16) -> dict[str, Any]:
     questions = [q for document in heldout for q in benchmark.exam(document).questions if q.split == "heldout"]
     writer = load_teacher(config.teacher)
     gates = build_gates(config.gates, config.teacher, writer.tokenizer, questions, config.student.prompt_template)
-    clean, planted, planted_in = heldout[:documents], [], {}
+    clean, planted, planted_in = heldout[:PLANTED], [], {}
     for number, document in enumerate(clean):
         other = heldout[(number + 1) % len(heldout)].id
         question = next(q for q in questions if q.document_id == other)
@@ -126,13 +127,8 @@ def planted_questions(config: Config, documents: int = 16) -> dict[str, Any]:
         text = f"{question.prompt} {question.answer}. {document.text}"
         planted.append(Document(text=text, id=document.id, metadata=document.metadata))
     sampling = Sampling(rewrites=config.rl.group_size, seed=0, strategies=("copy",), explore=1.0)
-    written = sample_rewrites(writer, planted, sampling, gates)
-    carried = [
-        rewrite
-        for group in written
-        for rewrite in group
-        if planted_in[rewrite.document_id] in f" {' '.join(words(rewrite.text))} "
-    ]
+    written = itertools.chain(*sample_rewrites(writer, planted, sampling, gates))
+    carried = [r for r in written if planted_in[r.document_id] in f" {' '.join(words(r.text))} "]
     verdicts = [check(document, document.text, gates) for document in planted]
     verdicts += [rewrite.rejected for rewrite in carried]
     return {
@@ -173,6 +169,6 @@ def old_knowledge(
         for students in batches_of(len(outcomes), len(lessons))
     ]
     return {
-        "before": [statistics.fmean(answer.correct_before for answer in answers) for answers in by_batch],
-        "after": [statistics.fmean(answer.correct_after for answer in answers) for answers in by_batch],
+        moment: [statistics.fmean(getattr(answer, f"correct_{moment}") for answer in answers) for answers in by_batch]
+        for moment in ("before", "after")
     }

@@ -1,7 +1,6 @@
 """The results of all units of `notewright bench teacher` together: means with intervals, claims, tables.
 
-An interval over people draws the batches that shared students; where there are several training runs, it draws these
-too.
+Intervals draw the batches of people that shared students; where there are several training runs, these too.
 """
 
 import itertools
@@ -27,6 +26,10 @@ TARGETS = {"student-fixed": 0.85, "student-augmented": 0.92}
 
 OLD_KNOWLEDGE = 0.85
 
+FIRST = next(iter(ALGORITHMS))
+"""The algorithm that is shown, and that the controls train with. Taking the one that did best on these people would be
+a choice by the test."""
+
 Unit = Mapping[str, Any]
 """A unit's result."""
 Results = Mapping[str, Unit]
@@ -39,32 +42,22 @@ def summarise(results: Results) -> dict[str, Any]:
     """The bench as one JSON object; accuracies are shares of right answers, gains nats a token."""
     students = list(dict.fromkeys(name.split("/")[0] for name in results if "/" in name))
     summary: dict[str, Any] = {"students": {}, "controls": _controls(results, students)}
+
+    def by_name(prefix: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        return {name: _algorithm(runs) for name in names if (runs := _runs(results, f"{prefix}{name}-"))}
+
     for student in students:
-        algorithms = {
-            algorithm: _algorithm(runs)
-            for algorithm in ALGORITHMS
-            if (runs := _runs(results, f"{student}/{algorithm}-"))
-        }
-        # The first algorithm, and not the one that did best on these people: that would be a choice by the test.
-        shown = next(iter(algorithms))
+        algorithms = by_name(f"{student}/", ALGORITHMS)
+        alone = results[f"{student}/strategies"]["strategy_arms"]
         summary["students"][student] = {
-            **algorithms[shown],
-            "algorithm": shown,
+            **algorithms[FIRST],
+            "algorithm": FIRST,
             "target_accuracy": TARGETS.get(student),
-            "strategies": {
-                name: _means([arm]) for name, arm in results[f"{student}/strategies"]["strategy_arms"].items()
-            },
+            "strategies": {name: _means([arm]) for name, arm in alone.items()},
             "algorithms": algorithms,
         }
     summary["strategy_mix"] = _strategy_mix(results, students)
-    summary["repeats"] = {
-        student: {
-            how: _algorithm(runs)
-            for how in ("fixed", "adaptive")
-            if (runs := _runs(results, f"{student}/repeats-{how}-"))
-        }
-        for student in students
-    }
+    summary["repeats"] = {student: by_name(f"{student}/repeats-", ("fixed", "adaptive")) for student in students}
     summary["claims"] = _claims(summary)
     return summary
 
@@ -100,7 +93,7 @@ def _means(arms: Sequence[Unit]) -> dict[str, dict[str, float | None]]:
 
 
 def _differences(runs: Sequence[Unit], other: str) -> dict[str, Any]:
-    """The trained teacher's arm minus the `other` one of the same runs, in accuracy and gain."""
+    """The trained teacher's arm minus the `other` one of the same runs."""
     return {measure: _difference(_arms(runs, "trained"), _arms(runs, other), key) for measure, key in KEYS.items()}
 
 
@@ -122,10 +115,9 @@ def _rounded(values: Estimate) -> dict[str, float | None]:
 
 def strategy_shares(by_document: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, float]:
     """Share of each strategy in what was written about held-out people, the most frequent first."""
-    counts: Counter[str] = Counter()
-    for documents in by_document:
-        for strategies in documents.values():
-            counts.update(strategies)
+    counts = sum(
+        (Counter(strategies) for documents in by_document for strategies in documents.values()), Counter[str]()
+    )
     return {name: round(count / counts.total(), 4) for name, count in counts.most_common()}
 
 
@@ -138,11 +130,10 @@ def _controls(results: Results, students: Sequence[str]) -> dict[str, Any]:
                 "strategy_shares": strategy_shares(run["strategies"]["trained"] for run in runs),
                 "seeds": len(runs),
             }
-            real = _runs(results, f"{student}/rest_em-")
+            real = _runs(results, f"{student}/{FIRST}-")
             if len(real) == len(runs):
-                shuffled["real_minus_shuffled"] = _difference(
-                    _arms(real, "trained"), _arms(runs, "trained"), KEYS["gain"]
-                )
+                trained, trained_shuffled = _arms(real, "trained"), _arms(runs, "trained")
+                shuffled["real_minus_shuffled"] = _difference(trained, trained_shuffled, KEYS["gain"])
             controls["shuffled_rewards"][student] = shuffled
         penalty = {how: results.get(f"{student}/retention-{how}") for how in ("without", "with")}
         if all(penalty.values()):
@@ -170,10 +161,10 @@ def _strategy_mix(results: Results, students: Sequence[str]) -> dict[str, Any] |
     The unit is the run. `p_value` is the share of the ways to divide the runs between two students that set them as far
     apart; with three runs each it cannot fall below 0.1. None where a student has one run.
     """
-    runs = [_runs(results, f"{student}/rest_em-") for student in students]
+    runs = [_runs(results, f"{student}/{FIRST}-") for student in students]
     if len(runs) != 2 or min(map(len, runs)) < 2:
         return None
-    mixes = [strategy_shares([run["strategies"]["trained"]]) for runs_of_student in runs for run in runs_of_student]
+    mixes = [strategy_shares([run["strategies"]["trained"]]) for run in itertools.chain(*runs)]
     first = len(runs[0])
     distances = {
         (i, j): 0.5 * sum(abs(mixes[i].get(name, 0.0) - mixes[j].get(name, 0.0)) for name in {*mixes[i], *mixes[j]})
@@ -213,9 +204,8 @@ def _claims(summary: Mapping[str, Any]) -> dict[str, bool]:
         junk = max(algorithm["junk_share"] for algorithm in algorithms)
         claims[f"{student}: junk below 2% of what is written, with each algorithm"] = junk < 0.02
         alone = {name: arm["gain"]["mean"] for name, arm in figures["strategies"].items() if name != "raw"}
-        best = max(alone, key=lambda name: alone[name])
         claim = f"{student}: the dominant strategy is the one that is worth most alone"
-        claims[claim] = figures["dominant_strategy"] == best
+        claims[claim] = figures["dominant_strategy"] == max(alone, key=lambda name: alone[name])
         shuffled = controls["shuffled_rewards"].get(student)
         # A teacher with shuffled rewards walks at random over strategies, and one walk ends somewhere.
         if shuffled and shuffled["seeds"] > 1:
@@ -253,7 +243,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         best_first = sorted(figures["strategies"].items(), key=lambda item: -item[1]["gain"]["mean"])
         strategies = (f"{name} {s['accuracy']['mean']:.2f} ({s['gain']['mean']:.1f})" for name, s in best_first)
         alone.add_row(student, ", ".join(strategies))
-        repeats = {f"rest_em, 2 runs {how}": runs for how, runs in summary["repeats"].get(student, {}).items()}
+        repeats = {f"{FIRST}, 2 runs {how}": runs for how, runs in summary["repeats"].get(student, {}).items()}
         for name, runs in (figures["algorithms"] | repeats).items():
             gains = (runs[f"trained_minus_{other}"]["gain"] for other in ("raw", "untrained"))
             gain_texts = (interval(gain["mean"], gain["low"], gain["high"]) for gain in gains)

@@ -15,9 +15,10 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import psutil
@@ -71,7 +72,7 @@ def measure(progress: Callable[[str], object]) -> dict[str, Any]:
     """
     if (problem := missing_requirement()) is not None:
         raise UserError(problem)
-    with tempfile.TemporaryDirectory(prefix="notewright-bench-") as name, _environment(ENVIRONMENT):
+    with tempfile.TemporaryDirectory(prefix="notewright-bench-") as name, patch.dict(os.environ, ENVIRONMENT):
         folder = Path(name)
         config = bench_config(folder, FOLDER)
         with serving(config, None, folder / "server"), bare_vllm(config, folder / "bare.log") as generate:
@@ -79,34 +80,20 @@ def measure(progress: Callable[[str], object]) -> dict[str, Any]:
             _turn(config, folder, 0, 8, generate)
             turns = []
             for number in range(1, TURNS + 1):
-                turn = _turn(config, folder, number, DOCUMENTS, generate)
-                turns.append(turn)
+                turns.append(turn := _turn(config, folder, number, DOCUMENTS, generate))
                 progress(
                     f"vLLM, turn {number}: {turn['tokens_per_second']:.0f} tokens/s through the pipeline,"
                     f" {turn['bare_tokens_per_second']:.0f} bare"
                 )
-    ratios = [turn["ratio"] for turn in turns]
-    ratio = statistics.median(ratios)
+    low, ratio, high = (f([turn["ratio"] for turn in turns]) for f in (min, statistics.median, max))
     return {
         "vllm_ratio": ratio,
         "vllm": {
             "model": FOLDER.name, "documents_a_turn": DOCUMENTS, "max_new_tokens": NEW_TOKENS,
-            "ratio_low": min(ratios), "ratio_high": max(ratios), "within_target": ratio >= TARGET, "rows_exact": True,
+            "ratio_low": low, "ratio_high": high, "within_target": ratio >= TARGET, "rows_exact": True,
             "turns": turns,
         },
     }  # fmt: skip
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for the processes that the block starts."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def bench_config(folder: Path, model: Path) -> Config:
@@ -137,16 +124,13 @@ def _turn(config: Config, folder: Path, number: int, documents: int, generate: G
     curation = config.curation.model_copy(update={"input": (str(source),), "output": turn_folder / "dataset"})
     config = config.model_copy(update={"curation": curation})
     prompts = requests(config, source)
-    if number % 2:
-        pipeline = _curate(config, documents)
-        bare = generate(prompts)
-    else:
-        bare = generate(prompts)
-        pipeline = _curate(config, documents)
-    if pipeline["prompt_tokens"] != bare["prompt_tokens"]:
+    bare = {} if number % 2 else generate(prompts)
+    pipeline = _curate(config, documents)
+    bare = bare or generate(prompts)
+    tokens, bare_tokens = pipeline["prompt_tokens"], bare["prompt_tokens"]
+    if tokens != bare_tokens:
         raise RunError(
-            f"the prompts were not the same: {pipeline['prompt_tokens']} tokens through the pipeline,"
-            f" {bare['prompt_tokens']} by bare vLLM"
+            f"the prompts were not the same: {tokens} tokens through the pipeline, {bare_tokens} by bare vLLM"
         )
     speed, bare_speed = (arm["tokens"] / arm["seconds"] for arm in (pipeline, bare))
     return {
@@ -165,16 +149,15 @@ def requests(config: Config, source: Path) -> Prompts:
     writer = load_endpoint(config.teacher, config.serving, None, Path(os.environ[STATE_VARIABLE]))
     [shard] = find_shards((str(source),))
     documents = [item for item in read_shard(shard) if isinstance(item, Document)]
-    prompts, sampling = [], []
+    bodies = []
     for request in rewrite_requests(config.curation, config.teacher, documents):
         prompt = build_prompt(
             writer.tokenizer, config.teacher, request.document, request.strategy, writer.max_prompt_tokens
         )
-        body = writer.request(Sample(prompt, "", config.run.seed), [])
-        prompts.append(body["prompt"])
-        names = ("max_tokens", "temperature", "top_p", "seed", "stop_token_ids")
-        sampling.append({name: body[name] for name in names})
-    return {"prompts": prompts, "sampling": sampling}
+        bodies.append(writer.request(Sample(prompt, "", config.run.seed), []))
+    names = ("max_tokens", "temperature", "top_p", "seed", "stop_token_ids")
+    sampling = [{name: body[name] for name in names} for body in bodies]
+    return {"prompts": [body["prompt"] for body in bodies], "sampling": sampling}
 
 
 def _curate(config: Config, documents: int) -> dict[str, Any]:
@@ -222,16 +205,17 @@ def bare_vllm(config: Config, log: Path) -> Iterator[Generate]:
     with log.open("wb") as sink:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, text=True)
 
+    assert child.stdin is not None and child.stdout is not None
+    requests, answers = child.stdin, child.stdout
+
     def answer() -> dict[str, Any]:
-        assert child.stdout is not None
-        if not (line := child.stdout.readline()):
+        if not (line := answers.readline()):
             last = (log.read_text(errors="replace").strip().splitlines() or ["no message"])[-1]
             raise RunError(f"bare vLLM ended with code {child.wait()}: {last}")
         return dict(json.loads(line))
 
     def generate(prompts: Prompts) -> dict[str, Any]:
-        assert child.stdin is not None
-        print(json.dumps(prompts), file=child.stdin, flush=True)
+        print(json.dumps(prompts), file=requests, flush=True)
         return answer()
 
     try:

@@ -173,13 +173,14 @@ def bench_injections(
     """
     settings = load(config, overrides)
 
-    from curation.bench.injections import print_summary, run_bench, save_attempts
+    from configs.files import write_json_lines
+    from curation.bench.injections import print_summary, read_pack, run_bench
     from curation.console.progress import say
     from curation.console.tables import stdout_console
 
-    result, attempts = run_bench(settings, samples, progress=say)
+    result, attempts = run_bench(settings, read_pack(), samples, say)
     if save is not None:
-        save_attempts(save, attempts)
+        write_json_lines(save, (attempt._asdict() for attempt in attempts))
     if as_json:
         print(json.dumps(result, allow_nan=False))
     else:

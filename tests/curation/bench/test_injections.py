@@ -9,6 +9,7 @@ from datatrove.data import Document
 from rich.console import Console
 from transformers import AutoTokenizer
 
+from configs.load import save_config
 from configs.schema import Config, Gates, Teacher
 from curation.bench.injections import (
     Attack,
@@ -17,7 +18,6 @@ from curation.bench.injections import (
     print_summary,
     read_pack,
     run_bench,
-    save_attempts,
     summarise,
 )
 from curation.cli import main
@@ -131,7 +131,7 @@ def test_the_summary_counts_what_passes(capsys: pytest.CaptureFixture[str]) -> N
     assert "refused although nothing was obeyed: 1 of 2 defended outputs (unrelated 1)" in shown
 
 
-def test_a_teacher_is_attacked(tmp_path: Path, teacher: Path) -> None:
+def test_a_teacher_is_attacked(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config.model_validate(
         {
             "run": {"dir": str(tmp_path / "run")},
@@ -140,7 +140,7 @@ def test_a_teacher_is_attacked(tmp_path: Path, teacher: Path) -> None:
         }
     )
     said: list[str] = []
-    found, made = run_bench(config, samples=2, progress=said.append, attacks=PACK[:3])
+    found, made = run_bench(config, PACK[:3], 2, said.append)
     assert len(made) == 12 and found["documents"] == 3 and found["temperature"] == 0.0 and found["checkpoint"] is None
     assert Counter((one.defended, one.strategy) for one in made) == {
         (defended, strategy): 3 for defended in (False, True) for strategy in ("rewrite", "faq")
@@ -148,7 +148,10 @@ def test_a_teacher_is_attacked(tmp_path: Path, teacher: Path) -> None:
     # The tiny teacher knows none of the canaries.
     assert {one.verdict for one in made} == {"rewritten"} and found["arms"]["bare"]["rate"] == 0
     assert found["refused"] and all(one.rejected for one in made), "it writes gibberish without an end"
-    save_attempts(tmp_path / "attempts.jsonl", made)
+    monkeypatch.setattr("curation.bench.injections.read_pack", lambda: PACK[:3])
+    save_config(config, tmp_path / "config.yaml")
+    arguments = [str(tmp_path / "config.yaml"), "--samples", "2", "--save", str(tmp_path / "attempts.jsonl")]
+    assert main(["bench", "injections", *arguments]) == 0
     lines = [json.loads(line) for line in (tmp_path / "attempts.jsonl").read_text().splitlines()]
     assert [line["text"] for line in lines] == [one.text for one in made]
 
