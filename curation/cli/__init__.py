@@ -134,7 +134,7 @@ def warm_up(
     data: Annotated[str, typer.Option(metavar="FILE", help="Documents with questions, JSONL or Parquet.")],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where the student is saved.")],
     skip: Annotated[int, typer.Option(min=0, help="Leave out the first documents of the file.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many.")] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 3,
     learning_rate: Annotated[float, typer.Option(min=0)] = 1e-4,
     overrides: Overrides = None,
@@ -313,18 +313,14 @@ def reliability(
     config: ConfigFile,
     overrides: Overrides = None,
     source: Annotated[
-        str | None, typer.Option(help="JSONL or Parquet with rewrites, or `lab`; else data.train.", show_default=False)
+        str | None, typer.Option(help="JSONL or Parquet with rewrites, or `lab`; else data.train.")
     ] = None,
     documents: Annotated[int, typer.Option(min=1, help="Documents, each with a group of rewrites.")] = 16,
-    rewrites: Annotated[
-        int | None, typer.Option(min=2, help="Rewrites a document; else rl.group_size.", show_default=False)
-    ] = None,
+    rewrites: Annotated[int | None, typer.Option(min=2, help="Rewrites a document; else rl.group_size.")] = None,
     repeats: Annotated[int, typer.Option(min=2, help="Students a rewrite.")] = 4,
-    credit: Annotated[
-        list[str] | None, typer.Option(help="document, shared or shard; may be given again.", show_default=False)
-    ] = None,
+    credit: Annotated[list[str] | None, typer.Option(help="document, shared or shard; may be given again.")] = None,
     adaptive: Annotated[bool, typer.Option("--adaptive", help="Also compare adaptive with uniform repeats.")] = False,
-    output: Annotated[Path | None, typer.Option(help="The JSON, else in run.dir.", show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option(help="The JSON, else in run.dir.")] = None,
 ) -> None:
     """How much of the reward is signal and how much retraining noise, before a GPU-day goes into RL.
 

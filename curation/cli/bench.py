@@ -19,12 +19,10 @@ def bench_student(
     students: Annotated[int, typer.Option(min=1, help="Students trained at once.")] = 32,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each student.")] = 10,
     rank: Annotated[int | None, typer.Option(min=1, help="Rank; else 8 for the lab, 32 for others.")] = None,
-    lessons: Annotated[
-        Path | None, typer.Option(help="JSONL with `rewrites` or `text`; else generated.", show_default=False)
-    ] = None,
+    lessons: Annotated[Path | None, typer.Option(help="JSONL with `rewrites` or `text`; else generated.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 15,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also 1, 2, 4, ... 256 students.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="A PNG of the sweep.", show_default=False)] = None,
+    plot: Annotated[Path | None, typer.Option(help="A PNG of the sweep.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Many students at once, against separate PEFT runs and the padded batch-1 recipe; losses must agree.
@@ -87,10 +85,7 @@ def bench_curate(
     ),
     steps: Annotated[bool, typer.Option("--steps", help="Also what each step costs by itself.")] = False,
     vllm: Annotated[
-        bool | None,
-        typer.Option(
-            help="A teacher through vLLM, beside bare vLLM; by itself where both are installed.", show_default=False
-        ),
+        bool | None, typer.Option(help="A teacher through vLLM, beside bare vLLM; by itself where both are installed.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -113,10 +108,8 @@ def bench_pool(
     students: Annotated[int, typer.Option(min=64, help="Students of each arm, in batches of 32.")] = 64,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each student.")] = 15,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 3,
-    run: Annotated[
-        Path | None, typer.Option(help="A run that measured the teacher's part of a round.", show_default=False)
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(help="A PNG of the simulated scaling.", show_default=False)] = None,
+    run: Annotated[Path | None, typer.Option(help="A run that measured the teacher's part of a round.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="A PNG of the simulated scaling.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Students on Ray actors beside students in this process: speed, overhead, memory, and where scaling bends.
@@ -162,7 +155,7 @@ def bench_injections(
     config: ConfigFile,
     overrides: Overrides = None,
     samples: Annotated[int, typer.Option(min=1, help="Rewrites of each document and arm.")] = 1,
-    save: Annotated[Path | None, typer.Option(help="JSONL of all outputs.", show_default=False)] = None,
+    save: Annotated[Path | None, typer.Option(help="JSONL of all outputs.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """How often documents make the teacher do as they say: 90 with an injection, with and without the defences.

@@ -28,20 +28,15 @@ CHARACTERS_PER_TOKEN = 4
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where experiment.yaml is written.")] = Path(),
     data: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILES", help="Documents to train on; may be given again.", show_default=False),
+        list[str] | None, typer.Option(metavar="FILES", help="Documents to train on; may be given again.")
     ] = None,
     heldout: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILES", help="Documents to measure on; else a fifth of --data.", show_default=False),
+        list[str] | None, typer.Option(metavar="FILES", help="Documents to measure on; else a fifth of --data.")
     ] = None,
-    teacher: Annotated[str | None, typer.Option(metavar="M", help="The model that writes.", show_default=False)] = None,
-    student: Annotated[
-        str | None, typer.Option(metavar="M", help="The model that is taught.", show_default=False)
-    ] = None,
+    teacher: Annotated[str | None, typer.Option(metavar="M", help="The model that writes.")] = None,
+    student: Annotated[str | None, typer.Option(metavar="M", help="The model that is taught.")] = None,
     questions: Annotated[
-        str | None,
-        typer.Option(metavar="M", help="Writes questions for documents without; else the teacher.", show_default=False),
+        str | None, typer.Option(metavar="M", help="Writes questions for documents without; else the teacher.")
     ] = None,
 ) -> None:
     """Writes a commented config for your own documents, checks it, and says how to go on.

@@ -32,12 +32,9 @@ def plan(
     config: ConfigFile,
     overrides: Overrides = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="The GPU to assume, e.g. h100, a100-80gb, l4.")] = "h100",
-    price: Annotated[
-        float | None, typer.Option(min=0, metavar="USD", help="Of a GPU-hour; else no cost.", show_default=False)
-    ] = None,
+    price: Annotated[float | None, typer.Option(min=0, metavar="USD", help="Of a GPU-hour; else no cost.")] = None,
     parameters: Annotated[
-        float | None,
-        typer.Option(min=1, help="The teacher's size, e.g. 7e9, where its files are not here.", show_default=False),
+        float | None, typer.Option(min=1, help="The teacher's size, e.g. 7e9, where its files are not here.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -62,11 +59,7 @@ def plan(
         print_plan(made, stdout_console())
 
 
-def doctor(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
+def doctor(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Whether this machine can run a config: devices, memory, versions, models, data, disk, Hub, vLLM, Ray, Slurm,
     compiler; and what to change.
 
