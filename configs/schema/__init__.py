@@ -4,19 +4,75 @@ Keys are strict (a misspelt one is refused with the nearest valid name, see `con
 field is its documentation.
 """
 
+from pydantic import model_validator
+
 from configs.schema.curation import Curation, Filters
 from configs.schema.evaluation import Evaluation
 from configs.schema.executor import Ray, Slurm
-from configs.schema.experiment import Config
 from configs.schema.reward import Reward
 from configs.schema.rl import Rl
 from configs.schema.run import Data, Lab, Run, Tracking
 from configs.schema.section import Section
-from configs.schema.serving import Serving
 from configs.schema.student import Lora, Student
-from configs.schema.teacher import Gates, Questions, Teacher
+from configs.schema.teacher import Gates, Questions, Serving, Teacher
 
 __all__ = [
     "Config", "Curation", "Data", "Evaluation", "Filters", "Gates", "Lab", "Lora", "Questions", "Ray", "Reward", "Rl",
     "Run", "Section", "Serving", "Slurm", "Student", "Teacher", "Tracking",
 ]  # fmt: skip
+
+
+class Config(Section):
+    """One experiment."""
+
+    run: Run = Run()
+    data: Data = Data()
+    student: Student = Student()
+    teacher: Teacher = Teacher()
+    serving: Serving = Serving()
+    gates: Gates = Gates()
+    reward: Reward = Reward()
+    rl: Rl = Rl()
+    questions: Questions = Questions()
+    curation: Curation = Curation()
+    evaluation: Evaluation = Evaluation()
+    lab: Lab = Lab()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def consistent(self) -> "Config":
+        if self.reward.credit == "shared" and self.reward.documents_per_student == 1:
+            raise ValueError("reward.credit 'shared' with documents_per_student 1 is 'document': say so")
+        if self.reward.retention_weight and not self.reward.retention_texts:
+            raise ValueError("reward.retention_weight without reward.retention_texts penalises nothing: name a file")
+        if self.student.tokens_per_step and self.student.texts_per_step:
+            raise ValueError("student.tokens_per_step and student.texts_per_step exclude each other: set one to null")
+        if self.student.tokens_per_step and self.student.steps is None:
+            raise ValueError("student.tokens_per_step needs student.steps: else longer lessons would get more steps")
+        if self.student.models and self.student.model:
+            raise ValueError("student.model and student.models exclude each other")
+        if self.rl.promotion_threshold is not None and not self.rl.validation_documents:
+            raise ValueError("rl.promotion_threshold is about the validation gain: set rl.validation_documents")
+        if self.rl.patience is not None and not self.rl.validation_documents:
+            raise ValueError("rl.patience is about the validation gain: set rl.validation_documents")
+        if self.rl.explore and self.teacher.prompting == "strategy":
+            raise ValueError("rl.explore is about strategies of the teacher's choice: set teacher.prompting 'policy'")
+        if self.reward.set_credit == "marginal" and self.rl.rewrites_per_lesson == 1:
+            raise ValueError("reward.set_credit 'marginal' leaves rewrites out: set rl.rewrites_per_lesson above 1")
+        if self.reward.set_credit == "marginal" and (self.reward.adaptive or self.reward.pool_strategies):
+            raise ValueError(
+                "reward.set_credit 'marginal' goes with neither reward.adaptive nor reward.pool_strategies"
+            )
+        if self.reward.adaptive and self.reward.pool_strategies:
+            raise ValueError("reward.adaptive and reward.pool_strategies are two models of the same noise: choose one")
+        if self.reward.adaptive and self.reward.repeats < 2:
+            raise ValueError("reward.adaptive spends repeats: set reward.repeats to 2 or more")
+        if self.teacher.writer == "endpoint" and not (self.serving.url and self.serving.model):
+            raise ValueError("teacher.writer 'endpoint' needs serving.url and serving.model")
+        if self.serving.chat and self.teacher.prompting == "policy" and self.curation.strategies:
+            raise ValueError(
+                "serving.chat begins no completion with a tag: curation.strategies needs teacher.prompting 'strategy'"
+            )
+        if self.reward.benchmarks and self.reward.credit != "shard":
+            raise ValueError("reward.benchmarks are about no document: they need reward.credit 'shard'")
+        return self

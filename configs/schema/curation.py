@@ -10,8 +10,7 @@ from configs.schema.section import Section
 
 
 class Filters(Section):
-    """Steps before the teacher, in this order. A document that one of them refuses is recorded as `filtered`, with the
-    reason."""
+    """Steps before the teacher, in this order. A refused document is recorded as `filtered`, with the reason."""
 
     ftfy: bool = False
     """Repair broken encodings and remove control characters (ftfy)."""
@@ -28,8 +27,7 @@ class Filters(Section):
     gopher_quality: bool = False
     """MassiveText's rules on length, symbols, bullets and stop words (arXiv 2112.11446)."""
     c4: bool = False
-    """C4's rules (JMLR 21/140): lines without terminal punctuation are dropped, pages with too few sentences
-    refused."""
+    """C4's rules (JMLR 21/140): drop lines without terminal punctuation, refuse pages with too few sentences."""
     fineweb: bool = False
     """FineWeb's rules on line ends, short and repeated lines (arXiv 2406.17557)."""
 
@@ -51,14 +49,12 @@ class Curation(Section):
     """Of documents, in all files, whose filtered texts are equal (`exact`) or nearly equal (`minhash`) one is kept."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks whose items no row may hold: `file:PATH.jsonl`, `text:PATH.jsonl`, `lm-eval:TASK`, `olmo:TASK`. A text
-    holds an item if it has `gates.leak_ngram` consecutive words of its question, or a shorter question and the
-    answer."""
+    holds an item if it has `gates.leak_ngram` words of its question in a row, or a shorter question and the answer."""
     embedder: str | None = None
     """A sentence-transformers model (folder or Hub id) that also finds items of `benchmarks` in other words: one or two
     sentences whose cosine similarity to question and answer is `max_similarity` or more."""
     max_similarity: float = Field(default=0.85, gt=0, le=1)
-    """Least cosine similarity at which a text holds an item, for `embedder`; each embedder needs a number of its
-    own."""
+    """Least cosine similarity at which a text holds an item; each `embedder` needs a number of its own."""
     decontaminate: bool = True
     """Also refuse source documents that hold an item of `benchmarks`, before the teacher."""
     rewrites_per_document: int = Field(default=1, ge=1)
@@ -75,8 +71,7 @@ class Curation(Section):
     executor: Literal["local", "slurm", "ray"] = "local"
     """What runs the tasks, one for each input file: processes of this machine, a Slurm job array, or a Ray cluster."""
     workers: int = Field(default=1, ge=1)
-    """Processes of this machine, each on one file at a time, for `executor: local` and for the search for
-    duplicates."""
+    """Processes of this machine, each on one file at a time: for `executor: local` and for finding duplicates."""
     slurm: Slurm = Slurm()
     ray: Ray = Ray()
     wait: bool = False
@@ -88,25 +83,20 @@ class Curation(Section):
     allow_unknown_licence: bool = False
     """Also curate documents whose licence is `unknown`."""
     language: str = "en"
-    """Language of the texts (ISO 639-1), by which filters and dedup divide them into words; the dataset card names
-    it."""
+    """Language of the texts (ISO 639-1), for the dataset card, and for filters and dedup to divide them into words."""
     source_datasets: tuple[str, ...] = ("original",)
     """For the card: Hub ids of the datasets that the documents come from; `original` if they come from none."""
 
     @field_validator("input", mode="before")
     @classmethod
     def _one(cls, value: object) -> object:
-        """One folder needs no list: `curation.input=DIR`."""
+        # One folder needs no list: `curation.input=DIR`.
         return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _embedder(self) -> "Curation":
+    def _possible(self) -> "Curation":
         if self.embedder is not None and not self.benchmarks:
             raise ValueError("curation.embedder looks for items of curation.benchmarks, which names none")
-        return self
-
-    @model_validator(mode="after")
-    def _shares(self) -> "Curation":
         if any(share <= 0 for share in self.strategies.values()):
             raise ValueError("curation.strategies are shares above 0: leave out a strategy that gets none")
         return self

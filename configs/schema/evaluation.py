@@ -8,8 +8,7 @@ from configs.schema.section import Section
 
 
 class Evaluation(Section):
-    """Students are taught with arms of texts about the documents of `data.heldout` and asked their held-out
-    questions."""
+    """Students learn from arms of texts about the documents of `data.heldout`, and answer their held-out questions."""
 
     arms: tuple[str, ...] = ("none", "raw", "repeated", "untrained", "trained")
     """What students are taught with. `none`: nothing. `raw`: the documents themselves, `student.epochs` times.
@@ -31,8 +30,7 @@ class Evaluation(Section):
     tokens_per_step: int | None = Field(default=None, ge=8)
     """Tokens of a step, the same for all arms; null takes `student.tokens_per_step`."""
     questions: Literal["heldout", "all"] = "heldout"
-    """`all` also asks the documents' reward questions. It cannot be used with `trained` and `best-of`, which were
-    chosen by these questions."""
+    """`all` also asks the documents' reward questions. Not with `trained` and `best-of`, which they chose."""
     ensemble: tuple[str, ...] = (
         "implications", "rewrite", "question-answer", "key-concepts", "case-study", "tutorial", "faq",
     )  # fmt: skip
@@ -43,8 +41,7 @@ class Evaluation(Section):
     single_documents: int = Field(default=0, ge=0)
     """Also teach one document to each student (SEAL's table), for so many documents and one seed; 0 does not."""
     scaling: tuple[int, ...] = ()
-    """Numbers of rewrites per document, e.g. [1, 2, 4, 8]: the gain at each, at equal tokens and steps, with one
-    seed."""
+    """Numbers of rewrites per document, e.g. [1, 2, 4, 8]: the gain at each, at equal tokens and steps, one seed."""
     scaling_arms: tuple[str, ...] = ()
     """Arms with such a curve; empty takes all that can write several rewrites."""
     benchmarks: tuple[str, ...] = ()
@@ -58,8 +55,7 @@ class Evaluation(Section):
     """A benchmark of what students knew before, in the form of `benchmarks`. `lab`: people about whom both of the lab's
     students have been asked."""
     edits: int = Field(default=0, ge=0)
-    """Teach so many batches of documents one after the other, and merge each into the student before the next; 0 does
-    not."""
+    """Teach so many batches of documents in turn, and merge each into the student before the next; 0 does not."""
     edits_arm: str = ""
     """The arm that writes the lessons of `edits`; empty takes `trained`, or else the last arm."""
     replay: float = Field(default=0.5, ge=0, lt=1)

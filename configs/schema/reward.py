@@ -23,18 +23,16 @@ class Reward(Section):
     """Students per lesson with different seeds and, where documents share students, in different company; their mean is
     the reward. With one, some lessons of each round are taught twice, so that the reward's reliability is known."""
     adaptive: bool = False
-    """Give the students of all repeats but the first to the lessons where they are most likely to change which is
-    best."""
+    """Give the students of later repeats to the lessons where they are most likely to change which is best."""
     pool_strategies: bool = False
     """Estimate a lesson's gain also from what its strategies gained on all documents of the step (a mixed model,
-    teacher/reward/pooling.py). The same ranking then needs fewer students, if a strategy is worth about the same for
-    all documents."""
+    teacher/reward/pooling.py). The same ranking then needs fewer students, if a strategy's worth hardly depends on
+    the document."""
     set_credit: Literal["whole", "marginal"] = "whole"
     """With `rl.rewrites_per_lesson` above 1. `whole`: each rewrite of a set earns the set's gain. `marginal`: the set's
     gain minus the gain of the set without it, which costs one more student a rewrite of the set."""
     across_students: Literal["mean", "worst"] = "mean"
-    """With several `student.models`: a lesson's gain is the mean over students, or that of the student it helps
-    least."""
+    """With several `student.models`: a lesson's gain is the mean over students, or that of the one it helps least."""
     minimum_reliability: float = Field(default=0.0, ge=0, lt=1)
     """Before the first round some lessons are taught repeatedly. If the reliability of the reward is below this number,
     RL would fit noise, and the run does not start. 0 does not measure."""
@@ -45,8 +43,7 @@ class Reward(Section):
     length_weight: float = Field(default=0.0, ge=0)
     """Penalty for each token that a lesson has per token of its document, beyond the first."""
     overlap_weight: float = Field(default=0.0, ge=0)
-    """Penalty for the share of a rewrite's word 4-grams that other rewrites of its set also have: it rewards
-    diversity."""
+    """Penalty for the share of a rewrite's word 4-grams that others of its set also have: it rewards diversity."""
     rejected: float = Field(default=-1.0, le=0)
     """Reward of a rewrite that a gate refused or whose student failed, added to the worst of its group."""
 

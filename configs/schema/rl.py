@@ -75,8 +75,7 @@ class Rl(Section):
     """Nats a token: when a round's validation gain passes it, the student trained on the accepted lessons becomes the
     base of the next round's students (SOAR, arXiv 2601.18778)."""
     diversity_alarm: float = Field(default=1.5, gt=1)
-    """A warning says that the teacher repeats itself when a group's texts compress so many times better than at
-    first."""
+    """Warn that the teacher repeats itself when a group's texts compress so many times better than at first."""
 
     @property
     def rewrites_per_document(self) -> int:

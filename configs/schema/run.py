@@ -12,8 +12,7 @@ class Run(Section):
     dir: Path = Path("runs/experiment")
     """Folder of the run: config, journal, checkpoints, report."""
     seed: int = 0
-    """Seed of sampling, order of documents and initial adapters. On a CPU the same seed gives the same result to the
-    bit."""
+    """Seed of sampling, order of documents and initial adapters. On a CPU it fixes the result to the last bit."""
 
 
 class Data(Section):

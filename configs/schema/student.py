@@ -18,8 +18,7 @@ class Lora(Section):
     rslora: bool = False
     """Rank-stabilised scaling (arXiv 2312.03732)."""
     target: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Names of the linear layers that get an adapter (compared by their ends as in PEFT), or all but the output
-    layer."""
+    """Ends of the names (as in PEFT) of the linear layers that get an adapter, or all but the output layer."""
 
 
 class Student(Section):
@@ -50,8 +49,7 @@ class Student(Section):
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Each student's own gradient is clipped to this norm; null never clips."""
     loss_on: str = "all"
-    """What the loss is on: `all` tokens of a text, or the segments of one kind (`output`, or any that the lesson
-    names)."""
+    """The loss is on `all` tokens of a text, or on segments of one kind (`output`, or any that the lesson names)."""
     max_text_tokens: int = Field(default=2048, ge=8)
     """Most tokens of a lesson text; longer ones are cut and counted."""
     row_tokens: int | None = Field(default=None, ge=8)
@@ -71,8 +69,7 @@ class Student(Section):
     for it, start Ray with the others (`CUDA_VISIBLE_DEVICES=1,2,3 ray start --head`)."""
     exact: bool = False
     """Train students in the same batches, with one thread each, on every pool and number of actors: outcomes are then
-    equal to the last bit on a CPU. Otherwise they are equal to rounding, and few students still keep all actors
-    busy."""
+    equal to the last bit on a CPU. Else they are equal to rounding, and a few students keep all actors busy."""
     memory_fraction: float = Field(default=0.6, gt=0, le=1)
     """Share of the free memory that students may use."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
