@@ -70,8 +70,13 @@ def save_config(config: Config, path: str | Path) -> None:
 
 def config_difference(a: Config, b: Config) -> list[str]:
     """One line for each key that differs: `rl.rounds: 2 -> 3`. Empty if the configs are equal."""
+
+    def inline(value: Any) -> str:
+        text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
+        return text.removesuffix("...\n").strip()
+
     changes = differences(a.model_dump(mode="json"), b.model_dump(mode="json"))
-    return [f"{key}: {_inline(old)} -> {_inline(new)}" for key, old, new in changes]
+    return [f"{key}: {inline(old)} -> {inline(new)}" for key, old, new in changes]
 
 
 def differences(a: Any, b: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -81,11 +86,6 @@ def differences(a: Any, b: Any, name: str = "") -> Iterator[tuple[str, Any, Any]
             yield from differences(a.get(key), b.get(key), f"{name}.{key}" if name else key)
     elif a != b:
         yield name, a, b
-
-
-def _inline(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
-    return text.removesuffix("...\n").strip()
 
 
 def _files(path: Path, extended_by: tuple[Path, ...]) -> list[Source]:
@@ -124,7 +124,10 @@ def _override(text: str) -> Source:
         raise UserError(f"override {text!r}: expected section.key=value, e.g. rl.rounds=3")
     keys = name.split(".")
     parsed: Any = value
-    if not _wants_text(_annotation(keys), value):
+    members = _members(_annotation(keys))
+    is_null = value in ("null", "~", "") and type(None) in members
+    # Read as YAML, `Question: {question}` would be a mapping and a folder named 2024 a number.
+    if is_null or not {str, Path}.intersection(members) or value.startswith(("'", '"')):
         try:
             parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[call-overload, index]
         except (yaml.YAMLError, OmegaConfBaseException) as error:
@@ -154,27 +157,16 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
-def _wants_text(annotation: Any, value: str) -> bool:
-    # Read as YAML, `Question: {question}` would be a mapping and a folder named 2024 a number.
-    members = _members(annotation)
-    if value in ("null", "~", "") and type(None) in members:
-        return False
-    return bool({str, Path} & {t for t in members if isinstance(t, type)}) and not value.startswith(("'", '"'))
-
-
 def _explain(error: ValidationError, sources: Sequence[Source]) -> str:
     """One line: the first mistake, and how many more there are."""
     details = error.errors()
     # An unknown key is most often the cause of the others, so it is named first.
     first = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
     keys: list[str] = []
-    annotation: Any = Config
     for part in first["loc"]:
-        section = _section(annotation)
-        if section is None:
+        if _section(_annotation(keys)) is None:
             break
         keys.append(str(part))
-        annotation = section.model_fields[keys[-1]].annotation if keys[-1] in section.model_fields else None
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     if not keys:
         return f"{sources[0][0]}: {first['msg'].removeprefix('Value error, ')}{more}"
@@ -187,7 +179,7 @@ def _explain(error: ValidationError, sources: Sequence[Source]) -> str:
         return f"unknown key {name!r} in {where}: {nearest(keys[-1], valid)}{more}"
     expected = first["msg"].removeprefix("Value error, ").replace("Input should be ", "expected ")
     if first["type"] == "model_type":
-        section = _section(annotation)
+        section = _section(_annotation(keys))
         assert section is not None
         expected = f"expected a section with keys of its own ({', '.join(section.model_fields)})"
     elif first["type"] == "tuple_type":
