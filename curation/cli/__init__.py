@@ -251,16 +251,9 @@ def export(
     from curation.export.publish import describe, plan_export, publish
 
     plan = plan_export(
-        folder,
-        repo_id,
-        tag=tag,
-        public=public,
-        replace=replace,
-        teacher=teacher,
-        allow_unchecked=allow_unchecked,
-        allow_secrets=allow_secrets,
-        allow_licences=allow_licence or (),
-    )
+        folder, repo_id, tag=tag, public=public, replace=replace, teacher=teacher, allow_unchecked=allow_unchecked,
+        allow_secrets=allow_secrets, allow_licences=allow_licence or (),
+    )  # fmt: skip
     if dry_run:
         print(describe(plan))
         return
@@ -336,15 +329,9 @@ def reliability(
     from curation.reliability.run import run_reliability
 
     run_reliability(
-        settings,
-        source=source,
-        documents=documents,
-        rewrites=rewrites,
-        repeats=repeats,
-        adaptive=adaptive,
-        output=output,
-        credits=credit or units,
-    )
+        settings, source=source, documents=documents, rewrites=rewrites, repeats=repeats, adaptive=adaptive,
+        output=output, credits=credit or units,
+    )  # fmt: skip
 
 
 app.add_typer(bench, name="bench")
@@ -355,26 +342,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = app(arguments, prog_name="notewright", standalone_mode=False) or 0
-        return _interrupted() if code == INTERRUPTED else code
-    except UserError as error:
-        return _fail(str(error), 2)
-    except RunError as error:
-        return _fail(str(error), 1)
+        if code == INTERRUPTED:
+            raise Abort
+        return code
+    except (UserError, RunError) as error:
+        return _fail(str(error), 2 if isinstance(error, UserError) else 1)
     except TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "notewright"
         return _fail(f"{error.format_message().rstrip('.')} (see {command} --help)", error.exit_code)
     except (KeyboardInterrupt, Abort):
-        return _interrupted()
+        return _fail("interrupted; what was finished is kept, and the same command goes on from there", INTERRUPTED)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" at {error.filename}" if error.filename else ""
         return _fail(f"the disk is full{where}; what was finished is kept: free some space and run the same command", 1)
-
-
-def _interrupted() -> int:
-    return _fail("interrupted; what was finished is kept, and the same command goes on from there", INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> int:

@@ -35,15 +35,9 @@ def bench_student(
     from student.bench.run import SWEEP, run_bench
 
     result = run_bench(
-        model=model,
-        students=students,
-        steps=steps,
-        rank=rank,
-        lessons=lessons,
-        repeats=repeats,
-        sweep=SWEEP if sweep or plot else (),
-        say=say,
-    )
+        model=model, students=students, steps=steps, rank=rank, lessons=lessons, repeats=repeats,
+        sweep=SWEEP if sweep or plot else (), say=say,
+    )  # fmt: skip
     print(json.dumps(result, indent=2) if as_json else table(result))
     if plot:
         say(f"plot: {plot_sweep(result, plot)}")

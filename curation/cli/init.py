@@ -52,15 +52,11 @@ def init(
     data, heldout, teacher, student = _ask_for_missing(data, heldout, teacher, student)
     documents = _sample(data)
     sampled = amount(len(documents), "document")
+    train_file, heldout_file = folder / "train.jsonl", folder / "heldout.jsonl"
     if heldout:
-        train = documents
-        split = "Given as they are here."
+        train, split = documents, "Given as they are here."
     else:
-        train, held_out = _split(documents)
-        names = folder / "train.jsonl", folder / "heldout.jsonl"
-        _refuse_to_overwrite(*names)
-        for name, part in zip(names, (train, held_out), strict=True):
-            write_whole(name, "".join(_row(document) for document in part))
+        train = _split(documents, train_file, heldout_file)
         split = f"{sampled} of --data, copied: one of {ONE_HELD_OUT_OF} is held out, and no text is in both."
     with_questions = sum(bool(document.metadata.get("questions")) for document in documents)
     if with_questions < len(documents) and questions is None:
@@ -69,7 +65,7 @@ def init(
         "schema": (Path(configs.__file__).parent / "schema.json").resolve(),
         "path": path, "sampled": sampled, "with_questions": with_questions, "split": split,
         "run_dir": folder / "run", "dataset": folder / "dataset", "input": data,
-        "train": data if heldout else [str(names[0])], "heldout": heldout or [str(names[1])],
+        "train": data if heldout else [str(train_file)], "heldout": heldout or [str(heldout_file)],
         "teacher": teacher, "student": student, "questions": questions,
         **_settings(train, on_gpu=shutil.which("nvidia-smi") is not None),
     }  # fmt: skip
@@ -126,21 +122,23 @@ def _sample(patterns: Sequence[str]) -> "list[Document]":
     return documents
 
 
-def _split(documents: "Sequence[Document]") -> "tuple[list[Document], list[Document]]":
-    """Documents to train on and documents to hold out; of equal texts one. Raises UserError if there is one alone."""
+def _split(documents: "Sequence[Document]", train_file: Path, heldout_file: Path) -> "list[Document]":
+    """Writes and returns the documents to train on, and writes those to hold out; of equal texts one is written."""
     different = list({document.text: document for document in documents}.values())
     if len(different) == 1:
         raise UserError("--data holds one document, which cannot be divided: name other documents as --heldout")
     held_out = different[ONE_HELD_OUT_OF - 1 :: ONE_HELD_OUT_OF] or different[-1:]
     texts = {document.text for document in held_out}
-    return [document for document in different if document.text not in texts], held_out
-
-
-def _row(document: "Document") -> str:
-    """The document as a line of JSONL, with all the fields that it came with."""
-    fields = {name: value for name, value in document.metadata.items() if not name.startswith("source_")}
-    row = {"id": document.metadata["source_id"] or document.id, "text": document.text, **fields}
-    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+    train = [document for document in different if document.text not in texts]
+    _refuse_to_overwrite(train_file, heldout_file)
+    for file, part in ((train_file, train), (heldout_file, held_out)):
+        rows = [
+            {"id": document.metadata["source_id"] or document.id, "text": document.text}
+            | {name: value for name, value in document.metadata.items() if not name.startswith("source_")}
+            for document in part
+        ]
+        write_whole(file, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+    return train
 
 
 def _settings(train: "Sequence[Document]", on_gpu: bool) -> dict[str, Any]:
