@@ -8,18 +8,13 @@ import math
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from configs.schema import Student
 from student.engine.lora import AdapterStack, peft_config
 from student.engine.schedule import Schedule, learning_rate, step_pieces
 from student.engine.training import BETA1, BETA2, EPSILON
-
-
-def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """A second model object over the same weights, so that PEFT can wrap one and the engine the other."""
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
 
 
 class SeparateRuns:
@@ -31,7 +26,10 @@ class SeparateRuns:
         target = settings.lora.target
         config = peft_config(settings.lora, target if isinstance(target, str) else list(target))
         self.settings = settings
-        self.model: Any = get_peft_model(model, config).eval()  # eval as the engine's base; there is no dropout
+        # PEFT wraps a second model object over the same weights, so that the engine can wrap the first.
+        shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        twin = copy.deepcopy(model, shared)
+        self.model: Any = get_peft_model(twin, config).eval()  # eval as the engine's base; there is no dropout
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
 
     @torch.no_grad()
@@ -54,14 +52,11 @@ class SeparateRuns:
         losses = []
         for step in range(schedule.steps):
             pieces = step_pieces(0, schedule, step)
-            ids_BT = torch.full((len(pieces), max(len(piece.text) for piece in pieces)), pad_id)
-            mask_BT = torch.zeros_like(ids_BT)
-            labelled = []
-            for row, piece in enumerate(pieces):
-                ids_BT[row, : len(piece.text)] = torch.from_numpy(piece.text.ids)
-                mask_BT[row, : len(piece.text)] = 1
-                labelled.append(torch.from_numpy(piece.text.labelled) + row * ids_BT.shape[1])
-            index_N = torch.cat(labelled)
+            texts = [torch.from_numpy(piece.text.ids) for piece in pieces]
+            ids_BT = pad_sequence(texts, batch_first=True, padding_value=pad_id)
+            mask_BT = pad_sequence([torch.ones_like(ids) for ids in texts], batch_first=True)
+            width = ids_BT.shape[1]
+            index_N = torch.cat([torch.from_numpy(p.text.labelled) + row * width for row, p in enumerate(pieces)])
             target_N = ids_BT.flatten()[index_N].to(device)
             share_N = torch.cat([torch.full((len(p.text.labelled),), p.share) for p in pieces]).to(device)
             # A single row needs no mask, and attention is faster without one.

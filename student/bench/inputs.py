@@ -46,8 +46,7 @@ SHAPES: dict[str, PretrainedConfig] = {
 """Published shapes, which are filled with random weights: speed does not depend on the weights."""
 
 DATASHEET_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12}
-"""Dense bfloat16 operations a second by NVIDIA's data sheets; the first entry whose words are in the device's name
-counts."""
+"""Dense bfloat16 operations a second by NVIDIA's data sheets; the first whose words are in the device's name counts."""
 
 TOKENIZER_SIZE = 8192
 """Largest vocabulary of a tokenizer trained on the lessons: about as many bytes a token as a general one of 49k has."""
@@ -119,15 +118,13 @@ def schedule_flops(model: PreTrainedModel, pool: InlinePool, schedules: list[Sch
     config = model.config.get_text_config()
     linear = sum(layer.base.weight.numel() for layer in pool.stack.layers.values())
     head = model.get_output_embeddings().weight.numel()  # type: ignore[union-attr,operator]
-    heads_width = config.num_attention_heads * (
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = 6 * config.num_attention_heads * head_width * config.num_hidden_layers
+    texts = [schedule.texts[index] for schedule in schedules for step in schedule.order for index in step]
+    return float(
+        sum(len(text) * (4 * linear + 6 * pool.stack.size) + len(text) ** 2 * attention for text in texts)
+        + sum(len(text.labelled) for text in texts) * 4 * head
     )
-    total = 0.0
-    for schedule in schedules:
-        for text in (schedule.texts[index] for step in schedule.order for index in step):
-            total += len(text) * (4 * linear + 6 * pool.stack.size) + len(text.labelled) * 4 * head
-            total += 6 * len(text) ** 2 * heads_width * config.num_hidden_layers
-    return total
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
@@ -163,8 +160,8 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, str | int
     else:
         info = Path("/proc/cpuinfo")
         lines = info.read_text().splitlines() if info.is_file() else []
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        name = names[0] if names else platform.processor()
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        name = next(names, platform.processor())
     return {
         "device": name,
         "threads": torch.get_num_threads(),

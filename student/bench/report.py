@@ -17,10 +17,8 @@ def max_difference(engine: list[list[float]], peft: list[list[float]]) -> float:
 
 
 def check_losses(result: dict[str, Any]) -> None:
-    """Raises RunError if the losses of engine and PEFT differ by more than float32 rounds.
-
-    In bfloat16 the two round at different places, so there the difference is only reported.
-    """
+    """Raises RunError if the losses of engine and PEFT differ by more than float32 rounds. (In bfloat16 the two round
+    at different places, so there the difference is only reported.)"""
     if result["dtype"] == "float32" and not result["max_loss_difference"] <= MOST_LOSS_DIFFERENCE:
         raise RunError(
             f"losses of engine and PEFT differ by {result['max_loss_difference']:.1e} nats, more than "

@@ -22,7 +22,7 @@ import torch
 
 from configs.errors import RunError
 from configs.schema import Lora, Student
-from student.bench.baselines import SeparateRuns, twin
+from student.bench.baselines import SeparateRuns
 from student.bench.inputs import (
     SHAPES,
     bench_model,
@@ -58,28 +58,27 @@ class Bench:
         self.base, tokenizer = bench_model(model, texts, device)
         self.pad_id: int = tokenizer.pad_token_id  # type: ignore[assignment]  # bench_model sees to it
         self.parameters = sum(p.numel() for p in self.base.parameters())
-        self.peft = SeparateRuns(twin(self.base), settings)
+        self.peft = SeparateRuns(self.base, settings)
         self.pool = InlinePool(settings, model=self.base, tokenizer=tokenizer)
-        parts = chunks(texts, texts_per_lesson)
         self.schedules = [
-            plan_schedule(tokenizer, Lesson(texts=tuple(part), seed=k), settings) for k, part in enumerate(parts)
+            plan_schedule(tokenizer, Lesson(texts=tuple(lesson), seed=k), settings)
+            for k, lesson in enumerate(chunks(texts, texts_per_lesson))
         ]
 
     def engine(self, schedules: list[Schedule]) -> tuple[float, list[list[float]], Usage]:
         """Trains in the batches that the pool plans: seconds, losses (K, steps), use of positions."""
         order = longest_first([TrainingSize(schedule.steps, schedule.tokens_per_step()) for schedule in schedules])
         batches = chunks(order, min(self.pool.at_once, self.pool.students_that_fit(schedules)))
-        losses: list[list[float]] = [[] for _ in schedules]
+        losses: dict[int, list[float]] = {}
         total = Usage()
         self._wait()
         start = time.perf_counter()
         for batch in batches:
             with self.pool.trained([schedules[k] for k in batch], batch, self.pool.pass_tokens()) as (progress, usage):
-                for k, student in zip(batch, progress, strict=True):
-                    losses[k] = student.losses
+                losses |= zip(batch, (student.losses for student in progress), strict=True)
                 total.add(usage)
         self._wait()
-        return time.perf_counter() - start, losses, total
+        return time.perf_counter() - start, [losses[k] for k in range(len(schedules))], total
 
     def separate(self, schedules: list[Schedule]) -> tuple[float, list[list[float]]]:
         """Trains one after another with PEFT, from the engine's adapters: seconds and losses (K, steps)."""
@@ -142,11 +141,8 @@ class Bench:
                 if not is_out_of_memory(error):
                     raise
                 break
-            tokens_per_second = sum(schedule.tokens() for schedule in schedules) / seconds
-            points.append(
-                {"students": k, "seconds": seconds, "students_per_second": k / seconds}
-                | {"tokens_per_second": tokens_per_second}
-            )
+            rates = {"students_per_second": k, "tokens_per_second": sum(schedule.tokens() for schedule in schedules)}
+            points.append({"students": k, "seconds": seconds} | {name: n / seconds for name, n in rates.items()})
         return points
 
 
@@ -173,7 +169,6 @@ def run_bench(
         model: a name of `SHAPES` (random weights), a model folder or a Hub id.
         students: K; None takes as many as fit the device at once.
         steps: optimiser steps of each student, each over all texts of its lesson.
-        texts_per_lesson: texts that one student learns.
         lessons: JSONL with `rewrites` or `text` in each line; None makes up biographies like the lab's.
         rank: of the adapters on all linear layers; alpha is twice it. None: 8 for the lab, as its preset has it, and
             32 for others.
@@ -181,7 +176,6 @@ def run_bench(
         padded_tokens: row length of the padded recipe (SEAL: 2,048).
         padded_steps: its steps that are done in a repeat, scaled up to all texts of all steps; 0 leaves it out.
         sweep: numbers of students to time the engine alone with.
-        threads: CPU threads; None takes torch's choice.
         say: is called with a line on what is being measured.
 
     Returns:
@@ -267,23 +261,6 @@ def run_bench(
     } | machine
 
 
-def run_gpu_bench(lessons: Path | None, output: Path | None, say: Say) -> dict[str, Any]:
-    """`run_bench` for each of `GPU_SHAPES`, with as many students as fit; results by shape.
-
-    `output` is written after each shape, so that a lease that ends early leaves what was measured.
-    """
-    results: dict[str, Any] = {}
-    for shape in GPU_SHAPES:
-        results[shape] = run_bench(
-            model=shape, students=None, lessons=lessons, device="cuda", repeats=3, peft_students=2, sweep=SWEEP, say=say
-        )
-        if output:
-            output.write_text(json.dumps(results, indent=2) + "\n")
-        gc.collect()
-        torch.cuda.empty_cache()
-    return results
-
-
 def main() -> None:
     """The command `python -m student.bench`."""
     parser = argparse.ArgumentParser(prog="python -m student.bench")
@@ -300,24 +277,26 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true", help="also 1, 2, 4, ... 256 students")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
-    parser.add_argument(
-        "--gpu", action="store_true", help="all GPU shapes, as many students as fit; of the rest only --lessons"
-    )
+    parser.add_argument("--gpu", action="store_true", help="all GPU shapes, as many as fit; of the rest only --lessons")
     parser.add_argument("--json", action="store_true", help="JSON on stdout")
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     options = vars(parser.parse_args())
     as_json, output, gpu = (options.pop(name) for name in ("json", "output", "gpu"))
-    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    options["sweep"] = SWEEP if gpu or options["sweep"] else ()
     if gpu:
-        result = run_gpu_bench(options["lessons"], output, say)
-    else:
-        result = run_bench(**options | {"sweep": SWEEP if options["sweep"] else ()}, say=say)
-    if output:
-        output.write_text(json.dumps(result, indent=2) + "\n")
-    results = list(result.values()) if gpu else [result]
-    print(json.dumps(result, indent=2) if as_json else "\n\n".join(map(table, results)))
+        options = {name: options[name] for name in ("lessons", "sweep")}
+        options |= {"students": None, "device": "cuda", "repeats": 3, "peft_students": 2}
+    results: dict[str, Any] = {}
+    for shape in GPU_SHAPES if gpu else [options.pop("model")]:
+        results[shape] = run_bench(model=shape, say=lambda line: print(line, file=sys.stderr), **options)
+        text = json.dumps(results if gpu else results[shape], indent=2)
+        if output:  # after each shape, so that a lease that ends early leaves what was measured
+            output.write_text(text + "\n")
+        gc.collect()
+        torch.cuda.empty_cache()
+    print(text if as_json else "\n\n".join(map(table, results.values())))
     try:
-        for shape_result in results:
-            check_losses(shape_result)
+        for result in results.values():
+            check_losses(result)
     except RunError as error:
         sys.exit(f"error: {error}")

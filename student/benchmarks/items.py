@@ -1,11 +1,14 @@
 """Benchmark items as questions, with the side (`reward` or `heldout`) that each is on."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
 from configs.errors import UserError, nearest
 from configs.seeds import item_hash
 from student.records import Document, Exam, Question, Split
+
+log = logging.getLogger(__name__)
 
 HELDOUT_SHARE = 0.3
 """Share of the items that are never rewarded, if the data does not name their splits."""
@@ -61,21 +64,29 @@ def question_from_requests(requests: list[tuple[str, str]], gold: int, *, item: 
     """A question from the (context, continuation) pairs that other harnesses score, one for each choice.
 
     None if a continuation does not follow its context after white space, as an answer does in our exam. If contexts
-    differ (WinoGrande), the question has no choices.
-
-    Args:
-        requests: as text, white space included.
-        gold: index of the gold pair.
-        item: texts that identify the item, hashed for its split.
+    differ (WinoGrande), the question has no choices. `gold` is the gold pair's index; the texts of `item` identify the
+    item, and are hashed for its split.
     """
-    pairs = [_prompt_and_answer(context, continuation) for context, continuation in requests]
-    if any(pair is None for pair in pairs):
+    pairs = [pair for request in requests if (pair := _prompt_and_answer(*request)) is not None]
+    if len(pairs) < len(requests):
         return None
-    known = [pair for pair in pairs if pair is not None]
-    prompt, answer = known[gold]
-    same_prompt = len(known) > 1 and all(other == prompt for other, _ in known)
-    choices = tuple(choice for _, choice in known) if same_prompt else ()
+    prompt, answer = pairs[gold]
+    same_prompt = len(pairs) > 1 and all(other == prompt for other, _ in pairs)
+    choices = tuple(choice for _, choice in pairs) if same_prompt else ()
     return Question(prompt=prompt, answer=answer, choices=choices, split=split_of(*item))
+
+
+def usable_questions(task: str, questions: list[Question | None]) -> dict[int, Question]:
+    """A task's questions that can be asked, by their numbers; a warning counts the others (None).
+
+    Raises UserError if there are none.
+    """
+    usable = {number: question for number, question in enumerate(questions) if question is not None}
+    if not usable:
+        raise UserError(f"{task}: no item has a gold answer after its prompt and a space")
+    if len(usable) < len(questions):
+        log.warning("%s: %d of %d items can be asked", task, len(usable), len(questions))
+    return usable
 
 
 def _prompt_and_answer(context: str, continuation: str) -> tuple[str, str] | None:
@@ -90,8 +101,6 @@ def _prompt_and_answer(context: str, continuation: str) -> tuple[str, str] | Non
     gap = joined[: len(joined) - len(answer)]
     if not prompt or not answer or not gap:
         return None
-    if "\n" in gap:
-        # The rest of the gap is the answer's indentation.
-        prompt_end = gap.rindex("\n") + 1
+    if prompt_end := gap.rfind("\n") + 1:  # the rest of the gap is the answer's indentation
         return prompt + gap[:prompt_end], joined[prompt_end:]
     return (prompt if gap[0] == " " else prompt + gap[0]), joined[1:]

