@@ -12,8 +12,7 @@ from student.engine.packing import Piece, pack
 from student.engine.training import batch_loss
 
 STATE_BYTES = 4 * 6 + 2
-"""Of an adapter's parameter: weight, gradient, two AdamW moments, two temporaries (float32), a copy in the base's
-dtype."""
+"""Of an adapter's parameter: weight, gradient, 2 AdamW moments, 2 temporaries (float32), a copy in the base's dtype."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
@@ -64,13 +63,6 @@ def activation_bytes_per_token(model: PreTrainedModel, stack: AdapterStack, text
         del loss
     stack.release()
     return total / batch.positions
-
-
-def plan_slots(free: int, slot_parameters: int, step_tokens: int, token_bytes: float) -> int:
-    """Students that fit `free` bytes at once, if each has `step_tokens` positions in a forward pass; at least one."""
-    # The factor 2 is for the gradients of activations and the allocator's rounding.
-    slot_bytes = slot_parameters * STATE_BYTES + 2 * step_tokens * token_bytes
-    return max(1, int(free // slot_bytes))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

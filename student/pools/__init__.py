@@ -8,10 +8,8 @@ from student.records import StudentPool
 def make_pool(settings: Student, sharing: int = 1) -> StudentPool:
     """The pool that `student.pool` names. `sharing` is the number of pools (one for each student model) that share a
     cluster's resources. Raises UserError as `InlinePool` and `RayPool` do, and RunError if no actor starts."""
-    match settings.pool:
-        case "inline":
-            return InlinePool(settings)
-        case "ray":
-            from student.pools.ray import RayPool
+    if settings.pool == "inline":
+        return InlinePool(settings)
+    from student.pools.ray import RayPool
 
-            return RayPool(settings, sharing=sharing)
+    return RayPool(settings, sharing=sharing)

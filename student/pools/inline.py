@@ -32,11 +32,11 @@ from student.engine.helpers import torch_threads
 from student.engine.lora import AdapterStack
 from student.engine.loss import check_head
 from student.engine.memory import (
+    STATE_BYTES,
     activation_bytes_per_token,
     free_bytes,
     is_out_of_memory,
     keep_freed_memory,
-    plan_slots,
 )
 from student.engine.models import load_model
 from student.engine.outcomes import outcome_of
@@ -82,11 +82,8 @@ MOST_PASSES = 16
 
 
 class InlinePool:
-    """Students in this process, on one device.
-
-    Raises (on construction):
-        UserError: the model cannot be loaded, or a target layer does not exist.
-    """
+    """Students in this process, on one device. Raises UserError if the model cannot be loaded, or a target layer does
+    not exist."""
 
     def __init__(
         self,
@@ -104,14 +101,16 @@ class InlinePool:
         self.stack = AdapterStack(model, settings.lora) if settings.mode == "lora" else None
         self.examiner = Examiner(model, tokenizer, self.stack, settings)
         self.pad_id: int = tokenizer.pad_token_id  # type: ignore[assignment]  # load_model sees to it
-        self._token_bytes: float | None = None
-        """Activations of one position, measured on the first batch that is planned."""
+        self._token_bytes: float | None = None  # activations of one position, measured on the first batch planned
         self._whole_exams: dict[Exam, ExamResult] = {}
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
         if settings.compile:
-            _check_compiler(model.device)
+            # Without it torch.compile would fail in the first forward pass.
+            has_compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+            if model.device.type == "cpu" and not has_compiler:
+                raise UserError("student.compile needs a C++ compiler on a CPU: install g++, or set it to false")
             for layer in model.get_decoder().layers:
                 layer.compile(dynamic=True)
         if model.device.type == "cpu":
@@ -143,15 +142,7 @@ class InlinePool:
         return most_slots(self.settings, self.model.device.type)
 
     def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
-        """Trains and examines one student for each job.
-
-        Args:
-            jobs: any number; they are batched by length.
-            on_done: called with the outcomes of each batch, by their indices in `jobs`.
-
-        Returns:
-            Outcomes in the order of `jobs`. A student that fails is an outcome with `error`.
-        """
+        """Trains and examines one student for each job, in batches of like length; see `StudentPool.examine`."""
         order = longest_first([TrainingSize.of(job.lesson, self.settings) for job in jobs])
         outcomes: dict[int, Outcome] = {}
         with torch_threads(1) if self.settings.exact else nullcontext():
@@ -183,9 +174,7 @@ class InlinePool:
         self, schedules: list[Schedule], seeds: list[int], max_tokens: int
     ) -> Iterator[tuple[list[Progress], Usage]]:
         """Trains one batch: within it slot k is the student of `schedules[k]`, whose adapter started from `seeds[k]`.
-
-        In full mode the batch is a single student, and within it the model is this student.
-        """
+        In full mode the batch is a single student, and within it the model is this student."""
         if self.stack is None:
             [schedule] = schedules
             with train_full(self.model, schedule, self.settings, self.pad_id, max_tokens) as (of_one, usage):
@@ -224,7 +213,9 @@ class InlinePool:
         else:
             # A step is accumulated over small passes, so activations do not grow with the number of students.
             free, tokens = min(free, CPU_BYTES), 0
-        return min(len(schedules), plan_slots(free, self.stack.size, tokens, self._token_bytes))
+        # The factor 2 is for the gradients of activations and the allocator's rounding.
+        slot_bytes = self.stack.size * STATE_BYTES + 2 * tokens * self._token_bytes
+        return min(len(schedules), max(1, int(free // slot_bytes)))
 
     def pass_tokens(self) -> int:
         """Most positions of one forward pass; before the first batch is planned, an estimate for a small model."""
@@ -246,11 +237,8 @@ class InlinePool:
     def _run_in_memory(
         self, waiting: list[int], jobs: list[Job], schedules: dict[int, Schedule]
     ) -> Iterator[dict[int, Outcome]]:
-        """Outcomes of the jobs `waiting`, batch by batch, as many students at once as fit.
-
-        Where memory runs out nevertheless, batches are halved down to a single student, whose forward passes are
-        halved then.
-        """
+        """Outcomes of the jobs `waiting`, batch by batch, as many students at once as fit. Where memory runs out
+        nevertheless, batches are halved down to a single student, whose forward passes are halved then."""
         limit, passes = len(waiting), 1
         while waiting:
             members = waiting[:limit]
@@ -271,8 +259,7 @@ class InlinePool:
                     passes *= 2
                     continue
                 outcomes = [Outcome(gain=None, error="out of memory with a single student")]
-            passes = 1
-            waiting = waiting[len(members) :]
+            passes, waiting = 1, waiting[len(members) :]
             yield dict(zip(members, outcomes, strict=True))
 
     def _run(self, jobs: list[Job], schedules: list[Schedule], passes: int) -> list[Outcome]:
@@ -297,9 +284,3 @@ class InlinePool:
 def most_slots(settings: Student, device_type: str) -> int:
     """Most students of one batch, where memory allows."""
     return settings.max_slots or (MAX_SLOTS if device_type == "cuda" else CPU_SLOTS)
-
-
-def _check_compiler(device: torch.device) -> None:
-    """Raises UserError where torch.compile would fail in the first forward pass."""
-    if device.type == "cpu" and not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
-        raise UserError("student.compile needs a C++ compiler on a CPU: install g++, or set it to false")

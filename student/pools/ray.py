@@ -77,9 +77,8 @@ class _Worker:
 class RayPool:
     """Students on the actors of a Ray cluster.
 
-    Raises (on construction):
-        UserError: Ray is missing or not reachable, no actor fits on any node, or the model cannot be loaded.
-        RunError: actors die while they start, or none gets a place.
+    Raises UserError if Ray is missing or not reachable, no actor fits on any node, or the model cannot be loaded;
+    RunError if actors die while they start, or none gets a place.
     """
 
     def __init__(
@@ -94,11 +93,16 @@ class RayPool:
         self.resources = {kind: amount / sharing for kind, amount in whole.items()}
         if (settings.actors or 0) > room:
             log.warning("student.actors=%d: the Ray cluster has room for %d, the others wait", settings.actors, room)
-        self.settings, self._build = _on_actor(settings, self.resources), build
+        folder, on_gpu = Path(settings.model), self.resources["num_gpus"] > 0
+        actor_settings = {
+            "model": str(folder.absolute()) if folder.exists() else settings.model,
+            "device": "cuda" if on_gpu else "cpu",
+            "memory_fraction": settings.memory_fraction * (min(1.0, settings.num_gpus_per_actor) if on_gpu else 1.0),
+        }
+        self.settings, self._build = settings.model_copy(update=actor_settings), build
         self._failed_starts, self.restarts, self._last_loss = 0, 0, ""
-        self._workers = [self._start() for _ in range(settings.actors or room)]
-        self.fingerprint = ""
-        """As that of an `InlinePool` of the same model and settings."""
+        self._workers = [_Worker(*self._start()) for _ in range(settings.actors or room)]
+        self.fingerprint = ""  # that of an `InlinePool` of the same model and settings, once an actor is ready
         self._until_one_is_ready()
 
     @property
@@ -139,7 +143,7 @@ class RayPool:
                         results = [Outcome(gain=None, error="its process died each time that it was run")]
                     batch_outcomes = dict(zip(batch.jobs, results, strict=True))
                     outcomes |= batch_outcomes
-                    if on_done is not None:
+                    if on_done:
                         on_done(batch_outcomes)
         except BaseException:
             self.close()  # nobody can use what is still running
@@ -180,10 +184,8 @@ class RayPool:
         return (JobBatch([next(remaining) for _ in range(count)]) for count in counts)
 
     def _finished(self) -> list[_Worker]:
-        """Waits until a call to any actor ends; returns the workers whose batch is done or lost.
-
-        Actors that have loaded their model become ready.
-        """
+        """Waits until a call to any actor ends; returns the workers whose batch is done or lost. Actors that have
+        loaded their model become ready."""
         busy = {worker.task: worker for worker in self._workers if worker.task is not None}
         started = time.monotonic()
         while True:
@@ -209,11 +211,8 @@ class RayPool:
             self._finished()
 
     def _finish_start(self, worker: _Worker) -> None:
-        """Makes an actor ready whose model is loaded.
-
-        Raises what it raised, and RunError if its model is not that of the first actor, or if too many actors in a row
-        died before this point.
-        """
+        """Makes an actor ready whose model is loaded. Raises what it raised, and RunError if its model is not that of
+        the first actor, or if too many actors in a row died before this point."""
         fingerprint = self._result(worker)
         if fingerprint is None:
             self._failed_starts += 1
@@ -242,26 +241,12 @@ class RayPool:
             self._last_loss = type(error).__name__
             log.warning("a student actor was lost (%s); another takes its place", self._last_loss)
             self._ray.kill(worker.actor)
-            fresh = self._start()
-            worker.actor, worker.task, worker.ready = fresh.actor, fresh.task, False
+            worker.actor, worker.task, worker.ready = *self._start(), False
             self.restarts += 1
             return None
 
-    def _start(self) -> _Worker:
+    def _start(self) -> tuple[Any, Any]:
+        """A new actor, and the reference to its start."""
         # Each actor is placed on its own: a placement group would wait until all of them fit at once.
-        remote = self._ray.remote(StudentActor).options(**self.resources, scheduling_strategy="SPREAD")
-        actor = remote.remote()
-        return _Worker(actor, actor.start.remote(self.settings, self._build))
-
-
-def _on_actor(settings: Student, resources: dict[str, float]) -> Student:
-    """The settings in an actor's process: an absolute path to the model, and the actor's share of a GPU's memory."""
-    folder = Path(settings.model)
-    on_gpu = resources["num_gpus"] > 0
-    return settings.model_copy(
-        update={
-            "model": str(folder.absolute()) if folder.exists() else settings.model,
-            "device": "cuda" if on_gpu else "cpu",
-            "memory_fraction": settings.memory_fraction * (min(1.0, settings.num_gpus_per_actor) if on_gpu else 1.0),
-        }
-    )
+        actor = self._ray.remote(StudentActor).options(**self.resources, scheduling_strategy="SPREAD").remote()
+        return actor, actor.start.remote(self.settings, self._build)

@@ -16,12 +16,8 @@ def connect(setting: str, *, store_bytes: int | None = STORE_BYTES, worker_logs:
     """The initialised `ray` module, and whether this call initialised it.
 
     It is as this process has it already, else connected to the cluster that RAY_ADDRESS names, else to one that is
-    started on this machine and ends with this process.
-
-    Args:
-        setting: the setting of the config that asks for Ray, for the message where Ray is missing.
-        store_bytes: object store of a Ray that is started here; None takes Ray's default.
-        worker_logs: print what the workers log.
+    started on this machine and ends with this process; its object store has `store_bytes` (None: Ray's default).
+    `setting` is the one that asks for Ray, for the message where Ray is missing; `worker_logs` prints what workers log.
 
     Raises UserError if Ray is missing or not reachable, RunError if it does not start.
     """
@@ -68,13 +64,11 @@ def actor_resources(nodes: list[dict[str, Any]], settings: Student) -> dict[str,
 
 def count_actors(nodes: list[dict[str, Any]], wanted: dict[str, float]) -> int:
     """Actors that fit on the nodes that are alive, whatever else runs there. Raises UserError if not one fits."""
-    room, most = 0, {"num_cpus": 0.0, "num_gpus": 0.0}
-    for node in nodes:
-        if node["Alive"]:
-            has = {"num_cpus": node["Resources"].get("CPU", 0.0), "num_gpus": node["Resources"].get("GPU", 0.0)}
-            most = {kind: max(most[kind], has[kind]) for kind in most}
-            room += int(min(has[kind] / amount for kind, amount in wanted.items() if amount) + 1e-6)
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    have = [{"num_cpus": node.get("CPU", 0.0), "num_gpus": node.get("GPU", 0.0)} for node in alive]
+    room = sum(int(min(node[kind] / amount for kind, amount in wanted.items() if amount) + 1e-6) for node in have)
     if not room:
+        most = {kind: max((node[kind] for node in have), default=0.0) for kind in wanted}
         raise UserError(
             f"no node of the Ray cluster has {wanted['num_cpus']:g} CPUs and {wanted['num_gpus']:g} GPUs for an actor"
             f" (most: {most['num_cpus']:g} and {most['num_gpus']:g}): lower student.cpus_per_actor or"

@@ -42,8 +42,7 @@ def next_shared_runs(
     """The rewrite of each document that each of the next students learns, where a student learns one of every document.
 
     The d-th list has a rewrite for each of the `students` (it is empty for a document without rewrites), in random
-    order, so that a rewrite meets changing others. A rewrite that never ran comes first; a promising one may come
-    several times.
+    order, so that a rewrite meets changing others. One that never ran comes first; a promising one may come often.
     """
     rewrites = _plan(runs, group_sizes, students, every_document=True)
     for d, rewrites_K in enumerate(rewrites):
@@ -63,7 +62,7 @@ def posterior_gains(runs: Sequence[MeasuredRun], group_sizes: Sequence[int]) -> 
     It is on the document's own level, drawn towards the document's mean as far as the runs are few or noisy, without
     the luck of students and seeds. A rewrite that never ran has the group's mean; all are nan if none of the group ran.
     """
-    return [posterior.means_G for posterior in _posteriors(runs, group_sizes)]
+    return [means_G for means_G, _ in posteriors(runs, group_sizes, estimate_standard_deviations(runs))]
 
 
 def best_rewrites(runs: Sequence[MeasuredRun], group_sizes: Sequence[int]) -> list[int | None]:
@@ -107,10 +106,10 @@ def repeat_adaptively(
     counts = Counter((run.document, run.rewrite) for run in runs)
     while len(runs) < budget:
         planned = []
-        next_rewrites = next_separate_runs(runs, group_sizes, min(students, budget - len(runs)))
-        for d, g in ((d, g) for d, rewrites_of_d in enumerate(next_rewrites) for g in rewrites_of_d):
-            planned.append(PlannedRun(d, g, (d, g, counts[d, g]), counts[d, g]))
-            counts[d, g] += 1
+        for d, rewrites_of_d in enumerate(next_separate_runs(runs, group_sizes, min(students, budget - len(runs)))):
+            for g in rewrites_of_d:
+                planned.append(PlannedRun(d, g, (d, g, counts[d, g]), counts[d, g]))
+                counts[d, g] += 1
         runs += _measured(planned, measure)
     return runs
 
@@ -147,28 +146,22 @@ class _Posterior:
     def __init__(self, means_G: np.ndarray, variances_G: np.ndarray, runs_G: np.ndarray, noise_variance: float):
         self.means_G, self.variances_G, self.runs_G = means_G, variances_G, runs_G
         self.noise_variance = noise_variance
-        self._values_G: np.ndarray | None = None
-
-    @property
-    def value(self) -> float:
-        """Value of the document's best run: inf while a rewrite never ran, -inf if there is no rewrite."""
-        return float(self._values().max()) if len(self.runs_G) else -math.inf
+        self._value_runs()
 
     def add_run(self) -> int:
         """Plans one run of the most valuable rewrite; returns which."""
-        values_G = self._values()
         # The best and its rival are worth the same if both ran equally often. The first is taken, so that the last bits
         # of rounding decide nothing.
-        g = int(np.argmax(np.isclose(values_G, values_G.max(), rtol=1e-6, atol=0.0)))
+        g = int(np.argmax(np.isclose(self.values_G, self.value, rtol=1e-6, atol=0.0)))
         self.runs_G[g] += 1
         self.variances_G[g] = 1 / (1 / max(self.variances_G[g], 1e-18) + 1 / self.noise_variance)
-        self._values_G = None
+        self._value_runs()
         return g
 
-    def _values(self) -> np.ndarray:
-        if self._values_G is None:
-            self._values_G = np.where(self.runs_G == 0, np.inf, self._knowledge_gradient())
-        return self._values_G
+    def _value_runs(self) -> None:
+        self.values_G = np.where(self.runs_G == 0, np.inf, self._knowledge_gradient())
+        # Value of the document's best run: inf while a rewrite never ran, -inf if there is no rewrite.
+        self.value = float(self.values_G.max(initial=-math.inf))
 
     def _knowledge_gradient(self) -> np.ndarray:
         """Expected rise of the best posterior mean per run, at the best of `RUNS_AHEAD`."""
@@ -182,17 +175,11 @@ class _Posterior:
         narrowed_GA = 1 / (1 / variances_G[:, None] + RUNS_AHEAD / self.noise_variance)
         shift_GA = np.sqrt(np.maximum(variances_G[:, None] - narrowed_GA, 1e-30))
         z_GA = -np.abs(self.means_G - rival_G)[:, None] / shift_GA
-        return (shift_GA * _expected_excess(z_GA) / RUNS_AHEAD).max(axis=1)
-
-
-def _posteriors(runs: Sequence[MeasuredRun], group_sizes: Sequence[int]) -> list[_Posterior]:
-    deviations = estimate_standard_deviations(runs)
-    counts = [np.zeros(size, dtype=np.int64) for size in group_sizes]
-    for run in runs:
-        counts[run.document][run.rewrite] += 1
-    noise = max(deviations.noise_sd**2, 1e-18)
-    estimates = posteriors(runs, group_sizes, deviations)
-    return [_Posterior(*estimate, runs_G, noise) for estimate, runs_G in zip(estimates, counts, strict=True)]
+        # E[max(0, z + standard normal)]
+        density_GA = np.exp(-(z_GA**2) / 2) / math.sqrt(2 * math.pi)
+        cumulative_GA = np.array([[math.erfc(-z / math.sqrt(2)) / 2 for z in z_A] for z_A in z_GA])
+        excess_GA = np.maximum(z_GA * cumulative_GA + density_GA, 0.0)
+        return (shift_GA * excess_GA / RUNS_AHEAD).max(axis=1)
 
 
 def _plan(
@@ -202,7 +189,14 @@ def _plan(
 
     One after another, `budget` runs go to each document (`every_document`), or to the document that values one most.
     """
-    documents = _posteriors(runs, group_sizes)
+    deviations = estimate_standard_deviations(runs)
+    counts = [np.zeros(size, dtype=np.int64) for size in group_sizes]
+    for run in runs:
+        counts[run.document][run.rewrite] += 1
+    documents = [
+        _Posterior(*estimate, runs_G, max(deviations.noise_sd**2, 1e-18))
+        for estimate, runs_G in zip(posteriors(runs, group_sizes, deviations), counts, strict=True)
+    ]
     planned: list[list[int]] = [[] for _ in documents]
     for _ in range(budget):
         takers: Sequence[int] = range(len(documents))
@@ -212,10 +206,3 @@ def _plan(
             if group_sizes[d]:
                 planned[d].append(documents[d].add_run())
     return [sorted(rewrites) for rewrites in planned]
-
-
-def _expected_excess(z: np.ndarray) -> np.ndarray:
-    """E[max(0, z + standard normal)]."""
-    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    cumulative = np.array([math.erfc(-value / math.sqrt(2)) / 2 for value in z.ravel()]).reshape(z.shape)
-    return np.maximum(z * cumulative + density, 0.0)

@@ -31,11 +31,8 @@ def bootstrap_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Confidence interval of the mean of `values`; None and nan are left out.
-
-    `clusters` (aligned with `values`) names the values that are drawn together because they are not independent:
-    those of rewrites of one document, or of documents that shared a student.
-    """
+    """Confidence interval of the mean of `values`; None and nan are left out. `clusters` (aligned with `values`) names
+    those drawn together because they are not independent: of rewrites of one document, of documents of one student."""
     values_N = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     known_N = np.isfinite(values_N)
     sums_NS = np.stack([values_N[known_N], np.ones(known_N.sum())], axis=1)
@@ -64,7 +61,13 @@ def cluster_interval(
     clusters on, where plain percentiles and BCa fall to 85%. With fewer clusters, Student's t with the standard error
     of the jackknife.
     """
-    sums_CS = _by_cluster(sums_NS, clusters)
+    sums_CS = sums_NS
+    if clusters is not None:  # rows are summed within each cluster, in order of first appearance
+        assert len(clusters) == len(sums_NS), f"{len(clusters)} clusters for {len(sums_NS)} rows"
+        index: dict[Hashable, int] = {}
+        cluster_N = [index.setdefault(name, len(index)) for name in clusters]
+        sums_CS = np.zeros((len(index), sums_NS.shape[1]))
+        np.add.at(sums_CS, cluster_N, sums_NS)
     C = len(sums_CS)
     if C < 2:
         return Interval(math.nan, math.nan)
@@ -85,18 +88,6 @@ def cluster_interval(
     tail = NormalDist().cdf(-t * math.sqrt(C / (C - 1)))
     low, high = np.quantile(replicates_B, [tail, 1 - tail])
     return Interval(float(low), float(high))
-
-
-def _by_cluster(sums_NS: Sums, clusters: Sequence[Hashable] | None) -> Sums:
-    """Rows summed within each cluster, in order of first appearance."""
-    if clusters is None:
-        return sums_NS
-    assert len(clusters) == len(sums_NS), f"{len(clusters)} clusters for {len(sums_NS)} rows"
-    index: dict[Hashable, int] = {}
-    cluster_N = [index.setdefault(name, len(index)) for name in clusters]
-    sums_CS = np.zeros((len(index), sums_NS.shape[1]))
-    np.add.at(sums_CS, cluster_N, sums_NS)
-    return sums_CS
 
 
 @lru_cache
@@ -139,8 +130,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
     for rank, (p, i) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(known) - rank)))
-        adjusted[i] = largest
+        adjusted[i] = largest = max(largest, min(1.0, p * (len(known) - rank)))
     return adjusted
 
 

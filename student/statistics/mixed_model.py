@@ -151,19 +151,19 @@ def _predict(
 def _tables(ran: Sequence[MeasuredRun]) -> list[np.ndarray]:
     """Gains of each document as a table of rewrites x seeds, nan where nothing ran; a rewrite's second run with a seed
     has a column of its own."""
-    cells: dict[int, dict[tuple[int, Hashable, int], float]] = defaultdict(dict)
+    cells: dict[int, list[tuple[int, int, float | None]]] = defaultdict(list)
+    columns: dict[int, dict[tuple[Hashable, int], int]] = defaultdict(dict)
     counts: Counter[tuple[int, int, Hashable]] = Counter()
     for run in ran:
-        key = run.document, run.rewrite, run.repeat
-        assert run.gain is not None
-        cells[run.document][run.rewrite, run.repeat, counts[key]] = run.gain
+        key, names = (run.document, run.rewrite, run.repeat), columns[run.document]
+        column = names.setdefault((run.repeat, counts[key]), len(names))
+        cells[run.document].append((run.rewrite, column, run.gain))
         counts[key] += 1
     tables = []
-    for document_cells in cells.values():
-        columns = {name: r for r, name in enumerate(dict.fromkeys((repeat, n) for _, repeat, n in document_cells))}
-        table_GR = np.full((1 + max(g for g, _, _ in document_cells), len(columns)), np.nan)
-        for (g, repeat, n), gain in document_cells.items():
-            table_GR[g, columns[repeat, n]] = gain
+    for d, document_cells in cells.items():
+        table_GR = np.full((1 + max(g for g, _, _ in document_cells), len(columns[d])), np.nan)
+        for g, column, gain in document_cells:
+            table_GR[g, column] = gain
         tables.append(table_GR)
     return tables
 

@@ -101,10 +101,8 @@ def reliability(
 
     Args:
         gains: documents x rewrites x repeats, as an array or as ragged lists; None or nan for failed runs.
-        clusters: the batch of each document. Documents of one batch shared students, so the bootstrap draws them
-            together.
+        clusters: the batch of each document, whose documents shared students: the bootstrap draws them together.
         common_seeds: repeat r of all rewrites of a document had the same seed.
-        level: of the interval.
     """
     table_DGR = gains_table(gains)
     ran_DGR = np.isfinite(table_DGR)
@@ -147,11 +145,8 @@ def noise_variance(gains: Sequence[Any] | np.ndarray) -> float | None:
 
 
 def _moments(runs_GR: np.ndarray, common_seeds: bool) -> list[float]:
-    """Sums of squares of one document, with the coefficients of the variances in their expectations.
-
-    They are: of rewrites (sum, coefficient of their variance, coefficient of the noise), residual (sum, degrees of
-    freedom), of seeds (as of rewrites). `_components` solves for the variances.
-    """
+    """Sums of squares of one document, with the coefficients of the variances in their expectations: of rewrites (sum,
+    coefficient of their variance, of the noise), residual (sum, degrees of freedom), of seeds (as of rewrites)."""
     rewrite_N, repeat_N = np.nonzero(np.isfinite(runs_GR))
     y_N = runs_GR[rewrite_N, repeat_N]
     if len(y_N) < 2:
