@@ -39,7 +39,10 @@ def run_edits(
     be saved, and RunError.
     """
     arm = "replay" if replay else "none"
-    edit_of = _edit_of_documents(students)
+    names = [document.id for document in students.inputs.documents]
+    batches = batches_of(len(names), students.config.reward.documents_together)[: students.config.evaluation.edits]
+    # The edit, from 1 on, that first teaches each document.
+    edit_of = {names[d]: edit for edit, batch in enumerate(batches, start=1) for d in batch}
     jobs = _edit_jobs(students, edit_of, texts, replay)
     # Named by its student and all that it is taught and asked, so that another sequence finds no folder.
     folder /= f"{arm}-{stable_seed(students.pool.fingerprint, [repr(job) for job in jobs]):08x}"
@@ -49,8 +52,7 @@ def run_edits(
         kept = folder / f"edit-{edit:02d}"
         if not (kept / ROWS_FILE).is_file():
             say(f"edit {edit}/{len(jobs)}{' with replay' if replay else ''}")
-            key = RunKey("sequence", arm, students.config.rl.rewrites_per_lesson, 0, 0)
-            if not _save_edit(students, edit_of, key, job, edit, base, make_pool, kept):
+            if not _save_edit(students, edit_of, arm, job, edit, base, make_pool, kept):
                 say(f"edit {edit} failed: the sequence ends before it")
                 break
         rows += json.loads((kept / ROWS_FILE).read_text(encoding="utf-8"))
@@ -60,13 +62,6 @@ def run_edits(
             if weights.parent != kept:
                 weights.unlink()
     return rows
-
-
-def _edit_of_documents(students: ArmStudents) -> dict[str, int]:
-    """The edit, from 1 on, that first teaches each document."""
-    names = [document.id for document in students.inputs.documents]
-    batches = batches_of(len(names), students.config.reward.documents_together)[: students.config.evaluation.edits]
-    return {names[d]: edit for edit, batch in enumerate(batches, start=1) for d in batch}
 
 
 def _edit_jobs(
@@ -88,7 +83,7 @@ def _edit_jobs(
 def _save_edit(
     students: ArmStudents,
     edit_of: Mapping[str, int],
-    key: RunKey,
+    arm: str,
     job: Job,
     edit: int,
     base: str,
@@ -96,6 +91,7 @@ def _save_edit(
     kept: Path,
 ) -> bool:
     """Trains, examines and merges one edit of `base` into `kept`, with its rows; False where the student failed."""
+    key = RunKey("sequence", arm, students.config.rl.rewrites_per_lesson, 0, 0)
     settings = students.settings.model_copy(update={"model": base, "models": (), "pool": "inline"})
     pool = make_pool(settings)
     if not isinstance(pool, Keeping):

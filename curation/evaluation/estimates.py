@@ -1,5 +1,6 @@
 """From rows to estimates: everything in evaluation.json about gains and accuracies, from items.parquet alone."""
 
+import itertools
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,14 +8,7 @@ from typing import Any, NamedTuple
 
 from configs.schema import Evaluation
 from curation.evaluation.arms import Arm, edits_arm, repeated_arm
-from curation.evaluation.records import (
-    ArmEstimates,
-    Comparison,
-    Correction,
-    EditSequence,
-    Estimate,
-    FalsePositives,
-)
+from curation.evaluation.records import ArmEstimates, Comparison, Correction, EditSequence, Estimate, FalsePositives
 from curation.evaluation.statistics import LEVEL, ClusteredMean, false_positives
 from student.statistics.intervals import holm
 
@@ -56,8 +50,13 @@ def estimate_students(
         for comparison in of_student
         if (comparison.setting, comparison.measure) == ("together", "gain")
     ]
-    estimates = {
-        label: StudentEstimates(
+    estimates = {}
+    for label, by_setting in by_student.items():
+        sequences: dict[str, list[Row]] = {}
+        for row in by_setting.get("sequence", []):
+            sequences.setdefault(row["arm"], []).append(row)
+        taught = edits_arm(settings, arms).name
+        estimates[label] = StudentEstimates(
             arms={
                 (setting, arm.name): _estimate_arm(by_setting[setting], arm.name)
                 for setting in COMPARED_SETTINGS
@@ -67,13 +66,14 @@ def estimate_students(
             },
             scaling=_estimate_scaling(by_setting.get("scaling", [])),
             comparisons=comparisons[label],
-            sequences=_estimate_sequences(by_setting.get("sequence", []), edits_arm(settings, arms), settings.replay),
+            sequences=[
+                _estimate_sequence(of_sequence, taught, settings.replay if name == "replay" else 0.0)
+                for name, of_sequence in sequences.items()
+            ],
             false_positives=_check_false_positives(
                 by_setting.get("false-positives", []), repeated_arm(arms), settings, gain_p_values
             ),
         )
-        for label, by_setting in by_student.items()
-    }
     return estimates, correction
 
 
@@ -117,9 +117,7 @@ def mean_over_seeds(means: DocumentMeans, value: str) -> tuple[dict[str, float],
 
 
 def _estimate(means: DocumentMeans, value: str) -> Estimate | None:
-    if not means:
-        return None
-    return ClusteredMean(*mean_over_seeds(means, value)).estimate(share=value == "accuracy")
+    return ClusteredMean(*mean_over_seeds(means, value)).estimate(share=value == "accuracy") if means else None
 
 
 def _estimate_arm(rows: Sequence[Row], arm: str) -> ArmEstimates:
@@ -188,29 +186,28 @@ def _pairs(arms: Sequence[Arm], reference: str) -> list[tuple[str, str]]:
     for trained in [arm.name for arm in arms if arm.kind == "trained"]:
         others = [name for name in names if name not in (trained, reference)]
         pairs += [(trained, other) for other in others if (other, trained) not in pairs]
-    return list(dict.fromkeys(pairs))
+    return pairs
 
 
 def _correct(comparisons: Mapping[str, Sequence[Comparison]]) -> tuple[dict[str, list[Comparison]], Correction]:
     """The comparisons of all students with the p-values and verdicts of Holm's procedure in each family."""
     corrected: dict[str, list[Comparison]] = {label: list(of_student) for label, of_student in comparisons.items()}
     families: dict[str, int] = {}
-    for measure in MEASURES:
-        for setting in COMPARED_SETTINGS:
-            family = [
-                (label, i)
-                for label, of_student in corrected.items()
-                for i, comparison in enumerate(of_student)
-                if (comparison.measure, comparison.setting) == (measure, setting)
-            ]
-            # One family a measure and setting: whoever reads one measure sees all its comparisons at once.
-            for (label, i), p in zip(family, holm([corrected[name][i].p for name, i in family]), strict=True):
-                comparison, verdict = corrected[label][i], "no detectable difference"
-                if p is not None and p < LEVEL:
-                    verdict = "better" if comparison.difference.mean > 0 else "worse"
-                corrected[label][i] = comparison.model_copy(update={"p_corrected": p, "verdict": verdict})
-            if family:
-                families[f"{setting}/{measure}"] = sum(corrected[label][i].p is not None for label, i in family)
+    for measure, setting in itertools.product(MEASURES, COMPARED_SETTINGS):
+        # One family a measure and setting: whoever reads one measure sees all its comparisons at once.
+        family = [
+            (label, i, c)
+            for label, of_student in comparisons.items()
+            for i, c in enumerate(of_student)
+            if (c.measure, c.setting) == (measure, setting)
+        ]
+        for (label, i, c), p in zip(family, holm([c.p for *_, c in family]), strict=True):
+            verdict = "no detectable difference"
+            if p is not None and p < LEVEL:
+                verdict = "better" if c.difference.mean > 0 else "worse"
+            corrected[label][i] = c.model_copy(update={"p_corrected": p, "verdict": verdict})
+        if family:
+            families[f"{setting}/{measure}"] = sum(c.p is not None for *_, c in family)
     return corrected, Correction(method="holm", level=LEVEL, families=families)
 
 
@@ -237,36 +234,23 @@ def _check_false_positives(
     return false_positives(arm.name, gains, batches, pairs=settings.false_positives, side=settings.seeds, family=family)
 
 
-def _estimate_sequences(rows: Sequence[Row], arm: Arm, replay: float) -> list[EditSequence]:
-    """A sequence of edits without replay, and one with it, each from its own rows."""
-    by_sequence: dict[str, list[Row]] = {}
-    for row in rows:
-        by_sequence.setdefault(row["arm"], []).append(row)
-    return [
-        _estimate_sequence(of_sequence, arm.name, replay if name == "replay" else 0.0)
-        for name, of_sequence in by_sequence.items()
-    ]
-
-
 def _estimate_sequence(rows: Sequence[Row], arm: str, replay: float) -> EditSequence:
     # In rows of this setting the batch is the edit that first teaches the document.
     edit_of = {row["document_id"]: row["batch"] for row in rows if row["kind"] == "document"}
     sizes = Counter(edit_of.values())
     edits = range(1, max(sizes) + 1)
-    states = range(max(row["edit"] for row in rows) + 1)
-
-    def answers_of(state: int) -> list[Row]:
-        """The rows of the student after `state` edits. Edit 1 tells of the never-edited student, too."""
-        return [row for row in rows if row["edit"] == max(1, state)]
+    after = [("after", [row for row in rows if row["edit"] == e]) for e in range(1, max(r["edit"] for r in rows) + 1)]
+    # The rows of the student in each state; those of edit 1 tell of the never-edited student, too.
+    states = [("before", after[0][1]), *after]
 
     def table(value: str) -> list[list[float]]:
         """States x edits: mean of `value` over the documents that an edit teaches."""
         table = []
-        for state in states:
+        for when, of_state in states:
             by_document: dict[str, list[float]] = {}
-            for row in answers_of(state):
+            for row in of_state:
                 if row["kind"] == "document":
-                    by_document.setdefault(row["document_id"], []).append(row[f"{value}_{_when(state)}"])
+                    by_document.setdefault(row["document_id"], []).append(row[f"{value}_{when}"])
             means = {name: statistics.fmean(values) for name, values in by_document.items()}
             table.append([statistics.fmean(means[n] for n in means if edit_of[n] == edit) for edit in edits])
         return table
@@ -276,21 +260,15 @@ def _estimate_sequence(rows: Sequence[Row], arm: str, replay: float) -> EditSequ
         return sum(row[e - 1] * sizes[e] for e in edits[:last]) / sum(sizes[e] for e in edits[:last])
 
     accuracy, loglik = table("correct"), table("loglik")
-    old_answers = [
-        [row[f"correct_{_when(state)}"] for row in answers_of(state) if row["kind"] == "retention"] for state in states
-    ]
-    losses = [answers_of(state)[0][f"retention_loss_{_when(state)}"] for state in states]
+    old_answers = [[row[f"correct_{when}"] for row in rows if row["kind"] == "retention"] for when, rows in states]
+    losses = [rows[0][f"retention_loss_{when}"] for when, rows in states]
     return EditSequence(
         arm=arm,
         replay=replay,
         accuracy=accuracy,
         gain=[[value - before for value, before in zip(row, loglik[0], strict=True)] for row in loglik],
-        studied=[studied(accuracy[state], state) for state in states[1:]],
-        studied_unedited=[studied(accuracy[0], state) for state in states[1:]],
+        studied=[studied(row, state) for state, row in enumerate(accuracy) if state],
+        studied_unedited=[studied(accuracy[0], state) for state in range(1, len(states))],
         retention_accuracy=[statistics.fmean(answers) for answers in old_answers] if old_answers[0] else None,
         retention_loss=None if losses[0] is None else losses,
     )
-
-
-def _when(state: int) -> str:
-    return "after" if state else "before"

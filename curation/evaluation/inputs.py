@@ -38,17 +38,17 @@ class HeldoutQuestions:
 
     def exam(self, document: AnyDocument) -> Exam:
         """The questions about one document."""
-        exam = self.questions.exam(document)
-        if not self.all_held_out:
-            return exam
-        return Exam(questions=tuple(replace(question, split="heldout") for question in exam.questions))
+        questions = self.questions.exam(document).questions
+        if self.all_held_out:
+            questions = tuple(replace(question, split="heldout") for question in questions)
+        return Exam(questions=questions)
 
 
 class Inputs(NamedTuple):
     """What one evaluation compares. Picklable."""
 
     config: Config
-    """With the students, steps, tokens and retention texts of the evaluation, see `as_evaluated`."""
+    """With the students, steps, tokens and retention texts of the evaluation."""
     arms: Sequence[Arm]
     students: dict[str, str]
     """The model of each student, by its label."""
@@ -72,7 +72,7 @@ def read_inputs(config: Config) -> Inputs:
 
     Raises UserError for every mistake that can be seen before a model is trained.
     """
-    config = as_evaluated(config)
+    config = _as_evaluated(config)
     settings, folder = config.evaluation, config.run.dir / "evaluation"
     arms = parse_arms(settings, config.teacher, folder / REWRITES)
     if settings.lab:
@@ -88,9 +88,8 @@ def read_inputs(config: Config) -> Inputs:
     return inputs._replace(extra=_read_extra(config))
 
 
-def as_evaluated(config: Config) -> Config:
-    """The config with the students, steps, tokens and retention texts of its evaluation. Raises UserError where arms
-    would get unequal tokens."""
+def _as_evaluated(config: Config) -> Config:
+    """The config with its evaluation's students, steps, tokens and retention texts."""
     settings, student = config.evaluation, config.student
     steps, tokens = settings.steps or student.steps, settings.tokens_per_step or student.tokens_per_step
     if steps is None or tokens is None:
@@ -125,8 +124,7 @@ def _read_documents(config: Config, arms: Sequence[Arm]) -> tuple[list[Document]
     kept = [d for d in documents if any(q.split == "heldout" for q in exams.exam(d).questions)]
     if not kept:
         raise UserError(f"data.heldout: none of {len(documents)} documents has a held-out question, see `split`")
-    if len(kept) < len(documents):
-        left_out = len(documents) - len(kept)
+    if left_out := len(documents) - len(kept):
         say(f"warning: data.heldout: {left_out} of {len(documents)} documents have no held-out question, left out")
     return [], kept
 
@@ -162,11 +160,9 @@ def _read_extra(config: Config) -> dict[ItemSource, tuple[Question, ...]]:
     sources: list[ItemSource] = [("benchmark", line) for line in settings.benchmarks]
     sources += [("retention", settings.retention_questions)] if settings.retention_questions else []
     no_document = SimpleNamespace(text="", id="", metadata={})
-    extra = {}
+    extra, folder = {}, config.run.dir / "evaluation"
     for kind, line in sources:
-        spec = line
-        if line == LAB:
-            spec = lab_questions(config.lab, config.run.dir / "evaluation", known=kind == "retention")
+        spec = lab_questions(config.lab, folder, known=kind == "retention") if line == LAB else line
         benchmark = make_benchmark(spec, config.student.prompt_template, settings.benchmark_limit)
         extra[kind, line] = benchmark.exam(no_document).questions
         if not extra[kind, line]:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.schema import Student
 from curation.evaluation.arms import edits_arm, repeated_arm
 from curation.evaluation.edits import run_edits
 from curation.evaluation.inputs import Inputs
@@ -20,16 +19,6 @@ from teacher.reward.student_models import MakePool
 from teacher.run.journal import Journal
 
 
-class StudentTask(NamedTuple):
-    """What is measured of which student model. Picklable."""
-
-    inputs: Inputs
-    label: str
-    checkpoints: Mapping[str, Path | None]
-    """The trained teacher's, by `trained` arm."""
-    make_pool: MakePool
-
-
 class Measurements(NamedTuple):
     """What was measured of one student model."""
 
@@ -40,18 +29,21 @@ class Measurements(NamedTuple):
     student_runs: int
 
 
-def measure_student(task: StudentTask, report: Report) -> Measurements:
-    """Teaches and examines the students of one model in all settings. Raises UserError and RunError."""
-    inputs, config = task.inputs, task.inputs.config
-    settings = config.student.model_copy(update={"model": inputs.students[task.label], "models": ()})
-    folder = config.run.dir / "evaluation" / "students" / task.label.replace("/", "-")
+def measure_student(
+    inputs: Inputs, label: str, checkpoints: Mapping[str, Path | None], make_pool: MakePool, report: Report
+) -> Measurements:
+    """Teaches and examines the students of one model in all settings. `checkpoints` has the trained teacher's by
+    `trained` arm. Raises UserError and RunError."""
+    config = inputs.config
+    settings = config.student.model_copy(update={"model": inputs.students[label], "models": ()})
+    folder = config.run.dir / "evaluation" / "students" / label.replace("/", "-")
     lesson_texts = LessonTexts(config, inputs.documents, inputs.secret_items)
     with Journal(folder) as journal:
         count = _StudentCount(report)
-        students = ArmStudents(inputs, task.label, settings, task.make_pool(settings), journal, count.reach)
+        students = ArmStudents(inputs, label, settings, make_pool(settings), journal, count.reach)
         texts = {}
         for arm in inputs.arms:
-            groups = lesson_texts.of(arm, task.checkpoints.get(arm.name))
+            groups = lesson_texts.of(arm, checkpoints.get(arm.name))
             texts[arm.name] = students.choose(groups) if arm.kind == "best-of" else groups
         del lesson_texts  # and with it a teacher in memory
         rows = _together(students, texts, count)
@@ -60,13 +52,21 @@ def measure_student(task: StudentTask, report: Report) -> Measurements:
             lessons = taught_texts(texts[edits_arm(config.evaluation, inputs.arms).name], config.rl.rewrites_per_lesson)
             for replay in dict.fromkeys((0.0, config.evaluation.replay)):
                 rows += run_edits(
-                    students, lessons, replay, task.make_pool, folder / "edits",
-                    lambda line: report(f"{task.label}: {line}"),
-                )  # fmt: skip
+                    students, lessons, replay, make_pool, folder / "edits", lambda line: report(f"{label}: {line}")
+                )
         if config.evaluation.single_documents:
             del students  # and with it a model in memory
-            single_rows, single_runs = _single(task, settings, texts, journal, count)
-            rows, student_runs = rows + single_rows, student_runs + single_runs
+            assert settings.tokens_per_step is not None
+            # The same tokens a document as in the setting `together`, so that the two can be compared.
+            share = max(8, settings.tokens_per_step // config.reward.documents_together)
+            settings = settings.model_copy(update={"tokens_per_step": share})
+            documents = inputs.documents[: config.evaluation.single_documents]
+            inputs = inputs._replace(extra={}, documents=documents)
+            students = ArmStudents(inputs, label, settings, make_pool(settings), journal, count.reach)
+            planned = [job for arm in inputs.arms for job in students.plan("single", arm, texts[arm.name], range(1))]
+            count.expect(len(planned))
+            rows += students.run(planned)
+            student_runs += students.runs.students
     # On disk, since rows may be many and would have to pass between processes.
     path = folder / "items.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=ITEM_COLUMNS), path)
@@ -80,15 +80,15 @@ def _together(students: ArmStudents, texts: Mapping[str, Groups], count: "_Stude
     settings, size = config.evaluation, config.rl.rewrites_per_lesson
     planned: list[tuple[RunKey, Job]] = []
     for arm in arms:
-        planned += students.plan("together", arm, texts[arm.name], size, range(settings.seeds))
+        planned += students.plan("together", arm, texts[arm.name], range(settings.seeds))
     for arm in arms:
         for rewrites in settings.scaling if arm.scaled else ():
             if rewrites != size:
-                planned += students.plan("scaling", arm, texts[arm.name], rewrites, range(1))
+                planned += students.plan("scaling", arm, texts[arm.name], range(1), rewrites)
     repeated = repeated_arm(arms) if settings.false_positives else None
     if repeated is not None:
         more_seeds = range(settings.seeds, settings.false_positive_seeds)
-        planned += students.plan("false-positives", repeated, texts[repeated.name], size, more_seeds)
+        planned += students.plan("false-positives", repeated, texts[repeated.name], more_seeds)
     count.expect(len(planned))
     rows = students.run(planned)
     # Students of the arms serve the curve and the check as well.
@@ -99,26 +99,6 @@ def _together(students: ArmStudents, texts: Mapping[str, Groups], count: "_Stude
     if repeated is not None:
         rows += [row | {"setting": "false-positives"} for row in shared if row["arm"] == repeated.name]
     return rows
-
-
-def _single(
-    task: StudentTask, settings: Student, texts: Mapping[str, Groups], journal: Journal, count: "_StudentCount"
-) -> tuple[list[Row], int]:
-    """One document a student, at a document's share of the tokens: rows, and different students."""
-    config = task.inputs.config
-    assert settings.tokens_per_step is not None
-    # The same tokens a document as in the setting `together`, so that the two can be compared.
-    share = max(8, settings.tokens_per_step // config.reward.documents_together)
-    settings = settings.model_copy(update={"tokens_per_step": share})
-    inputs = task.inputs._replace(extra={})
-    students = ArmStudents(inputs, task.label, settings, task.make_pool(settings), journal, count.reach)
-    documents = inputs.documents[: config.evaluation.single_documents]
-    planned: list[tuple[RunKey, Job]] = []
-    for arm in inputs.arms:
-        size = config.rl.rewrites_per_lesson
-        planned += students.plan("single", arm, texts[arm.name], size, range(1), documents)
-    count.expect(len(planned))
-    return students.run(planned), students.runs.students
 
 
 class _StudentCount:

@@ -11,7 +11,7 @@ from curation.console.progress import StudentProgress, say
 
 
 class StudentCounts(NamedTuple):
-    """Students that are expected, and that are finished, more than were reported before."""
+    """Students more than were reported before."""
 
     expected: int = 0
     finished: int = 0

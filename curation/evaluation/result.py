@@ -23,15 +23,18 @@ from curation.evaluation.records import (
     LESSONS_FILE,
     RESULT_FILE,
     ArmResult,
+    Claim,
     EvaluationResult,
     ScalingPoint,
     StudentResult,
 )
+from curation.evaluation.statistics import LEVEL
 from curation.evaluation.texts import taught_texts
 from teacher.gates.text import overlap_shares
 
-Texts = Mapping[str, Sequence[str]]
-"""By document."""
+BEST = {"student-augmented": "strategy:permuted", "student-fixed": "strategy:question-answer"}
+"""The single strategy that is worth most to each of the lab's students."""
+JUNK = ("strategy:wrong", "strategy:filler")
 
 
 def student_result(
@@ -41,7 +44,7 @@ def student_result(
     model, documents = inputs.students[label], len(inputs.documents)
     tokenizer = AutoTokenizer.from_pretrained(model)
 
-    def lesson_tokens(texts: Texts) -> float:
+    def lesson_tokens(texts: Mapping[str, Sequence[str]]) -> float:
         # A text that a lesson holds twice counts once: the x axis of a scaling curve is different tokens.
         counts = [
             sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in dict.fromkeys(lesson))
@@ -49,7 +52,7 @@ def student_result(
         ]
         return sum(counts) / documents
 
-    def overlap(texts: Texts) -> float:
+    def overlap(texts: Mapping[str, Sequence[str]]) -> float:
         shares = [share for lesson in texts.values() for share in overlap_shares(lesson)]
         return statistics.fmean(shares) if shares else 0.0
 
@@ -73,17 +76,11 @@ def student_result(
             single=estimates.arms.get(("single", arm.name)),
         )
     scaling: dict[str, list[ScalingPoint]] = {}
-    for (name, rewrites_taught), (gain, accuracy) in sorted(estimates.scaling.items(), key=lambda item: item[0][1]):
-        texts = taught_texts(measurements.texts[name], rewrites_taught)
-        scaling.setdefault(name, []).append(
-            ScalingPoint(
-                rewrites=rewrites_taught,
-                lesson_tokens=lesson_tokens(texts),
-                overlap=overlap(texts),
-                gain=gain,
-                accuracy=accuracy,
-            )
-        )
+    for (name, number), (gain, accuracy) in sorted(estimates.scaling.items(), key=lambda item: item[0][1]):
+        texts = taught_texts(measurements.texts[name], number)
+        tokens, shared = lesson_tokens(texts), overlap(texts)
+        point = ScalingPoint(rewrites=number, lesson_tokens=tokens, overlap=shared, gain=gain, accuracy=accuracy)
+        scaling.setdefault(name, []).append(point)
     return StudentResult(
         model=model,
         teacher=None if teacher is None else str(teacher),
@@ -158,6 +155,40 @@ def notes(inputs: Inputs) -> list[str]:
     if clusters < 2:
         sentences.append("One batch of documents makes no interval possible: evaluate more of them.")
     return sentences
+
+
+def lab_claims(result: EvaluationResult) -> list[Claim]:
+    """The ordering that the lab was built for. Claims about arms, sequences or checks that were not measured are left
+    out."""
+    claims: list[Claim] = []
+    for label, student in result.students.items():
+
+        def claim(words: str, holds: bool, label: str = label) -> None:
+            claims.append(Claim(words=f"{label}: {words}", holds=holds))
+
+        equal = {name: arm.together.gain for name, arm in student.arms.items() if arm.equal_tokens}
+        gains = {name: gain.mean for name, gain in equal.items() if gain is not None}
+        junk = [gains[name] for name in JUNK if name in gains]
+        rest = [gain for name, gain in gains.items() if name not in JUNK]
+        if junk and rest:
+            claim("filler and wrong facts are at the bottom of all arms", max(junk) < min(rest))
+        single = {name: gain for name, gain in gains.items() if name.startswith("strategy:")}
+        best = BEST.get(label)
+        if best in single:
+            claim(f"{best} is the best single strategy", max(single, key=lambda name: gains[name]) == best)
+        for c in student.comparisons:
+            trained = (c.arm, c.setting, c.measure) == ("trained", "together", "gain")
+            if trained and c.against in ("repeated", "untrained"):
+                claim(f"the trained teacher beats {c.against}", c.verdict == "better")
+        for sequence in student.sequences:
+            if sequence.studied:
+                how = "with replay" if sequence.replay else "without replay"
+                above = sequence.studied[-1] > sequence.studied_unedited[-1]
+                claim(f"after {len(sequence.studied)} edits {how} it knows more than the never-edited", above)
+        if (check := student.false_positives) is not None:
+            words = f"at most 5% of {check.pairs} pairs of equal arms differ by the verdict"
+            claim(words, check.differ_corrected <= LEVEL * check.pairs)
+    return claims
 
 
 def write_result(run_dir: Path, rows: Sequence[Mapping[str, Any]], lessons: pa.Table, result: EvaluationResult) -> None:

@@ -14,7 +14,6 @@ The terminal's tables and the picture are made from evaluation.json (display).
 
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -25,15 +24,13 @@ from configs.schema import Config
 from curation.console.progress import say
 from curation.evaluation.estimates import estimate_students
 from curation.evaluation.inputs import Inputs, read_inputs
-from curation.evaluation.lab_claims import lab_claims
-from curation.evaluation.measure import Measurements, StudentTask, measure_student
+from curation.evaluation.measure import Measurements, measure_student
 from curation.evaluation.processes import run_tasks
 from curation.evaluation.records import EvaluationResult
-from curation.evaluation.result import lesson_table, notes, student_result, write_result
+from curation.evaluation.result import lab_claims, lesson_table, notes, student_result, write_result
 from curation.evaluation.teachers import Checkpoints, trained_teachers
 from curation.evaluation.texts import LessonTexts
 from student.pools import make_pool
-from teacher.reward.student_models import MakePool
 from teacher.run.ownership import acquire_config
 
 
@@ -49,15 +46,7 @@ def run_evaluate(config: Config) -> EvaluationResult:
     pools = partial(make_pool, sharing=min(config.evaluation.workers, len(inputs.students)))
     # Teachers are trained by the config as it is: the evaluation's own steps and tokens are none of theirs.
     checkpoints = trained_teachers(config, inputs.arms, inputs.students, inputs.train, pools)
-    measurements = _measure(inputs, checkpoints, pools)
-    rows = [row for of_student in measurements.values() for row in pq.read_table(of_student.items).to_pylist()]
-    result = _make_result(inputs, checkpoints, measurements, rows, started)
-    write_result(config.run.dir, rows, lesson_table(inputs, measurements, rows), result)
-    return result
-
-
-def _measure(inputs: Inputs, checkpoints: Checkpoints, pools: MakePool) -> dict[str, Measurements]:
-    """By student label. Texts that all students share are written first, here."""
+    # Texts that all students share are written first, here.
     of_arms = {arm: checkpoint for (arm, _), checkpoint in checkpoints.items()}
     texts = LessonTexts(inputs.config, inputs.documents, inputs.secret_items)
     for arm in inputs.arms:
@@ -68,17 +57,17 @@ def _measure(inputs: Inputs, checkpoints: Checkpoints, pools: MakePool) -> dict[
     tasks = []
     for label in inputs.students:
         of_student = {arm: checkpoint for (arm, student), checkpoint in checkpoints.items() if student == label}
-        task = StudentTask(inputs._replace(train=()), label, of_student, pools)
-        tasks.append(partial(measure_student, task))
-    return dict(zip(inputs.students, run_tasks("evaluating", tasks, inputs.config.evaluation.workers), strict=True))
+        tasks.append(partial(measure_student, inputs._replace(train=()), label, of_student, pools))
+    measured = run_tasks("evaluating", tasks, config.evaluation.workers)
+    measurements: dict[str, Measurements] = dict(zip(inputs.students, measured, strict=True))
+    rows = [row for of_student in measured for row in pq.read_table(of_student.items).to_pylist()]
+    result = _make_result(inputs, checkpoints, measurements, rows, started)
+    write_result(config.run.dir, rows, lesson_table(inputs, measurements, rows), result)
+    return result
 
 
 def _make_result(
-    inputs: Inputs,
-    checkpoints: Checkpoints,
-    measurements: dict[str, Measurements],
-    rows: list[dict[str, Any]],
-    started: float,
+    inputs: Inputs, checkpoints: Checkpoints, measurements: dict[str, Measurements], rows: list[Any], started: float
 ) -> EvaluationResult:
     config, settings = inputs.config, inputs.config.evaluation
     estimates, correction = estimate_students(rows, inputs.arms, settings)
@@ -87,10 +76,8 @@ def _make_result(
             raise RunError(
                 f"no student of {label} gave an outcome: see student.learning_rate and student.max_text_tokens"
             )
-    teachers: dict[str, Path] = {}
-    for (_, label), checkpoint in checkpoints.items():
-        if checkpoint is not None:
-            teachers.setdefault(label, checkpoint)
+    # A student's first trained teacher: in reverse order it is set last.
+    teachers = {label: teacher for (_, label), teacher in reversed(checkpoints.items()) if teacher is not None}
     assert config.student.steps is not None and config.student.tokens_per_step is not None
     result = EvaluationResult(
         documents=len(inputs.documents),

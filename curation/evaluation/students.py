@@ -14,7 +14,7 @@ from curation.evaluation.arms import Arm
 from curation.evaluation.inputs import HeldoutQuestions, Inputs
 from curation.evaluation.records import Setting
 from curation.evaluation.texts import Groups, choose_best, taught_texts
-from student.records import Document, Job, Outcome, StudentPool
+from student.records import Job, Outcome, StudentPool
 from teacher.reward.assignment import batches_of
 from teacher.reward.gain import GainReward
 from teacher.reward.student_runs import StudentRuns
@@ -59,19 +59,14 @@ class ArmStudents:
         return choose_best(groups, self.config.rl.rewrites_per_lesson, values)
 
     def plan(
-        self,
-        setting: Setting,
-        arm: Arm,
-        groups: Groups,
-        rewrites: int,
-        seeds: Sequence[int],
-        documents: Sequence[Document] | None = None,
+        self, setting: Setting, arm: Arm, groups: Groups, seeds: Sequence[int], rewrites: int | None = None
     ) -> Iterator[tuple[RunKey, Job]]:
         """The student runs of an arm: a student for each batch of documents and seed.
 
-        Only students of the setting `together` are also asked the items about no document.
+        Lessons have `rewrites` (None: `rl.rewrites_per_lesson`) rewrites a document. Only students of the setting
+        `together` are also asked the items about no document.
         """
-        documents = self.inputs.documents if documents is None else documents
+        documents, rewrites = self.inputs.documents, rewrites or self.config.rl.rewrites_per_lesson
         texts = taught_texts(groups, rewrites)
         batch_size = 1 if setting == "single" else self.config.reward.documents_together
         for number, batch in enumerate(batches_of(len(documents), batch_size)):
@@ -105,10 +100,9 @@ class ArmStudents:
 
     def rows(self, key: RunKey, job: Job, outcome: Outcome, edit: int = 0) -> Iterator[Row]:
         """The rows of one student: its documents' questions first, then the extra items in their order."""
-        about_documents = sum(question.document_id != "" for question in job.exam.questions)
-        kinds = [("document", "")] * about_documents
+        kinds = [("document", "") for question in job.exam.questions if question.document_id]
         # `with_extra_questions` put the items about no document at the end, in the order of `extra`.
-        if len(job.exam.questions) > about_documents:
+        if len(job.exam.questions) > len(kinds):
             kinds += [source for source, items in self.inputs.extra.items() for _ in items]
         metrics = outcome.metrics
         of_student = {

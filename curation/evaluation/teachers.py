@@ -21,11 +21,7 @@ Checkpoints = dict[tuple[str, str], Path | None]
 
 
 def trained_teachers(
-    config: Config,
-    arms: Sequence[Arm],
-    students: dict[str, str],
-    train: Sequence[Document],
-    make_pool: MakePool,
+    config: Config, arms: Sequence[Arm], students: dict[str, str], train: Sequence[Document], make_pool: MakePool
 ) -> Checkpoints:
     """The checkpoint of each `trained` arm for each student (label: model).
 
@@ -39,24 +35,20 @@ def trained_teachers(
         if not trains_teachers(config.evaluation, arm):
             checkpoints |= dict.fromkeys(((arm.name, label) for label in students), teacher_of_run(config, arm))
             continue
-        runs = {label: _training_run(config, label, model) for label, model in students.items()}
+        # The training run of each student's own teacher: this config's, with that student.
+        runs = {}
+        for label, model in students.items():
+            sections = {
+                "run": config.run.model_copy(update={"dir": config.run.dir / "teachers" / label.replace("/", "-")}),
+                "student": config.student.model_copy(update={"model": model, "models": ()}),
+                "evaluation": Evaluation(),
+            }
+            runs[label] = config.model_copy(update=sections)
         say(f"teachers for {', '.join(students)}: {config.rl.rounds} rounds each, where they are not trained yet")
         tasks = [partial(_train, run, train, make_pool, label) for label, run in runs.items()]
         run_tasks("training", tasks, config.evaluation.workers)
         checkpoints |= {(arm.name, label): best_checkpoint(run.run.dir) for label, run in runs.items()}
     return checkpoints
-
-
-def _training_run(config: Config, label: str, model: str) -> Config:
-    """The training run of a student's own teacher: this config's, with that student."""
-    folder = config.run.dir / "teachers" / label.replace("/", "-")
-    return config.model_copy(
-        update={
-            "run": config.run.model_copy(update={"dir": folder}),
-            "student": config.student.model_copy(update={"model": model, "models": ()}),
-            "evaluation": Evaluation(),
-        }
-    )
 
 
 def _train(config: Config, train: Sequence[Document], make_pool: MakePool, label: str, report: Report) -> None:

@@ -60,10 +60,14 @@ class LessonTexts:
 
     def _kept_path(self, arm: Arm, rewrites: int, checkpoint: Path | None) -> Path:
         config = self.config
+        # A checkpoint is known by its weights: a run that was trained anew in the same folder is another teacher.
+        weights = hashlib.sha256()
+        for file in sorted(checkpoint.glob("*.safetensors")) if checkpoint else ():
+            weights.update(file.read_bytes())
         depends = {
             "arm": [arm.name, arm.kind, arm.value],
             "rewrites": rewrites,
-            "checkpoint": None if checkpoint is None else _hash_of_weights(checkpoint),
+            "checkpoint": weights.hexdigest()[:16] if checkpoint else None,
             "teacher": config.teacher.model_dump(mode="json"),
             "ensemble": config.evaluation.ensemble,
             "gates": config.gates.model_dump(mode="json"),
@@ -76,7 +80,12 @@ class LessonTexts:
         return config.run.dir / "evaluation" / "texts" / f"{name}-{digest}.json"
 
     def _write(self, arm: Arm, rewrites: int, checkpoint: Path | None) -> Groups:
-        writer = self._load_writer(checkpoint)
+        """A teacher writes at its evaluation temperature; one is in memory at a time."""
+        if checkpoint not in self._writers:
+            self._writers.clear()
+            teacher = self.config.teacher
+            self._writers[checkpoint] = load_teacher(teacher, checkpoint).at(teacher.evaluation_temperature)
+        writer = self._writers[checkpoint]
         strategies = {"strategy": (arm.value,), "ensemble": self.config.evaluation.ensemble}.get(arm.kind)
         # A policy teacher chooses its strategy itself, unless it is dealt one, as in exploration.
         dealt = strategies is not None and writer.settings.prompting == "policy"
@@ -89,14 +98,6 @@ class LessonTexts:
             self.config.gates, writer.settings, writer.tokenizer, self.secret_items, self.config.student.prompt_template
         )
         return sample_rewrites(writer, self.documents, sampling, gates)
-
-    def _load_writer(self, checkpoint: Path | None) -> Writer:
-        """The teacher at its evaluation temperature; one is in memory at a time."""
-        if checkpoint not in self._writers:
-            self._writers.clear()
-            teacher = self.config.teacher
-            self._writers[checkpoint] = load_teacher(teacher, checkpoint).at(teacher.evaluation_temperature)
-        return self._writers[checkpoint]
 
     def _read_file(self, path: Path) -> Groups:
         """The rewrites of a file in the format of `notewright score`. Documents are matched by their texts, since
@@ -119,14 +120,6 @@ def _as_rewrite(document: Document, strategy: str, text: str) -> Rewrite:
     return Rewrite(document_id=document.id, strategy=strategy, text=text, completion=text, prompt="")
 
 
-def _hash_of_weights(checkpoint: Path) -> str:
-    """Names a checkpoint by its weights, since a run that was trained anew in the same folder is another teacher."""
-    digest = hashlib.sha256()
-    for file in sorted(checkpoint.glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def taught_texts(groups: Groups, rewrites: int) -> dict[str, list[str]]:
     """By document the texts of the first `rewrites` rewrites, without those that a gate refused."""
     return {group[0].document_id: [r.text for r in group[:rewrites] if r.rejected is None] for group in groups if group}
@@ -137,7 +130,6 @@ def choose_best(groups: Groups, lesson_size: int, values: Sequence[Sequence[floa
     first of equals."""
     chosen: Groups = []
     for group, group_values in zip(groups, values, strict=True):
-        starts = range(0, len(group), lesson_size)
-        best = max(starts, key=lambda start: max(group_values[start : start + lesson_size]))
+        best = group_values.index(max(group_values)) // lesson_size * lesson_size
         chosen.append(group[best : best + lesson_size])
     return chosen

@@ -55,15 +55,9 @@ class Comparison:
 
 
 def simulate(
-    recorded: Gains,
-    runs_per_rewrite: int,
-    *,
-    clusters: Sequence[Hashable],
-    shared: bool,
-    students: int,
-    simulations: int = 20,
-    seed: int = 0,
-) -> Comparison | None:
+    recorded: Gains, runs_per_rewrite: int, *, clusters: Sequence[Hashable], shared: bool, students: int,
+    simulations: int = 20, seed: int = 0,
+) -> Comparison | None:  # fmt: skip
     """Both procedures on recorded outcomes; None where fewer than two rewrites of any document were recorded.
 
     `shared` says that the documents of a cluster share students; `students` is `student.statistics.adaptive`'s.
@@ -72,7 +66,8 @@ def simulate(
     if not recording.documents:
         return None
     rng = np.random.default_rng(seed)
-    batches = recording.batches(clusters) if shared else None
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
+    batches = [numbers[clusters[d]] for d in recording.documents] if shared else None
     results = []
     for _ in range(simulations):
         # One column a repeat and document: with common seeds, what a repeat does to all rewrites stays together. Where
@@ -116,15 +111,7 @@ class _Recorded:
         ran = zip(self.documents, self.rewrites, strict=True)
         self.true_gains = [np.nanmean(self.table_DGR[d, g_G], axis=-1) for d, g_G in ran]
         self.repeats = self.table_DGR.shape[2] if self.table_DGR.ndim == 3 else 0
-
-    @property
-    def sizes(self) -> list[int]:
-        return [len(g_G) for g_G in self.rewrites]
-
-    def batches(self, clusters: Sequence[Hashable]) -> list[int]:
-        """Numbers of the clusters of the documents that are left."""
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
-        return [numbers[clusters[d]] for d in self.documents]
+        self.sizes = [len(g_G) for g_G in self.rewrites]
 
     def draw(self, planned: PlannedRun, column: int) -> float:
         """The recorded run of that column; the next one where it failed."""

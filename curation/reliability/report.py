@@ -59,6 +59,8 @@ class CreditReport:
     errors: list[str] = field(default_factory=list)
     """Of students that failed."""
     adaptive: list[Comparison] = field(default_factory=list)
+    reliability_by_repeats: list[dict[str, float | None]] = field(default_factory=list)
+    """What the components imply for the mean of other numbers of repeats."""
 
 
 def print_reports(reports: Sequence[CreditReport], output: Path) -> None:
@@ -70,7 +72,13 @@ def print_reports(reports: Sequence[CreditReport], output: Path) -> None:
         table.add_row(label, *cells)
     console.print(table)
     for report in reports:
-        console.print(_strategy_table(report))
+        title = f"Ways of rewriting, {report.credit} credit"
+        table = _new_table(title, ["way"], ["documents", "gain, nats a token", "accuracy after"])
+        for result in report.ways:
+            name = f"{result.strategy} (control)" if result.control else result.strategy
+            gain = interval(result.gain, *result.gain_interval)
+            table.add_row(name, str(result.documents), gain, number(result.accuracy))
+        console.print(table)
     if any(report.adaptive for report in reports):
         console.print(_adaptive_table(reports))
     for report in reports:
@@ -110,37 +118,20 @@ def _new_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     return table
 
 
-def _strategy_table(report: CreditReport) -> Table:
-    title = f"Ways of rewriting, {report.credit} credit"
-    table = _new_table(title, ["way"], ["documents", "gain, nats a token", "accuracy after"])
-    for result in report.ways:
-        name = f"{result.strategy} (control)" if result.control else result.strategy
-        gain = interval(result.gain, *result.gain_interval)
-        table.add_row(name, str(result.documents), gain, number(result.accuracy))
-    return table
-
-
 def _adaptive_table(reports: Sequence[CreditReport]) -> Table:
     headings = ["runs a rewrite", "best chosen", "adaptive", "more", "regret", "adaptive", "doubled", "saved"]
     title = "Adaptive against uniform repeats at the same number of runs"
     table = _new_table(title, ["credit", "how"], headings)
     for report in reports:
         for c in report.adaptive:
-            table.add_row(
-                report.credit,
-                c.how,
-                str(c.runs_per_rewrite),
-                f"{c.uniform.best_chosen:.0%}",
-                f"{c.adaptive.best_chosen:.0%}",
-                interval(c.best_gained, *c.best_gained_interval),
-                number(c.uniform.regret, 3),
-                number(c.adaptive.regret, 3),
-                number(c.doubled.regret if c.doubled else None, 3),
-                interval(c.regret_saved, *c.regret_saved_interval, 3),
-            )
+            shares = [f"{choices.best_chosen:.0%}" for choices in (c.uniform, c.adaptive)]
+            regrets = [number(choices.regret if choices else None, 3) for choices in (c.uniform, c.adaptive, c.doubled)]
+            more = interval(c.best_gained, *c.best_gained_interval)
+            saved = interval(c.regret_saved, *c.regret_saved_interval, 3)
+            table.add_row(report.credit, c.how, str(c.runs_per_rewrite), *shares, more, *regrets, saved)
     return table
 
 
 def _deviation(variance: float | None) -> str:
     """A standard deviation; an estimate below 0 is no contrast."""
-    return "-" if variance is None else f"{max(0.0, variance) ** 0.5:.3f}"
+    return number(None if variance is None else max(0.0, variance) ** 0.5, 3)

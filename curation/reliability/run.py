@@ -12,7 +12,7 @@ rewrites of a document share a repeat's seed; the bootstrap draws whole document
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -81,17 +81,17 @@ def run_reliability(
             progress.expect(study.students(own_repeats))
             measured[size] = study, study.record(own_repeats)
         for credit, size in sizes.items():
-            report = _report(credit, *measured[size])
+            comparisons: list[Comparison] = []
             # Under `shard` credit a document's rewrite cannot be repeated apart from those of the whole shard.
             if adaptive and credit != "shard":
-                report = replace(report, adaptive=_compare_adaptive(config.run.seed, source, credit, *measured[size]))
-            reports.append(report)
+                comparisons = _compare_adaptive(config.run.seed, source, credit, *measured[size])
+            reports.append(_report(credit, *measured[size], comparisons))
     result = {
         "source": source or list(config.data.train),
         "student": config.student.model,
         "students": pool.fingerprint,
         "target": TARGET,
-        "credits": [_as_json(report) for report in reports],
+        "credits": [without_nan(asdict(report)) for report in reports],
     }
     write_whole(output, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     print_reports(reports, output)
@@ -111,9 +111,9 @@ def _comparable(config: Config, groups: list[Group]) -> list[Group]:
     return kept
 
 
-def _report(credit: Credit, study: ReliabilityStudy, recording: Recording) -> CreditReport:
+def _report(credit: Credit, study: ReliabilityStudy, recording: Recording, adaptive: list[Comparison]) -> CreditReport:
     gains = recording.whole if credit == "shard" else recording.own
-    components = reliability(_rewrites_only(study, gains), clusters=study.clusters, common_seeds=True)
+    components = reliability(study.rewrites_only(gains), clusters=study.clusters, common_seeds=True)
     strategies = _by_strategy(study, gains, recording.accuracy)
     means = [result.gain for result in strategies if not result.control]
     repeats = repeats_for(components.reliability, TARGET)
@@ -134,12 +134,9 @@ def _report(credit: Credit, study: ReliabilityStudy, recording: Recording) -> Cr
         contrast_sd=statistics.stdev(means) if len(means) > 1 else None,
         contrast_range=max(means) - min(means) if len(means) > 1 else None,
         errors=recording.errors,
+        adaptive=adaptive,
+        reliability_by_repeats=[{"repeats": r, "reliability": components.at(r)} for r in (1, 2, 3, 4, 8, 16)],
     )
-
-
-def _rewrites_only(study: ReliabilityStudy, gains: Gains) -> Gains:
-    """The table without the controls."""
-    return [[runs[g] for g in group.rewrites] for group, runs in zip(study.groups, gains, strict=True)]
 
 
 def _by_strategy(study: ReliabilityStudy, gains: Gains, accuracy: Gains) -> list[StrategyResult]:
@@ -173,21 +170,12 @@ def _compare_adaptive(
     seed: int, source: str | None, credit: Credit, study: ReliabilityStudy, recording: Recording
 ) -> list[Comparison]:
     """Adaptive repeats beside uniform ones, simulated; on the lab, where students are cheap, with students as well."""
-    recorded, students = _rewrites_only(study, recording.own), STUDENTS_A_ROUND[credit]
-    simulations = max(2, min(20, SIMULATED_DOCUMENTS // len(recorded)))
-    comparisons = [
-        simulate(
-            recorded, budget, clusters=study.clusters, shared=credit == "shared", students=students,
-            simulations=simulations, seed=seed,
-        )
-        for budget in ADAPTIVE_BUDGETS
-    ]  # fmt: skip
+    recorded, students = study.rewrites_only(recording.own), STUDENTS_A_ROUND[credit]
+    options: dict[str, Any] = {
+        "clusters": study.clusters, "shared": credit == "shared", "students": students, "seed": seed,
+        "simulations": max(2, min(20, SIMULATED_DOCUMENTS // len(recorded))),
+    }  # fmt: skip
+    comparisons = [simulate(recorded, budget, **options) for budget in ADAPTIVE_BUDGETS]
     if source == LAB:
         comparisons.append(run_live(study, recorded, LIVE_BUDGET, students=students))
     return [comparison for comparison in comparisons if comparison is not None]
-
-
-def _as_json(report: CreditReport) -> dict[str, Any]:
-    """With what the components imply for other numbers of repeats; nan becomes null."""
-    curve = [{"repeats": r, "reliability": report.components.at(r)} for r in (1, 2, 3, 4, 8, 16)]
-    return without_nan(asdict(report) | {"reliability_by_repeats": curve})

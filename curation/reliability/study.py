@@ -7,8 +7,8 @@ its reward. All students of a batch and repeat have one seed (common random numb
 
 import random
 import time
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from datatrove.data import Document
@@ -56,12 +56,8 @@ class Group:
 Gains = list[list[list[float | None]]]
 """Documents x candidates x repeats; None where a student failed."""
 
-Taught = dict[int, int]
-"""What one student learns: the number of a candidate, by the number of its document."""
 
-
-@dataclass(slots=True)
-class Recording:
+class Recording(NamedTuple):
     """What was measured of all candidates."""
 
     repeats: int
@@ -71,10 +67,10 @@ class Recording:
     """Gain of the student on all that it was asked."""
     accuracy: Gains
     """Share of the document's own questions that were right after the lesson."""
-    students: int = 0
-    seconds_per_student: float | None = None
+    students: int
+    seconds_per_student: float | None
     """Of training and exam; None where all were found in the journal."""
-    errors: list[str] = field(default_factory=list)
+    errors: list[str]
 
 
 def read_groups(config: Config, source: str | None, documents: int, rewrites: int | None) -> list[Group]:
@@ -112,32 +108,26 @@ class ReliabilityStudy:
 
     def record(self, repeats: int) -> Recording:
         """Teaches every candidate once a repeat."""
-
-        def table() -> Gains:
-            return [[[None] * repeats for _ in group.candidates] for group in self.groups]
-
-        own, whole, accuracy = table(), table(), table()
-        recording = Recording(repeats, own, whole, accuracy)
-        planned = [
-            (repeat, taught)
-            for batch in self.batches
-            for repeat in range(repeats)
-            for taught in self._assign(batch, repeat)
-        ]
+        sizes = [len(group.candidates) for group in self.groups]
+        tables: list[Gains] = [[[[None] * repeats for _ in range(size)] for size in sizes] for _ in range(3)]
+        own, whole, accuracy = tables
+        numbers = [(batch, repeat) for batch in self.batches for repeat in range(repeats)]
+        planned = [(repeat, taught) for batch, repeat in numbers for taught in self._assign(batch, repeat)]
         jobs = [self._job(taught, "repeat", repeat) for repeat, taught in planned]
         trained, started = self.runs.trained, time.monotonic()
         outcomes = self.runs.examine(jobs, self.pool)
         trained, seconds = self.runs.trained - trained, time.monotonic() - started
-        recording.students = len(jobs)
-        recording.seconds_per_student = seconds / trained if trained else None
         for (repeat, taught), job, outcome in zip(planned, jobs, outcomes, strict=True):
-            if outcome.error is not None:
-                recording.errors.append(outcome.error)
             for d, g in taught.items() if outcome.gain is not None else ():
                 on_document = narrow(job, outcome, self.groups[d].document.id)
                 own[d][g][repeat], whole[d][g][repeat] = on_document.gain, outcome.gain
                 accuracy[d][g][repeat] = on_document.metrics["accuracy_after"]
-        return recording
+        errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+        return Recording(repeats, own, whole, accuracy, len(jobs), seconds / trained if trained else None, errors)
+
+    def rewrites_only(self, gains: Gains) -> Gains:
+        """The table without the controls."""
+        return [[runs[g] for g in group.rewrites] for group, runs in zip(self.groups, gains, strict=True)]
 
     def measure(self, runs: Sequence[PlannedRun]) -> list[float | None]:
         """The gain of each planned run on its document's questions, by fresh students: their seeds are none of the
@@ -158,9 +148,10 @@ class ReliabilityStudy:
                 gains[i] = narrow(job, outcome, self.groups[runs[i].document].document.id).gain
         return gains
 
-    def _assign(self, batch: range, repeat: int) -> list[Taught]:
-        """The students of one batch and repeat, each document's candidates dealt to them at random."""
-        students: list[Taught] = [{} for _ in range(max(len(self.groups[d].candidates) for d in batch))]
+    def _assign(self, batch: range, repeat: int) -> list[dict[int, int]]:
+        """The students of one batch and repeat, each document's candidates dealt to them at random: for each student
+        the number of a candidate by the number of its document."""
+        students: list[dict[int, int]] = [{} for _ in range(max(len(self.groups[d].candidates) for d in batch))]
         for d in batch:
             order = list(range(len(students)))
             seed = stable_seed(self.runs.config.run.seed, "deal", self.groups[d].document.id, repeat)
@@ -169,7 +160,7 @@ class ReliabilityStudy:
                 students[order[g]][d] = g
         return students
 
-    def _job(self, taught: Taught, purpose: str, repeat: int) -> Job:
+    def _job(self, taught: Mapping[int, int], purpose: str, repeat: int) -> Job:
         """A student that is asked about all documents of its batch."""
         documents = [self.groups[d].document for d in self.batches[self.clusters[min(taught)]]]
         names = [document.id for document in documents]
@@ -218,14 +209,8 @@ def _written_groups(config: Config, documents: Sequence[Document], rewrites: int
     writer = load_teacher(config.teacher)
     gates = build_gates(config.gates, config.teacher, writer.tokenizer)
     sampling = Sampling(rewrites=rewrites, seed=stable_seed(config.run.seed, "reliability"))
-    written = sample_rewrites(writer, documents, sampling, gates)
-    return [
-        Group(
-            document,
-            (
-                *(Candidate(rewrite.strategy, rewrite.text) for rewrite in group if rewrite.rejected is None),
-                Candidate(RAW, document.text, control=True),
-            ),
-        )
-        for document, group in zip(documents, written, strict=True)
-    ]
+    groups = []
+    for document, written in zip(documents, sample_rewrites(writer, documents, sampling, gates), strict=True):
+        candidates = [Candidate(rewrite.strategy, rewrite.text) for rewrite in written if rewrite.rejected is None]
+        groups.append(Group(document, (*candidates, Candidate(RAW, document.text, control=True))))
+    return groups

@@ -1,5 +1,3 @@
 """A run on one HTML page."""
 
-from curation.report.page import write_report
-
-__all__ = ["write_report"]
+from curation.report.page import write_report as write_report

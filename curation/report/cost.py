@@ -20,7 +20,7 @@ from teacher.run.history import COSTS
 PACKAGES = ("notewright", "torch", "transformers", "trl", "peft", "datasets", "datatrove")
 PHASES = {"sample": "sampling", "students": "students", "update": "update", "idle": "idle"}
 PURPOSES = {"pilot": "for the pilot", "step": "for rewards", "validation": "for validation", "promotion": "promoted"}
-"""Of student runs, by the kind of metrics that counts them."""
+"""What student runs are for, by the kind of metrics that counts them."""
 
 
 def cost_table(trainings: Sequence[Training], evaluation: EvaluationResult | None) -> Table:

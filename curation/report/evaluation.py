@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from configs.format import amount
-from curation.evaluation.records import ArmResult, Comparison, Estimate, EvaluationResult, StudentResult
-from curation.report.parts import UNKNOWN, Kind, Table, Tile, Verdict, cell, count, number, shares
+from curation.evaluation.records import Comparison, Estimate, EvaluationResult, StudentResult
+from curation.report.parts import Kind, Table, Tile, Verdict, cell, count, number, shares
 from curation.report.plots import Interval, interval_text
 
 UNIT = {
@@ -15,9 +15,8 @@ UNIT = {
     "benchmark": "gain in nats a token on what was never rewarded",
     "retention": "share of old questions still answered",
 }
-"""Of the measures of a comparison."""
 SETTINGS = {"together": "many documents share a student", "single": "one document, one student"}
-"""Of the settings of a comparison."""
+"""The measures and the settings of a comparison."""
 KINDS: dict[str, Kind] = {"better": "better", "worse": "worse", "no detectable difference": "same"}
 TRAINED_IS: dict[Kind, str] = {"better": "better than", "worse": "worse than", "same": "no detectable difference from"}
 """What the trained teacher's arm is beside the others."""
@@ -45,12 +44,8 @@ def verdicts(evaluation: EvaluationResult) -> list[Verdict]:
         words = student.arms[arm].words
         subject = f"{'taught with' if trained else 'against'} {arm}{f' ({words})' if words not in ('', arm) else ''}"
         for kind, opening in (TRAINED_IS if trained else OTHERS_ARE).items():
-            others = [
-                _with_difference(c, student, c.against if trained else c.arm)
-                for c in comparisons
-                if KINDS[c.verdict] == kind
-            ]
-            if others:
+            of_kind = [c for c in comparisons if KINDS[c.verdict] == kind]
+            if others := [_with_difference(c, student, c.against if trained else c.arm) for c in of_kind]:
                 sentences.append(Verdict(f"{label}, {subject}: {opening} {'; '.join(others)}.", kind))
     family = evaluation.correction.families.get("together/gain", 0)
     documents, students = amount(evaluation.documents, "held-out document"), amount(evaluation.seeds, "student")
@@ -136,6 +131,9 @@ def arm_table(student: StudentResult) -> Table:
     for name, arm in student.arms.items():
         flag = "" if arm.equal_tokens else " †"
         estimates = [arm.together.gain, arm.together.accuracy, *(arm.together.benchmarks.get(b) for b in benchmarks)]
+        refused = f"{arm.rejected} refused" if arm.rejected else ""
+        failed = f"{arm.together.failed} students failed" if arm.together.failed else ""
+        strategies = "; ".join(filter(None, (shares(list(arm.strategies.items())), refused, failed)))
         rows.append(
             [
                 Markup("<b>{}</b>{}<br><small>{}</small>").format(name, flag, arm.words),
@@ -143,17 +141,10 @@ def arm_table(student: StudentResult) -> Table:
                 Markup("{} <small>in {}</small>").format(number(arm.lesson_tokens, 0), number(arm.texts, 1)),
                 count(arm.together.tokens),
                 number(arm.overlap),
-                _strategies(arm),
+                Markup("<small>{}</small>").format(strategies),
             ]
         )
     return Table(head, rows, "w" + "r" * (len(head) - 2) + "w")
-
-
-def _strategies(arm: ArmResult) -> Markup:
-    refused = f"{arm.rejected} refused" if arm.rejected else ""
-    failed = f"{arm.together.failed} students failed" if arm.together.failed else ""
-    parts = [shares(list(arm.strategies.items())), refused, failed]
-    return Markup("<small>{}</small>").format("; ".join(part for part in parts if part))
 
 
 def comparison_tables(student: StudentResult) -> list[Table]:
@@ -170,18 +161,11 @@ def comparison_tables(student: StudentResult) -> list[Table]:
 
 
 def _row(comparison: Comparison) -> list[str | Markup]:
-    verdict = Markup('<span class="{}">{}</span>').format(KINDS[comparison.verdict], comparison.verdict)
+    p_values = comparison.p, comparison.p_corrected
     return [
         Markup("<b>{}</b> − {}").format(comparison.arm, comparison.against),
         cell(comparison.difference.bounds, sign=True),
-        _p_value(comparison.p),
-        _p_value(comparison.p_corrected),
+        *("< 0.001" if p is not None and p < 0.001 else number(p, 3) for p in p_values),
         number(comparison.detectable),
-        verdict,
+        Markup('<span class="{}">{}</span>').format(KINDS[comparison.verdict], comparison.verdict),
     ]
-
-
-def _p_value(p: float | None) -> str:
-    if p is None:
-        return UNKNOWN
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from configs.format import amount
-from curation.evaluation.records import EditSequence, EvaluationResult, FalsePositives, ScalingPoint, StudentResult
+from curation.evaluation.records import EditSequence, EvaluationResult, ScalingPoint, StudentResult
 from curation.report import plots
 from curation.report.evaluation import arm_table, bounds, comparison_tables, intervals_of
 from curation.report.parts import Block, Figure, Section, Table, cell, draw, number
@@ -25,13 +25,7 @@ FORGOTTEN = (
 
 def sections(evaluation: EvaluationResult) -> list[Section]:
     """In the order: arms, comparisons, scaling, forgetting, edits, and how the evaluation itself was tested."""
-    drawn = [
-        _arms(evaluation),
-        _comparisons(evaluation),
-        _scaling(evaluation),
-        _forgetting(evaluation),
-        _edits(evaluation),
-    ]
+    drawn = [section_of(evaluation) for section_of in (_arms, _comparisons, _scaling, _forgetting, _edits)]
     return [*(section for section in drawn if section.blocks), _notes(evaluation)]
 
 
@@ -41,11 +35,8 @@ def _blocks(
     tables_of: Callable[[StudentResult], Sequence[Table]] = lambda student: (),
 ) -> list[Block]:
     """A block for each student that has figures."""
-    return [
-        Block(figures, tables_of(student), label)
-        for label, student in evaluation.students.items()
-        if (figures := figures_of(label, student))
-    ]
+    students = evaluation.students.items()
+    return [Block(f, tables_of(student), label) for label, student in students if (f := figures_of(label, student))]
 
 
 def _arms(evaluation: EvaluationResult) -> Section:
@@ -72,12 +63,11 @@ def _arms(evaluation: EvaluationResult) -> Section:
 
 def _rows(student: StudentResult, measure: str, setting: str = "together") -> list[Row]:
     """The arms' estimates of a field of `ArmEstimates`."""
-    rows = []
-    for name, arm in student.arms.items():
-        value = bounds(getattr(getattr(arm, setting), measure, None))
-        if value is not None:
-            rows.append(Row(name if arm.equal_tokens else f"{name} †", value, name == "trained"))
-    return rows
+    return [
+        Row(name if arm.equal_tokens else f"{name} †", value, name == "trained")
+        for name, arm in student.arms.items()
+        if (value := bounds(getattr(getattr(arm, setting), measure, None)))
+    ]
 
 
 def _comparisons(evaluation: EvaluationResult) -> Section:
@@ -159,9 +149,8 @@ def _forgetting(evaluation: EvaluationResult) -> Section:
 
 def _edits(evaluation: EvaluationResult) -> Section:
     def figures(label: str, student: StudentResult) -> list[Figure]:
-        if not student.sequences:
-            return []
-        return [*(_matrix(label, edits) for edits in student.sequences), *_still_known(label, student.sequences)]
+        matrices = [_matrix(label, edits) for edits in student.sequences]
+        return [*matrices, *_still_known(label, student.sequences)] if matrices else []
 
     text = (
         "One student is taught one batch of documents after the other, its adapter merged each time. A row is the "
@@ -175,13 +164,13 @@ def _edits(evaluation: EvaluationResult) -> Section:
 def _matrix(label: str, edits: EditSequence) -> Figure:
     columns = [str(j + 1) for j in range(len(edits.accuracy[0]))]
     rows = [str(i) for i in range(len(edits.accuracy))]
-    values = [bare_values(row) for row in edits.accuracy]
+    values = [list(row) for row in edits.accuracy]
     not_taught_yet = [(i, j) for i in range(len(rows)) for j in range(len(columns)) if j >= i]
     share = f", where {edits.replay:.0%} of a lesson's documents come from earlier edits" if edits.replay else ""
     caption = f"Lessons of the arm {edits.arm}{share}. Share of held-out questions answered right; one student."
     if edits.retention_accuracy is not None:
         columns.append("old")
-        values = [[*row, (kept, None, None)] for row, kept in zip(values, edits.retention_accuracy, strict=True)]
+        values = [[*row, kept] for row, kept in zip(values, edits.retention_accuracy, strict=True)]
         caption += " Old: questions it could answer before the first edit."
     return draw(
         plots.heatmap, f"Accuracy {_replayed(edits)}: {label}", values, caption, rows=rows, columns=columns,
@@ -214,19 +203,13 @@ def _curve(first: int, values: Sequence[float]) -> Curve:
 
 def _notes(evaluation: EvaluationResult) -> Section:
     tested = [
-        f"{label}: {_tested(student.false_positives)}"
+        f"{label}: of {check.pairs} pairs of the arm {check.arm} with itself, a single comparison at 5% called"
+        f" {check.differ} different (rate {interval_text(check.rate.bounds, 3)}, Wilson's interval), the corrected"
+        f" verdict {check.differ_corrected}."
         for label, student in evaluation.students.items()
-        if student.false_positives is not None
+        if (check := student.false_positives) is not None
     ]
     rows = [["holds" if claim.holds else "does not hold", claim.words] for claim in evaluation.claims]
     blocks = [Block(tables=[Table(["", "what the evaluation was made to show"], rows, "lw")])] if rows else []
     title = "How it was measured, and tested on itself"
     return Section("notes", "How it was measured", title, " ".join([*evaluation.notes, *tested]), blocks)
-
-
-def _tested(check: FalsePositives) -> str:
-    return (
-        f"of {check.pairs} pairs of the arm {check.arm} with itself, a single comparison at 5% called {check.differ} "
-        f"different (rate {interval_text(check.rate.bounds, 3)}, Wilson's interval), the corrected verdict "
-        f"{check.differ_corrected}."
-    )

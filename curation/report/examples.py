@@ -20,18 +20,8 @@ from curation.report.training import Training, round_and_step
 SEPARATOR = "\n\n"
 
 
-class Column(NamedTuple):
-    """One text of an example."""
-
-    title: str
-    text: Markup
-
-
-class Example(NamedTuple):
-    """Texts about one document, side by side."""
-
-    title: str
-    columns: Sequence[Column]
+Example = tuple[str, list[tuple[str, Markup]]]
+"""Texts about one document, side by side: a title, and the title and the text of each column."""
 
 
 class Lesson(NamedTuple):
@@ -81,7 +71,9 @@ def _evaluated(evaluation: EvaluationResult, path: Path) -> Iterator[Example]:
         lessons: dict[str, dict[str, Lesson]] = {name: {} for name in student.arms}
         for row in rows:
             if row["student"] == label:
-                name, text, strategies = row["document_id"], SEPARATOR.join(row["texts"]), _counted(row["strategies"])
+                name, text, counts = row["document_id"], SEPARATOR.join(row["texts"]), Counter(row["strategies"])
+                # `question-answer × 3, copy`
+                strategies = ", ".join(name if n == 1 else f"{name} × {n}" for name, n in counts.items())
                 lessons.setdefault(row["arm"], {})[name] = Lesson(name, text, strategies, row["gain"])
         for which, lesson in _extremes(lessons[arm].values()):
             shown = [(arm, lesson)]
@@ -92,18 +84,13 @@ def _evaluated(evaluation: EvaluationResult, path: Path) -> Iterator[Example]:
             yield _side_by_side(title, documents[lesson.document_id], shown)
 
 
-def _counted(strategies: Sequence[str]) -> str:
-    """`question-answer × 3, copy`."""
-    return ", ".join(name if n == 1 else f"{name} × {n}" for name, n in Counter(strategies).items())
-
-
 def _extremes(lessons: Iterable[Lesson]) -> list[tuple[str, Lesson]]:
     """The lessons of highest and lowest gain; one where all are equal."""
     known = [(lesson.gain, lesson) for lesson in lessons if lesson.gain is not None]
     if not known:
         return []
-    best, worst = max(known, key=lambda item: item[0]), min(known, key=lambda item: item[0])
-    return [("Highest", best[1])] if best[0] == worst[0] else [("Highest", best[1]), ("Lowest", worst[1])]
+    (most, best), (least, worst) = (choose(known, key=lambda item: item[0]) for choose in (max, min))
+    return [("Highest", best)] if most == least else [("Highest", best), ("Lowest", worst)]
 
 
 def _lessons(lines: Iterable[Mapping[str, Any]]) -> list[Lesson]:
@@ -127,7 +114,7 @@ def _side_by_side(title: str, document: str | None, lessons: Sequence[tuple[str,
     texts = [lesson.text for _, lesson in lessons]
     columns = []
     if document is not None:
-        columns.append(Column("the document", marked(document, " ".join(texts), "del")))
+        columns.append(("the document", marked(document, " ".join(texts), "del")))
     else:
         title += " (not where the config names it; marked: what the other lesson lacks)"
     for n, (name, lesson) in enumerate(lessons):
@@ -135,8 +122,8 @@ def _side_by_side(title: str, document: str | None, lessons: Sequence[tuple[str,
         text = marked(lesson.text, reference, "ins") if reference else Markup(escape(lesson.text))
         strategy = f" ({lesson.strategy})" if lesson.strategy else ""
         gain = f", {number(lesson.gain, sign=True)} nats a token" if lesson.gain is not None else ""
-        columns.append(Column(f"{name}{strategy}{gain}", text))
-    return Example(title, columns)
+        columns.append((f"{name}{strategy}{gain}", text))
+    return title, columns
 
 
 def _document_texts(data: Data, ids: set[str]) -> dict[str, str]:

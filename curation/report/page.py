@@ -35,8 +35,8 @@ def write_report(run_dir: Path) -> Path:
     if run is None and result is None:
         raise UserError(f"{run_dir} has nothing to report yet: its journal is empty, and there is no {RESULT_FILE}")
     # An evaluation may have trained a teacher for each student, in a run of its own.
-    folders = {label: run_dir / "teachers" / label.replace("/", "-") for label in (result.students if result else ())}
-    own_teachers = [read_training(folder, label) for label, folder in folders.items()]
+    labels = result.students if result else ()
+    own_teachers = [read_training(run_dir / "teachers" / label.replace("/", "-"), label) for label in labels]
     trainings = [one for one in (run, *own_teachers) if one is not None]
     parts, tiles = [], []
     if result is not None:
@@ -46,7 +46,12 @@ def write_report(run_dir: Path) -> Path:
         title = f"Training for {one.label}" if one.label else "Training"
         parts.append((title, training.verdicts(one), training_sections.sections(one)))
         tiles += training.tiles(one)
-    page = _environment().get_template("report.html.j2").render(
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["prose"] = prose
+    page = environment.get_template("report.html.j2").render(
         run=run_dir.name,
         config=config,
         students=[student.model for student in result.students.values()] if result else config.student.names,
@@ -71,15 +76,3 @@ def _read_evaluation(run_dir: Path) -> EvaluationResult | None:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{run_dir / RESULT_FILE} is none of this version: {where}: {first['msg']}") from None
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["prose"] = prose
-    return environment

@@ -4,14 +4,14 @@ its ids unique on the page."""
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from configs.format import interval
-from curation.report.svg import INK, LEGEND_COLUMNS, PAGE, SERIES, SMALL, canvas, colour, dash, marker
+from curation.report.svg import DASHES, INK, LEGEND_COLUMNS, MARKERS, PAGE, SERIES, SMALL, canvas, colour
 
 Interval = tuple[float, float | None, float | None]
 """Mean, low, high; bounds are None where the data make none possible."""
@@ -63,7 +63,8 @@ def curves(
 ) -> Markup:
     """Curves with 95% bands, a whisker where a point stands alone. `share` fixes the axis to 0 ... 1, `floor` lets it
     begin there, `named` names a single curve too, `mark` points out a place on the x axis with a word."""
-    with canvas(3.1 + (_legend_height(len(series)) if named or len(series) > 1 else 0)) as drawing:
+    named = named or len(series) > 1
+    with canvas(3.1 + (_legend_height(len(series)) if named else 0)) as drawing:
         axes, descriptions = drawing.axes, []
         drawing.grid("y")
         for n, (label, curve) in enumerate(series.items()):
@@ -73,15 +74,19 @@ def curves(
             # A tooltip is a mark of its own: a thousand of them would make the page slow.
             xs, means = [x for x, _ in points], [y[0] for _, y in points]
             every = math.ceil(len(points) / MOST_MARKED)
-            axes.plot(xs, means, dash(n), marker=marker(n), markevery=every, color=colour(n), label=label, zorder=3)
-            _bands(axes, points, n)
+            dash, marker = DASHES[n // len(SERIES) % len(DASHES)], MARKERS[n % len(MARKERS)]
+            axes.plot(xs, means, dash, marker=marker, markevery=every, color=colour(n), label=label, zorder=3)
+            bounded = [(x, y[1], y[2]) for x, y in points if y[1] is not None and y[2] is not None]
+            if len(bounded) > 1:
+                x_N, low_N, high_N = zip(*bounded, strict=True)
+                axes.fill_between(x_N, low_N, high_N, color=colour(n), alpha=0.18, linewidth=0, zorder=2)
+            elif bounded:
+                axes.vlines(*bounded[0], color=colour(n), linewidth=1.4, zorder=2)
             for x, y in points[::every]:
                 drawing.tip(x, y[0], f"{label}, {xlabel} {x:g}: {interval_text(y)}")
-            first, last = points[0], points[-1]
-            descriptions.append(
-                f"{label}: {interval_text(first[1])} at {xlabel} {first[0]:g}"
-                + (f", {interval_text(last[1])} at {last[0]:g}" if len(points) > 1 else "")
-            )
+            (x, first), (last_x, last) = points[0], points[-1]
+            at_last = f", {interval_text(last)} at {last_x:g}" if len(points) > 1 else ""
+            descriptions.append(f"{label}: {interval_text(first)} at {xlabel} {x:g}{at_last}")
         if log_x:
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
@@ -99,7 +104,7 @@ def curves(
                 ha="center", fontsize=SMALL,
             )  # fmt: skip
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        if named or len(series) > 1:
+        if named:
             drawing.legend()
         return drawing.svg(name, title, "; ".join(descriptions))
 
@@ -111,15 +116,6 @@ def _legend_height(entries: int) -> float:
 
 def _wrapped(name: str) -> str:
     return textwrap.fill(name, 24, break_on_hyphens=False)
-
-
-def _bands(axes: Any, points: Sequence[tuple[float, Interval]], n: int) -> None:
-    bounded = [(x, y[1], y[2]) for x, y in points if y[1] is not None and y[2] is not None]
-    if len(bounded) > 1:
-        x, low, high = zip(*bounded, strict=True)
-        axes.fill_between(x, low, high, color=colour(n), alpha=0.18, linewidth=0, zorder=2)
-    elif bounded:
-        axes.vlines(*bounded[0], color=colour(n), linewidth=1.4, zorder=2)
 
 
 def stacked(
@@ -188,7 +184,7 @@ def bars(name: str, title: str, values: Mapping[str, float], *, xlabel: str) -> 
 def heatmap(
     name: str,
     title: str,
-    values: Sequence[Sequence[Interval | None]],
+    values: Sequence[Sequence[float]],
     *,
     rows: Sequence[str],
     columns: Sequence[str],
@@ -204,18 +200,12 @@ def heatmap(
         axes, descriptions = drawing.axes, []
         for r, row in enumerate(values):
             for c, value in enumerate(row):
-                if value is None:
-                    continue
-                shade = 0.04 + 0.58 * min(1.0, max(0.0, value[0]))
-                box = Rectangle((c - 0.48, r - 0.46), 0.96, 0.92, color=SERIES[0], alpha=shade, lw=0)
-                axes.add_patch(box)
-                faint = (r, c) in pale
-                axes.text(
-                    c, r, f"{value[0]:.2f}", ha="center", va="center", fontsize=SMALL,
-                    fontstyle="italic" if faint else "normal", alpha=0.75 if faint else 1.0,
-                )  # fmt: skip
-                drawing.tip(c, r, f"{rows[r]}, {columns[c]}: {interval_text(value)}")
-            filled = [f"{columns[c]} {value[0]:.2f}" for c, value in enumerate(row) if value is not None]
+                shade = 0.04 + 0.58 * min(1.0, max(0.0, value))
+                axes.add_patch(Rectangle((c - 0.48, r - 0.46), 0.96, 0.92, color=SERIES[0], alpha=shade, lw=0))
+                style, alpha = ("italic", 0.75) if (r, c) in pale else ("normal", 1.0)
+                axes.text(c, r, f"{value:.2f}", ha="center", va="center", fontsize=SMALL, fontstyle=style, alpha=alpha)
+                drawing.tip(c, r, f"{rows[r]}, {columns[c]}: {value:.2f}")
+            filled = [f"{column} {value:.2f}" for column, value in zip(columns, row, strict=True)]
             descriptions.append(f"{rows[r]}: {', '.join(filled)}")
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), rows)

@@ -24,7 +24,7 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#b0568c", "#b97d00", "#2e9bd6", "#7a
 """The page's variables `--s1` ... `--s8`: darker on white, lighter on black."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
-
+"""Another one where the colours come round again."""
 LEGEND_COLUMNS = 3
 SMALL = 9.5
 """Points of figures beside marks; a phone shows a point as about a pixel."""
@@ -55,16 +55,6 @@ STYLE: dict[str, Any] = {
 def colour(number: int) -> str:
     """Of the series of that number."""
     return SERIES[number % len(SERIES)]
-
-
-def marker(number: int) -> str:
-    """Of the series of that number."""
-    return MARKERS[number % len(MARKERS)]
-
-
-def dash(number: int) -> str:
-    """Another one where the colours come round again."""
-    return DASHES[number // len(SERIES) % len(DASHES)]
 
 
 @contextmanager

@@ -3,8 +3,8 @@ import pytest
 from configs.schema import Evaluation
 from curation.evaluation.arms import Arm
 from curation.evaluation.estimates import estimate_students
-from curation.evaluation.lab_claims import lab_claims
 from curation.evaluation.records import ArmResult, Correction, EvaluationResult, StudentResult
+from curation.evaluation.result import lab_claims
 
 ARMS = [Arm("none", "none"), Arm("repeated", "repeated"), Arm("trained", "trained")]
 
