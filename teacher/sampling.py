@@ -32,11 +32,9 @@ class Sampling:
 def sample_rewrites(
     writer: Writer, documents: Sequence[Document], sampling: Sampling, gates: Iterable[Gate]
 ) -> list[list[Rewrite]]:
-    """The gated rewrites of every document, in the order of `documents`.
-
-    Under `strategy` prompting a document's samples are spread evenly over the strategies, and the first of them rotates
-    from document to document. Under `policy` prompting the teacher chooses, except in the lessons that are dealt.
-    """
+    """The gated rewrites of every document, in the order of `documents`. Under `strategy` prompting a document's
+    samples are spread evenly over the strategies, and the first of them rotates from document to document. Under
+    `policy` prompting the teacher chooses, except in the lessons that are dealt."""
     gates, n, first = list(gates), sampling.rewrites, sampling.first
     settings = writer.settings
     if sampling.strategies is not None:

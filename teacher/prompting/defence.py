@@ -46,11 +46,9 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
 
 
 def neutralise(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """`text` with a space in every control token, so that it is read as the characters it is.
-
-    For an instruction model the marks of other models' chat templates get a space too, and invisible tag characters,
-    which spell out text that no reader sees, are removed.
-    """
+    """`text` with a space in every control token, so that it is read as the characters it is. For an instruction model
+    the marks of other models' chat templates get a space too, and invisible tag characters, which spell out text that
+    no reader sees, are removed."""
     if tokenizer.chat_template:
         text = CHAT_MARK.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text.translate(_TAG_CHARACTERS))
     for token in control_tokens(tokenizer):

@@ -68,11 +68,9 @@ def spread(strategies: Sequence[str], n: int, offset: int = 0) -> list[str]:
 
 
 def parse_completion(prompting: str, completion: str, known: Sequence[str]) -> tuple[str, str]:
-    """The strategy and the lesson text of a completion.
-
-    Under `strategy` prompting the strategy is the prompt's, `known[0]`. Under `policy` it is the tag that opens the
-    completion, or `none` where that names none of `known`; the text is then the whole completion.
-    """
+    """The strategy and the lesson text of a completion. Under `strategy` prompting the strategy is the prompt's,
+    `known[0]`. Under `policy` it is the tag that opens the completion, or `none` where that names none of `known`; the
+    text is then the whole completion."""
     if prompting == "strategy":
         return strategy_label(known[0]), completion.strip()
     tag = _TAG.match(completion)

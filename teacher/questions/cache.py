@@ -81,23 +81,20 @@ def document_key(document: Document) -> DocumentKey:
 
 
 def read_questions(path: Path) -> WrittenQuestions:
-    """The questions of each document of the file, without a torn last line; of two lines of one key the later one.
-
-    No file is no questions. Raises UserError naming the line that is malformed.
-    """
+    """The questions of each document of the file, without a torn last line; of two lines of one key the later one. No
+    file is no questions. Raises UserError naming the line that is malformed."""
     if not path.is_file():
         return {}
     lines = path.read_bytes().split(b"\n")
     if not _is_json(lines[-1]):
         lines.pop()
-    written = {}
+    written: WrittenQuestions = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                key, questions = _parse_line(line)
+                written.update([_parse_line(line)])
             except (ValueError, UserError) as error:
                 raise UserError(f"{path}, line {number}: {error}") from None
-            written[key] = questions
     return written
 
 
@@ -128,7 +125,7 @@ def _write_missing(
         written = read_questions(path)
         writer = load_question_writer(config.questions, config.teacher, config.run.seed)
         started = last_line = time.perf_counter()
-        counts: Counter[str] = Counter()
+        documents_done, kept, dropped = 0, 0, Counter[str]()
         size = config.teacher.batch_size
         # Batches are cut before the written ones are left out, and a batch is written whole: a resumed call draws the
         # same random numbers as one that was never stopped.
@@ -143,22 +140,20 @@ def _write_missing(
                 record = dict(zip(LINE_KEYS, (*key, checked.questions, checked.dropped), strict=True))
                 lines += json.dumps(record, ensure_ascii=False).encode() + b"\n"
                 written[key] = checked.questions
-                counts.update(kept=len(checked.questions), documents=1)
-                counts.update(item["reason"].partition(":")[0] for item in checked.dropped)
+                documents_done, kept = documents_done + 1, kept + len(checked.questions)
+                dropped.update(item["reason"].partition(":")[0] for item in checked.dropped)
             append_whole(path, lines)
             now = time.perf_counter()
             if done == len(batches) or now - last_line > SECONDS_BETWEEN_LINES:
                 last_line = now
                 remaining = round((len(batches) - done) * (now - started) / done)
-                tell(_progress_line(counts, path) + (f" · {remaining} s left" if remaining else ""))
+                reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+                tell(
+                    f"questions for {documents_done} documents in {path}: {kept} kept, {dropped.total()} dropped"
+                    + (f" ({reasons})" if reasons else "")
+                    + (f" · {remaining} s left" if remaining else "")
+                )
     return written
-
-
-def _progress_line(counts: Counter[str], path: Path) -> str:
-    reasons = [(name, count) for name, count in counts.most_common() if name not in ("kept", "documents")]
-    dropped = ", ".join(f"{count} {name}" for name, count in reasons)
-    line = f"questions for {counts['documents']} documents in {path}: {counts['kept']} kept"
-    return f"{line}, {sum(count for _, count in reasons)} dropped" + (f" ({dropped})" if dropped else "")
 
 
 def _is_json(line: bytes) -> bool:

@@ -28,7 +28,6 @@ STRATEGY = "question-answer"
 ATTEMPTS = 3
 """Completions of a document at most: the first is greedy, the others are sampled where it gave too few questions."""
 TEMPERATURE = 0.7
-TOKENS_PER_QUESTION = 40
 MAX_ANSWER_WORDS = 12
 PASS_TOKENS = 4096
 """Positions of one forward pass of the lift check."""
@@ -45,12 +44,11 @@ class QuestionAnswer(NamedTuple):
 
 @dataclass(slots=True)
 class CheckedQuestions:
-    """The questions that were written about one document."""
+    """The questions that were written about one document: `{question, answer}` of those that students may be asked,
+    `{question, answer, reason}` of the others."""
 
     questions: list[dict[str, str]] = field(default_factory=list)
-    """Those that students may be asked: `{question, answer}`."""
     dropped: list[dict[str, str]] = field(default_factory=list)
-    """`{question, answer, reason}`."""
 
 
 _MARKUP = re.compile(r"[*_`#]+(?=\S)|(?<=\S)[*_`]+")
@@ -69,11 +67,9 @@ _NAMES_TEXT = re.compile(
 
 
 def parse_pairs(text: str) -> list[QuestionAnswer]:
-    """The questions with answers of a completion, in order.
-
-    It reads `Q: ... A: ...` on one line or two, with numbers, bold type or full words as labels; a question with its
-    answer on the next line; and `Question? Answer. Question? Answer.` in one line.
-    """
+    """The questions with answers of a completion, in order. It reads `Q: ... A: ...` on one line or two, with numbers,
+    bold type or full words as labels; a question with its answer on the next line; and `Question? Answer. Question?
+    Answer.` in one line."""
     pairs: list[QuestionAnswer] = []
     unanswered = ""
     for label, line in _labelled_lines(text):
@@ -308,7 +304,7 @@ def load_question_writer(settings: Questions, teacher: Teacher, seed: int) -> Qu
             raise UserError(
                 f"questions.model {settings.model!r} ({kind}) can write but not check: set questions.min_lift to 0"
             ) from None
-    length = TOKENS_PER_QUESTION * settings.per_document
+    length = 40 * settings.per_document  # tokens
     if loaded.context is not None:
         # Half of a short context belongs to the document.
         length = max(1, min(length, loaded.context // 2))

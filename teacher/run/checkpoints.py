@@ -94,10 +94,8 @@ def _number_of(folder: Path) -> int:
 
 
 def save_folder(folder: Path, save: Callable[[Path], None], advice: str) -> Path:
-    """`folder` as `save` writes it, whole or not at all: written beside its place and renamed.
-
-    Raises RunError where it cannot be written, and what else `save` raises.
-    """
+    """`folder` as `save` writes it, whole or not at all: written beside its place and renamed. Raises RunError where it
+    cannot be written, and what else `save` raises."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)

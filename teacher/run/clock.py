@@ -19,55 +19,35 @@ T = TypeVar("T")
 PHASES = ("sample", "students", "update")
 
 
-class GpuWatch:
-    """Asks `nvidia-smi` for each GPU's utilisation while the block lasts: the share of a moment in which any kernel of
-    any process ran on it. Does nothing on a machine without a GPU."""
+class Clock:
+    """Notes when which phase ran, in any thread: `with clock("sample"):`. Inside of `with clock:` it also asks
+    `nvidia-smi` for each GPU's utilisation, the share of a moment in which any kernel of any process ran on it."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        self._busy: list[tuple[float, float]] = []
-        """Moments (`time.perf_counter`) and the utilisation then, in 0 ... 1."""
+        self._gpu_watch: subprocess.Popen[str] | None = None
+        self._gpu_busy: list[tuple[float, float]] = []
+        """Moments (`time.perf_counter`) and a GPU's utilisation then, in 0 ... 1."""
+        self.restart()
 
-    def __enter__(self) -> "GpuWatch":
+    def __enter__(self) -> "Clock":
         program = shutil.which("nvidia-smi")
         if torch.cuda.is_available() and program is not None:
             command = [program, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms", "200"]
             if re.fullmatch(r"\d+(,\d+)*", visible := os.environ.get("CUDA_VISIBLE_DEVICES", "")):
                 command += ["--id", visible]
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            threading.Thread(target=self._read, args=[self._process.stdout], name="gpu-watch", daemon=True).start()
+            self._gpu_watch = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            threading.Thread(target=self._read_gpus, args=[self._gpu_watch.stdout], name="gpu", daemon=True).start()
         return self
-
-    def _read(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            if line.strip().isdigit():  # "[N/A]" where a GPU is shared out
-                self._busy.append((time.perf_counter(), float(line) / 100))
-
-    def idle_share(self, since: float) -> float | None:
-        """Mean over GPUs and moments since then (`time.perf_counter`); None where nothing was measured."""
-        busy = [share for moment, share in self._busy if moment >= since]
-        return 1 - sum(busy) / len(busy) if busy else None
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
+        if self._gpu_watch is not None:
+            self._gpu_watch.terminate()
+            self._gpu_watch.wait()
 
-
-class Clock:
-    """Notes when which phase ran, in any thread: `with clock("sample"):`. Inside of `with clock:` it also watches the
-    GPUs."""
-
-    def __init__(self) -> None:
-        self._gpus = GpuWatch()
-        self.restart()
-
-    def __enter__(self) -> "Clock":
-        self._gpus.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._gpus.__exit__(*error)
+    def _read_gpus(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            if line.strip().isdigit():  # "[N/A]" where a GPU is shared out
+                self._gpu_busy.append((time.perf_counter(), float(line) / 100))
 
     def restart(self) -> None:
         """Forgets what was noted; the round's wall clock starts now."""
@@ -111,8 +91,8 @@ class Clock:
             "idle_share/students": 1 - students / wall,
             "idle_share/all": (wall - any_phase) / wall,
         }
-        if (gpu := self._gpus.idle_share(self._started)) is not None:
-            figures["idle_share/gpu"] = gpu
+        if busy := [share for moment, share in self._gpu_busy if moment >= self._started]:
+            figures["idle_share/gpu"] = 1 - sum(busy) / len(busy)
         return figures
 
 

@@ -30,11 +30,8 @@ def journal_rewrites(
     set_size: int,
     step: int = 0,
 ) -> None:
-    """A line of rewrites.jsonl for each rewrite, with its reward's parts where it was rewarded.
-
-    `sample` numbers the rewrites of a document in a step, `set` the lessons of `set_size` rewrites that they were
-    taught in.
-    """
+    """A line of rewrites.jsonl for each rewrite, with its reward's parts where it was rewarded. `sample` numbers the
+    rewrites of a document in a step, `set` the lessons of `set_size` rewrites that they were taught in."""
     for d, group in enumerate(groups):
         for sample, rewrite in enumerate(group):
             line = {"arm": arm, "round": round, "step": step, "document_id": rewrite.document_id, "sample": sample}

@@ -43,11 +43,9 @@ class Tracker:
             raise UserError(f"tracking.wandb {tracking.wandb!r}: {str(error).splitlines()[0]} ({advice})") from None
 
     def log(self, kind: str, round: int, values: Mapping[str, Any], *, step: int | None = None, arm: str | None = None):
-        """One line of `kind` (step, heldout, update). A line that a resumed run repeats is dropped, in wandb too.
-
-        In wandb a step's metrics have the names of metrics.jsonl; names of other kinds begin with `kind/` or
-        `kind/arm/`.
-        """
+        """One line of `kind` (step, heldout, update). A line that a resumed run repeats is dropped, in wandb too. In
+        wandb a step's metrics have the names of metrics.jsonl; names of other kinds begin with `kind/` or
+        `kind/arm/`."""
         steps = {} if step is None else {"step": step}
         place = {"round": round, **steps, **({} if arm is None else {"arm": arm})}
         if self.journal.metric({"kind": kind, **place, **values}) and self._run is not None:

@@ -27,8 +27,7 @@ class Writers:
     first request for a writer, and ends with the block."""
 
     def __init__(self, config: Config, *, on_server: bool) -> None:
-        self.config = config
-        self.on_server = on_server
+        self.config, self.on_server = config, on_server
         """Whether vLLM writes. A trainer that samples by itself has its vLLM inside; what else is sampled then is
         little enough for transformers."""
         self._folder = config.run.dir / "vllm"

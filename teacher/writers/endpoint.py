@@ -31,7 +31,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between attempts: twice as long each time, less up to half by chance."""
 RETRY_STATUSES = {408, 409, 425, 429}
 """Statuses beside 5xx after which the same request may succeed."""
-HEALTH_SECONDS = 0.5
 NO_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 """The user's turn as it is, where the endpoint has the chat template."""
 TEMPLATE_TOKENS = 64
@@ -92,8 +91,7 @@ class EndpointWriter(Writer):
     def write(
         self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
     ) -> list[list[Completion]]:
-        """Equal calls ask for the same. Raises the error of the first prompt that has one, and RunError as `attempt`
-        does."""
+        """Equal calls ask for the same. Raises the first error of a prompt, and RunError as `attempt` does."""
         results = self.attempt(prompts, n, seed, openings)
         for result in itertools.chain.from_iterable(results):
             if isinstance(result, Exception):
@@ -121,8 +119,20 @@ class EndpointWriter(Writer):
 
     async def _complete_all(self, samples: list[Sample]) -> list[Completion | EndpointError]:
         slots = asyncio.Semaphore(self.serving.concurrency)
+        headers = {}
+        if self.state_file is None and (variable := self.serving.api_key_variable):
+            headers["Authorization"] = f"Bearer {_key(variable)}"
+        client = httpx.AsyncClient(
+            headers=headers,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.serving.concurrency),
+            # How long a reply may take in all is asyncio's part: httpx would time each piece of it.
+            timeout=httpx.Timeout(None, connect=30),
+            # A proxy of the environment stands between us and the world, not before our own server.
+            trust_env=self.state_file is None,
+            verify=self._certificates,
+        )
         # A RunError of one sample ends the others.
-        async with self._client() as client, asyncio.TaskGroup() as group:
+        async with client, asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._complete(client, slots, sample)) for sample in samples]
         return [task.result() for task in tasks]
 
@@ -243,22 +253,8 @@ class EndpointWriter(Writer):
                     return
             except httpx.TransportError:
                 pass
-            await asyncio.sleep(HEALTH_SECONDS)
+            await asyncio.sleep(0.5)
         raise RunError(f"the vLLM server does not come back; its log is {read_state(state_file).log}")
-
-    def _client(self) -> httpx.AsyncClient:
-        headers = {}
-        if self.state_file is None and (variable := self.serving.api_key_variable):
-            headers["Authorization"] = f"Bearer {_key(variable)}"
-        return httpx.AsyncClient(
-            headers=headers,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.serving.concurrency),
-            # How long a reply may take in all is asyncio's part: httpx would time each piece of it.
-            timeout=httpx.Timeout(None, connect=30),
-            # A proxy of the environment stands between us and the world, not before our own server.
-            trust_env=self.state_file is None,
-            verify=self._certificates,
-        )
 
 
 def _retry_after(header: str) -> float:
@@ -287,10 +283,8 @@ def load_endpoint(
     model: str | None = None,
 ) -> EndpointWriter:
     """A writer on the vLLM server with this state file (`teacher.writers.vllm_server`), or on the endpoint of
-    `serving`; `model` is the name to ask for where it is not the server's first one.
-
-    Raises UserError where the tokenizer of the teacher cannot be loaded or the key is not in the environment.
-    """
+    `serving`; `model` is the name to ask for where it is not the server's first one. Raises UserError where the
+    tokenizer of the teacher cannot be loaded or the key is not in the environment."""
     name = settings.model if checkpoint is None or is_adapter(checkpoint) else str(checkpoint)
     check_available(name)
     if state_file is None and serving.api_key_variable:

@@ -121,11 +121,9 @@ def end_ids(declared: int | list[int] | None, tokenizer: PreTrainedTokenizerBase
 def load_teacher(
     settings: Teacher, checkpoint: Path | None = None, *, train_seed: int | None = None
 ) -> TransformersWriter:
-    """The teacher at a checkpoint (an adapter folder or a whole model), or at its start where that is None.
-
-    With `train_seed` it is to be trained: its trainable weights require gradients and are float32, since steps of 1e-5
-    vanish in bfloat16, and a new adapter is drawn from that seed. Raises UserError where there is no such model.
-    """
+    """The teacher at a checkpoint (an adapter folder or a whole model), or at its start where that is None. With
+    `train_seed` it is to be trained: its trainable weights require gradients and are float32, since steps of 1e-5
+    vanish in bfloat16, and a new adapter is drawn from that seed. Raises UserError where there is no such model."""
     if checkpoint is not None and not checkpoint.is_dir():
         raise UserError(f"no teacher checkpoint at {checkpoint}")
     train, adapter = train_seed is not None, is_adapter(checkpoint)

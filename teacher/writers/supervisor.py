@@ -17,8 +17,6 @@ import sys
 import psutil
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-GRACE_SECONDS = 3.0
-"""Time that a process has between SIGTERM and SIGKILL, to remove its files in /tmp and /dev/shm."""
 
 
 def main() -> int:
@@ -34,19 +32,16 @@ def main() -> int:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL).wait()
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _end_all()
-
-
-def _end_all() -> None:
-    me = psutil.Process()
-    descendants = me.children(recursive=True)
-    _send(descendants, signal.SIGTERM)
-    _, descendants = psutil.wait_procs(descendants, timeout=GRACE_SECONDS)
-    # Again and again: a process may have started another just before it was killed.
-    while descendants:
-        _send(descendants, signal.SIGKILL)
-        psutil.wait_procs(descendants, timeout=1)
-        descendants = [p for p in me.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+        me = psutil.Process()
+        descendants = me.children(recursive=True)
+        _send(descendants, signal.SIGTERM)
+        # Time to remove their files in /tmp and /dev/shm.
+        _, descendants = psutil.wait_procs(descendants, timeout=3)
+        # Again and again: a process may have started another just before it was killed.
+        while descendants:
+            _send(descendants, signal.SIGKILL)
+            psutil.wait_procs(descendants, timeout=1)
+            descendants = [p for p in me.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
 
 
 def _send(processes: list[psutil.Process], number: signal.Signals) -> None:

@@ -38,17 +38,10 @@ STATE_VARIABLE = "NOTEWRIGHT_VLLM_STATE"
 FOLDER_VARIABLE = "NOTEWRIGHT_VLLM_FOLDER"
 """Environment variable of the server and all that it starts: its folder."""
 STATE_FILE = "server.json"
-"""The name of the state file in a server's folder."""
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM reserves room for."""
 POLL_SECONDS = 0.5
 SILENT_SECONDS = 60.0
 """A server whose health check fails for so long is killed."""
-ADAPTER_SECONDS = 120.0
-"""Longest time that loading an adapter may take."""
-CACHE_SHARE = 0.25
-"""Of the free memory, for the cache of keys and values on a CPU; vLLM by itself takes nearly all."""
 
 
 class Launch(NamedTuple):
@@ -85,11 +78,9 @@ def read_state(path: Path) -> State:
 
 @contextmanager
 def serving(config: Config, checkpoint: Path | None, folder: Path) -> Iterator[str | None]:
-    """The URL of a vLLM server of the teacher at `checkpoint` (None: the base model) that runs while the block does.
-
-    Started where `teacher.writer` is `vllm`, unless an outer block has started the same; else None. Raises UserError if
-    vLLM is not installed, RunError with the end of its log if it does not start.
-    """
+    """The URL of a vLLM server of the teacher at `checkpoint` (None: the base model) that runs while the block does, or
+    None where `teacher.writer` is not `vllm`. A server with the same arguments of an outer block serves for this one.
+    Raises UserError if vLLM is not installed, RunError with the end of its log if it does not start."""
     if config.teacher.writer != "vllm":
         yield None
         return
@@ -147,10 +138,8 @@ class VllmServer:
         self.path.unlink(missing_ok=True)
 
     def load(self, name: str, adapter: Path) -> None:
-        """Serves this adapter folder under `name`, in the place of the one before it, also after a restart.
-
-        Raises RunError where the server refuses it or is gone for good.
-        """
+        """Serves this adapter folder under `name`, in the place of the one before it, also after a restart. Raises
+        RunError where the server refuses it or is gone for good."""
         if self._adapter == (name, adapter):
             return
         before, self._adapter = self._adapter, (name, adapter)
@@ -190,15 +179,24 @@ class VllmServer:
     def _run_once(self) -> str:
         """Runs the server until it dies, stops answering or is to end; returns the reason of its end, as a clause."""
         self._end_leftovers()
-        port = _free_port()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        variables = {FOLDER_VARIABLE: str(self.folder), "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+        if "--enable-lora" in self.launch.arguments:
+            variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+        if pick_device("auto").type == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            # A quarter of the free memory for keys and values: by itself vLLM takes nearly all.
+            variables["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, psutil.virtual_memory().available // 4 // 2**30))
+        environment = {name: value for name, value in os.environ.items() if name != STATE_VARIABLE} | variables
         command = [self._python, "-m", "vllm.entrypoints.openai.api_server", *self.launch.arguments]
         command += ["--host", "127.0.0.1", "--port", str(port)]
         begin = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             supervisor = subprocess.Popen(
                 [sys.executable, "-P", str(SUPERVISOR), str(os.getpid()), *command],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=self._environment(), start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                start_new_session=True,
             )  # fmt: skip
         try:
             return self._watch(supervisor, f"http://127.0.0.1:{port}", begin)
@@ -239,15 +237,6 @@ class VllmServer:
         state = State(url=url, log=str(self.log), failed=failed, **self.launch._asdict())
         write_whole(self.path, state.model_dump_json())
 
-    def _environment(self) -> dict[str, str]:
-        variables = {FOLDER_VARIABLE: str(self.folder), "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-        if "--enable-lora" in self.launch.arguments:
-            variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
-        if pick_device("auto").type == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-            gigabytes = int(psutil.virtual_memory().available * CACHE_SHARE / 2**30)
-            variables["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, gigabytes))
-        return {name: value for name, value in os.environ.items() if name != STATE_VARIABLE} | variables
-
     def _end_leftovers(self) -> None:
         """Kills what an earlier server of this folder left behind, should even its supervisor have been killed."""
         for process in psutil.process_iter():
@@ -267,12 +256,10 @@ class VllmServer:
 
 
 def load_adapter(client: httpx.Client, url: str, name: str, adapter: Path) -> str | None:
-    """Brings an adapter folder to a running server. Returns why it refuses the adapter, None where it has it now.
-
-    A new name for new weights: cached prefixes of a name stay those of its first weights. Raises httpx.TransportError.
-    """
+    """Brings an adapter folder to a running server. Returns why it refuses the adapter, None where it has it now. A new
+    name for new weights: cached prefixes of a name stay those of its first weights. Raises httpx.TransportError."""
     body = {"lora_name": name, "lora_path": str(adapter.absolute())}
-    reply = client.post(f"{url}/load_lora_adapter", json=body, timeout=ADAPTER_SECONDS)
+    reply = client.post(f"{url}/load_lora_adapter", json=body, timeout=120)
     if reply.status_code == httpx.codes.OK or "already been loaded" in reply.text:
         return None
     return f"HTTP {reply.status_code}: {' '.join(reply.text.split())[:300]}"
@@ -288,8 +275,8 @@ def plan_launch(
     dtype = str(pick_dtype(teacher.dtype, pick_device(teacher.device))).removeprefix("torch.")
     arguments = ["--model", model, "--served-model-name", "base", "--dtype", dtype]
     # Nothing of the folder's generation_config.json but its end tokens: temperature and top_p are ours.
-    arguments += ["--generation-config", "vllm", "--seed", str(seed), "--disable-uvicorn-access-log"]
-    arguments += ["--enable-prefix-caching"]
+    arguments += ["--generation-config", "vllm", "--seed", str(seed)]
+    arguments += ["--disable-uvicorn-access-log", "--enable-prefix-caching"]
     if settings.context_tokens is not None:
         arguments += ["--max-model-len", str(settings.context_tokens)]
     if settings.ngram_tokens:
@@ -299,17 +286,16 @@ def plan_launch(
         lora_rank = json.loads((checkpoint / "adapter_config.json").read_bytes())["r"]
         arguments += ["--lora-modules", f"teacher={checkpoint.absolute()}"]
     if lora_rank is not None:
-        room = next((size for size in LORA_RANKS if size >= lora_rank), lora_rank)
+        ranks_of_vllm = (8, 16, 32, 64, 128, 256, 320, 512)
+        room = next((rank for rank in ranks_of_vllm if rank >= lora_rank), lora_rank)
         arguments += ["--enable-lora", "--max-lora-rank", str(room)]
     return Launch((*arguments, *settings.arguments), "teacher" if adapter else "base")
 
 
 def find_vllm() -> str:
-    """The Python that has vLLM: the layer that `make vllm` puts beside this environment, else this one.
-
-    Raises UserError where none has. The module is run, not the `vllm` script: that of vllm-cpu looks for the version of
-    a package `vllm`, and fails.
-    """
+    """The Python that has vLLM: the layer that `make vllm` puts beside this environment, else this one. Raises
+    UserError where none has. The module is run, not the `vllm` script: that of vllm-cpu looks for the version of a
+    package `vllm`, and fails."""
     layer = Path(sys.prefix) / "vllm" / "bin" / "python"
     if layer.is_file():
         return str(layer)
@@ -325,9 +311,3 @@ def _reload(client: httpx.Client, url: str, name: str, adapter: Path) -> str | N
     except httpx.TransportError as error:
         refusal = type(error).__name__
     return None if refusal is None else f"it does not load the adapter {adapter}: {refusal}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from configs.files import read_json_lines
-from teacher.run.clock import Clock, GpuWatch, ahead, length
+from teacher.run.clock import Clock, ahead, length
 from teacher.training.data import sampling_batches
 from teacher.training.loop import train_teacher
 from tests.teacher.training.test_kill import run_and_kill, same
@@ -143,5 +143,6 @@ def test_the_idle_share_of_gpus_comes_from_the_driver(tmp_path, monkeypatch):
         time.sleep(0.5)
         assert clock.figures()["idle_share/gpu"] == pytest.approx(0.75, abs=0.05)
     assert "--id 0,1" in (tmp_path / "nvidia-smi.called").read_text()
-    with GpuWatch() as idle:
-        assert idle.idle_share(time.perf_counter()) is None
+    with Clock() as clock:
+        clock.restart()
+        assert "idle_share/gpu" not in clock.figures(), "nothing was measured yet"
