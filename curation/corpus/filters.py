@@ -25,8 +25,6 @@ from configs.errors import UserError
 from configs.schema.curation import Curation, Filters
 from curation.corpus.secrets import find_secrets
 
-EXTRACT_SECONDS = 30.0
-
 Filter = Callable[[Document], str | None]
 """May change the document's text; returns why the document is refused, or None."""
 
@@ -44,17 +42,34 @@ class Refusal(NamedTuple):
 
 
 class Cleaner:
-    """The filters that `curation` turns on, in order. Extraction starts a process once a page needs it: use the cleaner
-    as a context, which ends that process."""
+    """The filters that `curation` turns on. Extraction starts a process, which ends with the cleaner's `with` block."""
 
     def __init__(self, curation: Curation):
-        licence = curation.licence
-        self.filters: list[tuple[str, Filter]] = [
-            ("extract", self._extract), *build_filters(curation.filters, curation.language)
-        ]  # fmt: skip
-        if not curation.allow_unknown_licence:
-            self.filters.insert(0, ("unknown_licence", lambda d: "" if is_unknown(licence_of(d, licence)) else None))
-        self._sandbox = ExtractorSandbox(EXTRACT_SECONDS)
+        filters, language, licence = curation.filters, curation.language, curation.licence
+
+        def unknown_licence(document: Document) -> str | None:
+            return "" if is_unknown(licence_of(document, licence)) else None
+
+        def secrets(document: Document) -> str | None:
+            return next(iter(find_secrets(document.text)), None)
+
+        # One replacement each: datatrove's default takes several in turn, from document to document.
+        pii = PIIFormatter(email_replacement="email@example.com", ip_replacement="22.214.171.124")
+        named: list[tuple[str, Filter | None]] = [
+            ("unknown_licence", None if curation.allow_unknown_licence else unknown_licence),
+            ("extract", self._extract),
+            ("ftfy", _format_with(FTFYFormatter()) if filters.ftfy else None),
+            # Before the filters that refuse: the record of a refused document shows the beginning of its text.
+            ("secrets", secrets if filters.secrets else None),
+            ("pii", _format_with(pii) if filters.pii else None),
+            ("language", _keep_languages(filters) if filters.languages else None),
+            ("gopher_repetition", _rule(GopherRepetitionFilter, language) if filters.gopher_repetition else None),
+            ("gopher_quality", _rule(GopherQualityFilter, language) if filters.gopher_quality else None),
+            ("c4", _rule(C4QualityFilter, language) if filters.c4 else None),
+            ("fineweb", _rule(FineWebQualityFilter, language) if filters.fineweb else None),
+        ]
+        self.filters = [(name, function) for name, function in named if function is not None]
+        self._sandbox = ExtractorSandbox(timeout=30.0)
         # Its `deduplicate` remembers earlier pages.
         self._trafilatura = Trafilatura(deduplicate=False)
 
@@ -89,12 +104,11 @@ class Cleaner:
         import trafilatura  # noqa: F401
 
         try:
-            text = self._sandbox.process_document(document.text, self._trafilatura.extract)
+            document.text = self._sandbox.process_document(document.text, self._trafilatura.extract) or ""
         except TimeoutError:
             return "timeout"
         except EOFError:
             return "crash"
-        document.text = text or ""
         return None
 
 
@@ -108,25 +122,7 @@ def is_unknown(licence: str) -> bool:
     return licence.strip().lower() in ("", "unknown", "none", "n/a")
 
 
-def build_filters(filters: Filters, language: str) -> list[tuple[str, Filter]]:
-    """The filters that a config turns on, with their names, in the order of their settings."""
-    # One replacement each: datatrove's default takes several in turn, from document to document.
-    pii = PIIFormatter(email_replacement="email@example.com", ip_replacement="22.214.171.124")
-    named: list[tuple[str, Filter | None]] = [
-        ("ftfy", _format_with(FTFYFormatter()) if filters.ftfy else None),
-        # Before the filters that refuse: the record of a refused document shows the beginning of its text.
-        ("secrets", _refuse_secrets if filters.secrets else None),
-        ("pii", _format_with(pii) if filters.pii else None),
-        ("language", _keep_languages(filters) if filters.languages else None),
-        ("gopher_repetition", _quality_rule(GopherRepetitionFilter, language) if filters.gopher_repetition else None),
-        ("gopher_quality", _quality_rule(GopherQualityFilter, language) if filters.gopher_quality else None),
-        ("c4", _quality_rule(C4QualityFilter, language) if filters.c4 else None),
-        ("fineweb", _quality_rule(FineWebQualityFilter, language) if filters.fineweb else None),
-    ]
-    return [(name, function) for name, function in named if function is not None]
-
-
-def _quality_rule(kind: Any, language: str) -> Filter:
+def _rule(kind: Any, language: str) -> Filter:
     rule = kind(language=language)
 
     def apply(document: Document) -> str | None:
@@ -170,8 +166,3 @@ def _language_identifier() -> Any:
 
     # With probabilities that sum to 1.
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-
-def _refuse_secrets(document: Document) -> str | None:
-    """Refuses a text with a credential; the reason is the kind of the first."""
-    return next(iter(find_secrets(document.text)), None)

@@ -11,17 +11,13 @@ from student.engine.model_names import check_available
 
 def models_of(config: Config) -> dict[str, str]:
     """The models that the config names, by the setting that names each first; empty where one is missing."""
-    named = [("teacher.model", config.teacher.model)]
-    named += [("student.models" if config.student.models else "student.model", name) for name in config.student.names]
-    named += [("questions.model", config.questions.model)]
     only_curates = bool(config.curation.input) and not config.data.train
+    student_key = "student.models" if config.student.models else "student.model"
+    named = [("teacher.model", config.teacher.model, only_curates and config.curation.writer == "echo")]
+    named += [(student_key, name, only_curates) for name in config.student.names]
+    named += [("questions.model", config.questions.model, True)]
     keys: dict[str, str] = {}
-    for key, name in named:
-        optional = (
-            key == "questions.model"
-            or (key.startswith("student") and only_curates)
-            or (key == "teacher.model" and only_curates and config.curation.writer == "echo")
-        )
+    for key, name, optional in named:
         if name != TEACHER and (name or not optional):
             keys.setdefault(name, key)
     return {key: name for name, key in keys.items()}

@@ -28,7 +28,6 @@ from curation.corpus.warc import TornRecord, read_warc
 
 COMPRESSIBLE = (".jsonl", ".ndjson", ".warc", ".wet")
 SUFFIXES = (*(f"{kind}{compression}" for kind in COMPRESSIBLE for compression in ("", ".gz", ".zst")), ".parquet")
-CHUNK_BYTES = 1 << 16
 SNIPPET_CHARACTERS = 200
 """Length of the beginning of a text that the record of a refused row shows."""
 
@@ -56,10 +55,8 @@ class _Broken(Exception):
 
 def find_shards(patterns: tuple[str, ...]) -> list[Shard]:
     """The files that the patterns (files, globs, folders; local or fsspec URLs) name, each once, in their order; the
-    files of a glob or folder are sorted. A shard's name is its path below the folder that all have in common.
-
-    Raises UserError that names a pattern without files, or of a file of another kind.
-    """
+    files of a glob or folder are sorted. A shard's name is its path below the folder that all have in common. Raises
+    UserError that names a pattern without files, or of a file of another kind."""
     urls = list(dict.fromkeys(url for pattern in patterns for url in _expand(pattern)))
     if not urls:
         raise UserError("no input files are named")
@@ -106,7 +103,7 @@ def read_shard(shard: Shard, limit: int | None = None) -> Iterator[Document | Ba
 
     A document has its text from `text` or `content`, the id `NAME#ROW`, and in its metadata every other field of the
     row plus `source_id` (the row's own id as text, or None), `source_file` and `source_row`. Where the file breaks off,
-    a `BadRow` without a row comes last. Never raises for what the file holds.
+    a BadRow without a row comes last. Never raises for what the file holds.
     """
     url = shard.url.lower()
     kind = url.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
@@ -139,17 +136,11 @@ def _document(shard: Shard, row: int, value: Any) -> Document | BadRow:
         return BadRow(row, "no text: neither `text` nor `content` is a string", f"fields: {', '.join(map(str, value))}")
     if not text.strip():
         return BadRow(row, "empty text")
-    nested = value.get("metadata")
     metadata = {k: v for k, v in value.items() if k not in (key, "id")}
-    if isinstance(nested, dict):
-        del metadata["metadata"]
-        metadata = nested | metadata
-    source_id = value.get("id")
-    metadata |= {
-        "source_id": None if source_id is None else str(source_id),
-        "source_file": shard.name,
-        "source_row": row,
-    }
+    if isinstance(value.get("metadata"), dict):
+        metadata = metadata.pop("metadata") | metadata
+    source_id = None if value.get("id") is None else str(value["id"])
+    metadata |= {"source_id": source_id, "source_file": shard.name, "source_row": row}
     return Document(text=text, id=f"{shard.name}#{row}", metadata=metadata)
 
 
@@ -187,7 +178,7 @@ def _chunks(file: IO[bytes], url: str) -> Iterator[bytes]:
     # gzip.open and zstandard's stream_reader hide a truncation, or lose what they had buffered. A bare decoder gives
     # every byte before the break, and its `eof` says whether the last member was whole.
     decoder = None
-    while chunk := file.read(CHUNK_BYTES):
+    while chunk := file.read(1 << 16):
         if not url.endswith((".gz", ".zst")):
             yield chunk
             continue
@@ -216,11 +207,11 @@ def _parse(row: int, line: bytes) -> Any:
 
 
 def _parquet_rows(file: IO[bytes]) -> Iterator[tuple[int, Any]]:
-    row = 0
     try:
         parquet = pq.ParquetFile(file)
     except (OSError, pa.ArrowException) as error:
         raise _Broken(f"unreadable footer: {_one_line(error)}") from None
+    row = 0
     for group in range(parquet.num_row_groups):
         end = row + parquet.metadata.row_group(group).num_rows
         try:
@@ -237,15 +228,13 @@ def _parquet_rows(file: IO[bytes]) -> Iterator[tuple[int, Any]]:
 def _batch_rows(batch: pa.RecordBatch, start: int) -> Iterator[Any]:
     try:
         yield from batch.to_pylist()
-        return
     except UnicodeDecodeError:
         # Arrow does not check strings while it reads, and one bad row fails the whole batch here.
-        pass
-    for offset in range(batch.num_rows):
-        try:
-            yield batch.slice(offset, 1).to_pylist()[0]
-        except UnicodeDecodeError as error:
-            yield BadRow(start + offset, f"not UTF-8: {error.reason}", _snippet(error.object))
+        for offset in range(batch.num_rows):
+            try:
+                yield batch.slice(offset, 1).to_pylist()[0]
+            except UnicodeDecodeError as error:
+                yield BadRow(start + offset, f"not UTF-8: {error.reason}", _snippet(error.object))
 
 
 def _snippet(data: bytes) -> str:

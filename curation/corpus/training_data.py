@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -29,8 +28,9 @@ def read_documents(
     known: WrittenQuestions | None = None,
     *,
     optional: bool = False,
+    questions_needed: bool = True,
 ) -> list[Document]:
-    """The first `limit` documents with questions, in memory, for training and evaluation.
+    """The first `limit` documents with questions (all, unless `questions_needed`), for training and evaluation.
 
     Their ids are `training_id`s. A document without questions gets those that are `known` (teacher.questions.cache).
     Rows that cannot be read and documents without questions are left out, and a warning on stderr counts them. Raises
@@ -42,18 +42,20 @@ def read_documents(
     for document in _read_rows(patterns, unreadable):
         if "questions" not in document.metadata:
             [document] = attach_questions([document], known or {})
-        if document.metadata.get("questions"):
+        if document.metadata.get("questions") or not questions_needed:
             documents.append(document)
         else:
             without += 1
         if len(documents) == limit:
             break
     names = ", ".join(patterns)
-    _warn_of_unreadable(names, unreadable)
+    if unreadable:
+        say(f"warning: {len(unreadable)} unreadable in {names}, left out; the first: {unreadable[0]}")
     if not documents and not optional:
         causes = [f"{without} without questions"] * bool(without) + [f"{len(unreadable)} unreadable"] * bool(unreadable)
         error = NoQuestions if without else UserError
-        raise error(f"no documents with questions in {names}: {' and '.join(causes) or 'no rows'}")
+        kind = "documents with questions" if questions_needed else "documents"
+        raise error(f"no {kind} in {names}: {' and '.join(causes) or 'no rows'}")
     if without:
         effect = "so their leaks cannot be seen" if optional else "left out"
         say(f"warning: {without} documents without questions in {names}, {effect}")
@@ -61,8 +63,7 @@ def read_documents(
 
 
 def _read_rows(patterns: tuple[str, ...], unreadable: list[str]) -> Iterator[Document]:
-    """All documents; `metadata["questions"]` is there only where it is valid. Adds a line to `unreadable` for each row
-    that cannot be read."""
+    """All documents, with `metadata["questions"]` only where it is valid. `unreadable` gets a line for each bad row."""
     for shard in find_shards(patterns):
         for item in read_shard(shard):
             if isinstance(item, BadRow):
@@ -72,11 +73,6 @@ def _read_rows(patterns: tuple[str, ...], unreadable: list[str]) -> Iterator[Doc
             if not _has_questions(item):
                 item.metadata.pop("questions", None)
             yield item
-
-
-def _warn_of_unreadable(names: str, unreadable: list[str]) -> None:
-    if unreadable:
-        say(f"warning: {len(unreadable)} unreadable in {names}, left out; the first: {unreadable[0]}")
 
 
 def _has_questions(document: Document) -> bool:
@@ -127,18 +123,10 @@ def read_asked(config: Config, patterns: tuple[str, ...], limit: int | None) -> 
 
 def _read(config: Config, patterns: tuple[str, ...], limit: int | None) -> list[Document]:
     """The first `limit` documents: all where `questions.model` is set, else those with questions."""
-    if not config.questions.model:
-        try:
-            return read_documents(patterns, limit)
-        except NoQuestions as error:
-            raise NoQuestions(f"{error}; set questions.model to a model that writes them, or to 'teacher'") from None
-    unreadable: list[str] = []
-    documents = list(islice(_read_rows(patterns, unreadable), limit))
-    names = ", ".join(patterns)
-    _warn_of_unreadable(names, unreadable)
-    if not documents:
-        raise UserError(f"no documents in {names}: {f'{len(unreadable)} unreadable' if unreadable else 'no rows'}")
-    return documents
+    try:
+        return read_documents(patterns, limit, questions_needed=not config.questions.model)
+    except NoQuestions as error:
+        raise NoQuestions(f"{error}; set questions.model to a model that writes them, or to 'teacher'") from None
 
 
 def _with_split(config: Config, key: Literal["train", "heldout"], documents: list[Document]) -> list[Document]:
@@ -153,7 +141,6 @@ def _with_split(config: Config, key: Literal["train", "heldout"], documents: lis
         raise UserError(
             f"data.{key}: none of {len(documents)} documents has a {split} question; a `split` in the data sets it"
         )
-    if len(kept) < len(documents):
-        left_out = len(documents) - len(kept)
+    if left_out := len(documents) - len(kept):
         say(f"warning: data.{key}: {left_out} of {len(documents)} documents have no {split} question, left out")
     return kept

@@ -11,7 +11,7 @@ from warcio.statusandheaders import StatusAndHeadersParserException
 
 
 class TornRecord(Exception):
-    """Bytes that are no record, or a record that is shorter than its headers say; `row` is its place in the file."""
+    """Bytes that are no record, or fewer than its headers say; `row` is its place in the file."""
 
     def __init__(self, row: int, reason: str):
         super().__init__(reason)

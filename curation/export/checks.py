@@ -13,7 +13,7 @@ from configs.errors import UserError
 from curation.corpus.filters import is_unknown
 from curation.corpus.secrets import find_secrets
 from curation.export.hub import Upload
-from curation.pipeline.card import leaks_checked, terms
+from curation.pipeline.card import terms
 from curation.pipeline.dataset import WORK
 from curation.pipeline.fingerprint import fingerprint
 from curation.pipeline.manifest import read_manifest
@@ -25,19 +25,16 @@ PUSHED = frozenset({"data", "manifest.json", "README.md"})
 
 @dataclass(slots=True)
 class Rows:
-    """Result of a look at every row."""
+    """Result of a look at every row. `secrets` names the rows that hold one as `id (kind)`, never the secret itself."""
 
     rows: int = 0
     licences: Counter[str] = field(default_factory=Counter)
     secrets: list[str] = field(default_factory=list)
-    """`id (kind)` of the rows that hold a secret; never the secret itself."""
 
 
 def check_folder(output: Path) -> tuple[dict[str, Any], list[Upload]]:
-    """The manifest of a dataset folder and the shards that it names, after a look at every byte of them.
-
-    Raises UserError if the folder holds no dataset, or if anything in it is not as the manifest says.
-    """
+    """The manifest of a dataset folder and the shards that it names, after a look at every byte of them. Raises
+    UserError if the folder holds no dataset, or if anything in it is not as the manifest says."""
     if not output.is_dir():
         raise UserError(f"no such folder: {output}")
     try:
@@ -94,21 +91,13 @@ def check_rows(output: Path, manifest: Mapping[str, Any]) -> Rows:
                 for id, text in zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True):
                     if kinds := find_secrets(text):
                         result.secrets.append(f"{id} ({', '.join(kinds)})")
-    if dict(result.licences) != dict(manifest["licences"]):
+    if result.licences != manifest["licences"]:
         raise UserError(f"the licences of the rows of {output} are not those of its manifest.json: curate again")
     return result
 
 
-def refuse_unfit(
-    output: Path,
-    manifest: Mapping[str, Any],
-    rows: Rows,
-    *,
-    allow_unchecked: bool,
-    allow_secrets: bool,
-    allow_licences: Collection[str],
-) -> None:
-    """Raises UserError if rows hold secrets or may not be published, or if no benchmark was searched for leaks."""
+def unfit_rows(rows: Rows, allow_secrets: bool, allow_licences: Collection[str]) -> list[str]:
+    """Why rows are not fit to be published: they hold secrets, or their licences forbid it or are unknown."""
     problems = []
     if rows.secrets and not allow_secrets:
         some = ", ".join(rows.secrets[:3]) + (", ..." if len(rows.secrets) > 3 else "")
@@ -126,10 +115,4 @@ def refuse_unfit(
                 f"{count} rows come under {licence}, which allows no derived works (--allow-licence '{licence}' if you "
                 "may all the same)"
             )
-    if not leaks_checked(manifest) and not allow_unchecked:
-        problems.append(
-            "no leak check ran: the curation had no benchmark items, so held-out questions may be in the texts (name "
-            "curation.benchmarks or data.heldout and curate again, or --allow-unchecked)"
-        )
-    if problems:
-        raise UserError(f"{output} is not fit to be published: {'; '.join(problems)}")
+    return problems

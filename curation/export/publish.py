@@ -11,35 +11,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants
 
 from configs.errors import UserError
 from curation.console.progress import say
 from curation.corpus.secrets import find_secrets
-from curation.export.checks import NOT_PUSHED, Rows, check_folder, check_rows, refuse_unfit
+from curation.export.checks import NOT_PUSHED, Rows, check_folder, check_rows, unfit_rows
 from curation.export.hub import CARD, Published, Target, Upload, check_repo_id, login, push
 from curation.export.provenance import evaluation_results, find_run
 from curation.export.teacher_card import MARK, teacher_uploads
-from curation.pipeline.card import dataset_card, licence_ids
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedPush:
-    """One repository, and the files that it will hold."""
-
-    target: Target
-    uploads: tuple[Upload, ...]
+from curation.pipeline.card import dataset_card, leaks_checked, licence_ids
 
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """All that an export would push. The teacher, if any, goes first: the dataset's card links it."""
+    """All that an export would push: each repository with the files that it will hold. The teacher, if any, goes first,
+    because the dataset's card links it. `not_pushed` are files of the folder that stay here."""
 
-    pushes: tuple[PlannedPush, ...]
+    pushes: list[tuple[Target, list[Upload]]]
     rows: Rows
-    not_pushed: tuple[str, ...]
-    """Files of the folder that stay here."""
+    not_pushed: list[str]
 
 
 def plan_export(
@@ -57,56 +50,49 @@ def plan_export(
     """Checks the dataset folder `output` and prepares what is to be pushed. Sends nothing, writes nothing.
 
     Raises UserError if the folder is no finished dataset or was changed, if its texts are not fit to be published (see
-    `checks.refuse_unfit`), or if the run `teacher` did not write it.
+    `checks.unfit_rows`; or no benchmark was searched for leaks), or if the run `teacher` did not write it.
     """
     check_repo_id(repo_id)
     manifest, shards = check_folder(output)
     rows = check_rows(output, manifest)
-    refuse_unfit(
-        output,
-        manifest,
-        rows,
-        allow_unchecked=allow_unchecked,
-        allow_secrets=allow_secrets,
-        allow_licences=allow_licences,
-    )
+    problems = unfit_rows(rows, allow_secrets, allow_licences)
+    if not leaks_checked(manifest) and not allow_unchecked:
+        problems.append(
+            "no leak check ran: the curation had no benchmark items, so held-out questions may be in the texts (name "
+            "curation.benchmarks or data.heldout and curate again, or --allow-unchecked)"
+        )
+    if problems:
+        raise UserError(f"{output} is not fit to be published: {'; '.join(problems)}")
     if teacher is not None and not manifest["settings"]["trained"]:
         raise UserError(f"{output} was written by an untrained teacher: leave out --teacher")
     run = find_run(output, manifest, teacher)
     target = partial(Target, tag=tag, public=public, replace=replace)
     pushes = []
-    teacher_repo = None
+    facts: dict[str, Any] = {"results": evaluation_results(output, run)}
+    if run is not None:
+        facts |= {"base": run.base, "students": run.students}
     if teacher is not None:
         assert run is not None
-        teacher_repo = f"{repo_id}-teacher"
-        uploads = teacher_uploads(run, manifest["settings"]["teacher_hash"], teacher_repo, repo_id)
-        pushes.append(PlannedPush(target(repo_id=teacher_repo, repo_type="model", mark=MARK), tuple(uploads)))
-    facts = {
-        "base": run and run.base,
-        "students": run.students if run else (),
-        "results": evaluation_results(output, run),
-        "teacher_repo": teacher_repo,
-    }
+        facts["teacher_repo"] = f"{repo_id}-teacher"
+        uploads = teacher_uploads(run, manifest["settings"]["teacher_hash"], facts["teacher_repo"], repo_id)
+        pushes.append((target(repo_id=facts["teacher_repo"], repo_type="model", mark=MARK), uploads))
     card = str(dataset_card(repo_id.partition("/")[2], manifest, repo_id, facts)).encode()
     texts = [Upload.of("manifest.json", output / "manifest.json"), Upload.of(CARD, card)]
-    dataset = target(repo_id=repo_id, repo_type="dataset", mark="manifest.json")
-    pushes.append(PlannedPush(dataset, (*shards, *texts)))
+    pushes.append((target(repo_id=repo_id, repo_type="dataset", mark="manifest.json"), [*shards, *texts]))
     if not allow_secrets:
         _refuse_secret_cards(pushes)
     not_pushed = sorted(path.name for path in output.iterdir() if path.name in NOT_PUSHED)
-    return ExportPlan(tuple(pushes), rows, tuple(not_pushed))
+    return ExportPlan(pushes, rows, not_pushed)
 
 
-def _refuse_secret_cards(pushes: Sequence[PlannedPush]) -> None:
+def _refuse_secret_cards(pushes: Sequence[tuple[Target, list[Upload]]]) -> None:
     """Cards and manifest quote source documents, which `check_rows` has not read."""
-    for planned in pushes:
-        for upload in planned.uploads:
-            if upload.path not in (CARD, "manifest.json", MARK):
-                continue
-            if kinds := find_secrets(upload.read().decode("utf-8")):
+    for target, uploads in pushes:
+        for upload in uploads:
+            if upload.path in (CARD, "manifest.json", MARK) and (kinds := find_secrets(upload.read().decode("utf-8"))):
                 raise UserError(
-                    f"{upload.path} for {planned.target.repo_id} seems to hold secrets ({', '.join(kinds)}): an "
-                    "example's source may have them (take it out of the input and curate again, or --allow-secrets)"
+                    f"{upload.path} for {target.repo_id} seems to hold secrets ({', '.join(kinds)}): an example's "
+                    "source may have them (take it out of the input and curate again, or --allow-secrets)"
                 )
 
 
@@ -114,17 +100,16 @@ def publish(plan: ExportPlan) -> list[Published]:
     """Pushes a plan. What is there already is not sent again; see `hub.push`."""
     api = login()
     results = []
-    for planned in plan.pushes:
-        say(f"to {planned.target.url}")
-        results.append(push(api, planned.target, planned.uploads))
+    for target, uploads in plan.pushes:
+        say(f"to {target.url}")
+        results.append(push(api, target, uploads))
     return results
 
 
 def describe(plan: ExportPlan) -> str:
     """What would be pushed: repositories, files with bytes and hashes, the cards, the checks."""
     lines = []
-    for planned in plan.pushes:
-        target, uploads = planned.target, planned.uploads
+    for target, uploads in plan.pushes:
         visibility = "public" if target.public else "private"
         total = sum(upload.size for upload in uploads)
         lines += [f"{target.repo_type} {target.repo_id} ({visibility}, tag {target.tag}) at {constants.ENDPOINT}", ""]

@@ -22,12 +22,8 @@ from curation.pipeline.preflight import CheckedFile
 from student.records import Question
 from teacher.prompting.strategies import read_strategy, strategy_label
 
-FORMAT = 4
-"""Version of the rows that this code makes; part of the fingerprint."""
 SPEED = ("workers", "executor", "slurm", "ray", "wait")
 """Keys of `curation` that say where and how fast the rows are made, and change none of them."""
-SERVED = {"model", "chat", "body", "context_tokens"}
-"""Keys of `serving` that change the rows."""
 
 
 def written_by_endpoint(config: Config) -> bool:
@@ -45,7 +41,10 @@ def run_settings(
     """Everything that changes the rows, as JSON values."""
     echo, by_endpoint = config.curation.writer == "echo", written_by_endpoint(config)
     prompted = config.teacher.strategies if config.teacher.prompting == "strategy" and not echo else ()
-    served = SERVED if config.teacher.writer != "transformers" and not echo else set()
+    # Other keys of `serving` say where and how fast an endpoint writes.
+    served = (
+        {"model", "chat", "body", "context_tokens"} if config.teacher.writer != "transformers" and not echo else set()
+    )
     name = config.serving.model if by_endpoint else config.teacher.model
     name = Path(name).name if Path(name).is_dir() else name
     # These have entries of their own below, or are hashed by content instead of by path.
@@ -53,7 +52,7 @@ def run_settings(
     not_sampled = {"model", "lora", "evaluation_temperature"}
     adapter = checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
     return {
-        "format": FORMAT,
+        "format": 4,  # of the rows that this code makes
         "seed": config.run.seed,
         "teacher_name": "echo" if echo else f"{name}+{checkpoint.name}" if checkpoint else name,
         "teacher_hash": None if echo or by_endpoint else teacher_hash(config.teacher.model, checkpoint),
@@ -78,10 +77,7 @@ def fingerprint(settings: dict[str, Any]) -> str:
 
 
 def acquire_output(output: Path, settings: dict[str, Any]) -> None:
-    """Makes `output` the folder of this run, unless it already is.
-
-    Raises UserError, with the difference, if another run's work lies there.
-    """
+    """Makes `output` the folder of this run. Raises UserError, with the difference, if it holds another run's work."""
     state = output / WORK / "settings.json"
     for path in (output / "manifest.json", state):
         if not path.exists():
@@ -116,7 +112,8 @@ def refuse_foreign(output: Path) -> None:
 
 def _items_hash(items: Sequence[Question], index: BenchmarkIndex) -> str:
     gated = _sha256(repr([(q.prompt, q.answer) for q in items]))
-    return _sha256(f"{gated}\n{index.sha256}") if index.items else gated
+    indexed = {name: [(q.prompt, q.answer) for q in questions] for name, questions in index.items.items()}
+    return _sha256(f"{gated}\n{_sha256(repr(indexed))}") if indexed else gated
 
 
 def _embedder_hash(embedder: str | None) -> str | None:
@@ -130,16 +127,17 @@ def _embedder_hash(embedder: str | None) -> str | None:
 def teacher_hash(model: str, checkpoint: Path | None) -> str:
     """SHA-256 of the weights that write: the checkpoint's, and where it is an adapter also its base model's. For a base
     model from the Hub its commit stands instead."""
-    parts = [] if checkpoint is None else [hash_folder(checkpoint)]
-    if checkpoint is None or (checkpoint / "adapter_config.json").is_file():
-        if Path(model).is_dir():
-            parts.append(hash_folder(Path(model)))
-        else:
-            try:
-                parts.append(Path(str(cached_file(model, "config.json"))).parent.name)
-            except OSError as error:
-                raise UserError(f"cannot load model {model!r}: {str(error).splitlines()[0]}") from None
-    return parts[0] if len(parts) == 1 else _sha256("\n".join(parts))
+    if checkpoint is not None and not (checkpoint / "adapter_config.json").is_file():
+        return hash_folder(checkpoint)
+    if Path(model).is_dir():
+        base = hash_folder(Path(model))
+    else:
+        try:
+            # The cache names a snapshot's folder by its commit.
+            base = Path(str(cached_file(model, "config.json"))).parent.name
+        except OSError as error:
+            raise UserError(f"cannot load model {model!r}: {str(error).splitlines()[0]}") from None
+    return base if checkpoint is None else _sha256(f"{hash_folder(checkpoint)}\n{base}")
 
 
 def hash_folder(folder: Path) -> str:

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
+from configs.files import Record
 from configs.load import load_config
 from configs.schema import Config
 from curation.corpus.decontaminate import BenchmarkIndex, read_benchmarks
@@ -16,7 +17,7 @@ from curation.corpus.shards import Shard
 from curation.corpus.training_data import read_documents
 from curation.pipeline.dataset import WORK
 from curation.pipeline.fingerprint import fingerprint, run_settings, written_by_endpoint
-from curation.pipeline.preflight import BadRows, CheckedFile, check_files
+from curation.pipeline.preflight import CheckedFile, check_files
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.model_names import check_available
 from student.records import Question
@@ -30,9 +31,9 @@ class CurationInputs:
     """What a run works from. Goes to every process that works on it, so it can be pickled."""
 
     config: Config
-    """With the temperature and the strategies that curation samples with."""
-    shards: tuple[Shard, ...]
-    files: tuple[CheckedFile, ...]
+    """That of `sampling_config`."""
+    shards: tuple[Shard, ...] = ()
+    files: tuple[CheckedFile, ...] = ()
     """One a shard."""
     checkpoint: Path | None
     """None: the untrained teacher writes, an endpoint's, or the echo."""
@@ -57,17 +58,16 @@ class CurationInputs:
 
     @property
     def documents(self) -> int:
-        """Documents of all files."""
         return sum(file.documents for file in self.files)
 
 
-def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs, BadRows | None]:
+def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs, list[Record] | None]:
     """The inputs, and the rows that cannot be read (None where `check_files` knows the shards from an earlier call).
 
     `shards` are those of `find_input`. Raises UserError for input without documents or licences, a teacher that does
     not exist or that the run in `run.dir` did not train, and benchmarks that cannot be read.
     """
-    sampled, curation = sampling_config(config), config.curation
+    curation = config.curation
     files, bad_rows = check_files(shards, curation.limit, curation.output / WORK)
     if is_unknown(curation.licence) and not curation.allow_unknown_licence and not any(f.licensed for f in files):
         raise UserError(
@@ -75,19 +75,28 @@ def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs
         )
     if curation.writer == "teacher":
         check_available(config.teacher.model, config.lab.dir)
+    inputs = rewriting_inputs(config)
+    settings = run_settings(inputs.config, inputs.checkpoint, files, inputs.items, inputs.index)
+    return replace(inputs, shards=tuple(shards), files=tuple(files), settings=settings), bad_rows
+
+
+def rewriting_inputs(config: Config) -> CurationInputs:
+    """What filters and teacher need, without shards, and with settings that name the teacher but do not hash it."""
     checkpoint, unbeaten = teacher_checkpoint(config)
-    items, index = benchmark_items(config), benchmark_index(config)
-    inputs = CurationInputs(
-        config=sampled,
-        shards=tuple(shards),
-        files=tuple(files),
+    settings = {
+        "seed": config.run.seed,
+        "teacher_name": config.teacher.model,
+        "teacher_hash": None,
+        "adapter_hash": None,
+    }
+    return CurationInputs(
+        config=sampling_config(config),
         checkpoint=checkpoint,
         unbeaten=unbeaten,
-        items=items,
-        index=index,
-        settings=run_settings(sampled, checkpoint, files, items, index),
+        items=benchmark_items(config),
+        index=read_benchmarks(config.curation, config.gates.leak_ngram, config.student.prompt_template),
+        settings=settings | {"teacher_hash": None, "adapter_hash": None},
     )
-    return inputs, bad_rows
 
 
 def find_input(config: Config) -> list[Shard]:
@@ -115,35 +124,31 @@ def find_input(config: Config) -> list[Shard]:
 def sampling_config(config: Config) -> Config:
     """The config with the temperature and the strategies that curation samples with."""
     curation = config.curation
-    changes: dict[str, Any] = {}
-    for temperature in (config.teacher.evaluation_temperature, curation.temperature):
-        if temperature is not None:
-            changes["temperature"] = temperature
-    if curation.strategies:
-        changes["strategies"] = tuple(curation.strategies)
-    return config.model_copy(update={"teacher": config.teacher.model_copy(update=changes)})
+    teacher = config.teacher
+    temperatures = (curation.temperature, teacher.evaluation_temperature, teacher.temperature)
+    changes = {
+        "temperature": next(temperature for temperature in temperatures if temperature is not None),
+        "strategies": tuple(curation.strategies) or teacher.strategies,
+    }
+    return config.model_copy(update={"teacher": teacher.model_copy(update=changes)})
 
 
 def teacher_checkpoint(config: Config) -> tuple[Path | None, bool]:
     """The checkpoint to write with (None: the base model), and whether the run has rounds of which none beat the
     untrained teacher. The model itself need not be on this machine. Raises UserError if the run trained another
     teacher."""
-    if config.curation.writer == "echo":
+    if config.curation.writer == "echo" or written_by_endpoint(config):
         return None, False
-    if written_by_endpoint(config):
-        return None, False
-    checkpoint = best_checkpoint(config.run.dir)
     trained = latest_checkpoint(config.run.dir) is not None
     if trained:
         check_same_teacher(config)
+    checkpoint = best_checkpoint(config.run.dir)
     return checkpoint, trained and checkpoint is None
 
 
 def check_same_teacher(config: Config) -> None:
-    """Raises UserError if the run in `run.dir` had another teacher than this config.
-
-    A checkpoint that was copied there has no config beside it, and is taken as it is.
-    """
+    """Raises UserError if the run in `run.dir` had another teacher than this config. A checkpoint that was copied there
+    has no config beside it, and is taken as it is."""
     path = config.run.dir / "config.yaml"
     trained = load_config(path) if path.is_file() else config
     for key in ("model", "prompting", "strategies", "lora"):
@@ -167,8 +172,3 @@ def benchmark_items(config: Config) -> tuple[Question, ...]:
     heldout = questions(config.data.heldout)
     others = [*questions(config.data.train), *external_questions(config.reward, config.student.prompt_template)]
     return (*heldout, *(question for question in others if question.split == "heldout"))
-
-
-def benchmark_index(config: Config) -> BenchmarkIndex:
-    """The index of `curation.benchmarks`. Raises UserError."""
-    return read_benchmarks(config.curation, config.gates.leak_ngram, config.student.prompt_template)

@@ -65,7 +65,7 @@ def _leak_check(index: BenchmarkIndex, merged: Merged) -> dict[str, Any] | None:
         "benchmarks": {name: len(items) for name, items in index.items.items()},
         "items": sum(map(len, index.items.values())),
         "n": index.ngram,
-        **({} if index.paraphrases is None else {"max_similarity": index.paraphrases.max_similarity}),
+        **({} if index.embedder is None else {"max_similarity": index.max_similarity}),
         "checked": merged.rows + refused,
         "refused": refused,
         "by_benchmark": dict(merged.leaks),

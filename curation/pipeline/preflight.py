@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import orjson
@@ -13,13 +12,10 @@ from datatrove.data import Document
 from fsspec.core import url_to_fs
 
 from configs.errors import UserError
-from configs.files import write_whole
+from configs.files import Record, write_whole
 from curation.console.progress import say
 from curation.corpus.filters import is_unknown, licence_of
 from curation.corpus.shards import Shard, read_shard
-
-BadRows = list[dict[str, Any]]
-"""Quarantine records of what could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,9 @@ class CheckedFile:
     """Why the file could not be read from some point on, or that it is empty."""
 
 
-def check_files(shards: Sequence[Shard], limit: int | None, work: Path) -> tuple[list[CheckedFile], BadRows | None]:
+def check_files(
+    shards: Sequence[Shard], limit: int | None, work: Path
+) -> tuple[list[CheckedFile], list[Record] | None]:
     """The files, and the quarantine records of what cannot be read; None where `work` already has them, because
     shards that are unchanged since `save_preflight` are not read again.
 
@@ -51,7 +49,7 @@ def check_files(shards: Sequence[Shard], limit: int | None, work: Path) -> tuple
     wanted = [(shard.name, version, limit) for shard, version in zip(shards, versions, strict=True)]
     if [(file.name, file.version, file.limit) for file in known] == wanted:
         return known, None
-    bad_rows: BadRows = []
+    bad_rows: list[Record] = []
     files = [_check_file(shard, version, limit, bad_rows) for shard, version in zip(shards, versions, strict=True)]
     for file in files:
         if file.reason:
@@ -66,14 +64,14 @@ def check_files(shards: Sequence[Shard], limit: int | None, work: Path) -> tuple
     return files, bad_rows
 
 
-def save_preflight(work: Path, files: Sequence[CheckedFile], bad_rows: BadRows) -> None:
+def save_preflight(work: Path, files: Sequence[CheckedFile], bad_rows: list[Record]) -> None:
     """Keeps what `check_files` returned. Call it only once the output folder is acquired: before that it may be
     another run's."""
     write_whole(work / "bad_rows.jsonl", b"".join(orjson.dumps(record) + b"\n" for record in bad_rows))
     write_whole(work / "checked.json", json.dumps([asdict(file) for file in files], indent=1))
 
 
-def _check_file(shard: Shard, version: str, limit: int | None, bad_rows: BadRows) -> CheckedFile:
+def _check_file(shard: Shard, version: str, limit: int | None, bad_rows: list[Record]) -> CheckedFile:
     """Adds the quarantine records to `bad_rows`."""
     documents = unusable = licensed = 0
     reason = None

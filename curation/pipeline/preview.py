@@ -28,14 +28,7 @@ from curation.corpus.filters import Cleaner, Refusal
 from curation.corpus.shards import BadRow, Shard, read_shard
 from curation.corpus.training_data import training_id
 from curation.pipeline.dataset import RAW
-from curation.pipeline.inputs import (
-    CurationInputs,
-    benchmark_index,
-    benchmark_items,
-    find_input,
-    sampling_config,
-    teacher_checkpoint,
-)
+from curation.pipeline.inputs import find_input, rewriting_inputs, teacher_checkpoint
 from curation.pipeline.rewriter import rewriting
 from curation.pipeline.steps import RewriteWithTeacher
 from student.engine.model_names import check_name
@@ -77,23 +70,9 @@ def standalone_step(config: Config) -> Iterator[RewriteWithTeacher]:
     Raises UserError where the config's teacher or benchmarks do not exist.
     """
     with TemporaryDirectory(prefix="notewright-") as name:
-        sampled = sampling_config(config)
-        elsewhere = sampled.curation.model_copy(update={"output": Path(name)})
-        checkpoint, unbeaten = teacher_checkpoint(config)
-        yield RewriteWithTeacher(
-            CurationInputs(
-                config=sampled.model_copy(update={"curation": elsewhere}),
-                shards=(),
-                files=(),
-                checkpoint=checkpoint,
-                unbeaten=unbeaten,
-                items=benchmark_items(config),
-                index=benchmark_index(config),
-                # A record repeats only these. Hashing large weights for the others would take longer than the preview.
-                settings={"seed": config.run.seed, "teacher_name": config.teacher.model}
-                | dict.fromkeys(("teacher_hash", "adapter_hash")),
-            )
-        )
+        elsewhere = config.curation.model_copy(update={"output": Path(name)})
+        # Hashing large weights for a whole run's settings would take longer than the preview.
+        yield RewriteWithTeacher(rewriting_inputs(config.model_copy(update={"curation": elsewhere})))
 
 
 def preview(config: Config, documents: int) -> Iterator[PreviewedRow]:

@@ -146,11 +146,7 @@ def write(
     policy = teacher.prompting == "policy"
     prompts = [
         build_prompt(
-            writer.tokenizer,
-            teacher,
-            request.document,
-            None if policy else request.strategy,
-            writer.max_prompt_tokens,
+            writer.tokenizer, teacher, request.document, None if policy else request.strategy, writer.max_prompt_tokens
         )
         for request in requests
     ]

@@ -16,11 +16,10 @@ RAW = "raw"
 
 @dataclass(frozen=True, slots=True)
 class RewriteLine:
-    """One valid input line."""
+    """One valid input line; `texts` are lessons by `rewrite` key: `"raw"` first, then 0, 1, ..."""
 
     id: str
     texts: dict[int | str, str]
-    """Lesson texts by `rewrite` key: `"raw"` first, then 0, 1, ..."""
     exam: Exam
 
     @property
@@ -32,19 +31,16 @@ class RewriteLine:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """An input line that is no document with rewrites."""
+    """An input line that is no document with rewrites; `line` counts from 1."""
 
     line: int
-    """From 1."""
     reason: str
     content: str
 
 
 def read_rewrite_file(path: Path, benchmark: DocumentQuestions) -> Iterator[RewriteLine | Reject]:
-    """The lines of `path` in order, without blank ones.
-
-    A line with the `id` of an earlier one is rejected: the rows of the two could not be told apart.
-    """
+    """The lines of `path` in order, without blank ones. A line with the `id` of an earlier one is rejected: the rows of
+    the two could not be told apart."""
     ids: set[str] = set()
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):

@@ -23,7 +23,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from configs.errors import RunError, UserError
 from configs.files import append_whole, locked, write_json_lines, write_whole
@@ -33,13 +33,6 @@ from curation.scoring.rewrite_file import Reject, RewriteLine, read_rewrite_file
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.records import Job, Lesson, Outcome, StudentPool
-
-
-class Listed(NamedTuple):
-    """A valid line of the input, as kept in memory."""
-
-    rows: int
-    digest: str
 
 
 def run_score(path: Path, config: Config, output: Path, pool: StudentPool | None = None) -> int:
@@ -64,15 +57,16 @@ def _score_file(path: Path, config: Config, output: Path, pool: StudentPool | No
     benchmark = DocumentQuestions(config.student.prompt_template)
     repeats = config.reward.repeats
     rejects: list[Reject] = []
-    listed: dict[str, Listed] = {}
+    row_counts: dict[str, int] = {}
+    digests: dict[str, str] = {}
     # A first reading checks all lines and keeps only their digests: the file may be larger than memory.
     for line in read_rewrite_file(path, benchmark):
         if isinstance(line, Reject):
             rejects.append(line)
         else:
-            listed[line.id] = Listed(len(line.texts), line.digest)
+            row_counts[line.id], digests[line.id] = len(line.texts), line.digest
     _write_rejects(output.with_suffix(".rejects.jsonl"), path, rejects)
-    if not listed:
+    if not digests:
         say(f"{path}: no line holds a document with questions and rewrites; nothing was scored")
         return 2
     pool = pool or make_pool(config.student)
@@ -84,15 +78,14 @@ def _score_file(path: Path, config: Config, output: Path, pool: StudentPool | No
         "seed": config.run.seed,
     }
     earlier = _earlier_documents(output, state)
-    failed_rows = _finished(output, listed)
+    failed_rows = _finished(output, row_counts)
     for name in failed_rows:
-        if earlier.get(name, listed[name].digest) != listed[name].digest:
+        if earlier.get(name, digests[name]) != digests[name]:
             raise UserError(f"document {name!r} has changed since {output} was begun; name another output")
-    documents = {name: entry.digest for name, entry in listed.items()}
-    write_whole(output.with_suffix(".state.json"), json.dumps(state | {"documents": documents}) + "\n")
+    write_whole(output.with_suffix(".state.json"), json.dumps(state | {"documents": digests}) + "\n")
 
     failed = sum(failed_rows.values())
-    total, done = (sum(listed[name].rows for name in names) * repeats for names in (listed, failed_rows))
+    total, done = (sum(row_counts[name] for name in names) * repeats for names in (row_counts, failed_rows))
     valid = (line for line in read_rewrite_file(path, benchmark) if isinstance(line, RewriteLine))
     waiting = (line for line in valid if line.id not in failed_rows)
     with StudentProgress("scoring", total, done) as progress:
@@ -108,7 +101,6 @@ def _score_file(path: Path, config: Config, output: Path, pool: StudentPool | No
 
 
 def _write_rejects(path: Path, source: Path, rejects: list[Reject]) -> None:
-    """The reject file of this input; none where all lines are valid."""
     if not rejects:
         path.unlink(missing_ok=True)
         return
@@ -134,12 +126,9 @@ def _earlier_documents(output: Path, state: dict[str, Any]) -> dict[str, str]:
     return before["documents"]
 
 
-def _finished(output: Path, listed: dict[str, Listed]) -> dict[str, int]:
-    """Documents of which all rows are in the output, with how many of these have no gain.
-
-    Cuts off what a killed process left incomplete: a torn line, or the first rows of a document. Raises UserError where
-    the output holds something that the input does not make.
-    """
+def _finished(output: Path, row_counts: dict[str, int]) -> dict[str, int]:
+    """Documents of which all rows are in the output, with how many of these have no gain. Cuts off what a killed
+    process left incomplete: a torn line, or the first rows of a document. Raises UserError for foreign rows."""
     failed_rows: dict[str, int] = {}
     if not output.exists():
         return failed_rows
@@ -153,10 +142,10 @@ def _finished(output: Path, listed: dict[str, Listed]) -> dict[str, int]:
                 id, gain = row["id"], row["gain"]
             except (ValueError, TypeError, KeyError):
                 raise UserError(f"{output}, line {number} is no row of ours; name another output") from None
-            if id not in listed or id in failed_rows:
+            if id not in row_counts or id in failed_rows:
                 raise UserError(f"{output}, line {number} is of no document of the input ({id!r}); name another output")
             end, rows, failed = end + len(line), rows + 1, failed + (gain is None)
-            if rows == listed[id].rows:
+            if rows == row_counts[id]:
                 failed_rows[id], complete_bytes = failed, end
                 rows = failed = 0
         file.truncate(complete_bytes)
@@ -178,8 +167,6 @@ def _batches(lines: Iterator[RewriteLine], repeats: int, at_once: int) -> Iterat
 
 
 def _score_batch(lines: Sequence[RewriteLine], repeats: int, run_seed: int, pool: StudentPool) -> list[dict[str, Any]]:
-    """The output rows of some documents, in their order."""
-
     def seed(id: str, repeat: int) -> int:
         # The same for all rewrites of a document (common random numbers), another in each repeat.
         digest = hashlib.sha256(json.dumps([run_seed, id, repeat]).encode()).digest()
@@ -199,8 +186,8 @@ def output_row(id: str, rewrite: int | str, outcomes: Sequence[Outcome]) -> dict
     """The output line of one rewrite from its repeats; failed ones are left out as long as one succeeded."""
     succeeded = [outcome for outcome in outcomes if outcome.gain is not None]
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
-    row: dict[str, Any] = {"id": id, "rewrite": rewrite, "gain": None, "gain_se": None}
-    row |= dict.fromkeys(("accuracy_before", "accuracy_after", "loglik_before", "loglik_after"))
+    numbers = ("gain", "gain_se", "accuracy_before", "accuracy_after", "loglik_before", "loglik_after")
+    row: dict[str, Any] = {"id": id, "rewrite": rewrite, **dict.fromkeys(numbers)}
     if succeeded:
         gains = [outcome.gain for outcome in succeeded if outcome.gain is not None]
         samples = gains if len(outcomes) > 1 else [answer.gain for answer in succeeded[0].answers]
