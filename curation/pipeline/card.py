@@ -11,10 +11,7 @@ from datasets import Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfo, DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from configs.files import write_whole
 from curation.pipeline.dataset import COLUMNS
-
-TEMPLATE = Path(__file__).parent / "card.md.j2"
 
 # From https://huggingface.co/docs/hub/repositories-licenses: the licences of texts and datasets.
 HUB_LICENCES = frozenset(
@@ -37,13 +34,6 @@ _TERMS = {
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 
-def write_card(output: Path, manifest: dict[str, Any]) -> Path:
-    """Writes `output`/README.md for the dataset that the manifest describes, and returns its path."""
-    path = output / "README.md"
-    write_whole(path, str(dataset_card(output.resolve().name, manifest)).encode("utf-8"))
-    return path
-
-
 def dataset_card(
     name: str, manifest: dict[str, Any], repo_id: str | None = None, facts: Mapping[str, Any] | None = None
 ) -> DatasetCard:
@@ -54,7 +44,7 @@ def dataset_card(
     """
     files = manifest["files"]
     content = render(
-        TEMPLATE,
+        Path(__file__).parent / "card.md.j2",
         manifest,
         {"base": None, "students": (), "results": (), "teacher_repo": None, **(facts or {})},
         card_data=card_data(manifest).to_yaml(),
@@ -85,7 +75,7 @@ def render(template: Path, *values: Mapping[str, Any], **more: Any) -> str:
 
 def card_data(manifest: dict[str, Any]) -> DatasetCardData:
     """The card's metadata: what the Hub shows, filters by, and loads with."""
-    curation, shards = manifest["settings"]["curation"], manifest["shards"]
+    curation = manifest["settings"]["curation"]
     licences, names = licence_ids(list(manifest["licences"]))
     data = DatasetCardData(
         language=[curation["language"]],
@@ -103,7 +93,7 @@ def card_data(manifest: dict[str, Any]) -> DatasetCardData:
     info = DatasetInfo(
         features=Features.from_arrow_schema(COLUMNS),
         splits=SplitDict({"train": train}),
-        download_size=sum(shard["bytes"] for shard in shards),
+        download_size=sum(shard["bytes"] for shard in manifest["shards"]),
         dataset_size=num_bytes,
     )
     DatasetInfosDict({"default": info}).to_dataset_card_data(data)

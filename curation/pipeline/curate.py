@@ -23,12 +23,12 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.errors import RunError, UserError
-from configs.files import locked
+from configs.files import locked, write_whole
 from configs.schema import Config
 from curation.console.progress import CurationProgress, say
 from curation.console.tables import stdout_console
 from curation.corpus.shards import Shard
-from curation.pipeline.card import write_card
+from curation.pipeline.card import dataset_card
 from curation.pipeline.dataset import WORK, FileCounts, documents_done, merge
 from curation.pipeline.dedup import find_duplicates
 from curation.pipeline.executors.local import run_tasks
@@ -44,7 +44,8 @@ from curation.pipeline.steps import ReadShard, RewriteWithTeacher
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurateSummary:
-    """Counts of a finished dataset. `documents_in` is the sum of out, filtered, quarantined and failed."""
+    """Counts of a finished dataset. `documents_in` is the sum of out, filtered, quarantined and failed; `tokens_out` are
+    the teacher's tokens."""
 
     output: Path
     teacher: str
@@ -58,7 +59,6 @@ class CurateSummary:
     failed: int
     rows_out: int
     tokens_out: int
-    """Tokens of the rows' texts, by the teacher's tokenizer."""
     shards: int
     resumed: int
     """Documents that earlier, unfinished calls had done; all of them where the dataset was complete already."""
@@ -117,8 +117,7 @@ def _curate(config: Config, shards: Sequence[Shard], started: float, queued: Que
     curation, output, work = inputs.config.curation, config.curation.output, inputs.work
     acquire_output(output, inputs.settings)
     if (output / "manifest.json").exists():
-        _remove_unfinished(work)
-        return _summary(inputs, resumed=None, seconds=time.monotonic() - started)
+        return _summary(inputs, resumed=None, started=started)
     if bad_rows is not None:
         save_preflight(work, inputs.files, bad_rows)
     done = documents_done(work / "parts")
@@ -129,10 +128,9 @@ def _curate(config: Config, shards: Sequence[Shard], started: float, queued: Que
         if done:
             say(f"going on: {done} of {inputs.documents} documents are finished")
     read = ReadShard(list(shards), curation.limit, [file.documents for file in inputs.files])
-    rewrite = RewriteWithTeacher(inputs)
     if curation.dedup != "none":
         find_duplicates(inputs, read)
-    _run(inputs, [read, rewrite], done, first=queued is None)
+    _run(inputs, [read, RewriteWithTeacher(inputs)], done, first=queued is None)
     # The bad rows are quarantined already; the merger counts the documents.
     files = [
         FileCounts(file.name, file.documents + file.bad_rows, quarantined=file.bad_rows, reason=file.reason)
@@ -143,10 +141,9 @@ def _curate(config: Config, shards: Sequence[Shard], started: float, queued: Que
     finally:
         shutil.rmtree(work / "merged", ignore_errors=True)
     manifest = make_manifest(inputs, files, merged)
-    write_card(output, manifest)
+    write_whole(output / "README.md", str(dataset_card(output.resolve().name, manifest)))
     write_manifest(output, manifest)
-    _remove_unfinished(work)
-    return _summary(inputs, resumed=queued.done if queued else done, seconds=time.monotonic() - started)
+    return _summary(inputs, resumed=queued.done if queued else done, started=started)
 
 
 def _run(inputs: CurationInputs, steps: list[PipelineStep], done: int, first: bool) -> None:
@@ -167,16 +164,13 @@ def _run(inputs: CurationInputs, steps: list[PipelineStep], done: int, first: bo
                 run_tasks(steps, tasks, curation.workers, logs)
 
 
-def _remove_unfinished(work: Path) -> None:
-    """Removes what only an unfinished run needs."""
-    for name in ("parts", "tasks", "datatrove", "dedup", "duplicates", "vllm"):
-        shutil.rmtree(work / name, ignore_errors=True)
-    for name in ("bad_rows.jsonl", "progress.jsonl"):
-        (work / name).unlink(missing_ok=True)
-
-
-def _summary(inputs: CurationInputs, resumed: int | None, seconds: float) -> CurateSummary:
+def _summary(inputs: CurationInputs, resumed: int | None, started: float) -> CurateSummary:
+    """Of a finished dataset; also removes what only an unfinished one needs."""
     output = inputs.config.curation.output
+    for name in ("parts", "tasks", "datatrove", "dedup", "duplicates", "vllm"):
+        shutil.rmtree(inputs.work / name, ignore_errors=True)
+    for name in ("bad_rows.jsonl", "progress.jsonl"):
+        (inputs.work / name).unlink(missing_ok=True)
     manifest = read_manifest(output)
     for shard in manifest["shards"]:
         path = output / shard["path"]
@@ -194,13 +188,13 @@ def _summary(inputs: CurationInputs, resumed: int | None, seconds: float) -> Cur
         tokens_out=manifest["tokens"],
         shards=len(manifest["shards"]),
         resumed=counts["documents_in"] if resumed is None else resumed,
-        seconds=seconds,
+        seconds=time.monotonic() - started,
     )
 
 
 def print_curation(summary: CurateSummary) -> None:
     """A table of what went in, what came out, and where it is."""
-    table = Table("curation", "", title_justify="left")
+    table = Table("curation", "")
     untrained = "no round beat the untrained teacher" if summary.unbeaten else "untrained"
     table.add_row("teacher", Text(f"{summary.teacher} ({'trained' if summary.trained else untrained})"))
     table.add_row("documents in", f"{summary.documents_in}")

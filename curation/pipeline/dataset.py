@@ -48,7 +48,6 @@ the teacher has one record without a rewrite: a `filter` refused it, or a `step`
 RAW = "raw"
 """The strategy of a row that is the source's own text."""
 
-SIZES = ("text_bytes", "text_packed", "source_bytes", "source_packed")
 REFUSED = ("source_file", "source_row", "source_id", "rewrite", "stage", "reason", "detail", "strategy", "text")
 """Fields of quarantine.jsonl and filtered.jsonl."""
 ROW_GROUP_ROWS = 10_000
@@ -59,14 +58,13 @@ class FileCounts:
     """What became of one input file's documents; `documents_in` is the sum of the four counts after it."""
 
     path: str
-    documents_in: int = 0
+    documents_in: int
     documents_out: int = 0
     filtered: int = 0
     quarantined: int = 0
     failed: int = 0
     reason: str | None = None
     filter_reasons: Counter[str] = field(default_factory=Counter)
-    """Of filtered documents."""
 
 
 @dataclass(slots=True)
@@ -85,7 +83,6 @@ class Merged:
     leaks: Counter[str] = field(default_factory=Counter)
     """Rewrites that the leak check refused, by benchmark."""
     filter_reasons: Counter[str] = field(default_factory=Counter)
-    """Of filtered documents."""
     strategies: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
     sizes: Counter[str] = field(default_factory=Counter)
@@ -107,22 +104,21 @@ def parts_of(parts: Path, task: int) -> list[Path]:
 
 def write_part(path: Path, records: list[dict[str, Any]], **numbers: int) -> None:
     """Makes a batch durable: the file appears whole, and survives a power cut. `numbers` go into its footer:
-    `documents`, the number of documents in the batch, and SIZES, bytes of texts and sources before and after
+    `documents`, the number of documents in the batch, and the bytes of texts and sources before and after
     compression."""
     sink = pa.BufferOutputStream()
-    footer = {name: str(number) for name, number in numbers.items()}
-    table = pa.Table.from_pylist(records, schema=PART.with_metadata(footer))
-    pq.write_table(table, sink, compression="zstd")
+    schema = PART.with_metadata({name: str(number) for name, number in numbers.items()})
+    pq.write_table(pa.Table.from_pylist(records, schema=schema), sink, compression="zstd")
     write_whole(path, sink.getvalue())
 
 
 def part_documents(path: Path) -> int:
-    """The number of documents of a part, from its footer alone."""
+    """From the footer alone."""
     return int(pq.read_schema(path).metadata[b"documents"])
 
 
 def documents_done(parts: Path) -> int:
-    """The number of documents of all parts."""
+    """In all parts."""
     return sum(part_documents(path) for path in parts.glob("*/*.parquet"))
 
 
@@ -160,9 +156,8 @@ def merge(work: Path, files: list[FileCounts], output: Path, shard_bytes: int) -
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         os.replace(path, final)
-        merged.shards.append(
-            {"path": f"data/{final.name}", "rows": count, "bytes": final.stat().st_size, "sha256": sha256}
-        )
+        shard = {"path": f"data/{final.name}", "rows": count, "bytes": final.stat().st_size, "sha256": sha256}
+        merged.shards.append(shard)
     for path in (quarantine_path, filtered_path):
         os.replace(path, output / path.name)
     return merged
@@ -173,13 +168,12 @@ def _kept_rows(
 ) -> Iterator[pa.Table]:
     """The rows that passed, part by part. Counts all records, and writes those that did not pass to their file."""
     for task, file in enumerate(files):
-        expected = file.documents_in - file.quarantined
-        documents = 0
+        expected, documents = file.documents_in - file.quarantined, 0
         for path in parts_of(parts, task):
             with pq.ParquetFile(path) as part:
                 table = part.read()
             documents += _count_outcomes(table, file, merged)
-            for name in SIZES:
+            for name in ("text_bytes", "text_packed", "source_bytes", "source_packed"):
                 merged.sizes[name] += int(table.schema.metadata[name.encode()])
             table = table.replace_schema_metadata(None)
             for record in table.filter(compute.is_valid(table["reason"])).to_pylist():
@@ -237,12 +231,8 @@ def _write_shards(tables: Iterable[pa.Table], scratch: Path, shard_bytes: int) -
         path, rows = scratch / f"shard-{len(written):05d}.parquet", 0
         # Content-defined chunks let the Hub store only what changed between two versions of a dataset; the page index
         # lets its viewer read single rows.
-        with (
-            path.open("wb") as sink,
-            pq.ParquetWriter(
-                sink, COLUMNS, compression="zstd", use_content_defined_chunking=True, write_page_index=True
-            ) as writer,
-        ):
+        options = {"compression": "zstd", "use_content_defined_chunking": True, "write_page_index": True}
+        with path.open("wb") as sink, pq.ParquetWriter(sink, COLUMNS, **options) as writer:
             while group is not None and (rows == 0 or sink.tell() < shard_bytes):
                 writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
                 rows += group.num_rows

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -38,12 +38,11 @@ Place = tuple[int, int]
 
 
 class Verdicts(NamedTuple):
-    """What is known of a task's documents, by their rows."""
+    """What is known of a task's documents, by their rows: those that the filters refuse, and those that repeat another,
+    with the task and row of the first."""
 
     refused: frozenset[int]
-    """Documents that the filters refuse."""
     repeats: dict[int, Place]
-    """Documents that repeat another, with the task and row of the first."""
 
 
 HASHES = np.dtype([("hash", "V16"), ("task", "<u4"), ("place", "<u4")])
@@ -124,10 +123,11 @@ def exact_duplicates(files: Iterable[Path]) -> dict[Place, Place]:
     halves = records["hash"].copy().view("<u8").reshape(-1, 2)
     records = records[np.lexsort((records["place"], records["task"], halves[:, 0], halves[:, 1]))]
     same = np.flatnonzero(records["hash"][1:] == records["hash"][:-1]) + 1
+    places = records[["task", "place"]]
     repeats: dict[Place, Place] = {}
     for index in same:
-        before = _place(records[index - 1])
-        repeats[_place(records[index])] = repeats.get(before, before)
+        before, document = places[index - 1].item(), places[index].item()
+        repeats[document] = repeats.get(before, before)
     return repeats
 
 
@@ -141,7 +141,3 @@ def near_duplicates(files: Iterable[Path]) -> dict[Place, Place]:
             if first.setdefault(cluster, document) != document:
                 repeats[document] = first[cluster]
     return repeats
-
-
-def _place(record: Any) -> Place:
-    return int(record["task"]), int(record["place"])

@@ -42,15 +42,18 @@ def run_settings(
     echo, by_endpoint = config.curation.writer == "echo", written_by_endpoint(config)
     prompted = config.teacher.strategies if config.teacher.prompting == "strategy" and not echo else ()
     # Other keys of `serving` say where and how fast an endpoint writes.
-    served = (
-        {"model", "chat", "body", "context_tokens"} if config.teacher.writer != "transformers" and not echo else set()
-    )
+    in_process = echo or config.teacher.writer == "transformers"
+    served = set() if in_process else {"model", "chat", "body", "context_tokens"}
     name = config.serving.model if by_endpoint else config.teacher.model
     name = Path(name).name if Path(name).is_dir() else name
     # These have entries of their own below, or are hashed by content instead of by path.
     elsewhere = {"input", "output", "temperature", "benchmarks", "embedder", *SPEED}
     not_sampled = {"model", "lora", "evaluation_temperature"}
     adapter = checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
+    items_hash = _sha256(repr([(q.prompt, q.answer) for q in items]))
+    if index.items:
+        indexed = {name: [(q.prompt, q.answer) for q in questions] for name, questions in index.items.items()}
+        items_hash = _sha256(f"{items_hash}\n{_sha256(repr(indexed))}")
     return {
         "format": 4,  # of the rows that this code makes
         "seed": config.run.seed,
@@ -64,7 +67,7 @@ def run_settings(
         "strategies": {strategy_label(name): _sha256(read_strategy(name)) for name in prompted},
         "gates": config.gates.model_dump(mode="json"),
         "benchmarks": list(index.items),
-        "benchmark_items": _items_hash(items, index),
+        "benchmark_items": items_hash,
         "embedder_hash": _embedder_hash(config.curation.embedder),
         "curation": config.curation.model_dump(mode="json", exclude=elsewhere),
         "input": {file.name: file.sha256 for file in files},
@@ -108,12 +111,6 @@ def refuse_foreign(output: Path) -> None:
         return
     if names := sorted(path.name for path in output.iterdir()):
         raise UserError(f"curation.output {output} is not empty and no dataset of ours ({', '.join(names[:3])})")
-
-
-def _items_hash(items: Sequence[Question], index: BenchmarkIndex) -> str:
-    gated = _sha256(repr([(q.prompt, q.answer) for q in items]))
-    indexed = {name: [(q.prompt, q.answer) for q in questions] for name, questions in index.items.items()}
-    return _sha256(f"{gated}\n{_sha256(repr(indexed))}") if indexed else gated
 
 
 def _embedder_hash(embedder: str | None) -> str | None:

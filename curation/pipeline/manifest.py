@@ -19,9 +19,6 @@ from curation.pipeline.dataset import RAW, FileCounts, Merged
 from curation.pipeline.inputs import CurationInputs
 from curation.pipeline.rewriter import rewriter_gates
 
-EXAMPLES = 3
-EXAMPLE_CHARACTERS = 600
-
 
 def make_manifest(inputs: CurationInputs, files: list[FileCounts], merged: Merged) -> dict[str, Any]:
     """The manifest of the dataset that was merged. Warns if the teacher repeats itself."""
@@ -89,15 +86,14 @@ def _examples(inputs: CurationInputs, merged: Merged) -> list[dict[str, str]]:
     """The dataset's first rewrites with their sources, shortened."""
     curation = inputs.config.curation
     with pq.ParquetFile(curation.output / merged.shards[0]["path"]) as file:
-        first = next(file.iter_batches(batch_size=10 * EXAMPLES)).to_pylist()
+        first = next(file.iter_batches(batch_size=30)).to_pylist()
     shards = {shard.name: shard for shard in inputs.shards}
     examples = []
     with Cleaner(curation) as cleaner:
-        for row in [row for row in first if row["strategy"] != RAW][:EXAMPLES]:
+        for row in [row for row in first if row["strategy"] != RAW][:3]:
             documents = (d for d in read_shard(shards[row["source_file"]]) if isinstance(d, Document))
             source = next(d for d in documents if d.metadata["source_row"] == row["source_row"])
             cleaner.clean(source, known_to_pass=True)
-            texts = {"source": source.text, "text": row["text"]}
-            shortened = {name: shorten(text, EXAMPLE_CHARACTERS) for name, text in texts.items()}
+            shortened = {"source": shorten(source.text, 600), "text": shorten(row["text"], 600)}
             examples.append({"id": row["id"], "strategy": row["strategy"], **shortened})
     return examples
