@@ -21,10 +21,6 @@ from configs.errors import RunError, UserError
 from curation.console.progress import say
 
 FILES_PER_COMMIT = 50
-SECONDS_TO_CONNECT, SECONDS_TO_ANSWER = 30, 600
-"""The library itself would wait for ever."""
-HUB_FILES = frozenset({".gitattributes"})
-"""Files that the Hub puts into every repository."""
 CARD = "README.md"
 
 
@@ -46,7 +42,6 @@ class Upload:
             return Upload(path, content, content.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
     def read(self) -> bytes:
-        """The bytes."""
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
     def is_in(self, remote: dict[str, RepoFile]) -> bool:
@@ -80,13 +75,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """Result of a push."""
+    """Result of a push; `present` files were there already."""
 
     url: str
     commit: str
     sent: int
     present: int
-    """Files that were there already."""
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -117,7 +111,8 @@ def push(api: HfApi, target: Target, uploads: Sequence[Upload]) -> Published:
     again.
     """
     with _errors_in_a_line(target):
-        get_session().timeout = httpx.Timeout(SECONDS_TO_ANSWER, connect=SECONDS_TO_CONNECT)
+        # The library itself would wait for ever.
+        get_session().timeout = httpx.Timeout(600, connect=30)
         api.create_repo(target.repo_id, repo_type=target.repo_type, private=True, exist_ok=True)
         info = api.repo_info(target.repo_id, repo_type=target.repo_type)
         if not info.private and not target.public:
@@ -131,11 +126,8 @@ def push(api: HfApi, target: Target, uploads: Sequence[Upload]) -> Published:
             raise _tag_taken(target, tagged)
         commit = _send(api, target, missing, stale, info.sha)
         remote = _files_at(api, target, commit)
-        wrong = [
-            f"{upload.path} {'differs' if upload.path in remote else 'is missing'}"
-            for upload in uploads
-            if not upload.is_in(remote)
-        ]
+        arrived_wrong = [upload.path for upload in uploads if not upload.is_in(remote)]
+        wrong = [f"{path} {'differs' if path in remote else 'is missing'}" for path in arrived_wrong]
         wrong += [f"{path} is too many" for path in _extra(remote, uploads)]
         if wrong:
             raise RunError(
@@ -158,8 +150,8 @@ def _files_at(api: HfApi, target: Target, revision: str) -> dict[str, RepoFile]:
 
 
 def _extra(remote: dict[str, RepoFile], uploads: Sequence[Upload]) -> list[str]:
-    """Files of the repository that are not among the uploads."""
-    return sorted(remote.keys() - {upload.path for upload in uploads} - HUB_FILES)
+    """Files of the repository that are neither among the uploads nor put into every repository by the Hub."""
+    return sorted(remote.keys() - {upload.path for upload in uploads} - {".gitattributes"})
 
 
 def _refuse_other_content(target: Target, missing: list[Upload], stale: list[str], remote: Collection[str]) -> None:

@@ -24,12 +24,11 @@ DIFFERENCES = {"untrained": "trained − untrained", "raw": "trained − raw"}
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model by name, with the licence of its own card, or `unknown`."""
+    """A model by name, with the licence of its own card, or `unknown`. The Hub does not know a `local` one."""
 
     name: str
     licence: str
     local: bool
-    """Named by its folder: the Hub does not know it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +58,7 @@ class TeacherRun:
 
 def find_run(output: Path, manifest: Mapping[str, Any], teacher: Path | None = None) -> TeacherRun | None:
     """The run whose teacher wrote the dataset `output`: the folder `teacher`, else the folder around the dataset if its
-    teacher has the manifest's hash, else None.
-
-    Raises UserError if `teacher` is no run, or its teacher did not write the dataset.
-    """
+    teacher has the manifest's hash, else None. Raises UserError if the teacher of `teacher` did not write it."""
     folder = teacher or output.resolve().parent
     if not (folder / "config.yaml").is_file():
         if teacher:
@@ -95,8 +91,8 @@ def find_run(output: Path, manifest: Mapping[str, Any], teacher: Path | None = N
 def evaluation_results(output: Path, run: TeacherRun | None) -> tuple[Result, ...]:
     """The results in `evaluation.json` of the dataset's folder or its run's, `{"arms": {name: {"gain": {"mean", "low",
     "high", "n"}, "accuracy": ...}}}`; else those of the run's journal. Raises UserError for a file of another form."""
-    paths = [output / "evaluation.json", *([run.dir / "evaluation.json"] if run else [])]
-    path = next((path for path in paths if path.is_file()), None)
+    folders = [output, run.dir] if run else [output]
+    path = next((path for folder in folders if (path := folder / "evaluation.json").is_file()), None)
     if path is None:
         return run.results if run else ()
     results = []

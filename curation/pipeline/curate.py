@@ -44,8 +44,8 @@ from curation.pipeline.steps import ReadShard, RewriteWithTeacher
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurateSummary:
-    """Counts of a finished dataset. `documents_in` is the sum of out, filtered, quarantined and failed; `tokens_out` are
-    the teacher's tokens."""
+    """Counts of a finished dataset; `documents_in` is the sum of out, filtered, quarantined and failed. Tokens are the
+    teacher's."""
 
     output: Path
     teacher: str
@@ -193,7 +193,7 @@ def _summary(inputs: CurationInputs, resumed: int | None, started: float) -> Cur
 
 
 def print_curation(summary: CurateSummary) -> None:
-    """A table of what went in, what came out, and where it is."""
+    """Shows what went in, what came out, and where it is."""
     table = Table("curation", "")
     untrained = "no round beat the untrained teacher" if summary.unbeaten else "untrained"
     table.add_row("teacher", Text(f"{summary.teacher} ({'trained' if summary.trained else untrained})"))

@@ -54,6 +54,11 @@ def run_settings(
     if index.items:
         indexed = {name: [(q.prompt, q.answer) for q in questions] for name, questions in index.items.items()}
         items_hash = _sha256(f"{items_hash}\n{_sha256(repr(indexed))}")
+    embedder = config.curation.embedder
+    if embedder is not None and (folder := Path(embedder)).is_dir():
+        # An embedder's modules have folders of their own below it.
+        folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
+        embedder = _sha256("\n".join(map(hash_folder, folders)))
     return {
         "format": 4,  # of the rows that this code makes
         "seed": config.run.seed,
@@ -68,7 +73,7 @@ def run_settings(
         "gates": config.gates.model_dump(mode="json"),
         "benchmarks": list(index.items),
         "benchmark_items": items_hash,
-        "embedder_hash": _embedder_hash(config.curation.embedder),
+        "embedder_hash": embedder,
         "curation": config.curation.model_dump(mode="json", exclude=elsewhere),
         "input": {file.name: file.sha256 for file in files},
     }
@@ -111,14 +116,6 @@ def refuse_foreign(output: Path) -> None:
         return
     if names := sorted(path.name for path in output.iterdir()):
         raise UserError(f"curation.output {output} is not empty and no dataset of ours ({', '.join(names[:3])})")
-
-
-def _embedder_hash(embedder: str | None) -> str | None:
-    """Hash of a folder's content with that of its modules' folders; a Hub id as it is."""
-    if embedder is None or not Path(embedder).is_dir():
-        return embedder
-    folders = [Path(embedder), *sorted(path for path in Path(embedder).rglob("*") if path.is_dir())]
-    return _sha256("\n".join(map(hash_folder, folders)))
 
 
 def teacher_hash(model: str, checkpoint: Path | None) -> str:

@@ -63,10 +63,8 @@ class CurationInputs:
 
 def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs, list[Record] | None]:
     """The inputs, and the rows that cannot be read (None where `check_files` knows the shards from an earlier call).
-
-    `shards` are those of `find_input`. Raises UserError for input without documents or licences, a teacher that does
-    not exist or that the run in `run.dir` did not train, and benchmarks that cannot be read.
-    """
+    Raises UserError for input without documents or licences, a teacher that does not exist or that the run in `run.dir`
+    did not train, and benchmarks that cannot be read."""
     curation = config.curation
     files, bad_rows = check_files(shards, curation.limit, curation.output / WORK)
     if is_unknown(curation.licence) and not curation.allow_unknown_licence and not any(f.licensed for f in files):
@@ -158,10 +156,8 @@ def check_same_teacher(config: Config) -> None:
 
 
 def benchmark_items(config: Config) -> tuple[Question, ...]:
-    """The questions that no rewrite may hold: those of `data.heldout`, and the held-out ones of all others.
-
-    A document without questions has those that were written for training, if any were. Raises UserError.
-    """
+    """The questions that no rewrite may hold: those of `data.heldout`, and the held-out ones of all others. A document
+    without questions has those that were written for training, if any were. Raises UserError."""
     benchmark = DocumentQuestions(config.student.prompt_template)
     known = read_questions(questions_file(config)) if config.data.train or config.data.heldout else {}
 

@@ -86,8 +86,8 @@ def _check_file(shard: Shard, version: str, limit: int | None, bad_rows: list[Re
             reason = item.reason
         else:
             unusable += 1
-    if not documents and not unusable and reason is None:
-        reason = "empty"
+    if not documents and not unusable:
+        reason = reason or "empty"
     return CheckedFile(shard.name, version, limit, _content_hash(shard), documents, licensed, unusable, reason)
 
 

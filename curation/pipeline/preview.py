@@ -8,20 +8,20 @@ batches, so at a temperature above 0 a preview shows other samples of the same t
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from datatrove.data import Document
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from transformers.utils.logging import disable_progress_bar
 
+from configs.files import Record
 from configs.schema import Config
 from curation.console.progress import say
 from curation.corpus.filters import Cleaner, Refusal
@@ -48,27 +48,24 @@ VERDICTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewedRow:
-    """What became of one row of the input."""
+    """What became of one row of the input, whose text was `before` as far as it could be read."""
 
     id: str
     before: str
-    """The row's text as it was read, or as much as could be read of it."""
     cleaned: str | None = None
     """The text after the filters, where they changed it."""
     refusal: Refusal | None = None
     """Why it did not reach the teacher. Stage `read`: it could not be read."""
     source_tokens: int | None = None
-    records: tuple[dict[str, Any], ...] = ()
+    records: tuple[Record, ...] = ()
     """Its terminal records, as a run has them: one a rewrite, and its own text where that is mixed in."""
 
 
 @contextmanager
 def standalone_step(config: Config) -> Iterator[RewriteWithTeacher]:
     """The pipeline's step outside a run, to refuse and rewrite documents, not to write parts. Loads no model yet. Files
-    of a vLLM server go to a folder that is removed with the block, not to `curation.output`.
-
-    Raises UserError where the config's teacher or benchmarks do not exist.
-    """
+    of a vLLM server go to a folder that is removed with the block, not to `curation.output`. Raises UserError where the
+    config's teacher or benchmarks do not exist."""
     with TemporaryDirectory(prefix="notewright-") as name:
         elsewhere = config.curation.model_copy(update={"output": Path(name)})
         # Hashing large weights for a whole run's settings would take longer than the preview.
@@ -77,10 +74,7 @@ def standalone_step(config: Config) -> Iterator[RewriteWithTeacher]:
 
 def preview(config: Config, documents: int) -> Iterator[PreviewedRow]:
     """The result of `documents` documents of `curation.input`, spread over its files, and of the rows before them that
-    cannot be read; each as soon as it is done.
-
-    Raises UserError for missing input or a teacher that does not exist.
-    """
+    cannot be read; each as soon as it is done. Raises UserError for missing input or a teacher that does not exist."""
     shards = find_input(config)
     if config.curation.writer == "teacher":
         check_name(config.teacher.model, config.lab.dir)
@@ -105,14 +99,12 @@ def preview(config: Config, documents: int) -> Iterator[PreviewedRow]:
 def _spread(shards: list[Shard], documents: int, limit: int | None) -> Iterator[Document | PreviewedRow]:
     """The first documents of files that are spread evenly over the input, equally many of each. Where a file is too
     short, the files after it give more."""
-    files = min(documents, len(shards))
-    chosen = [shards[i * len(shards) // files] for i in range(files)]
-    remaining = documents
-    for number, shard in enumerate(chosen):
+    files, remaining = min(documents, len(shards)), documents
+    for number in range(files):
+        shard = shards[number * len(shards) // files]
         # What earlier files did not give is shared among the rest, rounded up.
         share = -(-remaining // (files - number))
-        most = share if limit is None else min(share, limit)
-        for item in read_shard(shard, most):
+        for item in read_shard(shard, share if limit is None else min(share, limit)):
             if isinstance(item, BadRow):
                 id = shard.name if item.row is None else f"{shard.name}#{item.row}"
                 yield PreviewedRow(id=id, before=item.text, refusal=Refusal("read", item.reason))
@@ -123,8 +115,7 @@ def _spread(shards: list[Shard], documents: int, limit: int | None) -> Iterator[
 
 
 def print_preview(config: Config, documents: int, console: Console | None = None) -> None:
-    """Shows `preview`, document by document, and counts at the end. Colours and columns on a terminal, plain lines
-    elsewhere."""
+    """Shows `preview` and counts at the end; colours and columns on a terminal, plain lines elsewhere."""
     disable_progress_bar()  # of the loading of weights
     console = console or Console(highlight=False)
     if not console.is_terminal:
@@ -159,7 +150,7 @@ def _heading(name: str, tokens: int | None, *refusal: str | None) -> Text:
     return heading
 
 
-def _heading_of(record: dict[str, Any]) -> Text:
+def _heading_of(record: Record) -> Text:
     name = "its own text" if record["strategy"] == RAW else str(record["strategy"] or "a rewrite")
     return _heading(name, record.get("tokens"), record["stage"], record["reason"], record["detail"])
 
@@ -172,15 +163,10 @@ def _columns(row: PreviewedRow) -> Iterator[RenderableType]:
     right: list[RenderableType] = []
     for record in row.records:
         right += [_heading_of(record), Text(_shown(record.get("text") or "")), Text()]
-    grid = Table.grid(expand=True, padding=(0, 2))
-    grid.add_column(ratio=1)
-    grid.add_column(ratio=1)
+    grid = Table.grid(Column(ratio=1), Column(ratio=1), expand=True, padding=(0, 2))
     grid.add_row(Group(*left), Group(*right))
-    yield Panel(
-        grid if right else Group(*left),
-        title=_heading(row.id, row.source_tokens, *row.refusal or ()),
-        title_align="left",
-    )
+    title = _heading(row.id, row.source_tokens, *row.refusal or ())
+    yield Panel(grid if right else Group(*left), title=title, title_align="left")
 
 
 def _plain(row: PreviewedRow) -> Iterator[RenderableType]:
@@ -200,24 +186,22 @@ def _plain(row: PreviewedRow) -> Iterator[RenderableType]:
 
 def _shown(text: str) -> str:
     """A text cut to CHARACTERS, and without control characters, which could command the terminal."""
-    cut = text[:CHARACTERS]
     more = f" ... ({len(text) - CHARACTERS} more characters)" if len(text) > CHARACTERS else ""
-    return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in cut) + more
+    return "".join(c if c in "\n\t" or c.isprintable() else "�" for c in text[:CHARACTERS]) + more
 
 
 def _summary(config: Config, rows: list[PreviewedRow]) -> RenderableType:
-    refusals = Counter(str(verdict(*row.refusal)) for row in rows if row.refusal is not None)
+    def counted(reasons: Iterable[Text]) -> str:
+        return "".join(f", {count} {reason}" for reason, count in Counter(map(str, reasons)).most_common())
+
+    refusals = counted(verdict(*row.refusal) for row in rows if row.refusal is not None)
     rewrites = [record for row in rows for record in row.records if record["strategy"] != RAW]
-
-    def counted(reasons: Counter[str]) -> str:
-        return "".join(f", {count} {reason}" for reason, count in reasons.most_common())
-
-    refused = Counter(str(verdict(r["stage"], r["reason"])) for r in rewrites if r["reason"] is not None)
+    refused = counted(verdict(r["stage"], r["reason"]) for r in rewrites if r["reason"] is not None)
     kept = [record for record in rewrites if record["reason"] is None]
     source = sum(row.source_tokens or 0 for row in rows)
     lines = [
-        f"{len(rows)} rows: {sum(bool(row.records) for row in rows)} reached the teacher{counted(refusals)}",
-        f"{len(rewrites)} rewrites: {len(kept)} kept{counted(refused)}",
+        f"{len(rows)} rows: {sum(bool(row.records) for row in rows)} reached the teacher{refusals}",
+        f"{len(rewrites)} rewrites: {len(kept)} kept{refused}",
         f"tokens: {source} in, {sum(record['tokens'] for record in kept)} out (kept rewrites)",
     ]
     if config.curation.dedup != "none":

@@ -1,10 +1,12 @@
 """The teacher as a curating process holds it: a batch of documents in, a completion for each rewrite out."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,20 +25,17 @@ from teacher.writers.endpoint import load_endpoint
 from teacher.writers.local import load_teacher
 from teacher.writers.vllm_server import serving, state_file
 
-ECHO = "echo"
-"""The strategy of what the echo writes."""
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 Written = Completion | Exception
 
 
 class RewriteRequest(NamedTuple):
-    """One rewrite to be written."""
+    """One rewrite to be written. Without a strategy the teacher chooses."""
 
     document: Document
     number: int
     strategy: str | None
-    """None: the teacher chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +54,10 @@ class Rewriter:
 def rewriting(inputs: CurationInputs) -> Iterator[None]:
     """A block in which processes of this machine write. A vLLM server runs meanwhile where the config wants one, with
     its log in `inputs.work`; at the end the teacher that this process loaded is freed."""
+    echo = inputs.config.curation.writer == "echo"
     try:
-        if inputs.config.curation.writer == "echo":
+        with nullcontext() if echo else serving(inputs.config, inputs.checkpoint, inputs.work / "vllm"):
             yield
-        else:
-            with serving(inputs.config, inputs.checkpoint, inputs.work / "vllm"):
-                yield
     finally:
         load_rewriter.cache_clear()
 
@@ -69,10 +66,8 @@ def rewriting(inputs: CurationInputs) -> Iterator[None]:
 def load_rewriter(config: Config, checkpoint: Path | None, items: tuple[Question, ...]) -> Rewriter:
     """Loads the teacher once a process, however many tasks the process runs. No rewrite may hold one of `items`."""
     writer = None if config.curation.writer == "echo" else _load_writer(config, checkpoint)
-    gates = build_gates(
-        config.gates, config.teacher, writer and writer.tokenizer, items, config.student.prompt_template,
-        rewriter_gates(config.curation, config.gates),
-    )  # fmt: skip
+    names, template = rewriter_gates(config.curation, config.gates), config.student.prompt_template
+    gates = build_gates(config.gates, config.teacher, writer and writer.tokenizer, items, template, names)
     return Rewriter(writer, tuple(gates))
 
 
@@ -104,7 +99,7 @@ def rewrite_requests(curation: Curation, teacher: Teacher, documents: Sequence[D
         row = document.metadata["source_row"]
         strategies: Sequence[str | None]
         if curation.writer == "echo":
-            strategies = [ECHO] * n
+            strategies = ["echo"] * n
         elif curation.strategies:
             strategies = strategies_by_share(curation.strategies, n, row)
         elif teacher.prompting == "policy":
@@ -122,14 +117,11 @@ def strategies_by_share(shares: dict[str, float], n: int, row: int) -> list[str]
     Systematic sampling, from a starting point that the golden ratio moves from row to row.
     """
     total = sum(shares.values())
-    ends, end = [], 0.0
-    for share in shares.values():
-        end += share / total
-        ends.append(end)
+    ends = list(accumulate(share / total for share in shares.values()))
     ends[-1] = 1.0
     names = list(shares)
     points = [((row * GOLDEN_RATIO) % 1 + j) / n for j in range(n)]
-    return [names[next(i for i, end in enumerate(ends) if point < end)] for point in points]
+    return [names[bisect_right(ends, point)] for point in points]
 
 
 def write(

@@ -4,13 +4,12 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from configs.errors import RunError
-from configs.files import locked
+from configs.files import Record, locked
 from configs.seeds import stable_seed
 from curation.console.progress import log_batch
 from curation.corpus.filters import Cleaner, Refusal, licence_of
@@ -30,11 +29,6 @@ from curation.pipeline.rewriter import (
 )
 from teacher.gates.text import overlap_shares
 from teacher.sampling import make_rewrite
-
-MOST_REFUSED = 1000
-"""A batch ends after so many refused documents, however few there are for the teacher."""
-
-Record = dict[str, Any]
 
 
 class ReadShard(PipelineStep):
@@ -91,8 +85,8 @@ class RewriteWithTeacher(PipelineStep):
             finished = parts_of(work / "parts", rank)
             done = sum(part_documents(path) for path in finished)
             verdicts = None if config.curation.dedup == "none" else read_verdicts(work, rank)
-            rest = islice(iter(data), done, None)
-            for batch, (kept, refused) in enumerate(self._batches(rest, cleaner, verdicts), start=len(finished)):
+            batches = self._batches(islice(iter(data), done, None), cleaner, verdicts)
+            for batch, (kept, refused) in enumerate(batches, start=len(finished)):
                 with self.track_time(unit="batch"):
                     self._write(part_path(work / "parts", rank, batch), kept, refused, batch)
         yield from ()
@@ -108,7 +102,8 @@ class RewriteWithTeacher(PipelineStep):
                 kept.append(document)
             else:
                 refused.append(self._refused(document, refusal))
-            if len(kept) == self.inputs.config.teacher.batch_size or len(refused) == MOST_REFUSED:
+            # The second limit bounds memory where few documents are for the teacher.
+            if len(kept) == self.inputs.config.teacher.batch_size or len(refused) == 1000:
                 yield kept, refused
                 kept, refused = [], []
         if kept or refused:
@@ -186,10 +181,7 @@ class RewriteWithTeacher(PipelineStep):
         names = ("source_id", "source_file", "source_row")
         return {name: document.metadata[name] for name in names} | {
             "licence": licence_of(document, self.inputs.config.curation.licence),
-            "strategy": None,
-            "stage": None,
-            "reason": None,
-            "detail": None,
+            **dict.fromkeys(("strategy", "stage", "reason", "detail")),
         }
 
     def _rewritten(
@@ -201,11 +193,8 @@ class RewriteWithTeacher(PipelineStep):
             "id": document.id if config.curation.rewrites_per_document == 1 else f"{document.id}/{request.number}",
             "rewrite": request.number,
             "teacher": settings["teacher_name"],
-            "teacher_hash": settings["teacher_hash"],
-            "adapter_hash": settings["adapter_hash"],
-            "temperature": None if echo else teacher.temperature,
-            "top_p": None if echo else teacher.top_p,
-            "max_new_tokens": None if echo else teacher.max_new_tokens,
+            **{name: settings[name] for name in ("teacher_hash", "adapter_hash")},
+            **{name: None if echo else getattr(teacher, name) for name in ("temperature", "top_p", "max_new_tokens")},
         }
         if isinstance(completion, Exception):
             return record | {"stage": "teacher", "reason": f"{type(completion).__name__}: {completion}"[:300]}
@@ -231,11 +220,5 @@ class RewriteWithTeacher(PipelineStep):
         """The record of a document that did not reach the teacher."""
         # Before the filter `pii` a text may hold addresses, and a text with credentials is not kept at all.
         hidden = refusal.reason.startswith(("unknown_licence", "extract", "ftfy", "secrets"))
-        return self._source(document) | {
-            "id": document.id,
-            "rewrite": None,
-            "text": "" if hidden else document.text[:SNIPPET_CHARACTERS],
-            "stage": refusal.stage,
-            "reason": refusal.reason,
-            "detail": refusal.detail,
-        }
+        text = "" if hidden else document.text[:SNIPPET_CHARACTERS]
+        return self._source(document) | {"id": document.id, "rewrite": None, "text": text} | refusal._asdict()

@@ -15,6 +15,7 @@ import orjson
 from datatrove.data import Document
 
 from configs.errors import RunError, UserError
+from configs.files import Record
 from configs.processes import cpu_seconds
 from configs.schema import Config
 from curation.corpus.filters import Cleaner
@@ -23,7 +24,7 @@ from curation.pipeline.dataset import RAW
 from curation.pipeline.manifest import read_manifest
 from curation.pipeline.preview import standalone_step
 from curation.pipeline.rewriter import rewriting
-from curation.pipeline.steps import Record, RewriteWithTeacher
+from curation.pipeline.steps import RewriteWithTeacher
 from curation.plan.models import model_size, parameters_in_name, token_counter, why_not_loadable
 from curation.plan.quantity import Quantity, exact, mean_of, share_of
 from student.engine.model_names import MissingFolder, check_name

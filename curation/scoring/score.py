@@ -1,19 +1,15 @@
 """Gains of rewrites that you bring: `notewright score FILE.jsonl --config CONFIG --output OUT.jsonl`.
 
-An input line is `{"id", "text", "questions": [{"question", "answer"}], "rewrites": [...]}`, `title` and other keys are
-allowed. Every rewrite teaches students of its own (`reward.repeats` of them, whatever `reward.credit` is), and these
-are asked all of its document's questions. The output has one line a rewrite, in input order, as soon as its document is
-done:
+An input line is `{"id", "text", "questions": [{"question", "answer"}], "rewrites": [...]}`. Every
+rewrite teaches students of its own (`reward.repeats` of them, whatever `reward.credit` is), which are asked all of its
+document's questions. The output has one line a rewrite, in input order, as soon as its document is done:
 
     {"id", "rewrite", "gain", "gain_se", "accuracy_before", "accuracy_after", "loglik_before", "loglik_after", "error"}
 
-`rewrite` is the position in `rewrites`, from 0, or `"raw"`: the document's own text as the lesson, first of each
-document. `gain` is in nats a gold-answer token. `gain_se` is the standard error of the gain over repeats, or with
-one repeat over the questions. A failed student leaves nulls and its `error`.
-
-OUT.jsonl only grows. `OUT.state.json` beside it records what made it (students, settings, seed), so that the same call
-goes on where the last one was stopped, and another call is refused. Lines that are no document go to
-`OUT.rejects.jsonl`.
+`rewrite` is the position in `rewrites`, from 0, or first `"raw"`: the document's own text as the lesson. `gain` is in
+nats a gold-answer token, `gain_se` its standard error over repeats, or with one repeat over the questions. A failed
+student leaves nulls and its `error`. OUT.jsonl only grows; `OUT.state.json` beside it records what made it (students,
+settings, seed), so that the same call goes on where the last one was stopped, and another call is refused.
 """
 
 import hashlib
@@ -36,11 +32,10 @@ from student.records import Job, Lesson, Outcome, StudentPool
 
 
 def run_score(path: Path, config: Config, output: Path, pool: StudentPool | None = None) -> int:
-    """Scores every rewrite in `path` into `output`; returns the exit status.
+    """Scores every rewrite in `path` into `output`, and writes lines that are no document to `OUT.rejects.jsonl`.
 
-    0: all scored; 1: some lines were rejected, or some students failed; 2: no line is a document. Raises UserError (the
-    file is missing, `output` was made by another call) and RunError (the disk is full, another process writes
-    `output`).
+    Returns the exit status: 0: all scored; 1: some lines were rejected, or some students failed; 2: no line is a
+    document. Raises UserError (`output` was made by another call), RunError (the disk is full, `output` is locked).
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}")

@@ -25,9 +25,6 @@ from configs.schema.executor import Slurm
 from curation.console.progress import say
 from curation.pipeline.executors import local  # noqa: F401  # ends datatrove's logs, on the nodes too
 
-LAUNCHER = "launch_pickled_pipeline"
-"""datatrove's command that a job runs."""
-
 
 class Queued(Exception):
     """The tasks are in Slurm's queue, which is no error. The message says how they stand and what to do next."""
@@ -175,7 +172,7 @@ def _why_ended(logs: Path, incomplete: list[int]) -> str:
     if not submitted:
         return ""
     errors = [path.read_text(encoding="utf-8") for rank in incomplete if (path := _error_path(logs, rank)).is_file()]
-    reasons = [f"{error[:300]}" + f" ({count} times)" * (count > 1) for error, count in Counter(errors).most_common(2)]
+    reasons = [error[:300] + f" ({count} times)" * (count > 1) for error, count in Counter(errors).most_common(2)]
     # Many clusters keep no account of ended jobs.
     with suppress(UserError, RunError):
         jobs = f"--jobs={','.join(submitted['jobs'])}"
@@ -195,12 +192,12 @@ def _error_path(logs: Path, rank: int) -> Path:
 
 
 def _activate(venv: Path | None) -> str:
-    """The shell line that puts datatrove's command on the PATH of a node."""
+    """The shell line that puts datatrove's command, which a job runs, on the PATH of a node."""
     if venv is not None:
         return f"source {venv.absolute() / 'bin/activate'}"
-    folder = Path(sys.executable).parent
-    if not (folder / LAUNCHER).is_file():
-        raise UserError(f"{LAUNCHER} is not in {folder}: name the environment of the nodes in curation.slurm.venv")
+    folder, launcher = Path(sys.executable).parent, "launch_pickled_pipeline"
+    if not (folder / launcher).is_file():
+        raise UserError(f"{launcher} is not in {folder}: name the environment of the nodes in curation.slurm.venv")
     return f'export PATH="{folder}:$PATH"'
 
 
