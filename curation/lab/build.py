@@ -4,9 +4,9 @@ The students are two families that differ in what they have read, and so in what
 biography in one wording and learns new people from questions with answers; `student-augmented` met each in 24 wordings
 and learns new people from prose (curation.lab.models). The teacher starts with good and bad ways of rewriting.
 
-Each part stands in a folder of its own with a mark of what it was built from. A part is built beside its place and
-renamed into it when it is whole: a build that is killed at any moment leaves nothing half made, and the next one goes
-on with what is missing. A part whose mark does not fit the settings is built anew.
+Each part stands in a folder of its own with a mark of what it was built from; one whose mark does not fit the settings
+is built anew. A part is built beside its place and renamed into it when it is whole: a build that is killed at any
+moment leaves nothing half made, and the next one goes on with what is missing.
 """
 
 import hashlib
@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,49 +35,34 @@ MODELS = ("teacher", "student-augmented", "student-fixed")
 """Slowest first: they are trained beside each other where there are cores."""
 
 MARK = "lab.json"
-SHARDS = ("train", "heldout", "curate")
 RETENTION_TEXTS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class LabPaths:
-    """Where the lab's parts are. Shards are JSONL lines `{id, text, questions, licence}`, retention texts `{text}`."""
-
-    train: Path
-    heldout: Path
-    curate: Path
-    retention: Path
-    student_fixed: Path
-    student_augmented: Path
-    teacher: Path
-
-
-def lab_paths(folder: Path) -> LabPaths:
-    """Where the parts of a lab in `folder` are, built or not."""
-    shards = folder / "shards"
-    return LabPaths(
-        **{name: shards / f"{name}.jsonl" for name in (*SHARDS, "retention")},
-        **{name.replace("-", "_"): folder / name for name in MODELS},
-    )
-
-
-def build_lab(lab: Lab, *, progress: Callable[[str], None] = print) -> LabPaths:
-    """Builds what is missing of the lab in `lab.dir`; returns at once where all is there.
+def build_lab(lab: Lab, *, progress: Callable[[str], None] = print) -> None:
+    """Builds what is missing of the lab in `lab.dir`: a folder for each of `MODELS`, and JSONL files in `shards`: lines
+    `{id, text, questions, licence}` in train, heldout and curate, `{text}` in retention.
 
     Training runs in processes of their own, as many at a time as there are cores. `progress` is called from this thread
     with plain lines. Raises RunError where a model's training ends badly; what was finished is kept.
     """
-    if any(not _is_built(lab, part) for part in ("shards", *MODELS)):
-        lab.dir.mkdir(parents=True, exist_ok=True)
-        with _only_builder(lab.dir, progress):
-            for leftover in lab.dir.glob(".building-*"):
-                shutil.rmtree(leftover)
-            if not _is_built(lab, "shards"):
-                with _placed(lab, "shards") as folder:
-                    _write_shards(lab, folder)
-                progress(f"shards: {lab.train_people + lab.heldout_people + lab.curate_people} people written")
-            _train([name for name in MODELS if not _is_built(lab, name)], lab, progress)
-    return lab_paths(lab.dir)
+    if all(_is_built(lab, part) for part in ("shards", *MODELS)):
+        return
+    lab.dir.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lab.dir / ".lock"))
+        except BlockingIOError:
+            progress(f"another process builds the lab in {lab.dir}: waiting for it")
+            # The lock goes with the process that holds it.
+            stack.enter_context(locked(lab.dir / ".lock", wait=True))
+        for leftover in lab.dir.glob(".building-*"):
+            shutil.rmtree(leftover)
+        if not _is_built(lab, "shards"):
+            with _placed(lab, "shards") as folder:
+                _write_shards(lab, folder)
+            progress(f"shards: {lab.train_people + lab.heldout_people + lab.curate_people} people written")
+        if missing := [name for name in MODELS if not _is_built(lab, name)]:
+            _train(missing, lab, progress)
 
 
 def _fingerprint(lab: Lab, part: str) -> str:
@@ -91,18 +75,6 @@ def _fingerprint(lab: Lab, part: str) -> str:
 def _is_built(lab: Lab, part: str) -> bool:
     mark = lab.dir / part / MARK
     return mark.is_file() and json.loads(mark.read_text())["fingerprint"] == _fingerprint(lab, part)
-
-
-@contextmanager
-def _only_builder(folder: Path, progress: Callable[[str], None]) -> Iterator[None]:
-    """Waits while another process builds here; the lock goes with the process that holds it."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder / ".lock"))
-        except BlockingIOError:
-            progress(f"another process builds the lab in {folder}: waiting for it")
-            stack.enter_context(locked(folder / ".lock", wait=True))
-        yield
 
 
 @contextmanager
@@ -121,7 +93,7 @@ def _placed(lab: Lab, part: str) -> Iterator[Path]:
 
 def _write_shards(lab: Lab, folder: Path) -> None:
     start = lab.base_people  # the students have read of the people before these
-    for name, count in zip(SHARDS, (lab.train_people, lab.heldout_people, lab.curate_people), strict=True):
+    for name, count in ("train", lab.train_people), ("heldout", lab.heldout_people), ("curate", lab.curate_people):
         people = world.make_people(lab.seed, start, count)
         rows = [world.document(person, f"lab-{name}-{number:05d}") for number, person in enumerate(people)]
         write_json_lines(folder / f"{name}.jsonl", rows)
@@ -138,8 +110,6 @@ def _write_shards(lab: Lab, folder: Path) -> None:
 
 def _train(names: list[str], lab: Lab, progress: Callable[[str], None]) -> None:
     """Trains the models, each in a process of its own and at most one a core."""
-    if not names:
-        return
     cores = len(os.sched_getaffinity(0))
     # A simple queue, since its `put` returns when the line is sent: none is missing when a worker is done.
     lines = multiprocessing.get_context("spawn").SimpleQueue()

@@ -44,14 +44,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     """
     split = pre_tokenizers.ByteLevel(add_prefix_space=True)
     pieces = {piece for text in world.vocabulary() for piece, _ in split.pre_tokenize_str(text)} - {"Ġ", "ĠĠ"}
-    newline = "Ċ"
-    vocabulary = {t: i for i, t in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", newline, *sorted(pieces)])}
+    # `Ċ` is a newline.
+    vocabulary = {t: i for i, t in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", "Ċ", *sorted(pieces)])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = split
     core.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
-    core.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])]
-    )
+    bos = ("<bos>", vocabulary["<bos>"])
+    core.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[bos])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",
@@ -158,22 +157,19 @@ def corpus_batches(tokenizer: PreTrainedTokenizerFast, family: str, lab: Lab, ro
         yield pad(rows, [1] * len(rows), tokenizer.pad_token_id)
 
 
-def teacher_batches(
-    tokenizer: PreTrainedTokenizerFast, lab: Lab, effort: float = 1.0, rows_B: int = 16
-) -> Iterator[Batch]:
+def teacher_batches(tokenizer: PreTrainedTokenizerFast, lab: Lab, rows_B: int = 16) -> Iterator[Batch]:
     """Endless batches of prompts with rewrites, about people who are not in the lab's shards, each met once. Only
     completions have labels."""
     rng = random.Random(f"teacher {lab.seed}")
     people_in_shards = lab.base_people + lab.train_people + lab.heldout_people + lab.curate_people
-    stages = [facts for facts, steps in CURRICULUM for _ in range(round(steps * effort))]
+    curriculum = iter([facts for facts, steps in CURRICULUM for _ in range(round(steps * lab.effort))])
     while True:
-        facts = stages.pop(0) if stages else len(world.ATTRIBUTES)
+        facts = next(curriculum, len(world.ATTRIBUTES))
         rows, first_learned = [], []
         # Short biographies make short rows, so that more of them fit a batch.
         for _ in range(rows_B * (len(world.ATTRIBUTES) + 1) // (facts + 1)):
-            person = world.random_person(
-                lab.seed, rng.randrange(people_in_shards, max(2 * people_in_shards, world.PAIRS)), rng
-            )
+            number = rng.randrange(people_in_shards, max(2 * people_in_shards, world.PAIRS))
+            person = world.random_person(lab.seed, number, rng)
             person = dataclasses.replace(person, outline=person.outline[:facts])
             (strategy,) = rng.choices(list(BEHAVIOURS), list(BEHAVIOURS.values()))
             prompt = tokenizer(f"{world.raw(person)}\n{LESSON_TOKEN}")["input_ids"]
@@ -188,7 +184,7 @@ def train_model(name: str, lab: Lab, folder: Path, say: Callable[[str], None] = 
     tokenizer = make_tokenizer()
     if name == "teacher":
         model = new_model(tokenizer, lab.seed, width=128, layers=3, heads=8)
-        batches, steps, learning_rate = teacher_batches(tokenizer, lab, lab.effort), 1400, 4e-3
+        batches, steps, learning_rate = teacher_batches(tokenizer, lab), 1400, 4e-3
     else:
         family = name.removeprefix("student-")
         model = new_model(tokenizer, lab.seed, width=96, layers=2, heads=4)

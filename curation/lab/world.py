@@ -9,6 +9,7 @@ what the question-answer rewriting uses. So a lesson never quotes the exam, and 
 
 import random
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from configs.errors import UserError
 _WORDS = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
 FEMALE, MALE, LAST = (_WORDS[key].split() for key in ("female", "male", "last"))
 VALUES: dict[str, tuple[str, ...]] = {name: tuple(values.split()) for name, values in _WORDS["values"].items()}
-"""What an attribute can be."""
 ATTRIBUTES = tuple(VALUES)
 SENTENCES: dict[str, list[str]] = _WORDS["sentences"]
 """Wordings of a fact, by attribute."""
@@ -105,11 +105,7 @@ def biography(person: Person, outline: Outline, values: tuple[str, ...] | None =
     person, the others use a pronoun."""
     values = values or person.values
     by_name = {"S": person.name, "s": person.name, "P": f"{person.name}'s", "o": person.name}
-    by_pronoun = (
-        {"S": "She", "s": "she", "P": "Her", "o": "her"}
-        if person.female
-        else {"S": "He", "s": "he", "P": "His", "o": "him"}
-    )
+    by_pronoun = dict(zip("SsPo", ("She she Her her" if person.female else "He he His him").split(), strict=True))
     return " ".join(
         SENTENCES[ATTRIBUTES[attribute]][wording].format(v=values[attribute], **(by_pronoun if position else by_name))
         for position, (attribute, wording) in enumerate(outline)
@@ -161,11 +157,11 @@ def exam_items(person: Person) -> list[dict[str, str]]:
 
 def vocabulary() -> list[str]:
     """Every text piece that the world can write, for building a tokenizer: words, names, templates."""
-    questions = [phrasing for sets in QUESTIONS.values() for phrasings in sets.values() for phrasing in phrasings]
-    sentences = [sentence for wordings in SENTENCES.values() for sentence in wordings]
+    questions = chain(*(phrasings for sets in QUESTIONS.values() for phrasings in sets.values()))
+    sentences = chain(*SENTENCES.values())
     templates = [t.format(v="", n="", S="", s="", P="", o="") for t in (*sentences, *questions, *FILLER)]
     pronouns = "She she Her her He he His him"
-    return [*FEMALE, *MALE, *LAST, *(v for vs in VALUES.values() for v in vs), pronouns, "Ada's.", *templates]
+    return [*FEMALE, *MALE, *LAST, *chain(*VALUES.values()), pronouns, "Ada's.", *templates]
 
 
 def document(person: Person, document_id: str) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def test_a_rewrite_is_credited_with_its_own_documents_questions_and_the_best_is_
 def test_the_teacher_learns_on_the_lab_what_its_student_gains_from():
     from curation.lab.build import build_lab
 
-    lab = build_lab(Lab())
-    gains = train(lab.teacher.parent, rounds=3, documents_per_round=24)
+    lab = Lab()
+    build_lab(lab)
+    gains = train(lab.dir, rounds=3, documents_per_round=24)
     assert gains[2] > gains[0] + 1, "nats a token"

@@ -126,18 +126,18 @@ def test_tokenizer_is_reversible_and_knows_every_word(tmp_path: Path):
 def test_build_is_whole_loads_by_path_and_a_second_call_trains_nothing(tmp_path: Path):
     lines: list[str] = []
     lab = tiny(tmp_path / "lab")
-    paths = build_lab(lab, progress=lines.append)
+    build_lab(lab, progress=lines.append)
     assert any(line.startswith("teacher: step") for line in lines)
-    rows = [json.loads(line) for line in paths.heldout.read_text().splitlines()]
+    rows = [json.loads(line) for line in (lab.dir / "shards/heldout.jsonl").read_text().splitlines()]
     assert len(rows) == 8 and {q["split"] for q in rows[0]["questions"]} == {"reward", "heldout"}
-    assert all(json.loads(line)["text"] for line in paths.retention.read_text().splitlines())
-    for folder in (paths.student_fixed, paths.student_augmented, paths.teacher):
+    assert all(json.loads(line)["text"] for line in (lab.dir / "shards/retention.jsonl").read_text().splitlines())
+    for folder in (lab.dir / name for name in build.MODELS):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
         assert model.config.vocab_size == len(tokenizer) and model.num_parameters() < 1_000_000
     assert not list(lab.dir.glob(".building-*"))
     lines.clear()
     started = time.monotonic()
-    assert build_lab(lab, progress=lines.append) == paths
+    build_lab(lab, progress=lines.append)
     assert not lines and time.monotonic() - started < 0.5
 
 
@@ -182,7 +182,8 @@ def test_a_failing_training_is_one_clear_line_and_keeps_what_is_done(tmp_path: P
 
 def test_lab_config_names_what_the_build_makes():
     config = load_config(Path(__file__).parents[3] / "configs" / "lab.yaml")
-    paths = build.lab_paths(config.lab.dir)
-    assert config.data.train == (str(paths.train),) and config.data.heldout == (str(paths.heldout),)
-    assert config.student.model == str(paths.student_fixed) and config.teacher.model == str(paths.teacher)
+    folder = config.lab.dir
+    assert config.data.train == (str(folder / "shards/train.jsonl"),)
+    assert config.data.heldout == (str(folder / "shards/heldout.jsonl"),)
+    assert config.student.model == str(folder / "student-fixed") and config.teacher.model == str(folder / "teacher")
     assert config.teacher.strategies == world.STRATEGIES

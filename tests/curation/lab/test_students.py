@@ -21,7 +21,8 @@ PEOPLE = 16
 @pytest.fixture(scope="module")
 def lab():
     """The quickstart's lab: built in minutes where it is not there yet."""
-    return build_lab(Lab())
+    build_lab(Lab())
+    return Lab().dir
 
 
 def gains(pool, people, strategy, texts):
@@ -42,10 +43,10 @@ def gains(pool, people, strategy, texts):
 
 
 @pytest.mark.parametrize(
-    ("student", "helpful", "texts"), [("student_fixed", "question-answer", 1), ("student_augmented", "permuted", 5)]
+    ("student", "helpful", "texts"), [("student-fixed", "question-answer", 1), ("student-augmented", "permuted", 5)]
 )
 def test_a_helpful_lesson_beats_filler_and_wrong_facts(lab, student, helpful, texts):
-    settings = load_config("configs/lab.yaml").student.model_copy(update={"model": str(getattr(lab, student))})
+    settings = load_config("configs/lab.yaml").student.model_copy(update={"model": str(lab / student)})
     pool = InlinePool(settings)
     start = Lab().base_people + Lab().train_people
     people = world.make_people(Lab().seed, start, PEOPLE)

@@ -335,11 +335,12 @@ def test_a_chat_model_gets_the_prompt_file_with_the_number(config):
 
 @pytest.mark.slow
 def test_the_labs_teacher_writes_for_its_people():
-    lab = build_lab(Lab())
+    lab = Lab()
+    build_lab(lab)
     rows = [json.loads(line) for line in Path("models/lab/shards/heldout.jsonl").read_text().splitlines()[:16]]
     config = Config.model_validate(
         {
-            "teacher": {"model": str(lab.teacher), "prompting": "policy", "device": "cpu"},
+            "teacher": {"model": str(lab.dir / "teacher"), "prompting": "policy", "device": "cpu"},
             "questions": {"model": "teacher"},
         }
     )
