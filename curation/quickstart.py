@@ -8,7 +8,6 @@ import itertools
 import json
 import resource
 import time
-from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
@@ -44,7 +43,20 @@ def run_quickstart(config: Config) -> dict[str, Any]:
     curation = curate(config)
     page = write_report(config.run.dir)
     figures = _figures(training, curation, time.monotonic() - started)
-    _print_summary(config, training, curation, page, figures)
+    print()
+    print_training(training, config)
+    print()
+    print_example(training)
+    print()
+    print_curation(curation)
+    print(
+        f"\nreward    {interval(*training.reward_first, 3)} at first, {interval(*training.reward_last, 3)} at the end",
+        f"report    {page}",
+        f"dataset   {config.curation.output}",
+        f"time      {figures['seconds'] / 60:.1f} minutes, {figures['peak_memory_gib']} GiB of memory",
+        "next      make smollm2 && .venv/bin/notewright train configs/smollm2-cpu.yaml   (real text, a real model)\n",
+        sep="\n", flush=True,
+    )  # fmt: skip
     line = json.dumps(figures, allow_nan=False)
     write_whole(config.run.dir / SUMMARY, line.encode() + b"\n")
     print(line, flush=True)
@@ -58,8 +70,16 @@ def fresh_run(config: Config) -> Config:
     """
     for number in itertools.count(1):
         name = config.run.dir.name if number == 1 else f"{config.run.dir.name}-{number}"
-        candidate = _moved(config, config.run.dir.with_name(name))
-        if not candidate.run.dir.exists() or _is_unfinished(candidate):
+        folder, output = config.run.dir.with_name(name), config.curation.output
+        if output.is_relative_to(config.run.dir):
+            output = folder / output.relative_to(config.run.dir)
+        candidate = config.model_copy(
+            update={
+                "run": config.run.model_copy(update={"dir": folder}),
+                "curation": config.curation.model_copy(update={"output": output}),
+            }
+        )
+        if not folder.exists() or _is_unfinished(candidate):
             return candidate
     raise AssertionError("unreachable: count() does not end")
 
@@ -71,18 +91,6 @@ def _is_unfinished(config: Config) -> bool:
         return not config_difference(load_config(config.run.dir / "config.yaml"), config)
     except UserError:  # of an earlier version, with keys that this one does not know
         return False
-
-
-def _moved(config: Config, folder: Path) -> Config:
-    output = config.curation.output
-    if output.is_relative_to(config.run.dir):
-        output = folder / output.relative_to(config.run.dir)
-    return config.model_copy(
-        update={
-            "run": config.run.model_copy(update={"dir": folder}),
-            "curation": config.curation.model_copy(update={"output": output}),
-        }
-    )
 
 
 def _figures(training: TrainSummary, curation: CurateSummary, seconds: float) -> dict[str, Any]:
@@ -105,21 +113,3 @@ def _figures(training: TrainSummary, curation: CurateSummary, seconds: float) ->
         "peak_memory_gib": round(max(peaks) / 2**20, 2),
     }
     return without_nan(figures)
-
-
-def _print_summary(
-    config: Config, training: TrainSummary, curation: CurateSummary, page: Path, figures: dict[str, Any]
-) -> None:
-    print()
-    print_training(training, config)
-    print()
-    print_example(training)
-    print()
-    print_curation(curation)
-    print()
-    print(f"reward    {interval(*training.reward_first, 3)} at first, {interval(*training.reward_last, 3)} at the end")
-    print(f"report    {page}")
-    print(f"dataset   {config.curation.output}")
-    print(f"time      {figures['seconds'] / 60:.1f} minutes, {figures['peak_memory_gib']} GiB of memory")
-    print("next      make smollm2 && .venv/bin/notewright train configs/smollm2-cpu.yaml   (real text, a real model)")
-    print(flush=True)

@@ -4,7 +4,6 @@ import json
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -27,7 +26,7 @@ class WorkProgress:
 
     def __init__(self, task: str, total: int, done: int = 0):
         self.task, self.total, self.done = task, total, done
-        self._done_before = done
+        self._done_before = self._done_in_earlier_calls = done
         self._started = self._last_line = time.monotonic()
         self._bar: Progress | None = None
 
@@ -40,9 +39,7 @@ class WorkProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._show()
             self._bar.stop()
@@ -74,10 +71,6 @@ class StudentProgress(WorkProgress):
     """Counts students."""
 
     unit = "students"
-
-    def __init__(self, task: str, total: int, done: int = 0):
-        super().__init__(task, total, done)
-        self._done_in_earlier_calls = done
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -127,13 +120,11 @@ class CurationProgress(WorkProgress):
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join()
         self._read()
-        super().__exit__(kind, error, trace)
+        super().__exit__(*error)
 
     def _follow(self) -> None:
         while not self._stop.wait(POLL_SECONDS):

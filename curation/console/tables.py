@@ -1,15 +1,11 @@
 """What the terminal shows when a verb has ended: short tables on stdout."""
 
-from collections.abc import Mapping
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from configs.format import interval, shorten
 from configs.schema import Config
-from student.statistics.intervals import Estimate
-from teacher.reward.evaluation import Evaluation
 from teacher.reward.student_models import labels
 from teacher.training.summary import TrainSummary
 
@@ -33,9 +29,9 @@ def print_training(summary: TrainSummary, config: Config) -> None:
     else:
         best = "" if summary.best_round is None else f" (round {summary.best_round} validated best)"
         teacher = f"{summary.checkpoint}{best}"
-    console.print(f"teacher: {teacher}", markup=False)
-    console.print(f"journal: {config.run.dir / 'journal'}", markup=False)
     console.print(
+        f"teacher: {teacher}\n"
+        f"journal: {config.run.dir / 'journal'}\n"
         f"{summary.algorithm}: {summary.rounds} rounds, {summary.student_runs} student runs ({summary.students} with"
         f" held-out arms in this call), {summary.seconds:.0f} s",
         markup=False,
@@ -46,32 +42,23 @@ def _arms(summary: TrainSummary) -> Table:
     """All students together, and below them each by itself where there are several."""
     title = "Documents that the teacher never learnt on (95% intervals)"
     table = Table("students taught with", "gain (nats a token)", "accuracy", title=title, title_justify="left")
-    _add_arms(table, summary.heldout, summary.differences)
-    students = next(iter(summary.heldout.values())).by_student
-    for student, label in labels(list(students)).items():
-        prefix = f"student/{label}/"
-        table.add_section()
-        table.add_row(Text(f"student {label}"), "", "")
-        _add_arms(
-            table,
-            {arm: evaluation.by_student[student] for arm, evaluation in summary.heldout.items()},
-            {
-                name.removeprefix(prefix): value
-                for name, value in summary.differences.items()
-                if name.startswith(prefix)
-            },
-        )
+    students = labels(list(next(iter(summary.heldout.values())).by_student))
+    for student, label in [(None, ""), *students.items()]:
+        heldout, prefix = summary.heldout, ""
+        if student is not None:
+            heldout = {arm: evaluation.by_student[student] for arm, evaluation in heldout.items()}
+            prefix = f"student/{label}/"
+            table.add_section()
+            table.add_row(Text(f"student {label}"), "", "")
+        for arm, arm_label in ARMS.items():
+            if arm in heldout:
+                table.add_row(arm_label, interval(*heldout[arm].gain, 3), interval(*heldout[arm].accuracy))
+        for other in ("untrained", "raw"):
+            names = (f"{prefix}{name}_minus_{other}" for name in ("trained", "accuracy"))
+            gain, accuracy = map(summary.differences.get, names)
+            if gain is not None and accuracy is not None:
+                table.add_row(f"trained - {other}", interval(*gain, 3), interval(*accuracy))
     return table
-
-
-def _add_arms(table: Table, heldout: Mapping[str, Evaluation], differences: Mapping[str, Estimate]) -> None:
-    for arm, label in ARMS.items():
-        if arm in heldout:
-            table.add_row(label, interval(*heldout[arm].gain, 3), interval(*heldout[arm].accuracy))
-    for other in ("untrained", "raw"):
-        gain, accuracy = (differences.get(f"{name}_minus_{other}") for name in ("trained", "accuracy"))
-        if gain is not None and accuracy is not None:
-            table.add_row(f"trained - {other}", interval(*gain, 3), interval(*accuracy))
 
 
 def print_example(summary: TrainSummary) -> None:
@@ -80,22 +67,17 @@ def print_example(summary: TrainSummary) -> None:
         return
     # One that changed says more than one that did not.
     example = next((e for e in summary.examples if e.before != e.after), summary.examples[0])
+    source, before, after = (
+        Text(shorten(" ".join(text.split()), EXAMPLE_CHARACTERS))
+        for text in (example.source, example.before, example.after)
+    )
     console = stdout_console()
     console.print("Document (never learnt on):", markup=False)
-    console.print(Text(_short(example.source)), style="dim")
-    table = Table(
-        f"at first: {example.strategy_before}",
-        f"now: {example.strategy_after}",
-        title="What the teacher writes from it",
-        title_justify="left",
-        expand=True,
-    )
-    table.add_row(Text(_short(example.before)), Text(_short(example.after)))
+    console.print(source, style="dim")
+    columns = f"at first: {example.strategy_before}", f"now: {example.strategy_after}"
+    table = Table(*columns, title="What the teacher writes from it", title_justify="left", expand=True)
+    table.add_row(before, after)
     console.print(table)
-
-
-def _short(text: str) -> str:
-    return shorten(" ".join(text.split()), EXAMPLE_CHARACTERS)
 
 
 def stdout_console() -> Console:
