@@ -54,45 +54,32 @@ def _download(scratch: Path) -> Path:
 
 def _expand(gguf: Path, folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
+    import transformers
+    from tokenizers import decoders, pre_tokenizers
 
-    source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    source = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     settings = source.config.to_dict()
     # save_pretrained refuses a model that says it was quantised, so its weights go into a fresh one that does not.
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         settings.pop(key, None)
-    model = LlamaForCausalLM(LlamaConfig(**settings))
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings))
     model.load_state_dict(source.state_dict())
-    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    model.generation_config = transformers.GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
     # The original's dtype. 4-bit steps are some 30 times coarser than what rounding to bfloat16 changes.
     model.to(torch.bfloat16).save_pretrained(folder)
-    _tokenizer(gguf).save_pretrained(folder)
 
-
-def _tokenizer(gguf: Path):  # type: ignore[no-untyped-def]  # transformers is imported late
-    """The original's tokenizer.
-
-    What transformers 5.17 reads from the GGUF file differs in three ways: `<|im_start|>` as end of text, no splitting
-    of digits, and a decoder that turns the character U+2581 into a space.
-    """
-    from tokenizers import decoders, pre_tokenizers
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    read = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # What transformers 5.17 reads from the GGUF file differs from the original's tokenizer in three ways:
+    # `<|im_start|>` as end of text, no splitting of digits, and a decoder that turns the character U+2581 into a space.
+    read = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     backend = read.backend_tokenizer
     digits = pre_tokenizers.Digits(individual_digits=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        unk_token="<|endoftext|>",
-        chat_template=read.chat_template,
-        model_max_length=8192,
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>",
+        unk_token="<|endoftext|>", chat_template=read.chat_template, model_max_length=8192,
         clean_up_tokenization_spaces=False,
-    )
+    ).save_pretrained(folder)  # fmt: skip
 
 
 def main() -> int:

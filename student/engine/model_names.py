@@ -38,39 +38,34 @@ def is_path(name: str) -> bool:
 
 
 def check_name(name: str, lab: Path = LAB) -> None:
-    """Raises UserError if `name` is neither a model folder nor in the form of a Hub id, MissingFolder if it is a path.
-
-    `lab` is where `notewright lab` would put its models.
-    """
+    """Raises UserError if `name` is neither a model folder nor in the form of a Hub id, MissingFolder if it is a path
+    (`lab` is where `notewright lab` would put its models)."""
     if not name:
         raise UserError("no model given: set student.model and teacher.model to a folder or a Hub id")
     folder = Path(name)
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise UserError(f"{name} is no model folder: it holds no config.json")
-    if not folder.exists() and is_path(name):
+    if folder.exists():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{name} is no model folder: it holds no config.json")
+    elif is_path(name):
         made = {lab: "`notewright lab CONFIG`", Path(SMOLLM2): "`make smollm2`"}
         command = next((command for place, command in made.items() if folder.is_relative_to(place)), "")
         raise MissingFolder(f"there is no folder {name}{command and f': run {command}'}", command)
-    if not folder.exists():
-        # For its effect: where the Hub does not answer, no library shall ask it for the model.
-        hub_problem()
+    else:
+        hub_problem()  # for its effect: where the Hub does not answer, no library shall ask it for the model
 
 
 def check_available(name: str, lab: Path = LAB) -> None:
     """Raises UserError if `name` is no model folder, or a Hub id that is not in the cache and cannot be fetched."""
     check_name(name, lab)
-    if not Path(name).exists() and (problem := hub_problem()) and not is_cached(name):
+    if Path(name).exists() or not (problem := hub_problem()):
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(name, "config.json"), str):
         raise UserError(
             f"{name} is not on this machine, and {problem}: copy the folder here and name its path, or set HF_HOME to a"
             " cache that has it"
         )
-
-
-def is_cached(name: str) -> bool:
-    """Whether the Hub model's config is in the cache of this machine."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 @lru_cache

@@ -29,8 +29,7 @@ def pairs_of(reward: schema.Reward, rl: Rl, group: Sequence[Rewrite], rewards: S
     """Pairs the best units of a document with its worst, the i-th best with the i-th worst, rewrite by rewrite.
 
     Only units with the same prompts are paired. A winner is selected as for ReST-EM, and leads its loser by more than
-    the standard error of their difference. A rewrite that a gate refused may lose and never wins; equal texts are no
-    pair.
+    the standard error of their difference. A refused rewrite may lose and never wins; equal texts are no pair.
     """
     by_prompts: dict[tuple[str, ...], list[Unit]] = defaultdict(list)
     for unit in units_of(reward, rl, group, rewards):
@@ -55,9 +54,8 @@ def pairs_of(reward: schema.Reward, rl: Rl, group: Sequence[Rewrite], rewards: S
 def update(config: Config, round: int, writer: TransformersWriter, groups: Groups, rewards: Rewards) -> Metrics:
     """Trains the writer's model in place on the pairs of all documents.
 
-    Returns the metrics of the update: the number of `pairs`, of `documents` that have some, and the share of pairs
-    whose winner the teacher `preferred`, in the last epoch, more than at the start. Without pairs the model stays as it
-    was.
+    Returns its metrics: the number of `pairs`, of `documents` that have some, and the share of pairs whose winner the
+    teacher `preferred`, in the last epoch, more than at the start. Without pairs the model stays as it was.
     """
     from datasets import Dataset, disable_progress_bars
     from transformers import PrinterCallback
@@ -80,13 +78,12 @@ def update(config: Config, round: int, writer: TransformersWriter, groups: Group
     for won, lost in pairs:
         prompt_ids, won_ids = token_ids(writer, won)
         rows.append({"prompt_ids": prompt_ids, "chosen_ids": won_ids, "rejected_ids": token_ids(writer, lost)[1]})
-    settings = epoch_settings(config, config.rl.dpo, round, writer, len(pairs)) | {"logging_strategy": "epoch"}
+    settings = epoch_settings(config, config.rl.dpo, round, writer, len(pairs))
+    settings |= {"beta": config.rl.dpo.beta, "logging_strategy": "epoch"}
     with tempfile.TemporaryDirectory() as scratch, _no_progress_bar():
         trainer = PairTrainer(
             model=writer.model,
-            args=DPOConfig(
-                output_dir=scratch, max_length=None, beta=config.rl.dpo.beta, precompute_ref_log_probs=True, **settings
-            ),
+            args=DPOConfig(output_dir=scratch, max_length=None, precompute_ref_log_probs=True, **settings),
             train_dataset=Dataset.from_list(rows),
             processing_class=writer.tokenizer,
         )

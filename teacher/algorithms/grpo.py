@@ -11,11 +11,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from configs import schema
 from configs.schema import Serving
@@ -31,9 +29,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from trl import GRPOTrainer
 
-Rollout = Callable[[list[str], "GRPOTrainer"], dict[str, Any]]
-"""TRL calls it for the completions of a step."""
-
 
 def train_round(round: SamplingRound) -> tuple[Metrics, torch.optim.Optimizer]:
     """Trains the writer's model in place, in a step for each of `step_sizes`.
@@ -43,7 +38,12 @@ def train_round(round: SamplingRound) -> tuple[Metrics, torch.optim.Optimizer]:
     """
     started = time.perf_counter()
     writer, documents, rl = round.writer, round.documents, round.config.rl
-    optimizer = _optimizer(rl.learning_rate, writer.model, round.start)
+    parameters = [parameter for parameter in writer.model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rl.learning_rate, weight_decay=0.0)
+    if round.start is not None and (round.start / OPTIMIZER_FILE).is_file():
+        optimizer.load_state_dict(torch.load(round.start / OPTIMIZER_FILE, weights_only=True))
+        for group in optimizer.param_groups:  # the moments go on, but a fork may have another rate
+            group["lr"] = group["initial_lr"] = rl.learning_rate
     # TRL loads the reference by the name in the model's config: the KL is to the untrained teacher, not to the round's
     # start.
     writer.model.config._name_or_path = round.config.teacher.model
@@ -110,7 +110,7 @@ def _train(
     rows: "Dataset",
     documents_per_step: int,
     student_gain: Callable[..., list[float]],
-    rollout: Rollout,
+    rollout: Callable[..., dict[str, Any]],
     optimizer: torch.optim.Optimizer,
 ) -> list[dict[str, float]]:
     """Trains on `rows` in steps of one size; returns TRL's log."""
@@ -142,7 +142,7 @@ def _train(
     return trainer.state.log_history
 
 
-def _rollout(round: SamplingRound) -> Rollout:
+def _rollout(round: SamplingRound) -> Callable[..., dict[str, Any]]:
     """A function that samples in TRL's place: with dealt openings, and in batches of `teacher.batch_size`, where TRL
     would sample a whole step's rewrites at once.
 
@@ -205,16 +205,6 @@ def _vllm_settings(serving: Serving) -> dict[str, Any]:
     }
 
 
-def _optimizer(learning_rate: float, model: PreTrainedModel, start: Path | None) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
-    if start is not None and (start / OPTIMIZER_FILE).is_file():
-        optimizer.load_state_dict(torch.load(start / OPTIMIZER_FILE, weights_only=True))
-        for group in optimizer.param_groups:  # the moments go on, but a fork may have another rate
-            group["lr"] = group["initial_lr"] = learning_rate
-    return optimizer
-
-
 def _rows(round: SamplingRound) -> "Dataset":
     """A row for each document: `prompt`, `document_id` and `strategy` (empty where the teacher chooses by itself)."""
     from datasets import Dataset
@@ -223,12 +213,11 @@ def _rows(round: SamplingRound) -> "Dataset":
     strategies = [""] * len(documents)
     if teacher.prompting == "strategy":
         strategies = spread(teacher.strategies, len(documents), offset=round.number)
-    prompts = [
-        build_prompt(writer.tokenizer, teacher, document, strategy, writer.max_prompt_tokens)
-        for document, strategy in zip(documents, strategies, strict=True)
-    ]
-    ids = [document.id for document in documents]
-    return Dataset.from_dict({"prompt": prompts, "document_id": ids, "strategy": strategies})
+    rows = []
+    for document, strategy in zip(documents, strategies, strict=True):
+        prompt = build_prompt(writer.tokenizer, teacher, document, strategy, writer.max_prompt_tokens)
+        rows.append({"prompt": prompt, "document_id": document.id, "strategy": strategy})
+    return Dataset.from_list(rows)
 
 
 def _settings(round: SamplingRound, documents: int, documents_per_step: int) -> dict[str, Any]:
@@ -238,30 +227,27 @@ def _settings(round: SamplingRound, documents: int, documents_per_step: int) -> 
     local_batch = batch // round.ranks.count
     rows_at_once = max(size for size in range(1, teacher.batch_size + 1) if local_batch % size == 0)
     vllm = _vllm_settings(round.config.serving) if teacher.writer == "vllm" else {}
-    return (
-        trainer_settings(round.writer)
-        | vllm
-        | {
-            "per_device_train_batch_size": rows_at_once,
-            "gradient_accumulation_steps": local_batch // rows_at_once,
-            "generation_batch_size": batch,
-            "ddp_find_unused_parameters": False,
-            "num_generations": rl.rewrites_per_document,
-            "max_steps": documents // documents_per_step,
-            "learning_rate": rl.learning_rate,
-            "max_completion_length": teacher.max_new_tokens,
-            "temperature": teacher.temperature,
-            "top_p": teacher.top_p,
-            "top_k": 0,
-            "beta": rl.grpo.kl,
-            "loss_type": "dr_grpo",
-            "scale_rewards": "none",
-            "shuffle_dataset": False,
-            "logging_strategy": "steps",
-            "logging_steps": 1,
-            "seed": stable_seed(round.config.run.seed, "grpo", round.number, documents_per_step),
-        }
-    )
+    settings = trainer_settings(round.writer) | vllm
+    return settings | {
+        "per_device_train_batch_size": rows_at_once,
+        "gradient_accumulation_steps": local_batch // rows_at_once,
+        "generation_batch_size": batch,
+        "ddp_find_unused_parameters": False,
+        "num_generations": rl.rewrites_per_document,
+        "max_steps": documents // documents_per_step,
+        "learning_rate": rl.learning_rate,
+        "max_completion_length": teacher.max_new_tokens,
+        "temperature": teacher.temperature,
+        "top_p": teacher.top_p,
+        "top_k": 0,
+        "beta": rl.grpo.kl,
+        "loss_type": "dr_grpo",
+        "scale_rewards": "none",
+        "shuffle_dataset": False,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "seed": stable_seed(round.config.run.seed, "grpo", round.number, documents_per_step),
+    }
 
 
 GRPO = Algorithm(train_round=train_round, step_sizes=step_sizes, several_processes=True, keeps_optimizer=True)

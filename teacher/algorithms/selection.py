@@ -65,11 +65,8 @@ def best_units(reward: schema.Reward, rl: Rl, units: Sequence[Unit]) -> list[Uni
 
 
 def standard_error(unit: Unit, group: Sequence[Unit]) -> float:
-    """Standard error of a unit's mean gain over its repeats, in nats a token.
-
-    The noise is estimated from the whole group, whose units share a seed in each repeat. It is 0 where nothing of the
-    group was repeated, and for a unit without gains.
-    """
+    """Standard error of a unit's mean gain over its repeats, in nats a token; 0 for a unit without gains, and where
+    nothing of the group was repeated. The noise is that of the whole group, whose units share a seed in each repeat."""
     variance = noise_variance([[other.gains for other in group]])
     return math.sqrt(variance / len(unit.gains)) if variance is not None and unit.gains else 0.0
 

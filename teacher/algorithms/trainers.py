@@ -39,8 +39,7 @@ def epoch_settings(config: Config, passes: Epochs, round: int, writer: Transform
 
 
 def trainer_settings(writer: TransformersWriter) -> dict[str, Any]:
-    """Settings of every trainer: a constant learning rate, no files, no output, and no mixed precision, since the model
-    already has its dtype."""
+    """Settings of every trainer: constant learning rate, no files, no output; the model already has its dtype."""
     return {
         "lr_scheduler_type": "constant",
         "gradient_checkpointing": False,
