@@ -115,14 +115,11 @@ OnDone = Callable[[dict[int, Outcome]], None]
 
 
 class StudentPool(Protocol):
-    """Trains and examines students, in this process (`student.pools.inline.InlinePool`) or on Ray actors
-    (`student.pools.ray.RayPool`)."""
+    """Trains and examines students, in this process (`InlinePool`) or on Ray actors (`RayPool`)."""
 
     def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
-        """Trains and examines one student for each job. Never raises for one student.
-
-        Returns the outcomes in the order of `jobs`; `on_done` is called with those of each batch.
-        """
+        """Trains and examines one student for each job; the outcomes are in the order of `jobs`. Never raises for one
+        student, but gives an outcome with `error`. `on_done` is called with those of each batch."""
         ...
 
     @property

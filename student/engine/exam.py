@@ -5,19 +5,25 @@ greedy and batched over all students. Answers from before the training are the s
 """
 
 import math
+import re
+import string
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Student
 from student.engine.encoding import Encoded, encode_answer, encode_prompt, encode_text
-from student.engine.grading import exact_match, recalled
 from student.engine.lora import AdapterStack, Rows
 from student.engine.packing import Piece, pack
 from student.engine.training import batch_loss
 from student.records import Exam, Question
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +46,7 @@ class ExamResult:
     """Mean loss on the retention texts in nats a token; None without such texts."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Score:
+class _Score(NamedTuple):
     """Of one text's labelled tokens."""
 
     tokens: int
@@ -96,10 +101,8 @@ class Examiner:
         for _, question in questions:
             gold = next(scores)
             choices = [next(scores) for _ in question.choices]
-            extra = {
-                "loglik_sum": gold.loglik_sum,
-                "bits_per_byte": -gold.loglik_sum / math.log(2) / max(1, len(question.answer.encode())),
-            }
+            bits = -gold.loglik_sum / math.log(2)
+            extra = {"loglik_sum": gold.loglik_sum, "bits_per_byte": bits / max(1, len(question.answer.encode()))}
             if choices:
                 extra |= _multiple_choice(question, choices)
             if self.settings.decode:
@@ -142,7 +145,7 @@ class Examiner:
         at_once = max(1, max_tokens // longest)
         order = sorted(range(len(prompts)), key=lambda i: questions[i][0])
         pad, device = self.tokenizer.pad_token_id, self.model.device
-        answers = [""] * len(prompts)
+        answers: dict[int, str] = {}
         for start in range(0, len(order), at_once):
             members = order[start : start + at_once]
             width = max(len(prompts[i]) for i in members)
@@ -158,9 +161,8 @@ class Examiner:
                     max_new_tokens=self.settings.max_answer_tokens,
                 )  # fmt: skip
             texts = self.tokenizer.batch_decode(output_BT[:, width:], skip_special_tokens=True)
-            for i, text in zip(members, texts, strict=True):
-                answers[i] = text
-        return answers
+            answers |= zip(members, texts, strict=True)
+        return [answers[i] for i in range(len(prompts))]
 
     def _adapters(self, rows: Rows, trained: bool) -> AbstractContextManager[None]:
         """Within it the model's rows are those of trained students, or of the base."""
@@ -176,6 +178,35 @@ def _multiple_choice(question: Question, choices: list[_Score]) -> dict[str, flo
         "choice": float(max(range(len(raw)), key=raw.__getitem__) == gold),
         "choice_norm": float(max(range(len(raw)), key=normalised.__getitem__) == gold),
     }
+
+
+def normalise(text: str) -> str:
+    """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces (arXiv 1606.05250)."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def first_line(text: str) -> str:
+    """The first line that is not blank: only this counts as the answer."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def exact_match(answer: str, gold: str) -> bool:
+    """Whether the first line is the gold answer, both normalised."""
+    return normalise(first_line(answer)) == normalise(gold)
+
+
+def token_recall(answer: str, gold: str) -> float:
+    """Share of the gold answer's words that the answer's first line has; a word that comes twice counts twice."""
+    gold_words = Counter(normalise(gold).split())
+    answer_words = Counter(normalise(first_line(answer)).split())
+    if not gold_words:
+        return float(not answer_words)
+    return (gold_words & answer_words).total() / gold_words.total()
+
+
+def recalled(answer: str, gold: str) -> bool:
+    """Whether the first line has 60% of the gold words: agrees with SEAL's LLM judge on 88% of 4,870 judgements."""
+    return token_recall(answer, gold) >= 0.6
 
 
 def _mean_loss(scores: list[_Score]) -> float | None:

@@ -74,13 +74,10 @@ class Helpers:
         self._finalizer()
 
     def share(self, tasks: list[Any], work_here: Callable[[Stopped], Any]) -> list[Any]:
-        """Calls `work_here` in this process while each helper does one of the `tasks`.
+        """Calls `work_here` in this process while each helper does one of the `tasks`; its own result comes first.
 
-        Returns the results of all, that of `work_here` first.
-
-        Raises:
-            MemoryError: a helper died, as happens where memory runs out. The others go on without it from now on.
-            Whatever `work_here` or a task raises; the others stop then.
+        Raises MemoryError if a helper died, as happens where memory runs out (the others go on without it from now on),
+        and whatever `work_here` or a task raises; the others stop then.
         """
         assert len(tasks) <= len(self)
         busy: list[Connection] = []

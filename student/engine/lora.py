@@ -30,15 +30,12 @@ class Rows:
     """The slot that each row of a batch belongs to."""
 
     index_G: Tensor | None
-    """int64 (G,): the slots of G equally large blocks of consecutive rows; None where block k is slot k, for all
-    slots."""
+    """int64 (G,): the slots of G equally large blocks of consecutive rows; None where block k is slot k, for all k."""
 
     @classmethod
     def of(cls, slots: list[int], n_slots: int, device: torch.device) -> "Rows":
-        """From the slot of each row, in ascending order.
-
-        A block holds all rows of a slot if all slots present have equally many rows; otherwise each row is a block.
-        """
+        """From the slot of each row, in ascending order. A block holds all rows of a slot if all slots present have
+        equally many rows; otherwise each row is a block."""
         assert slots == sorted(slots), "rows are ordered by slot"
         blocks = list(dict.fromkeys(slots))
         if slots != [slot for slot in blocks for _ in range(len(slots) // len(blocks))]:
@@ -84,10 +81,8 @@ class StackedLinear(nn.Module):
 
     def __init__(self, base: nn.Linear, stack: "AdapterStack", number: int):
         super().__init__()
-        self.base = base
-        self.stack = stack
-        self.number = number
-        """Its place among the stack's layers."""
+        self.base, self.stack = base, stack
+        self.number = number  # its place among the stack's layers
         self.a_KrI: Tensor | None = None
         self.b_KrO: Tensor | None = None
 
@@ -130,14 +125,12 @@ class AdapterStack:
     def __init__(self, model: PreTrainedModel, settings: Lora):
         self.settings = settings
         self.scale = settings.alpha / (math.sqrt(settings.rank) if settings.rslora else settings.rank)
-        self.model = model
-        self.device = model.device
+        self.model, self.device = model, model.device
         self.layers: dict[str, StackedLinear] = {}
         self.rows: Rows | None = None
         self.slots_in_use: Slots | None = None
         """The students whose adapters the layers compute with now, and their rows; set by `using`."""
-        self.all_slots: Slots | None = None
-        """All students that were allocated."""
+        self.all_slots: Slots | None = None  # all students that were allocated
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for number, name in enumerate(_target_names(model, settings)):
@@ -208,11 +201,8 @@ class AdapterStack:
     @contextmanager
     def using(self, rows: Rows, slots: Slots | None = None) -> Iterator[None]:
         """Within it the layers compute a batch's rows with the adapters of `slots` (default: of all that are
-        allocated); outside they compute the base.
-
-        The backward pass belongs inside too: on a GPU it has a thread of its own, and computes checkpointed layers
-        again there.
-        """
+        allocated); outside they compute the base. The backward pass belongs inside too: on a GPU it has a thread of its
+        own, and computes checkpointed layers again there."""
         self.rows, self.slots_in_use = rows, slots or self.all_slots
         try:
             yield
@@ -220,8 +210,7 @@ class AdapterStack:
             self.rows = self.slots_in_use = None
 
     def export(self, slot: int, folder: Path, *, base_model: str = "") -> None:
-        """Saves one student as a standard PEFT adapter: `PeftModel.from_pretrained(base, folder)` gives equal
-        logits."""
+        """Saves one student as a PEFT adapter: `PeftModel.from_pretrained(base, folder)` gives equal logits."""
         from safetensors.torch import save_file
 
         tensors = {}
@@ -241,14 +230,10 @@ def peft_config(settings: Lora, target_modules: str | list[str], *, base_model: 
     from peft import LoraConfig
 
     return LoraConfig(
-        r=settings.rank,
+        r=settings.rank, use_rslora=settings.rslora, target_modules=target_modules, task_type="CAUSAL_LM",
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT accepts a float at run time
-        use_rslora=settings.rslora,
-        target_modules=target_modules,
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=base_model,
-        inference_mode=base_model is not None,
-    )
+        base_model_name_or_path=base_model, inference_mode=base_model is not None,
+    )  # fmt: skip
 
 
 def _target_names(model: PreTrainedModel, settings: Lora) -> list[str]:

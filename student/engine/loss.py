@@ -72,17 +72,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(
     hidden_ND: Tensor, head: nn.Linear, target_N: Tensor, share_N: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted cross-entropy of N positions through the output layer.
+    """Weighted cross-entropy of N positions through the output layer: from the last hidden states at labelled
+    positions, the int64 token ids to be predicted there, and the float32 weight of each position in the loss.
 
-    Args:
-        hidden_ND: last hidden states at labelled positions.
-        target_N: int64 token ids to be predicted there.
-        share_N: float32 weight of each position in the loss.
-
-    Returns:
-        The loss sum_n share_n nll_n (scalar, differentiable in the hidden states and in the head's weight), each
-        position's negative log-likelihood in nats (N, float32, no gradient), and whether its target is the likeliest
-        token there (N, bool).
+    Returns the loss sum_n share_n nll_n (scalar, differentiable in the hidden states and in the head's weight), each
+    position's negative log-likelihood in nats (N, float32, no gradient), and whether its target is the likeliest token
+    there (N, bool).
     """
     # Grad mode is always off inside forward(), so a weight whose gradient nobody wants is detached here.
     weight_VD = head.weight if torch.is_grad_enabled() else head.weight.detach()

@@ -39,10 +39,9 @@ def free_bytes(device: torch.device) -> int:
 
 
 def activation_bytes_per_token(model: PreTrainedModel, stack: AdapterStack, text: Encoded, pad_id: int) -> float:
-    """Bytes that one position keeps for the backward pass, measured on a forward pass of the text.
+    """Bytes that one position keeps for the backward pass, measured on a forward pass of the text. Empties the stack.
 
     They are the tensors that autograd saves, weights left out and each storage counted once: the same on every device.
-    The stack is empty afterwards.
     """
     stack.allocate([0])
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), stack.params_KP)}

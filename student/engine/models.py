@@ -28,12 +28,9 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def load_model(
     name: str, *, device: str = "auto", dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in eval mode and its tokenizer, from a folder or by a Hub id.
+    """A causal language model in eval mode and its tokenizer, which pads with the end-of-text token if it has no other.
 
-    A tokenizer without a padding token pads with the end-of-text token.
-
-    Raises:
-        UserError: `name` is neither a model folder nor a Hub id that can be reached.
+    Raises UserError if `name` is neither a model folder nor a Hub id that can be reached.
     """
     check_available(name)
     where = pick_device(device)

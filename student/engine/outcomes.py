@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from student.engine.exam import ExamResult, Grade
+from student.engine.exam import ExamResult
 from student.engine.schedule import Schedule
 from student.engine.training import Progress, Usage
 from student.records import Answer, Job, Outcome
@@ -20,7 +20,14 @@ def outcome_of(
         return Outcome(gain=None, error="no token of the lesson is to be learnt: see loss_on")
     if progress.error is not None:
         return Outcome(gain=None, error=progress.error)
-    answers = tuple(_answer(b, a) for b, a in zip(before.grades, after.grades, strict=True))
+    answers = tuple(
+        Answer(
+            loglik_before=b.loglik, loglik_after=a.loglik, correct_before=b.correct, correct_after=a.correct,
+            extra={f"{name}_before": value for name, value in b.extra.items()}
+            | {f"{name}_after": value for name, value in a.extra.items()},
+        )
+        for b, a in zip(before.grades, after.grades, strict=True)
+    )  # fmt: skip
     if not all(math.isfinite(answer.loglik_after) for answer in answers):
         return Outcome(gain=None, error="the exam gave a log-likelihood that is not finite")
     metrics: dict[str, float] = {
@@ -32,17 +39,16 @@ def outcome_of(
         metrics |= {"train_loss_first": progress.losses[0], "train_loss_last": progress.losses[-1]}
     if before.retention_loss is not None and after.retention_loss is not None:
         metrics |= {"retention_before": before.retention_loss, "retention_after": after.retention_loss}
-    splits = [question.split for question in job.exam.questions]
-    reward = [a for a, split in zip(answers, splits, strict=True) if split == "reward"]
-    heldout = [a for a, split in zip(answers, splits, strict=True) if split == "heldout"]
-    if heldout:
+    by_split: dict[str, list[Answer]] = {"reward": [], "heldout": []}
+    for question, answer in zip(job.exam.questions, answers, strict=True):
+        by_split[question.split].append(answer)
+    if heldout := by_split["heldout"]:
         metrics |= {
             "heldout_gain": statistics.fmean(a.gain for a in heldout),
             "heldout_accuracy_before": statistics.fmean(a.correct_before for a in heldout),
             "heldout_accuracy_after": statistics.fmean(a.correct_after for a in heldout),
         }
-    rewarded = reward or list(answers)
-    if rewarded:
+    if rewarded := by_split["reward"] or list(answers):
         metrics |= {
             "loglik_before": statistics.fmean(a.loglik_before for a in rewarded),
             "loglik_after": statistics.fmean(a.loglik_after for a in rewarded),
@@ -53,15 +59,3 @@ def outcome_of(
         metrics["label_fraction"] = usage.labels / usage.positions
     gain = statistics.fmean(a.gain for a in rewarded) if rewarded else 0.0
     return Outcome(gain=gain, metrics=metrics, answers=answers)
-
-
-def _answer(before: Grade, after: Grade) -> Answer:
-    extra = {f"{name}_before": value for name, value in before.extra.items()}
-    extra |= {f"{name}_after": value for name, value in after.extra.items()}
-    return Answer(
-        loglik_before=before.loglik,
-        loglik_after=after.loglik,
-        correct_before=before.correct,
-        correct_after=after.correct,
-        extra=extra,
-    )

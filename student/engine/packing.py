@@ -7,6 +7,7 @@ pass, so that a long lesson does not lengthen the rows of short ones.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
@@ -69,14 +70,12 @@ def pack(
 ) -> list[Batch]:
     """Packs texts, in any order, into batches of at most `max_tokens` positions (a longer text is a batch of its own).
 
-    Args:
-        n_slots: number of students that are allocated.
-        row_tokens: longest row that texts share; a longer text has its own. None: `ROW_TOKENS`.
+    `n_slots` students are allocated; texts share rows of up to `row_tokens` (None: `ROW_TOKENS`).
     """
     capacity = min(row_tokens or ROW_TOKENS, max_tokens)
-    by_slot: dict[int, list[Piece]] = {}
+    by_slot: dict[int, list[Piece]] = defaultdict(list)
     for piece in pieces:
-        by_slot.setdefault(piece.slot, []).append(piece)
+        by_slot[piece.slot].append(piece)
     rows = []
     for group in by_slot.values():
         lengths = [len(piece.text) for piece in group]
@@ -118,21 +117,17 @@ def bucket_rows(rows: list[list[Piece]], pass_tokens: int) -> list[list[list[Pie
     Dynamic programming over lengths in steps of 8: a bucket is a range of lengths, and each of its rows is padded to
     its longest.
     """
-    by_length: dict[int, list[list[Piece]]] = {}
+    by_length: dict[int, list[list[Piece]]] = defaultdict(list)
     for row in rows:
-        by_length.setdefault(math.ceil(row_length(row) / 8), []).append(row)
+        by_length[math.ceil(row_length(row) / 8)].append(row)
     lengths = sorted(by_length)
     longest = [max(map(row_length, by_length[length])) for length in lengths]
     counted = np.cumsum([0, *(len(by_length[length]) for length in lengths)])
     # The fewest positions of the rows up to each length, and the length at which the last bucket starts.
     best: list[tuple[int, int]] = [(0, 0)]
     for end in range(1, len(lengths) + 1):
-        best.append(
-            min(
-                (best[start][0] + longest[end - 1] * int(counted[end] - counted[start]) + pass_tokens, start)
-                for start in range(end)
-            )
-        )
+        costs = (best[s][0] + longest[end - 1] * int(counted[end] - counted[s]) + pass_tokens for s in range(end))
+        best.append(min((cost, start) for start, cost in enumerate(costs)))
     buckets, end = [], len(lengths)
     while end:
         start = best[end][1]
@@ -162,29 +157,24 @@ def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.dev
     if all(len(row) == 1 for row in rows):
         position_ids_RT = position_ids_RT[:1]
     pieces = [piece for row in rows for piece in row]
-
-    def per_label(values: list[float] | list[int], dtype: type) -> Tensor:
-        """A value of each piece, repeated for each of its labelled tokens."""
-        repeats = [len(piece.text.labelled) for piece in pieces]
-        return torch.from_numpy(np.repeat(np.array(values, dtype=dtype), repeats)).to(device)
-
-    return Batch(
-        ids_RT=torch.from_numpy(ids_RT).to(device),
-        position_ids_RT=torch.from_numpy(position_ids_RT).to(device),
-        index_N=torch.from_numpy(np.concatenate(index)).to(device),
-        target_N=torch.from_numpy(np.concatenate(target)).to(device),
-        share_N=per_label([piece.share for piece in pieces], np.float32),
-        slot_N=per_label([piece.slot for piece in pieces], np.int64),
-        tag_N=per_label([piece.tag for piece in pieces], np.int64),
-        rows=Rows.of([row[0].slot for row in rows], n_slots, device),
-    )
+    repeats = [len(piece.text.labelled) for piece in pieces]
+    slots, shares, tags = zip(*((piece.slot, piece.share, piece.tag) for piece in pieces), strict=True)
+    arrays = {
+        "ids_RT": ids_RT,
+        "position_ids_RT": position_ids_RT,
+        "index_N": np.concatenate(index),
+        "target_N": np.concatenate(target),
+        "share_N": np.repeat(np.array(shares, dtype=np.float32), repeats),
+        "slot_N": np.repeat(np.array(slots, dtype=np.int64), repeats),
+        "tag_N": np.repeat(np.array(tags, dtype=np.int64), repeats),
+    }
+    tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    return Batch(**tensors, rows=Rows.of([row[0].slot for row in rows], n_slots, device))
 
 
 def even_runs(lengths: list[int], count: int, max_tokens: int) -> list[slice]:
-    """Divides students into at most `count` runs of neighbours, the longest of which is as short as it can be.
-
-    The length of a run counts padding (see `positions`).
-    """
+    """Divides students into at most `count` runs of neighbours, the longest of which, padding included (see
+    `positions`), is as short as it can be."""
 
     def divide(longest: int) -> list[slice]:
         """As few runs as there can be with none longer than this."""
@@ -205,10 +195,8 @@ def even_runs(lengths: list[int], count: int, max_tokens: int) -> list[slice]:
 
 
 def positions(lengths: list[int], max_tokens: int) -> int:
-    """Positions, padding included, in a step of students whose texts have these lengths.
-
-    A student's row is as long as the longest of its forward pass; students are sorted by length, so padding is little.
-    """
+    """Positions in a step of students whose texts have these lengths. Padding counts: a student's row is as long as the
+    longest of its forward pass. (It is little, because students are sorted by length.)"""
     return max(_running_positions(lengths, max_tokens), default=0)
 
 

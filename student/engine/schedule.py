@@ -81,12 +81,8 @@ def step_order(
 
     Each document gives its texts in random order, all of them before any comes again, and a step takes equally many
     from each document (or from equally many documents, if there are more documents than texts in a step). With one
-    document these are plain shuffled epochs. With `tokens_per_step` the documents give one text each in turn, and a
-    step ends where the tokens of all steps so far come nearest to that many a step.
-
-    Args:
-        owners: number of the document that each text belongs to.
-        lengths: tokens of each text, needed with `tokens_per_step`.
+    document these are plain shuffled epochs. With `tokens_per_step` (which needs the texts' `lengths`) the documents
+    give one text each in turn, and a step ends where the tokens of all steps so far come nearest to that many a step.
     """
     if not owners:
         return []

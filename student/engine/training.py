@@ -7,6 +7,7 @@ clipping, the learning rate and the number of steps need a slot axis.
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -57,12 +58,8 @@ class Usage:
 
 
 def batch_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward pass over a packed batch.
-
-    Returns:
-        Weighted loss (scalar), negative log-likelihood of each labelled token in nats (N, float32), and whether it
-        was the likeliest token at its place (N, bool).
-    """
+    """Forward pass over a packed batch: the weighted loss (scalar), the negative log-likelihood of each labelled token
+    in nats (N, float32), and whether it was the likeliest token at its place (N, bool)."""
     hidden_RTD = model.get_decoder()(
         input_ids=batch.ids_RT, position_ids=batch.position_ids_RT, use_cache=False
     ).last_hidden_state
@@ -123,17 +120,11 @@ def train_slots(
 ) -> tuple[list[Progress], Usage]:
     """Trains slot k on `schedules[k]`, all slots in one batch a step; `stack` must have been allocated for them.
 
-    A slot whose loss or gradient is no longer finite stops with an error; the others are not touched. Students share
-    nothing, so helpers can train some of the slots: then no core waits for another after each operation, which on small
-    models (and on a busy machine) costs more than the operation.
-
-    Args:
-        max_tokens: positions in all forward passes that run at the same time; a larger step is accumulated over
-            several passes.
-        helpers: see `student_helpers`.
-
-    Returns:
-        The progress of each slot, and the positions of all together.
+    Returns the progress of each slot, and the positions of all together. A slot whose loss or gradient is no longer
+    finite stops with an error; the others are not touched. Students share nothing, so helpers can train some of the
+    slots: then no core waits for another after each operation, which on small models (and on a busy machine) costs more
+    than the operation. A step of more than `max_tokens` positions is accumulated over several forward passes; passes
+    that run at the same time have so many together.
     """
     assert stack.all_slots is not None, "allocate() first"
     processes = min(torch.get_num_threads(), 1 + len(helpers)) if helpers else 1
@@ -141,10 +132,7 @@ def train_slots(
     if helpers is None or not elsewhere:
         return _train(model, stack, stack.all_slots, schedules, settings, pad_id, max_tokens)
     part_tokens = max_tokens // (1 + len(elsewhere))
-
-    def train_here(stopped: Stopped) -> tuple[list[Progress], Usage]:
-        return _train(model, stack, stack.slots_at(here), schedules[here], settings, pad_id, part_tokens, stopped)
-
+    train_here = partial(_train, model, stack, stack.slots_at(here), schedules[here], settings, pad_id, part_tokens)
     tasks = [(stack.params_KP[part].numpy(), schedules[part], part_tokens) for part in elsewhere]
     with torch_threads(1):
         (progress, usage), *results = helpers.share(tasks, train_here)
