@@ -1,4 +1,4 @@
-"""Exams: what students know, read off the same stacked layers that trained them.
+"""Exams: what students know, read off the same stacked layers that trained them, and the outcome that follows.
 
 Log-likelihoods are teacher-forced: prompt and gold answer are one packed text with labels at the answer. Decoding is
 greedy and batched over all students. Answers from before the training are the same calls with the adapters off.
@@ -6,6 +6,7 @@ greedy and batched over all students. Answers from before the training are the s
 
 import math
 import re
+import statistics
 import string
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
@@ -19,8 +20,9 @@ from configs.schema import Student
 from student.engine.encoding import Encoded, encode_answer, encode_prompt, encode_text
 from student.engine.lora import AdapterStack, Rows
 from student.engine.packing import Piece, pack
-from student.engine.training import batch_loss
-from student.records import Exam, Question
+from student.engine.schedule import Schedule
+from student.engine.training import Progress, Usage, batch_loss
+from student.records import Answer, Exam, Job, Outcome, Question
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -212,3 +214,55 @@ def recalled(answer: str, gold: str) -> bool:
 def _mean_loss(scores: list[_Score]) -> float | None:
     tokens = sum(score.tokens for score in scores)
     return -sum(score.loglik_sum for score in scores) / tokens if tokens else None
+
+
+def outcome_of(
+    job: Job, schedule: Schedule, progress: Progress, before: ExamResult, after: ExamResult, usage: Usage | None = None
+) -> Outcome:
+    """What one student gained. `usage` is its batch's, for `label_fraction`.
+
+    It is an outcome with `error` if the lesson has no token to learn, or if training or exam gave no finite numbers.
+    """
+    if job.lesson.texts and not schedule.texts:
+        return Outcome(gain=None, error="no token of the lesson is to be learnt: see loss_on")
+    if progress.error is not None:
+        return Outcome(gain=None, error=progress.error)
+    answers = tuple(
+        Answer(
+            loglik_before=b.loglik, loglik_after=a.loglik, correct_before=b.correct, correct_after=a.correct,
+            extra={f"{name}_before": value for name, value in b.extra.items()}
+            | {f"{name}_after": value for name, value in a.extra.items()},
+        )
+        for b, a in zip(before.grades, after.grades, strict=True)
+    )  # fmt: skip
+    if not all(math.isfinite(answer.loglik_after) for answer in answers):
+        return Outcome(gain=None, error="the exam gave a log-likelihood that is not finite")
+    metrics: dict[str, float] = {
+        "steps": schedule.steps,
+        "lesson_tokens": schedule.tokens(),
+        "cut_tokens": sum(text.cut for text in schedule.texts),
+    }
+    if progress.losses:
+        metrics |= {"train_loss_first": progress.losses[0], "train_loss_last": progress.losses[-1]}
+    if before.retention_loss is not None and after.retention_loss is not None:
+        metrics |= {"retention_before": before.retention_loss, "retention_after": after.retention_loss}
+    by_split: dict[str, list[Answer]] = {"reward": [], "heldout": []}
+    for question, answer in zip(job.exam.questions, answers, strict=True):
+        by_split[question.split].append(answer)
+    if heldout := by_split["heldout"]:
+        metrics |= {
+            "heldout_gain": statistics.fmean(a.gain for a in heldout),
+            "heldout_accuracy_before": statistics.fmean(a.correct_before for a in heldout),
+            "heldout_accuracy_after": statistics.fmean(a.correct_after for a in heldout),
+        }
+    if rewarded := by_split["reward"] or list(answers):
+        metrics |= {
+            "loglik_before": statistics.fmean(a.loglik_before for a in rewarded),
+            "loglik_after": statistics.fmean(a.loglik_after for a in rewarded),
+            "accuracy_before": statistics.fmean(a.correct_before for a in rewarded),
+            "accuracy_after": statistics.fmean(a.correct_after for a in rewarded),
+        }
+    if usage is not None and usage.positions:
+        metrics["label_fraction"] = usage.labels / usage.positions
+    gain = statistics.fmean(a.gain for a in rewarded) if rewarded else 0.0
+    return Outcome(gain=gain, metrics=metrics, answers=answers)

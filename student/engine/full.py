@@ -21,8 +21,8 @@ from student.engine.training import EPSILON, Progress, Usage, batch_loss
 def train_full(
     model: PreTrainedModel, schedule: Schedule, settings: Student, pad_id: int, max_tokens: int
 ) -> Iterator[tuple[Progress, Usage]]:
-    """Trains all weights in place. Inside the `with` the model is the student; after it the base, bit for bit. A loss or
-    gradient that is not finite ends the training and becomes the progress's `error`."""
+    """Trains all weights in place. Inside the `with` the model is the student; after it the base, bit for bit. A loss
+    or gradient that is not finite ends the training and becomes the progress's `error`."""
     base = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
     try:
         try:

@@ -14,9 +14,6 @@ from student.engine.training import batch_loss
 STATE_BYTES = 4 * 6 + 2
 """Of an adapter's parameter: weight, gradient, 2 AdamW moments, 2 temporaries (float32), a copy in the base's dtype."""
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's malloc.h."""
-
 
 def keep_freed_memory() -> None:
     """Has glibc's malloc keep up to 1 GiB of freed memory, in this process and those that are forked from it.
@@ -26,8 +23,9 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes
-        mallopt(M_TRIM_THRESHOLD, 2**30)
+        m_trim_threshold, m_mmap_threshold = -1, -3  # of glibc's malloc.h
+        mallopt(m_mmap_threshold, 32 * 2**20)  # the most it takes
+        mallopt(m_trim_threshold, 2**30)
 
 
 def free_bytes(device: torch.device) -> int:

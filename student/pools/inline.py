@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from configs.errors import UserError
 from configs.schema import Student
 from student.engine.encoding import Encoded
-from student.engine.exam import Examiner, ExamResult
+from student.engine.exam import Examiner, ExamResult, outcome_of
 from student.engine.full import train_full
 from student.engine.helpers import torch_threads
 from student.engine.lora import AdapterStack
@@ -39,7 +39,6 @@ from student.engine.memory import (
     keep_freed_memory,
 )
 from student.engine.models import load_model
-from student.engine.outcomes import outcome_of
 from student.engine.schedule import Schedule, plan_schedule
 from student.engine.training import Progress, Usage, student_helpers, train_slots
 from student.pools.batching import TrainingSize, chunks, longest_first

@@ -3,10 +3,9 @@
     pool = RayPool(config.student)
     outcomes = pool.examine(jobs)
 
-This process divides jobs into batches, longest first, and gives an actor its next one when it has finished the last:
-nothing queues behind a slow actor, and one batch an actor is on its way, however many jobs wait. Every actor loads the
-base model from its path, which all nodes must see. The jobs of a batch travel together, so that what they share (exams,
-retention texts) travels once.
+This process divides jobs into batches, longest first, and gives an actor its next one when it has finished the last, so
+that nothing queues behind a slow actor. Every actor loads the base model from its path, which all nodes must see. The
+jobs of a batch travel together, so that what they share (exams, retention texts) travels once.
 
 An actor that dies, with its process or its node, is started again wherever there is room, and its batch runs again. A
 batch that has killed two actors is halved until the one student that does it is known: it becomes an outcome with

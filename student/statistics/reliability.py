@@ -151,33 +151,26 @@ def _moments(runs_GR: np.ndarray, common_seeds: bool) -> list[float]:
     y_N = runs_GR[rewrite_N, repeat_N]
     if len(y_N) < 2:
         return [0.0] * 8
-    if not common_seeds:
-        return _nested_moments(y_N, rewrite_N)
+    if not common_seeds:  # in closed form (Searle et al., section 3.6)
+        _, index_N, runs_G = np.unique(rewrite_N, return_inverse=True, return_counts=True)
+        N, G = len(y_N), len(runs_G)
+        means_G = np.bincount(index_N, y_N) / runs_G
+        between = float((runs_G * (means_G - y_N.mean()) ** 2).sum())
+        within = float(((y_N - means_G[index_N]) ** 2).sum())
+        return [between, N - float((runs_G**2).sum()) / N, G - 1, within, N - G, 0.0, 0.0, 0.0]
     ran_GR = np.zeros(runs_GR.shape)
     ran_GR[rewrite_N, repeat_N] = 1.0
     # Centred, because differences of large gains would lose digits.
     y_GR = np.where(ran_GR > 0, np.nan_to_num(runs_GR) - y_N.mean(), 0.0)
-    between, residual_GR, df = _adjusted(y_GR, ran_GR)
-    seeds, _, _ = _adjusted(y_GR.T, ran_GR.T)
-    return [*between, float((residual_GR**2).sum()), df, *seeds]
-
-
-def _nested_moments(y_N: np.ndarray, rewrite_N: np.ndarray) -> list[float]:
-    """`_moments` without common seeds: N gains with their rewrites, in closed form (Searle et al., section 3.6)."""
-    _, index_N, runs_G = np.unique(rewrite_N, return_inverse=True, return_counts=True)
-    N, G = len(y_N), len(runs_G)
-    means_G = np.bincount(index_N, y_N) / runs_G
-    between = float((runs_G * (means_G - y_N.mean()) ** 2).sum())
-    within = float(((y_N - means_G[index_N]) ** 2).sum())
-    return [between, N - float((runs_G**2).sum()) / N, G - 1, within, N - G, 0.0, 0.0, 0.0]
+    of_rewrites, residual_GR, degrees = _adjusted(y_GR, ran_GR)
+    of_seeds, _, _ = _adjusted(y_GR.T, ran_GR.T)
+    return [*of_rewrites, float((residual_GR**2).sum()), degrees, *of_seeds]
 
 
 def _adjusted(y_GR: np.ndarray, ran_GR: np.ndarray) -> tuple[tuple[float, float, float], np.ndarray, float]:
-    """Rows adjusted for columns in a two-way table with gaps (Searle et al., section 5.5).
-
-    Returns the sum of squares that rows explain beyond columns (with the coefficients of the rows' variance and of the
-    noise in its expectation), the residuals of the additive model, and their degrees of freedom.
-    """
+    """Rows adjusted for columns in a two-way table with gaps (Searle et al., section 5.5): the sum of squares that rows
+    explain beyond columns (with the coefficients of the rows' variance and of the noise in its expectation), the
+    residuals of the additive model, and their degrees of freedom."""
     runs_R = ran_GR.sum(0)
     weight_GR = ran_GR / np.maximum(runs_R, 1.0)
     information_GG = np.diag(ran_GR.sum(1)) - weight_GR @ ran_GR.T
