@@ -100,7 +100,3 @@ class Curation(Section):
         if any(share <= 0 for share in self.strategies.values()):
             raise ValueError("curation.strategies are shares above 0: leave out a strategy that gets none")
         return self
-
-    def __hash__(self) -> int:
-        # A config is a key of caches, and a dict has no hash.
-        return hash(self.model_dump_json())

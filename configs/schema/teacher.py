@@ -79,10 +79,6 @@ class Serving(Section):
     restarts: int = Field(default=5, ge=0)
     """`vllm`: how often a server that died is started again before the run fails."""
 
-    def __hash__(self) -> int:
-        # A config is a key of caches, and a dict has no hash.
-        return hash(self.model_dump_json())
-
 
 class Gates(Section):
     """What a rewrite must pass before a student sees it. The gate's name is recorded as the reason of a refusal."""

@@ -16,6 +16,7 @@ from configs.files import read_json_lines
 from configs.format import interval
 from configs.load import load_config
 from configs.schema import Config
+from curation.evaluation.records import RESULT_FILE, read_result
 from curation.pipeline.fingerprint import teacher_hash
 
 ARMS = {"raw": "the raw documents", "untrained": "the untrained teacher", "trained": "the trained teacher"}
@@ -89,20 +90,27 @@ def find_run(output: Path, manifest: Mapping[str, Any], teacher: Path | None = N
 
 
 def evaluation_results(output: Path, run: TeacherRun | None) -> tuple[Result, ...]:
-    """The results in `evaluation.json` of the dataset's folder or its run's, `{"arms": {name: {"gain": {"mean", "low",
-    "high", "n"}, "accuracy": ...}}}`; else those of the run's journal. Raises UserError for a file of another form."""
-    folders = [output, run.dir] if run else [output]
-    path = next((path for folder in folders if (path := folder / "evaluation.json").is_file()), None)
-    if path is None:
-        return run.results if run else ()
-    results = []
-    try:
-        for name, arm in json.loads(path.read_bytes())["arms"].items():
-            n = (arm.get("gain") or arm.get("accuracy") or {}).get("n", "")
-            results.append(_result(ARMS.get(name, name), arm.get("gain"), arm.get("accuracy"), n))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no evaluation ({type(error).__name__}: {error}): move it away") from None
-    return tuple(results)
+    """The results of `evaluation.json` in the dataset's folder, else in its run's: every arm, its documents together.
+    Without one those of the run's journal. Raises UserError for a file of another form."""
+    for folder in (output, *([run.dir] if run else [])):
+        try:
+            evaluation = read_result(folder)
+        except ValueError as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{folder / RESULT_FILE} is no evaluation ({reason}): move it away") from None
+        if evaluation is None:
+            continue
+        results = []
+        for label, student in evaluation.students.items():
+            of_student = f", student {label}" if len(evaluation.students) > 1 else ""
+            for name, arm in student.arms.items():
+                gain, accuracy = (
+                    None if x is None else x.model_dump() for x in (arm.together.gain, arm.together.accuracy)
+                )
+                n = (gain or accuracy or {}).get("n", "")
+                results.append(_result(ARMS.get(name, arm.words) + of_student, gain, accuracy, n))
+        return tuple(results)
+    return run.results if run else ()
 
 
 def _journal_results(run: Path) -> list[Result]:

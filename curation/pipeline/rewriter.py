@@ -5,10 +5,9 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datatrove.data import Document
 
@@ -28,6 +27,9 @@ from teacher.writers.vllm_server import serving, state_file
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 Written = Completion | Exception
+
+_loaded: list[Any] = []
+"""What the teacher of this process was loaded from, and its Rewriter; empty where none is loaded."""
 
 
 class RewriteRequest(NamedTuple):
@@ -59,16 +61,19 @@ def rewriting(inputs: CurationInputs) -> Iterator[None]:
         with nullcontext() if echo else serving(inputs.config, inputs.checkpoint, inputs.work / "vllm"):
             yield
     finally:
-        load_rewriter.cache_clear()
+        _loaded.clear()
 
 
-@lru_cache(maxsize=1)
 def load_rewriter(config: Config, checkpoint: Path | None, items: tuple[Question, ...]) -> Rewriter:
     """Loads the teacher once a process, however many tasks the process runs. No rewrite may hold one of `items`."""
+    if _loaded and _loaded[0] == (config, checkpoint, items):
+        return _loaded[1]
+    _loaded.clear()  # frees another teacher before this one is loaded
     writer = None if config.curation.writer == "echo" else _load_writer(config, checkpoint)
     names, template = rewriter_gates(config.curation, config.gates), config.student.prompt_template
     gates = build_gates(config.gates, config.teacher, writer and writer.tokenizer, items, template, names)
-    return Rewriter(writer, tuple(gates))
+    _loaded[:] = (config, checkpoint, items), Rewriter(writer, tuple(gates))
+    return _loaded[1]
 
 
 def _load_writer(config: Config, checkpoint: Path | None) -> Writer:

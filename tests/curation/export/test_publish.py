@@ -18,17 +18,21 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from configs.format import interval
 from configs.load import save_config
 from configs.schema import Config
 from curation.cli import main
 from curation.corpus.secrets import find_secrets
+from curation.evaluation.run import run_evaluate
 from curation.export import hub
 from curation.export.provenance import describe_model
 from curation.pipeline.curate import curate
 from curation.pipeline.manifest import read_manifest, write_manifest
 from teacher.run.journal import Journal
 from tests.curation.datasets import curation_config, rows, write_jsonl
+from tests.curation.evaluation.conftest import shop_config, write_shops
 from tests.curation.export.hub_server import Blob, Fault, HubServer, Repo, running
+from tests.teacher.conftest import student_folder, teacher_folder  # noqa: F401  (fixtures)
 
 REPO = "me/lessons"
 AWS_KEY = "AKIA" + "Q3EGRZ7TPL5MX2AB"
@@ -448,16 +452,27 @@ def test_teacher(trained: Config, server: HubServer, capsys: pytest.CaptureFixtu
     assert export(output, "--teacher", str(run)) == 0 and not server.sent()
 
 
-def test_the_run_around_the_dataset_is_found(trained: Config, server: HubServer, tmp_path: Path) -> None:
+def test_the_run_around_the_dataset_is_found(
+    trained: Config,
+    server: HubServer,
+    teacher_folder: Path,  # noqa: F811
+    student_folder: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     inside = Path(shutil.move(trained.curation.output, trained.run.dir / "dataset"))
     assert export(inside) == 0
     assert "tiny-student" in remote(server)["README.md"].decode() and ("model", f"{REPO}-teacher") not in server.repos
     # An evaluation beside the dataset is newer than the journal's figures.
-    figure = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 9}
-    (inside / "evaluation.json").write_text(json.dumps({"arms": {"trained": {"gain": figure}, "nothing": {}}}))
+    evaluation_run = {"dir": tmp_path / "evaluated"}
+    config = shop_config(teacher_folder, student_folder, write_shops(tmp_path), run=evaluation_run)
+    (student,) = run_evaluate(config).students.values()
+    shutil.copy(config.run.dir / "evaluation.json", inside)
     assert export(inside, "--tag", "v2") == 0
     card = remote(server)["README.md"].decode()
-    assert "| the trained teacher | 0.500 [0.250, 0.750] |  | 9 |" in card and "5.480" not in card
+    gain, accuracy = student.arms["raw"].together.gain, student.arms["raw"].together.accuracy
+    texts = (interval(*gain.bounds, 3), interval(*accuracy.bounds, 2))
+    assert f"| the raw documents | {texts[0]} | {texts[1]} | 8 |" in card and "5.480" not in card
+    assert f"| {student.arms['repeated'].words} |" in card
 
 
 def test_licences_of_models(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
