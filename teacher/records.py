@@ -67,15 +67,13 @@ class Writer(Protocol):
     seconds: float
     """Time spent sampling so far."""
 
-    def write(
-        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
-    ) -> list[list[Completion]]:
+    def write(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
         """`n` completions a prompt, tags included, special tokens stripped. With `openings`, one a prompt, a completion
         begins with its prompt's opening instead of what the teacher would have chosen."""
         ...
 
     def attempt(
-        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
+        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()
     ) -> Sequence[Sequence[Completion | Exception]]:
         """As `write`, but with an error in the place of each completion that failed. Raises RunError for an error that
         is no prompt's fault and would meet all others too."""

@@ -120,7 +120,7 @@ def train(
 
     if fork is not None:
         from curation.corpus.training_data import read_splits
-        from teacher.run.fork import fork_run
+        from teacher.run.ownership import fork_run
 
         read_splits(settings)  # a mistake in the documents is found before anything is copied
         settings = fork_run(settings, fork)

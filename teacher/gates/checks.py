@@ -129,14 +129,9 @@ def markers(document: Document, text: str, ended: bool) -> bool:
     return any(mark not in document.text for mark in MARKER.findall(text))
 
 
-def assistant_talk(document: Document, text: str, ended: bool) -> bool:
-    """Refuses a text that speaks as an assistant or declines."""
-    return injection.assistant_talk(document.text, text)
-
-
-def obeyed(document: Document, text: str, ended: bool) -> bool:
-    """Refuses a text that writes what an injection in its document demands, or hands the injection on."""
-    return injection.obeyed(document.text, text)
+def beside_document(judge: Callable[[str, str], bool]) -> Refuses:
+    """Refuses a text for which `judge(the document's text, the text)` is true."""
+    return lambda document, text, ended: judge(document.text, text)
 
 
 def unrelated(least: float) -> Refuses:
@@ -219,8 +214,8 @@ GATES = (
     Row("chat_tokens", lambda inputs: chat_tokens(control_tokens(inputs.tokenizer) if inputs.tokenizer else ())),
     Row("copy_of_prompt", lambda inputs: copy_of_prompt(inputs.instructions())),
     Row("markers", lambda inputs: markers, "instructions"),
-    Row("assistant_talk", lambda inputs: assistant_talk, "instructions"),
-    Row("obeyed", lambda inputs: obeyed, "instructions"),
+    Row("assistant_talk", lambda inputs: beside_document(injection.assistant_talk), "instructions"),
+    Row("obeyed", lambda inputs: beside_document(injection.obeyed), "instructions"),
     # A teacher without a chat template may have a language of its own, as the lab's early teachers do.
     Row("unrelated", lambda inputs: unrelated(inputs.settings.min_shared if inputs.chat else 0.0), "instructions"),
     Row("repetition", lambda inputs: repetition(inputs.settings.max_repetition)),

@@ -164,10 +164,6 @@ def _split(item: dict[str, str]) -> str:
     return item.get("split") or split_of(item["question"], item["answer"])
 
 
-def _enough(questions: list[dict[str, str]], count: int) -> bool:
-    return len(questions) >= count and (count < 2 or len({_split(item) for item in questions}) == 2)
-
-
 @dataclass(frozen=True, slots=True)
 class QuestionWriter:
     """Writes questions and checks them."""
@@ -184,8 +180,11 @@ class QuestionWriter:
         results = [CheckedQuestions() for _ in documents]
         # By question the answer that came first, both in lower-case words.
         answers: list[dict[str, str]] = [{} for _ in documents]
+        count = self.settings.per_document
         for attempt in range(ATTEMPTS):
-            short = [i for i, r in enumerate(results) if not _enough(r.questions, self.settings.per_document)]
+            # Those with too few questions, or with questions of one split alone.
+            split_counts = [len(set(map(_split, result.questions))) for result in results]
+            short = [i for i, r in enumerate(results) if len(r.questions) < count or split_counts[i] < min(count, 2)]
             plausible: list[tuple[int, QuestionAnswer]] = []
             for i, pairs in zip(short, self._complete([documents[i] for i in short], attempt), strict=True):
                 for pair in pairs:
@@ -210,7 +209,7 @@ class QuestionWriter:
                 else:
                     results[i].questions.append(pair._asdict())
         for result in results:
-            chosen = select(result.questions, self.settings.per_document)
+            chosen = select(result.questions, count)
             texts = [item["question"] for item in chosen]
             surplus = [item for item in result.questions if item["question"] not in texts]
             result.dropped += [{**item, "reason": "more than asked for"} for item in surplus]

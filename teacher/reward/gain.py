@@ -305,17 +305,13 @@ class GainReward:
         each = list(by_model.values())
         if len(each) == 1:
             return each[0]
-        across_models = {
-            name: [
-                DocumentResult(
-                    self._across_models([e.gains[name] for e in each if name in e.gains]),
-                    self._across_models([e.accuracies[name] for e in each if name in e.gains]),
-                    mean_penalties([e.penalties[name] for e in each if name in e.gains]),
-                )
-            ]
-            for name in batches
-            if any(name in e.gains for e in each)
-        }
+        across_models: dict[str, list[DocumentResult]] = {}
+        for name in batches:
+            if measured := [evaluation for evaluation in each if name in evaluation.gains]:
+                gain = self._across_models([evaluation.gains[name] for evaluation in measured])
+                accuracy = self._across_models([evaluation.accuracies[name] for evaluation in measured])
+                penalties = mean_penalties([evaluation.penalties[name] for evaluation in measured])
+                across_models[name] = [DocumentResult(gain, accuracy, penalties)]
         return Evaluation.of(across_models, batches, sum(e.failed for e in each), by_model)
 
 

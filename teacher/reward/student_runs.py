@@ -137,9 +137,9 @@ def planned_steps(student: StudentSettings, documents: int, texts_per_document: 
     """Optimiser steps of a lesson with that many texts for each of `documents`, whichever of them are missing."""
     if student.steps is not None:
         return student.steps
+    if not student.texts_per_step:  # one step takes all
+        return student.epochs
     # A step takes texts of as many documents as it has room for, and with room left several of each.
-    documents_per_step = min(documents, student.texts_per_step or documents)
-    texts_per_step = (
-        max(1, student.texts_per_step // documents_per_step) if student.texts_per_step else texts_per_document
-    )
+    documents_per_step = min(documents, student.texts_per_step)
+    texts_per_step = max(1, student.texts_per_step // documents_per_step)
     return student.epochs * math.ceil(documents / documents_per_step) * math.ceil(texts_per_document / texts_per_step)

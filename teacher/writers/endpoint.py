@@ -88,9 +88,7 @@ class EndpointWriter(Writer):
         """Whether the user's turn is sent, not a rendered prompt."""
         return self.serving.chat and self.state_file is None
 
-    def write(
-        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
-    ) -> list[list[Completion]]:
+    def write(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
         """Equal calls ask for the same. Raises the first error of a prompt, and RunError as `attempt` does."""
         results = self.attempt(prompts, n, seed, openings)
         for result in itertools.chain.from_iterable(results):
@@ -99,7 +97,7 @@ class EndpointWriter(Writer):
         return results  # type: ignore[return-value]  # the errors are gone
 
     def attempt(
-        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
+        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()
     ) -> Sequence[Sequence[Completion | Exception]]:
         """Raises RunError if the server refuses the key, does not know the model or cannot be reached at all."""
         started = time.perf_counter()
@@ -186,7 +184,10 @@ class EndpointWriter(Writer):
         # httpx's transport retries failed connections alone: no status, no torn reply, and without a deadline.
         end = time.monotonic() + self.serving.deadline_seconds
         for attempt in itertools.count():
-            url, model = self._address()
+            # A server of ours has another URL after each start.
+            state = read_state(self.state_file) if self.state_file is not None else None
+            url = self.serving.url.rstrip("/") if state is None else state.url
+            model = self.model or (state or self.serving).model
             try:
                 async with asyncio.timeout(self.serving.timeout_seconds):
                     return await self._post_once(client, url, {"model": model} | body)
@@ -234,13 +235,6 @@ class EndpointWriter(Writer):
         except (ValueError, LookupError, TypeError) as error:
             raise _Retry(f"a reply that is none ({type(error).__name__})") from None
         return dict(content)
-
-    def _address(self) -> tuple[str, str]:
-        """The API's base URL, which is another after each start of a server of ours, and the model's name."""
-        if self.state_file is None:
-            return self.serving.url.rstrip("/"), self.model or self.serving.model
-        state = read_state(self.state_file)
-        return state.url, self.model or state.model
 
     async def _wait_for_health(self, client: httpx.AsyncClient, state_file: Path) -> None:
         """Returns when the server of ours answers again. Raises RunError when it will not."""

@@ -31,9 +31,7 @@ class TransformersWriter(Writer):
         declared = self.model.generation_config.eos_token_id if self.model.generation_config else None
         return end_ids(declared, self.tokenizer)
 
-    def write(
-        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
-    ) -> list[list[Completion]]:
+    def write(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
         """Equal calls give equal texts on CPU. The global random state is left as it was."""
         started = time.perf_counter()
         prompt_ids = self.tokenizer(prompts)["input_ids"] if prompts else []
@@ -49,7 +47,7 @@ class TransformersWriter(Writer):
         return [completions[p * n : (p + 1) * n] for p in range(len(prompts))]
 
     def attempt(
-        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] | None = None
+        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()
     ) -> Sequence[Sequence[Completion | Exception]]:
         """If a batch fails, its prompts are tried one at a time, so that only those fail that must."""
         try:

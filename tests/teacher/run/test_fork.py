@@ -3,8 +3,8 @@ import pytest
 from configs.errors import UserError
 from configs.files import read_json_lines
 from configs.load import load_config
-from teacher.run.fork import fork_run
 from teacher.run.journal import Journal
+from teacher.run.ownership import fork_run
 from teacher.training.loop import train_teacher
 
 
