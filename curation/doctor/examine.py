@@ -1,6 +1,4 @@
-"""`notewright doctor`: whether this machine can run a config, and what to change where it cannot.
-
-    notewright doctor CONFIG.yaml
+"""`notewright doctor CONFIG.yaml`: whether this machine can run a config, and what to change where it cannot.
 
 Nothing is trained, downloaded or written. A check that does not apply to the config is left out; one that fails has a
 line that says what to do.
@@ -49,8 +47,8 @@ def check_settings(config: Config) -> Checks:
 
 def check_data(config: Config) -> Checks:
     """Whether the input files are there."""
-    named = {key: getattr(config.data, key.removeprefix("data.")) for key in ("data.train", "data.heldout")}
-    named["curation.input"] = config.curation.input
+    data = config.data
+    named = {"data.train": data.train, "data.heldout": data.heldout, "curation.input": config.curation.input}
     for key, patterns in named.items():
         if not patterns:
             continue

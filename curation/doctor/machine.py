@@ -50,8 +50,7 @@ def check_devices(config: Config) -> Checks:
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(number)
-            name = torch.cuda.get_device_name(number)
-            found = f"cuda:{number} {name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
+            found = f"cuda:{number} {torch.cuda.get_device_name(number)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
             if free < 0.5 * total:
                 yield Check("device", "warn", found, "another process holds the rest: `nvidia-smi` tells which")
             else:
@@ -67,8 +66,8 @@ def check_devices(config: Config) -> Checks:
         found = f"{' and '.join(on_gpu)} {'is' if len(on_gpu) == 1 else 'are'} cuda, and torch sees no GPU"
         yield Check("device", "fail", found, " ".join(f"{key}=auto" for key in on_gpu))
     else:
-        threads = amount(torch.get_num_threads(), "thread")
-        yield Check("device", "ok", f"CPU, {os.cpu_count()} cores, {threads}; no GPU")
+        found = f"CPU, {os.cpu_count()} cores, {amount(torch.get_num_threads(), 'thread')}; no GPU"
+        yield Check("device", "ok", found)
     slow = [f"{key}.dtype=auto" for key, section in sections.items() if section.dtype == "bfloat16"]
     if slow and not on_gpu:
         found = "bfloat16 on a CPU without its units is about 8 times as slow as float32"
@@ -108,8 +107,7 @@ def check_hub(_config: Config) -> Checks:
     if problem := hub_problem():
         yield Check("hub", "ok", f"{problem}: nothing is fetched or pushed")
         return
-    token = get_token()
-    if token is None:
+    if (token := get_token()) is None:
         fix = "`hf auth login` or HF_TOKEN, before `notewright export` or a gated model"
         yield Check("hub", "warn", "not logged in", fix)
         return

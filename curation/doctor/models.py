@@ -1,6 +1,7 @@
 """The doctor's checks of models: whether they are here or can be had, and whether they fit in memory."""
 
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -18,7 +19,6 @@ from student.engine.memory import free_bytes
 from student.engine.model_names import MissingFolder, check_name, hub_problem
 from student.engine.models import check_model, pick_dtype
 
-HUB_SECONDS = 10.0
 COPY = "copy the folder here and name its path, or set HF_HOME to a cache that has it"
 
 
@@ -46,14 +46,12 @@ def check_models(config: Config) -> Checks:
 
 
 def _check_on_hub(key: str, name: str) -> Check:
-    try:
+    with suppress(OSError, ValueError):
         return Check(key, "ok", f"{name} is in the cache, {snapshot_download(name, local_files_only=True)}")
-    except (OSError, ValueError):
-        pass
     if problem := hub_problem():
         return Check(key, "fail", f"{name} is not on this machine, and {problem}", COPY)
     try:
-        info = HfApi().model_info(name, timeout=HUB_SECONDS, files_metadata=True)
+        info = HfApi().model_info(name, timeout=10.0, files_metadata=True)
     except GatedRepoError:
         return Check(key, "fail", f"{name} is gated", f"accept its terms at hf.co/{name}, and `hf auth login`")
     except RepositoryNotFoundError:
@@ -70,9 +68,8 @@ def check_memory(config: Config) -> Checks:
     """The weights that are held at once beside what is free, without activations: batches adapt to what is left."""
     needs: dict[str, dict[str, float]] = {"cpu": defaultdict(float), "cuda": defaultdict(float)}
     if (teacher := model_size(config.teacher.model)) is not None:
-        needs[device_here(config.teacher.device).type]["teacher"] = teacher_bytes(
-            config.teacher, teacher.value, trained=bool(config.data.train)
-        )
+        needed = teacher_bytes(config.teacher, teacher.value, trained=bool(config.data.train))
+        needs[device_here(config.teacher.device).type]["teacher"] = needed
     if config.student.pool == "inline" and config.data.train:
         device = device_here(config.student.device)
         itemsize = pick_dtype(config.student.dtype, device).itemsize
@@ -81,9 +78,7 @@ def check_memory(config: Config) -> Checks:
         for name in config.student.names:
             if name != TEACHER and (size := model_size(name)) is not None:
                 needs[device.type]["students"] += size.value * itemsize
-    for kind, parts in needs.items():
-        if not parts:
-            continue
+    for kind, parts in ((kind, parts) for kind, parts in needs.items() if parts):
         needed, free = sum(parts.values()), free_bytes(torch.device(kind))
         listing = " + ".join(f"{name} {size / 1e9:.2g}" for name, size in parts.items())
         found = f"{kind}: {listing} = {needed / 1e9:.2g} GB of {free / 1e9:.2g} GB free, before activations"

@@ -23,8 +23,6 @@ from teacher.writers.vllm_server import find_vllm
 
 VLLM_SECONDS = 180.0
 """Importing vLLM for the first time compiles a lot."""
-COMPILER_SECONDS = 60.0
-CONNECT_SECONDS = 3.0
 
 
 def check_vllm(config: Config) -> Checks:
@@ -34,8 +32,7 @@ def check_vllm(config: Config) -> Checks:
     try:
         python = find_vllm()
     except UserError:
-        fix = "`make vllm`, or teacher.writer=transformers"
-        yield Check("vllm", "fail", "teacher.writer 'vllm' needs vLLM", fix)
+        yield Check("vllm", "fail", "teacher.writer 'vllm' needs vLLM", "`make vllm`, or teacher.writer=transformers")
         return
     code = "import vllm, vllm.entrypoints.openai.api_server; print(vllm.__version__)"
     try:
@@ -50,17 +47,12 @@ def check_vllm(config: Config) -> Checks:
     version = done.stdout.split()[-1]
     found = f"vLLM {version} in {Path(python).parents[1]}"
     # An algorithm that samples by itself has vLLM inside TRL's trainer, which is made for certain versions of it.
-    requirements = [Requirement(line) for line in metadata.requires("trl") or ()]
-    supported = all(
-        requirement.specifier.contains(version.partition("+")[0])
-        for requirement in requirements
-        if requirement.name == "vllm"
-    )
+    requirements = map(Requirement, metadata.requires("trl") or ())
+    supported = all(r.specifier.contains(version.partition("+")[0]) for r in requirements if r.name == "vllm")
     if algorithm_of(config.rl).samples_itself and config.data.train and not supported:
         fix = "the vLLM of our extra, `pip install -e .[vllm]`, or teacher.writer=transformers"
         yield Check("vllm", "fail", f"{found}: TRL {metadata.version('trl')} is made for others", fix)
-        return
-    if pick_device("auto").type == "cpu":
+    elif pick_device("auto").type == "cpu":
         fix = "teacher.writer=transformers is often as fast for small batches on a CPU"
         yield Check("vllm", "warn", f"{found}, on a CPU", fix)
     else:
@@ -76,23 +68,21 @@ def check_ray(config: Config) -> Checks:
         return
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:
-        yield Check(
-            "ray", "ok", f"RAY_ADDRESS is not set: a cluster of this machine, {os.cpu_count()} CPUs, starts and ends"
-        )
+        found = f"RAY_ADDRESS is not set: a cluster of this machine, {os.cpu_count()} CPUs, starts and ends"
+        yield Check("ray", "ok", found)
         return
     url = urlparse(address if "//" in address else f"ray://{address}")
     # Without this look, Ray itself waits for minutes on an address where nobody answers.
     if url.hostname not in (None, "auto", "local") and url.scheme in ("ray", "http", "https"):
         try:
-            socket.create_connection((url.hostname, url.port or 6379), CONNECT_SECONDS).close()
+            socket.create_connection((url.hostname, url.port or 6379), timeout=3).close()
         except OSError as error:
             fix = "start it (`ray start --head`), set RAY_ADDRESS to its head, or unset it for this machine alone"
             yield Check("ray", "fail", f"RAY_ADDRESS {address}: {error.strerror or error}", fix)
             return
     # In another process: Ray would keep this one connected, and print to it.
-    code = (
-        "import json, ray; ray.init(log_to_driver=False, logging_level=50); print(json.dumps(ray.cluster_resources()))"
-    )
+    setup = "import json, ray; ray.init(log_to_driver=False, logging_level=50)"
+    code = f"{setup}; print(json.dumps(ray.cluster_resources()))"
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
         resources = json.loads(done.stdout.strip().splitlines()[-1])
@@ -114,14 +104,14 @@ def check_slurm(config: Config) -> Checks:
     """Whether a job array can be submitted from here."""
     if not config.curation.input or config.curation.executor != "slurm":
         return
-    missing = [name for name in ("sbatch", "squeue", "sacct") if shutil.which(name) is None]
-    if missing:
+    partition = config.curation.slurm.partition
+    if missing := [name for name in ("sbatch", "squeue", "sacct") if shutil.which(name) is None]:
         fix = "submit from a login node of the cluster, or curation.executor=local"
         yield Check("slurm", "fail", f"{', '.join(missing)} not found", fix)
-    elif not config.curation.slurm.partition:
+    elif not partition:
         yield Check("slurm", "fail", "curation.slurm.partition is not set", "name one: `sinfo` lists them")
     else:
-        yield Check("slurm", "ok", f"sbatch at {shutil.which('sbatch')}, partition {config.curation.slurm.partition}")
+        yield Check("slurm", "ok", f"sbatch at {shutil.which('sbatch')}, partition {partition}")
 
 
 def check_compiler(config: Config) -> Checks:
@@ -138,7 +128,7 @@ def check_compiler(config: Config) -> Checks:
         source.write_text("#include <vector>\nint main() { return int(std::vector<int>(1)[0]); }\n")
         command = [name, "-O2", "-fopenmp", "-shared", "-fPIC", str(source), "-o", str(source.with_suffix(".so"))]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILER_SECONDS)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
             problem = (done.stderr.strip().splitlines() or ["it failed"])[0] if done.returncode else ""
         except (OSError, subprocess.TimeoutExpired) as error:
             problem = str(error)
@@ -153,12 +143,10 @@ def check_tracking(config: Config) -> Checks:
     if config.tracking.wandb == "disabled":
         return
     netrc = Path.home() / ".netrc"
-    has_key = os.environ.get("WANDB_API_KEY") or (
-        netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
-    )
+    in_netrc = netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
     if importlib.util.find_spec("wandb") is None:
         yield Check("wandb", "fail", "tracking.wandb is set and wandb is not installed", "`pip install -e .[wandb]`")
-    elif config.tracking.wandb == "online" and not has_key:
+    elif config.tracking.wandb == "online" and not (os.environ.get("WANDB_API_KEY") or in_netrc):
         yield Check("wandb", "warn", "no key was found", "`wandb login`, or tracking.wandb=offline")
     else:
         yield Check("wandb", "ok", f"wandb {metadata.version('wandb')}, {config.tracking.wandb}")

@@ -4,7 +4,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,19 +33,18 @@ class CorpusSurvey:
     files: int
     files_read: int
     bytes: int
-    """Size of all files as they lie on disk, compressed."""
+    """Of all files as they lie on disk, compressed."""
     documents: Quantity
     """`counted` where every file was read to its end, else `extrapolated` by bytes."""
-    sample: tuple[Document, ...]
+    sample: list[Document]
     """Drawn evenly from all documents read, in the order of the input."""
 
 
 @dataclass(frozen=True, slots=True)
 class _FilePart:
-    """What was read of a file."""
+    """What was read of a file; `number` is its place in the input."""
 
     number: int
-    """The file's place in the input."""
     suffix: str
     """Documents a byte differ between plain, packed and Parquet files."""
     size: int
@@ -54,7 +53,7 @@ class _FilePart:
     """In the bytes read; the rows of a Parquet file are all known from its footer."""
     counted: bool
     """All documents of the file are known."""
-    kept: tuple[Document, ...]
+    kept: list[Document]
 
 
 def survey_corpus(shards: Sequence[Shard], limit: int | None, sample: int) -> CorpusSurvey:
@@ -63,10 +62,8 @@ def survey_corpus(shards: Sequence[Shard], limit: int | None, sample: int) -> Co
     `limit` is `curation.limit`: documents used of each file. Raises UserError if what was read has no document.
     """
     deadline = time.monotonic() + SECONDS
-    sizes = []
-    for shard in shards:
-        fs, path = url_to_fs(shard.url)
-        sizes.append(int(fs.size(path) or 0))
+    located = [url_to_fs(shard.url) for shard in shards]
+    sizes = [int(fs.size(path) or 0) for fs, path in located]
     order = list(range(len(shards)))
     random.Random(0).shuffle(order)
     parts: list[_FilePart] = []
@@ -77,14 +74,8 @@ def survey_corpus(shards: Sequence[Shard], limit: int | None, sample: int) -> Co
         parts.append(_read_part(shards[number], number, sizes[number], limit))
     if not any(part.documents for part in parts):
         raise UserError(f"no documents in {len(parts)} of {len(shards)} input files, which were looked into")
-    unread = set(order) - {part.number for part in parts}
-    return CorpusSurvey(
-        files=len(shards),
-        files_read=len(parts),
-        bytes=sum(sizes),
-        documents=_count_documents(parts, [(_suffix(shards[i]), sizes[i]) for i in unread], limit),
-        sample=_fair_sample(parts, sample, limit),
-    )
+    documents = _count_documents(parts, [(_suffix(shards[i]), sizes[i]) for i in sorted(order[len(parts) :])], limit)
+    return CorpusSurvey(len(shards), len(parts), sum(sizes), documents, _fair_sample(parts, sample, limit))
 
 
 def _suffix(shard: Shard) -> str:
@@ -102,8 +93,7 @@ def _read_part(shard: Shard, number: int, size: int, limit: int | None) -> _File
                 rows = pq.ParquetFile(file).metadata.num_rows
         except (OSError, pa.ArrowException):
             rows = 0
-        first = min(KEPT_PER_FILE * 4, limit or rows)
-        _, kept = _reservoir(shard, first, number) if rows else (0, ())
+        _, kept = _reservoir(shard, min(KEPT_PER_FILE * 4, limit or rows), number) if rows else (0, [])
         return _FilePart(number, suffix, size, min(size, FILE_BYTES), min(rows, limit or rows), True, kept)
     with tempfile.TemporaryDirectory() as folder:
         # Our reader gives every row before a break, so the beginning of a file, packed or not, is read like a torn one.
@@ -114,7 +104,7 @@ def _read_part(shard: Shard, number: int, size: int, limit: int | None) -> _File
     return _FilePart(number, suffix, size, FILE_BYTES, documents, limit is not None and documents >= limit, kept)
 
 
-def _reservoir(shard: Shard, limit: int | None, seed: int) -> tuple[int, tuple[Document, ...]]:
+def _reservoir(shard: Shard, limit: int | None, seed: int) -> tuple[int, list[Document]]:
     """The number of documents, and some of them, each with the same chance (Vitter's algorithm R)."""
     rng, documents = random.Random(seed), 0
     kept: list[Document] = []
@@ -126,14 +116,12 @@ def _reservoir(shard: Shard, limit: int | None, seed: int) -> tuple[int, tuple[D
             kept.append(item)
         elif (place := rng.randrange(documents)) < KEPT_PER_FILE:
             kept[place] = item
-    return documents, tuple(kept)
+    return documents, kept
 
 
 def _count_documents(parts: list[_FilePart], unread: list[tuple[str, int]], limit: int | None) -> Quantity:
-    """The documents that were read, plus those of the bytes that were not, by the documents a byte.
-
-    `unread`: suffix and bytes of the files that were not opened.
-    """
+    """The documents that were read, plus those of the bytes that were not, by the documents a byte. `unread`: suffix
+    and bytes of the files that were not opened."""
     files = [(p.suffix, p.documents, 0 if p.counted else p.size - p.bytes_read) for p in parts]
     files += [(suffix, 0, size) for suffix, size in unread]
 
@@ -157,8 +145,7 @@ def _count_documents(parts: list[_FilePart], unread: list[tuple[str, int]], limi
 
 def _documents_per_byte(parts: Sequence[_FilePart]) -> dict[str, float]:
     """Documents a byte by suffix, and under "" over all files."""
-    documents: dict[str, float] = defaultdict(float)
-    bytes_read: dict[str, float] = defaultdict(float)
+    documents, bytes_read = Counter[str](), Counter[str]()
     for part in parts:
         for suffix in (part.suffix, ""):
             documents[suffix] += part.documents
@@ -166,7 +153,7 @@ def _documents_per_byte(parts: Sequence[_FilePart]) -> dict[str, float]:
     return {suffix: documents[suffix] / max(bytes_read[suffix], 1) for suffix in bytes_read}
 
 
-def _fair_sample(parts: list[_FilePart], size: int, limit: int | None) -> tuple[Document, ...]:
+def _fair_sample(parts: list[_FilePart], size: int, limit: int | None) -> list[Document]:
     """`size` documents without replacement, each in proportion to the documents it stands for (Efraimidis and
     Spirakis 2006)."""
     rng = random.Random(0)
@@ -177,4 +164,4 @@ def _fair_sample(parts: list[_FilePart], size: int, limit: int | None) -> tuple[
         keyed += [(rng.random() ** (1 / weight), part.number, document) for document in part.kept]
     chosen = sorted(keyed, key=lambda item: -item[0])[:size]
     chosen.sort(key=lambda item: (item[1], item[2].metadata["source_row"]))
-    return tuple(document for _, _, document in chosen)
+    return [document for _, _, document in chosen]

@@ -35,24 +35,22 @@ class Device:
     name: str
     memory_gb: float
     bandwidth_tb: float
-    """Memory bandwidth, TB/s."""
+    """TB/s."""
     tflops: float
     """Dense bfloat16."""
 
 
-DEVICES = {
-    device.name: device
-    for device in (
-        Device("h100", 80, 3.35, 989),
-        Device("h200", 141, 4.8, 989),
-        Device("b200", 180, 8.0, 2250),
-        Device("a100-80gb", 80, 2.04, 312),
-        Device("a100-40gb", 40, 1.56, 312),
-        Device("l40s", 48, 0.864, 362),
-        Device("l4", 24, 0.30, 121),
-        Device("rtx4090", 24, 1.01, 165),
-    )
-}
+_ALL = [
+    Device("h100", 80, 3.35, 989),
+    Device("h200", 141, 4.8, 989),
+    Device("b200", 180, 8.0, 2250),
+    Device("a100-80gb", 80, 2.04, 312),
+    Device("a100-40gb", 40, 1.56, 312),
+    Device("l40s", 48, 0.864, 362),
+    Device("l4", 24, 0.30, 121),
+    Device("rtx4090", 24, 1.01, 165),
+]
+DEVICES = {device.name: device for device in _ALL}
 
 
 def find_device(name: str) -> Device:

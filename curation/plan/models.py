@@ -5,6 +5,7 @@ Nothing is downloaded. Parameters are counted from a model's config alone, on to
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -34,10 +35,8 @@ def model_size(model: str, stated: float | None = None, notes: list[str] | None 
         return exact(stated, "assumed")
     if not model:
         return None
-    try:
+    with suppress(UserError, OSError, ValueError):
         return exact(float(_empty_model(model).num_parameters()))
-    except (UserError, OSError, ValueError):
-        pass
     by_name = parameters_in_name(model)
     if by_name is None:
         notes.append(f"{model} is not at hand and its name tells no size: give --parameters")
@@ -49,10 +48,7 @@ def model_size(model: str, stated: float | None = None, notes: list[str] | None 
 def parameters_in_name(model: str) -> float | None:
     """The size in a model's name: `Qwen/Qwen2.5-7B` has 7e9 parameters."""
     sizes = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", model.rsplit("/", 1)[-1].lower())
-    if not sizes:
-        return None
-    number, unit = sizes[-1]
-    return float(number) * (1e6 if unit == "m" else 1e9)
+    return float(sizes[-1][0]) * {"m": 1e6, "b": 1e9}[sizes[-1][1]] if sizes else None
 
 
 def adapter_parameters(model: str, lora: Lora) -> float | None:
@@ -60,14 +56,11 @@ def adapter_parameters(model: str, lora: Lora) -> float | None:
     from peft import LoraConfig, get_peft_model
 
     target = lora.target if isinstance(lora.target, str) else list(lora.target)
-    try:
-        with torch.device("meta"):
-            adapted = get_peft_model(
-                _empty_model(model), LoraConfig(r=lora.rank, target_modules=target, task_type="CAUSAL_LM")
-            )
-    except (UserError, OSError, ValueError):
-        return None
-    return float(sum(p.numel() for p in adapted.parameters() if p.requires_grad))
+    with suppress(UserError, OSError, ValueError), torch.device("meta"):
+        settings = LoraConfig(r=lora.rank, target_modules=target, task_type="CAUSAL_LM")
+        adapted = get_peft_model(_empty_model(model), settings)
+        return float(sum(p.numel() for p in adapted.parameters() if p.requires_grad))
+    return None
 
 
 def _empty_model(model: str) -> PreTrainedModel:
@@ -111,15 +104,13 @@ def has_weights(folder: Path) -> bool:
 def why_not_loadable(model: str, size: Quantity | None, device: str, dtype: str) -> str | None:
     """Why the model cannot be loaded on this machine as it is now; None if it can."""
     folder = Path(model)
-    try:
-        folder = folder if folder.is_dir() else Path(snapshot_download(model, local_files_only=True))
-    except (OSError, ValueError):
-        return f"the weights of {model} are not on this machine"
+    if not folder.is_dir():
+        with suppress(OSError, ValueError):
+            folder = Path(snapshot_download(model, local_files_only=True))
     if not has_weights(folder):
         return f"the weights of {model} are not on this machine"
     target = pick_device(device)
-    needed = (size.value if size else 0.0) * pick_dtype(dtype, target).itemsize
-    free = free_bytes(target)
+    needed, free = (size.value if size else 0.0) * pick_dtype(dtype, target).itemsize, free_bytes(target)
     if needed > MEMORY_SHARE * free:
         return f"its weights need {needed / 1e9:.0f} GB and {free / 1e9:.0f} GB are free here"
     return None

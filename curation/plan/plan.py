@@ -1,18 +1,14 @@
 """`notewright plan`: what a run will take, from about a minute of measuring; nothing is trained or curated for good.
 
-    notewright plan CONFIG.yaml --device h100 --price 2.5
-
 Every quantity has an interval and says whether it was counted, measured here, extrapolated, calculated from the config,
 or assumed. What cannot be measured on this machine is assumed, in words.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from datatrove.data import Document
 from transformers.utils.logging import disable_progress_bar
 
 from configs.errors import UserError
@@ -55,7 +51,7 @@ class CuratePlan:
     documents_written: Quantity
     """Those that reach the teacher."""
     tokens_in: Quantity
-    """Of the documents that reach the teacher, without the prompt's words around them."""
+    """Of these, without the prompt's words around them."""
     rewrites: Quantity
     tokens_written: Quantity
     """By the teacher, refused rewrites included."""
@@ -110,32 +106,6 @@ class Plan:
     """What is assumed, and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Planner:
-    """What both parts of a plan share: the config, the user's assumptions, the notes so far."""
-
-    config: Config
-    device: Device
-    price: float | None
-    parameters: float | None
-    """The teacher's, as the user states them."""
-    progress: Callable[[str], None]
-    notes: list[str]
-
-    def measure_teacher(self, config: Config, documents: Sequence[Document]) -> TeacherCost:
-        cost = measure_teacher(config, documents, self.parameters, self.progress)
-        self.notes.extend(cost.notes)
-        return cost
-
-    def speed(self, parameters: Quantity) -> Quantity:
-        """Tokens a second that a whole run writes on one assumed device."""
-        if beyond_sweep(parameters.value):
-            note = f"{parameters.value:.3g} parameters are beyond the models of the sweep: its ends are carried on"
-            self.notes.append(note)
-        low, high = writing_speed(self.device, parameters.value)
-        return Quantity((low + high) / 2, low, high, "assumed")
-
-
 def make_plan(
     config: Config,
     *,
@@ -150,30 +120,43 @@ def make_plan(
     names nothing to curate or train on, or a device that is not known.
     """
     disable_progress_bar()
-    planner = _Planner(config, find_device(device), price, parameters, progress, [])
-    curate = _plan_curate(planner) if config.curation.input else None
-    train = None
+    gpu, notes = find_device(device), list[str]()
+    curate = train = None
+    if config.curation.input:
+        curate = _plan_curate(config, gpu, price, parameters, progress, notes)
     if config.data.train or (config.data.limit and config.student.names[0]):
-        train = _plan_train(planner, curate.teacher if curate else None)
+        # Without a size, an echo curates or the teacher's is not known.
+        teacher = curate.teacher if curate and curate.teacher.parameters else None
+        train = _plan_train(config, teacher, gpu, price, parameters, progress, notes)
     if curate is None and train is None:
         raise UserError("nothing to plan: name curation.input, or data.train")
-    notes = planner.notes
     if any(part is not None and part.gpu_hours is not None for part in (curate, train)):
         notes.append(
-            f"assumed for {planner.device.name}: {SWEEP_SOURCE}, between models by parameters on a log-log line, of"
-            f" which a whole run reaches {END_TO_END[0]:.0%}-{END_TO_END[1]:.0%}; other GPUs by data sheet; training at"
+            f"assumed for {gpu.name}: {SWEEP_SOURCE}, between models by parameters on a log-log line, of which a whole"
+            f" run reaches {END_TO_END[0]:.0%}-{END_TO_END[1]:.0%}; other GPUs by data sheet; training at"
             f" {TRAINING_SHARE:.0%} of peak"
         )
-    return Plan(curate=curate, train=train, device=planner.device, price=price, notes=tuple(dict.fromkeys(notes)))
+    return Plan(curate=curate, train=train, device=gpu, price=price, notes=tuple(dict.fromkeys(notes)))
 
 
-def _plan_curate(planner: _Planner) -> CuratePlan:
-    config, curation, price, notes = planner.config, planner.config.curation, planner.price, planner.notes
-    shards = find_input(config)
-    planner.progress(f"looking into {amount(len(shards), 'input file')}")
+def _speed(gpu: Device, parameters: float, notes: list[str]) -> Quantity:
+    """Tokens a second that a whole run of a model of that size writes on one assumed device."""
+    if beyond_sweep(parameters):
+        notes.append(f"{parameters:.3g} parameters are beyond the models of the sweep: its ends are carried on")
+    low, high = writing_speed(gpu, parameters)
+    return Quantity((low + high) / 2, low, high, "assumed")
+
+
+def _plan_curate(
+    config: Config, gpu: Device, price: float | None, parameters: float | None, progress: Callable[[str], None],
+    notes: list[str],
+) -> CuratePlan:  # fmt: skip
+    curation, shards = config.curation, find_input(config)
+    progress(f"looking into {amount(len(shards), 'input file')}")
     corpus = survey_corpus(shards, curation.limit, SAMPLE)
     pipeline = measure_pipeline(config, corpus.sample)
-    teacher = planner.measure_teacher(config, corpus.sample)
+    teacher = measure_teacher(config, corpus.sample, parameters, progress)
+    notes += teacher.notes
     if curation.dedup != "none":
         notes.append("duplicates are not seen in a sample: with them there is less to write than planned")
     if not teacher.kept.value:
@@ -192,10 +175,10 @@ def _plan_curate(planner: _Planner) -> CuratePlan:
         hours_here = writing + cpu_hours / curation.workers
     gpu_hours = gpus = dollars = dollars_per_billion = None
     if teacher.parameters is not None:
-        speed = planner.speed(teacher.parameters)
+        speed = _speed(gpu, teacher.parameters.value, notes)
         gpu_hours = tokens_written / speed / 3600
         # Two bytes a parameter, and a fifth more for keys and values.
-        gpus = math.ceil(1.2 * 2 * teacher.parameters.value / 1e9 / planner.device.memory_gb)
+        gpus = math.ceil(1.2 * 2 * teacher.parameters.value / 1e9 / gpu.memory_gb)
         if price is not None:
             dollars = gpu_hours * price
             if teacher.kept.value and tokens_out.value:
@@ -208,49 +191,36 @@ def _plan_curate(planner: _Planner) -> CuratePlan:
     bytes_per_token = exact(characters * pipeline.bytes_per_character, "measured") / teacher.source_tokens
     dataset_gb = tokens_out * bytes_per_token / 1e9
     return CuratePlan(
-        files=corpus.files,
-        files_read=corpus.files_read,
-        gigabytes_in=corpus.bytes / 1e9,
-        sampled=len(corpus.sample),
-        documents=corpus.documents,
-        documents_written=reached,
-        tokens_in=tokens_in,
-        rewrites=rewrites,
-        tokens_written=tokens_written,
-        tokens_out=tokens_out,
-        kept=teacher.kept,
-        teacher=teacher,
-        pipeline=pipeline,
-        hours_here=hours_here,
-        pipeline_cpu_hours=cpu_hours,
-        gpu_hours=gpu_hours,
-        gpus_at_least=gpus,
-        dataset_gb=dataset_gb,
-        disk_gb=dataset_gb * PARTS_FACTOR,
-        dollars=dollars,
+        files=corpus.files, files_read=corpus.files_read, gigabytes_in=corpus.bytes / 1e9, sampled=len(corpus.sample),
+        documents=corpus.documents, documents_written=reached, tokens_in=tokens_in, rewrites=rewrites,
+        tokens_written=tokens_written, tokens_out=tokens_out, kept=teacher.kept, teacher=teacher, pipeline=pipeline,
+        hours_here=hours_here, pipeline_cpu_hours=cpu_hours, gpu_hours=gpu_hours, gpus_at_least=gpus,
+        dataset_gb=dataset_gb, disk_gb=dataset_gb * PARTS_FACTOR, dollars=dollars,
         dollars_per_billion=dollars_per_billion,
-    )
+    )  # fmt: skip
 
 
-def _plan_train(planner: _Planner, teacher: TeacherCost | None) -> TrainPlan:
-    config, notes = planner.config, planner.notes
+def _plan_train(
+    config: Config, teacher: TeacherCost | None, gpu: Device, price: float | None, parameters: float | None,
+    progress: Callable[[str], None], notes: list[str],
+) -> TrainPlan:  # fmt: skip
     documents, train, heldout = training_documents(config, notes)
     runs = count_students(config, train, heldout)
-    if teacher is not None and teacher.parameters is None:
-        teacher = None  # an echo curates, or the teacher's size is not known
     if teacher is None and documents:
         # The teacher is measured on training documents, without filters, one rewrite each.
         changes = {"writer": "teacher", "filters": Filters(), "benchmarks": (), "strategies": {}, "dedup": "none",
                    "rewrites_per_document": 1, "keep_raw": 0.0, "allow_unknown_licence": True}  # fmt: skip
         curation = config.curation.model_copy(update=changes)
-        teacher = planner.measure_teacher(config.model_copy(update={"curation": curation}), documents[:SAMPLE])
+        curating = config.model_copy(update={"curation": curation})
+        teacher = measure_teacher(curating, documents[:SAMPLE], parameters, progress)
+        notes += teacher.notes
     if teacher is not None:
         length = teacher.written_tokens
     else:
         most = float(config.teacher.max_new_tokens)
         length = Quantity(most / 2, most / 8, most, "assumed")
         notes.append(f"a rewrite is assumed to have half of teacher.max_new_tokens ({most:.0f})")
-    costs = tuple(student_cost(config, name, documents, length, planner.progress) for name in config.student.names)
+    costs = tuple(student_cost(config, name, documents, length, progress) for name in config.student.names)
     notes += (note for cost in costs for note in cost.notes)
     runs_each = runs.total / len(costs)
     sampled_tokens = length * runs.rewrites
@@ -260,34 +230,20 @@ def _plan_train(planner: _Planner, teacher: TeacherCost | None) -> TrainPlan:
         hours_here = sampled_tokens / exact(3600 * teacher.tokens_per_second, "measured")
         for seconds in seconds_here:
             hours_here += seconds * runs_each / 3600
-    size = teacher.parameters if teacher is not None else model_size(config.teacher.model, planner.parameters, notes)
+    size = teacher.parameters if teacher is not None else model_size(config.teacher.model, parameters, notes)
     sizes = [cost.parameters.value for cost in costs if cost.parameters]
     if size is not None and len(sizes) == len(costs):
-        gpu_hours = sampled_tokens / planner.speed(size) / 3600
+        gpu_hours = sampled_tokens / _speed(gpu, size.value, notes) / 3600
         for cost, student_size in zip(costs, sizes, strict=True):
-            seconds_a_token = student_seconds(planner.device, student_size, 1.0, full=config.student.mode == "full")
+            seconds_a_token = student_seconds(gpu, student_size, 1.0, full=config.student.mode == "full")
             gpu_hours += cost.tokens * exact(seconds_a_token * runs_each / 3600, "assumed")
     return TrainPlan(
-        documents=train,
-        heldout=heldout,
-        rounds=config.rl.rounds,
-        runs=runs,
-        students=costs,
-        rewrite_tokens=length,
-        hours_here=hours_here,
-        gpu_hours=gpu_hours,
-        dollars=gpu_hours * planner.price if gpu_hours and planner.price is not None else None,
-    )
+        documents=train, heldout=heldout, rounds=config.rl.rounds, runs=runs, students=costs, rewrite_tokens=length,
+        hours_here=hours_here, gpu_hours=gpu_hours,
+        dollars=gpu_hours * price if gpu_hours and price is not None else None,
+    )  # fmt: skip
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain values, each quantity as {value, low, high, how}; what is not finite is None."""
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value):
-            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        if isinstance(value, tuple | list):
-            return [plain(part) for part in value]
-        return value
-
-    return dict(without_nan(plain(plan)))
+    return dict(without_nan(asdict(plan)))

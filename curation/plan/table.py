@@ -17,12 +17,11 @@ Row = tuple[str, Quantity | str, str]
 
 def print_plan(plan: Plan, console: Console) -> None:
     """Tables of what is to be curated and trained, then what was assumed."""
-    parts: list[tuple[str, list[Row]]] = []
-    if plan.curate is not None:
-        parts.append(("Curating", _curate_rows(plan.curate, plan)))
-    if plan.train is not None:
-        parts.append(("Training the teacher", _train_rows(plan.train, plan)))
-    for title, rows in parts:
+    parts = {
+        "Curating": _curate_rows(plan.curate, plan) if plan.curate else [],
+        "Training the teacher": _train_rows(plan.train, plan) if plan.train else [],
+    }
+    for title, rows in ((title, rows) for title, rows in parts.items() if rows):
         table = Table("", "", "", title=title, title_justify="left", show_header=False)
         for name, value, unit in rows:
             if isinstance(value, Quantity):
@@ -36,9 +35,8 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 def with_range(quantity: Quantity) -> str:
     """`1.2M (0.9M to 1.6M)`; without the range where there is none."""
-    if quantity.high <= quantity.low:
-        return three_digits(quantity.value)
-    return f"{three_digits(quantity.value)} ({three_digits(quantity.low)} to {three_digits(quantity.high)})"
+    value, low, high = map(three_digits, (quantity.value, quantity.low, quantity.high))
+    return value if quantity.high <= quantity.low else f"{value} ({low} to {high})"
 
 
 def _curate_rows(part: CuratePlan, plan: Plan) -> list[Row]:
@@ -99,8 +97,9 @@ def _train_rows(part: TrainPlan, plan: Plan) -> list[Row]:
 def _hours_here(hours: Quantity | None) -> Row:
     if hours is None:
         return "on this machine", "unknown: not all of it could be measured here", ""
-    units = (("hours", 1.0), ("minutes", 60.0))
-    unit, per_hour = next((pair for pair in units if hours.value * pair[1] >= 2), ("s", 3600.0))
+    if hours.value >= 2:
+        return "on this machine", hours, "hours"
+    unit, per_hour = ("minutes", 60.0) if hours.value * 60 >= 2 else ("s", 3600.0)
     return "on this machine", hours * per_hour, unit
 
 

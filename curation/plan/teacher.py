@@ -42,13 +42,12 @@ class TeacherCost:
     weights_gb: float | None
     """In bfloat16."""
     source_tokens: Quantity
-    """A document."""
+    """Of a document."""
     written_tokens: Quantity
-    """A rewrite, kept or refused."""
+    """Of a rewrite, kept or refused."""
     kept: Quantity
     """Share of the rewrites that pass the gates and the leak check."""
     kept_tokens: Quantity
-    """A kept rewrite."""
     rewrites_measured: int
     tokens_per_second: float | None
     """Written on this machine, by the process that curates."""
@@ -62,7 +61,7 @@ class PipelineCost:
     """Of the pipeline without its teacher."""
 
     cpu_ms: Quantity
-    """A document."""
+    """Of a document."""
     past_filters: Quantity
     """Share of the documents that reach the teacher."""
     bytes_per_character: float
@@ -98,25 +97,22 @@ def _curate_echo(config: Config, sample: Sequence[Document], folder: Path) -> tu
     """Milliseconds of CPU, and the manifest; None where no document passed."""
     folder.mkdir()
     source = folder / "sample.jsonl"
-    with source.open("wb") as file:
-        for document in sample:
-            # Reading adds these three; the row has to be as it was before.
-            added = ("source_file", "source_row", "source_id")
-            row = {key: value for key, value in document.metadata.items() if key not in added}
-            row |= {"id": document.metadata["source_id"], "text": document.text}
-            file.write(orjson.dumps(row, default=str) + b"\n")
+    # Reading adds these three; a row has to be as it was before.
+    added = ("source_file", "source_row", "source_id")
+    rows = (
+        {key: value for key, value in document.metadata.items() if key not in added}
+        | {"id": document.metadata["source_id"], "text": document.text}
+        for document in sample
+    )
+    source.write_bytes(b"".join(orjson.dumps(row, default=str) + b"\n" for row in rows))
     changes = {
         "input": (str(source),), "output": folder / "dataset", "limit": None, "writer": "echo", "workers": 1,
         "executor": "local", "rewrites_per_document": 1, "strategies": {}, "keep_raw": 0.0,
     }  # fmt: skip
-    echo = config.model_copy(
-        update={
-            "curation": config.curation.model_copy(update=changes),
-            # The teacher's texts are gated elsewhere; here a text is refused only for what the filters say of it.
-            "gates": config.gates.model_copy(update={"min_words": 1, "max_repetition": 1.0, "max_tokens": None}),
-            "run": config.run.model_copy(update={"dir": folder / "run"}),
-        }
-    )
+    curation, run = config.curation.model_copy(update=changes), config.run.model_copy(update={"dir": folder / "run"})
+    # The teacher's texts are gated elsewhere; here a text is refused only for what the filters say of it.
+    gates = config.gates.model_copy(update={"min_words": 1, "max_repetition": 1.0, "max_tokens": None})
+    echo = config.model_copy(update={"curation": curation, "gates": gates, "run": run})
     start = cpu_seconds()
     try:
         with redirect_stderr(io.StringIO()):
@@ -152,9 +148,9 @@ def measure_teacher(
         source_tokens = mean_of([count_tokens(document.text) for document in documents])
         if not exactly:
             source_tokens = replace(source_tokens, how="assumed")
-        records, last_batch, seconds = list[Record](), list[Record](), 0.0
-        on_endpoint = teacher.writer == "endpoint"
-        problem = None if on_endpoint else why_not_loadable(model, size, teacher.device, teacher.dtype)
+        records, last_batch, seconds, problem = list[Record](), list[Record](), 0.0, None
+        if teacher.writer != "endpoint":
+            problem = why_not_loadable(model, size, teacher.device, teacher.dtype)
         if problem is None:
             progress(f"writing a few rewrites with {model}")
             try:
@@ -170,24 +166,18 @@ def measure_teacher(
         written_tokens, kept = mean_of(written), share_of(len(accepted), len(records))
         kept_tokens = mean_of(accepted) if accepted else written_tokens
     else:
-        most = teacher.max_new_tokens
-        guess = min(source_tokens.value, float(most))
-        notes.append(f"a rewrite is assumed to be as long as its document, at most {most} tokens, and to be kept")
-        written_tokens = kept_tokens = Quantity(guess, 0.5 * guess, float(most), "assumed")
+        most = float(teacher.max_new_tokens)
+        guess = min(source_tokens.value, most)
+        notes.append(f"a rewrite is assumed to be as long as its document, at most {most:.0f} tokens, and to be kept")
+        written_tokens = kept_tokens = Quantity(guess, 0.5 * guess, most, "assumed")
         kept = Quantity(1.0, 0.5, 1.0, "assumed")
     last_tokens = sum(_token_counts(last_batch))
     return TeacherCost(
-        parameters=size,
-        weights_gb=None if size is None else 2 * size.value / 1e9,
-        source_tokens=source_tokens,
-        written_tokens=written_tokens,
-        kept=kept,
-        kept_tokens=kept_tokens,
-        rewrites_measured=len(records),
-        tokens_per_second=last_tokens / seconds if last_tokens else None,
-        at_once=len(last_batch) or None,
+        parameters=size, weights_gb=None if size is None else 2 * size.value / 1e9, source_tokens=source_tokens,
+        written_tokens=written_tokens, kept=kept, kept_tokens=kept_tokens, rewrites_measured=len(records),
+        tokens_per_second=last_tokens / seconds if last_tokens else None, at_once=len(last_batch) or None,
         notes=tuple(notes),
-    )
+    )  # fmt: skip
 
 
 def _documents_for_teacher(step: RewriteWithTeacher, sample: Sequence[Document]) -> list[Document]:
@@ -202,10 +192,8 @@ def _documents_for_teacher(step: RewriteWithTeacher, sample: Sequence[Document])
 
 
 def _write_rewrites(step: RewriteWithTeacher, documents: list[Document]) -> tuple[list[Record], list[Record], float]:
-    """Terminal records of all rewrites, those of the last batch, and the seconds that it took.
-
-    The last batch is the largest that fits the time, since a batch costs less than its documents one by one.
-    """
+    """Terminal records of all rewrites, those of the last batch, and the seconds that it took. It is the largest that
+    fits the time, since a batch costs less than its documents one by one."""
 
     def timed(batch: list[Document], number: int) -> tuple[list[Record], float]:
         start = time.perf_counter()

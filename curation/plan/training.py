@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from datatrove.data import Document
 
@@ -27,7 +28,8 @@ ARMS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentRunCounts:
-    """Students that a run trains at most. Lessons that the gates refuse whole, and repeated lessons, are not taught."""
+    """Students that a run trains at most, and the `rewrites` that the teacher samples for them. Lessons that the gates
+    refuse whole, and repeated lessons, are not taught."""
 
     a_round: int
     """For the rewards of one round."""
@@ -37,7 +39,6 @@ class StudentRunCounts:
     heldout: int
     total: int
     rewrites: int
-    """Sampled by the teacher for all of that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +86,9 @@ def count_students(config: Config, train: int, heldout: int) -> StudentRunCounts
     documents_measured = validation * (rl.rounds + 1) + 2 * heldout
     lessons = rl.group_size * (rl.rounds * documents + piloted) + rl.evaluation_lessons * documents_measured
     return StudentRunCounts(
-        a_round=a_round * models,
-        validation=validated * models,
-        pilot=pilot * models,
-        heldout=measured * models,
-        total=models * (rl.rounds * a_round + validated + pilot + measured),
-        rewrites=lessons * rl.rewrites_per_lesson,
-    )
+        a_round=a_round * models, validation=validated * models, pilot=pilot * models, heldout=measured * models,
+        total=models * (rl.rounds * a_round + validated + pilot + measured), rewrites=lessons * rl.rewrites_per_lesson,
+    )  # fmt: skip
 
 
 def training_documents(config: Config, notes: list[str]) -> tuple[list[Document], int, int]:
@@ -154,13 +151,11 @@ def _trained_tokens(settings: Student, texts: int, steps: int | None, rewrite_to
 def _time_students(
     settings: Student, model: str, documents: Sequence[Document], tokens: Quantity, notes: list[str]
 ) -> tuple[Quantity, int]:
-    """Seconds of a student that reads `tokens`, and how many students were trained at once.
-
-    Lessons of one and of three optimiser steps tell what a step costs, and what everything else does.
-    """
+    """Seconds of a student that reads `tokens`, and how many students were trained at once. Lessons of one and of three
+    optimiser steps tell what a step costs, and what everything else does."""
     pool = InlinePool(settings.model_copy(update={"model": model, "models": ()}))
     benchmark = DocumentQuestions(settings.prompt_template)
-    exam = Exam(questions=tuple(question for document in documents for question in benchmark.exam(document).questions))
+    exam = Exam(questions=tuple(chain.from_iterable(benchmark.exam(document).questions for document in documents)))
     texts, ids = tuple(document.text for document in documents), tuple(document.id for document in documents)
     count_tokens, _ = token_counter(model)
     lesson_tokens = sum(min(count_tokens(text), settings.max_text_tokens) for text in texts)
@@ -178,9 +173,8 @@ def _time_students(
     seconds_each(1, 1)  # measures memory, and warms up
     alone = seconds_each(1, 1)
     # The two batches train 1 + 3 steps a student; this plans for students that gain nothing from being trained at once.
-    at_once = max(1, min(32, int(STUDENT_SECONDS / (4 * alone)), settings.max_slots or 32))
-    if settings.mode == "full":
-        at_once = 1
+    at_once = min(32, int(STUDENT_SECONDS / (4 * alone)), settings.max_slots or 32)
+    at_once = 1 if settings.mode == "full" else max(1, at_once)
     one_step, three_steps = seconds_each(at_once, 1), seconds_each(at_once, 3)
     seconds_a_token = max(three_steps - one_step, 0.0) / (2 * step_tokens)
     fixed = max(0.0, one_step - seconds_a_token * step_tokens)
