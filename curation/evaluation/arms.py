@@ -37,11 +37,6 @@ class Arm(NamedTuple):
         return self.kind in ("untrained", "strategy", "ensemble", "trained")
 
     @property
-    def one_for_each_student(self) -> bool:
-        """Whether each student model has texts of its own."""
-        return self.kind == "best-of" or (self.kind == "trained" and not self.value)
-
-    @property
     def equal_tokens(self) -> bool:
         """Whether its students train on as many tokens as the others."""
         return self.kind not in ("none", "raw")
@@ -49,7 +44,6 @@ class Arm(NamedTuple):
     @property
     def words(self) -> str:
         """What it is, for tables and plots."""
-        file = "the world's own rewrites" if self.name == LAB_ARM else f"rewrites of {Path(self.value).name}"
         words: dict[Kind, str] = {
             "none": "no training",
             "raw": "raw documents",
@@ -59,17 +53,15 @@ class Arm(NamedTuple):
             "ensemble": "fixed-prompt ensemble",
             "trained": f"trained teacher ({self.value})" if self.value else "trained teacher",
             "best-of": f"best of {self.value} by reward",
-            "file": file,
+            "file": "the world's own rewrites" if self.name == LAB_ARM else f"rewrites of {Path(self.value).name}",
         }
         return words[self.kind]
 
 
 def parse_arms(settings: Evaluation, teacher: Teacher, lab_rewrites: Path) -> list[Arm]:
-    """The arms of `evaluation.arms` in their order, with `strategies` as one arm for each of `teacher.strategies`.
-
-    `lab_rewrites` is the file of the arm `file:lab`. Raises UserError for an unknown arm, a strategy or file that is
-    not there, and settings that contradict the arms.
-    """
+    """The arms of `evaluation.arms` in their order, with `strategies` as one arm for each of `teacher.strategies`, and
+    the file `lab_rewrites` for `file:lab`. Raises UserError for an unknown arm, a strategy or file that is not there,
+    and settings that contradict the arms."""
     arms: list[Arm] = []
     for line in settings.arms:
         single = [f"strategy:{name}" for name in teacher.strategies] if line == "strategies" else [line]
@@ -124,9 +116,9 @@ def _check(arms: Sequence[Arm], settings: Evaluation, teacher: Teacher) -> None:
     if not arms:
         raise UserError(f"evaluation.arms names none; valid: {', '.join(FORMS)}")
     by_name = {arm.name: arm for arm in arms}
-    repeated = [name for name, count in Counter(arm.name for arm in arms).items() if count > 1]
-    if repeated:
-        raise UserError(f"evaluation.arms: two arms are named {repeated[0]!r}")
+    [(name, count)] = Counter(arm.name for arm in arms).most_common(1)
+    if count > 1:
+        raise UserError(f"evaluation.arms: two arms are named {name!r}")
     references = [("against", settings.against), *(("scaling_arms", name) for name in settings.scaling_arms)]
     references += [("edits_arm", settings.edits_arm)] if settings.edits_arm else []
     for key, name in references:

@@ -21,31 +21,26 @@ def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) 
         console.print(_side_table(student))
         if student.scaling:
             console.print(_scaling_table(student))
-        for sequence in student.sequences:
-            if sequence.studied:
-                console.print(_sequence_line(sequence), markup=False)
+        lines = [_sequence_line(sequence) for sequence in student.sequences if sequence.studied]
         if (check := student.false_positives) is not None:
-            console.print(
+            lines.append(
                 f"{check.pairs} pairs of {check.arm} with itself: {check.differ} differ at 5% {_interval(check.rate)},"
-                f" {check.differ_corrected} after the correction",
-                markup=False,
+                f" {check.differ_corrected} after the correction"
             )
-        console.print()
-    for claim in result.claims:
-        console.print(f"{'yes' if claim.holds else 'NO '}  {claim.words}", markup=False)
-    for note in result.notes:
-        console.print(f"* {note}", markup=False)
-    console.print(
-        f"{result.student_runs} students, {result.seconds:.0f} s; {run_dir / 'evaluation.json'}", markup=False
-    )
+        for line in [*lines, ""]:
+            console.print(line, markup=False)
+    lines = [f"{'yes' if claim.holds else 'NO '}  {claim.words}" for claim in result.claims]
+    lines += [f"* {note}" for note in result.notes]
+    lines.append(f"{result.student_runs} students, {result.seconds:.0f} s; {run_dir / 'evaluation.json'}")
+    for line in lines:
+        console.print(line, markup=False)
 
 
 def _arm_table(label: str, student: StudentResult, reference: str) -> Table:
     """Rising in gain; below them the trained teacher against each other arm."""
-    table = Table("students taught with", "tokens", "gain (nats a token)", "accuracy", title_justify="left")
-    table.title = f"student {label}: many documents together"
-    for heading in (f"gain - {reference}", "MDE", "p (Holm)", "verdict"):
-        table.add_column(heading)
+    headings = ["students taught with", "tokens", "gain (nats a token)", "accuracy"]
+    headings += [f"gain - {reference}", "MDE", "p (Holm)", "verdict"]
+    table = Table(*headings, title=f"student {label}: many documents together", title_justify="left")
     comparisons = [c for c in student.comparisons if (c.setting, c.measure) == ("together", "gain")]
     with_reference = {c.arm: c for c in comparisons if c.against == reference}
 

@@ -34,10 +34,8 @@ def run_edits(
 ) -> list[Row]:
     """The rows of a sequence of `evaluation.edits` edits with the lessons `texts`, in the setting `sequence`.
 
-    Each finished edit is kept under `folder`, and only the newest merged model. Edit 0 is the never-edited student. An
-    edit whose student fails ends the sequence, which is then shorter. Raises UserError where the pool's students cannot
-    be saved, and RunError.
-    """
+    Each finished edit is kept under `folder`, and only the newest merged model. An edit whose student fails ends the
+    sequence. Raises UserError where the pool's students cannot be saved, and RunError."""
     arm = "replay" if replay else "none"
     names = [document.id for document in students.inputs.documents]
     batches = batches_of(len(names), students.config.reward.documents_together)[: students.config.evaluation.edits]

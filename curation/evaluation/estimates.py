@@ -42,8 +42,7 @@ def estimate_students(
     by_student: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         by_student.setdefault(row["student"], {}).setdefault(row["setting"], []).append(row)
-    uncorrected = {label: _compare(by_setting, arms, settings.against) for label, by_setting in by_student.items()}
-    comparisons, correction = _correct(uncorrected)
+    comparisons, correction = _compare(by_student, arms, settings.against)
     gain_p_values = [
         comparison.p
         for of_student in comparisons.values()
@@ -146,37 +145,44 @@ def _estimate_arm(rows: Sequence[Row], arm: str) -> ArmEstimates:
     )
 
 
-def _compare(by_setting: Mapping[str, Sequence[Row]], arms: Sequence[Arm], reference: str) -> list[Comparison]:
-    """All comparisons of one student, without the correction, which takes all students at once."""
-    comparisons = []
-    for setting in COMPARED_SETTINGS:
-        rows = by_setting.get(setting, [])
-        for measure, (kind, value) in MEASURES.items():
-            by_arm = {arm: document_means(rows, arm, kind) for arm in dict.fromkeys(row["arm"] for row in rows)}
-            for arm, against in _pairs([arm for arm in arms if arm.name in by_arm], reference):
-                # Only where both sides' students ran: what a seed does is common to both.
-                differences = {
-                    key: DocumentMean(ours.gain - theirs.gain, ours.accuracy - theirs.accuracy, ours.batch)
-                    for key, ours in by_arm[arm].items()
-                    if (theirs := by_arm[against].get(key))
-                }
-                if not differences:
-                    continue
-                mean = ClusteredMean(*mean_over_seeds(differences, value))
-                comparisons.append(
-                    Comparison(
-                        measure=measure,  # type: ignore[arg-type]
-                        setting=setting,  # type: ignore[arg-type]
-                        arm=arm,
-                        against=against,
-                        difference=mean.estimate(),
-                        p=mean.p,
-                        p_corrected=None,
-                        detectable=mean.detectable,
-                        verdict="no detectable difference",
-                    )
-                )
-    return comparisons
+def _compare(
+    by_student: Mapping[str, Mapping[str, Sequence[Row]]], arms: Sequence[Arm], reference: str
+) -> tuple[dict[str, list[Comparison]], Correction]:
+    """The comparisons of all students, with the p-values and verdicts of Holm's procedure in each family."""
+    means: dict[tuple[str, str, str, str, str], ClusteredMean] = {}
+    for label, setting, measure in itertools.product(by_student, COMPARED_SETTINGS, MEASURES):
+        rows, (kind, value) = by_student[label].get(setting, []), MEASURES[measure]
+        by_arm = {arm: document_means(rows, arm, kind) for arm in dict.fromkeys(row["arm"] for row in rows)}
+        for arm, against in _pairs([arm for arm in arms if arm.name in by_arm], reference):
+            # Only where both sides' students ran: what a seed does is common to both.
+            differences = {
+                key: DocumentMean(ours.gain - theirs.gain, ours.accuracy - theirs.accuracy, ours.batch)
+                for key, ours in by_arm[arm].items()
+                if (theirs := by_arm[against].get(key))
+            }
+            if differences:
+                means[label, setting, measure, arm, against] = ClusteredMean(*mean_over_seeds(differences, value))
+    p_values = {key: mean.p for key, mean in means.items()}
+    corrected: dict[tuple[str, str, str, str, str], float | None] = {}
+    families: dict[str, int] = {}
+    # One family a measure and setting: whoever reads one measure sees all its comparisons at once.
+    for measure, setting in itertools.product(MEASURES, COMPARED_SETTINGS):
+        family = [key for key in means if key[1:3] == (setting, measure)]
+        corrected |= zip(family, holm([p_values[key] for key in family]), strict=True)
+        if family:
+            families[f"{setting}/{measure}"] = sum(p_values[key] is not None for key in family)
+    comparisons: dict[str, list[Comparison]] = {label: [] for label in by_student}
+    for key, mean in means.items():
+        (label, setting, measure, arm, against), p = key, corrected[key]
+        verdict = "no detectable difference"
+        if p is not None and p < LEVEL:
+            verdict = "better" if mean.mean > 0 else "worse"
+        comparison = {
+            "measure": measure, "setting": setting, "arm": arm, "against": against, "difference": mean.estimate(),
+            "p": p_values[key], "p_corrected": p, "detectable": mean.detectable, "verdict": verdict,
+        }  # fmt: skip
+        comparisons[label].append(Comparison.model_validate(comparison))
+    return comparisons, Correction(method="holm", level=LEVEL, families=families)
 
 
 def _pairs(arms: Sequence[Arm], reference: str) -> list[tuple[str, str]]:
@@ -187,28 +193,6 @@ def _pairs(arms: Sequence[Arm], reference: str) -> list[tuple[str, str]]:
         others = [name for name in names if name not in (trained, reference)]
         pairs += [(trained, other) for other in others if (other, trained) not in pairs]
     return pairs
-
-
-def _correct(comparisons: Mapping[str, Sequence[Comparison]]) -> tuple[dict[str, list[Comparison]], Correction]:
-    """The comparisons of all students with the p-values and verdicts of Holm's procedure in each family."""
-    corrected: dict[str, list[Comparison]] = {label: list(of_student) for label, of_student in comparisons.items()}
-    families: dict[str, int] = {}
-    for measure, setting in itertools.product(MEASURES, COMPARED_SETTINGS):
-        # One family a measure and setting: whoever reads one measure sees all its comparisons at once.
-        family = [
-            (label, i, c)
-            for label, of_student in comparisons.items()
-            for i, c in enumerate(of_student)
-            if (c.measure, c.setting) == (measure, setting)
-        ]
-        for (label, i, c), p in zip(family, holm([c.p for *_, c in family]), strict=True):
-            verdict = "no detectable difference"
-            if p is not None and p < LEVEL:
-                verdict = "better" if c.difference.mean > 0 else "worse"
-            corrected[label][i] = c.model_copy(update={"p_corrected": p, "verdict": verdict})
-        if family:
-            families[f"{setting}/{measure}"] = sum(c.p is not None for *_, c in family)
-    return corrected, Correction(method="holm", level=LEVEL, families=families)
 
 
 def _estimate_scaling(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[Estimate, Estimate]]:

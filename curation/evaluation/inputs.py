@@ -68,10 +68,8 @@ class Inputs(NamedTuple):
 
 
 def read_inputs(config: Config) -> Inputs:
-    """Reads all that is compared, and builds the lab where `evaluation.lab` asks for it.
-
-    Raises UserError for every mistake that can be seen before a model is trained.
-    """
+    """Reads all that is compared, and builds the lab where `evaluation.lab` asks for it. Raises UserError for every
+    mistake that can be seen before a model is trained."""
     config = _as_evaluated(config)
     settings, folder = config.evaluation, config.run.dir / "evaluation"
     arms = parse_arms(settings, config.teacher, folder / REWRITES)

@@ -27,10 +27,8 @@ _messages: Any = None
 
 
 def run_tasks(what: str, tasks: Sequence[Task], workers: int) -> list[Any]:
-    """Results in the order of `tasks`, at most `workers` at a time; with one worker they run in this process.
-
-    The first error ends all of them. Raises RunError where a worker is killed.
-    """
+    """Results in the order of `tasks`, at most `workers` at a time; with one worker they run in this process. The first
+    error ends all of them. Raises RunError where a worker is killed."""
     workers = min(workers, len(tasks))
     with StudentProgress(what, 0) as progress:
 

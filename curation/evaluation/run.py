@@ -35,10 +35,8 @@ from teacher.run.ownership import acquire_config
 
 
 def run_evaluate(config: Config) -> EvaluationResult:
-    """Measures what is missing and writes evaluation.json and the Parquet files into `run.dir`.
-
-    Raises UserError (nothing was started) and RunError (finished students are kept, the same command goes on).
-    """
+    """Measures what is missing and writes evaluation.json and the Parquet files into `run.dir`. Raises UserError
+    (nothing was started) and RunError (finished students are kept, the same command goes on)."""
     started = time.monotonic()
     disable_progress_bar()
     inputs = read_inputs(config)
@@ -50,7 +48,8 @@ def run_evaluate(config: Config) -> EvaluationResult:
     of_arms = {arm: checkpoint for (arm, _), checkpoint in checkpoints.items()}
     texts = LessonTexts(inputs.config, inputs.documents, inputs.secret_items)
     for arm in inputs.arms:
-        if (arm.written and not arm.one_for_each_student) or arm.kind == "best-of":
+        # A teacher that is trained here writes for its own student alone, which comes later.
+        if arm.kind == "best-of" or (arm.written and (arm.kind != "trained" or arm.value)):
             say(f"texts: {arm.words}")
             texts.of(arm, of_arms.get(arm.name))
     del texts  # and with it a teacher in memory

@@ -74,15 +74,10 @@ def false_positives(
     family: Sequence[float | None] = (),
     seed: int = 0,
 ) -> FalsePositives | None:
-    """Compares an arm with itself `pairs` times.
+    """Compares an arm with itself `pairs` times; None where a batch has fewer students than two sides need.
 
-    Args:
-        gains: by document and number of the seed; the seeds of a batch were of one student for all its documents.
-        side: students on each side of a pair, drawn anew for every batch; no student is on both sides.
-        family: p-values of the real comparisons, among which a pair is corrected.
-
-    Returns None where the batches have fewer than two students a side in common.
-    """
+    `gains` are by document and seed; a seed is one student for all documents of a batch. A pair has `side` students on
+    each side, drawn anew for every batch, and is corrected among `family`, the p-values of the real comparisons."""
     batches: dict[int, list[str]] = {}
     for name in gains:
         batches.setdefault(clusters[name], []).append(name)

@@ -21,6 +21,7 @@ from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal
 
 Row = dict[str, Any]
+ANSWER = ("loglik_before", "loglik_after", "correct_before", "correct_after")
 
 
 class RunKey(NamedTuple):
@@ -61,11 +62,8 @@ class ArmStudents:
     def plan(
         self, setting: Setting, arm: Arm, groups: Groups, seeds: Sequence[int], rewrites: int | None = None
     ) -> Iterator[tuple[RunKey, Job]]:
-        """The student runs of an arm: a student for each batch of documents and seed.
-
-        Lessons have `rewrites` (None: `rl.rewrites_per_lesson`) rewrites a document. Only students of the setting
-        `together` are also asked the items about no document.
-        """
+        """The student runs of an arm: a student for each batch of documents and seed, taught `rewrites` (None:
+        `rl.rewrites_per_lesson`) rewrites a document. Only those of `together` are asked items about no document."""
         documents, rewrites = self.inputs.documents, rewrites or self.config.rl.rewrites_per_lesson
         texts = taught_texts(groups, rewrites)
         batch_size = 1 if setting == "single" else self.config.reward.documents_together
@@ -121,8 +119,5 @@ class ArmStudents:
                 "document_id": question.document_id,
                 "question": question.prompt,
                 "answer": question.answer,
-                "loglik_before": answer.loglik_before,
-                "loglik_after": answer.loglik_after,
-                "correct_before": answer.correct_before,
-                "correct_after": answer.correct_after,
+                **{name: getattr(answer, name) for name in ANSWER},
             }

@@ -23,11 +23,8 @@ Checkpoints = dict[tuple[str, str], Path | None]
 def trained_teachers(
     config: Config, arms: Sequence[Arm], students: dict[str, str], train: Sequence[Document], make_pool: MakePool
 ) -> Checkpoints:
-    """The checkpoint of each `trained` arm for each student (label: model).
-
-    Where `evaluation.teacher_for` is `each`, what is missing is trained. Raises UserError where a run has no finished
-    round, and RunError.
-    """
+    """The checkpoint of each `trained` arm for each student (label: model); with `evaluation.teacher_for: each` what is
+    missing is trained. Raises UserError where a run has no finished round, and RunError."""
     checkpoints: Checkpoints = {}
     for arm in arms:
         if arm.kind != "trained":

@@ -36,10 +36,8 @@ class LessonTexts:
         self._writers: dict[Path | None, Writer] = {}
 
     def of(self, arm: Arm, checkpoint: Path | None = None) -> Groups:
-        """The arm's rewrites, more than the lesson holds where the arm has a scaling curve. Empty for the arm `none`.
-
-        `checkpoint` is the trained teacher's (None: the untrained one is the best). Raises UserError.
-        """
+        """The arm's rewrites, more than the lesson holds where the arm has a scaling curve. `checkpoint` is the trained
+        teacher's (None: the untrained one is the best). Raises UserError."""
         match arm.kind:
             case "none":
                 return [[] for _ in self.documents]

@@ -58,10 +58,8 @@ def simulate(
     recorded: Gains, runs_per_rewrite: int, *, clusters: Sequence[Hashable], shared: bool, students: int,
     simulations: int = 20, seed: int = 0,
 ) -> Comparison | None:  # fmt: skip
-    """Both procedures on recorded outcomes; None where fewer than two rewrites of any document were recorded.
-
-    `shared` says that the documents of a cluster share students; `students` is `student.statistics.adaptive`'s.
-    """
+    """Both procedures on recorded outcomes; None where fewer than two rewrites of any document were recorded. `shared`:
+    the documents of a cluster share students; `students` is `student.statistics.adaptive`'s."""
     recording = _Recorded(recorded)
     if not recording.documents:
         return None
@@ -104,19 +102,18 @@ class _Recorded:
     """Recorded runs of the documents with at least two rewrites that ran."""
 
     def __init__(self, recorded: Gains):
-        self.table_DGR = gains_table(recorded)
-        ran_DG = np.isfinite(self.table_DGR).any(-1)
+        table_DGR = gains_table(recorded)
+        ran_DG = np.isfinite(table_DGR).any(-1)
         self.documents = [d for d in range(len(recorded)) if ran_DG[d].sum() >= 2]
-        self.rewrites = [np.flatnonzero(ran_DG[d]) for d in self.documents]
-        ran = zip(self.documents, self.rewrites, strict=True)
-        self.true_gains = [np.nanmean(self.table_DGR[d, g_G], axis=-1) for d, g_G in ran]
-        self.repeats = self.table_DGR.shape[2] if self.table_DGR.ndim == 3 else 0
-        self.sizes = [len(g_G) for g_G in self.rewrites]
+        self.runs = [table_DGR[d][ran_DG[d]] for d in self.documents]
+        self.true_gains = [np.nanmean(runs_GR, axis=-1) for runs_GR in self.runs]
+        self.repeats = table_DGR.shape[-1]
+        self.sizes = [len(runs_GR) for runs_GR in self.runs]
 
     def draw(self, planned: PlannedRun, column: int) -> float:
         """The recorded run of that column; the next one where it failed."""
-        runs_R = self.table_DGR[self.documents[planned.document], self.rewrites[planned.document][planned.rewrite]]
-        return float(next(run for run in np.roll(runs_R, -column) if np.isfinite(run)))
+        runs_R = np.roll(self.runs[planned.document][planned.rewrite], -column)
+        return float(runs_R[np.isfinite(runs_R)][0])
 
     def verdict(self, runs: Sequence[MeasuredRun]) -> np.ndarray:
         """(D, 2): whether the best was chosen, and the regret."""

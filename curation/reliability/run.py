@@ -55,10 +55,8 @@ def run_reliability(
     pool: StudentPool | None = None,
 ) -> dict[str, Any]:
     """Measures, prints the tables, writes the JSON (default `<run.dir>/reliability.json`) and returns what it holds.
-
-    `source` is a JSONL or Parquet file, `lab`, or null for `data.train`; see `study.read_groups`. Students are kept in
-    `<run.dir>/reliability/`, so that a stopped call goes on. Raises UserError and RunError.
-    """
+    `source` as in `study.read_groups`. Students are kept in `<run.dir>/reliability/`, so that a stopped call goes on.
+    Raises UserError and RunError."""
     if repeats < 2:
         raise UserError(f"repeats={repeats}: retraining noise shows only from 2 repeats on")
     check_known("credit", credits, get_args(Credit))

@@ -89,7 +89,15 @@ def read_groups(config: Config, source: str | None, documents: int, rewrites: in
         return [_group_with_rewrites(document, rewrites) for document in read]
     if with_rewrites:
         raise UserError(f"{source or 'data.train'}: some documents have `rewrites` and some have none")
-    return _written_groups(config, read, rewrites or config.rl.group_size)
+    writer = load_teacher(config.teacher)
+    gates = build_gates(config.gates, config.teacher, writer.tokenizer)
+    sampling = Sampling(rewrites=rewrites or config.rl.group_size, seed=stable_seed(config.run.seed, "reliability"))
+    groups = []
+    for document, written in zip(read, sample_rewrites(writer, read, sampling, gates), strict=True):
+        # Rewrites that a gate refuses train nobody.
+        candidates = [Candidate(rewrite.strategy, rewrite.text) for rewrite in written if rewrite.rejected is None]
+        groups.append(Group(document, (*candidates, Candidate(RAW, document.text, control=True))))
+    return groups
 
 
 class ReliabilityStudy:
@@ -131,10 +139,7 @@ class ReliabilityStudy:
 
     def measure(self, runs: Sequence[PlannedRun]) -> list[float | None]:
         """The gain of each planned run on its document's questions, by fresh students: their seeds are none of the
-        recording's. None where a student failed.
-
-        Students of one batch and repeat have one seed, so that procedures which ask for the same student share it.
-        """
+        recording's. None where a student failed. Procedures that ask for the same student share it by its seed."""
         by_student: dict[Hashable, list[int]] = {}
         for i, run in enumerate(runs):
             by_student.setdefault(run.student, []).append(i)
@@ -202,15 +207,3 @@ def _group_with_rewrites(document: Document, rewrites: int | None) -> Group:
             raise UserError(f"document {document.id!r}: `rewrites` holds texts, or objects with `text` and `strategy`")
         candidates.append(Candidate(str(entry.get("strategy", "rewrite")), entry["text"]))
     return Group(document, (*candidates, Candidate(RAW, document.text, control=True)))
-
-
-def _written_groups(config: Config, documents: Sequence[Document], rewrites: int) -> list[Group]:
-    """What the untrained teacher writes; rewrites that a gate refuses train nobody."""
-    writer = load_teacher(config.teacher)
-    gates = build_gates(config.gates, config.teacher, writer.tokenizer)
-    sampling = Sampling(rewrites=rewrites, seed=stable_seed(config.run.seed, "reliability"))
-    groups = []
-    for document, written in zip(documents, sample_rewrites(writer, documents, sampling, gates), strict=True):
-        candidates = [Candidate(rewrite.strategy, rewrite.text) for rewrite in written if rewrite.rejected is None]
-        groups.append(Group(document, (*candidates, Candidate(RAW, document.text, control=True))))
-    return groups

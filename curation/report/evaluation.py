@@ -1,7 +1,5 @@
 """What evaluation.json says, in words: verdicts, key figures, tables of arms and of comparisons."""
 
-from collections.abc import Sequence
-
 from markupsafe import Markup
 
 from configs.format import amount
@@ -30,15 +28,15 @@ def bounds(estimate: Estimate | None) -> Interval | None:
 
 
 def verdicts(evaluation: EvaluationResult) -> list[Verdict]:
-    """What stands after correction, a sentence a student and verdict.
-
-    The trained teacher's arm is compared with every other; without one the other arms are compared with the reference.
-    """
+    """What stands after correction, a sentence a student and verdict: the trained teacher's arm beside every other;
+    without one the other arms beside the reference."""
     sentences = []
     for label, student in evaluation.students.items():
         trained = "trained" in student.arms
         arm = "trained" if trained else evaluation.reference
-        comparisons = _comparisons_of(student.comparisons, arm)
+        in_gain = [c for c in student.comparisons if (c.measure, c.setting) == ("gain", "together")]
+        of_arm = [c if c.arm == arm else _turned(c) for c in in_gain if arm in (c.arm, c.against)]
+        comparisons = sorted(of_arm, key=lambda c: -c.difference.mean)
         if not trained:
             comparisons = [_turned(comparison) for comparison in reversed(comparisons)]
         words = student.arms[arm].words
@@ -56,12 +54,6 @@ def verdicts(evaluation: EvaluationResult) -> list[Verdict]:
         " evaluations would call anything so."
     )
     return [*sentences, Verdict(note, "note")]
-
-
-def _comparisons_of(comparisons: Sequence[Comparison], arm: str) -> list[Comparison]:
-    """Those of gain, many documents together, that the arm is part of; turned so that it comes first."""
-    in_gain = [c for c in comparisons if (c.measure, c.setting) == ("gain", "together") and arm in (c.arm, c.against)]
-    return sorted((c if c.arm == arm else _turned(c) for c in in_gain), key=lambda c: -c.difference.mean)
 
 
 def _turned(comparison: Comparison) -> Comparison:

@@ -7,7 +7,7 @@ from curation.evaluation.records import EditSequence, EvaluationResult, ScalingP
 from curation.report import plots
 from curation.report.evaluation import arm_table, bounds, comparison_tables, intervals_of
 from curation.report.parts import Block, Figure, Section, Table, cell, draw, number
-from curation.report.plots import Curve, Interval, Row, bare_values, interval_text
+from curation.report.plots import Curve, Interval, Row, interval_text
 
 GAIN = "held-out gain (nats a token)"
 RIGHT = "held-out questions answered right (share)"
@@ -198,7 +198,7 @@ def _still_known(label: str, sequences: Sequence[EditSequence]) -> list[Figure]:
 
 
 def _curve(first: int, values: Sequence[float]) -> Curve:
-    return Curve(range(first, first + len(values)), bare_values(values))
+    return Curve(range(first, first + len(values)), [(value, None, None) for value in values])
 
 
 def _notes(evaluation: EvaluationResult) -> Section:

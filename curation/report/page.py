@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from configs.errors import UserError
 from configs.files import write_whole
 from configs.load import load_config
-from curation.evaluation.records import RESULT_FILE, EvaluationResult, read_result
+from curation.evaluation.records import RESULT_FILE, read_result
 from curation.report import evaluation, evaluation_sections, training, training_sections
 from curation.report.cost import cost_table, manifest, settings_table, versions
 from curation.report.examples import examples
@@ -23,15 +23,18 @@ from curation.report.training import read_training
 
 
 def write_report(run_dir: Path) -> Path:
-    """Writes `run_dir/report.html` and returns its path; appears only complete.
-
-    Raises:
-        UserError: the folder holds no run, or one that has nothing to show yet.
-    """
+    """Writes `run_dir/report.html`, whole or not at all, and returns its path. Raises UserError where the folder holds
+    no run, or one that has nothing to show yet."""
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"{run_dir} holds no run: no config.yaml")
     config = load_config(run_dir / "config.yaml")
-    result, run = _read_evaluation(run_dir), read_training(run_dir)
+    try:
+        result = read_result(run_dir)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{run_dir / RESULT_FILE} is none of this version: {where}: {first['msg']}") from None
+    run = read_training(run_dir)
     if run is None and result is None:
         raise UserError(f"{run_dir} has nothing to report yet: its journal is empty, and there is no {RESULT_FILE}")
     # An evaluation may have trained a teacher for each student, in a run of its own.
@@ -67,12 +70,3 @@ def write_report(run_dir: Path) -> Path:
     path = run_dir / "report.html"
     write_whole(path, page.encode())
     return path
-
-
-def _read_evaluation(run_dir: Path) -> EvaluationResult | None:
-    try:
-        return read_result(run_dir)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{run_dir / RESULT_FILE} is none of this version: {where}: {first['msg']}") from None

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from configs.format import interval
-from curation.report.svg import DASHES, INK, LEGEND_COLUMNS, MARKERS, PAGE, SERIES, SMALL, canvas, colour
+from curation.report.svg import DASHES, INK, MARKERS, PAGE, SERIES, SMALL, canvas, colour
 
 Interval = tuple[float, float | None, float | None]
 """Mean, low, high; bounds are None where the data make none possible."""
@@ -43,11 +43,6 @@ def interval_text(value: Interval, digits: int = 2, *, sign: bool = False) -> st
     return interval(*value, digits, sign=sign).replace("-", MINUS)
 
 
-def bare_values(values: Sequence[float | None]) -> list[Interval | None]:
-    """Values without intervals."""
-    return [None if value is None else (value, None, None) for value in values]
-
-
 def curves(
     name: str,
     title: str,
@@ -64,7 +59,7 @@ def curves(
     """Curves with 95% bands, a whisker where a point stands alone. `share` fixes the axis to 0 ... 1, `floor` lets it
     begin there, `named` names a single curve too, `mark` points out a place on the x axis with a word."""
     named = named or len(series) > 1
-    with canvas(3.1 + (_legend_height(len(series)) if named else 0)) as drawing:
+    with canvas(3.1, legend=len(series) if named else 0) as drawing:
         axes, descriptions = drawing.axes, []
         drawing.grid("y")
         for n, (label, curve) in enumerate(series.items()):
@@ -104,14 +99,7 @@ def curves(
                 ha="center", fontsize=SMALL,
             )  # fmt: skip
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        if named:
-            drawing.legend()
         return drawing.svg(name, title, "; ".join(descriptions))
-
-
-def _legend_height(entries: int) -> float:
-    """Inches."""
-    return 0.2 * math.ceil(entries / LEGEND_COLUMNS)
 
 
 def _wrapped(name: str) -> str:
@@ -122,7 +110,7 @@ def stacked(
     name: str, title: str, shares: Mapping[str, Sequence[float]], *, x: Sequence[int], xlabel: str, ylabel: str
 ) -> Markup:
     """A bar of shares a step, the series one upon the other in their order."""
-    with canvas(3.1 + _legend_height(len(shares))) as drawing:
+    with canvas(3.1, legend=len(shares)) as drawing:
         axes, floor, descriptions = drawing.axes, [0.0] * len(x), []
         width = 0.8 if len(x) < 20 else 1.0
         for n, (label, values) in enumerate(shares.items()):
@@ -136,7 +124,6 @@ def stacked(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.001))
-        drawing.legend()
         return drawing.svg(name, title, "; ".join(descriptions))
 
 
@@ -193,9 +180,7 @@ def heatmap(
     pale: Sequence[tuple[int, int]] = (),
 ) -> Markup:
     """Shares 0 ... 1 as shaded cells with the figure in each; `pale` cells (row, column) have their figure in italics.
-
-    A shade is the first colour thinned by the value, so that the ink stays readable upon it, light or dark.
-    """
+    A shade is the first colour thinned by the value, so that the ink stays readable upon it, light or dark."""
     with canvas(0.9 + 0.3 * len(rows)) as drawing:
         axes, descriptions = drawing.axes, []
         for r, row in enumerate(values):

@@ -7,6 +7,7 @@ markers and dashes repeat what they say.
 """
 
 import io
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,17 +59,18 @@ def colour(number: int) -> str:
 
 
 @contextmanager
-def canvas(height: float) -> Iterator["Canvas"]:
-    """A figure to be drawn in the page's style, `height` inches high."""
+def canvas(height: float, legend: int = 0) -> Iterator["Canvas"]:
+    """A figure to be drawn in the page's style, `height` inches high, and more for a legend of so many entries."""
     with matplotlib.rc_context(STYLE):
-        yield Canvas(height)
+        yield Canvas(height, legend)
 
 
 class Canvas:
     """One figure while it is drawn, no wider than a phone can show at a readable size."""
 
-    def __init__(self, height: float) -> None:
-        self.figure = Figure(figsize=(5.0, height), layout="constrained")
+    def __init__(self, height: float, legend: int) -> None:
+        self.figure = Figure(figsize=(5.0, height + 0.2 * math.ceil(legend / LEGEND_COLUMNS)), layout="constrained")
+        self.legend = legend
         self.axes = self.figure.add_subplot()
         self.figure.patch.set_alpha(0)
         self.axes.patch.set_alpha(0)
@@ -85,15 +87,13 @@ class Canvas:
         self.axes.plot([x], [y], "o", markersize=13, color=INK, alpha=0.001, gid=name, zorder=9)
         self._tips[name] = text
 
-    def legend(self) -> None:
-        """Below the axes, so that no curve loses width to it."""
-        self.figure.legend(loc="outside lower center", ncols=LEGEND_COLUMNS, handlelength=2.0, columnspacing=1.2)
-
     def svg(self, name: str, title: str, description: str) -> Markup:
         """The figure; `name` makes its ids unique on the page."""
-        with io.StringIO() as out:
-            self.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-            drawn = out.getvalue()
+        if self.legend:  # below the axes, so that no curve loses width to it
+            self.figure.legend(loc="outside lower center", ncols=LEGEND_COLUMNS, handlelength=2.0, columnspacing=1.2)
+        out = io.StringIO()
+        self.figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        drawn = out.getvalue()
         drawn = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", drawn, flags=re.DOTALL)
         view = re.search(r'viewBox="[^"]*"', drawn)
         assert view, "matplotlib gives every figure a viewBox"

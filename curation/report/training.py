@@ -104,14 +104,13 @@ def verdicts(run: Training) -> list[Verdict]:
         if low <= 0 <= high:
             words = f"No detectable difference: what students gain {lessons} and {name}, {gain}."
             verdicts.append(Verdict(words, "same"))
-        elif low > 0:
-            verdicts.append(Verdict(f"Students gain more {lessons} than {name}: {gain}.", "better"))
         else:
-            verdicts.append(Verdict(f"Students gain less {lessons} than {name}: {gain}.", "worse"))
+            more = "more" if low > 0 else "less"
+            words = f"Students gain {more} {lessons} than {name}: {gain}."
+            verdicts.append(Verdict(words, "better" if low > 0 else "worse"))
     if verdicts:
         documents = run.drawn(run.heldout.get("trained", {}).get("documents", 0))
-        words = f"Paired by document; {documents}; questions that were never rewarded."
-        verdicts.append(Verdict(words, "note"))
+        verdicts.append(Verdict(f"Paired by document; {documents}; questions that were never rewarded.", "note"))
     elif not run.label:
         verdicts.append(Verdict("Nothing was compared on held-out documents: set data.heldout.", "note"))
     if best_validated(run) == 0 and run.kind("step"):

@@ -44,15 +44,9 @@ def sections(run: Training) -> list[Section]:
     sections += [_validation(run)] if run.kind("validation") else []
     if not steps:
         return sections
-    sections += [
-        _reward(run, steps),
-        _strategies(run, steps),
-        _reliability(run, steps),
-        _diversity(run, steps),
-        _gates(run),
-    ]
+    sections += [section_of(run, steps) for section_of in (_reward, _strategies, _reliability, _diversity)]
     penalties = _metrics_with("penalty/", steps)
-    return [*sections, _penalties(run, penalties)] if penalties else sections
+    return [*sections, _gates(run), *([_penalties(run, penalties)] if penalties else [])]
 
 
 def _heldout(run: Training) -> Section:
@@ -81,14 +75,11 @@ def _heldout(run: Training) -> Section:
 
 def _arm_table(run: Training) -> Table:
     """A row an arm, and below it one for each student where there are several."""
-    students = dict.fromkeys(
-        key.split("/")[1] for line in run.heldout.values() for key in line if key.startswith("student/")
-    )
+    keys = [key for line in run.heldout.values() for key in line if key.startswith("student/")]
+    students = dict.fromkeys(key.split("/")[1] for key in keys)
     rows = []
     for arm, line in run.heldout.items():
-        strategies = [
-            (key.removeprefix("strategy/"), share) for key, share in line.items() if key.startswith("strategy/")
-        ]
+        strategies = [(key.removeprefix("strategy/"), line[key]) for key in line if key.startswith("strategy/")]
         written = shares(sorted(strategies, key=lambda item: -item[1])) or ARMS[arm]
         for prefix, name, words in (("", arm, written), *((f"student/{s}/", f"{arm}, {s}", "") for s in students)):
             gain, accuracy = estimate(line, f"{prefix}gain"), estimate(line, f"{prefix}accuracy")
@@ -125,12 +116,7 @@ Values = Sequence[Interval | float | None]
 
 
 def _by_step(
-    run: Training,
-    title: str,
-    series: Mapping[str, Values],
-    caption: str,
-    table: Table | None = None,
-    **options: Any,
+    run: Training, title: str, series: Mapping[str, Values], caption: str, table: Table | None = None, **options: Any
 ) -> list[Figure]:
     """Curves over the steps, which count from 1, since a fork may number its own otherwise than those that it took
     over; no figure where nothing was measured."""
@@ -139,9 +125,8 @@ def _by_step(
         for label, values in series.items()
         if any(value is not None for value in values)
     }
-    if not curves:
-        return []
-    return [draw(plots.curves, title, curves, caption, table, within=run.label, xlabel="step", **options)]
+    options |= {"within": run.label, "xlabel": "step"}
+    return [draw(plots.curves, title, curves, caption, table, **options)] if curves else []
 
 
 def _reward(run: Training, steps: Sequence[Record]) -> Section:
@@ -220,12 +205,9 @@ def _gates(run: Training) -> Section:
     refused = Counter(line["rejected"] for line in sampled if line.get("rejected"))
     blocks = []
     if refused:
-        by_round: dict[int, Counter[str]] = {}
-        for line in sampled:
-            by_round.setdefault(line["round"], Counter())[line.get("rejected") or ""] += 1
-        rows = [
-            [str(round), *(str(counts[reason]) for reason in refused)] for round, counts in sorted(by_round.items())
-        ]
+        by_round = Counter((line["round"], line.get("rejected")) for line in sampled)
+        rounds = sorted({line["round"] for line in sampled})
+        rows = [[str(round), *(str(by_round[round, reason]) for reason in refused)] for round in rounds]
         figure = draw(
             plots.bars, "Refused rewrites by reason", dict(refused.most_common()), "All steps of training together.",
             Table(["round", *refused], rows, "r" * (len(refused) + 1)), within=run.label, xlabel="rewrites refused",
