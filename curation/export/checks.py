@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,6 @@ from curation.pipeline.manifest import read_manifest
 NOT_PUSHED = frozenset({WORK, "quarantine.jsonl", "filtered.jsonl", "evaluation.json", "report.html"})
 """What may lie in the folder but is not pushed: a refused text may be one that must not be published."""
 PUSHED = frozenset({"data", "manifest.json", "README.md"})
-
-
-@dataclass(slots=True)
-class Rows:
-    """Result of a look at every row. `secrets` names the rows that hold one as `id (kind)`, never the secret itself."""
-
-    rows: int = 0
-    licences: Counter[str] = field(default_factory=Counter)
-    secrets: list[str] = field(default_factory=list)
 
 
 def check_folder(output: Path) -> tuple[dict[str, Any], list[Upload]]:
@@ -80,39 +70,33 @@ def _check_shard(output: Path, shard: Mapping[str, Any]) -> Upload:
     return upload
 
 
-def check_rows(output: Path, manifest: Mapping[str, Any]) -> Rows:
-    """Reads every row: licences, secrets. Raises UserError if the licences are not those of the manifest."""
-    result = Rows()
+def check_rows(output: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Reads every row; returns those that hold secrets, as `id (kind)`, without the secret. Raises UserError if the
+    licences are not those of the manifest."""
+    licences: Counter[str] = Counter()
+    secrets: list[str] = []
     for shard in manifest["shards"]:
         with pq.ParquetFile(output / shard["path"]) as file:
             for batch in file.iter_batches(batch_size=1000, columns=["id", "text", "licence"]):
-                result.rows += batch.num_rows
-                result.licences.update(batch["licence"].to_pylist())
+                licences.update(batch["licence"].to_pylist())
                 for id, text in zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True):
                     if kinds := find_secrets(text):
-                        result.secrets.append(f"{id} ({', '.join(kinds)})")
-    if result.licences != manifest["licences"]:
+                        secrets.append(f"{id} ({', '.join(kinds)})")
+    if licences != manifest["licences"]:
         raise UserError(f"the licences of the rows of {output} are not those of its manifest.json: curate again")
-    return result
+    return secrets
 
 
-def unfit_rows(rows: Rows, allow_secrets: bool, allow_licences: Collection[str]) -> list[str]:
-    """Why rows are not fit to be published: they hold secrets, or their licences forbid it or are unknown."""
-    problems = []
-    if rows.secrets and not allow_secrets:
-        some = ", ".join(rows.secrets[:3]) + (", ..." if len(rows.secrets) > 3 else "")
-        problems.append(f"{len(rows.secrets)} texts seem to hold secrets: {some} (take them out, or --allow-secrets)")
+def unfit_licences(licences: Mapping[str, int], allow_licences: Collection[str]) -> Iterator[str]:
+    """The licences that forbid a publication or are unknown; `licences` are the numbers of their rows."""
     allowed = {licence.lower() for licence in allow_licences}
-    for licence, count in sorted(rows.licences.items()):
+    for licence, count in sorted(licences.items()):
         if licence.lower() in allowed:
             continue
         if is_unknown(licence):
-            problems.append(
-                f"the licence of {count} rows is unknown (set curation.licence, or --allow-licence unknown)"
-            )
+            yield f"the licence of {count} rows is unknown (set curation.licence, or --allow-licence unknown)"
         elif "no derivatives" in terms([licence]):
-            problems.append(
+            yield (
                 f"{count} rows come under {licence}, which allows no derived works (--allow-licence '{licence}' if you "
                 "may all the same)"
             )
-    return problems

@@ -32,14 +32,8 @@ class Model:
     local: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A line of an evaluation: `1.99 [1.08, 2.83]`, empty where it was not measured."""
-
-    arm: str
-    gain: str
-    accuracy: str
-    n: str
+Result = dict[str, str]
+"""A line of an evaluation: `arm`, `gain` and `accuracy` (`1.99 [1.08, 2.83]`, empty where not measured), and `n`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +134,7 @@ def _result(label: str, gain: Mapping[str, Any] | None, accuracy: Mapping[str, A
             return ""
         return interval(values["mean"], values.get("low"), values.get("high"), digits)
 
-    return Result(label, text(gain, 3), text(accuracy, 2), str(n))
+    return {"arm": label, "gain": text(gain, 3), "accuracy": text(accuracy, 2), "n": str(n)}
 
 
 def describe_model(model: str) -> Model:

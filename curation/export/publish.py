@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from configs.errors import UserError
 from curation.console.progress import say
 from curation.corpus.secrets import find_secrets
-from curation.export.checks import NOT_PUSHED, Rows, check_folder, check_rows, unfit_rows
+from curation.export.checks import NOT_PUSHED, check_folder, check_rows, unfit_licences
 from curation.export.hub import CARD, Published, Target, Upload, check_repo_id, login, push
 from curation.export.provenance import evaluation_results, find_run
 from curation.export.teacher_card import MARK, teacher_uploads
@@ -28,10 +28,11 @@ from curation.pipeline.card import dataset_card, leaks_checked, licence_ids
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
     """All that an export would push: each repository with the files that it will hold. The teacher, if any, goes first,
-    because the dataset's card links it. `not_pushed` are files of the folder that stay here."""
+    because the dataset's card links it. `licences` are by number of rows; `not_pushed` are files that stay here."""
 
     pushes: list[tuple[Target, list[Upload]]]
-    rows: Rows
+    licences: dict[str, int]
+    secrets: list[str]
     not_pushed: list[str]
 
 
@@ -50,12 +51,16 @@ def plan_export(
     """Checks the dataset folder `output` and prepares what is to be pushed. Sends nothing, writes nothing.
 
     Raises UserError if the folder is no finished dataset or was changed, if its texts are not fit to be published (see
-    `checks.unfit_rows`; or no benchmark was searched for leaks), or if the run `teacher` did not write it.
+    `checks`), or if the run `teacher` did not write it.
     """
     check_repo_id(repo_id)
     manifest, shards = check_folder(output)
-    rows = check_rows(output, manifest)
-    problems = unfit_rows(rows, allow_secrets, allow_licences)
+    secrets = check_rows(output, manifest)
+    problems = []
+    if secrets and not allow_secrets:
+        some = ", ".join(secrets[:3]) + (", ..." if len(secrets) > 3 else "")
+        problems.append(f"{len(secrets)} texts seem to hold secrets: {some} (take them out, or --allow-secrets)")
+    problems += unfit_licences(manifest["licences"], allow_licences)
     if not leaks_checked(manifest) and not allow_unchecked:
         problems.append(
             "no leak check ran: the curation had no benchmark items, so held-out questions may be in the texts (name "
@@ -82,7 +87,7 @@ def plan_export(
     if not allow_secrets:
         _refuse_secret_cards(pushes)
     not_pushed = sorted(path.name for path in output.iterdir() if path.name in NOT_PUSHED)
-    return ExportPlan(pushes, rows, not_pushed)
+    return ExportPlan(pushes, manifest["licences"], secrets, not_pushed)
 
 
 def _refuse_secret_cards(pushes: Sequence[tuple[Target, list[Upload]]]) -> None:
@@ -119,9 +124,9 @@ def describe(plan: ExportPlan) -> str:
         # A document that a card quotes could command the terminal by control characters.
         printable = "".join(c if c in "\t\n" or c.isprintable() else "�" for c in card)
         lines += [*(f"  | {line}" for line in printable.splitlines()), ""]
-    licences = ", ".join(f"{name} ({count} rows)" for name, count in sorted(plan.rows.licences.items()))
-    ids, _ = licence_ids(list(plan.rows.licences))
-    lines.append(f"checked: {plan.rows.rows} rows, {len(plan.rows.secrets)} with secrets, licences {licences}: {ids}")
+    licences = ", ".join(f"{name} ({count} rows)" for name, count in sorted(plan.licences.items()))
+    rows, (ids, _) = sum(plan.licences.values()), licence_ids(list(plan.licences))
+    lines.append(f"checked: {rows} rows, {len(plan.secrets)} with secrets, licences {licences}: {ids}")
     if plan.not_pushed:
         lines.append(f"stays here: {', '.join(plan.not_pushed)}")
     return "\n".join([*lines, "nothing was pushed (--dry-run)"])

@@ -9,7 +9,6 @@ from curation.export.hub import CARD, Upload
 from curation.export.provenance import TeacherRun
 from curation.pipeline.card import licence_ids, render
 
-TEMPLATE = Path(__file__).parent / "teacher_card.md.j2"
 MARK = "notewright.json"
 """Facts about the weights, for programs; also marks a repository as one of ours."""
 WEIGHTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
@@ -56,7 +55,7 @@ def teacher_uploads(run: TeacherRun, weights_hash: str, repo_id: str, dataset: s
         datasets=[dataset],
     )
     card = render(
-        TEMPLATE,
+        Path(__file__).parent / "teacher_card.md.j2",
         facts,
         card_data=data.to_yaml(),
         name=repo_id.partition("/")[2],

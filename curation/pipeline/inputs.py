@@ -81,19 +81,14 @@ def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs
 def rewriting_inputs(config: Config) -> CurationInputs:
     """What filters and teacher need, without shards, and with settings that name the teacher but do not hash it."""
     checkpoint, unbeaten = teacher_checkpoint(config)
-    settings = {
-        "seed": config.run.seed,
-        "teacher_name": config.teacher.model,
-        "teacher_hash": None,
-        "adapter_hash": None,
-    }
+    settings: dict[str, Any] = {"seed": config.run.seed, "teacher_name": config.teacher.model}
     return CurationInputs(
         config=sampling_config(config),
         checkpoint=checkpoint,
         unbeaten=unbeaten,
         items=benchmark_items(config),
         index=read_benchmarks(config.curation, config.gates.leak_ngram, config.student.prompt_template),
-        settings=settings | {"teacher_hash": None, "adapter_hash": None},
+        settings=settings | dict.fromkeys(("teacher_hash", "adapter_hash")),
     )
 
 
