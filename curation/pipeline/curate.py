@@ -35,9 +35,8 @@ from curation.pipeline.executors.local import run_tasks
 from curation.pipeline.executors.ray import run_on_ray
 from curation.pipeline.executors.slurm import Queued, job_name, refuse_queued, run_on_slurm, wait_for_jobs
 from curation.pipeline.fingerprint import acquire_output, refuse_foreign
-from curation.pipeline.inputs import CurationInputs, find_input, read_inputs
+from curation.pipeline.inputs import CurationInputs, find_input, read_inputs, save_preflight
 from curation.pipeline.manifest import make_manifest, read_manifest, write_manifest
-from curation.pipeline.preflight import save_preflight
 from curation.pipeline.rewriter import rewriting
 from curation.pipeline.steps import ReadShard, RewriteWithTeacher
 

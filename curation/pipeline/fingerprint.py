@@ -18,7 +18,6 @@ from configs.load import differences
 from configs.schema import Config
 from curation.corpus.decontaminate import BenchmarkIndex
 from curation.pipeline.dataset import WORK
-from curation.pipeline.preflight import CheckedFile
 from student.records import Question
 from teacher.prompting.strategies import read_strategy, strategy_label
 
@@ -34,11 +33,11 @@ def written_by_endpoint(config: Config) -> bool:
 def run_settings(
     config: Config,
     checkpoint: Path | None,
-    files: Sequence[CheckedFile],
+    input_hashes: dict[str, str],
     items: Sequence[Question],
     index: BenchmarkIndex,
 ) -> dict[str, Any]:
-    """Everything that changes the rows, as JSON values."""
+    """Everything that changes the rows, as JSON values. `input_hashes` are those of the files' contents, by name."""
     echo, by_endpoint = config.curation.writer == "echo", written_by_endpoint(config)
     prompted = config.teacher.strategies if config.teacher.prompting == "strategy" and not echo else ()
     # Other keys of `serving` say where and how fast an endpoint writes.
@@ -75,7 +74,7 @@ def run_settings(
         "benchmark_items": items_hash,
         "embedder_hash": embedder,
         "curation": config.curation.model_dump(mode="json", exclude=elsewhere),
-        "input": {file.name: file.sha256 for file in files},
+        "input": input_hashes,
     }
 
 
