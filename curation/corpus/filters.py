@@ -80,10 +80,8 @@ class Cleaner:
         self._sandbox.__exit__(None, None, None)
 
     def clean(self, document: Document, *, known_to_pass: bool = False) -> Refusal | None:
-        """Changes the document's text in place; returns the first filter's refusal, or None.
-
-        `known_to_pass`: no filter refuses this document, so only those that change its text run.
-        """
+        """Changes the document's text in place; returns the first filter's refusal, or None. With `known_to_pass` no
+        filter refuses this document, so only those that change its text run."""
         for name, apply in self.filters:
             if known_to_pass and name not in REPAIRS:
                 continue
@@ -140,11 +138,8 @@ def _format_with(formatter: Any) -> Filter:
 
 
 def _keep_languages(filters: Filters) -> Filter:
-    """Refuses other languages, and texts whose language is unsure.
-
-    Identifies 97 languages by py3langid, whose model is part of its package: datatrove's language filter downloads
-    fastText's. Raises UserError for a language that it does not know.
-    """
+    """Refuses other languages, and texts whose language is unsure. Identifies 97 languages by py3langid, whose model is
+    part of its package (datatrove's filter downloads fastText's). Raises UserError for one that it does not know."""
     identifier = _language_identifier()
     known = [str(label) for label in identifier.nb_classes]
     unknown = [language for language in filters.languages if language not in known]

@@ -86,20 +86,15 @@ def _has_questions(document: Document) -> bool:
 
 
 def training_id(shard: Shard, row: int, text: str) -> str:
-    """The id that `read_documents` gives a row: `file#row@` and a hash of its text, the same in every folder.
-
-    Seeds depend on it, so that a run repeats on another machine. The same text in the same row of two files of one name
-    is one document, and training refuses to learn from it and to be measured on it.
-    """
+    """The id that `read_documents` gives a row: `file#row@` and a hash of its text, the same in every folder. Seeds
+    depend on it, so that a run repeats on another machine. The same text in the same row of two files of one name is
+    one document, and training refuses to learn from it and to be measured on it."""
     return f"{PurePosixPath(shard.url).name}#{row}@{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def read_splits(config: Config) -> tuple[list[Document], list[Document]]:
-    """The documents of `data.train` and `data.heldout` that have questions of their split.
-
-    Documents and models are checked before anything is written. Documents without questions get theirs from
-    `questions.model`, where that is set. Raises UserError.
-    """
+    """The documents of `data.train` and `data.heldout` that have questions of their split; where `questions.model` is
+    set, it writes those that lack any. Documents and models are checked before that. Raises UserError."""
     check_inputs(config)
     train = _read(config, config.data.train, config.data.limit)
     heldout = _read(config, config.data.heldout, config.data.heldout_limit) if config.data.heldout else []

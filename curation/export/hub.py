@@ -107,8 +107,7 @@ def push(api: HfApi, target: Target, uploads: Sequence[Upload]) -> Published:
     """Makes the repository hold exactly `uploads`, checks that it does, tags the commit, and only then makes it public.
 
     Raises UserError where the repository holds something else, the tag is taken or the token lacks the right; RunError
-    where the Hub cannot be reached or what arrived is not what was sent. After both, files that were sent are not sent
-    again.
+    where the Hub cannot be reached or what arrived is wrong. After both, files that were sent are not sent again.
     """
     with _errors_in_a_line(target):
         # The library itself would wait for ever.

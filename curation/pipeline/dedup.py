@@ -73,10 +73,8 @@ class HashTexts(PipelineStep):
 
 
 def find_duplicates(inputs: CurationInputs, read: PipelineStep) -> None:
-    """Writes the Verdicts of each task to `inputs.work`, and goes on where a killed call stopped.
-
-    `read` is the step that reads a task's documents.
-    """
+    """Writes the Verdicts of each task to `inputs.work`, or goes on after a killed call. `read` is the step that
+    reads a task's documents."""
     curation, tasks = inputs.config.curation, len(inputs.shards)
     verdicts, scratch = inputs.work / "duplicates", inputs.work / "dedup"
     if (verdicts / "complete").exists():

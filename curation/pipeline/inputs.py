@@ -197,10 +197,8 @@ def check_files(
     shards: Sequence[Shard], limit: int | None, work: Path
 ) -> tuple[list[CheckedFile], list[Record] | None]:
     """The files, and the quarantine records of what cannot be read; None where `work` already has them, because
-    shards that are unchanged since `save_preflight` are not read again.
-
-    Prints a line for each file with a defect. Writes nothing. Raises UserError if no shard has a document.
-    """
+    shards that are unchanged since `save_preflight` are not read again. Prints a line for each file with a defect,
+    and writes nothing. Raises UserError if no shard has a document."""
     state = work / "checked.json"
     versions = [_version(shard) for shard in shards]
     known = [CheckedFile(**entry) for entry in json.loads(state.read_bytes())] if state.exists() else []
@@ -223,8 +221,7 @@ def check_files(
 
 
 def save_preflight(work: Path, files: Sequence[CheckedFile], bad_rows: list[Record]) -> None:
-    """Keeps what `check_files` returned. Call it only once the output folder is acquired: before that it may be
-    another run's."""
+    """Keeps what `check_files` returned; only for a folder that is acquired: before that it may be another run's."""
     write_whole(work / "bad_rows.jsonl", b"".join(orjson.dumps(record) + b"\n" for record in bad_rows))
     write_whole(work / "checked.json", json.dumps([asdict(file) for file in files], indent=1))
 

@@ -127,11 +127,11 @@ def in_queue(name: str) -> Counter[str]:
 
 def wait_for_jobs(name: str, poll_seconds: float) -> None:
     """Returns once no job of that name is in the queue."""
-    while True:
+    queued = True
+    while queued:
         time.sleep(poll_seconds)
         try:
-            if not in_queue(name):
-                return
+            queued = bool(in_queue(name))
         except RunError as error:
             # At times a busy controller does not answer; the jobs go on.
             say(f"{error}; asking again")
