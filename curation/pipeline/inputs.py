@@ -32,7 +32,7 @@ from student.benchmarks.sources import DocumentQuestions
 from student.engine.model_names import check_available
 from student.records import Question
 from teacher.questions.cache import questions_file, read_questions
-from teacher.reward.exams import external_questions
+from teacher.reward.student_runs import external_questions
 from teacher.run.checkpoints import best_checkpoint, latest_checkpoint
 
 

@@ -23,8 +23,7 @@ from student.statistics.adaptive import PlannedRun
 from teacher.gates.checks import build_gates
 from teacher.prompting.strategies import spread
 from teacher.reward.assignment import batches_of
-from teacher.reward.exams import narrow
-from teacher.reward.student_runs import StudentRuns, planned_steps
+from teacher.reward.student_runs import StudentRuns, narrow, planned_steps
 from teacher.sampling import Sampling, sample_rewrites
 from teacher.writers.local import load_teacher
 

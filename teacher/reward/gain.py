@@ -33,9 +33,8 @@ from teacher.reward.assignment import (
     strategy_of,
 )
 from teacher.reward.evaluation import DocumentResult, Evaluation, mean_penalties
-from teacher.reward.exams import forgotten, narrow
 from teacher.reward.pooling import PooledPredictions
-from teacher.reward.student_runs import StudentRuns
+from teacher.reward.student_runs import StudentRuns, forgotten, narrow
 
 PROBE_DOCUMENTS = 8
 """So many documents of a step are taught twice, to know the reward's reliability; a whole batch where it is larger."""

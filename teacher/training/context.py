@@ -15,10 +15,9 @@ from teacher.gates.checks import Gate, build_gates
 from teacher.records import Rewrite
 from teacher.reward.assignment import lessons_of
 from teacher.reward.evaluation import Evaluation
-from teacher.reward.exams import external_questions
 from teacher.reward.gain import GainReward
 from teacher.reward.student_models import StudentPools, starting_bases
-from teacher.reward.student_runs import StudentRuns
+from teacher.reward.student_runs import StudentRuns, external_questions
 from teacher.run.clock import Clock, ahead
 from teacher.run.history import History
 from teacher.run.journal import Journal

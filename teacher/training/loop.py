@@ -22,9 +22,9 @@ from teacher.algorithms.selection import accepted
 from teacher.algorithms.table import algorithm_of, check_algorithm, writes_on_server
 from teacher.records import Reward, Rewrite
 from teacher.reward.evaluation import Evaluation
-from teacher.reward.exams import external_questions, retention_texts
 from teacher.reward.gain import GainReward
 from teacher.reward.student_models import MakePool, StudentPools, check_students, promote, round_bases, starting_bases
+from teacher.reward.student_runs import external_questions, retention_texts
 from teacher.run.checkpoints import best_round, checkpoint_of, finished_rounds, save_checkpoint
 from teacher.run.clock import Clock
 from teacher.run.journal import Journal
