@@ -17,14 +17,13 @@ from datatrove.data import Document
 from rich.console import Console
 from rich.table import Table
 
-from configs.schema import Config, Teacher
+from configs.schema import Config
 from configs.seeds import stable_seed
 from student.statistics.intervals import wilson
 from teacher.gates.checks import INSTRUCTION_GATES, build_gates, check
 from teacher.gates.injection_patterns import REPORTED
 from teacher.prompting.prompts import build_prompt
 from teacher.prompting.strategies import spread
-from teacher.records import Writer
 from teacher.run.checkpoints import best_checkpoint
 from teacher.sampling import make_rewrite
 from teacher.writers.local import load_teacher
@@ -112,10 +111,18 @@ def run_bench(
     writer = load_teacher(teacher, checkpoint)
     gates, seed = build_gates(config.gates, teacher, writer.tokenizer), stable_seed(config.run.seed, "injections")
     instruction_gates = [gate for gate in gates if gate.name in INSTRUCTION_GATES]
+    policy = teacher.prompting == "policy"
     attempts = []
     for defended in (False, True):
         progress(f"{len(attacks)} documents, {'defended' if defended else 'bare'}")
-        targets = _targets(teacher, writer, attacks, samples, defended)
+        targets = []
+        for index, attack in enumerate(attacks):
+            document = Document(text=attack.text, id=attack.id)
+            # As in a run: a policy names its strategy itself, else strategies are spread over the samples.
+            for strategy in [""] * samples if policy else spread(teacher.strategies, samples, offset=index):
+                named = None if policy else strategy
+                prompt = build_prompt(writer.tokenizer, teacher, document, named, writer.max_prompt_tokens, defended)
+                targets.append((attack, document, strategy, prompt))
         written = writer.write([prompt for *_, prompt in targets], 1, seed)
         for (attack, document, strategy, prompt), (completion,) in zip(targets, written, strict=True):
             rewrite = make_rewrite(teacher, document, prompt, completion, strategy, gates)
@@ -136,23 +143,6 @@ def run_bench(
         **summarise(attempts),
     }
     return summary, attempts
-
-
-def _targets(
-    teacher: Teacher, writer: Writer, attacks: Sequence[Attack], samples: int, defended: bool
-) -> list[tuple[Attack, Document, str, str]]:
-    """Attack, document, strategy and prompt of each output."""
-    policy = teacher.prompting == "policy"
-    targets = []
-    for index, attack in enumerate(attacks):
-        document = Document(text=attack.text, id=attack.id)
-        # As in a run: a policy names its strategy itself, else strategies are spread over the samples.
-        for strategy in [""] * samples if policy else spread(teacher.strategies, samples, offset=index):
-            prompt = build_prompt(
-                writer.tokenizer, teacher, document, None if policy else strategy, writer.max_prompt_tokens, defended
-            )
-            targets.append((attack, document, strategy, prompt))
-    return targets
 
 
 def summarise(attempts: Sequence[Attempt]) -> dict[str, Any]:

@@ -226,9 +226,9 @@ def headline(result: Mapping[str, Any]) -> str:
     means = ", ".join(f"{name} {_mean(arm['accuracies'].values()):.2f}" for name, arm in arms.items())
     if "arms" not in result:
         return means
-    old = result.get("old_accuracy")
-    old_text = f" · old knowledge {_mean(old['trained']['after']):.2f}" if old else ""
-    return f"accuracy {means}{old_text} · {result['student_runs']} students"
+    if old := result.get("old_accuracy"):
+        means += f" · old knowledge {_mean(old['trained']['after']):.2f}"
+    return f"accuracy {means} · {result['student_runs']} students"
 
 
 def _mean(values: Collection[float]) -> float:

@@ -1,6 +1,6 @@
 """A check's result: the record, the table, the exit code."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,7 @@ class Check:
     """What to change. Empty where all is well."""
 
 
-Checks = Iterator[Check]
+Checks = Iterable[Check]
 
 
 def exit_code(checks: Sequence[Check]) -> int:

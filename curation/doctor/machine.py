@@ -23,8 +23,7 @@ def check_versions(_config: Config) -> Checks:
     try:
         lines = metadata.requires("notewright") or ()
     except metadata.PackageNotFoundError:
-        yield Check("versions", "fail", "notewright is not installed here", "`make setup`, or `pip install -e .`")
-        return
+        return [Check("versions", "fail", "notewright is not installed here", "`make setup`, or `pip install -e .`")]
     wrong = []
     for needed in map(Requirement, lines):
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
@@ -38,10 +37,9 @@ def check_versions(_config: Config) -> Checks:
         if not needed.specifier.contains(version.partition("+")[0], prereleases=True):
             wrong.append(f"{needed.name} {version} instead of {needed.specifier}")
     if wrong:
-        yield Check("versions", "fail", "; ".join(wrong), "`make setup`, or `pip install -e .` in this environment")
-    else:
-        names = ("torch", "transformers", "trl", "peft", "datasets", "datatrove")
-        yield Check("versions", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in names))
+        return [Check("versions", "fail", "; ".join(wrong), "`make setup`, or `pip install -e .` in this environment")]
+    names = ("torch", "transformers", "trl", "peft", "datasets", "datatrove")
+    return [Check("versions", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in names))]
 
 
 def check_devices(config: Config) -> Checks:
@@ -105,14 +103,12 @@ def check_hub(_config: Config) -> Checks:
     from huggingface_hub import HfApi, get_token
 
     if problem := hub_problem():
-        yield Check("hub", "ok", f"{problem}: nothing is fetched or pushed")
-        return
+        return [Check("hub", "ok", f"{problem}: nothing is fetched or pushed")]
     if (token := get_token()) is None:
         fix = "`hf auth login` or HF_TOKEN, before `notewright export` or a gated model"
-        yield Check("hub", "warn", "not logged in", fix)
-        return
+        return [Check("hub", "warn", "not logged in", fix)]
     try:
-        yield Check("hub", "ok", f"logged in as {HfApi(token=token).whoami()['name']}")
+        return [Check("hub", "ok", f"logged in as {HfApi(token=token).whoami()['name']}")]
     except Exception as error:  # whatever the network or the Hub says
         fix = "`hf auth login` again, or check the network; HF_HUB_OFFLINE=1 where there is none"
-        yield Check("hub", "warn", f"the token could not be checked ({type(error).__name__})", fix)
+        return [Check("hub", "warn", f"the token could not be checked ({type(error).__name__})", fix)]

@@ -28,22 +28,20 @@ VLLM_SECONDS = 180.0
 def check_vllm(config: Config) -> Checks:
     """Whether the vLLM that would be started can be imported, and fits TRL where it runs inside its trainer."""
     if config.teacher.writer != "vllm":
-        return
+        return []
     try:
         python = find_vllm()
     except UserError:
-        yield Check("vllm", "fail", "teacher.writer 'vllm' needs vLLM", "`make vllm`, or teacher.writer=transformers")
-        return
+        fix = "`make vllm`, or teacher.writer=transformers"
+        return [Check("vllm", "fail", "teacher.writer 'vllm' needs vLLM", fix)]
     code = "import vllm, vllm.entrypoints.openai.api_server; print(vllm.__version__)"
     try:
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=VLLM_SECONDS)
     except subprocess.TimeoutExpired:
-        yield Check("vllm", "fail", f"importing it took more than {VLLM_SECONDS:.0f} s", "try `make vllm` again")
-        return
+        return [Check("vllm", "fail", f"importing it took more than {VLLM_SECONDS:.0f} s", "try `make vllm` again")]
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        yield Check("vllm", "fail", f"it cannot be imported: {last}", "`make vllm` again: its versions do not fit")
-        return
+        return [Check("vllm", "fail", f"it cannot be imported: {last}", "`make vllm` again: its versions do not fit")]
     version = done.stdout.split()[-1]
     found = f"vLLM {version} in {Path(python).parents[1]}"
     # An algorithm that samples by itself has vLLM inside TRL's trainer, which is made for certain versions of it.
@@ -51,26 +49,23 @@ def check_vllm(config: Config) -> Checks:
     supported = all(r.specifier.contains(version.partition("+")[0]) for r in requirements if r.name == "vllm")
     if algorithm_of(config.rl).samples_itself and config.data.train and not supported:
         fix = "the vLLM of our extra, `pip install -e .[vllm]`, or teacher.writer=transformers"
-        yield Check("vllm", "fail", f"{found}: TRL {metadata.version('trl')} is made for others", fix)
-    elif pick_device("auto").type == "cpu":
+        return [Check("vllm", "fail", f"{found}: TRL {metadata.version('trl')} is made for others", fix)]
+    if pick_device("auto").type == "cpu":
         fix = "teacher.writer=transformers is often as fast for small batches on a CPU"
-        yield Check("vllm", "warn", f"{found}, on a CPU", fix)
-    else:
-        yield Check("vllm", "ok", found)
+        return [Check("vllm", "warn", f"{found}, on a CPU", fix)]
+    return [Check("vllm", "ok", found)]
 
 
 def check_ray(config: Config) -> Checks:
     """Whether the cluster can be reached and has what the config asks for. Starts none."""
     if config.student.pool != "ray" and not (config.curation.input and config.curation.executor == "ray"):
-        return
+        return []
     if importlib.util.find_spec("ray") is None:
-        yield Check("ray", "fail", "Ray is not installed", "`pip install -e .[ray]`")
-        return
+        return [Check("ray", "fail", "Ray is not installed", "`pip install -e .[ray]`")]
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:
         found = f"RAY_ADDRESS is not set: a cluster of this machine, {os.cpu_count()} CPUs, starts and ends"
-        yield Check("ray", "ok", found)
-        return
+        return [Check("ray", "ok", found)]
     url = urlparse(address if "//" in address else f"ray://{address}")
     # Without this look, Ray itself waits for minutes on an address where nobody answers.
     if url.hostname not in (None, "auto", "local") and url.scheme in ("ray", "http", "https"):
@@ -78,8 +73,7 @@ def check_ray(config: Config) -> Checks:
             socket.create_connection((url.hostname, url.port or 6379), timeout=3).close()
         except OSError as error:
             fix = "start it (`ray start --head`), set RAY_ADDRESS to its head, or unset it for this machine alone"
-            yield Check("ray", "fail", f"RAY_ADDRESS {address}: {error.strerror or error}", fix)
-            return
+            return [Check("ray", "fail", f"RAY_ADDRESS {address}: {error.strerror or error}", fix)]
     # In another process: Ray would keep this one connected, and print to it.
     setup = "import json, ray; ray.init(log_to_driver=False, logging_level=50)"
     code = f"{setup}; print(json.dumps(ray.cluster_resources()))"
@@ -88,41 +82,37 @@ def check_ray(config: Config) -> Checks:
         resources = json.loads(done.stdout.strip().splitlines()[-1])
     except (subprocess.TimeoutExpired, ValueError, IndexError):
         fix = "the same Ray and Python versions on all nodes; `ray status` on the head says more"
-        yield Check("ray", "fail", f"RAY_ADDRESS {address}: no connection", fix)
-        return
+        return [Check("ray", "fail", f"RAY_ADDRESS {address}: no connection", fix)]
     gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
     found = f"RAY_ADDRESS {address}: {cpus:.0f} CPUs, {gpus:.0f} GPUs"
     student, actors = config.student, config.student.actors or 1
     too_few = gpus < actors * student.num_gpus_per_actor if gpus else cpus < actors * student.cpus_per_actor
     if student.pool == "ray" and too_few:
-        yield Check("ray", "fail", f"{found}, too few for {actors} actors", "lower student.actors, or add nodes")
-    else:
-        yield Check("ray", "ok", found)
+        return [Check("ray", "fail", f"{found}, too few for {actors} actors", "lower student.actors, or add nodes")]
+    return [Check("ray", "ok", found)]
 
 
 def check_slurm(config: Config) -> Checks:
     """Whether a job array can be submitted from here."""
     if not config.curation.input or config.curation.executor != "slurm":
-        return
+        return []
     partition = config.curation.slurm.partition
     if missing := [name for name in ("sbatch", "squeue", "sacct") if shutil.which(name) is None]:
         fix = "submit from a login node of the cluster, or curation.executor=local"
-        yield Check("slurm", "fail", f"{', '.join(missing)} not found", fix)
-    elif not partition:
-        yield Check("slurm", "fail", "curation.slurm.partition is not set", "name one: `sinfo` lists them")
-    else:
-        yield Check("slurm", "ok", f"sbatch at {shutil.which('sbatch')}, partition {partition}")
+        return [Check("slurm", "fail", f"{', '.join(missing)} not found", fix)]
+    if not partition:
+        return [Check("slurm", "fail", "curation.slurm.partition is not set", "name one: `sinfo` lists them")]
+    return [Check("slurm", "ok", f"sbatch at {shutil.which('sbatch')}, partition {partition}")]
 
 
 def check_compiler(config: Config) -> Checks:
     """torch.compile builds C++ (CPU) or Triton launchers (GPU)."""
     if not config.student.compile:
-        return
+        return []
     name = os.environ.get("CXX") or next((n for n in ("g++", "clang++", "c++") if shutil.which(n)), None)
     fix = "install g++ (`apt install g++`), name one in CXX, or student.compile=false"
     if name is None:
-        yield Check("compiler", "fail", "student.compile needs a C++ compiler, and there is none", fix)
-        return
+        return [Check("compiler", "fail", "student.compile needs a C++ compiler, and there is none", fix)]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.cpp"
         source.write_text("#include <vector>\nint main() { return int(std::vector<int>(1)[0]); }\n")
@@ -133,20 +123,18 @@ def check_compiler(config: Config) -> Checks:
         except (OSError, subprocess.TimeoutExpired) as error:
             problem = str(error)
     if problem:
-        yield Check("compiler", "fail", f"{name} builds nothing: {problem}", fix)
-    else:
-        yield Check("compiler", "ok", f"{name} at {shutil.which(name)}")
+        return [Check("compiler", "fail", f"{name} builds nothing: {problem}", fix)]
+    return [Check("compiler", "ok", f"{name} at {shutil.which(name)}")]
 
 
 def check_tracking(config: Config) -> Checks:
     """Whether wandb is installed, and has a key."""
     if config.tracking.wandb == "disabled":
-        return
+        return []
     netrc = Path.home() / ".netrc"
     in_netrc = netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
     if importlib.util.find_spec("wandb") is None:
-        yield Check("wandb", "fail", "tracking.wandb is set and wandb is not installed", "`pip install -e .[wandb]`")
-    elif config.tracking.wandb == "online" and not (os.environ.get("WANDB_API_KEY") or in_netrc):
-        yield Check("wandb", "warn", "no key was found", "`wandb login`, or tracking.wandb=offline")
-    else:
-        yield Check("wandb", "ok", f"wandb {metadata.version('wandb')}, {config.tracking.wandb}")
+        return [Check("wandb", "fail", "tracking.wandb is set and wandb is not installed", "`pip install -e .[wandb]`")]
+    if config.tracking.wandb == "online" and not (os.environ.get("WANDB_API_KEY") or in_netrc):
+        return [Check("wandb", "warn", "no key was found", "`wandb login`, or tracking.wandb=offline")]
+    return [Check("wandb", "ok", f"wandb {metadata.version('wandb')}, {config.tracking.wandb}")]

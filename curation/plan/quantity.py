@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from student.statistics.intervals import estimate, wilson
 
@@ -11,7 +11,6 @@ How = Literal["counted", "calculated", "measured", "extrapolated", "assumed"]
 """How a number is known, from the surest on: `counted` one by one; `calculated` from the config; `measured` on a sample
 on this machine; `extrapolated` from a part to the whole; `assumed` from published numbers of other machines, or by a
 rule of thumb."""
-SUREST_FIRST: tuple[How, ...] = ("counted", "calculated", "measured", "extrapolated", "assumed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +70,4 @@ def share_of(part: int, whole: int) -> Quantity:
 
 
 def _least_sure(*quantities: Quantity) -> How:
-    return max((quantity.how for quantity in quantities), key=SUREST_FIRST.index)
+    return max((quantity.how for quantity in quantities), key=get_args(How).index)
