@@ -52,6 +52,8 @@ class Completion(NamedTuple):
     text: str
     ended: bool
     """False where it was cut at the longest length."""
+    error: Exception | None = None
+    """Why there is none; the text is empty then."""
 
 
 class Writer(Protocol):
@@ -62,21 +64,15 @@ class Writer(Protocol):
     tokenizer: "PreTrainedTokenizerBase"
     context: int | None
     """Tokens of the longest prompt and completion together; None where that is not known."""
-    tokens: int
-    """Tokens sampled so far."""
-    seconds: float
-    """Time spent sampling so far."""
 
     def write(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
         """`n` completions a prompt, tags included, special tokens stripped. With `openings`, one a prompt, a completion
         begins with its prompt's opening instead of what the teacher would have chosen."""
         ...
 
-    def attempt(
-        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()
-    ) -> Sequence[Sequence[Completion | Exception]]:
-        """As `write`, but with an error in the place of each completion that failed. Raises RunError for an error that
-        is no prompt's fault and would meet all others too."""
+    def attempt(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
+        """As `write`, but a completion that failed has an `error`. Raises RunError for an error that is no prompt's
+        fault and would meet all others too."""
         ...
 
     @property

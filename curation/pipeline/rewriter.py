@@ -26,8 +26,6 @@ from teacher.writers.vllm_server import serving, state_file
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
-Written = Completion | Exception
-
 _loaded: list[Any] = []
 """What the teacher of this process was loaded from, and its Rewriter; empty where none is loaded."""
 
@@ -131,8 +129,8 @@ def strategies_by_share(shares: dict[str, float], n: int, row: int) -> list[str]
 
 def write(
     rewriter: Rewriter, teacher: Teacher, requests: Sequence[RewriteRequest], seed: int
-) -> tuple[list[str], list[Written]]:
-    """The prompts, and for each a completion, or the error in which the writer ended.
+) -> tuple[list[str], list[Completion]]:
+    """The prompts, and for each its completion.
 
     Raises RunError if all fail: then the teacher is at fault, not the documents.
     """
@@ -150,9 +148,10 @@ def write(
     # A policy teacher chooses by the tag that it opens with: a strategy is set by beginning the completion.
     openings = [tag_of(request.strategy) if policy and request.strategy else "" for request in requests]
     written = [completion for [completion] in writer.attempt(prompts, 1, seed, openings)]
-    if len(written) > 1 and all(isinstance(completion, Exception) for completion in written):
+    errors = [completion.error for completion in written if completion.error is not None]
+    if len(errors) == len(written) > 1:
         raise RunError(
-            f"the teacher fails on every document of a batch ({type(written[0]).__name__}: {written[0]}); finished "
+            f"the teacher fails on every document of a batch ({type(errors[0]).__name__}: {errors[0]}); finished "
             "batches are kept, the same command goes on from there"
         )
     return prompts, written

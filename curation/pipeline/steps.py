@@ -21,13 +21,13 @@ from curation.pipeline.inputs import CurationInputs
 from curation.pipeline.rewriter import (
     Rewriter,
     RewriteRequest,
-    Written,
     load_rewriter,
     rewrite_requests,
     rewriter_gates,
     write,
 )
 from teacher.gates.text import overlap_shares
+from teacher.records import Completion
 from teacher.sampling import make_rewrite
 
 
@@ -185,7 +185,7 @@ class RewriteWithTeacher(PipelineStep):
         }
 
     def _rewritten(
-        self, rewriter: Rewriter, request: RewriteRequest, prompt: str, completion: Written, accepted: list[str]
+        self, rewriter: Rewriter, request: RewriteRequest, prompt: str, completion: Completion, accepted: list[str]
     ) -> Record:
         config, settings, document = self.inputs.config, self.inputs.settings, request.document
         teacher, echo = config.teacher, rewriter.writer is None
@@ -196,8 +196,8 @@ class RewriteWithTeacher(PipelineStep):
             **{name: settings[name] for name in ("teacher_hash", "adapter_hash")},
             **{name: None if echo else getattr(teacher, name) for name in ("temperature", "top_p", "max_new_tokens")},
         }
-        if isinstance(completion, Exception):
-            return record | {"stage": "teacher", "reason": f"{type(completion).__name__}: {completion}"[:300]}
+        if (error := completion.error) is not None:
+            return record | {"stage": "teacher", "reason": f"{type(error).__name__}: {error}"[:300]}
         # The items of the gate `leak` name their documents by the ids of training.
         as_trained = Document(document.text, document.metadata["training_id"], metadata=document.metadata)
         if echo:

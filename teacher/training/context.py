@@ -27,7 +27,6 @@ from teacher.sampling import Sampling, sample_rewrites
 from teacher.training.data import sampling_batches
 from teacher.training.progress_lines import Progress
 from teacher.writers.by_round import Writers
-from teacher.writers.endpoint import EndpointError
 
 SECONDS_BETWEEN_LINES = 10.0
 """A long wait for students shows a line no more often than this."""
@@ -93,13 +92,8 @@ class RunContext:
                 rewrites_per_lesson=together,
                 first=first,
             )
-            try:
-                with self.clock("sample"):
-                    groups = sample_rewrites(writer, documents, sampling, self.gates)
-            except EndpointError as error:
-                raise RunError(
-                    f"vLLM gave no completion of a prompt: {error}; what is finished is kept, the same command goes on"
-                ) from None
+            with self.clock("sample"):
+                groups = sample_rewrites(writer, documents, sampling, self.gates)
             write_rewrites(path, groups)
         groups = read_rewrites(path)
         if any(len(group) != lessons * together for group in groups):

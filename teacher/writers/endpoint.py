@@ -77,7 +77,6 @@ class EndpointWriter(Writer):
         self.settings, self.serving, self.tokenizer = settings, serving, tokenizer
         self.end_ids, self.state_file, self.model = end_ids, state_file, model
         self.context = context - TEMPLATE_TOKENS if context is not None and self.chat else context
-        self.tokens, self.seconds = 0, 0.0
         # The global random state is not touched; pauses must differ between processes.
         self._random = random.Random()
         # Read from disk once: each batch opens a client of its own, and with it the connections that it closes.
@@ -89,18 +88,18 @@ class EndpointWriter(Writer):
         return self.serving.chat and self.state_file is None
 
     def write(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
-        """Equal calls ask for the same. Raises the first error of a prompt, and RunError as `attempt` does."""
-        results = self.attempt(prompts, n, seed, openings)
-        for result in itertools.chain.from_iterable(results):
-            if isinstance(result, Exception):
-                raise result
-        return results  # type: ignore[return-value]  # the errors are gone
+        """Equal calls ask for the same. Raises RunError as `attempt` does, and with the first error of a prompt."""
+        completions = self.attempt(prompts, n, seed, openings)
+        for completion in itertools.chain.from_iterable(completions):
+            if completion.error is not None:
+                raise RunError(
+                    f"{'vLLM' if self.state_file else 'the endpoint'} gave no completion of a prompt:"
+                    f" {completion.error}; what is finished is kept, the same command goes on"
+                )
+        return completions
 
-    def attempt(
-        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()
-    ) -> Sequence[Sequence[Completion | Exception]]:
+    def attempt(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
         """Raises RunError if the server refuses the key, does not know the model or cannot be reached at all."""
-        started = time.perf_counter()
         pairs = zip(prompts, openings or [""] * len(prompts), strict=True)
         samples = [
             Sample(prompt, opening, stable_seed(seed, p * n + j))
@@ -111,11 +110,9 @@ class EndpointWriter(Writer):
             results = asyncio.run(self._complete_all(samples))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
-        finally:
-            self.seconds += time.perf_counter() - started
         return [results[p * n : (p + 1) * n] for p in range(len(prompts))]
 
-    async def _complete_all(self, samples: list[Sample]) -> list[Completion | EndpointError]:
+    async def _complete_all(self, samples: list[Sample]) -> list[Completion]:
         slots = asyncio.Semaphore(self.serving.concurrency)
         headers = {}
         if self.state_file is None and (variable := self.serving.api_key_variable):
@@ -134,24 +131,19 @@ class EndpointWriter(Writer):
             tasks = [group.create_task(self._complete(client, slots, sample)) for sample in samples]
         return [task.result() for task in tasks]
 
-    async def _complete(
-        self, client: httpx.AsyncClient, slots: asyncio.Semaphore, sample: Sample
-    ) -> Completion | EndpointError:
+    async def _complete(self, client: httpx.AsyncClient, slots: asyncio.Semaphore, sample: Sample) -> Completion:
         opening = self.opening_ids(sample.opening)
         async with slots:
             try:
                 reply = await self._post(client, self.request(sample, opening))
             except EndpointError as error:
-                return error
+                return Completion("", False, error)
         choice = reply["choices"][0]
         ended = choice["finish_reason"] == "stop"
         if self.state_file is None:
             text = (choice["message"]["content"] if self.chat else choice["text"]) or ""
-            tokens = (reply.get("usage") or {}).get("completion_tokens")
-            self.tokens += self.count_tokens(text) if tokens is None else tokens
             return Completion(sample.opening + text, ended)
         sampled = choice["token_ids"]
-        self.tokens += len(sampled)
         if sampled and ended and sampled[-1] in self.end_ids:
             sampled = sampled[:-1]
         text = self.tokenizer.decode([*opening, *sampled], skip_special_tokens=True)

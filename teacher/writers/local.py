@@ -1,7 +1,6 @@
 """The teacher in this process, on transformers: prompts in, sampled completions out."""
 
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,6 @@ class TransformersWriter(Writer):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Teacher) -> None:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.tokens, self.seconds = 0, 0.0
 
     @property
     def end_ids(self) -> set[int]:
@@ -33,7 +31,6 @@ class TransformersWriter(Writer):
 
     def write(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
         """Equal calls give equal texts on CPU. The global random state is left as it was."""
-        started = time.perf_counter()
         prompt_ids = self.tokenizer(prompts)["input_ids"] if prompts else []
         opening_ids = [self.opening_ids(opening) for opening in openings or [""] * len(prompts)]
         # generate() takes no generator of its own, so the global one is lent and given back.
@@ -43,12 +40,9 @@ class TransformersWriter(Writer):
                 [ids for ids in prompt_ids for _ in range(n)], [ids for ids in opening_ids for _ in range(n)]
             )
         completions = [self.read(ids) for ids in sampled]
-        self.seconds += time.perf_counter() - started
         return [completions[p * n : (p + 1) * n] for p in range(len(prompts))]
 
-    def attempt(
-        self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()
-    ) -> Sequence[Sequence[Completion | Exception]]:
+    def attempt(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
         """If a batch fails, its prompts are tried one at a time, so that only those fail that must."""
         try:
             return self.write(prompts, n, seed, openings)
@@ -56,7 +50,7 @@ class TransformersWriter(Writer):
             raise
         except (RuntimeError, ValueError, IndexError) as error:
             if len(prompts) == 1:
-                return [[error] * n]
+                return [[Completion("", False, error)] * n]
             logger.warning(
                 "the teacher failed on a batch of %d (%s); trying one at a time", len(prompts), type(error).__name__
             )
@@ -86,7 +80,6 @@ class TransformersWriter(Writer):
             for row, new in zip(batch, self._generate([rows[row] for row in batch], max(1, room)), strict=True):
                 # The room is that of the row with the shortest opening, so others may have sampled too much.
                 completions[row] = [*opening_ids[row], *new][: self.settings.max_new_tokens]
-                self.tokens += len(completions[row]) - len(opening_ids[row])
         self.model.train(training)
         return completions
 

@@ -24,8 +24,6 @@ def test_equal_seeds_give_equal_texts_and_leave_the_global_generator_alone(make_
     assert writer.write(prompts, 3, seed=5) == first
     assert writer.write(prompts, 3, seed=6) != first
     assert len({one.text for completions in first for one in completions}) > 15, "samples differ"
-    assert writer.tokens > 0
-    assert writer.seconds > 0
 
 
 def test_greedy_texts_do_not_depend_on_what_shares_the_batch(make_config, make_documents):
@@ -59,7 +57,6 @@ def test_a_completion_ended_where_its_end_was_written_also_as_the_last_token(
     monkeypatch.setattr(writer.model, "forward", end_after(writer, tokens))
     [[completion]] = writer.write(prompts_for(writer, make_documents(1)), 1, seed=0)
     assert (len(completion.text.split()), completion.ended) == expected
-    assert writer.tokens == min(tokens, 10)
 
 
 def test_an_opening_is_part_of_the_completion_and_of_its_length(make_config, make_documents):
@@ -96,7 +93,7 @@ def test_a_prompt_that_fails_does_not_take_its_batch_with_it(make_config, monkey
     expected = [writer.write([prompt], 2, 0, ["<copy>"])[0] for prompt in ("gold", "salt")]
     monkeypatch.setattr(TransformersWriter, "write", failing)
     first, failed, last = writer.attempt(["gold", "poison", "salt"], 2, 0, ["<copy>"] * 3)
-    assert [first, last] == expected and [str(error) for error in failed] == ["out of memory"] * 2
+    assert [first, last] == expected and [str(one.error) for one in failed] == ["out of memory"] * 2
     assert "failed on a batch of 3 (RuntimeError); trying one at a time" in caplog.text
 
 
