@@ -5,6 +5,7 @@ All are frozen. A failed student is an `Outcome` with `error`, never an exceptio
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 Split = Literal["reward", "heldout"]
@@ -120,6 +121,14 @@ class StudentPool(Protocol):
     def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
         """Trains and examines one student for each job; the outcomes are in the order of `jobs`. Never raises for one
         student, but gives an outcome with `error`. `on_done` is called with those of each batch."""
+        ...
+
+    def keep(self, job: Job, folder: Path) -> Outcome:
+        """Trains one student and saves it: a PEFT adapter folder, or (`mode: full`) a model folder."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what is outside this process's memory: actors, with their GPUs."""
         ...
 
     @property

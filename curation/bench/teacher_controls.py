@@ -55,6 +55,12 @@ class ShuffledPool:
     def at_once(self) -> int:
         return self.pool.at_once
 
+    def keep(self, job: Job, folder: Path) -> Outcome:
+        return self.pool.keep(job, folder)
+
+    def close(self) -> None:
+        self.pool.close()
+
     def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
         """As the pool does, and then shuffles. Failed students stay failed. `on_done` is not called: no outcome is
         final before all students are done."""

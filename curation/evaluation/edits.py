@@ -11,13 +11,12 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from configs.errors import UserError
 from configs.files import write_whole
 from configs.seeds import stable_seed
 from curation.evaluation.students import ArmStudents, Row, RunKey
 from student.records import Job
 from teacher.reward.assignment import batches_of
-from teacher.reward.student_models import Keeping, MakePool, StudentFailed, train_and_save
+from teacher.reward.student_models import MakePool, StudentFailed, train_and_save
 from teacher.run.checkpoints import save_folder
 
 ROWS_FILE = "result.json"
@@ -35,7 +34,7 @@ def run_edits(
     """The rows of a sequence of `evaluation.edits` edits with the lessons `texts`, in the setting `sequence`.
 
     Each finished edit is kept under `folder`, and only the newest merged model. An edit whose student fails ends the
-    sequence. Raises UserError where the pool's students cannot be saved, and RunError."""
+    sequence. Raises RunError."""
     arm = "replay" if replay else "none"
     names = [document.id for document in students.inputs.documents]
     batches = batches_of(len(names), students.config.reward.documents_together)[: students.config.evaluation.edits]
@@ -92,8 +91,6 @@ def _save_edit(
     key = RunKey("sequence", arm, students.config.rl.rewrites_per_lesson, 0, 0)
     settings = students.settings.model_copy(update={"model": base, "models": (), "pool": "inline"})
     pool = make_pool(settings)
-    if not isinstance(pool, Keeping):
-        raise UserError("evaluation.edits merges students, and those of this pool cannot be saved: set it to 0")
 
     def save(partial: Path) -> None:
         outcome = train_and_save(pool, job, settings, base, partial)

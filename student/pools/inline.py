@@ -168,6 +168,9 @@ class InlinePool:
         self.tokenizer.save_pretrained(folder)
         return outcome_of(job, schedule, progress, before, after)
 
+    def close(self) -> None:
+        """Does nothing: this process's memory is all that it holds."""
+
     @contextmanager
     def trained(
         self, schedules: list[Schedule], seeds: list[int], max_tokens: int

@@ -58,7 +58,7 @@ class StudentActor:
         return self.pool.examine(jobs)
 
     def keep(self, job: Job, folder: Path) -> Outcome:
-        return self.pool.keep(job, folder)  # type: ignore[attr-defined]  # callers know their pool
+        return self.pool.keep(job, folder)
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
@@ -28,15 +28,6 @@ PROMOTION_FILE = "promotion.json"
 
 MakePool = Callable[[StudentSettings], StudentPool]
 """A pool of students of one base model: gets `config.student` with `model` set to its path."""
-
-
-@runtime_checkable
-class Keeping(Protocol):
-    """A pool that can also save a student."""
-
-    def keep(self, job: Job, folder: Path) -> Outcome:
-        """Trains one student and saves it: a PEFT adapter folder, or (`mode: full`) a model folder."""
-        ...
 
 
 class StudentFailed(Exception):
@@ -72,8 +63,6 @@ class StudentPools:
         self.bases: dict[str, str] = {}
         self.pools: dict[str, StudentPool] = {}
         self.use(starting_bases(config))
-        if config.rl.promotion_threshold is not None and not all(isinstance(p, Keeping) for p in self.pools.values()):
-            raise UserError("rl.promotion_threshold needs students that can be saved: those of this pool cannot")
 
     def use(self, bases: Mapping[str, str]) -> dict[str, StudentPool]:
         """The pools of these bases, by student, valid until others are used. Raises UserError where a model cannot be
@@ -89,9 +78,7 @@ class StudentPools:
     def close(self) -> None:
         """Lets go of the pools, of their models and their actors."""
         for pool in self.pools.values():
-            # Only a pool that holds more than this process's memory has it: actors, with their GPUs.
-            if close := getattr(pool, "close", None):
-                close()
+            pool.close()
         self.bases = {}
         self.pools.clear()  # a reward that still holds these pools lets go of their models, too
         self.pools = {}
@@ -121,7 +108,7 @@ def merge(base: str, adapter: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def train_and_save(pool: Keeping, job: Job, student: StudentSettings, base: str, folder: Path) -> Outcome:
+def train_and_save(pool: StudentPool, job: Job, student: StudentSettings, base: str, folder: Path) -> Outcome:
     """Trains a student of the model `base` and saves it as a whole model in `folder`; where it failed, as the outcome
     says, nothing of use is there."""
     adapter = folder if student.mode == "full" else folder.with_name(f".adapter-{folder.name}")
@@ -159,9 +146,7 @@ def promote(round: int, lessons: Sequence[Rewrite], students: StudentPools, runs
     def save(partial: Path) -> None:
         pools = students.use(bases)
         for number, (name, label) in enumerate(labels(list(bases)).items()):
-            pool = pools[name]
-            assert isinstance(pool, Keeping)
-            outcome = train_and_save(pool, job, config.student, bases[name], partial / str(number))
+            outcome = train_and_save(pools[name], job, config.student, bases[name], partial / str(number))
             figures[f"gain/{label}"] = outcome.gain
             if outcome.error is not None:
                 raise StudentFailed(f"{label}: {outcome.error}")

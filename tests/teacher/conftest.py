@@ -97,6 +97,9 @@ class GoldPool:
             on_done(dict(enumerate(outcomes)))
         return outcomes
 
+    def close(self) -> None:
+        """Holds nothing."""
+
     def _outcome(self, job: Job) -> Outcome:
         if any("poison" in text for text in job.lesson.texts):
             return Outcome(gain=None, error="the loss is not finite")
