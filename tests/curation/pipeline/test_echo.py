@@ -293,7 +293,8 @@ def curate_with_faults(config: Config) -> None:
 
     def failing(rewriter: Any, teacher: Any, requests: list[Any], seed: int) -> Any:
         prompts, written = real(rewriter, teacher, requests, seed)
-        return prompts, [RuntimeError("out of memory") if "poison" in w.text else w for w in written]
+        error = RuntimeError("out of memory")
+        return prompts, [Completion("", False, error) if "poison" in w.text else w for w in written]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline_steps, "write", failing)
