@@ -19,7 +19,7 @@ from student.records import Exam, Job, Lesson
 from teacher.algorithms.table import algorithm_of
 from teacher.reward.gain import PROBE_DOCUMENTS
 from teacher.reward.student_runs import lesson_steps
-from teacher.training.pilot import PILOT_DOCUMENTS, PILOT_REPEATS
+from teacher.training.metrics import PILOT_DOCUMENTS, PILOT_REPEATS
 
 STUDENT_SECONDS = 20.0
 ARMS = 3

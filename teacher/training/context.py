@@ -28,9 +28,6 @@ from teacher.training.data import sampling_batches
 from teacher.training.progress_lines import Progress
 from teacher.writers.by_round import Writers
 
-SECONDS_BETWEEN_LINES = 10.0
-"""A long wait for students shows a line no more often than this."""
-
 
 @dataclass(kw_only=True)
 class RunContext:
@@ -108,19 +105,17 @@ class RunContext:
         """The rewrites that `round` learns from, by the teacher after the round before, batch by batch.
 
         Where the writer or the students run outside this process, the next batch is sampled while students learn from
-        this one. A batch has its own random numbers and its own file, so its rewrites do not depend on when it is
-        sampled.
+        this one. A batch has its own random numbers and file, so its rewrites do not depend on when it is sampled.
         """
         batches = sampling_batches(self.config, len(documents))
 
         def task(batch: range) -> Callable[[], list[list[Rewrite]]]:
             name = f"round-{round:04d}"
             if len(batches) > 1:
-                # Named by its documents, since a run that goes on with another batch size must not take it for its own.
+                # Named by its documents: a run that goes on with another batch size must not take it for its own.
                 name += f"-{batch.start:04d}-{batch.stop:04d}"
             stream = (round, batch.start) if batch.start else round
-            part = documents[batch.start : batch.stop]
-            lessons = self.config.rl.group_size
+            part, lessons = documents[batch.start : batch.stop], self.config.rl.group_size
             return lambda: self.sample(name, round - 1, part, lessons, stream, explore, first=batch.start)
 
         outside = self.writers.on_server or self.config.student.pool != "inline"
@@ -156,11 +151,8 @@ class RunContext:
         students_before: int | None = None,
         step: int | None = None,
     ) -> dict[str, Any]:
-        """Writes a line of metrics.jsonl and returns what it holds.
-
-        Where `student_runs.students` had the value `students_before`, the difference is logged as `students`; what the
-        training has cost until now is logged as `students_total`.
-        """
+        """Writes a line of metrics.jsonl and returns what it holds: `metrics`, `students` (the student runs since there
+        were `students_before`), and `students_total`, those that the training has cost until now."""
         logged = dict(metrics)
         if students_before is not None:
             logged["students"] = self.student_runs.students - students_before
@@ -175,9 +167,9 @@ class RunContext:
         return self.journal.dir / "samples" / f"{name}.json"
 
     def _show_students(self, done: int, total: int) -> None:
-        now = time.perf_counter()
-        if done < total and now - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = now
+        # A long wait shows a line no more often than every ten seconds.
+        if done < total and time.perf_counter() - self._last_line > 10.0:
+            self._last_line = time.perf_counter()
             self.progress(f"  students {done}/{total}")
 
 

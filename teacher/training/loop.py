@@ -35,13 +35,16 @@ from teacher.sampling import explore_share
 from teacher.training.context import RunContext, taught
 from teacher.training.data import check_documents, data_hash, round_documents, split_validation
 from teacher.training.metrics import (
+    PILOT_DOCUMENTS,
+    PILOT_REPEATS,
+    check_pilot,
     diversity_alarm,
     estimate_metrics,
     evaluation_metrics,
+    pilot_metrics,
     step_metrics,
     strategy_shares,
 )
-from teacher.training.pilot import PILOT_DOCUMENTS, PILOT_REPEATS, check_pilot, pilot_metrics
 from teacher.training.progress_lines import Progress, arm_line, clock_line, promotion_line, step_line
 from teacher.training.summary import TrainSummary, differences, summarise
 from teacher.writers.by_round import Writers, check_writer
@@ -97,7 +100,7 @@ def train_teacher(
             config=config, documents=train, heldout=heldout, students=students, writers=writers, journal=journal,
             tracker=tracker, clock=clock, progress=progress,
         )  # fmt: skip
-        loop = TeacherLoop(context, training, validation, heldout, ranks)
+        loop = TeacherLoop(context, training, validation, ranks)
         loop.pilot()
         for arm in ("raw", "untrained") if heldout else ():
             loop.evaluate(arm, 0)
@@ -105,12 +108,9 @@ def train_teacher(
         ranks.broadcast(None)  # no further round
         if heldout:
             loop.evaluate("trained", loop.best)
-            loop.compare()
+            tracker.log("difference", loop.best, estimate_metrics(differences(loop.arms)))
         journal.sync()
-        return summarise(
-            config, journal, heldout, loop.arms, students=context.student_runs.students,
-            student_runs=context.history.student_runs, seconds=time.perf_counter() - started,
-        )  # fmt: skip
+        return summarise(context, loop.arms, seconds=time.perf_counter() - started)
 
 
 def _help(config: Config, training: Sequence[Document], ranks: Ranks) -> None:
@@ -136,15 +136,10 @@ class TeacherLoop:
     """The rounds of one run, and the measurements around them."""
 
     def __init__(
-        self,
-        context: RunContext,
-        train: Sequence[Document],
-        validation: Sequence[Document],
-        heldout: Sequence[Document],
-        ranks: Ranks,
+        self, context: RunContext, train: Sequence[Document], validation: Sequence[Document], ranks: Ranks
     ) -> None:
         self.context, self.config, self.progress = context, context.config, context.progress
-        self.train, self.validation, self.heldout, self.ranks = train, validation, heldout, ranks
+        self.train, self.validation, self.heldout, self.ranks = train, validation, context.heldout, ranks
         self.algorithm = algorithm_of(self.config.rl)
         documents_per_round = min(self.config.rl.documents_per_round, len(train))
         self.steps_per_round = len(self.algorithm.step_sizes(self.config.reward, documents_per_round))
@@ -162,9 +157,8 @@ class TeacherLoop:
     def run(self) -> None:
         """Runs all rounds that are not finished, until the last or until `rl.patience` is at its end."""
         round, patience = finished_rounds(self.config.run.dir), self.config.rl.patience
-        for earlier in range(round):  # a fork measures them again
-            self.validate(earlier)
-        self.validate(round)
+        for finished in range(round + 1):  # a fork measures the earlier ones again
+            self.validate(finished)
         self.promote(round)
         while round < self.config.rl.rounds and (patience is None or round - self.best < patience):
             round += 1
@@ -244,9 +238,7 @@ class TeacherLoop:
         seconds_per_step = (time.perf_counter() - self._started) / self._steps_done
         seconds_left = (rl.rounds * self.steps_per_round - number) * seconds_per_step
         self.progress(step_line(f"round {round}/{rl.rounds} step {step}/{self.steps_per_round}", metrics, seconds_left))
-        first = context.history.first_step
-        alarm = diversity_alarm(metrics, first, rl.diversity_alarm) if first else None
-        if alarm is not None:
+        if alarm := diversity_alarm(metrics, context.history.first_step or {}, rl.diversity_alarm):
             self.progress(f"warning: {alarm}")
         return groups, rewards
 
@@ -270,8 +262,7 @@ class TeacherLoop:
         """Measures a round's teacher on the validation documents' reward questions, and records the best so far.
 
         The best is judged by what is rewarded: the gain minus the penalties. The same random numbers sample every
-        round's teacher, and all teach the students that the run started with. The gain that decides on a promotion is
-        measured on the present students.
+        round's teacher, and all teach the students of the run's start. A promotion is decided on the present students.
         """
         context, rl = self.context, self.config.rl
         if not self.validation or ("validation", round) in context.history.lines:
@@ -310,8 +301,7 @@ class TeacherLoop:
         self.progress(promotion_line(round, metrics))
 
     def evaluate(self, arm: str, round: int) -> None:
-        """Measures one arm on the held-out documents: `raw` text, the `untrained` teacher, or the `trained` one of
-        `round`."""
+        """Measures an arm on the held-out documents: `raw` text, or the `untrained` or `trained` teacher of `round`."""
         context, rl, groups = self.context, self.config.rl, []
         lessons = [{document.id: [document.text] for document in self.heldout}] * rl.evaluation_lessons
         if arm != "raw":
@@ -325,7 +315,3 @@ class TeacherLoop:
         context.tracker.log("heldout", round, evaluation_metrics(evaluation) | shares | counts, arm=arm)
         context.log_rewrites(groups, arm=arm, round=round)
         self.progress(arm_line(f"held-out {arm}", evaluation, shares))
-
-    def compare(self) -> None:
-        """Logs the differences of the trained teacher's held-out arm to the others, paired by document."""
-        self.context.tracker.log("difference", self.best, estimate_metrics(differences(self.arms)))

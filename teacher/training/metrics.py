@@ -1,4 +1,5 @@
-"""The metrics of a scored step (its reward, the reward's noise, how varied the texts were) and of an evaluation."""
+"""The metrics of the pilot before the first round, of a scored step (its reward, the reward's noise, how varied the
+texts were), and of an evaluation."""
 
 import math
 import statistics
@@ -8,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs import schema
+from configs.errors import RunError
+from configs.format import interval
 from student.statistics.intervals import Estimate, estimate
-from student.statistics.reliability import reliability
+from student.statistics.reliability import Reliability, reliability, repeats_for
 from teacher.algorithms.algorithm import Groups, Rewards
 from teacher.gates.text import overlap_shares
 from teacher.records import Rewrite
@@ -18,6 +21,44 @@ from teacher.reward.evaluation import Evaluation, mean_penalties
 from teacher.reward.student_models import labels
 
 Values = dict[str, float | int | None]
+
+PILOT_DOCUMENTS = 16
+PILOT_REPEATS = 3
+
+
+def pilot_metrics(reward: schema.Reward, pilot: Reliability) -> dict[str, Any]:
+    """The reliability of one student run, and of `reward.repeats` of them with its interval."""
+    low, high = pilot.interval_at(reward.repeats)
+    return {
+        "reliability/mean": pilot.at(reward.repeats),
+        "reliability/low": low,
+        "reliability/high": high,
+        "reliability/one_run": pilot.reliability,
+        "repeats": reward.repeats,
+        "documents": pilot.documents,
+        "reason": pilot.reason,
+    }
+
+
+def check_pilot(reward: schema.Reward, metrics: Mapping[str, Any]) -> str:
+    """The line to show. Raises RunError where the reliability is below `reward.minimum_reliability`, or unknown."""
+    mean, minimum = metrics["reliability/mean"], reward.minimum_reliability
+    if mean is None:
+        result = f"the reward's reliability cannot be told: {metrics['reason']}"
+    else:
+        with_interval = interval(mean, metrics["reliability/low"], metrics["reliability/high"])
+        result = (
+            f"the reward's reliability is {with_interval} with reward.repeats={metrics['repeats']}, on"
+            f" {metrics['documents']} documents"
+        )
+        if mean >= minimum:
+            return result
+    needed = repeats_for(metrics["reliability/one_run"], minimum)
+    advice = "more repeats would not help" if needed is None else f"reward.repeats={needed} in a new run.dir reaches it"
+    raise RunError(
+        f"{result}, and reward.minimum_reliability is {minimum:g}: RL would fit noise. No round was run; {advice};"
+        " reward.minimum_reliability=0 goes on regardless"
+    )
 
 
 def step_metrics(groups: Groups, rewards: Rewards, settings: schema.Reward, rewrites_per_lesson: int = 1) -> Values:
@@ -29,9 +70,7 @@ def step_metrics(groups: Groups, rewards: Rewards, settings: schema.Reward, rewr
     scored = [(w, r) for ws, rs in zip(groups, rewards, strict=True) for w, r in zip(ws, rs, strict=True) if r.outcome]
     outcomes = [r.outcome for _, r in scored if r.outcome]
     values: Values = {
-        "reward/mean": reward.mean,
-        "reward/low": reward.low,
-        "reward/high": reward.high,
+        **estimate_metrics({"reward": reward}),
         **noise_metrics(rewards, settings.credit_size(rewrites_per_lesson), common_seeds=not settings.adaptive),
         "gain/mean": _mean([statistics.fmean(r.gains) for _, r in scored]),
         "accuracy/before": _mean([o.metrics["accuracy_before"] for o in outcomes]),
@@ -125,8 +164,7 @@ def compression_ratio(groups: Sequence[Sequence[Rewrite]]) -> float:
 def diversity_alarm(
     metrics: Mapping[str, float | None], first: Mapping[str, float | None], threshold: float
 ) -> str | None:
-    """A warning of one line where a step's groups compress `threshold` times better than those of the first step; None
-    where they do not."""
+    """A warning where a step's groups compress `threshold` times better than those of the first step, else None."""
     now, then = metrics.get("diversity/compression_ratio"), first.get("diversity/compression_ratio")
     if not now or not then or now <= threshold * then:
         return None

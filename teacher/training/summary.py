@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.files import Record, read_json_lines
-from configs.schema import Config
 from student.records import Document
 from student.statistics.intervals import Estimate, estimate
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.student_models import labels
 from teacher.run.checkpoints import best_checkpoint, best_round, finished_rounds
-from teacher.run.journal import Journal
+from teacher.training.context import RunContext
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """A held-out document, and its first lesson by the teacher before and after training."""
 
@@ -41,8 +40,7 @@ class TrainSummary:
     reward_last: Estimate
     """Mean reward of the last step's documents."""
     heldout: Mapping[str, Evaluation]
-    """By arm: `raw`, `untrained`, `trained`; empty without held-out documents. Where there are several students each is
-    in `by_student`."""
+    """By arm: `raw`, `untrained`, `trained`; empty without held-out documents."""
     differences: Mapping[str, Estimate]
     """See `differences`."""
     strategies_first: Mapping[str, float]
@@ -52,48 +50,38 @@ class TrainSummary:
     students: int
     """Student runs asked for in this call; those of an earlier, interrupted one come from the cache."""
     student_runs: int
-    """Student runs that training has cost, over all calls: pilot, rewards, validation and promotion, not the held-out
-    arms."""
+    """Student runs that training has cost, over all calls: all but those of the held-out arms."""
     seconds: float
     checkpoint: Path | None
     """The teacher to use; None where no round beat the untrained one."""
 
 
-def summarise(
-    config: Config,
-    journal: Journal,
-    heldout: Sequence[Document],
-    arms: Mapping[str, Evaluation],
-    *,
-    students: int,
-    student_runs: int,
-    seconds: float,
-) -> TrainSummary:
+def summarise(context: RunContext, arms: Mapping[str, Evaluation], seconds: float) -> TrainSummary:
     """The summary of a finished run; its numbers are those of the journal."""
+    config, journal = context.config, context.journal
     steps = [line for line in read_json_lines(journal.metrics.path) if line["kind"] == "step"]
     # A fork may count its steps differently from the run whose rounds it took over, so the round comes first.
     steps.sort(key=lambda line: (line["round"], line["step"]))
-    reward_first, reward_last = (
-        Estimate(*(math.nan if line[f"reward/{part}"] is None else line[f"reward/{part}"] for part in Estimate._fields))
-        for line in (steps[0], steps[-1])
-    )
-    strategies_first, strategies_last = (
-        {name.removeprefix("strategy/"): share for name, share in line.items() if name.startswith("strategy/")}
-        for line in (steps[0], steps[-1])
-    )
+    rewards, strategies = [], []
+    for line in (steps[0], steps[-1]):
+        bounds = [line[f"reward/{part}"] for part in Estimate._fields]
+        rewards.append(Estimate(*(math.nan if bound is None else bound for bound in bounds)))
+        strategies.append(
+            {name.removeprefix("strategy/"): share for name, share in line.items() if name.startswith("strategy/")}
+        )
     return TrainSummary(
         algorithm=config.rl.algorithm,
         rounds=finished_rounds(config.run.dir),
         best_round=best_round(config.run.dir),
-        reward_first=reward_first,
-        reward_last=reward_last,
+        reward_first=rewards[0],
+        reward_last=rewards[-1],
         heldout=dict(arms),
         differences=differences(arms),
-        strategies_first=strategies_first,
-        strategies_last=strategies_last,
-        examples=_examples(read_json_lines(journal.rewrites.path), heldout),
-        students=students,
-        student_runs=student_runs,
+        strategies_first=strategies[0],
+        strategies_last=strategies[-1],
+        examples=_examples(read_json_lines(journal.rewrites.path), context.heldout),
+        students=context.student_runs.students,
+        student_runs=context.history.student_runs,
         seconds=seconds,
         checkpoint=best_checkpoint(config.run.dir),
     )
@@ -131,14 +119,7 @@ def _examples(lines: Sequence[Record], heldout: Sequence[Document], count: int =
     for document in heldout[:count]:
         before, after = (first_lessons.get((arm, document.id)) for arm in ("untrained", "trained"))
         if before and after:
-            examples.append(
-                Example(
-                    document_id=document.id,
-                    source=document.text,
-                    before="\n\n".join(line["text"] for line in before),
-                    after="\n\n".join(line["text"] for line in after),
-                    strategy_before=", ".join(line["strategy"] for line in before),
-                    strategy_after=", ".join(line["strategy"] for line in after),
-                )
-            )
+            texts = ("\n\n".join(line["text"] for line in lesson) for lesson in (before, after))
+            strategies = (", ".join(line["strategy"] for line in lesson) for lesson in (before, after))
+            examples.append(Example(document.id, document.text, *texts, *strategies))
     return examples
