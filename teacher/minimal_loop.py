@@ -14,12 +14,11 @@ minutes of CPU time:
     round 4: gain 5.01, 1 refused, 48 kept, question-answer 95%, permuted 1%, filler 1%
 
 The documents are biographies of fictional people. The lab's teacher knows six kinds of lesson, and at first chooses
-about evenly among them. Its student learns little from the biographies themselves and much from questions with
-answers, which nobody tells the teacher. (`student-augmented` learns most from sentences in another order.)
+about evenly among them. Its student learns much from questions with answers alone, which nobody tells the teacher.
+(`student-augmented` learns most from sentences in another order.)
 
-The full project adds what real models need: other algorithms (`teacher/algorithms`), rewards with less noise
-(`teacher/reward`), more gates (`teacher/gates`), runs that survive `kill -9` (`teacher/run`), validation
-(`teacher/training`), many GPUs (`student/pools`), and corpora that the trained teacher curates (`curation`).
+The full project adds other algorithms (`teacher/algorithms`), rewards with less noise (`teacher/reward`), more gates
+(`teacher/gates`), runs that survive `kill -9` (`teacher/run`), many GPUs (`student/pools`), and curation (`curation`).
 """
 
 import argparse
@@ -60,11 +59,9 @@ class Rewrite:
     """A lesson text, and the tokens that the teacher is trained on if the lesson was a good one."""
 
     prompt_ids: list[int]
-    completion_ids: list[int]
-    """With the token that ended it."""
+    completion_ids: list[int]  # with the token that ended it
     strategy: str
-    text: str
-    """What students read: the completion without its tag."""
+    text: str  # what students read: the completion without its tag
     refused: bool
 
 
@@ -174,12 +171,11 @@ def teach(
             jobs.append(Job(lesson=lesson, exam=Exam(questions=questions)))
     gains_DG = [[REFUSED] * GROUP for _ in documents]
     for (j, members), job, outcome in zip(taught, jobs, pool.examine(jobs), strict=True):
-        answers = zip(job.exam.questions, outcome.answers, strict=outcome.error is None)  # a failed student has none
-        gains: dict[str, list[float]] = {}
-        for question, answer in answers:
-            gains.setdefault(question.document_id, []).append(answer.gain)
-        for d in members if gains else ():
-            gains_DG[d][j] = statistics.fmean(gains[documents[d]["id"]])
+        if outcome.error is None:
+            answers = list(zip(job.exam.questions, outcome.answers, strict=True))
+            for d in members:
+                own = [answer.gain for question, answer in answers if question.document_id == documents[d]["id"]]
+                gains_DG[d][j] = statistics.fmean(own)
     return gains_DG
 
 
@@ -194,16 +190,11 @@ def select(rewrites_DG: list[list[Rewrite]], gains_DG: list[list[float]]) -> lis
 
 
 def update(
-    teacher: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    optimizer: torch.optim.Optimizer,
-    kept: list[Rewrite],
-    epochs: int = 3,
-    batch_size: int = 16,
+    teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, optimizer: torch.optim.Optimizer, kept: list[Rewrite]
 ) -> None:
-    """Raises the likelihood of the kept rewrites in place, by cross-entropy on the tokens that the teacher wrote."""
-    for _ in range(epochs):
-        for order in torch.randperm(len(kept)).split(batch_size):
+    """Raises the likelihood of the kept rewrites in place: three epochs of cross-entropy on what the teacher wrote."""
+    for _ in range(3):
+        for order in torch.randperm(len(kept)).split(16):
             rewrites = [kept[i] for i in order.tolist()]
             longest = max(len(rewrite.prompt_ids) + len(rewrite.completion_ids) for rewrite in rewrites)
             # Padded on the right, where the attention of the real tokens never looks; -100 has no loss.

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Self
 
@@ -105,15 +106,11 @@ class CurationProgress(WorkProgress):
     def __init__(self, log: Path, done: int, total: int):
         super().__init__("curating", total, done)
         self.log = log
-        self.attempted = self.rows = self.failed = self.tokens = self.source_tokens = 0
+        self.counts: Counter[str] = Counter()
+        """Since the start, see `log_batch`."""
         self._offset = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    @property
-    def documents(self) -> int:
-        """Finished since the start."""
-        return self.done - self._done_before
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -147,18 +144,14 @@ class CurationProgress(WorkProgress):
                 # Torn by a full disk, which the worker that wrote it reports itself.
                 continue
             self.done += entry["documents"]
-            self.attempted += entry["rewrites"]
-            self.rows += entry["rows"]
-            self.failed += entry["failed"]
-            self.tokens += entry["tokens"]
-            self.source_tokens += entry["source_tokens"]
+            self.counts.update(entry)
         return bool(new)
 
     def _rates(self) -> str:
-        seconds = self._seconds()
-        tokens = f"{self.source_tokens / seconds:.0f} tokens/s in, {self.tokens / seconds:.0f} out"
-        kept = f"{self.rows / max(self.attempted, 1):.0%} kept"
-        failed = f", {self.failed} failed" if self.failed else ""
+        seconds, counts = self._seconds(), self.counts
+        tokens = f"{counts['source_tokens'] / seconds:.0f} tokens/s in, {counts['tokens'] / seconds:.0f} out"
+        kept = f"{counts['rows'] / max(counts['rewrites'], 1):.0%} kept"
+        failed = f", {counts['failed']} failed" if counts["failed"] else ""
         return f"{super()._rates()}, {tokens}, {kept}{failed}"
 
 

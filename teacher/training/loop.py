@@ -10,6 +10,7 @@ algorithm that samples by itself samples them again, the same on a CPU), and stu
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -61,15 +62,13 @@ def train_teacher(
     """Trains the teacher for `rl.rounds` rounds in `run.dir` and measures it on `heldout` documents before and after.
 
     A finished round is never run again. The trained arm is the best round's, see `best_checkpoint`. All arms teach the
-    students that the run started with, so that lessons alone are compared, even if others became the students' base on
-    the way. (With `student.model: teacher` that is the untrained teacher as student; SEAL itself examines the updated
-    model after its own lesson, which mixes what the model has learnt with what the lesson taught.) Without `heldout`
-    documents the summary has no arms.
+    students that the run started with, also after promotions, so that lessons alone are compared. (Under
+    `student.model: teacher` that is the untrained teacher; SEAL itself examines the updated model after its own lesson,
+    which mixes what the model has learnt with what the lesson taught.) Without `heldout` the summary has no arms.
 
-    Raises:
-        UserError: a document without questions, an unknown strategy, a run directory of another config.
-        RunError: the reward is less reliable than `reward.minimum_reliability`, the teacher's weights became
-            non-finite, or the disk is full; finished rounds are kept.
+    Raises UserError for documents without questions, an unknown strategy, or a run directory of another config, and
+    RunError where the reward is less reliable than `reward.minimum_reliability`, the teacher's weights become
+    non-finite, or the disk is full; finished rounds are kept.
     """
     check_documents(config, train, heldout)
     check_students(config)
@@ -176,13 +175,7 @@ class TeacherLoop:
         context.clock.restart()
         optimizer = None
         kept: list[Rewrite] = []
-
-        def score(step: int, batches: Iterable[list[list[Rewrite]]]) -> tuple[list[list[Rewrite]], list[list[Reward]]]:
-            groups, rewards = self._score(gain_reward, round, step, batches)
-            if self.config.rl.promotion_threshold is not None:
-                kept.extend(accepted(self.config.reward, self.config.rl, groups, rewards))
-            return groups, rewards
-
+        score = partial(self._score, gain_reward, kept, round)
         if not context.writers.on_server:
             context.writers.trainable(round - 1)  # one model in memory both samples and is trained
         if self.algorithm.train_round is not None:
@@ -211,9 +204,10 @@ class TeacherLoop:
         context.writers.release()
 
     def _score(
-        self, gain_reward: GainReward, round: int, step: int, batches: Iterable[list[list[Rewrite]]]
+        self, reward: GainReward, kept: list[Rewrite], round: int, step: int, batches: Iterable[list[list[Rewrite]]]
     ) -> tuple[list[list[Rewrite]], list[list[Reward]]]:
-        """Scores and journals the `step`-th step of the round; returns the groups of all batches and their rewards."""
+        """Scores and journals the `step`-th step of the round; returns the groups of all batches and their rewards, and
+        adds to `kept` what a promoted student learns."""
         context, runs, rl = self.context, self.context.student_runs, self.config.rl
         students_before, trained_before = runs.students, runs.trained
         seconds_before = context.clock.seconds("students")
@@ -224,11 +218,11 @@ class TeacherLoop:
                 groups.extend(batch)
                 yield batch
 
-        rewards = gain_reward.score_batches(collected())
+        rewards = reward.score_batches(collected())
         seconds = context.clock.seconds("students") - seconds_before
         metrics = step_metrics(groups, rewards, self.config.reward, rl.rewrites_per_lesson)
         if self.config.reward.repeats == 1 and step == 1:
-            metrics["reward/reliability"] = gain_reward.probe(groups).reliability
+            metrics["reward/reliability"] = reward.probe(groups).reliability
         # Only students that were trained now: a resumed step reads the others from the journal in no time.
         metrics |= {"students_per_second": (runs.trained - trained_before) / max(seconds, 1e-9), "seconds": seconds}
         number = (round - 1) * self.steps_per_round + step
@@ -240,6 +234,8 @@ class TeacherLoop:
         self.progress(step_line(f"round {round}/{rl.rounds} step {step}/{self.steps_per_round}", metrics, seconds_left))
         if alarm := diversity_alarm(metrics, context.history.first_step or {}, rl.diversity_alarm):
             self.progress(f"warning: {alarm}")
+        if rl.promotion_threshold is not None:
+            kept.extend(accepted(self.config.reward, rl, groups, rewards))
         return groups, rewards
 
     def pilot(self) -> None:

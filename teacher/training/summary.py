@@ -70,21 +70,13 @@ def summarise(context: RunContext, arms: Mapping[str, Evaluation], seconds: floa
             {name.removeprefix("strategy/"): share for name, share in line.items() if name.startswith("strategy/")}
         )
     return TrainSummary(
-        algorithm=config.rl.algorithm,
-        rounds=finished_rounds(config.run.dir),
-        best_round=best_round(config.run.dir),
-        reward_first=rewards[0],
-        reward_last=rewards[-1],
-        heldout=dict(arms),
-        differences=differences(arms),
-        strategies_first=strategies[0],
-        strategies_last=strategies[-1],
+        algorithm=config.rl.algorithm, rounds=finished_rounds(config.run.dir), best_round=best_round(config.run.dir),
+        reward_first=rewards[0], reward_last=rewards[-1], heldout=dict(arms), differences=differences(arms),
+        strategies_first=strategies[0], strategies_last=strategies[-1],
         examples=_examples(read_json_lines(journal.rewrites.path), context.heldout),
-        students=context.student_runs.students,
-        student_runs=context.history.student_runs,
-        seconds=seconds,
+        students=context.student_runs.students, student_runs=context.history.student_runs, seconds=seconds,
         checkpoint=best_checkpoint(config.run.dir),
-    )
+    )  # fmt: skip
 
 
 def differences(arms: Mapping[str, Evaluation]) -> dict[str, Estimate]:
