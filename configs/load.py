@@ -124,10 +124,10 @@ def _override(text: str) -> Source:
         raise UserError(f"override {text!r}: expected section.key=value, e.g. rl.rounds=3")
     keys = name.split(".")
     parsed: Any = value
-    members = _members(_annotation(keys))
-    is_null = value in ("null", "~", "") and type(None) in members
+    types = _types(keys)
+    is_null = value in ("null", "~", "") and type(None) in types
     # Read as YAML, `Question: {question}` would be a mapping and a folder named 2024 a number.
-    if is_null or not {str, Path}.intersection(members) or value.startswith(("'", '"')):
+    if is_null or not {str, Path}.intersection(types) or value.startswith(("'", '"')):
         try:
             parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[call-overload, index]
         except (yaml.YAMLError, OmegaConfBaseException) as error:
@@ -137,24 +137,20 @@ def _override(text: str) -> Source:
     return (f"override {text!r}", None, parsed)
 
 
-def _annotation(keys: Sequence[str]) -> Any:
-    """The type that the schema gives the key; None where it has no such key."""
-    annotation: Any = Config
-    for key in keys:
-        section = _section(annotation)
-        if section is None or key not in section.model_fields:
-            return None
-        annotation = section.model_fields[key].annotation
-    return annotation
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """The section in `Lora` or `Lora | None`; None for a plain value."""
-    return next((t for t in _members(annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
+def _types(keys: Sequence[str]) -> tuple[Any, ...]:
+    """The types of which the schema takes one for the key, both of `Lora | None`; empty where it has no such key."""
+    if not keys:
+        return (Config,)
+    section = _section(keys[:-1])
+    if section is None or keys[-1] not in section.model_fields:
+        return ()
+    annotation = section.model_fields[keys[-1]].annotation
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _section(keys: Sequence[str]) -> type[BaseModel] | None:
+    """The section that the key names; None for a key with a plain value, and for one that the schema lacks."""
+    return next((t for t in _types(keys) if isinstance(t, type) and issubclass(t, BaseModel)), None)
 
 
 def _explain(error: ValidationError, sources: Sequence[Source]) -> str:
@@ -164,7 +160,7 @@ def _explain(error: ValidationError, sources: Sequence[Source]) -> str:
     first = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
     keys: list[str] = []
     for part in first["loc"]:
-        if _section(_annotation(keys)) is None:
+        if _section(keys) is None:
             break
         keys.append(str(part))
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
@@ -172,15 +168,13 @@ def _explain(error: ValidationError, sources: Sequence[Source]) -> str:
         return f"{sources[0][0]}: {first['msg'].removeprefix('Value error, ')}{more}"
     name, where = ".".join(keys), _where(keys, sources) or sources[0][0]
     if first["type"] == "extra_forbidden":
-        parent = _section(_annotation(keys[:-1]))
+        parent = _section(keys[:-1])
         assert parent is not None, "pydantic forbids extra keys in sections only"
         # `extends` is no field of the schema; it is valid at the top alone.
         valid = [*parent.model_fields, *(["extends"] if len(keys) == 1 else [])]
         return f"unknown key {name!r} in {where}: {nearest(keys[-1], valid)}{more}"
     expected = first["msg"].removeprefix("Value error, ").replace("Input should be ", "expected ")
-    if first["type"] == "model_type":
-        section = _section(_annotation(keys))
-        assert section is not None
+    if first["type"] == "model_type" and (section := _section(keys)):
         expected = f"expected a section with keys of its own ({', '.join(section.model_fields)})"
     elif first["type"] == "tuple_type":
         expected = "expected a list, e.g. [a, b]"
