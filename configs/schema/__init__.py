@@ -1,8 +1,5 @@
-"""What can be set: one experiment, one YAML file, one `Config` of sections.
-
-Keys are strict (a misspelt one is refused with the nearest valid name, see `configs/load.py`); the text under each
-field is its documentation.
-"""
+"""What can be set: one experiment, one YAML file, one `Config` of sections. Keys are strict (a misspelt one is refused
+with the nearest valid name, see `configs/load.py`); the text under each field is its documentation."""
 
 from pydantic import model_validator
 

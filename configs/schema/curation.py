@@ -60,8 +60,7 @@ class Curation(Section):
     rewrites_per_document: int = Field(default=1, ge=1)
     """Rewrites that the teacher writes of each document."""
     strategies: dict[str, float] = Field(default_factory=dict)
-    """Share of each strategy in the rewrites, e.g. {question-answer: 0.5, table: 0.5}; the shares need not sum to 1.
-    Empty: even shares of `teacher.strategies`."""
+    """Relative share of each strategy, e.g. {question-answer: 2, table: 1}; empty: even, of `teacher.strategies`."""
     max_overlap: float = Field(default=0.9, gt=0, le=1)
     """A rewrite is refused if a larger share of its word 4-grams is in an earlier rewrite of its document."""
     keep_raw: float = Field(default=0.0, ge=0, le=1)

@@ -19,8 +19,7 @@ class Evaluation(Section):
     untrained teacher the one with the largest gain on the documents' `reward` questions. `file:PATH.jsonl`: your own
     rewrites, in the format of `notewright score`. `file:lab`: rewrites by the lab's world itself."""
     students: tuple[str, ...] = ()
-    """Base models of the students, e.g. one of another family and a larger one; empty takes those of `student`. All
-    other settings are those of `student`."""
+    """Base models of the students, e.g. one of another family; empty: that of `student`, as all other settings."""
     against: str = "repeated"
     """The arm with which all others are compared. The trained teacher is also compared with all others."""
     seeds: int = Field(default=2, ge=1)
@@ -52,8 +51,7 @@ class Evaluation(Section):
     retention_texts: str | None = None
     """JSONL of texts (`text`) whose loss shows what students forgot; null takes `reward.retention_texts`."""
     retention_questions: str | None = None
-    """A benchmark of what students knew before, in the form of `benchmarks`. `lab`: people about whom both of the lab's
-    students have been asked."""
+    """A benchmark, as above, of what students knew before. `lab`: people about whom both its students were asked."""
     edits: int = Field(default=0, ge=0)
     """Teach so many batches of documents in turn, and merge each into the student before the next; 0 does not."""
     edits_arm: str = ""
@@ -61,15 +59,13 @@ class Evaluation(Section):
     replay: float = Field(default=0.5, ge=0, lt=1)
     """Share of a lesson's documents that come from earlier edits, in a second sequence of edits; 0: no second one."""
     false_positives: int = Field(default=0, ge=0)
-    """Number of pairs of equal arms, taught to different students, for which the verdict is computed to count its false
-    positives; 0 does not."""
+    """Compute the verdict for so many pairs of equal arms on different students, to count false positives."""
     false_positive_seeds: int = Field(default=8, ge=2)
     """Students per batch from which these pairs are drawn: at least two for each of `seeds`."""
     lab: bool = False
     """Build the lab if it is missing, and compare the result with what is known of the lab."""
     workers: int = Field(default=1, ge=1)
-    """Processes, each for one student model (and for training one teacher). On a CPU two processes of one thread are
-    faster than one of two threads."""
+    """Processes, one for each student model or teacher's training. On a CPU two of one thread beat one of two."""
 
     @model_validator(mode="after")
     def _possible(self) -> "Evaluation":

@@ -1,7 +1,5 @@
-"""Settings of the clusters on which the tasks of a curation run, one task for each input file.
-
-They do not change the rows, so a run that began on one executor may go on with another.
-"""
+"""Settings of the clusters on which a curation's tasks run, one for each input file. They do not change the rows, so a
+run that began on one executor may go on with another."""
 
 from pathlib import Path
 

@@ -73,8 +73,7 @@ class Student(Section):
     memory_fraction: float = Field(default=0.6, gt=0, le=1)
     """Share of the free memory that students may use."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the base weights. `auto`: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is about 8 times slower
-    (AVX2). Adapters are float32."""
+    """Type of the base weights; adapters are float32. `auto`: bfloat16 on a GPU, float32 on a CPU (8 times faster)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
     """torch.compile the decoder layers."""

@@ -51,8 +51,7 @@ class Serving(Section):
     """`endpoint`: the model's name there. `teacher.model` then names its tokenizer, which renders prompts and counts
     tokens. Where that cannot be had, and `chat` is on, take any tokenizer with a chat template."""
     chat: bool = False
-    """`endpoint`: send the user's message to /chat/completions, where the server applies the chat template, instead of
-    a rendered prompt to /completions."""
+    """`endpoint`: post messages to /chat/completions (it applies the chat template), not prompts to /completions."""
     api_key_variable: str = ""
     """`endpoint`: environment variable that holds the key; the key itself is never written to a file."""
     body: dict[str, Any] = Field(default_factory=dict)

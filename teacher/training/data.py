@@ -49,8 +49,7 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
 
 
 def data_hash(config: Config, train: Sequence[Document], heldout: Sequence[Document]) -> str:
-    """A hash of the documents with their questions, and of the files that the config names: strategies, retention texts
-    and benchmark items."""
+    """A hash of documents, questions, and the files that the config names: strategies, retention texts, benchmarks."""
     content: list[object] = [
         [d.id, d.text, d.metadata.get("questions")] for documents in (train, heldout) for d in documents
     ]

@@ -91,11 +91,10 @@ def step_metrics(groups: Groups, rewards: Rewards, settings: schema.Reward, rewr
 
 
 def noise_metrics(rewards: Rewards, credit_size: int = 1, *, common_seeds: bool = True) -> dict[str, float | None]:
-    """Reliability of the mean of a lesson's repeats, and the standard deviation of one run's noise in nats a token;
-    empty with one repeat.
+    """Reliability of the mean of a lesson's repeats (the share of the variance between a document's lessons that is not
+    retraining noise), and the standard deviation of one run's noise in nats a token; empty with one repeat.
 
-    Reliability is the share of the variance between a document's lessons that is not retraining noise. With
-    `common_seeds` all lessons of a group have one seed in a repeat, and what it does to all of them is no noise.
+    With `common_seeds` all lessons of a group have one seed in a repeat, and what it does to all of them is no noise.
     `credit_size` rewrites have one gain, which counts once.
     """
     units = [[group[start : start + credit_size] for start in range(0, len(group), credit_size)] for group in rewards]
