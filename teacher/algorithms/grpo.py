@@ -72,10 +72,8 @@ def train_round(round: SamplingRound) -> tuple[Metrics, torch.optim.Optimizer]:
 
 
 def step_sizes(reward: schema.Reward, documents: int) -> list[int]:
-    """Documents of each step: at most as many as share a student, as even as can be, and the larger steps first.
-
-    An uneven split would leave a last step whose few documents share a student with less company.
-    """
+    """Documents of each step: at most as many as share a student, as even as can be, and the larger steps first. An
+    uneven split would leave a last step whose few documents share a student with less company."""
     steps = math.ceil(documents / reward.documents_per_student)
     smaller, larger_steps = divmod(documents, steps)
     return [smaller + 1] * larger_steps + [smaller] * (steps - larger_steps)
@@ -184,10 +182,8 @@ def _sample_inside(
 
 
 def _vllm_settings(serving: Serving) -> dict[str, Any]:
-    """TRL's settings of the vLLM inside its trainer; memory and tensor parallelism are those of `serving.arguments`.
-
-    It sleeps while it does not write, and leaves the GPU to students and update.
-    """
+    """TRL's settings of the vLLM inside its trainer; memory and tensor parallelism are those of `serving.arguments`. It
+    sleeps while it does not write, and leaves the GPU to students and update."""
 
     def option(name: str, default: str) -> str:
         """The value after the last `name`."""

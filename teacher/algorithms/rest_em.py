@@ -11,10 +11,8 @@ from teacher.writers.local import TransformersWriter
 
 
 def update(config: Config, round: int, writer: TransformersWriter, groups: Groups, rewards: Rewards) -> Metrics:
-    """Fine-tunes the writer's model in place on the accepted completions; the loss is on the completion alone.
-
-    Returns the metrics of the update. Where nothing is accepted the model stays as it was.
-    """
+    """Fine-tunes the writer's model in place on the accepted completions; the loss is on the completion alone. Returns
+    the metrics of the update. Where nothing is accepted the model stays as it was."""
     from datasets import Dataset, disable_progress_bars
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer

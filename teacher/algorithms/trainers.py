@@ -10,10 +10,8 @@ from teacher.writers.local import TransformersWriter
 
 
 def token_ids(writer: TransformersWriter, rewrite: Rewrite) -> tuple[list[int], list[int]]:
-    """Prompt and completion as the teacher read and wrote them, with the token that ended the completion.
-
-    TRL's own tokenizing would also end a text that was cut, and so teach the teacher to break off.
-    """
+    """Prompt and completion as the teacher read and wrote them, with the token that ended the completion. TRL's own
+    tokenizing would also end a text that was cut, and so teach the teacher to break off."""
     tokenizer = writer.tokenizer
     prompt_ids = tokenizer(rewrite.prompt)["input_ids"]
     whole = tokenizer(rewrite.prompt + rewrite.completion)["input_ids"]

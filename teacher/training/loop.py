@@ -240,9 +240,7 @@ class TeacherLoop:
 
     def pilot(self) -> None:
         """Measures the reward's reliability before the first round, where `reward.minimum_reliability` asks for it.
-
-        Raises RunError where the reliability is too low, in a resumed run too.
-        """
+        Raises RunError where the reliability is too low, in a resumed run too."""
         context, reward = self.context, self.config.reward
         if not reward.minimum_reliability or finished_rounds(self.config.run.dir):
             return
