@@ -19,21 +19,13 @@ from student.engine.models import check_model
 from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson, Segment
 
+BATCH_SIZE = 16
 EXAM_QUESTIONS = 200
 """Most questions about the config's documents that are asked before and after."""
 
 
 def warm_up(
-    config: Config,
-    *,
-    model: str,
-    data: str,
-    output: Path,
-    skip: int = 0,
-    limit: int | None = None,
-    epochs: int = 3,
-    learning_rate: float = 1e-4,
-    batch_size: int = 16,
+    config: Config, model: str, data: str, output: Path, skip: int, limit: int | None, epochs: int, learning_rate: float
 ) -> dict[str, Any]:
     """Trains `model` on the questions of the documents of `data` (after the first `skip`), with the config's prompt
     template, and saves it in `output`, whole or not at all. The loss is on the answers.
@@ -60,10 +52,10 @@ def warm_up(
     settings = config.student.model_copy(
         update={
             "model": model, "models": (), "mode": "full", "epochs": epochs, "steps": None, "tokens_per_step": None,
-            "texts_per_step": batch_size, "learning_rate": learning_rate, "schedule": "cosine", "warmup_steps": 10,
+            "texts_per_step": BATCH_SIZE, "learning_rate": learning_rate, "schedule": "cosine", "warmup_steps": 10,
         }
     )  # fmt: skip
-    say(f"{len(documents)} documents, {len(texts)} questions, {epochs} epochs of {batch_size} a step")
+    say(f"{len(documents)} documents, {len(texts)} questions, {epochs} epochs of {BATCH_SIZE} a step")
     pool = InlinePool(settings)
     job = Job(lesson=Lesson(texts=texts, loss_on="answer"), exam=Exam(questions=tuple(exam)))
     partial = output.with_name(f".{output.name}.partial")

@@ -122,13 +122,12 @@ def _help(config: Config, training: Sequence[Document], ranks: Ranks) -> None:
 
     while (number := ranks.broadcast(None)) is not None:
         start = checkpoint_of(config.run.dir, number - 1)
-        train_round(
-            SamplingRound(
-                config=config, number=number, writer=load_teacher(config.teacher, start, train_seed=config.run.seed),
-                documents=round_documents(config, training, number), gates=[], score=never, start=start, clock=Clock(),
-                ranks=ranks,
-            )
+        writer = load_teacher(config.teacher, start, train_seed=config.run.seed)
+        sampling_round = SamplingRound(
+            config=config, number=number, writer=writer, documents=round_documents(config, training, number), gates=[],
+            score=never, start=start, clock=Clock(), ranks=ranks,
         )  # fmt: skip
+        train_round(sampling_round)
 
 
 class TeacherLoop:

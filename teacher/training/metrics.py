@@ -140,10 +140,10 @@ def diversity(groups: Groups, rewrites_per_lesson: int = 1) -> dict[str, float]:
     compression ratio, and the share of a rewrite's 4-grams that others of its lesson hold too.
     """
     shares = strategy_shares(groups).values()
+    strategies = [len({rewrite.strategy for rewrite in group}) for group in groups]
     values = {
         "diversity/compression_ratio": compression_ratio(groups),
-        "diversity/distinct_strategies": _mean([len({rewrite.strategy for rewrite in group}) for group in groups])
-        or 0.0,
+        "diversity/distinct_strategies": _mean(strategies) or 0.0,
         "diversity/strategy_entropy": -sum(share * math.log(share) for share in shares),
     }
     if rewrites_per_lesson > 1:
