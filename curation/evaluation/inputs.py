@@ -139,11 +139,9 @@ def _check(inputs: Inputs) -> None:
         raise UserError(f"evaluation.edits={edits}, but {len(documents)} documents are {batches} batches")
     if best_of:
         exams = DocumentQuestions(config.student.prompt_template)
-        without = [d.id for d in documents if all(q.split == "heldout" for q in exams.exam(d).questions)]
-        if without:
-            raise UserError(
-                f"evaluation.arms: best-of chooses by reward questions, and document {without[0]!r} has none"
-            )
+        for d in documents:
+            if all(q.split == "heldout" for q in exams.exam(d).questions):
+                raise UserError(f"evaluation.arms: best-of chooses by reward questions, and document {d.id!r} has none")
     # Files and runs that arms name are looked into now, so that none is found wanting after hours of training.
     texts = LessonTexts(config, documents, ())
     for arm in arms:

@@ -12,9 +12,8 @@ from curation.evaluation.edits import run_edits
 from curation.evaluation.inputs import Inputs
 from curation.evaluation.processes import Report, StudentCounts
 from curation.evaluation.records import ITEM_COLUMNS
-from curation.evaluation.students import ArmStudents, Row, RunKey
+from curation.evaluation.students import ArmStudents, Row
 from curation.evaluation.texts import Groups, LessonTexts, taught_texts
-from student.records import Job
 from teacher.reward.student_models import MakePool
 from teacher.run.journal import Journal
 
@@ -78,13 +77,11 @@ def _together(students: ArmStudents, texts: Mapping[str, Groups], count: "_Stude
     batches of students are full."""
     arms, config = students.inputs.arms, students.config
     settings, size = config.evaluation, config.rl.rewrites_per_lesson
-    planned: list[tuple[RunKey, Job]] = []
+    seeds, scaling = range(settings.seeds), [rewrites for rewrites in settings.scaling if rewrites != size]
+    planned = [run for arm in arms for run in students.plan("together", arm, texts[arm.name], seeds)]
     for arm in arms:
-        planned += students.plan("together", arm, texts[arm.name], range(settings.seeds))
-    for arm in arms:
-        for rewrites in settings.scaling if arm.scaled else ():
-            if rewrites != size:
-                planned += students.plan("scaling", arm, texts[arm.name], range(1), rewrites)
+        for rewrites in scaling if arm.scaled else ():
+            planned += students.plan("scaling", arm, texts[arm.name], range(1), rewrites)
     repeated = repeated_arm(arms) if settings.false_positives else None
     if repeated is not None:
         more_seeds = range(settings.seeds, settings.false_positive_seeds)

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import queue
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from configs.processes import worker_pool
@@ -35,9 +36,9 @@ def run_tasks(what: str, tasks: Sequence[Task], workers: int) -> list[Any]:
         def show(message: str | StudentCounts) -> None:
             if isinstance(message, str):
                 say(message)
-                return
-            progress.expect(message.expected)
-            progress.advance(message.finished)
+            else:
+                progress.expect(message.expected)
+                progress.advance(message.finished)
 
         if workers <= 1:
             return [task(show) for task in tasks]
@@ -58,11 +59,9 @@ def run_tasks(what: str, tasks: Sequence[Task], workers: int) -> list[Any]:
 
 
 def _show_messages(messages: Any, show: Report, wait_seconds: float) -> None:
-    try:
+    with suppress(queue.Empty):
         while True:
-            show(messages.get(timeout=wait_seconds) if wait_seconds else messages.get_nowait())
-    except queue.Empty:
-        pass
+            show(messages.get(wait_seconds > 0, wait_seconds))
 
 
 def _start_worker(messages: Any, workers: int) -> None:

@@ -82,10 +82,9 @@ def print_reports(reports: Sequence[CreditReport], output: Path) -> None:
     if any(report.adaptive for report in reports):
         console.print(_adaptive_table(reports))
     for report in reports:
-        if report.components.reason:
-            console.print(f"{report.credit}: {report.components.reason}", highlight=False)
-        if report.errors:
-            console.print(f"{report.credit}: {len(report.errors)} students failed: {report.errors[0]}", highlight=False)
+        failed = f"{len(report.errors)} students failed: {report.errors[0]}" if report.errors else None
+        for remark in filter(None, (report.components.reason, failed)):
+            console.print(f"{report.credit}: {remark}", highlight=False)
     console.print(f"written to {output}", highlight=False, soft_wrap=True)
 
 

@@ -149,18 +149,13 @@ def _by_strategy(study: ReliabilityStudy, gains: Gains, accuracy: Gains) -> list
     results = []
     for (strategy, control), by_document in runs.items():
         means = [statistics.fmean(gain for gain, _ in of_document) for of_document in by_document.values()]
-        shares = [statistics.fmean(right for _, right in of_document) for of_document in by_document.values()]
-        mean, *interval = estimate(means, [study.clusters[d] for d in by_document])
-        results.append(
-            StrategyResult(
-                strategy=strategy,
-                documents=len(by_document),
-                gain=mean,
-                gain_interval=Interval(*interval),
-                accuracy=statistics.fmean(shares),
-                control=control,
-            )
-        )
+        share = statistics.fmean(statistics.fmean(right for _, right in pairs) for pairs in by_document.values())
+        mean, *bounds = estimate(means, [study.clusters[d] for d in by_document])
+        result = StrategyResult(
+            strategy=strategy, documents=len(by_document), gain=mean, gain_interval=Interval(*bounds), accuracy=share,
+            control=control,
+        )  # fmt: skip
+        results.append(result)
     return sorted(results, key=lambda result: -result.gain)
 
 

@@ -47,8 +47,7 @@ def _training_costs(run: Training) -> list[tuple[str, str, str]]:
     by_kind = {kind: total(run.kind(kind), "students") for kind in COSTS}
     purposes = ", ".join(f"{count(students)} {PURPOSES[kind]}" for kind, students in by_kind.items() if students)
     costs = [("student runs of training", count(runs), purposes)]
-    heldout = total(run.heldout.values(), "students")
-    if heldout:
+    if heldout := total(run.heldout.values(), "students"):
         costs.append(("student runs of the held-out arms", count(heldout), ""))
     students, tokens, steps = _taught(run.folder / "journal" / "outcomes.sqlite")
     if students:
@@ -56,13 +55,11 @@ def _training_costs(run: Training) -> list[tuple[str, str, str]]:
         costs.append(("lesson tokens of all students", count(tokens), details))
     costs.append(("scoring rewards", duration(total(run.kind("step"), "seconds")), ""))
     costs.append(("updating the teacher", duration(total(updates, "seconds")), ""))
-    rounds = total(updates, "seconds/round")
-    if rounds:
+    if rounds := total(updates, "seconds/round"):
         shares = {name: total(updates, f"seconds/{phase}") / rounds for phase, name in PHASES.items()}
         details = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
         costs.append(("rounds, wall clock", duration(rounds), details))
-    times = [line["time"] for line in run.metrics if "time" in line]
-    if times:
+    if times := [line["time"] for line in run.metrics if "time" in line]:
         costs.append(("first to last line of the journal", duration(max(times) - min(times)), "with interruptions"))
     return costs
 

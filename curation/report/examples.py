@@ -36,7 +36,7 @@ class Lesson(NamedTuple):
 def examples(run: Training | None, evaluation: EvaluationResult | None, folder: Path) -> list[Example]:
     """Held-out documents first, best and worst of the evaluation, then best and worst of the last step of training."""
     evaluated = list(_evaluated(evaluation, folder / LESSONS_FILE)) if evaluation else []
-    return evaluated if run is None else [*evaluated, *_trained(run, heldout=not evaluated)]
+    return [*evaluated, *(_trained(run, heldout=not evaluated) if run else ())]
 
 
 def _trained(run: Training, heldout: bool) -> Iterator[Example]:

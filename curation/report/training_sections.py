@@ -45,8 +45,13 @@ def sections(run: Training) -> list[Section]:
     if not steps:
         return sections
     sections += [section_of(run, steps) for section_of in (_reward, _strategies, _reliability, _diversity)]
-    penalties = _metrics_with("penalty/", steps)
-    return [*sections, _gates(run), *([_penalties(run, penalties)] if penalties else [])]
+    sections.append(_gates(run))
+    if penalties := dict(sorted(_metrics_with("penalty/", steps).items())):
+        axis, title = "taken off (nats a token)", "Forgetting and other penalties in the reward"
+        figures = _by_step(run, "Penalties", penalties, "Means, no interval.", ylabel=axis, floor=0.0)
+        text = "What was taken off the gain, mean over the step's rewrites; `retention` is what students forgot."
+        sections.append(Section(run.id("penalties"), "Penalties", title, text, [Block(figures)]))
+    return sections
 
 
 def _heldout(run: Training) -> Section:
@@ -88,10 +93,9 @@ def _arm_table(run: Training) -> Table:
 
 
 def _validation(run: Training) -> Section:
-    lines, best = run.kind("validation"), best_validated(run)
+    lines, best, figures = run.kind("validation"), best_validated(run), []
     rounds = [line["round"] for line in lines]
     documents = lines[-1].get("documents", run.config.rl.validation_documents)
-    figures = []
     for metric, ylabel in (("gain", GAIN), ("accuracy", RIGHT)):
         values = [estimate(line, metric) for line in lines]
         if any(values):
@@ -215,14 +219,6 @@ def _gates(run: Training) -> Section:
         blocks.append(Block([figure]))
     text = f"Rewrites that no student saw, by reason: {count(refused.total())} of {count(len(sampled))} sampled."
     return Section(run.id("gates"), "Gates", "What the gates refused", text, blocks)
-
-
-def _penalties(run: Training, penalties: Mapping[str, Values]) -> Section:
-    series = dict(sorted(penalties.items()))
-    figures = _by_step(run, "Penalties", series, "Means, no interval.", ylabel="taken off (nats a token)", floor=0.0)
-    text = "What was taken off the gain, mean over the step's rewrites; `retention` is what students forgot."
-    title = "Forgetting and other penalties in the reward"
-    return Section(run.id("penalties"), "Penalties", title, text, [Block(figures)])
 
 
 def _metrics_with(prefix: str, steps: Sequence[Record]) -> dict[str, list[float | None]]:
