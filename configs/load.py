@@ -70,13 +70,14 @@ def save_config(config: Config, path: str | Path) -> None:
 
 def config_difference(a: Config, b: Config) -> list[str]:
     """One line for each key that differs: `rl.rounds: 2 -> 3`. Empty if the configs are equal."""
-
-    def inline(value: Any) -> str:
-        text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
-        return text.removesuffix("...\n").strip()
-
     changes = differences(a.model_dump(mode="json"), b.model_dump(mode="json"))
-    return [f"{key}: {inline(old)} -> {inline(new)}" for key, old, new in changes]
+    return [f"{key}: {inline_yaml(old)} -> {inline_yaml(new)}" for key, old, new in changes]
+
+
+def inline_yaml(value: Any) -> str:
+    """A setting's value as YAML in one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("...\n").strip()
 
 
 def differences(a: Any, b: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

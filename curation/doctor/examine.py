@@ -24,10 +24,12 @@ from teacher.writers.by_round import check_writer
 def examine(config: Config) -> list[Check]:
     """All checks that the config calls for, in the order in which a run would meet what is wrong."""
     groups = (
-        check_versions, check_devices, check_settings, check_data, check_models, check_memory, check_disk, check_hub,
-        check_vllm, check_ray, check_slurm, check_compiler, check_tracking,
+        check_versions(), check_devices(config.student, config.teacher), check_settings(config), check_data(config),
+        check_models(config), check_memory(config), check_disk(config), check_hub(), check_vllm(config),
+        check_ray(config.student, config.curation), check_slurm(config.curation), check_compiler(config.student),
+        check_tracking(config.tracking),
     )  # fmt: skip
-    return [check for group in groups for check in group(config)]
+    return [check for group in groups for check in group]
 
 
 def check_settings(config: Config) -> Checks:

@@ -18,7 +18,7 @@ LEAST_FREE_GB = 5.0
 """Disk beside what checkpoints and dataset are known to need."""
 
 
-def check_versions(_config: Config) -> Checks:
+def check_versions() -> Checks:
     """Installed packages against what this package asks for."""
     try:
         lines = metadata.requires("notewright") or ()
@@ -42,9 +42,9 @@ def check_versions(_config: Config) -> Checks:
     return [Check("versions", "ok", ", ".join(f"{name} {metadata.version(name)}" for name in names))]
 
 
-def check_devices(config: Config) -> Checks:
+def check_devices(student: Student, teacher: Teacher) -> Checks:
     """Whether the GPUs, or the CPU, can do what `device` and `dtype` of student and teacher say."""
-    sections: dict[str, Student | Teacher] = {"student": config.student, "teacher": config.teacher}
+    sections: dict[str, Student | Teacher] = {"student": student, "teacher": teacher}
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(number)
@@ -98,7 +98,7 @@ def check_disk(config: Config) -> Checks:
             yield Check("disk", "ok", found)
 
 
-def check_hub(_config: Config) -> Checks:
+def check_hub() -> Checks:
     """Which account of the Hub is used. One is needed to push, and for private or gated models."""
     from huggingface_hub import HfApi, get_token
 

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from packaging.requirements import Requirement
 
 from configs.errors import UserError
-from configs.schema import Config
+from configs.schema import Config, Curation, Student, Tracking
 from curation.doctor.checks import Check, Checks
 from student.engine.models import pick_device
 from teacher.algorithms.table import algorithm_of
@@ -56,9 +56,9 @@ def check_vllm(config: Config) -> Checks:
     return [Check("vllm", "ok", found)]
 
 
-def check_ray(config: Config) -> Checks:
+def check_ray(student: Student, curation: Curation) -> Checks:
     """Whether the cluster can be reached and has what the config asks for. Starts none."""
-    if config.student.pool != "ray" and not (config.curation.input and config.curation.executor == "ray"):
+    if student.pool != "ray" and not (curation.input and curation.executor == "ray"):
         return []
     if importlib.util.find_spec("ray") is None:
         return [Check("ray", "fail", "Ray is not installed", "`pip install -e .[ray]`")]
@@ -85,18 +85,18 @@ def check_ray(config: Config) -> Checks:
         return [Check("ray", "fail", f"RAY_ADDRESS {address}: no connection", fix)]
     gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
     found = f"RAY_ADDRESS {address}: {cpus:.0f} CPUs, {gpus:.0f} GPUs"
-    student, actors = config.student, config.student.actors or 1
+    actors = student.actors or 1
     too_few = gpus < actors * student.num_gpus_per_actor if gpus else cpus < actors * student.cpus_per_actor
     if student.pool == "ray" and too_few:
         return [Check("ray", "fail", f"{found}, too few for {actors} actors", "lower student.actors, or add nodes")]
     return [Check("ray", "ok", found)]
 
 
-def check_slurm(config: Config) -> Checks:
+def check_slurm(curation: Curation) -> Checks:
     """Whether a job array can be submitted from here."""
-    if not config.curation.input or config.curation.executor != "slurm":
+    if not curation.input or curation.executor != "slurm":
         return []
-    partition = config.curation.slurm.partition
+    partition = curation.slurm.partition
     if missing := [name for name in ("sbatch", "squeue", "sacct") if shutil.which(name) is None]:
         fix = "submit from a login node of the cluster, or curation.executor=local"
         return [Check("slurm", "fail", f"{', '.join(missing)} not found", fix)]
@@ -105,9 +105,9 @@ def check_slurm(config: Config) -> Checks:
     return [Check("slurm", "ok", f"sbatch at {shutil.which('sbatch')}, partition {partition}")]
 
 
-def check_compiler(config: Config) -> Checks:
+def check_compiler(student: Student) -> Checks:
     """torch.compile builds C++ (CPU) or Triton launchers (GPU)."""
-    if not config.student.compile:
+    if not student.compile:
         return []
     name = os.environ.get("CXX") or next((n for n in ("g++", "clang++", "c++") if shutil.which(n)), None)
     fix = "install g++ (`apt install g++`), name one in CXX, or student.compile=false"
@@ -127,14 +127,14 @@ def check_compiler(config: Config) -> Checks:
     return [Check("compiler", "ok", f"{name} at {shutil.which(name)}")]
 
 
-def check_tracking(config: Config) -> Checks:
+def check_tracking(tracking: Tracking) -> Checks:
     """Whether wandb is installed, and has a key."""
-    if config.tracking.wandb == "disabled":
+    if tracking.wandb == "disabled":
         return []
     netrc = Path.home() / ".netrc"
     in_netrc = netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
     if importlib.util.find_spec("wandb") is None:
         return [Check("wandb", "fail", "tracking.wandb is set and wandb is not installed", "`pip install -e .[wandb]`")]
-    if config.tracking.wandb == "online" and not (os.environ.get("WANDB_API_KEY") or in_netrc):
+    if tracking.wandb == "online" and not (os.environ.get("WANDB_API_KEY") or in_netrc):
         return [Check("wandb", "warn", "no key was found", "`wandb login`, or tracking.wandb=offline")]
-    return [Check("wandb", "ok", f"wandb {metadata.version('wandb')}, {config.tracking.wandb}")]
+    return [Check("wandb", "ok", f"wandb {metadata.version('wandb')}, {tracking.wandb}")]

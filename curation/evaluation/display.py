@@ -126,7 +126,7 @@ def write_picture(result: EvaluationResult, run_dir: Path) -> Path:
         names = sorted(accuracies, key=lambda name: accuracies[name].mean)
         for y, name in enumerate(names):
             mean, low, high = accuracies[name].bounds
-            trained = name.startswith("trained")
+            trained = name.partition(":")[0] == "trained"
             colour = ACCENT if trained else INK if student.arms[name].equal_tokens else FAINT
             if low is not None and high is not None:
                 axes.plot([max(0.0, low), min(1.0, high)], [y, y], color=colour, lw=1.6)
@@ -134,7 +134,7 @@ def write_picture(result: EvaluationResult, run_dir: Path) -> Path:
             axes.annotate(f"{mean:.2f}", (1.04, y), va="center", fontsize=8, color=colour)
         axes.set_yticks(range(len(names)), [student.arms[name].words for name in names], fontsize=8)
         for tick, name in zip(axes.get_yticklabels(), names, strict=True):
-            tick.set_color(ACCENT if name.startswith("trained") else "black")
+            tick.set_color(ACCENT if name.partition(":")[0] == "trained" else "black")
         axes.set(xlim=(-0.03, 1.16), title=label)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
         axes.tick_params(axis="x", labelsize=8)

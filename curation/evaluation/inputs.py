@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from datatrove.data import Document
 
 from configs.errors import UserError
-from configs.schema import Config
+from configs.schema import Config, Evaluation, Student
 from curation.console.progress import say
 from curation.corpus.training_data import read_asked, read_splits
 from curation.evaluation.arms import Arm, parse_arms
@@ -32,9 +32,9 @@ ItemSource = tuple[Literal["benchmark", "retention"], str]
 class HeldoutQuestions:
     """Each document's own questions. With `evaluation.questions: all` those of either split count as held out."""
 
-    def __init__(self, config: Config) -> None:
-        self.questions = DocumentQuestions(config.student.prompt_template)
-        self.all_held_out = config.evaluation.questions == "all"
+    def __init__(self, student: Student, evaluation: Evaluation) -> None:
+        self.questions = DocumentQuestions(student.prompt_template)
+        self.all_held_out = evaluation.questions == "all"
 
     def exam(self, document: AnyDocument) -> Exam:
         """The questions about one document."""
@@ -62,7 +62,7 @@ class Inputs(NamedTuple):
     @property
     def secret_items(self) -> list[Question]:
         """Held-out questions and benchmark items: a text that carries one is a leak."""
-        exams = HeldoutQuestions(self.config)
+        exams = HeldoutQuestions(self.config.student, self.config.evaluation)
         items = [q for document in self.documents for q in exams.exam(document).questions if q.split == "heldout"]
         return items + [q for (kind, _), questions in self.extra.items() if kind == "benchmark" for q in questions]
 
@@ -118,7 +118,7 @@ def _read_documents(config: Config, arms: Sequence[Arm]) -> tuple[list[Document]
         check_documents(config, train, documents)
         return train, documents
     documents = read_asked(config, config.data.heldout, config.data.heldout_limit)
-    exams = HeldoutQuestions(config)
+    exams = HeldoutQuestions(config.student, config.evaluation)
     kept = [d for d in documents if any(q.split == "heldout" for q in exams.exam(d).questions)]
     if not kept:
         raise UserError(f"data.heldout: none of {len(documents)} documents has a held-out question, see `split`")

@@ -49,7 +49,7 @@ class ArmStudents:
         """`settings` names the one model, `pool` trains its students."""
         self.inputs, self.label, self.settings, self.pool = inputs, label, settings, pool
         self.config = inputs.config.model_copy(update={"student": settings})
-        questions = HeldoutQuestions(self.config)
+        questions = HeldoutQuestions(settings, self.config.evaluation)
         self.runs = StudentRuns(self.config, inputs.documents, journal, benchmark=questions, on_progress=on_progress)
         self.extra_questions = tuple(question for items in inputs.extra.values() for question in items)
 

@@ -32,7 +32,7 @@ from teacher.sampling import make_rewrite
 
 
 class ReadShard(PipelineStep):
-    """Task `rank` reads the documents of shard `rank`; preflight has the records of the rows that are none.
+    """Task `rank` reads the documents of shard `rank`; preflight recorded unreadable rows.
 
     `documents` are the numbers of preflight, one a shard. Where a shard gives another number now (its store failed for
     a while), RunError is raised at its end, so that the next step does not take the break for the end of the file.

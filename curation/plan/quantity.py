@@ -27,7 +27,7 @@ class Quantity:
     how: How
 
     def map(self, function: Callable[[float], float]) -> "Quantity":
-        """The quantity and its bounds after a function that never falls."""
+        """The quantity and its bounds after a non-decreasing function."""
         return Quantity(function(self.value), function(self.low), function(self.high), self.how)
 
     def __mul__(self, other: "Quantity | float") -> "Quantity":

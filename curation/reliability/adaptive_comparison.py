@@ -2,8 +2,8 @@ r"""Adaptive against uniform repeats at the same number of students: which picks
 
 In the simulation a rewrite's true gain is the mean of its recorded runs, and a student's gain is one of them, drawn
 with replacement (the bootstrap's plug-in principle). On the lab students are trained, with seeds that the recording
-never used, and the true gain is the recording's mean: the regret saved is unbiased however few runs were recorded,
-while `best_chosen` is blurred alike for both procedures. Both choose by the same posterior.
+never used, and the true gain is the recording's mean, however few runs were recorded. The saved regret is unbiased;
+`best_chosen` is equally noisy for both. Both procedures choose by the same posterior.
 
     notewright reliability configs/lab.yaml --source lab --adaptive --credit shared --documents 50 --rewrites 8 \
         --repeats 6 'teacher.strategies=[permuted]' student.steps=8

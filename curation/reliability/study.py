@@ -32,7 +32,7 @@ RAW = "raw"
 
 
 class Candidate(NamedTuple):
-    """One text that a document's students may learn. A control is measured beside the rewrites and is none of them."""
+    """One text that a document's students may learn. A control is measured too, but is no rewrite."""
 
     strategy: str
     text: str
@@ -68,7 +68,7 @@ class Recording(NamedTuple):
     """Share of the document's own questions that were right after the lesson."""
     students: int
     seconds_per_student: float | None
-    """Of training and exam; None where all were found in the journal."""
+    """Training and exam; None where all were found in the journal."""
     errors: list[str]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from configs.files import Record
 from configs.format import duration
-from configs.load import config_difference
+from configs.load import differences, inline_yaml
 from configs.schema import Config
 from curation.evaluation.records import EvaluationResult
 from curation.report.parts import Table, count
@@ -77,16 +77,13 @@ def _taught(path: Path) -> tuple[int, float, float]:
 
 def settings_table(config: Config) -> Table:
     """What the config sets otherwise than the defaults."""
-    rows = []
-    for line in config_difference(Config(), config):
-        name, _, values = line.partition(": ")
-        default, _, value = values.partition(" -> ")
-        rows.append([name, value, default])
+    changes = differences(Config().model_dump(mode="json"), config.model_dump(mode="json"))
+    rows = [[name, inline_yaml(value), inline_yaml(default)] for name, default, value in changes]
     return Table(["setting", "here", "default"], rows, "lww")
 
 
 def versions() -> dict[str, str]:
-    """Of the machine that wrote the page."""
+    """Versions of Python and of `PACKAGES` on the machine that writes the page."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -96,13 +93,12 @@ def versions() -> dict[str, str]:
     return versions
 
 
-def manifest(config: Config) -> dict[str, Any] | None:
+def manifest(folder: Path) -> dict[str, Any] | None:
     """The curated dataset's counts, where there is one."""
-    path = config.curation.output / "manifest.json"
+    path = folder / "manifest.json"
     if not path.is_file():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
     names = ("documents_in", "documents_out", "filtered", "quarantined", "failed")
     counts = {name: sum(file[name] for file in content["files"]) for name in names}
-    folder = str(config.curation.output)
-    return {"folder": folder, "files": len(content["files"]), **counts, "shards": content["shards"]}
+    return {"folder": str(folder), "files": len(content["files"]), **counts, "shards": content["shards"]}

@@ -23,7 +23,7 @@ OTHERS_ARE: dict[Kind, str] = {"better": "better with", "worse": "worse with", "
 
 
 def bounds(estimate: Estimate | None) -> Interval | None:
-    """As the plots take it."""
+    """(mean, low, high), or None."""
     return None if estimate is None else estimate.bounds
 
 
@@ -96,7 +96,7 @@ def tiles(evaluation: EvaluationResult) -> list[Tile]:
 
 
 def intervals_of(evaluation: EvaluationResult, setting: str = "together") -> str:
-    """What intervals are over, and n."""
+    """Caption: the units of the intervals and their number."""
     gains = [
         estimates.gain
         for student in evaluation.students.values()

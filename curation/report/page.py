@@ -61,7 +61,7 @@ def write_report(run_dir: Path) -> Path:
         parts=parts,
         tiles=tiles,
         examples=examples(run, result, run_dir),
-        dataset=manifest(config),
+        dataset=manifest(config.curation.output),
         cost=cost_table(trainings, result),
         settings=settings_table(config),
         config_text=(run_dir / "config.yaml").read_text(encoding="utf-8"),
