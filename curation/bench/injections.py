@@ -157,12 +157,12 @@ def summarise(attempts: Sequence[Attempt]) -> dict[str, Any]:
 
     def arms(category: str | None) -> dict[str, Any]:
         of_category = [a for a in attempts if category in (None, a.category)]
-        bare, ours = ([a for a in of_category if a.defended == is_defended] for is_defended in (False, True))
+        bare, with_defence = ([a for a in of_category if a.defended == is_defended] for is_defended in (False, True))
         return {
             "bare": _success(bare, len(bare)),
-            "defended": _success(ours, len(ours)),
-            "gated": _success([a for a in ours if a.refused is None], len(ours)),
-            "all_gates": _success([a for a in ours if a.rejected is None], len(ours)),
+            "defended": _success(with_defence, len(with_defence)),
+            "gated": _success([a for a in with_defence if a.refused is None], len(with_defence)),
+            "all_gates": _success([a for a in with_defence if a.rejected is None], len(with_defence)),
         }
 
     return {

@@ -4,7 +4,6 @@ Intervals draw the batches of people that shared students; where there are sever
 """
 
 import itertools
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from configs.format import interval
+from configs.format import interval, without_nan
 from student.statistics.intervals import Estimate, as_share, estimate
 from teacher.algorithms.table import ALGORITHMS
 from teacher.reward.evaluation import crossed_estimate
@@ -110,7 +109,7 @@ def _difference(arms: Sequence[Unit], others: Sequence[Unit], key: str) -> dict[
 
 def _rounded(values: Estimate) -> dict[str, float | None]:
     """For JSON. Bounds are None where one batch of people makes no interval possible."""
-    return {name: None if math.isnan(value) else round(value, 4) for name, value in values._asdict().items()}
+    return dict(without_nan({name: round(value, 4) for name, value in values._asdict().items()}))
 
 
 def strategy_shares(by_document: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, float]:

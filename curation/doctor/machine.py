@@ -48,11 +48,11 @@ def check_devices(student: Student, teacher: Teacher) -> Checks:
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(number)
-            found = f"cuda:{number} {torch.cuda.get_device_name(number)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
+            gpu = f"cuda:{number} {torch.cuda.get_device_name(number)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
             if free < 0.5 * total:
-                yield Check("device", "warn", found, "another process holds the rest: `nvidia-smi` tells which")
+                yield Check("device", "warn", gpu, "another process holds the rest: `nvidia-smi` tells which")
             else:
-                yield Check("device", "ok", found)
+                yield Check("device", "ok", gpu)
         if any(s.dtype == "bfloat16" for s in sections.values()) and not torch.cuda.is_bf16_supported(False):
             yield Check("dtype", "fail", "this GPU has no bfloat16", "student.dtype=float32 teacher.dtype=float32")
         return
@@ -61,15 +61,15 @@ def check_devices(student: Student, teacher: Teacher) -> Checks:
         fix = "install the CUDA build: `make clean setup`, or `pip install torch` without +cpu"
         yield Check("device", "fail", "there is an NVIDIA driver, and torch is a CPU build", fix)
     elif on_gpu:
-        found = f"{' and '.join(on_gpu)} {'is' if len(on_gpu) == 1 else 'are'} cuda, and torch sees no GPU"
-        yield Check("device", "fail", found, " ".join(f"{key}=auto" for key in on_gpu))
+        problem = f"{' and '.join(on_gpu)} {'is' if len(on_gpu) == 1 else 'are'} cuda, and torch sees no GPU"
+        yield Check("device", "fail", problem, " ".join(f"{key}=auto" for key in on_gpu))
     else:
-        found = f"CPU, {os.cpu_count()} cores, {amount(torch.get_num_threads(), 'thread')}; no GPU"
-        yield Check("device", "ok", found)
+        cpu = f"CPU, {os.cpu_count()} cores, {amount(torch.get_num_threads(), 'thread')}; no GPU"
+        yield Check("device", "ok", cpu)
     slow = [f"{key}.dtype=auto" for key, section in sections.items() if section.dtype == "bfloat16"]
     if slow and not on_gpu:
-        found = "bfloat16 on a CPU without its units is about 8 times as slow as float32"
-        yield Check("dtype", "warn", found, " ".join(slow))
+        problem = "bfloat16 on a CPU without its units is about 8 times as slow as float32"
+        yield Check("dtype", "warn", problem, " ".join(slow))
 
 
 def check_disk(config: Config) -> Checks:
@@ -87,15 +87,15 @@ def check_disk(config: Config) -> Checks:
             yield Check("disk", "fail", f"{key} {folder}: {parent} {problem}", f"another {key}")
             continue
         free = shutil.disk_usage(parent).free / 1e9
-        found = f"{key} {folder}: {free:.0f} GB free"
+        space = f"{key} {folder}: {free:.0f} GB free"
         if rounds and checkpoint and key == "run.dir":
-            found += f", {rounds} checkpoints of {checkpoint:.2g} GB"
+            space += f", {rounds} checkpoints of {checkpoint:.2g} GB"
         if free < needed:
-            yield Check("disk", "fail", found, f"free {needed - free:.0f} GB, or name another {key}")
+            yield Check("disk", "fail", space, f"free {needed - free:.0f} GB, or name another {key}")
         elif free < needed + LEAST_FREE_GB:
-            yield Check("disk", "warn", found, f"little is left beside what is known to be needed: another {key}")
+            yield Check("disk", "warn", space, f"little is left beside what is known to be needed: another {key}")
         else:
-            yield Check("disk", "ok", found)
+            yield Check("disk", "ok", space)
 
 
 def check_hub() -> Checks:

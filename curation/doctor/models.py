@@ -81,11 +81,11 @@ def check_memory(config: Config) -> Checks:
     for kind, parts in ((kind, parts) for kind, parts in needs.items() if parts):
         needed, free = sum(parts.values()), free_bytes(torch.device(kind))
         listing = " + ".join(f"{name} {size / 1e9:.2g}" for name, size in parts.items())
-        found = f"{kind}: {listing} = {needed / 1e9:.2g} GB of {free / 1e9:.2g} GB free, before activations"
+        demand = f"{kind}: {listing} = {needed / 1e9:.2g} GB of {free / 1e9:.2g} GB free, before activations"
         if needed > free:
             fix = "a smaller model, teacher.lora instead of all weights, dtype bfloat16 on a GPU, or a larger machine"
-            yield Check("memory", "fail", found, fix)
+            yield Check("memory", "fail", demand, fix)
         elif needed > 0.6 * free:
-            yield Check("memory", "warn", found, "few students fit at once: free memory, or smaller models")
+            yield Check("memory", "warn", demand, "few students fit at once: free memory, or smaller models")
         else:
-            yield Check("memory", "ok", found)
+            yield Check("memory", "ok", demand)

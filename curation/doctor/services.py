@@ -43,17 +43,17 @@ def check_vllm(config: Config) -> Checks:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         return [Check("vllm", "fail", f"it cannot be imported: {last}", "`make vllm` again: its versions do not fit")]
     version = done.stdout.split()[-1]
-    found = f"vLLM {version} in {Path(python).parents[1]}"
+    installation = f"vLLM {version} in {Path(python).parents[1]}"
     # An algorithm that samples by itself has vLLM inside TRL's trainer, which is made for certain versions of it.
     requirements = map(Requirement, metadata.requires("trl") or ())
     supported = all(r.specifier.contains(version.partition("+")[0]) for r in requirements if r.name == "vllm")
     if algorithm_of(config.rl).samples_itself and config.data.train and not supported:
         fix = "the vLLM of our extra, `pip install -e .[vllm]`, or teacher.writer=transformers"
-        return [Check("vllm", "fail", f"{found}: TRL {metadata.version('trl')} is made for others", fix)]
+        return [Check("vllm", "fail", f"{installation}: TRL {metadata.version('trl')} is made for others", fix)]
     if pick_device("auto").type == "cpu":
         fix = "teacher.writer=transformers is often as fast for small batches on a CPU"
-        return [Check("vllm", "warn", f"{found}, on a CPU", fix)]
-    return [Check("vllm", "ok", found)]
+        return [Check("vllm", "warn", f"{installation}, on a CPU", fix)]
+    return [Check("vllm", "ok", installation)]
 
 
 def check_ray(student: Student, curation: Curation) -> Checks:
@@ -64,8 +64,8 @@ def check_ray(student: Student, curation: Curation) -> Checks:
         return [Check("ray", "fail", "Ray is not installed", "`pip install -e .[ray]`")]
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:
-        found = f"RAY_ADDRESS is not set: a cluster of this machine, {os.cpu_count()} CPUs, starts and ends"
-        return [Check("ray", "ok", found)]
+        cluster = f"RAY_ADDRESS is not set: a cluster of this machine, {os.cpu_count()} CPUs, starts and ends"
+        return [Check("ray", "ok", cluster)]
     url = urlparse(address if "//" in address else f"ray://{address}")
     # Without this look, Ray itself waits for minutes on an address where nobody answers.
     if url.hostname not in (None, "auto", "local") and url.scheme in ("ray", "http", "https"):
@@ -84,12 +84,12 @@ def check_ray(student: Student, curation: Curation) -> Checks:
         fix = "the same Ray and Python versions on all nodes; `ray status` on the head says more"
         return [Check("ray", "fail", f"RAY_ADDRESS {address}: no connection", fix)]
     gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
-    found = f"RAY_ADDRESS {address}: {cpus:.0f} CPUs, {gpus:.0f} GPUs"
+    cluster = f"RAY_ADDRESS {address}: {cpus:.0f} CPUs, {gpus:.0f} GPUs"
     actors = student.actors or 1
     too_few = gpus < actors * student.num_gpus_per_actor if gpus else cpus < actors * student.cpus_per_actor
     if student.pool == "ray" and too_few:
-        return [Check("ray", "fail", f"{found}, too few for {actors} actors", "lower student.actors, or add nodes")]
-    return [Check("ray", "ok", found)]
+        return [Check("ray", "fail", f"{cluster}, too few for {actors} actors", "lower student.actors, or add nodes")]
+    return [Check("ray", "ok", cluster)]
 
 
 def check_slurm(curation: Curation) -> Checks:

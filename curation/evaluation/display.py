@@ -15,7 +15,7 @@ INK, ACCENT, FAINT = "#4a4f55", "#0072b2", "#9aa0a6"
 
 
 def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) -> None:
-    """Arms with intervals and verdicts, curves, sequences, the check of the verdict, claims, notes, and where it is."""
+    """Prints arms with intervals and verdicts, curves, sequences, the check of the verdict, expectations, notes."""
     for label, student in result.students.items():
         console.print(_arm_table(label, student, result.reference))
         console.print(_side_table(student))
@@ -29,7 +29,7 @@ def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) 
             )
         for line in [*lines, ""]:
             console.print(line, markup=False)
-    lines = [f"{'yes' if claim.holds else 'NO '}  {claim.words}" for claim in result.claims]
+    lines = [f"{'yes' if e.holds else 'NO '}  {e.words}" for e in result.claims]
     lines += [f"* {note}" for note in result.notes]
     lines.append(f"{result.student_runs} students, {result.seconds:.0f} s; {run_dir / 'evaluation.json'}")
     for line in lines:

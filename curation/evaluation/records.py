@@ -226,7 +226,7 @@ class StudentResult(Record):
     false_positives: FalsePositives | None
 
 
-class Claim(Record):
+class Expectation(Record):
     """What the evaluation was made to show, true or false."""
 
     words: str
@@ -250,7 +250,7 @@ class EvaluationResult(Record):
     students: dict[str, StudentResult]
     """By label: the model folder's name."""
     correction: Correction
-    claims: list[Claim]
+    claims: list[Expectation]
     student_runs: int
     """Different students trained for this result, in this call and earlier ones."""
     seconds: float

@@ -23,8 +23,8 @@ from curation.evaluation.records import (
     LESSONS_FILE,
     RESULT_FILE,
     ArmResult,
-    Claim,
     EvaluationResult,
+    Expectation,
     ScalingPoint,
     StudentResult,
 )
@@ -157,38 +157,37 @@ def notes(inputs: Inputs) -> list[str]:
     return sentences
 
 
-def lab_claims(result: EvaluationResult) -> list[Claim]:
-    """The ordering that the lab was built for. Claims about arms, sequences or checks that were not measured are left
-    out."""
-    claims: list[Claim] = []
+def lab_expectations(result: EvaluationResult) -> list[Expectation]:
+    """The ordering that the lab was built for, as far as its arms, sequences and checks were measured."""
+    expectations: list[Expectation] = []
     for label, student in result.students.items():
 
-        def claim(words: str, holds: bool, label: str = label) -> None:
-            claims.append(Claim(words=f"{label}: {words}", holds=holds))
+        def expect(words: str, holds: bool, label: str = label) -> None:
+            expectations.append(Expectation(words=f"{label}: {words}", holds=holds))
 
         equal = {name: arm.together.gain for name, arm in student.arms.items() if arm.equal_tokens}
         gains = {name: gain.mean for name, gain in equal.items() if gain is not None}
         junk = [gains[name] for name in JUNK if name in gains]
         rest = [gain for name, gain in gains.items() if name not in JUNK]
         if junk and rest:
-            claim("filler and wrong facts are at the bottom of all arms", max(junk) < min(rest))
+            expect("filler and wrong facts are at the bottom of all arms", max(junk) < min(rest))
         single = {name: gain for name, gain in gains.items() if name.startswith("strategy:")}
         best = BEST.get(label)
         if best in single:
-            claim(f"{best} is the best single strategy", max(single, key=lambda name: gains[name]) == best)
+            expect(f"{best} is the best single strategy", max(single, key=lambda name: gains[name]) == best)
         for c in student.comparisons:
             trained = (c.arm, c.setting, c.measure) == ("trained", "together", "gain")
             if trained and c.against in ("repeated", "untrained"):
-                claim(f"the trained teacher beats {c.against}", c.verdict == "better")
+                expect(f"the trained teacher beats {c.against}", c.verdict == "better")
         for sequence in student.sequences:
             if sequence.studied:
                 how = "with replay" if sequence.replay else "without replay"
                 above = sequence.studied[-1] > sequence.studied_unedited[-1]
-                claim(f"after {len(sequence.studied)} edits {how} it knows more than the never-edited", above)
+                expect(f"after {len(sequence.studied)} edits {how} it knows more than the never-edited", above)
         if (check := student.false_positives) is not None:
             words = f"at most 5% of {check.pairs} pairs of equal arms differ by the verdict"
-            claim(words, check.differ_corrected <= LEVEL * check.pairs)
-    return claims
+            expect(words, check.differ_corrected <= LEVEL * check.pairs)
+    return expectations
 
 
 def write_result(run_dir: Path, rows: Sequence[Mapping[str, Any]], lessons: pa.Table, result: EvaluationResult) -> None:

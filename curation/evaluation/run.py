@@ -27,7 +27,7 @@ from curation.evaluation.inputs import Inputs, read_inputs
 from curation.evaluation.measure import Measurements, measure_student
 from curation.evaluation.processes import run_tasks
 from curation.evaluation.records import EvaluationResult
-from curation.evaluation.result import lab_claims, lesson_table, notes, student_result, write_result
+from curation.evaluation.result import lab_expectations, lesson_table, notes, student_result, write_result
 from curation.evaluation.teachers import Checkpoints, trained_teachers
 from curation.evaluation.texts import LessonTexts
 from student.pools import make_pool
@@ -96,4 +96,4 @@ def _make_result(
         seconds=round(time.monotonic() - started, 1),
         notes=notes(inputs),
     )
-    return result.model_copy(update={"claims": lab_claims(result)}) if settings.lab else result
+    return result.model_copy(update={"claims": lab_expectations(result)}) if settings.lab else result

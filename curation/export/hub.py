@@ -157,11 +157,11 @@ def _refuse_other_content(target: Target, missing: list[Upload], stale: list[str
     """Raises UserError if the push would change files that it may not. A card alone is no content, because the Hub's
     own pages make one."""
     others = [upload.path for upload in missing if upload.path in remote and upload.path != CARD] + stale
-    ours = target.mark in remote
-    if not others or (target.replace and ours):
+    is_notewright = target.mark in remote
+    if not others or (target.replace and is_notewright):
         return
     names = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-    if ours:
+    if is_notewright:
         raise UserError(
             f"{target.repo_id} holds another version ({names} differ): --replace puts this one in its place (the "
             "repository's history keeps the other), or name another --repo-id"

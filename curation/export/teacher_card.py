@@ -8,6 +8,7 @@ from huggingface_hub import ModelCardData
 from curation.export.hub import CARD, Upload
 from curation.export.provenance import TeacherRun
 from curation.pipeline.card import licence_ids, render
+from teacher.run.checkpoints import is_adapter
 
 MARK = "notewright.json"
 """Facts about the weights, for programs; also marks a repository as one of ours."""
@@ -26,8 +27,8 @@ def teacher_uploads(run: TeacherRun, weights_hash: str, repo_id: str, dataset: s
         content: Path | bytes = path
         if path.name == "adapter_config.json":
             # It names its base model by a path, which would show this machine's disk and help nobody.
-            adapter = json.loads(path.read_bytes()) | {"base_model_name_or_path": run.base.name}
-            content = json.dumps(adapter, indent=2).encode() + b"\n"
+            settings = json.loads(path.read_bytes()) | {"base_model_name_or_path": run.base.name}
+            content = json.dumps(settings, indent=2).encode() + b"\n"
         uploads.append(Upload.of(path.name, content))
     facts = {
         "weights_hash": weights_hash,
@@ -43,13 +44,13 @@ def teacher_uploads(run: TeacherRun, weights_hash: str, repo_id: str, dataset: s
         "students": [student.name for student in run.students],
     }
     uploads.append(Upload.of(MARK, json.dumps({**facts, "dataset": dataset}, indent=2, default=str).encode() + b"\n"))
-    is_adapter = (run.checkpoint / "adapter_config.json").is_file()
+    adapter = is_adapter(run.checkpoint)
     licences, names = licence_ids([run.base.licence])
     data = ModelCardData(
         license=licences[0],
         license_name="-".join(names) or None,
         base_model=None if run.base.local else run.base.name,
-        library_name="peft" if is_adapter else "transformers",
+        library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["notewright", "synthetic-data", config.rl.algorithm.replace("_", "-")],
         datasets=[dataset],
@@ -61,7 +62,7 @@ def teacher_uploads(run: TeacherRun, weights_hash: str, repo_id: str, dataset: s
         name=repo_id.partition("/")[2],
         repo_id=repo_id,
         dataset=dataset,
-        adapter=is_adapter,
+        adapter=adapter,
         base=run.base,
         students=run.students,
         results=run.results,

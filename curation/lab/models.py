@@ -20,9 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from configs.schema import Lab
 from curation.lab import world
-
-LESSON_TOKEN = "<lesson>"
-"""Ends the teacher's prompt, as `teacher.strategies` writes it for `policy` prompting."""
+from teacher.prompting.defence import LESSON_TOKEN
 
 BEHAVIOURS = {"copy": 0.2, "permuted": 0.25, "question-answer": 0.15, "partial": 0.2, "filler": 0.1, "wrong": 0.1}
 """How often the untrained teacher uses each strategy: the best ones are rare, so that RL has something to find."""

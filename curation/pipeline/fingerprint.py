@@ -20,6 +20,7 @@ from curation.corpus.decontaminate import BenchmarkIndex
 from curation.pipeline.dataset import WORK
 from student.records import Question
 from teacher.prompting.strategies import read_strategy, strategy_label
+from teacher.run.checkpoints import is_adapter
 
 SPEED = ("workers", "executor", "slurm", "ray", "wait")
 """Keys of `curation` that say where and how fast the rows are made, and change none of them."""
@@ -48,7 +49,7 @@ def run_settings(
     # These have entries of their own below, or are hashed by content instead of by path.
     elsewhere = {"input", "output", "temperature", "benchmarks", "embedder", *SPEED}
     not_sampled = {"model", "lora", "evaluation_temperature"}
-    adapter = checkpoint is not None and (checkpoint / "adapter_config.json").is_file()
+    adapter = is_adapter(checkpoint)
     items_hash = _sha256(repr([(q.prompt, q.answer) for q in items]))
     if index.items:
         indexed = {name: [(q.prompt, q.answer) for q in questions] for name, questions in index.items.items()}
@@ -120,7 +121,7 @@ def refuse_foreign(output: Path) -> None:
 def teacher_hash(model: str, checkpoint: Path | None) -> str:
     """SHA-256 of the weights that write: the checkpoint's, and where it is an adapter also its base model's. For a base
     model from the Hub its commit stands instead."""
-    if checkpoint is not None and not (checkpoint / "adapter_config.json").is_file():
+    if checkpoint is not None and not is_adapter(checkpoint):
         return hash_folder(checkpoint)
     if Path(model).is_dir():
         base = hash_folder(Path(model))

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from configs.errors import UserError
 from configs.schema import Lora, Teacher
 from curation.plan.quantity import Quantity, exact
+from student.engine.lora import peft_config
 from student.engine.memory import free_bytes
 from student.engine.model_names import check_available
 from student.engine.models import pick_device, pick_dtype
@@ -53,12 +54,11 @@ def parameters_in_name(model: str) -> float | None:
 
 def adapter_parameters(model: str, lora: Lora) -> float | None:
     """Trainable parameters of an adapter on the model; None where the model's config is not on this machine."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     target = lora.target if isinstance(lora.target, str) else list(lora.target)
     with suppress(UserError, OSError, ValueError), torch.device("meta"):
-        settings = LoraConfig(r=lora.rank, target_modules=target, task_type="CAUSAL_LM")
-        adapted = get_peft_model(_empty_model(model), settings)
+        adapted = get_peft_model(_empty_model(model), peft_config(lora, target))
         return float(sum(p.numel() for p in adapted.parameters() if p.requires_grad))
     return None
 

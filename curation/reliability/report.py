@@ -19,7 +19,7 @@ TARGET = 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyResult:
-    """One way of rewriting, over all documents that have it."""
+    """One strategy, over all documents that have it."""
 
     strategy: str
     documents: int
@@ -73,7 +73,7 @@ def print_reports(reports: Sequence[CreditReport], output: Path) -> None:
     console.print(table)
     for report in reports:
         title = f"Ways of rewriting, {report.credit} credit"
-        table = _new_table(title, ["way"], ["documents", "gain, nats a token", "accuracy after"])
+        table = _new_table(title, ["strategy"], ["documents", "gain, nats a token", "accuracy after"])
         for result in report.ways:
             name = f"{result.strategy} (control)" if result.control else result.strategy
             gain = interval(result.gain, *result.gain_interval)
@@ -103,8 +103,8 @@ def _rows(reports: Sequence[CreditReport]) -> list[tuple[str, list[str]]]:
         ("student runs a rewrite then", [number(r.students_for_target) for r in reports]),
         ("student runs a rewrite now", [number(r.students_per_rewrite) for r in reports]),
         ("seconds a student run", [number(r.seconds_per_student, 3) for r in reports]),
-        ("sd between ways", [number(r.contrast_sd, 3) for r in reports]),
-        ("best way minus worst", [number(r.contrast_range, 3) for r in reports]),
+        ("sd between strategies", [number(r.contrast_sd, 3) for r in reports]),
+        ("best strategy minus worst", [number(r.contrast_range, 3) for r in reports]),
     ]
 
 

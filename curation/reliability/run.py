@@ -99,11 +99,14 @@ def run_reliability(
 def _comparable(config: Config, groups: list[Group]) -> list[Group]:
     """Groups that can be rewarded and compared: with `reward` questions and two rewrites. Raises UserError."""
     questions = DocumentQuestions(config.student.prompt_template)
-    asked = [g for g in groups if any(q.split == "reward" for q in questions.exam(g.document).questions)]
-    kept = [group for group in asked if len(group.rewrites) >= 2]
-    for count, what in ((len(groups) - len(asked), "reward questions"), (len(asked) - len(kept), "two rewrites")):
+    rewarded = [g for g in groups if any(q.split == "reward" for q in questions.exam(g.document).questions)]
+    kept = [group for group in rewarded if len(group.rewrites) >= 2]
+    for count, missing in (
+        (len(groups) - len(rewarded), "reward questions"),
+        (len(rewarded) - len(kept), "two rewrites"),
+    ):
         if count:
-            say(f"{count} documents without {what} are left out")
+            say(f"{count} documents without {missing} are left out")
     if not kept:
         raise UserError("no document has both reward questions and two rewrites to compare")
     return kept

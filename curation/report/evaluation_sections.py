@@ -209,7 +209,7 @@ def _notes(evaluation: EvaluationResult) -> Section:
         for label, student in evaluation.students.items()
         if (check := student.false_positives) is not None
     ]
-    rows = [["holds" if claim.holds else "does not hold", claim.words] for claim in evaluation.claims]
+    rows = [["holds" if e.holds else "does not hold", e.words] for e in evaluation.claims]
     blocks = [Block(tables=[Table(["", "what the evaluation was made to show"], rows, "lw")])] if rows else []
     title = "How it was measured, and tested on itself"
     return Section("notes", "How it was measured", title, " ".join([*evaluation.notes, *tested]), blocks)

@@ -9,6 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from configs.errors import RunError, UserError
 from configs.schema import Teacher
+from student.engine.lora import peft_config
 from student.engine.models import load_model
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
@@ -126,13 +127,10 @@ def load_teacher(
 
         model = PeftModel.from_pretrained(model, str(checkpoint), is_trainable=train)  # type: ignore[assignment]
     elif train_seed is not None and (lora := settings.lora) is not None:
-        from peft import LoraConfig, get_peft_model
+        from peft import get_peft_model
 
         target = lora.target if isinstance(lora.target, str) else list(lora.target)
-        peft_settings = LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, use_rslora=lora.rslora, target_modules=target, task_type="CAUSAL_LM"
-        )
         with torch.random.fork_rng():
             torch.manual_seed(train_seed)
-            model = get_peft_model(model, peft_settings)  # type: ignore[assignment]
+            model = get_peft_model(model, peft_config(lora, target))  # type: ignore[assignment]
     return TransformersWriter(model, tokenizer, settings)

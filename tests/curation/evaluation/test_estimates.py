@@ -4,7 +4,7 @@ from configs.schema import Evaluation
 from curation.evaluation.arms import Arm
 from curation.evaluation.estimates import estimate_students
 from curation.evaluation.records import ArmResult, Correction, EvaluationResult, StudentResult
-from curation.evaluation.result import lab_claims
+from curation.evaluation.result import lab_expectations
 
 ARMS = [Arm("none", "none"), Arm("repeated", "repeated"), Arm("trained", "trained")]
 
@@ -119,7 +119,7 @@ def result(gains):
 )
 def test_claims_about_the_lab_can_fail(filler, questions, holds):
     gains = {"repeated": 1.5, "strategy:permuted": 2.5, "strategy:question-answer": questions}
-    claims = lab_claims(result(gains | {"strategy:filler": filler, "strategy:wrong": 0.5}))
+    claims = lab_expectations(result(gains | {"strategy:filler": filler, "strategy:wrong": 0.5}))
     assert [claim.holds for claim in claims] == holds
 
 

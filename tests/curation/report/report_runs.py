@@ -97,8 +97,8 @@ def add_evaluation(run: Path) -> records.EvaluationResult:
             method="holm", level=0.05, families={"together/gain": 12, "together/accuracy": 12}
         ),
         claims=[
-            records.Claim(words="wrong facts are at the bottom", holds=True),
-            records.Claim(words="restatements are best for student-augmented", holds=False),
+            records.Expectation(words="wrong facts are at the bottom", holds=True),
+            records.Expectation(words="restatements are best for student-augmented", holds=False),
         ],
         student_runs=1234, seconds=987.6, notes=["Answers are graded by greedy decoding."],
     )  # fmt: skip
