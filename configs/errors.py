@@ -17,10 +17,11 @@ class RunError(RuntimeError):
     """The run failed. One line: what failed, what is kept, how to resume."""
 
 
-def nearest(name: str, valid: list[str]) -> str:
-    """What helps after a misspelt name: `did you mean 'rank'?`, or the valid names."""
-    close = get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(sorted(valid))}"
+def nearest(name: str, valid: list[str], too_many: str = "") -> str:
+    """What helps after a misspelt name: `did you mean 'rank'?`, or the valid names, or `too_many` for over 20."""
+    if close := get_close_matches(name, valid, n=1, cutoff=0.5):
+        return f"did you mean {close[0]!r}?"
+    return too_many if too_many and len(valid) > 20 else f"valid: {', '.join(sorted(valid))}"
 
 
 def check_known(kind: str, names: Iterable[str], valid: Sequence[str]) -> None:

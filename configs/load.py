@@ -68,10 +68,10 @@ def save_config(config: Config, path: str | Path) -> None:
     write_whole(Path(path), text)
 
 
-def config_difference(a: Config, b: Config) -> list[str]:
-    """One line for each key that differs: `rl.rounds: 2 -> 3`. Empty if the configs are equal."""
+def config_difference(a: Config, b: Config) -> dict[str, str]:
+    """The change of each key that differs: `{"rl.rounds": "2 -> 3"}`. Empty if the configs are equal."""
     changes = differences(a.model_dump(mode="json"), b.model_dump(mode="json"))
-    return [f"{key}: {inline_yaml(old)} -> {inline_yaml(new)}" for key, old, new in changes]
+    return {key: f"{inline_yaml(old)} -> {inline_yaml(new)}" for key, old, new in changes}
 
 
 def inline_yaml(value: Any) -> str:

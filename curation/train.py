@@ -8,8 +8,7 @@ from configs.schema import Config
 from curation.console.progress import say
 from curation.corpus.training_data import read_splits
 from student.pools import make_pool
-from teacher.algorithms.distributed import Ranks
-from teacher.algorithms.table import check_algorithm
+from teacher.algorithms.table import start_ranks
 from teacher.training.loop import train_teacher
 from teacher.training.summary import TrainSummary
 
@@ -17,12 +16,10 @@ from teacher.training.summary import TrainSummary
 def train_from_config(config: Config) -> TrainSummary:
     """Trains, or goes on training, the teacher in `run.dir`; progress goes to stderr. Raises UserError and RunError."""
     disable_progress_bar()  # a bar for each model that is loaded would hide the lines of progress
-    ranks = Ranks()
-    check_algorithm(config, ranks)
-    ranks.start()
+    ranks = start_ranks(config)
     with ranks.rank_0_first():  # it may write questions
         train, heldout = read_splits(config)
     if not heldout and not ranks.is_helper:
         say("data.heldout is not set: the gain of the trained teacher will not be measured")
     pools = partial(make_pool, sharing=len(config.student.names))
-    return train_teacher(config, train, heldout, pools, progress=say)
+    return train_teacher(config, train, heldout, pools, progress=say, ranks=ranks)

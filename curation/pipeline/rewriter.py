@@ -89,9 +89,8 @@ def rewriter_gates(curation: Curation, gates: Gates) -> tuple[str, ...]:
     """Names of the gates that a rewrite passes."""
     if curation.writer != "echo":
         return gate_names(gates)
-    # The echo passes the gates that need no tokenizer, so that it measures their cost too.
-    over_length = ("over_length",) if gates.max_tokens else ()
-    return "empty", "chat_tokens", "repetition", *over_length, "leak"
+    # The echo passes gates too, so that it measures their cost. Without `max_tokens` the limit is a model's.
+    return tuple(name for name in gate_names(gates, model=False) if name != "over_length" or gates.max_tokens)
 
 
 def rewrite_requests(curation: Curation, teacher: Teacher, documents: Sequence[Document]) -> list[RewriteRequest]:

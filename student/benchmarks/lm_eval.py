@@ -61,9 +61,7 @@ def load_tasks(names: list[str], include_path: Path | None = None) -> dict[str, 
         manager = TaskManager(include_path=include_path)
     for name in names:
         if name not in manager.all_tasks and name not in files:
-            hint = nearest(name, manager.all_tasks)
-            if not hint.startswith("did") and len(manager.all_tasks) > 20:  # a list of thousands of names is no help
-                hint = f"`lm-eval ls tasks` lists its {len(manager.all_tasks)}"
+            hint = nearest(name, manager.all_tasks, f"`lm-eval ls tasks` lists its {len(manager.all_tasks)}")
             raise UserError(f"lm-eval knows no task {name!r}; {hint}")
     try:
         tasks = manager.load(list(names))["tasks"]

@@ -64,6 +64,9 @@ class Algorithm:
     keeps_optimizer: bool = False
     """Whether a checkpoint holds the optimiser, whose moments the next round goes on with."""
 
+    def __post_init__(self) -> None:
+        assert (self.update is None) != (self.train_round is None), "either update or train_round"
+
     @property
     def samples_itself(self) -> bool:
         """Whether the trainer samples, so that a vLLM writer runs inside it and not as a server."""

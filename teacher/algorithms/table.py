@@ -27,6 +27,14 @@ def writes_on_server(config: Config) -> bool:
     return config.teacher.writer == "vllm" and not algorithm_of(config.rl).samples_itself
 
 
+def start_ranks(config: Config) -> Ranks:
+    """The processes that train together, connected. Raises UserError as `check_algorithm` does."""
+    ranks = Ranks()
+    check_algorithm(config, ranks)
+    ranks.start()
+    return ranks
+
+
 def check_algorithm(config: Config, ranks: Ranks) -> None:
     """Raises UserError where the algorithm cannot train with the config's writer, or in so many processes."""
     algorithm, name = algorithm_of(config.rl), config.rl.algorithm

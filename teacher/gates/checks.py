@@ -71,6 +71,8 @@ class Row(NamedTuple):
     build: Callable[[GateInputs], Refuses]
     switch: str | None = None
     """The field of `gates` that turns it on and off; None: it is always on."""
+    without_model: bool = False
+    """Whether a text that no model wrote passes it too."""
 
 
 def build_gates(
@@ -88,9 +90,10 @@ def build_gates(
     return [Gate(row.name, row.build(inputs)) for row in GATES if row.name in built]
 
 
-def gate_names(settings: Gates) -> tuple[str, ...]:
-    """Names of the gates that `build_gates` builds from these settings."""
-    return tuple(row.name for row in GATES if row.switch is None or getattr(settings, row.switch))
+def gate_names(settings: Gates, *, model: bool = True) -> tuple[str, ...]:
+    """Names of the gates that `build_gates` builds from these settings; where no `model` writes, of those for it."""
+    on = (row for row in GATES if row.switch is None or getattr(settings, row.switch))
+    return tuple(row.name for row in on if model or row.without_model)
 
 
 def empty(min_words: int) -> Refuses:
@@ -209,21 +212,30 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
 
 
 GATES = (
-    Row("empty", lambda inputs: empty(inputs.settings.min_words)),
+    Row("empty", lambda inputs: empty(inputs.settings.min_words), without_model=True),
     Row("truncated", lambda inputs: truncated, "truncated"),
-    Row("chat_tokens", lambda inputs: chat_tokens(control_tokens(inputs.tokenizer) if inputs.tokenizer else ())),
+    Row(
+        "chat_tokens",
+        lambda inputs: chat_tokens(control_tokens(inputs.tokenizer) if inputs.tokenizer else ()),
+        without_model=True,
+    ),
     Row("copy_of_prompt", lambda inputs: copy_of_prompt(inputs.instructions())),
     Row("markers", lambda inputs: markers, "instructions"),
     Row("assistant_talk", lambda inputs: beside_document(injection.assistant_talk), "instructions"),
     Row("obeyed", lambda inputs: beside_document(injection.obeyed), "instructions"),
     # A teacher without a chat template may have a language of its own, as the lab's early teachers do.
     Row("unrelated", lambda inputs: unrelated(inputs.settings.min_shared if inputs.chat else 0.0), "instructions"),
-    Row("repetition", lambda inputs: repetition(inputs.settings.max_repetition)),
+    Row("repetition", lambda inputs: repetition(inputs.settings.max_repetition), without_model=True),
     Row(
         "over_length",
         lambda inputs: over_length(inputs.settings.max_tokens or inputs.teacher.max_new_tokens, inputs.count_tokens),
+        without_model=True,
     ),
-    Row("leak", lambda inputs: leak(inputs.heldout, inputs.settings.leak_ngram, inputs.prompt_template)),
+    Row(
+        "leak",
+        lambda inputs: leak(inputs.heldout, inputs.settings.leak_ngram, inputs.prompt_template),
+        without_model=True,
+    ),
 )
 """All gates, cheap ones first."""
 INSTRUCTION_GATES = tuple(row.name for row in GATES if row.switch == "instructions")

@@ -12,15 +12,14 @@ from configs.schema import Config
 from teacher.run.checkpoints import BEST_FILE, finished_rounds, save_folder
 from teacher.run.journal import held
 
-FREE_KEYS = ("run.dir:", "curation.", "evaluation.", "tracking.", "reward.minimum_reliability:")
+FREE_KEYS = ("run.dir", "curation.", "evaluation.", "tracking.", "reward.minimum_reliability")
 """What may differ when a run is resumed: it changes nothing that the teacher learns."""
 
-SAME_TEACHER = ("teacher.model:", "teacher.lora")
+SAME_TEACHER = ("teacher.model", "teacher.lora")
 """What a fork cannot change: its checkpoints are of this model."""
 
 SAME_VALIDATION = (
-    "rl.validation_documents:", "run.seed:", "data.train:", "data.limit:", "reward.credit:",
-    "reward.documents_per_student:",
+    "rl.validation_documents", "run.seed", "data.train", "data.limit", "reward.credit", "reward.documents_per_student",
 )  # fmt: skip
 """What a fork cannot change where either run validates: documents that were trained on would validate it."""
 
@@ -53,7 +52,8 @@ def acquire_config(config: Config) -> None:
     UserError."""
     path = config.run.dir / "config.yaml"
     if path.is_file():
-        changes = [line for line in config_difference(load_config(path), config) if not line.startswith(FREE_KEYS)]
+        changed = config_difference(load_config(path), config)
+        changes = [f"{key}: {change}" for key, change in changed.items() if not key.startswith(FREE_KEYS)]
         if changes:
             raise UserError(
                 f"{config.run.dir} is a run of another config ({'; '.join(changes)}): choose another run.dir, or"
@@ -89,7 +89,8 @@ def fork_run(config: Config, new_dir: Path) -> Config:
         (SAME_TEACHER, "the checkpoints would not fit"),
         (SAME_VALIDATION if validates else (), "documents that the teacher has trained on would validate it"),
     ):
-        refused = [change for change in config_difference(old, config) if change.startswith(keys)]
+        changed = config_difference(old, config)
+        refused = [f"{key}: {change}" for key, change in changed.items() if key.startswith(keys)]
         if refused:
             raise UserError(f"--fork cannot change {'; '.join(refused)}: {reason}")
 

@@ -20,7 +20,7 @@ from student.records import Document
 from teacher.algorithms.algorithm import SamplingRound
 from teacher.algorithms.distributed import Ranks
 from teacher.algorithms.selection import accepted
-from teacher.algorithms.table import algorithm_of, check_algorithm, writes_on_server
+from teacher.algorithms.table import algorithm_of, start_ranks, writes_on_server
 from teacher.records import Reward, Rewrite
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.gain import GainReward
@@ -58,6 +58,7 @@ def train_teacher(
     heldout: Sequence[Document],
     make_pool: MakePool = InlinePool,
     progress: Progress = print,
+    ranks: Ranks | None = None,
 ) -> TrainSummary:
     """Trains the teacher for `rl.rounds` rounds in `run.dir` and measures it on `heldout` documents before and after.
 
@@ -73,13 +74,11 @@ def train_teacher(
     check_documents(config, train, heldout)
     check_students(config)
     check_writer(config.teacher, on_server=writes_on_server(config))
-    ranks = Ranks()
-    check_algorithm(config, ranks)
+    ranks = ranks or start_ranks(config)
     external_questions(config.reward, config.student.prompt_template)
     retention_texts(config.reward)
     training, validation = split_validation(config, train)
     disable_progress_bar()  # a bar for every model loaded would drown our line a step
-    ranks.start()
     if ranks.is_helper:
         _help(config, training, ranks)
         raise SystemExit(0)  # rank 0 returns the summary
@@ -175,32 +174,31 @@ class TeacherLoop:
         optimizer = None
         kept: list[Rewrite] = []
         score = partial(self._score, gain_reward, kept, round)
-        if not context.writers.on_server:
-            context.writers.trainable(round - 1)  # one model in memory both samples and is trained
-        if self.algorithm.train_round is not None:
-            writer = context.writers.trainable(round - 1)
-            sampling_round = SamplingRound(
-                config=self.config, number=round, writer=writer, documents=documents, gates=context.gates,
-                score=lambda step, groups: score(step, [groups])[1], start=start, clock=context.clock, ranks=self.ranks,
-            )  # fmt: skip
-            self.ranks.broadcast(round)
-            with context.clock("update"):
-                metrics, optimizer = self.algorithm.train_round(sampling_round)
-        else:
-            assert self.algorithm.update is not None
-            batches = context.sample_batches(round, documents, explore_share(self.config.rl, round))
-            groups, rewards = score(1, batches)
-            # Where a server writes, this model is loaded only now: students had the memory until here.
-            writer = context.writers.trainable(round - 1)
-            with context.clock("update"):
-                metrics = self.algorithm.update(self.config, round, writer, groups, rewards)
-        if self.config.rl.promotion_threshold is not None:
-            write_rewrites(context.samples_file(f"accepted-{round:04d}"), [kept])
-        seconds = context.clock.figures()
-        context.log("update", round, metrics | seconds)
-        self.progress(clock_line(f"round {round}/{self.config.rl.rounds}", seconds))
-        save_checkpoint(self.config.run.dir, round, writer.model, writer.tokenizer, optimizer)
-        context.writers.release()
+        with context.writers.training(round - 1) as load_writer:
+            if self.algorithm.train_round is not None:
+                writer = load_writer()
+                sampling_round = SamplingRound(
+                    config=self.config, number=round, writer=writer, documents=documents, gates=context.gates,
+                    score=lambda step, groups: score(step, [groups])[1], start=start, clock=context.clock,
+                    ranks=self.ranks,
+                )  # fmt: skip
+                self.ranks.broadcast(round)
+                with context.clock("update"):
+                    metrics, optimizer = self.algorithm.train_round(sampling_round)
+            else:
+                assert self.algorithm.update is not None
+                batches = context.sample_batches(round, documents, explore_share(self.config.rl, round))
+                groups, rewards = score(1, batches)
+                # Where a server writes, this model is loaded only now: students had the memory until here.
+                writer = load_writer()
+                with context.clock("update"):
+                    metrics = self.algorithm.update(self.config, round, writer, groups, rewards)
+            if self.config.rl.promotion_threshold is not None:
+                write_rewrites(context.samples_file(f"accepted-{round:04d}"), [kept])
+            seconds = context.clock.figures()
+            context.log("update", round, metrics | seconds)
+            self.progress(clock_line(f"round {round}/{self.config.rl.rounds}", seconds))
+            save_checkpoint(self.config.run.dir, round, writer.model, writer.tokenizer, optimizer)
 
     def _score(
         self, reward: GainReward, kept: list[Rewrite], round: int, step: int, batches: Iterable[list[list[Rewrite]]]

@@ -1,5 +1,7 @@
 """Who writes in a training run: the teacher of any of its rounds, in this process or on a vLLM server of the run."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from configs.errors import UserError
@@ -48,16 +50,23 @@ class Writers:
             return self._trainable[1]
         return load_teacher(self.config.teacher, self._checkpoint(round)) if round else self._untrained
 
-    def trainable(self, round: int) -> TransformersWriter:
-        """The teacher after `round`, to be trained; `of(round)` is the same one until it is `released`."""
-        if self._trainable is None or self._trainable[0] != round:
-            seed = self.config.run.seed
-            self._trainable = round, load_teacher(self.config.teacher, self._checkpoint(round), train_seed=seed)
-        return self._trainable[1]
+    @contextmanager
+    def training(self, round: int) -> Iterator[Callable[[], TransformersWriter]]:
+        """A block that trains the teacher after `round`, which the function that it gets returns. Where no server
+        writes, one model in memory both samples and is trained. It is freed; the next round loads its checkpoint."""
 
-    def release(self) -> None:
-        """Lets go of the trainable teacher: an update made it the next round's, which is loaded from its checkpoint."""
-        self._trainable = None
+        def load() -> TransformersWriter:
+            if self._trainable is None:
+                seed = self.config.run.seed
+                self._trainable = round, load_teacher(self.config.teacher, self._checkpoint(round), train_seed=seed)
+            return self._trainable[1]
+
+        if not self.on_server:
+            load()
+        try:
+            yield load
+        finally:
+            self._trainable = None
 
     def close(self) -> None:
         """Ends the server."""

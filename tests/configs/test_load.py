@@ -163,8 +163,8 @@ def test_a_missing_file_names_the_nearest_one(write, tmp_path):
 def test_difference_lists_each_changed_key():
     old = Config()
     new = Config.model_validate({"rl": {"rounds": 3}, "teacher": {"lora": None}, "data": {"train": ["a"]}})
-    assert config_difference(old, old) == []
-    lines = config_difference(old, new)
+    assert config_difference(old, old) == {}
+    lines = [f"{key}: {change}" for key, change in config_difference(old, new).items()]
     assert "rl.rounds: 2 -> 3" in lines and "data.train: [] -> [a]" in lines
     assert any(line.startswith("teacher.lora: {rank: 32") and line.endswith("-> null") for line in lines)
     assert len(lines) == 3
