@@ -33,13 +33,15 @@ class SeparateRuns:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
 
     @torch.no_grad()
-    def start_from(self, stack: AdapterStack, slot: int) -> None:
-        """Copies a slot's adapter: common random numbers with the engine."""
+    def start_from(self, stack: AdapterStack, seed: int) -> None:
+        """Takes the adapter that the engine starts from with this seed: common random numbers."""
+        stack.allocate([seed])
         for name, layer in stack.layers.items():
             assert layer.a_KrI is not None and layer.b_KrO is not None, "allocate() first"
             adapted = self.model.base_model.model.get_submodule(name)
-            adapted.lora_A["default"].weight.copy_(layer.a_KrI[slot])
-            adapted.lora_B["default"].weight.copy_(layer.b_KrO[slot].t())
+            adapted.lora_A["default"].weight.copy_(layer.a_KrI[0])
+            adapted.lora_B["default"].weight.copy_(layer.b_KrO[0].t())
+        stack.release()
 
     def careful(self, schedule: Schedule, pad_id: int) -> list[float]:
         """A careful user's loop; returns the loss of each step in nats.

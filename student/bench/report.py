@@ -31,13 +31,13 @@ def median_ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
-def median_interval(values: list[float], level: float = 0.95) -> list[float] | None:
-    """Two of the values, between which the median of their distribution lies with at least this probability.
+def median_interval(values: list[float]) -> list[float] | None:
+    """Two of the values, between which the median of their distribution lies with a probability of at least 95%.
 
     It holds for any distribution: the number of values below its median is binomial. None if there are too few values.
     """
     ordered, below, tail = sorted(values), 0, 0.5 ** len(values)
-    while tail <= (1 - level) / 2:
+    while tail <= 0.025:
         below += 1
         tail += math.comb(len(values), below) * 0.5 ** len(values)
     return [ordered[below - 1], ordered[-below]] if below else None

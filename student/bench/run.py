@@ -100,9 +100,7 @@ class Bench:
 
     def _start_peft(self, seed: int) -> None:
         assert self.pool.stack is not None
-        self.pool.stack.allocate([seed])
-        self.peft.start_from(self.pool.stack, 0)
-        self.pool.stack.release()
+        self.peft.start_from(self.pool.stack, seed)
         self._wait()
 
     def _wait(self) -> None:
@@ -111,9 +109,7 @@ class Bench:
 
     def warm_up(self, schedules: list[Schedule]) -> list[Schedule]:
         """Trains a few steps unmeasured: threads, kernels and memory pools start, and helpers get pages of their own.
-
-        Returns the schedules that fit: half as many each time that memory runs out, as the pool would go on.
-        """
+        Returns the schedules that fit: half as many each time that memory runs out, as the pool would go on."""
         while True:
             first_steps = [replace(schedule, order=schedule.order[:WARM_UP_STEPS]) for schedule in schedules]
             try:

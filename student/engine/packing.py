@@ -76,10 +76,11 @@ def pack(
     by_slot: dict[int, list[Piece]] = defaultdict(list)
     for piece in pieces:
         by_slot[piece.slot].append(piece)
-    rows = []
-    for group in by_slot.values():
-        lengths = [len(piece.text) for piece in group]
-        rows += [[group[i] for i in members] for members in first_fit(lengths, capacity)]
+    rows = [
+        [group[i] for i in members]
+        for group in by_slot.values()
+        for members in first_fit([len(piece.text) for piece in group], capacity)
+    ]
     pass_tokens = PASS_TOKENS_GPU if device.type == "cuda" else PASS_TOKENS_CPU
     batches = []
     for bucket in bucket_rows(rows, pass_tokens):
@@ -95,10 +96,8 @@ def row_length(row: list[Piece]) -> int:
 
 
 def first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Indices of texts in rows of `capacity` tokens; a longer text has a row of its own.
-
-    First-fit decreasing: at most 11/9 of the fewest possible rows, plus one.
-    """
+    """Indices of texts in rows of `capacity` tokens; a longer text has a row of its own. (First-fit decreasing: at most
+    11/9 of the fewest possible rows, plus one.)"""
     rows: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -112,11 +111,8 @@ def first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
 
 
 def bucket_rows(rows: list[list[Piece]], pass_tokens: int) -> list[list[list[Piece]]]:
-    """Rows grouped by length so that positions, plus `pass_tokens` for each group's forward pass, are fewest.
-
-    Dynamic programming over lengths in steps of 8: a bucket is a range of lengths, and each of its rows is padded to
-    its longest.
-    """
+    """Rows grouped by length so that positions, plus `pass_tokens` for each group's forward pass, are fewest: dynamic
+    programming over lengths in steps of 8. A bucket is a range of lengths; its rows are padded to its longest."""
     by_length: dict[int, list[list[Piece]]] = defaultdict(list)
     for row in rows:
         by_length[math.ceil(row_length(row) / 8)].append(row)

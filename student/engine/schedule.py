@@ -108,18 +108,14 @@ def step_order(
 
 
 def _steps_of_tokens(
-    documents: "_ShuffledCycle",
-    cycles: dict[int, "_ShuffledCycle"],
-    lengths: list[int],
-    steps: int,
-    tokens_per_step: int,
+    documents: "_ShuffledCycle", cycles: dict[int, "_ShuffledCycle"], lengths: list[int], steps: int, step_tokens: int
 ) -> list[list[int]]:
-    """Steps of about `tokens_per_step` tokens and at least one text each."""
+    """Steps of about `step_tokens` tokens and at least one text each."""
     order: list[list[int]] = []
     tokens = 0
     for number in range(1, steps + 1):
         chosen: list[int] = []
-        while not chosen or tokens + lengths[chosen[-1]] / 2 < number * tokens_per_step:
+        while not chosen or tokens + lengths[chosen[-1]] / 2 < number * step_tokens:
             (owner,) = documents.take(1)
             (text,) = cycles[owner].take(1)
             tokens += lengths[text]
@@ -140,8 +136,7 @@ class _ShuffledCycle:
     def take(self, n: int) -> list[int]:
         """The next n items, fewer at the end of a pass: no step has a text twice, and an epoch is an epoch."""
         if not self.remaining:
-            order = torch.randperm(len(self.items), generator=self.generator).tolist()
-            self.remaining = [self.items[i] for i in order]
+            self.remaining = [self.items[i] for i in torch.randperm(len(self.items), generator=self.generator).tolist()]
         taken, self.remaining = self.remaining[:n], self.remaining[n:]
         return taken
 
@@ -149,13 +144,11 @@ class _ShuffledCycle:
 def step_pieces(slot: int, schedule: Schedule, step: int) -> list[Piece]:
     """A slot's texts of one step: documents have equal shares of the update, and a document's labelled tokens have
     equal shares of the document's."""
+    members = [(schedule.owners[i], schedule.texts[i]) for i in schedule.order[step]]
     labels: dict[int, int] = defaultdict(int)
-    for i in schedule.order[step]:
-        labels[schedule.owners[i]] += len(schedule.texts[i].labelled)
-    return [
-        Piece(slot, schedule.texts[i], share=1.0 / (len(labels) * labels[schedule.owners[i]]))
-        for i in schedule.order[step]
-    ]
+    for owner, text in members:
+        labels[owner] += len(text.labelled)
+    return [Piece(slot, text, share=1.0 / (len(labels) * labels[owner])) for owner, text in members]
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:

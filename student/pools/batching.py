@@ -18,10 +18,8 @@ CHARACTERS_PER_TOKEN = 5
 
 
 class TrainingSize(NamedTuple):
-    """How much training a lesson is, estimated from its characters.
-
-    Tokenizing takes milliseconds a job, and beyond a few GPUs the process that hands out the jobs has no more.
-    """
+    """How much training a lesson is, estimated from its characters: tokenizing takes milliseconds a job, and beyond a
+    few GPUs the process that hands out the jobs has no more."""
 
     steps: int
     characters: float
@@ -58,9 +56,8 @@ class JobBatch:
     def after_death(self) -> list["JobBatch"]:
         """The batches to run after another worker died: this one after the first death, then its halves. Empty if a
         single student is left to blame."""
-        deaths = self.deaths + 1
-        if deaths < DEATHS:
-            return [replace(self, deaths=deaths)]
+        if self.deaths + 1 < DEATHS:
+            return [replace(self, deaths=self.deaths + 1)]
         if len(self.jobs) == 1:
             return []
         middle = len(self.jobs) // 2
@@ -79,11 +76,8 @@ def chunks(order: list[T], size: int) -> list[list[T]]:
 
 
 def batch_sizes(costs: Sequence[float], most: int, workers: int) -> list[int]:
-    """Sizes of consecutive batches of jobs, such that all workers have work and end at about the same time.
-
-    There are as few batches of at most `most` jobs as possible, but as many as workers (or a multiple of them). Their
-    costs are about equal, so those of long jobs hold fewer.
-    """
+    """Sizes of consecutive batches of jobs, such that all workers have work and end at about the same time: as few of
+    at most `most` jobs as possible, but as many as workers (or a multiple), with costs about equal."""
     remaining_cost, remaining = float(sum(costs)), len(costs)
     batches = min(remaining, workers * math.ceil(remaining / (most * workers)))
     sizes = []

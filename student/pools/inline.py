@@ -118,8 +118,7 @@ class InlinePool:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of base weights, architecture, tokenizer, engine version and the student settings that outcomes depend
-        on."""
+        """Hash of base weights, architecture, tokenizer, engine version and the settings that outcomes depend on."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         rules = json.loads(backend.to_str()) if backend is not None else self.tokenizer.get_vocab()
         parts = [

@@ -27,11 +27,10 @@ def bootstrap_interval(
     values: Sequence[float | None] | np.ndarray,
     clusters: Sequence[Hashable] | None = None,
     *,
-    level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Confidence interval of the mean of `values`; None and nan are left out. `clusters` (aligned with `values`) names
+    """95% interval of the mean of `values`; None and nan are left out. `clusters` (aligned with `values`) names
     those drawn together because they are not independent: of rewrites of one document, of documents of one student."""
     values_N = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     known_N = np.isfinite(values_N)
@@ -43,7 +42,7 @@ def bootstrap_interval(
         with np.errstate(divide="ignore", invalid="ignore"):
             return sums[..., 0] / sums[..., 1]
 
-    return cluster_interval(sums_NS, mean, known_names, level=level, resamples=resamples, seed=seed)
+    return cluster_interval(sums_NS, mean, known_names, resamples=resamples, seed=seed)
 
 
 def cluster_interval(
@@ -51,11 +50,10 @@ def cluster_interval(
     statistic: Callable[[Sums], np.ndarray],
     clusters: Sequence[Hashable] | None = None,
     *,
-    level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Confidence interval of a `statistic` (from (..., S) to (...)) of the sum of all rows; clusters are drawn whole.
+    """95% interval of a `statistic` (from (..., S) to (...)) of the sum of all rows; clusters are drawn whole.
 
     Expanded percentile bootstrap (Hesterberg 2015, arXiv 1411.5279, section 5.3.2), which keeps its level from 6
     clusters on, where plain percentiles and BCa fall to 85%. With fewer clusters, Student's t with the standard error
@@ -71,7 +69,7 @@ def cluster_interval(
     C = len(sums_CS)
     if C < 2:
         return Interval(math.nan, math.nan)
-    t = t_quantile(0.5 + level / 2, C - 1)
+    t = t_quantile(0.975, C - 1)
     if C < FEW_CLUSTERS:
         jackknife_C = statistic(sums_CS.sum(0) - sums_CS)  # without one cluster each
         jackknife_C = jackknife_C[np.isfinite(jackknife_C)]
@@ -111,9 +109,9 @@ def t_tail(t: float, degrees: int) -> float:
     return min(1.0, area(math.atan(abs(t) / math.sqrt(degrees))) / area(0.0))
 
 
-def wilson(hits: int, trials: int, level: float = 0.95) -> Interval:
-    """Confidence interval of a share, which holds also where none or all of the trials are hits (Wilson 1927)."""
-    z = NormalDist().inv_cdf(0.5 + level / 2)
+def wilson(hits: int, trials: int) -> Interval:
+    """95% interval of a share, which holds also where none or all of the trials are hits (Wilson 1927)."""
+    z = NormalDist().inv_cdf(0.975)
     share = hits / trials
     centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))

@@ -93,7 +93,6 @@ def reliability(
     *,
     clusters: Sequence[Hashable] | None = None,
     common_seeds: bool = False,
-    level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Reliability:
@@ -108,12 +107,9 @@ def reliability(
     ran_DGR = np.isfinite(table_DGR)
     # Missing entries of a ragged table are runs that nobody started; they did not fail.
     started = table_DGR.size if isinstance(gains, np.ndarray) else sum(len(runs) for group in gains for runs in group)
-    counts = {
-        "documents": int((ran_DGR.any(-1).sum(-1) >= 2).sum()),
-        "rewrites": int(ran_DGR.any(-1).sum()),
-        "runs": int(ran_DGR.sum()),
-        "failed": started - int(ran_DGR.sum()),
-    }
+    runs, ran_DG = int(ran_DGR.sum()), ran_DGR.any(-1)
+    counts = {"documents": int((ran_DG.sum(-1) >= 2).sum()), "rewrites": int(ran_DG.sum())}
+    counts |= {"runs": runs, "failed": started - runs}
     if not counts["documents"]:
         return Reliability(**counts, reason="no document has two rewrites that ran")
     sums_DS = np.array([_moments(runs_GR, common_seeds) for runs_GR in table_DGR])
@@ -124,7 +120,7 @@ def reliability(
     if between + noise <= 1e-24 * max(1.0, float(np.nanmax(table_DGR**2))):
         reason = "all gains of a document are equal: no contrast and no noise"
         return Reliability(**counts, between_variance=0.0, noise_variance=0.0, reason=reason)
-    low, high = cluster_interval(sums_DS, _intraclass, clusters, level=level, resamples=resamples, seed=seed)
+    low, high = cluster_interval(sums_DS, _intraclass, clusters, resamples=resamples, seed=seed)
     return Reliability(
         **counts,
         between_variance=between,
