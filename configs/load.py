@@ -39,15 +39,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     sources = [*_files(Path(path), extended_by=()), *(_override(text) for text in overrides)]
     for old, new in RENAMED.items():
-        place = _where(old.split("."), sources)
-        if place is not None:
+        if place := _where(old.split("."), sources):
             raise UserError(f"{old!r} in {place} is now called {' or '.join(map(repr, new))}: write the new name")
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(*(settings for _, _, settings in sources)), resolve=True)
+        return Config.model_validate(merged)
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_first_line(error)}") from None
-    try:
-        return Config.model_validate(merged)
     except ValidationError as error:
         raise UserError(_explain(error, sources)) from None
 

@@ -94,11 +94,11 @@ def train(
 
         mean_gains.append(statistics.fmean(gain for gains_G in gains_DG for gain in gains_G))
         rewrites = [rewrite for rewrites_G in rewrites_DG for rewrite in rewrites_G]
+        refused = sum(rewrite.refused for rewrite in rewrites)
         strategies = Counter(rewrite.strategy for rewrite in rewrites).most_common(3)
+        shares = ", ".join(f"{name} {count / len(rewrites):.0%}" for name, count in strategies)
         print(
-            f"round {round + 1}: gain {mean_gains[-1]:.2f}, {sum(rewrite.refused for rewrite in rewrites)} refused,"
-            f" {len(kept)} kept, " + ", ".join(f"{name} {count / len(rewrites):.0%}" for name, count in strategies),
-            flush=True,
+            f"round {round + 1}: gain {mean_gains[-1]:.2f}, {refused} refused, {len(kept)} kept, {shares}", flush=True
         )
     return mean_gains
 

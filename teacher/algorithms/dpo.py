@@ -69,9 +69,10 @@ def update(config: Config, round: int, writer: TransformersWriter, groups: Group
 
     by_document = [pairs_of(config.reward, config.rl, *both) for both in zip(groups, rewards, strict=True)]
     pairs = list(itertools.chain.from_iterable(by_document))
-    counts = {"kept": len(pairs), "pairs": len(pairs), "documents": sum(map(bool, by_document))}
+    metrics: Metrics = {"kept": len(pairs), "pairs": len(pairs), "documents": sum(map(bool, by_document))}
+    metrics |= {"learning_rate": config.rl.learning_rate}
     if not pairs:
-        return counts | {"seconds": 0.0, "learning_rate": config.rl.learning_rate}
+        return metrics | {"seconds": 0.0}
     started = time.perf_counter()
     disable_progress_bars()
     rows = []
@@ -92,12 +93,8 @@ def update(config: Config, round: int, writer: TransformersWriter, groups: Group
     if "ref" in getattr(writer.model, "peft_config", {}):
         writer.model.delete_adapter("ref")  # TRL's copy of the adapter at the round's start
     last_epoch = [line for line in trainer.state.log_history if "rewards/accuracies" in line][-1]
-    return counts | {
-        "loss": loss,
-        "preferred": last_epoch["rewards/accuracies"],
-        "seconds": time.perf_counter() - started,
-        "learning_rate": config.rl.learning_rate,
-    }
+    seconds = time.perf_counter() - started
+    return metrics | {"loss": loss, "preferred": last_epoch["rewards/accuracies"], "seconds": seconds}
 
 
 @contextmanager

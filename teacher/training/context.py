@@ -82,12 +82,9 @@ class RunContext:
             writer = self.writers.of(round)
             if evaluate:
                 writer = writer.at(self.config.teacher.evaluation_temperature)
+            seed = stable_seed(self.config.run.seed, "sample", stream)
             sampling = Sampling(
-                rewrites=lessons * together,
-                seed=stable_seed(self.config.run.seed, "sample", stream),
-                explore=explore,
-                rewrites_per_lesson=together,
-                first=first,
+                rewrites=lessons * together, seed=seed, explore=explore, rewrites_per_lesson=together, first=first
             )
             with self.clock("sample"):
                 groups = sample_rewrites(writer, documents, sampling, self.gates)
