@@ -78,7 +78,9 @@ def check_memory(config: Config) -> Checks:
         for name in config.student.names:
             if name != TEACHER and (size := model_size(name)) is not None:
                 needs[device.type]["students"] += size.value * itemsize
-    for kind, parts in ((kind, parts) for kind, parts in needs.items() if parts):
+    for kind, parts in needs.items():
+        if not parts:
+            continue
         needed, free = sum(parts.values()), free_bytes(torch.device(kind))
         listing = " + ".join(f"{name} {size / 1e9:.2g}" for name, size in parts.items())
         demand = f"{kind}: {listing} = {needed / 1e9:.2g} GB of {free / 1e9:.2g} GB free, before activations"

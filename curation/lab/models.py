@@ -50,14 +50,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     bos = ("<bos>", vocabulary["<bos>"])
     core.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[bos])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        clean_up_tokenization_spaces=False,
-        model_max_length=256,
-    )
+        tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>",
+        clean_up_tokenization_spaces=False, model_max_length=256,
+    )  # fmt: skip
     tags = [LESSON_TOKEN, *(f"<{strategy}>" for strategy in world.STRATEGIES)]
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
     return tokenizer

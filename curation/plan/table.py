@@ -21,7 +21,9 @@ def print_plan(plan: Plan, console: Console) -> None:
         "Curating": _curate_rows(plan.curate, plan) if plan.curate else [],
         "Training the teacher": _train_rows(plan.train, plan) if plan.train else [],
     }
-    for title, rows in ((title, rows) for title, rows in parts.items() if rows):
+    for title, rows in parts.items():
+        if not rows:
+            continue
         table = Table("", "", "", title=title, title_justify="left", show_header=False)
         for name, value, unit in rows:
             if isinstance(value, Quantity):
