@@ -33,7 +33,7 @@ from student.pools.ray import RayPool
 from student.records import Answer, Exam, Job, Lesson, OnDone, Outcome, Question
 
 TEXTS, QUESTIONS = 8, 40
-"""Of a student, as in the lab: eight people, five questions about each."""
+"""Texts and questions of a student, as in the lab: eight people, five questions about each."""
 BATCH, SMALL_BATCH = 32, 4
 QUEUE = 10_000
 FASTER = (1.0, 10.0, 100.0)

@@ -28,18 +28,18 @@ class Costs:
     """Seconds."""
 
     batch: float
-    """Of any batch, whatever is in it."""
+    """Cost of any batch, whatever is in it."""
     student: float
-    """Of a student of mean length, on top of its batch's."""
+    """Cost of a student of mean length, on top of its batch's."""
     spread: float
     """Standard deviation of the logarithm of a batch's time, at equal contents."""
     deal_batch: float
-    """Of the dispatching process, for a batch."""
+    """Cost to the dispatching process of a batch."""
     deal_student: float
     """And for each student in it."""
 
     def faster(self, times: float) -> "Costs":
-        """Of actors that are so many times as fast, with the same dispatching process."""
+        """The costs of actors that are so many times as fast, with the same dispatching process."""
         return replace(self, batch=self.batch / times, student=self.student / times)
 
 

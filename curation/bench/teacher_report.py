@@ -34,7 +34,7 @@ Unit = Mapping[str, Any]
 Results = Mapping[str, Unit]
 """By the unit's name."""
 KEYS = {"accuracy": "accuracies", "gain": "gains"}
-"""Of a unit's arm, by what is measured."""
+"""Keys of a unit's arm by what is measured."""
 
 
 def summarise(results: Results) -> dict[str, Any]:

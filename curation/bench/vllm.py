@@ -40,12 +40,12 @@ from teacher.writers.vllm_server import STATE_VARIABLE, find_vllm, plan_launch, 
 
 TURNS = 3
 DOCUMENTS = 64
-"""Of a turn, and the batch."""
+"""Documents of a turn, and the size of the batch."""
 PEOPLE = 5
 """Biographies in a document: about 190 tokens."""
 NEW_TOKENS = 64
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-"""Of both engines: 1 GB for keys and values, which is room for the whole batch, and no usage reports."""
+"""Both engines have 1 GB for keys and values, which is room for the whole batch, and send no usage reports."""
 TARGET = 0.9
 
 Prompts = dict[str, list[Any]]

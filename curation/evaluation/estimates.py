@@ -156,9 +156,9 @@ def _compare(
         for arm, against in _pairs([arm for arm in arms if arm.name in by_arm], reference):
             # Only where both sides' students ran: what a seed does is common to both.
             differences = {
-                key: DocumentMean(ours.gain - theirs.gain, ours.accuracy - theirs.accuracy, ours.batch)
-                for key, ours in by_arm[arm].items()
-                if (theirs := by_arm[against].get(key))
+                key: DocumentMean(mean.gain - other.gain, mean.accuracy - other.accuracy, mean.batch)
+                for key, mean in by_arm[arm].items()
+                if (other := by_arm[against].get(key))
             }
             if differences:
                 means[label, setting, measure, arm, against] = ClusteredMean(*mean_over_seeds(differences, value))

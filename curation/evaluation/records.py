@@ -158,7 +158,7 @@ class Comparison(Record):
     detectable: float | None
     """Minimum detectable effect: a true difference of this size is found in 80% of such evaluations (uncorrected)."""
     verdict: Literal["better", "worse", "no detectable difference"]
-    """By `p_corrected < 0.05`: a comparison that the correction does not leave standing is no detectable difference."""
+    """better or worse where p_corrected < 0.05, else no detectable difference."""
 
 
 class Correction(Record):
@@ -254,7 +254,7 @@ class EvaluationResult(Record):
     student_runs: int
     """Different students trained for this result, in this call and earlier ones."""
     seconds: float
-    """Of this call."""
+    """Duration of this call."""
     notes: list[str]
     """What a reader must know of how it was measured, a sentence each."""
 

@@ -124,7 +124,7 @@ def taught_texts(groups: Groups, rewrites: int) -> dict[str, list[str]]:
 
 
 def choose_best(groups: Groups, lesson_size: int, values: Sequence[Sequence[float]]) -> Groups:
-    """Of each document's lessons of `lesson_size` rewrites the one with the highest of the rewrites' `values`, the
+    """Each document's lesson of `lesson_size` rewrites with the highest of the rewrites' `values`, the
     first of equals."""
     chosen: Groups = []
     for group, group_values in zip(groups, values, strict=True):

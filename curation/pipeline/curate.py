@@ -164,7 +164,7 @@ def _run(inputs: CurationInputs, steps: list[PipelineStep], done: int, first: bo
 
 
 def _summary(inputs: CurationInputs, resumed: int | None, started: float) -> CurateSummary:
-    """Of a finished dataset; also removes what only an unfinished one needs."""
+    """The summary of a finished dataset; also removes what only an unfinished one needs."""
     output = inputs.config.curation.output
     for name in ("parts", "tasks", "datatrove", "dedup", "duplicates", "vllm"):
         shutil.rmtree(inputs.work / name, ignore_errors=True)

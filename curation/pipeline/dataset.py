@@ -79,7 +79,7 @@ class Merged:
     tokens: int = 0
     source_tokens: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    """Of refused rewrites."""
+    """Refused rewrites by their reason."""
     leaks: Counter[str] = field(default_factory=Counter)
     """Rewrites that the leak check refused, by benchmark."""
     filter_reasons: Counter[str] = field(default_factory=Counter)

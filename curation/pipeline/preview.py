@@ -34,7 +34,7 @@ from curation.pipeline.steps import RewriteWithTeacher
 from student.engine.model_names import check_name
 
 CHARACTERS = 1500
-"""Of a text that are shown."""
+"""Most characters of a text that are shown."""
 VERDICTS = {
     "read": ("cannot be read", "red"),
     "filter": ("filtered", "yellow"),

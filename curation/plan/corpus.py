@@ -20,7 +20,7 @@ from curation.corpus.shards import SUFFIXES, Shard, read_shard
 from curation.plan.quantity import Quantity, exact
 
 FILE_BYTES = 8 << 20
-"""Of a larger file only the beginning is read."""
+"""Only so much of a file's beginning is read."""
 ALL_BYTES = 64 << 20
 SECONDS = 10.0
 KEPT_PER_FILE = 64
@@ -33,7 +33,7 @@ class CorpusSurvey:
     files: int
     files_read: int
     bytes: int
-    """Of all files as they lie on disk, compressed."""
+    """Size of all files as they lie on disk, compressed."""
     documents: Quantity
     """`counted` where every file was read to its end, else `extrapolated` by bytes."""
     sample: list[Document]

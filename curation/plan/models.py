@@ -21,11 +21,11 @@ from student.engine.model_names import check_available
 from student.engine.models import pick_device, pick_dtype
 
 TRAINED_BYTES = 16
-"""Of a trainable parameter: its float32 weight, its gradient and AdamW's two moments."""
+"""Memory of a trainable parameter: its float32 weight, its gradient and AdamW's two moments."""
 CHARACTERS_PER_TOKEN = 4.0
 """The usual rule of thumb for English, where no tokenizer is on this machine."""
 MEMORY_SHARE = 0.7
-"""Of the free memory, for the weights of a model that is loaded to be measured."""
+"""Share of the free memory for the weights of a model that is loaded to be measured."""
 
 
 def model_size(model: str, stated: float | None = None, notes: list[str] | None = None) -> Quantity | None:

@@ -40,23 +40,23 @@ PARTS_FACTOR = 2.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CuratePlan:
-    """Of `notewright curate`. Hours and dollars are of the whole run."""
+    """The plan of `notewright curate`. Hours and dollars are of the whole run."""
 
     files: int
     files_read: int
-    """Of these, read in part or whole for the plan."""
+    """Files that were read for the plan, in part or whole."""
     gigabytes_in: float
     sampled: int
     documents: Quantity
     documents_written: Quantity
     """Those that reach the teacher."""
     tokens_in: Quantity
-    """Of these, without the prompt's words around them."""
+    """Their tokens, without the prompt's words around them."""
     rewrites: Quantity
     tokens_written: Quantity
     """By the teacher, refused rewrites included."""
     tokens_out: Quantity
-    """Of the kept rows, originals that are mixed in included."""
+    """Tokens of the kept rows, originals that are mixed in included."""
     kept: Quantity
     """Share of the rewrites."""
     teacher: TeacherCost
@@ -67,7 +67,7 @@ class CuratePlan:
     gpu_hours: Quantity | None
     """On the assumed device; None where the teacher's size is not known."""
     gpus_at_least: int | None
-    """Of the assumed device, so that weights and a fifth more fit."""
+    """As many of the assumed device that weights and a fifth more fit."""
     dataset_gb: Quantity
     disk_gb: Quantity
     """The most that is used while the run goes on."""
@@ -78,7 +78,7 @@ class CuratePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainPlan:
-    """Of `notewright train`."""
+    """The plan of `notewright train`."""
 
     documents: int
     heldout: int

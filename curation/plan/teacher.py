@@ -36,15 +36,15 @@ FEW, MANY = 32, 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherCost:
-    """Of one teacher on one sample. What could not be measured is assumed, and `notes` says so."""
+    """The cost of one teacher on one sample. What could not be measured is assumed, and `notes` says so."""
 
     parameters: Quantity | None
     weights_gb: float | None
     """In bfloat16."""
     source_tokens: Quantity
-    """Of a document."""
+    """Tokens of a document."""
     written_tokens: Quantity
-    """Of a rewrite, kept or refused."""
+    """Tokens of a rewrite, kept or refused."""
     kept: Quantity
     """Share of the rewrites that pass the gates and the leak check."""
     kept_tokens: Quantity
@@ -58,14 +58,14 @@ class TeacherCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineCost:
-    """Of the pipeline without its teacher."""
+    """The cost of the pipeline without its teacher."""
 
     cpu_ms: Quantity
-    """Of a document."""
+    """CPU time of a document."""
     past_filters: Quantity
     """Share of the documents that reach the teacher."""
     bytes_per_character: float
-    """Of the dataset's Parquet, provenance included."""
+    """Bytes of the dataset's Parquet, provenance included."""
 
 
 def measure_pipeline(config: Config, sample: Sequence[Document]) -> PipelineCost:
@@ -215,5 +215,5 @@ def _write_rewrites(step: RewriteWithTeacher, documents: list[Document]) -> tupl
 
 
 def _token_counts(records: Iterable[Record]) -> list[float]:
-    """Of the records that have a text: a rewrite on which the teacher failed has none."""
+    """Tokens of the records that have a text: a rewrite on which the teacher failed has none."""
     return [float(record["tokens"]) for record in records if record.get("tokens") is not None]

@@ -34,7 +34,7 @@ class StudentRunCounts:
     a_round: int
     """For the rewards of one round."""
     validation: int
-    """Of all rounds and the untrained teacher."""
+    """Students of all rounds and of the untrained teacher."""
     pilot: int
     heldout: int
     total: int
@@ -43,7 +43,7 @@ class StudentRunCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentCost:
-    """Of one student run."""
+    """The cost of one student run."""
 
     model: str
     parameters: Quantity | None
@@ -115,7 +115,7 @@ def training_documents(config: Config, notes: list[str]) -> tuple[list[Document]
 def student_cost(
     config: Config, name: str, documents: Sequence[Document], rewrite_tokens: Quantity, progress: Callable[[str], None]
 ) -> StudentCost:
-    """Of a student of the base `name`. It is timed where its weights are on this machine, with raw documents as the
+    """The cost of a student of the base `name`. It is timed where its weights are here, with raw documents as the
     lessons."""
     settings, notes = config.student, list[str]()
     together = config.reward.documents_together

@@ -57,7 +57,7 @@ class CreditReport:
     contrast_range: float | None
     """Best strategy's mean gain minus the worst's."""
     errors: list[str] = field(default_factory=list)
-    """Of students that failed."""
+    """Errors of the students that failed."""
     adaptive: list[Comparison] = field(default_factory=list)
     reliability_by_repeats: list[dict[str, float | None]] = field(default_factory=list)
     """What the components imply for the mean of other numbers of repeats."""

@@ -109,8 +109,8 @@ def _lessons(lines: Iterable[Mapping[str, Any]]) -> list[Lesson]:
 
 
 def _side_by_side(title: str, document: str | None, lessons: Sequence[tuple[str, Lesson]]) -> Example:
-    """The document, where it can be found, and its lessons with what each has that the document has not. Without it,
-    two lessons are marked against each other."""
+    """The document beside its lessons, with words marked that only one holds. Without a document, two lessons are
+    marked against each other."""
     texts = [lesson.text for _, lesson in lessons]
     columns = []
     if document is not None:

@@ -114,9 +114,9 @@ def slug(label: str) -> str:
     return "".join(character if character.isalnum() else "-" for character in label.lower())
 
 
-def shares(by_name: Sequence[tuple[str, float]], most: int = 4) -> str:
-    """`question-answer 90%, copy 10%`."""
-    return ", ".join([f"{name} {share:.0%}" for name, share in by_name if share >= 0.005][:most])
+def shares(by_name: Sequence[tuple[str, float]]) -> str:
+    """The first four: `question-answer 90%, copy 10%`."""
+    return ", ".join([f"{name} {share:.0%}" for name, share in by_name if share >= 0.005][:4])
 
 
 def marked(text: str, other: str, tag: Literal["ins", "del"]) -> Markup:

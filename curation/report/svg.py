@@ -54,7 +54,7 @@ STYLE: dict[str, Any] = {
 
 
 def colour(number: int) -> str:
-    """Of the series of that number."""
+    """The colour of the series of that number."""
     return SERIES[number % len(SERIES)]
 
 

@@ -116,7 +116,7 @@ def _validation(run: Training) -> Section:
 
 
 Values = Sequence[Interval | float | None]
-"""Of a metric, in the order of the steps."""
+"""A metric's values, in the order of the steps."""
 
 
 def _by_step(

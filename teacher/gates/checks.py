@@ -143,11 +143,11 @@ def unrelated(least: float) -> Refuses:
     return lambda document, text, ended: injection.unrelated(document.text, text, least)
 
 
-def repetition(max_share: float, n: int = 4) -> Refuses:
-    """Refuses a text in which more than `max_share` of the word `n`-grams repeat an earlier one."""
+def repetition(max_share: float) -> Refuses:
+    """Refuses a text in which more than `max_share` of the word 4-grams repeat an earlier one."""
 
     def refuses(document: Document, text: str, ended: bool) -> bool:
-        grams = list(ngrams(words(text), n))
+        grams = list(ngrams(words(text), 4))
         return bool(grams) and 1 - len(set(grams)) / len(grams) > max_share
 
     return refuses

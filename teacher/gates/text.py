@@ -22,10 +22,10 @@ def ngrams(tokens: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:
     return zip(*(tokens[i:] for i in range(n)), strict=False)
 
 
-def overlap_shares(texts: Sequence[str], n: int = 4) -> list[float]:
-    """For each text the share (0 ... 1) of its word `n`-grams that another of the texts holds too; 0 for one that is
+def overlap_shares(texts: Sequence[str]) -> list[float]:
+    """For each text the share (0 ... 1) of its word 4-grams that another of the texts holds too; 0 for one that is
     shorter. The mean over a set is a self-BLEU of one order (arXiv 1802.01886), without its brevity penalty."""
-    grams_by_text = [list(ngrams(words(text), n)) for text in texts]
+    grams_by_text = [list(ngrams(words(text), 4)) for text in texts]
     shares = []
     for i, grams in enumerate(grams_by_text):
         others = {gram for j, other in enumerate(grams_by_text) if j != i for gram in other}
