@@ -18,10 +18,10 @@ class Sampling:
     """How many rewrites a document gets, with which random numbers, and who chooses their strategies."""
 
     rewrites: int
-    """Of each document."""
+    """Rewrites of each document."""
     seed: int
     strategies: tuple[str, ...] | None = None
-    """None: those of the writer's settings."""
+    """The strategies to write with; None takes those of the writer's settings."""
     explore: float = 0.0
     """Share of the lessons whose strategy is dealt, under `policy` prompting, see `deal`."""
     rewrites_per_lesson: int = 1

@@ -46,7 +46,7 @@ class Curation(Section):
     """`echo` returns each document as it is, without a model: it shows and measures the pipeline alone."""
     filters: Filters = Filters()
     dedup: Literal["none", "exact", "minhash"] = "none"
-    """Of documents, in all files, whose filtered texts are equal (`exact`) or nearly equal (`minhash`) one is kept."""
+    """Keeps one of the documents, in all files, with equal (`exact`) or nearly equal (`minhash`) filtered texts."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks whose items no row may hold: `file:PATH.jsonl`, `text:PATH.jsonl`, `lm-eval:TASK`, `olmo:TASK`. A text
     holds an item if it has `gates.leak_ngram` words of its question in a row, or a shorter question and the answer."""

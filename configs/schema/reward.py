@@ -41,7 +41,7 @@ class Reward(Section):
     retention_weight: float = Field(default=0.0, ge=0)
     """Penalty for each nat by which the loss on the retention texts rises."""
     length_weight: float = Field(default=0.0, ge=0)
-    """Penalty for each token that a lesson has per token of its document, beyond the first."""
+    """Penalty on lesson tokens / document tokens - 1, where above 0."""
     overlap_weight: float = Field(default=0.0, ge=0)
     """Penalty for the share of a rewrite's word 4-grams that others of its set also have: it rewards diversity."""
     rejected: float = Field(default=-1.0, le=0)

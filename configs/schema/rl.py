@@ -62,7 +62,7 @@ class Rl(Section):
     """The best `keep` lessons of a document that beat the group's mean by more than noise: ReST-EM learns from them,
     they win DPO's pairs, and a student that is promoted was taught with them."""
     learning_rate: float = Field(default=2e-5, gt=0)
-    """Of the teacher's optimiser; it stays the same through the run."""
+    """Learning rate of the teacher's optimiser, the same through the run."""
     validation_documents: int = Field(default=0, ge=0)
     """Documents of `data.train` to validate on: the gain on them picks the best checkpoint. 0 keeps the last."""
     evaluation_lessons: int = Field(default=2, ge=1)

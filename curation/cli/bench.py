@@ -36,7 +36,7 @@ def bench_student(
 
     result = run_bench(
         model=model, students=students, steps=steps, rank=rank, lessons=lessons, repeats=repeats,
-        sweep=SWEEP if sweep or plot else (), say=say,
+        sweep=SWEEP if sweep or plot else (), progress=say,
     )  # fmt: skip
     print(json.dumps(result, indent=2) if as_json else table(result))
     if plot:

@@ -12,7 +12,7 @@ from curation.console.progress import StudentProgress, say
 
 
 class StudentCounts(NamedTuple):
-    """Students more than were reported before."""
+    """Expected and finished students since the last report."""
 
     expected: int = 0
     finished: int = 0

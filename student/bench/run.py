@@ -44,7 +44,7 @@ SWEEP = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 WARM_UP_STEPS = 3
 GPU_SHAPES = ("smollm2-135m", "qwen2.5-0.5b", "qwen2.5-7b")
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class Bench:
@@ -123,11 +123,11 @@ class Bench:
         self.separate(first_steps[:1])
         return schedules
 
-    def sweep(self, numbers: Iterable[int], say: Say) -> list[dict[str, float]]:
+    def sweep(self, numbers: Iterable[int], progress: Progress) -> list[dict[str, float]]:
         """The engine alone with each number of students, best of two; ends where the device holds no more at once."""
         points: list[dict[str, float]] = []
         for k in sorted(numbers):
-            say(f"sweep: {k} students")
+            progress(f"sweep: {k} students")
             schedules = self.schedules[:k]
             if self.pool.students_that_fit(schedules) < k:
                 break
@@ -157,7 +157,7 @@ def run_bench(
     sweep: Iterable[int] = (),
     device: str = "auto",
     threads: int | None = None,
-    say: Say = lambda line: None,
+    progress: Progress = lambda line: None,
 ) -> dict[str, Any]:
     """Times the engine, K separate PEFT runs and SEAL's padded recipe on the same lessons, in turns, `repeats` times.
 
@@ -172,7 +172,7 @@ def run_bench(
         padded_tokens: row length of the padded recipe (SEAL: 2,048).
         padded_steps: its steps that are done in a repeat, scaled up to all texts of all steps; 0 leaves it out.
         sweep: numbers of students to time the engine alone with.
-        say: is called with a line on what is being measured.
+        progress: is called with a line on what is being measured.
 
     Returns:
         Medians over the repeats. `seconds`: the engine's, for all K students. `speedup_vs_peft`, `speedup_vs_padded`:
@@ -189,7 +189,7 @@ def run_bench(
         torch.set_num_threads(threads)
     sweep = tuple(sweep)
     rank = rank or (8 if model == "lab" else 32)
-    say(f"building {model}")
+    progress(f"building {model}")
     bench = Bench(
         model=model, lessons=lessons, texts_per_lesson=texts_per_lesson, steps=steps, rank=rank,
         count=max(students or MAX_SLOTS, *sweep, 1), device=device,
@@ -202,24 +202,24 @@ def run_bench(
     engine_seconds, peft_seconds, padded_seconds = [], [], []
     difference, usage = 0.0, Usage()
     for repeat in range(1, repeats + 1):
-        say(f"repeat {repeat} of {repeats}: engine, {students} students")
+        progress(f"repeat {repeat} of {repeats}: engine, {students} students")
         seconds, losses, usage = bench.engine(schedules)
         engine_seconds.append(seconds)
-        say(f"repeat {repeat} of {repeats}: {measured} PEFT runs")
+        progress(f"repeat {repeat} of {repeats}: {measured} PEFT runs")
         seconds, peft_losses = bench.separate(schedules[:measured])
         peft_seconds.append(seconds * students / measured)
         difference = max(difference, max_difference(losses[:measured], peft_losses))
         if padded_steps and in_turns:
-            say(f"repeat {repeat} of {repeats}: {padded_steps} steps of the padded recipe")
+            progress(f"repeat {repeat} of {repeats}: {padded_steps} steps of the padded recipe")
             padded_seconds.append(bench.padded(schedules[0], padded_tokens, padded_steps) * text_steps)
-    points = bench.sweep(sweep, say)
+    points = bench.sweep(sweep, progress)
     seconds, tokens = statistics.median(engine_seconds), sum(schedule.tokens() for schedule in schedules)
     flops_per_second = schedule_flops(bench.base, bench.pool, schedules) / seconds
     peak, machine = matmul_peak(bench.base.device, bench.base.dtype), environment(bench.base.device, bench.base.dtype)
     datasheet_peak = datasheet_flops(bench.base.device)
     if padded_steps and not in_turns:
         # SEAL trains in float32. The base is converted in place and after all else: a 7B model does not fit twice.
-        say(f"{padded_steps} steps of the padded recipe in float32")
+        progress(f"{padded_steps} steps of the padded recipe in float32")
         bench.base.float()
         bench.padded(schedules[0], padded_tokens, 1)
         padded_seconds = [bench.padded(schedules[0], padded_tokens, padded_steps) * text_steps] * repeats
@@ -284,7 +284,7 @@ def main() -> None:
         options |= {"students": None, "device": "cuda", "repeats": 3, "peft_students": 2}
     results: dict[str, Any] = {}
     for shape in GPU_SHAPES if gpu else [options.pop("model")]:
-        results[shape] = run_bench(model=shape, say=lambda line: print(line, file=sys.stderr), **options)
+        results[shape] = run_bench(model=shape, progress=lambda line: print(line, file=sys.stderr), **options)
         text = json.dumps(results if gpu else results[shape], indent=2)
         if output:  # after each shape, so that a lease that ends early leaves what was measured
             output.write_text(text + "\n")

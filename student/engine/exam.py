@@ -49,7 +49,7 @@ class ExamResult:
 
 
 class _Score(NamedTuple):
-    """Of one text's labelled tokens."""
+    """Scores of one text's labelled tokens."""
 
     tokens: int
     loglik_sum: float

@@ -12,7 +12,7 @@ from student.engine.packing import Piece, pack
 from student.engine.training import batch_loss
 
 STATE_BYTES = 4 * 6 + 2
-"""Of an adapter's parameter: weight, gradient, 2 AdamW moments, 2 temporaries (float32), a copy in the base's dtype."""
+"""Bytes of an adapter's weight: itself, gradient, 2 AdamW moments, 2 temporaries (float32), copy in base dtype."""
 
 
 def keep_freed_memory() -> None:

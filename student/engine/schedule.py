@@ -26,7 +26,7 @@ class Schedule:
     """Peak."""
     warmup_steps: int = 0
     decay: str = "constant"
-    """Of the learning rate after the warm-up: `constant`, `linear` or `cosine`."""
+    """Schedule of the learning rate after the warm-up: `constant`, `linear` or `cosine`."""
 
     @property
     def steps(self) -> int:

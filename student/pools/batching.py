@@ -14,16 +14,16 @@ DEATHS = 2
 """A batch is blamed when so many of its workers have died: the first may have been the machine's own failure."""
 
 CHARACTERS_PER_TOKEN = 5
-"""Of English text, at most: a text is cut after `student.max_text_tokens` times as many."""
+"""Most characters a token of English text: a text is cut after `student.max_text_tokens` times as many."""
 
 
 class TrainingSize(NamedTuple):
-    """How much training a lesson is, estimated from its characters: tokenizing takes milliseconds a job, and beyond a
-    few GPUs the process that hands out the jobs has no more."""
+    """How much training a lesson is, estimated from its characters: tokenizing each job, in milliseconds, would make the
+    dispatcher the bottleneck beyond a few GPUs."""
 
     steps: int
     characters: float
-    """Of one step."""
+    """Characters of one step."""
 
     @classmethod
     def of(cls, lesson: Lesson, settings: Student) -> "TrainingSize":

@@ -32,13 +32,13 @@ class StandardDeviations(NamedTuple):
     """Standard deviations of the effects that make up a gain, in the unit of the gain."""
 
     noise_sd: float
-    """Of one run, around the effects below."""
+    """Spread of one run around the effects below."""
     prior_sd: float
-    """Of the true gains of a document's rewrites."""
+    """Spread of the true gains of a document's rewrites."""
     seed_sd: float = 0.0
-    """Of the part that all rewrites of a document share in a repeat."""
+    """Spread of the part that all rewrites of a document share in a repeat."""
     student_sd: float = 0.0
-    """Of the part that all documents of a student share."""
+    """Spread of the part that all documents of a student share."""
 
 
 def estimate_standard_deviations(runs: Sequence[MeasuredRun]) -> StandardDeviations:

@@ -45,7 +45,7 @@ def units_of(reward: schema.Reward, rl: Rl, group: Sequence[Rewrite], rewards: S
                 rewrites=rewrites,
                 value=statistics.fmean(reward.value for reward in scored or unit_rewards),
                 scored=[reward.outcome is not None for reward in unit_rewards],
-                # A prediction is drawn towards the mean as far as it is noisy: noise must not count against it twice.
+                # Predictions are already shrunk by their noise; it is not subtracted again.
                 gains=() if predicted else max((reward.gains for reward in scored), key=len, default=()),
             )
         )

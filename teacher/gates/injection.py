@@ -1,7 +1,7 @@
 """Finds prompt injections: what a document says to a model instead of to its readers. Tells whether a text obeyed them.
 
-An injection is found by its wording, so another wording is missed. `obeyed` is then of no help, and `shared` remains:
-whether the text is about its document at all. Nothing here needs a model or a tokenizer.
+Detection knows fixed wordings. For others only `shared`, the overlap with the document, helps. Nothing here needs a
+model or a tokenizer.
 """
 
 import base64

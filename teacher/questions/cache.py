@@ -37,7 +37,7 @@ def questions_file(config: Config) -> Path:
     return config.questions.file or config.run.dir / "questions.jsonl"
 
 
-def ensure_questions(config: Config, documents: Sequence[Document], tell: Callable[[str], None]) -> list[Document]:
+def ensure_questions(config: Config, documents: Sequence[Document], progress: Callable[[str], None]) -> list[Document]:
     """The documents that have questions: their own, those of the file, or else those that `questions.model` writes now.
 
     What is written is on disk batch by batch, so a killed call goes on where it stopped and ends with the same file.
@@ -51,7 +51,7 @@ def ensure_questions(config: Config, documents: Sequence[Document], tell: Callab
     without = [document for document in documents if not document.metadata.get("questions")]
     written = read_questions(path) if without else {}
     if any(document_key(document) not in written for document in without):
-        written = _write_missing(config, without, path, tell)
+        written = _write_missing(config, without, path, progress)
     kept = [document for document in attach_questions(documents, written) if document.metadata.get("questions")]
     if documents and not kept:
         raise UserError(
@@ -59,7 +59,7 @@ def ensure_questions(config: Config, documents: Sequence[Document], tell: Callab
             " reason: edit it, or remove it and set another questions.model or a lower questions.min_lift"
         )
     if missing := len(documents) - len(kept):
-        tell(f"warning: {missing} of {len(documents)} documents have no question that passed, left out: see {path}")
+        progress(f"warning: {missing} of {len(documents)} documents have no question that passed, left out: see {path}")
     return kept
 
 
@@ -114,14 +114,14 @@ def _parse_line(line: bytes) -> tuple[DocumentKey, list[dict[str, Any]]]:
 
 
 def _write_missing(
-    config: Config, documents: Sequence[Document], path: Path, tell: Callable[[str], None]
+    config: Config, documents: Sequence[Document], path: Path, progress: Callable[[str], None]
 ) -> WrittenQuestions:
     """Writes the lines of those documents that have none; returns the whole file's questions."""
     documents = list({document_key(document): document for document in documents}.values())
     # Not the file itself: an editor puts a new one in its place.
     lock = path.with_name(f".{path.name}.lock")
     with locked(lock, if_taken=UserError(f"another process is writing questions to {path}")):
-        _mend_last_line(path, tell)
+        _mend_last_line(path, progress)
         written = read_questions(path)
         writer = load_question_writer(config.questions, config.teacher, config.run.seed)
         started = last_line = time.perf_counter()
@@ -148,7 +148,7 @@ def _write_missing(
                 last_line = now
                 remaining = round((len(batches) - done) * (now - started) / done)
                 reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
-                tell(
+                progress(
                     f"questions for {documents_done} documents in {path}: {kept} kept, {dropped.total()} dropped"
                     + (f" ({reasons})" if reasons else "")
                     + (f" · {remaining} s left" if remaining else "")
@@ -164,11 +164,11 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _mend_last_line(path: Path, tell: Callable[[str], None]) -> None:
+def _mend_last_line(path: Path, progress: Callable[[str], None]) -> None:
     """Adds the line break that a whole last line lacks, drops a torn last line."""
     content = path.read_bytes() if path.is_file() else b""
     last = content[content.rfind(b"\n") + 1 :]
     if last and _is_json(last):
         append_whole(path, b"\n")
     elif last:
-        tell(f"{path}: dropped a torn last line of {drop_torn_line(path)} bytes")
+        progress(f"{path}: dropped a torn last line of {drop_torn_line(path)} bytes")

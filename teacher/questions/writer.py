@@ -131,7 +131,7 @@ def _trimmed(answer: str) -> str:
 
 
 def refuse(document: Document, pair: QuestionAnswer) -> str | None:
-    """The reason not to ask a question that its words alone give; None where they give none."""
+    """Why the wording alone disqualifies the question, or None."""
     question, answer = words(pair.question), words(pair.answer)
     if len(question) < 3:
         return "question too short"
@@ -246,8 +246,8 @@ class QuestionWriter:
     def _lifts(
         self, pairs: Sequence[tuple[Document, QuestionAnswer]], kept: Sequence[tuple[Document, QuestionAnswer]] = ()
     ) -> list[float]:
-        """How much likelier each answer is after document and question than after the likeliest of: the question alone,
-        the document alone, the document with its other questions (their mean). In nats a token of the answer.
+        """Log-likelihood of each answer minus the best of three baselines: the question alone, the document alone, the
+        document with its other questions (their mean). In nats a token of the answer.
 
         This is the pointwise mutual information of question and answer given the document, as well as of document and
         answer given the question: the round trip of synthetic question answering (arXiv 1906.05416), by likelihoods.

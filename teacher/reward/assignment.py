@@ -38,7 +38,7 @@ class LessonResult(NamedTuple):
 
     student: PlannedStudent
     gain: float
-    """Of the lesson's document (under `shard` credit of everything that the student was asked), in nats a token."""
+    """Gain on the lesson's document (under `shard` credit on all that the student was asked), in nats a token."""
     forgotten: float
     """Loss gained on the retention texts by the whole student, in nats a token."""
     outcome: Outcome | None
@@ -74,9 +74,8 @@ def assign(
     """The students of one repeat, of which exactly one learns each lesson of each document.
 
     In repeat 0 the j-th student learns the j-th lesson of every document of its batch. In later repeats each document's
-    lessons are shuffled by themselves. With `strategies` (D x G, the strategy of each lesson) a student learns lessons
-    of one strategy as far as there are enough of them: what only the whole student shows is then the effect of that
-    strategy.
+    lessons are shuffled by themselves. With `strategies` (D x G, the strategy of each lesson) lessons are sorted by
+    strategy, so most students learn one strategy.
     """
     for number, batch in enumerate(batches_of(documents, size)):
         orders = []

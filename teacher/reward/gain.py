@@ -128,9 +128,8 @@ class GainReward:
         """The students of one repeat, each followed by those without one rewrite under `marginal` credit."""
         reward, strategies = self.reward, None
         if reward.pool_strategies and (reward.retention_weight > 0 or reward.credit == "shard"):
-            # Pooling traces to strategies what only whole students show. Students of even mixtures all show the same,
-            # and a strategy has another effect in a mixture than in a student of nothing else, which is what a teacher
-            # that writes it always brings about (of false lessons: 1.4 and 3.6 nats forgotten, teacher/RESULTS.md).
+            # Forgetting is measured per student, so students are sorted by strategy: false lessons cost 3.6 nats alone,
+            # which is what a teacher that always writes them brings about, and 1.4 mixed (teacher/RESULTS.md).
             strategies = [[strategy_of(lesson) for lesson in lessons] for lessons in lessons_DG]
         seed = stable_seed(self.seed, "deal")
         for student in assign(

@@ -26,7 +26,7 @@ UNKNOWN_NOISE = 0.5
 
 
 class PooledPredictions:
-    """What each lesson of a step is worth and costs when what its strategies did elsewhere is counted in.
+    """Gain and forgetting of each lesson of a step, predicted with data of all documents.
 
     A student's forgetting belongs to no lesson alone: of D documents that share a student each causes one D-th. A
     lesson that is charged with its own student's forgetting hardly feels what it does (on the lab, with eight

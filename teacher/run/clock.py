@@ -82,8 +82,8 @@ class Clock:
             "seconds/round": wall,
             "seconds/sample": sample,
             "seconds/students": students,
-            # GRPO samples and trains students inside of its update. The update is counted without them, so that
-            # without overlap the phases and `idle` add up to the round.
+            # A trainer that samples by itself also trains students inside of its update. The update is counted without
+            # them, so that without overlap the phases and `idle` add up to the round.
             "seconds/update": any_phase - either,
             "seconds/idle": wall - any_phase,
             "seconds/overlap": sample + students - either,

@@ -14,8 +14,7 @@ COSTS = ("pilot", "step", "validation", "promotion")
 
 
 class History:
-    """A run's metrics so far, without lines of a round that was not finished: it comes again, and finds them in the
-    journal."""
+    """A run's metrics so far. Unfinished rounds are left out: they run again."""
 
     def __init__(self, run_dir: Path, journal: Journal) -> None:
         self.run_dir = run_dir

@@ -91,10 +91,10 @@ def differences(arms: Mapping[str, Evaluation]) -> dict[str, Estimate]:
     for arm, other in arms.items():
         if arm != "trained":
             pairs = {"trained": (trained.gains, other.gains), "accuracy": (trained.accuracies, other.accuracies)}
-            for name, (ours, theirs) in pairs.items():
-                both = [document for document in ours if document in theirs]
+            for name, (of_trained, of_other) in pairs.items():
+                both = [document for document in of_trained if document in of_other]
                 clusters = [trained.batches[document] for document in both]
-                results[f"{name}_minus_{arm}"] = estimate([ours[d] - theirs[d] for d in both], clusters)
+                results[f"{name}_minus_{arm}"] = estimate([of_trained[d] - of_other[d] for d in both], clusters)
     for student, label in labels(list(trained.by_student)).items():
         of_student = differences({arm: evaluation.by_student[student] for arm, evaluation in arms.items()})
         results |= {f"student/{label}/{name}": difference for name, difference in of_student.items()}

@@ -48,7 +48,7 @@ class Launch(NamedTuple):
     """What a server is started with."""
 
     arguments: tuple[str, ...]
-    """Of `vllm serve`, without host and port."""
+    """Arguments of `vllm serve`, without host and port."""
     model: str
     """The name to ask for."""
 
