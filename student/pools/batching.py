@@ -18,8 +18,8 @@ CHARACTERS_PER_TOKEN = 5
 
 
 class TrainingSize(NamedTuple):
-    """How much training a lesson is, estimated from its characters: tokenizing each job, in milliseconds, would make the
-    dispatcher the bottleneck beyond a few GPUs."""
+    """How much training a lesson is, estimated from its characters: tokenizing each job (milliseconds) would make
+    the dispatcher the bottleneck beyond a few GPUs."""
 
     steps: int
     characters: float
