@@ -59,7 +59,7 @@ class Evaluation(Section):
     replay: float = Field(default=0.5, ge=0, lt=1)
     """Share of a lesson's documents that come from earlier edits, in a second sequence of edits; 0: no second one."""
     false_positives: int = Field(default=0, ge=0)
-    """Compute the verdict for so many pairs of equal arms on different students, to count false positives."""
+    """Compute the verdict for so many pairs of equal arms on different students, to count false positives. 0: none."""
     false_positive_seeds: int = Field(default=8, ge=2)
     """Students per batch from which these pairs are drawn: at least two for each of `seeds`."""
     lab: bool = False

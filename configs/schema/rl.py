@@ -64,7 +64,8 @@ class Rl(Section):
     learning_rate: float = Field(default=2e-5, gt=0)
     """Learning rate of the teacher's optimiser, the same through the run."""
     validation_documents: int = Field(default=0, ge=0)
-    """Documents of `data.train` to validate on: the gain on them picks the best checkpoint. 0 keeps the last."""
+    """Documents of `data.train` that are never trained on: the gain on them after each round picks the checkpoint that
+    is kept. 0 keeps the last."""
     evaluation_lessons: int = Field(default=2, ge=1)
     """Lessons that a teacher writes for each validation or held-out document, each taught to a student of its own. The
     raw text is taught to as many students."""

@@ -173,4 +173,3 @@ def test_configs_that_cannot_work_are_refused():
     chat = ["serving.chat=true", "teacher.prompting=policy", "curation.strategies={table: 1}"]
     with pytest.raises(UserError, match=r"serving\.chat begins no completion"):
         load_config("configs/smollm2-cpu.yaml", chat)
-    assert hash(load_config("configs/smollm2-cpu.yaml", ["serving.body={reasoning_effort: low}"]))
