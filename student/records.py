@@ -99,8 +99,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The result of one student run. `answers` are aligned with the exam's questions, so that documents can be credited
-    with their own."""
+    """The result of one student run. `answers` are in the order of the exam's questions, so that each document can be
+    credited with the gain on its own questions."""
 
     gain: float | None
     """Mean gain over the exam's `reward` questions (over all, where none is marked so); None if the student failed."""

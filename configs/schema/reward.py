@@ -34,8 +34,8 @@ class Reward(Section):
     across_students: Literal["mean", "worst"] = "mean"
     """With several `student.models`: a lesson's gain is the mean over students, or that of the one it helps least."""
     minimum_reliability: float = Field(default=0.0, ge=0, lt=1)
-    """Before the first round some lessons are taught repeatedly. If the reliability of the reward is below this number,
-    RL would fit noise, and the run does not start. 0 does not measure."""
+    """Before the first round some lessons are taught repeatedly to measure the reward's reliability. If it is below
+    this number or cannot be told, RL would fit noise, and no round is run. 0 skips the measurement."""
     retention_texts: str | None = None
     """JSONL of texts (`text`) that students should not forget."""
     retention_weight: float = Field(default=0.0, ge=0)

@@ -18,7 +18,8 @@ class Lora(Section):
     rslora: bool = False
     """Rank-stabilised scaling (arXiv 2312.03732)."""
     target: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Ends of the names (as in PEFT) of the linear layers that get an adapter, or all but the output layer."""
+    """Which linear layers get an adapter: the last parts of their names, such as `q_proj`, or `all-linear`. The output
+    layer never gets one."""
 
 
 class Student(Section):

@@ -42,7 +42,7 @@ def check_settings(config: Config) -> Checks:
         check_writer(config.teacher, on_server=False)
         check_algorithm(config, Ranks())
     except UserError as error:
-        # These errors say what is wrong, then what to do about it.
+        # These errors read "what is wrong: what to do about it".
         problem, _, fix = str(error).partition(": ")
         yield Check("settings", "fail", problem, fix)
 

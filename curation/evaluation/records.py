@@ -124,7 +124,7 @@ class ArmResult(Record):
     overlap: float
     """Share (0 ... 1) of a text's word 4-grams that another text of its lesson holds too, mean: high is not diverse."""
     strategies: dict[str, float]
-    """Share of each strategy in the texts, the most frequent first; empty where none is known."""
+    """Share of the texts by the strategy they were written with, the most frequent first; empty where there is none."""
     together: ArmEstimates
     single: ArmEstimates | None
 
@@ -200,7 +200,7 @@ class FalsePositives(Record):
     arm: str
     pairs: int
     seeds: int
-    """Students of each batch to draw from."""
+    """How many students of a batch the two sides are drawn from (the fewest of any batch)."""
     differ: int
     """Pairs of which a single comparison at 5% says that they differ."""
     rate: Estimate

@@ -116,7 +116,7 @@ def _spread(shards: list[Shard], documents: int, limit: int | None) -> Iterator[
 
 def print_preview(config: Config, documents: int, console: Console | None = None) -> None:
     """Shows `preview` and counts at the end; colours and columns on a terminal, plain lines elsewhere."""
-    disable_progress_bar()  # of the loading of weights
+    disable_progress_bar()  # the one shown while weights load
     console = console or Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, soft_wrap=True, file=console.file)

@@ -119,7 +119,7 @@ class ReliabilityStudy:
         tables: list[Gains] = [[[[None] * repeats for _ in range(size)] for size in sizes] for _ in range(3)]
         own, whole, accuracy = tables
         numbers = [(batch, repeat) for batch in self.batches for repeat in range(repeats)]
-        planned = [(repeat, taught) for batch, repeat in numbers for taught in self._assign(batch, repeat)]
+        planned = [(repeat, taught) for batch, repeat in numbers for taught in self._deal_candidates(batch, repeat)]
         jobs = [self._job(taught, "repeat", repeat) for repeat, taught in planned]
         trained, started = self.runs.trained, time.monotonic()
         outcomes = self.runs.examine(jobs, self.pool)
@@ -152,9 +152,9 @@ class ReliabilityStudy:
                 gains[i] = narrow(job, outcome, self.groups[runs[i].document].document.id).gain
         return gains
 
-    def _assign(self, batch: range, repeat: int) -> list[dict[int, int]]:
-        """The students of one batch and repeat, each document's candidates dealt to them at random: for each student
-        the number of a candidate by the number of its document."""
+    def _deal_candidates(self, batch: range, repeat: int) -> list[dict[int, int]]:
+        """Deals each document's candidates at random to the students of one batch and repeat. For each student: the
+        candidate's number, keyed by its document's number."""
         students: list[dict[int, int]] = [{} for _ in range(max(len(self.groups[d].candidates) for d in batch))]
         for d in batch:
             order = list(range(len(students)))

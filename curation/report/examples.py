@@ -64,7 +64,7 @@ def _evaluated(evaluation: EvaluationResult, path: Path) -> Iterator[Example]:
     """For each student the held-out documents that the trained teacher's lessons helped most and least, beside the
     untrained teacher's; without a trained one, those of the config's last arm."""
     rows = pq.read_table(path).to_pylist() if path.is_file() else []
-    documents = {row["document_id"]: row["document"] for row in rows}
+    text_by_id = {row["document_id"]: row["document"] for row in rows}
     for label, student in evaluation.students.items():
         others = [name for name in student.arms if name != evaluation.reference]
         arm = "trained" if "trained" in student.arms else others[-1] if others else evaluation.reference
@@ -81,7 +81,7 @@ def _evaluated(evaluation: EvaluationResult, path: Path) -> Iterator[Example]:
             if arm == "trained" and before is not None:
                 shown.insert(0, ("untrained", before))
             title = f"{which} gain of {label}, held-out, {lesson.document_id}"
-            yield _side_by_side(title, documents[lesson.document_id], shown)
+            yield _side_by_side(title, text_by_id[lesson.document_id], shown)
 
 
 def _extremes(lessons: Iterable[Lesson]) -> list[tuple[str, Lesson]]:

@@ -124,7 +124,8 @@ class Bench:
         return schedules
 
     def sweep(self, numbers: Iterable[int], progress: Progress) -> list[dict[str, float]]:
-        """The engine alone with each number of students, best of two; ends where the device holds no more at once."""
+        """Times the engine alone with each number of students, the faster of two runs; stops at the first number that
+        does not fit the device's memory at once."""
         points: list[dict[str, float]] = []
         for k in sorted(numbers):
             progress(f"sweep: {k} students")

@@ -115,7 +115,7 @@ def _predict(
     starts = np.cumsum([0, *sizes]).tolist()
     blocks = [slice(start, start + size) for start, size in zip(starts, sizes, strict=False)]
     column_of: dict[tuple[Hashable, ...], int] = {}
-    cells: list[tuple[int, int]] = []
+    cells: list[tuple[int, int]] = []  # (run, effect) where the design matrix is 1
     y_N: list[float] = []
     levels = [float(np.mean([run.gain for run in document_runs])) for document_runs in runs]
     with_students = len(runs) > 1 and deviations.student_sd > 0

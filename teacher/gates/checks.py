@@ -51,7 +51,7 @@ class GateInputs(NamedTuple):
         return self.tokenizer is not None and bool(self.tokenizer.chat_template)
 
     def instructions(self) -> list[str]:
-        """The texts in a prompt that are not the document's."""
+        """The texts that a prompt adds to the document: the strategies it shows, and the sentence about delimiters."""
         if self.tokenizer is None:
             return []
         shown = self.teacher.strategies if shows_strategies(self.tokenizer, self.teacher) else ()

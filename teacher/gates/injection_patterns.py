@@ -26,7 +26,7 @@ YOUR_OUTPUT = (
     rf"(?:\b(?:your|its|any|every|each|the)\s+(?:\w+\s+)?{OUTPUT}\b|\b(?:your|every|each)\s+(?:\w+\s+){{0,2}}(?:reply|"
     r"answer|summary|translation|lesson|paraphrase|text|list|role|developers?|creators?|instructions?|guidelines)\b)"
 )
-"""What a model is about to write, or what it is told."""
+"""A phrase for a model's output ("the rewrite", "your reply"), or for its role, makers or instructions."""
 MODEL = (
     r"\b(?:AI|A\.I\.|LLMs?|GPT|(?:chat)?bots?|(?:large )?language models?|(?:AI|automated|automatic|virtual|helpful|"
     r"machine) (?:agents?|systems?|readers?|tools?|rewriters?)|assistants?|rewriting (?:model|engine|system|tool)|"

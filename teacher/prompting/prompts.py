@@ -48,15 +48,15 @@ def build_prompt(
     `defended=False` puts the document in as it is, to measure what these defences are worth.
     """
     text = neutralise(tokenizer, document.text) if defended else document.text
-    between = markers(text) if defended and settings.delimit and tokenizer.chat_template else None
-    prompt = _render(tokenizer, settings, text, strategy, between)
+    marker_lines = markers(text) if defended and settings.delimit and tokenizer.chat_template else None
+    prompt = _render(tokenizer, settings, text, strategy, marker_lines)
     excess = 0 if max_tokens is None else len(tokenizer(prompt)["input_ids"]) - max_tokens
     if excess > 0:
         offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         # One token to spare: the cut may tokenize differently at its new end.
         kept = offsets[: max(0, len(offsets) - excess - 1)]
         # The markers stay, though they are a hash of the whole text: others would have another number of tokens.
-        prompt = _render(tokenizer, settings, text[: kept[-1][1]] if kept else "", strategy, between)
+        prompt = _render(tokenizer, settings, text[: kept[-1][1]] if kept else "", strategy, marker_lines)
     return prompt
 
 
@@ -65,7 +65,7 @@ def _render(
     settings: Teacher,
     text: str,
     strategy: str | None,
-    between: tuple[str, str] | None,
+    marker_lines: tuple[str, str] | None,
 ) -> str:
     if not shows_strategies(tokenizer, settings):
         return f"{text}\n{LESSON_TOKEN}"
@@ -74,8 +74,8 @@ def _render(
     else:
         assert strategy is not None, "'strategy' prompting names a strategy"
         instruction = read_strategy(strategy)
-    if between:
-        instruction, text = f"{DELIMITED}\n\n{instruction}", f"{between[0]}\n{text}\n{between[1]}"
+    if marker_lines:
+        instruction, text = f"{DELIMITED}\n\n{instruction}", f"{marker_lines[0]}\n{text}\n{marker_lines[1]}"
     instruction = instruction.replace("{document}", text)
     if not tokenizer.chat_template:
         return instruction + "\n"

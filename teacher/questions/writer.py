@@ -263,7 +263,7 @@ class QuestionWriter:
         questions: list[Question] = []
         counts = []
         for document, pair in pairs:
-            # Not those of the same answer: they may ask the same in other words.
+            # Without questions that have the same answer: they may be paraphrases, under which it is rightly likely.
             others = dict.fromkeys(
                 other.question
                 for owner, other in (*pairs, *kept)

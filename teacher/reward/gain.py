@@ -164,7 +164,7 @@ class GainReward:
                     results.setdefault(lesson, []).append(LessonResult(student, 0.0, 0.0, None))
         by_model = [self.runs.examine([job for _, job in to_train], pool) for pool in self.pools.values()]
         for (student, job), *outcomes in zip(to_train, *by_model, strict=True):
-            # A lesson is judged by students of all models or by none: a mean over fewer models is another measure.
+            # If one model's student failed, the others' do not count: means over different models do not compare.
             if any(outcome.gain is None for outcome in outcomes):
                 continue
             forgotten_nats = statistics.fmean(forgotten(outcome) for outcome in outcomes)

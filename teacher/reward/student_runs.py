@@ -59,31 +59,31 @@ class StudentRuns:
         """Outcomes in the order of `jobs`, from the journal where they are there; equal jobs are one student."""
         fingerprint = pool.fingerprint
         keys = [outcome_key(fingerprint, job) for job in jobs]
-        unique = dict(zip(keys, jobs, strict=True))
-        known = self.journal.outcomes.get_many(unique)
+        job_by_key = dict(zip(keys, jobs, strict=True))
+        known = self.journal.outcomes.get_many(job_by_key)
         # A pool cuts batches from what is missing. Since a batch is kept whole or not at all, a resumed run trains the
         # rest in the batches that they would have been in.
-        missing = [key for key in unique if key not in known]
+        missing = [key for key in job_by_key if key not in known]
 
         def keep(finished: Mapping[int, Outcome]) -> None:
             fresh = {missing[number]: outcome for number, outcome in finished.items()}
             self.journal.outcomes.put_many(fresh)
             known.update(fresh)
             self.trained += len(fresh)
-            self.on_progress(len(known), len(unique))
+            self.on_progress(len(known), len(job_by_key))
 
         if missing:
             # Students in this process must not move its random state. Those elsewhere draw nothing from it, and to
             # restore it after them would turn it back under the thread that samples meanwhile.
             own_draws = torch.random.fork_rng() if self.config.student.pool == "inline" else nullcontext()
             with self.clock("students"), own_draws, torch.enable_grad():
-                outcomes = pool.examine([unique[key] for key in missing], keep)
+                outcomes = pool.examine([job_by_key[key] for key in missing], keep)
             # A pool may report batches as they finish, or only return them all.
             rest = {number: outcome for number, outcome in enumerate(outcomes) if missing[number] not in known}
             if rest:
                 keep(rest)
-        elif unique:
-            self.on_progress(len(unique), len(unique))
+        elif job_by_key:
+            self.on_progress(len(job_by_key), len(job_by_key))
         self._requested.update(keys)
         return [known[key] for key in keys]
 

@@ -102,10 +102,11 @@ def round_documents(config: Config, train: Sequence[Document], round: int) -> li
 
 
 def sampling_batches(config: Config, documents: int) -> list[range]:
-    """The batches in which a round's `documents` are sampled, each taught while the next is sampled.
+    """The batches in which a round's `documents` are sampled: while students learn one, the next is sampled.
 
-    Documents that share students stay together. A batch has `rl.documents_per_batch` documents; where that is not set,
-    batches are as even as can be, with at least as many students as a pool takes at once.
+    Documents that share students are in one batch, so `rl.documents_per_batch` is rounded up to a multiple of
+    `reward.documents_together`. Where it is not set, a batch has at least `LEAST_STUDENTS` students and as many as a
+    pool takes at once, where the round has so many. The last batch may be smaller.
     """
     reward, rl = config.reward, config.rl
     together = reward.documents_together

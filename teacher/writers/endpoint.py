@@ -38,7 +38,7 @@ TEMPLATE_TOKENS = 64
 
 
 class EndpointError(RuntimeError):
-    """A prompt that has no completion; the text says what the last attempt ended in."""
+    """The endpoint gave no completion for a prompt; the message says how the last attempt failed."""
 
 
 class _Retry(Exception):
