@@ -219,7 +219,7 @@ def _measure_passing(pool: RayPool, jobs: list[Job], progress: Progress) -> dict
 
 
 def _teacher_share(run: Path) -> float:
-    """Share of the time of a run's rounds, on one device, that is not the students'."""
+    """Share of its rounds' time that a run on one device did not spend on students."""
     lines = [line for line in read_json_lines(run / "journal" / "metrics.jsonl") if "seconds/students" in line]
     if not lines:
         raise UserError(f"{run}: no round in its journal says how long its students took")

@@ -184,13 +184,13 @@ class EditSequence(Record):
     gain: list[list[float]]
     """The same in nats a token, against the never-edited student."""
     studied: list[float]
-    """Per row 1 ...: accuracy on all documents taught so far."""
+    """For each row from 1 on: accuracy on all documents taught so far."""
     studied_unedited: list[float]
-    """Per row 1 ...: the never-edited student's accuracy on the same documents."""
+    """For each row from 1 on: the never-edited student's accuracy on the same documents."""
     retention_accuracy: list[float] | None
-    """Per row 0 ...: on the retention questions."""
+    """For each row from 0 on: accuracy on the retention questions."""
     retention_loss: list[float] | None
-    """Per row 0 ...: on the retention texts, nats a token."""
+    """For each row from 0 on: loss on the retention texts, nats a token."""
 
 
 class FalsePositives(Record):
@@ -199,6 +199,7 @@ class FalsePositives(Record):
 
     arm: str
     pairs: int
+    """Pairs of sides compared."""
     seeds: int
     """How many students of a batch the two sides are drawn from (the fewest of any batch)."""
     differ: int

@@ -151,8 +151,8 @@ def corpus_batches(tokenizer: PreTrainedTokenizerFast, family: str, lab: Lab, ro
 
 
 def teacher_batches(tokenizer: PreTrainedTokenizerFast, lab: Lab, rows_B: int = 16) -> Iterator[Batch]:
-    """Endless batches of prompts with rewrites, about people who are not in the lab's shards, each met once. Only
-    completions have labels."""
+    """Endless batches of prompts with rewrites, about people who are neither in the shards nor known to the
+    students. Names recur, each time with facts drawn anew. Only completions have labels."""
     rng = random.Random(f"teacher {lab.seed}")
     people_in_shards = lab.base_people + lab.train_people + lab.heldout_people + lab.curate_people
     curriculum = iter([facts for facts, steps in CURRICULUM for _ in range(round(steps * lab.effort))])

@@ -17,7 +17,8 @@ from configs.errors import RunError
 from configs.files import write_whole
 
 WORK = ".notewright"
-"""Folder inside the output folder for the unfinished run. In a finished dataset it keeps what makes a rerun quick."""
+"""Folder inside the output folder for the state of an unfinished run. A finished dataset keeps the part of it that
+lets a rerun skip work."""
 
 COLUMNS = pa.schema(
     [

@@ -70,17 +70,17 @@ def count_students(config: Config, train: int, heldout: int) -> StudentRunCounts
     documents = min(rl.documents_per_round, train - validation)
     steps = algorithm_of(rl).step_sizes(reward, documents)
 
-    def students_of(documents: int, lessons: int) -> int:
-        return -(-documents // together) * lessons
+    def students_of(documents: int, per_batch: int) -> int:
+        return -(-documents // together) * per_batch
 
-    lessons_scored = rl.group_size * reward.students_per_lesson(rl.rewrites_per_lesson)
-    a_round = sum(students_of(size, lessons_scored * reward.repeats) for size in steps)
+    students_per_batch = rl.group_size * reward.students_per_lesson(rl.rewrites_per_lesson)
+    a_round = sum(students_of(size, students_per_batch * reward.repeats) for size in steps)
     if reward.repeats == 1:
         # Some lessons of the round's first step are taught once more, for the reward's reliability.
-        a_round += students_of(min(steps[0], max(PROBE_DOCUMENTS, together)), lessons_scored)
+        a_round += students_of(min(steps[0], max(PROBE_DOCUMENTS, together)), students_per_batch)
     validated = students_of(validation, rl.evaluation_lessons * (rl.rounds + 1))
     piloted = min(PILOT_DOCUMENTS, documents) if reward.minimum_reliability else 0
-    pilot = students_of(piloted, lessons_scored * PILOT_REPEATS)
+    pilot = students_of(piloted, students_per_batch * PILOT_REPEATS)
     measured = students_of(heldout, rl.evaluation_lessons * ARMS)
     models = len(config.student.names)
     documents_measured = validation * (rl.rounds + 1) + 2 * heldout

@@ -41,7 +41,7 @@ class LmEvalTasks(FixedQuestions):
 
 
 def load_tasks(names: list[str], include_path: Path | None = None) -> dict[str, Any]:
-    """lm-eval's task objects by name, those of groups and tags included, set to no few-shot examples.
+    """lm-eval's task objects by name, without few-shot examples. Groups and tags give all their tasks.
 
     Raises UserError, see `LmEvalTasks`.
     """

@@ -13,7 +13,7 @@ from configs.errors import UserError
 
 SMOLLM2 = "models/smollm2-135m-instruct"
 """Where `make smollm2` puts its model."""
-LAB = Path("models/lab")
+LAB_MODELS = Path("models/lab")
 """Where `notewright lab` puts its models, unless `lab.dir` says otherwise."""
 OUR_FOLDERS = ("models", "runs")
 """No owner on the Hub: models and checkpoints of ours are here, though the folder may not have been made yet."""
@@ -37,7 +37,7 @@ def is_path(name: str) -> bool:
     return first in OUR_FOLDERS or Path(first).is_dir()
 
 
-def check_name(name: str, lab: Path = LAB) -> None:
+def check_name(name: str, lab: Path = LAB_MODELS) -> None:
     """Raises UserError if `name` is neither a model folder nor in the form of a Hub id, MissingFolder if it is a path
     (`lab` is where `notewright lab` would put its models)."""
     if not name:
@@ -54,7 +54,7 @@ def check_name(name: str, lab: Path = LAB) -> None:
         hub_problem()  # for its effect: where the Hub does not answer, no library shall ask it for the model
 
 
-def check_available(name: str, lab: Path = LAB) -> None:
+def check_available(name: str, lab: Path = LAB_MODELS) -> None:
     """Raises UserError if `name` is no model folder, or a Hub id that is not in the cache and cannot be fetched."""
     check_name(name, lab)
     if Path(name).exists() or not (problem := hub_problem()):

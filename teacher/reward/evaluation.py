@@ -107,7 +107,7 @@ def crossed_estimate(values: Sequence[Mapping[str, float]], batches: Mapping[str
         ]
     )
     mean_squares = squares / freedoms
-    # Unbiased, it can fall below what runs or batches alone show.
+    # The unbiased estimate can fall below the variance of runs or batches alone: the larger of these is its floor.
     variance = max(mean_squares @ [1, 1, -1], mean_squares[:2].max()) / (S * B)
     spread = ((mean_squares / (S * B)) ** 2 / freedoms).sum()
     if spread == 0:

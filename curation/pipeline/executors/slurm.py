@@ -202,7 +202,7 @@ def _activate(venv: Path | None) -> str:
 
 
 def _ask(*command: str) -> list[str]:
-    """The lines that a command of Slurm's prints."""
+    """The non-empty lines that a Slurm command prints."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     except FileNotFoundError as error:
