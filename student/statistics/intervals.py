@@ -140,11 +140,48 @@ class Estimate(NamedTuple):
     high: float
 
 
-def estimate(values: Sequence[float], clusters: Sequence[int] | None = None) -> Estimate:
-    """Mean of `values` and its bootstrap interval over `clusters`, see `bootstrap_interval`."""
+class Mean(NamedTuple):
+    """A mean with its standard error (nan where there is none) and the degrees of freedom of the error."""
+
+    mean: float
+    error: float
+    degrees: int
+
+    def estimate(self) -> Estimate:
+        """With Student's t interval."""
+        half = t_quantile(0.975, self.degrees) * self.error if self.degrees else math.nan
+        return Estimate(self.mean, self.mean - half, self.mean + half)
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, that the mean is 0: below 0.05 exactly where the interval excludes 0. None without an error."""
+        if math.isnan(self.error):
+            return None
+        if self.error <= 1e-12 * max(1.0, abs(self.mean)):
+            return 1.0 if abs(self.mean) < 1e-12 else 0.0
+        return t_tail(self.mean / self.error, self.degrees)
+
+
+def clustered_mean(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Mean:
+    """The mean of `values` with its cluster-robust standard error (Liang and Zeger 1986, with the factor C / (C - 1)
+    for C clusters) and C - 1 degrees of freedom. `clusters` (aligned with `values`; None: each by itself) names those
+    that are not independent: of rewrites of one document, of documents of one student."""
     if not values:
-        return Estimate(math.nan, math.nan, math.nan)
-    return Estimate(statistics.fmean(values), *bootstrap_interval(values, clusters))
+        return Mean(math.nan, math.nan, 0)
+    mean = statistics.fmean(values)
+    residuals: dict[Hashable, float] = {}
+    for value, name in zip(values, range(len(values)) if clusters is None else clusters, strict=True):
+        residuals[name] = residuals.get(name, 0.0) + value - mean
+    C = len(residuals)
+    if C < 2:
+        return Mean(mean, math.nan, 0)
+    squares = math.fsum(residual**2 for residual in residuals.values())
+    return Mean(mean, math.sqrt(squares * C / (C - 1)) / len(values), C - 1)
+
+
+def estimate(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Estimate:
+    """Mean of `values` and its 95% interval, see `clustered_mean`."""
+    return clustered_mean(values, clusters).estimate()
 
 
 def as_share(estimate: Estimate) -> Estimate:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from student.statistics.intervals import Estimate, as_share, estimate, t_quantile
+from student.statistics.intervals import Estimate, Mean, as_share, clustered_mean, estimate
 
 
 class DocumentResult(NamedTuple):
@@ -78,7 +78,13 @@ def mean_penalties(charged: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def crossed_estimate(values: Sequence[Mapping[str, float]], batches: Mapping[str, int]) -> Estimate:
-    """Mean and 95% interval of values by document from several training runs.
+    """Mean and 95% interval of values by document from several training runs, see `crossed_test`."""
+    return crossed_test(values, batches)[0]
+
+
+def crossed_test(values: Sequence[Mapping[str, float]], batches: Mapping[str, int]) -> tuple[Estimate, float | None]:
+    """`crossed_estimate`, and the two-sided p-value that the mean is 0 (None where no interval is possible), which is
+    below 0.05 exactly where the interval excludes 0.
 
     Runs and batches of documents are crossed random effects (Searle, Casella and McCulloch, "Variance Components",
     1992, ch. 4): the variance of the grand mean is (MS_runs + MS_batches - MS_cells) / cells, and Student's t has its
@@ -86,7 +92,8 @@ def crossed_estimate(values: Sequence[Mapping[str, float]], batches: Mapping[str
     """
     names = sorted(set.intersection(*(set(of_run) for of_run in values)))
     if len(values) == 1:
-        return estimate([values[0][name] for name in names], [batches[name] for name in names])
+        mean = clustered_mean([values[0][name] for name in names], [batches[name] for name in names])
+        return mean.estimate(), mean.p
     members: dict[int, list[str]] = {}
     for name in names:
         members.setdefault(batches[name], []).append(name)
@@ -94,23 +101,22 @@ def crossed_estimate(values: Sequence[Mapping[str, float]], batches: Mapping[str
         [[statistics.fmean(of_run[name] for name in batch) for batch in members.values()] for of_run in values]
     )
     S, B = cells_SB.shape
-    mean = float(cells_SB.mean())
+    grand = float(cells_SB.mean())
     if B < 2:
-        return Estimate(mean, math.nan, math.nan)
+        return Estimate(grand, math.nan, math.nan), None
     runs_S1, batches_1B = cells_SB.mean(1, keepdims=True), cells_SB.mean(0, keepdims=True)
     freedoms = np.array([S - 1, B - 1, (S - 1) * (B - 1)])
     squares = np.array(
         [
-            B * ((runs_S1 - mean) ** 2).sum(),
-            S * ((batches_1B - mean) ** 2).sum(),
-            ((cells_SB - runs_S1 - batches_1B + mean) ** 2).sum(),
+            B * ((runs_S1 - grand) ** 2).sum(),
+            S * ((batches_1B - grand) ** 2).sum(),
+            ((cells_SB - runs_S1 - batches_1B + grand) ** 2).sum(),
         ]
     )
     mean_squares = squares / freedoms
     # The unbiased estimate can fall below the variance of runs or batches alone: the larger of these is its floor.
     variance = max(mean_squares @ [1, 1, -1], mean_squares[:2].max()) / (S * B)
     spread = ((mean_squares / (S * B)) ** 2 / freedoms).sum()
-    if spread == 0:
-        return Estimate(mean, mean, mean)
-    half = t_quantile(0.975, max(1, round(variance**2 / spread))) * math.sqrt(variance)
-    return Estimate(mean, mean - half, mean + half)
+    degrees = max(1, round(variance**2 / spread)) if spread else 1
+    mean = Mean(grand, math.sqrt(variance), degrees)
+    return mean.estimate(), mean.p

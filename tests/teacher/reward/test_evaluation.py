@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from student.statistics.intervals import estimate
-from teacher.reward.evaluation import DocumentResult, Evaluation, crossed_estimate, mean_penalties
+from teacher.reward.evaluation import DocumentResult, Evaluation, crossed_estimate, crossed_test, mean_penalties
 
 BATCHES = {f"{batch}-{d}": batch for batch in range(6) for d in range(2)}
 
@@ -24,6 +24,20 @@ def test_the_interval_over_runs_and_batches_covers_the_truth(run_sd, batch_sd, c
 def test_one_run_is_an_interval_over_batches():
     values = {name: batch + 0.1 * int(name[-1]) for name, batch in BATCHES.items()}
     assert crossed_estimate([values], BATCHES) == estimate(list(values.values()), list(BATCHES.values()))
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_the_interval_excludes_zero_where_p_is_below_five_percent(runs):
+    rng = np.random.default_rng(1)
+    significant = 0
+    for _ in range(60):
+        values = [{name: rng.normal(0.3) for name in BATCHES} for _ in range(runs)]
+        interval, p = crossed_test(values, BATCHES)
+        assert interval == crossed_estimate(values, BATCHES)
+        assert (p < 0.05) == (interval.low > 0 or interval.high < 0)
+        significant += p < 0.05
+    assert 0 < significant < 60
+    assert crossed_test([{"0-0": 1.0}] * runs, BATCHES)[1] is None, "one batch"
 
 
 def test_an_interval_of_a_share_stays_a_share():
