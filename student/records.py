@@ -106,7 +106,8 @@ class Outcome:
     """Mean gain over the exam's `reward` questions (over all, where none is marked so); None if the student failed."""
     metrics: dict[str, float] = field(default_factory=dict)
     """`loglik_before/after`, `accuracy_before/after`, `heldout_gain`, `retention_before/after` (nats a token), `steps`,
-    `train_loss_first/last`, `lesson_tokens`, `label_fraction` (share of its batch's positions that carried a label)."""
+    `train_loss_first/last`, `lesson_tokens` (trained on in all steps), `longest_text` (its tokens), `label_fraction`
+    (share of its batch's positions that carried a label)."""
     answers: tuple[Answer, ...] = ()
     error: str | None = None
 

@@ -124,6 +124,7 @@ def _estimate_arm(rows: Sequence[Row], arm: str) -> ArmEstimates:
     # A student that failed left no rows; those of other arms tell that it was asked for.
     expected = {(row["seed"], row["batch"]) for row in rows}
     students = {(row["seed"], row["batch"]): row for row in of_arm}
+    tokens = [row["tokens"] for row in students.values()]
     losses = {
         (str(batch), seed): DocumentMean(row["retention_loss_after"] - row["retention_loss_before"], 0.0, batch)
         for (seed, batch), row in students.items()
@@ -140,7 +141,13 @@ def _estimate_arm(rows: Sequence[Row], arm: str) -> ArmEstimates:
         retention_loss=_estimate(losses, "gain"),
         retention_accuracy=_estimate(document_means(of_arm, arm, "retention"), "accuracy"),
         steps=statistics.fmean(row["steps"] for row in students.values()) if students else 0.0,
-        tokens=statistics.fmean(row["tokens"] for row in students.values()) if students else 0.0,
+        tokens=statistics.fmean(tokens) if tokens else 0.0,
+        tokens_least=min(tokens, default=0),
+        tokens_most=max(tokens, default=0),
+        planned_tokens=rows[0]["planned_tokens"],
+        # Steps end where the tokens so far come nearest to the plan, so they miss it by a text at most.
+        as_planned=bool(students)
+        and all(abs(row["tokens"] - row["planned_tokens"]) <= row["longest_text"] for row in students.values()),
         failed=len(expected) - len(students),
     )
 

@@ -43,7 +43,9 @@ ITEM_COLUMNS = pa.schema(
         ("correct_before", pa.bool_()),
         ("correct_after", pa.bool_()),
         ("steps", pa.int32()),  # optimiser steps of the student
-        ("tokens", pa.int64()),  # tokens it trained on over all steps; a text met twice in one step counts once
+        ("tokens", pa.int64()),  # it trained on in all steps; a text that comes twice counts twice
+        ("longest_text", pa.int32()),  # tokens of its lesson's longest text
+        ("planned_tokens", pa.int64()),  # steps times tokens a step, which arms of equal tokens are given
         ("retention_loss_before", pa.float64()),  # of the student on the retention texts, nats a token; null without
         ("retention_loss_after", pa.float64()),
     ]
@@ -103,7 +105,14 @@ class ArmEstimates(Record):
     steps: float
     """Optimiser steps of a student, mean."""
     tokens: float
-    """Tokens that a student trained on, mean; a text met twice in one step counts once (and weighs the same)."""
+    """Tokens that a student trained on in all its steps, mean over students."""
+    tokens_least: int
+    tokens_most: int
+    """Those of the student with the fewest, and of the one with the most."""
+    planned_tokens: int
+    """Tokens that every student of an arm with `equal_tokens` is given: steps times tokens a step."""
+    as_planned: bool
+    """Whether every student trained on `planned_tokens`, give or take its longest text."""
     failed: int
     """Students that gave no outcome; their documents count with the other seeds."""
 
@@ -114,7 +123,8 @@ class ArmResult(Record):
     words: str
     """What it is, in words for a table or a plot."""
     equal_tokens: bool
-    """False for `none` and for `raw` (the documents alone, `student.epochs` times): no part of the equal comparison."""
+    """False for `none` and for `raw` (the documents alone, `student.epochs` times): no part of the equal comparison.
+    False also where a student did not train on the planned tokens, see `ArmEstimates.as_planned`."""
     lesson_tokens: float
     """Different tokens of a document's lesson, in student tokens, mean over documents."""
     texts: float

@@ -66,7 +66,7 @@ def student_result(
         strategies = Counter(rewrite.strategy for rewrite in taught if arm.written or arm.kind == "best-of")
         arms[arm.name] = ArmResult(
             words=arm.words,
-            equal_tokens=arm.equal_tokens,
+            equal_tokens=arm.equal_tokens and estimates.arms["together", arm.name].as_planned,
             lesson_tokens=lesson_tokens(texts),
             texts=len(taught) / documents,
             rejected=len(rewrites) - len(taught),
@@ -122,7 +122,7 @@ def lesson_table(
     return pa.Table.from_pylist(lines, schema=LESSON_COLUMNS)
 
 
-def notes(inputs: Inputs) -> list[str]:
+def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
     """What a reader must know of how it was measured, a sentence each."""
     config = inputs.config
     settings, student, documents = config.evaluation, config.student, len(inputs.documents)
@@ -138,6 +138,15 @@ def notes(inputs: Inputs) -> list[str]:
         "Comparisons are corrected by Holm within each setting and measure, over all students: a verdict other than"
         " `no detectable difference` stands after that.",
     ]
+    for label, of_student in students.items():
+        for arm in inputs.arms:
+            measured = of_student.arms[arm.name]
+            if arm.equal_tokens and not measured.equal_tokens:
+                sentences.append(
+                    f"UNEQUAL: students of {label} trained on {measured.together.tokens_least} to"
+                    f" {measured.together.tokens_most} tokens of `{arm.name}`, not on the planned"
+                    f" {measured.together.planned_tokens}: a text is longer than a step, or a lesson has none."
+                )
     if "raw" in kinds:
         sentences.append(
             f"`raw` reads the documents {student.epochs} times, with as many tokens and steps as that takes."

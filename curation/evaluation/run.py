@@ -78,6 +78,10 @@ def _make_result(
     # A student's first trained teacher: in reverse order it is set last.
     teachers = {label: teacher for (_, label), teacher in reversed(checkpoints.items()) if teacher is not None}
     assert config.student.steps is not None and config.student.tokens_per_step is not None
+    students = {
+        label: student_result(inputs, label, measurements[label], estimates[label], teachers.get(label))
+        for label in inputs.students
+    }
     result = EvaluationResult(
         documents=len(inputs.documents),
         documents_per_student=config.reward.documents_together,
@@ -86,14 +90,11 @@ def _make_result(
         tokens_per_step=config.student.tokens_per_step,
         rewrites=config.rl.rewrites_per_lesson,
         reference=settings.against,
-        students={
-            label: student_result(inputs, label, measurements[label], estimates[label], teachers.get(label))
-            for label in inputs.students
-        },
+        students=students,
         correction=correction,
         claims=[],
         student_runs=sum(of_student.student_runs for of_student in measurements.values()),
         seconds=round(time.monotonic() - started, 1),
-        notes=notes(inputs),
+        notes=notes(inputs, students),
     )
     return result.model_copy(update={"claims": lab_expectations(result)}) if settings.lab else result

@@ -109,6 +109,8 @@ class ArmStudents:
             "edit": edit,
             "steps": int(metrics.get("steps", 0)),
             "tokens": int(metrics.get("lesson_tokens", 0)),
+            "longest_text": int(metrics.get("longest_text", 0)),
+            "planned_tokens": (self.settings.steps or 0) * (self.settings.tokens_per_step or 0),
             "retention_loss_before": metrics.get("retention_before"),
             "retention_loss_after": metrics.get("retention_after"),
         }

@@ -120,7 +120,7 @@ def schedule_flops(model: PreTrainedModel, pool: InlinePool, schedules: list[Sch
     head = model.get_output_embeddings().weight.numel()  # type: ignore[union-attr,operator]
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = 6 * config.num_attention_heads * head_width * config.num_hidden_layers
-    texts = [schedule.texts[index] for schedule in schedules for step in schedule.order for index in step]
+    texts = [schedule.texts[index] for schedule in schedules for step in schedule.order for index in set(step)]
     return float(
         sum(len(text) * (4 * linear + 6 * pool.stack.size) + len(text) ** 2 * attention for text in texts)
         + sum(len(text.labelled) for text in texts) * 4 * head

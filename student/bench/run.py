@@ -67,7 +67,7 @@ class Bench:
 
     def engine(self, schedules: list[Schedule]) -> tuple[float, list[list[float]], Usage]:
         """Trains in the batches that the pool plans: seconds, losses (K, steps), use of positions."""
-        order = longest_first([TrainingSize(schedule.steps, schedule.tokens_per_step()) for schedule in schedules])
+        order = longest_first([TrainingSize(schedule.steps, schedule.largest_step()) for schedule in schedules])
         batches = chunks(order, min(self.pool.at_once, self.pool.students_that_fit(schedules)))
         losses: dict[int, list[float]] = {}
         total = Usage()

@@ -240,6 +240,7 @@ def outcome_of(
     metrics: dict[str, float] = {
         "steps": schedule.steps,
         "lesson_tokens": schedule.tokens(),
+        "longest_text": max(map(len, schedule.texts), default=0),
         "cut_tokens": sum(text.cut for text in schedule.texts),
     }
     if progress.losses:

@@ -1,7 +1,7 @@
 """A student's training, planned before it starts: texts as tokens, the texts of every step, weights, learning rates."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ class Schedule:
     owners: list[int]
     """Number of the document that each text belongs to."""
     order: list[list[int]]
-    """Indices of the texts of each step."""
+    """Indices of the texts of each step; one that comes twice counts twice in the step's mean loss."""
     learning_rate: float
     """Peak."""
     warmup_steps: int = 0
@@ -33,12 +33,16 @@ class Schedule:
         return len(self.order)
 
     def tokens(self) -> int:
-        """Tokens of all steps; a text counts in each step that trains on it."""
+        """Tokens trained on in all steps; a text counts as often as it comes."""
         return sum(len(self.texts[index]) for step in self.order for index in step)
 
-    def tokens_per_step(self) -> int:
-        """Tokens of the largest step."""
-        return max((sum(len(self.texts[i]) for i in step) for step in self.order), default=0)
+    def computed_tokens(self) -> list[int]:
+        """Tokens of each step that pass through the model: a text that comes twice is computed once."""
+        return [sum(len(self.texts[index]) for index in set(step)) for step in self.order]
+
+    def largest_step(self) -> int:
+        """The most of `computed_tokens`; 0 without steps."""
+        return max(self.computed_tokens(), default=0)
 
 
 def plan_schedule(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: Student) -> Schedule:
@@ -82,7 +86,8 @@ def step_order(
     Each document gives its texts in random order, all of them before any comes again, and a step takes equally many
     from each document (or from equally many documents, if there are more documents than texts in a step). With one
     document these are plain shuffled epochs. With `tokens_per_step` (which needs the texts' `lengths`) the documents
-    give one text each in turn, and a step ends where the tokens of all steps so far come nearest to that many a step.
+    give one text each in turn, and a step ends where the tokens of all steps so far come nearest to that many a step: a
+    lesson with fewer tokens than a step comes several times in it.
     """
     if not owners:
         return []
@@ -120,9 +125,7 @@ def _steps_of_tokens(
             (text,) = cycles[owner].take(1)
             tokens += lengths[text]
             chosen.append(text)
-        # A short lesson's text can come twice in a step. Its tokens count, but it is trained on once: in a mean over
-        # documents and tokens it would weigh the same.
-        order.append(list(dict.fromkeys(chosen)))
+        order.append(chosen)
     return order
 
 
@@ -134,7 +137,7 @@ class _ShuffledCycle:
         self.remaining: list[int] = []
 
     def take(self, n: int) -> list[int]:
-        """The next n items, fewer at the end of a pass: no step has a text twice, and an epoch is an epoch."""
+        """The next n items, fewer at the end of a pass: no call gives an item twice, and an epoch is an epoch."""
         if not self.remaining:
             self.remaining = [self.items[i] for i in torch.randperm(len(self.items), generator=self.generator).tolist()]
         taken, self.remaining = self.remaining[:n], self.remaining[n:]
@@ -143,12 +146,16 @@ class _ShuffledCycle:
 
 def step_pieces(slot: int, schedule: Schedule, step: int) -> list[Piece]:
     """A slot's texts of one step: documents have equal shares of the update, and a document's labelled tokens have
-    equal shares of the document's."""
-    members = [(schedule.owners[i], schedule.texts[i]) for i in schedule.order[step]]
+    equal shares of the document's. A text that comes twice is one piece of twice the share: the same loss and gradient
+    as those of two copies, at the cost of one."""
+    times = Counter(schedule.order[step])
     labels: dict[int, int] = defaultdict(int)
-    for owner, text in members:
-        labels[owner] += len(text.labelled)
-    return [Piece(slot, text, share=1.0 / (len(labels) * labels[owner])) for owner, text in members]
+    for index, n in times.items():
+        labels[schedule.owners[index]] += n * len(schedule.texts[index].labelled)
+    return [
+        Piece(slot, schedule.texts[index], share=n / (len(labels) * labels[schedule.owners[index]]))
+        for index, n in times.items()
+    ]
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:

@@ -170,10 +170,10 @@ def student_helpers(model: PreTrainedModel, stack: AdapterStack, settings: Stude
 
 def _parts(schedules: list[Schedule], processes: int, max_tokens: int) -> list[slice]:
     """The slots of each process; one part where several would be small or uneven."""
-    step_tokens = sum(schedule.tokens_per_step() for schedule in schedules)
+    step_tokens = sum(schedule.largest_step() for schedule in schedules)
     count = max(1, min(processes, len(schedules), step_tokens // PART_TOKENS))
     steps = max((schedule.steps for schedule in schedules), default=0)
-    lengths = [math.ceil(schedule.tokens() / max(1, steps)) for schedule in schedules]
+    lengths = [math.ceil(sum(schedule.computed_tokens()) / max(1, steps)) for schedule in schedules]
     parts = even_runs(lengths, count, max_tokens // count)
     part_positions = [positions(lengths[part], max_tokens // count) for part in parts]
     even = max(part_positions) * count <= UNEVEN * sum(part_positions)

@@ -46,7 +46,7 @@ from student.records import Exam, Job, OnDone, Outcome
 
 log = logging.getLogger(__name__)
 
-ENGINE_VERSION = 2
+ENGINE_VERSION = 3
 """Part of the key of a cached outcome; raised whenever the same job would give another outcome."""
 
 NOT_IN_FINGERPRINT = {
@@ -210,7 +210,7 @@ class InlinePool:
             self._token_bytes = activation_bytes_per_token(self.model, self.stack, text, self.pad_id)
         free = int(free_bytes(self.model.device) * self.settings.memory_fraction)
         if self.model.device.type == "cuda":
-            tokens = max(schedule.tokens_per_step() for schedule in schedules)
+            tokens = max(schedule.largest_step() for schedule in schedules)
         else:
             # A step is accumulated over small passes, so activations do not grow with the number of students.
             free, tokens = min(free, CPU_BYTES), 0

@@ -19,7 +19,8 @@ def row(arm, document, gain, **more):
         "setting": "together", "student": "s", "arm": arm, "rewrites": 1, "seed": 0, "batch": document // 2, "edit": 0,
         "kind": "document", "source": "", "document_id": f"d{document}", "question": "q", "answer": "a",
         "loglik_before": -3.0, "loglik_after": -3.0 + gain, "correct_before": False, "correct_after": gain > 1,
-        "steps": 4, "tokens": 100, "retention_loss_before": None, "retention_loss_after": None,
+        "steps": 4, "tokens": 100, "longest_text": 9, "planned_tokens": 96,
+        "retention_loss_before": None, "retention_loss_after": None,
     } | more  # fmt: skip
 
 

@@ -25,6 +25,14 @@ def test_every_arm_and_setting(evaluated):
     assert student.arms["shops"].together.gain.n == 8 and student.arms["shops"].together.gain.clusters == 4
     assert student.arms["shops"].single.gain.n == 3 == student.arms["shops"].single.gain.clusters
     assert student.arms["shops"].together.steps == student.arms["repeated"].together.steps == 10
+    for name in ("repeated", "shops"):
+        arm = student.arms[name]
+        assert arm.equal_tokens and 225 < arm.together.tokens_least <= arm.together.tokens_most < 255
+        assert arm.together.planned_tokens == 10 * 24 and arm.single.planned_tokens == 10 * 12
+    # The gates refuse all texts of some students: these are trained on nothing, and that is said.
+    silent = [name for name, arm in student.arms.items() if arm.together.tokens_least == 0 and name != "none"]
+    assert silent and not any(student.arms[name].equal_tokens for name in ["none", "raw", *silent])
+    assert sum("UNEQUAL" in note for note in result.notes) == len(silent)
     assert [point.rewrites for point in student.scaling["ensemble"]] == [1, 2, 4]
     assert [found.replay for found in student.sequences] == [0.0, 0.5]
     for found in student.sequences:
@@ -36,6 +44,18 @@ def test_every_arm_and_setting(evaluated):
     console = Console(file=io.StringIO(), width=200)
     print_evaluation(result, config.run.dir, console)
     assert "fixed-prompt ensemble" in console.file.getvalue()
+
+
+def test_an_arm_of_other_tokens_than_planned_is_marked(make_config, shop_file):
+    """Documents of more tokens than a step make each step longer."""
+    shop_file.write_text(shop_file.read_text().replace('"text": "', '"text": "the gold in the shop in the wood '))
+    result = run_evaluate(
+        make_config(student={"tokens_per_step": 8}, evaluation={"arms": ["none", "repeated"], "seeds": 1})
+    )
+    (student,) = result.students.values()
+    arm = student.arms["repeated"]
+    assert not arm.equal_tokens and arm.together.tokens_most > arm.together.planned_tokens == 80
+    assert sum("UNEQUAL" in note and "`repeated`" in note for note in result.notes) == 1
 
 
 def test_nothing_is_measured_twice(evaluated, monkeypatch):

@@ -127,7 +127,8 @@ def _measured(gain: float) -> records.ArmEstimates:
         gain=figure(gain), accuracy=figure(min(0.98, gain / 2.1), 0.02),
         benchmarks={"arc-easy": figure(0.01, 0.04, 6)}, benchmark_accuracies={},
         retention_loss=figure(0.1 + gain / 9, 0.03, 6), retention_accuracy=figure(0.8, 0.05, 6),
-        steps=40, tokens=16000, failed=0,
+        steps=40, tokens=16000, tokens_least=15990, tokens_most=16010, planned_tokens=16000,
+        as_planned=True, failed=0,
     )  # fmt: skip
 
 

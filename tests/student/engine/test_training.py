@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from collections import Counter, defaultdict
 
 import pytest
 import torch
@@ -51,14 +52,17 @@ def train_with_peft(model, schedule, start, settings):
     optimiser = torch.optim.AdamW(parameters.values(), lr=1.0, weight_decay=settings.weight_decay)
     losses = []
     for step in range(schedule.steps):
-        total = torch.zeros(())
-        for piece in step_pieces(0, schedule, step):
-            ids = torch.from_numpy(piece.text.ids)[None]
+        # Documents' means over their labelled tokens; a text that comes twice is two texts.
+        of_documents = defaultdict(list)
+        for index in schedule.order[step]:
+            text = schedule.texts[index]
+            ids = torch.from_numpy(text.ids)[None]
             logits = student(input_ids=ids).logits[0]
-            target = ids[0, piece.text.labelled]
-            total = total + piece.share * torch.nn.functional.cross_entropy(
-                logits[piece.text.labelled - 1], target, reduction="sum"
+            target = ids[0, text.labelled]
+            of_documents[schedule.owners[index]].append(
+                torch.nn.functional.cross_entropy(logits[text.labelled - 1], target, reduction="none")
             )
+        total = torch.stack([torch.cat(parts).mean() for parts in of_documents.values()]).mean()
         losses.append(total.item())
         total.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), settings.max_grad_norm)
@@ -108,6 +112,32 @@ def test_stacked_equals_separate_peft(any_model, tokenizer, row_tokens):
         # can.
         moved = distance(starts[slot], parameters)
         assert distance(adapter(stack, slot), parameters) < 1e-3 * moved
+
+
+def test_texts_that_come_twice_in_a_step_equal_two_copies_under_peft(llama, tokenizer):
+    """Lessons of fewer tokens than a step: every text counts as often as it comes, and is computed once."""
+    settings = SETTINGS.model_copy(update={"texts_per_step": None, "tokens_per_step": 60})
+    plain = copy.deepcopy(llama)
+    lessons = [LESSONS[0], LESSONS[3]]
+    schedules = [plan_schedule(tokenizer, lesson, settings) for lesson in lessons]
+    for schedule in schedules:
+        counts = [set(Counter(step).values()) for step in schedule.order]
+        assert any(len(of_step) > 1 for of_step in counts), "no step has one text oftener than another"
+        assert all(tokens < 60 for tokens in schedule.computed_tokens())
+        longest = max(map(len, schedule.texts))
+        assert abs(schedule.tokens() - 60 * schedule.steps) <= longest
+    stack = AdapterStack(llama, LORA)
+    stack.allocate([lesson.seed for lesson in lessons])
+    starts = [adapter(stack, slot) for slot in range(len(lessons))]
+    progress, usage = train_slots(llama, stack, schedules, settings, pad_id=tokenizer.pad_token_id, max_tokens=4096)
+    for slot, schedule in enumerate(schedules):
+        losses, parameters = train_with_peft(plain, schedule, starts[slot], settings)
+        assert progress[slot].losses == pytest.approx(losses, abs=1e-5)
+        assert distance(adapter(stack, slot), parameters) < 1e-3 * distance(starts[slot], parameters)
+    labels = sum(
+        len(schedule.texts[i].labelled) for schedule in schedules for step in schedule.order for i in set(step)
+    )
+    assert usage.labels == labels
 
 
 def test_clipping_is_active_in_the_comparison(llama, tokenizer):
@@ -185,11 +215,11 @@ def test_equal_tokens_a_step_whatever_the_length_of_a_text(length):
 
 
 def test_steps_of_tokens_share_documents_equally():
-    """Documents of one, two and five texts of very different lengths take turns; no text comes twice in a step."""
+    """Documents of one, two and five texts of very different lengths take turns, however short a text is."""
     owners, lengths = [0, 1, 1, 2, 2, 2, 2, 2], [90, 20, 10, 30, 8, 15, 40, 25]
     settings = {"steps": 30, "epochs": 1, "texts_per_step": None, "lengths": lengths, "tokens_per_step": 60}
     order = step_order(owners, seed=0, **settings)
-    assert all(step and len(set(step)) == len(step) for step in order)
+    assert all(order)
     dealt = [sum(owners[i] == owner for step in order for i in step) for owner in range(3)]
     assert max(dealt) - min(dealt) <= 1
     assert order == step_order(owners, seed=0, **settings)
@@ -199,14 +229,6 @@ def test_steps_of_tokens_share_documents_equally():
 def test_a_text_longer_than_a_step_makes_a_step_alone():
     order = step_order([0], seed=0, steps=3, epochs=1, texts_per_step=None, lengths=[100], tokens_per_step=10)
     assert order == [[0], [0], [0]]
-
-
-def test_a_step_trains_on_each_text_once_however_short_the_lesson(tokenizer):
-    """Dealing it again would change no weight: shares are of the step's own tokens."""
-    settings = SETTINGS.model_copy(update={"texts_per_step": None, "tokens_per_step": 40})
-    schedule = plan_schedule(tokenizer, Lesson(texts=("the cat sat .", "a blue sea")), settings)
-    assert all(sorted(step) == [0, 1] for step in schedule.order)
-    assert schedule.steps == SETTINGS.steps
 
 
 def test_the_step_order_of_cached_outcomes_is_kept():
@@ -234,7 +256,7 @@ def test_positions_are_those_of_the_packed_batches(tokenizer):
     """Students of a text each, sorted by length; packing may take a further pass where that saves positions."""
     texts = [" ".join(["cat"] * n) for n in (90, 88, 85, 80, 50, 50, 49)]
     schedules = [plan_schedule(tokenizer, Lesson(texts=(text,), steps=2), SETTINGS) for text in texts]
-    lengths = [schedule.tokens_per_step() for schedule in schedules]
+    lengths = [schedule.largest_step() for schedule in schedules]
     pieces = [piece for slot, schedule in enumerate(schedules) for piece in step_pieces(slot, schedule, 0)]
     for max_tokens in (2000, 200, 80):
         batches = pack(pieces, len(schedules), 0, torch.device("cpu"), max_tokens=max_tokens)
