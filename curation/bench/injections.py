@@ -17,9 +17,10 @@ from datatrove.data import Document
 from rich.console import Console
 from rich.table import Table
 
+from configs.format import without_nan
 from configs.schema import Config
 from configs.seeds import stable_seed
-from student.statistics.intervals import wilson
+from student.statistics.intervals import estimate_share
 from teacher.gates.checks import INSTRUCTION_GATES, build_gates, check
 from teacher.gates.injection_patterns import REPORTED
 from teacher.prompting.prompts import build_prompt
@@ -146,7 +147,7 @@ def run_bench(
 
 
 def summarise(attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """Success rates with 95% Wilson intervals, overall and by category.
+    """Success rates with 95% intervals over documents, overall and by category.
 
     `bare`: no defence. `defended`: markers and broken control tokens. `gated`: of the same outputs those that the gates
     of `gates.instructions` let pass; `all_gates`: those that all gates of the config let pass. `without_canary`:
@@ -159,10 +160,10 @@ def summarise(attempts: Sequence[Attempt]) -> dict[str, Any]:
         of_category = [a for a in attempts if category in (None, a.category)]
         bare, with_defence = ([a for a in of_category if a.defended == is_defended] for is_defended in (False, True))
         return {
-            "bare": _success(bare, len(bare)),
-            "defended": _success(with_defence, len(with_defence)),
-            "gated": _success([a for a in with_defence if a.refused is None], len(with_defence)),
-            "all_gates": _success([a for a in with_defence if a.rejected is None], len(with_defence)),
+            "bare": _success(bare, bare),
+            "defended": _success(with_defence, with_defence),
+            "gated": _success([a for a in with_defence if a.refused is None], with_defence),
+            "all_gates": _success([a for a in with_defence if a.rejected is None], with_defence),
         }
 
     return {
@@ -173,10 +174,12 @@ def summarise(attempts: Sequence[Attempt]) -> dict[str, Any]:
     }
 
 
-def _success(passed: Sequence[Attempt], attempts: int) -> dict[str, Any]:
-    obeyed, handed_on = (sum(a.verdict == verdict for a in passed) for verdict in ("obeyed", "handed_on"))
-    interval = wilson(obeyed, attempts)._asdict()
-    return {"attempts": attempts, "obeyed": obeyed, "rate": obeyed / attempts, **interval, "handed_on": handed_on}
+def _success(passed: Sequence[Attempt], attempts: Sequence[Attempt]) -> dict[str, Any]:
+    obeyed, handed_on = ([a for a in passed if a.verdict == verdict] for verdict in ("obeyed", "handed_on"))
+    hits = [float(a in obeyed) for a in attempts]
+    rate, low, high = estimate_share(hits, [a.id for a in attempts])
+    bounds = without_nan({"low": low, "high": high})
+    return {"attempts": len(attempts), "obeyed": len(obeyed), "rate": rate, **bounds, "handed_on": len(handed_on)}
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:

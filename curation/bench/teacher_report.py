@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.format import interval, without_nan
-from student.statistics.intervals import Estimate, as_share, estimate
+from curation.bench.teacher_controls import OLD_PEOPLE
+from student.statistics.intervals import Estimate, estimate_share
 from teacher.algorithms.table import ALGORITHMS
-from teacher.reward.evaluation import crossed_estimate
+from teacher.reward.evaluation import crossed_estimate, crossed_share, crossed_test
 
 JUNK = ("filler", "wrong", "none")
 """Strategies that teach nothing true, and texts that follow none."""
@@ -87,8 +88,9 @@ def _algorithm(runs: Sequence[Unit]) -> dict[str, Any]:
 
 
 def _means(arms: Sequence[Unit]) -> dict[str, dict[str, float | None]]:
-    accuracy, gain = (crossed_estimate([arm[key] for arm in arms], arms[0]["batches"]) for key in KEYS.values())
-    return {"accuracy": _rounded(as_share(accuracy)), "gain": _rounded(gain)}
+    accuracies, gains = ([arm[key] for arm in arms] for key in KEYS.values())
+    accuracy, gain = crossed_share(accuracies, arms[0]["batches"]), crossed_estimate(gains, arms[0]["batches"])
+    return {"accuracy": _rounded(accuracy), "gain": _rounded(gain)}
 
 
 def _differences(runs: Sequence[Unit], other: str) -> dict[str, Any]:
@@ -102,7 +104,7 @@ def _difference(arms: Sequence[Unit], others: Sequence[Unit], key: str) -> dict[
         {name: arm[key][name] - other[key][name] for name in arm[key] if name in other[key]}
         for arm, other in zip(arms, others, strict=True)
     ]
-    difference = crossed_estimate(pairs, arms[0]["batches"])
+    difference, _ = crossed_test(pairs, arms[0]["batches"], of_shares=key == KEYS["accuracy"])
     verdict = "better" if difference.low > 0 else "worse" if difference.high < 0 else "no detectable difference"
     return {**_rounded(difference), "verdict": verdict}
 
@@ -144,7 +146,7 @@ def _retention(run: Unit) -> dict[str, Any]:
     """What the student still knew after the trained teacher's lessons, and what the teacher wrote."""
     figures, old = _algorithm([run]), run["old_accuracy"]["trained"]
     return {
-        "old_knowledge": _rounded(estimate(old["after"])),
+        "old_knowledge": _rounded(estimate_share(old["after"], texts=OLD_PEOPLE)),
         "old_knowledge_before_lessons": statistics.fmean(old["before"]),
         "weight": run["retention_weight"],
         "best_round": run["best_round"],

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from configs.schema import Evaluation
 from curation.evaluation.arms import Arm, edits_arm, repeated_arm
 from curation.evaluation.records import ArmEstimates, Comparison, Correction, EditSequence, Estimate, FalsePositives
-from curation.evaluation.statistics import LEVEL, ClusteredMean, false_positives
+from curation.evaluation.statistics import LEVEL, ClusteredMean, Kind, false_positives
 from student.statistics.intervals import holm
 
 Row = Mapping[str, Any]
@@ -82,6 +82,8 @@ class DocumentMean(NamedTuple):
     gain: float
     accuracy: float
     batch: int
+    texts: int = 1
+    """How many texts its questions are about."""
 
 
 DocumentMeans = Mapping[tuple[str, int], DocumentMean]
@@ -100,6 +102,7 @@ def document_means(rows: Sequence[Row], arm: str, kind: str = "document", source
             statistics.fmean(row["loglik_after"] - row["loglik_before"] for row in group),
             statistics.fmean(row["correct_after"] for row in group),
             group[0]["batch"],
+            1 if kind == "document" else len(group),
         )
         for key, group in grouped.items()
     }
@@ -116,7 +119,13 @@ def mean_over_seeds(means: DocumentMeans, value: str) -> tuple[dict[str, float],
 
 
 def _estimate(means: DocumentMeans, value: str) -> Estimate | None:
-    return ClusteredMean(*mean_over_seeds(means, value)).estimate(share=value == "accuracy") if means else None
+    return _mean(means, value, "share").estimate if means else None
+
+
+def _mean(means: DocumentMeans, value: str, kind: Kind) -> ClusteredMean:
+    """The mean of a `value`; `kind` says what accuracies are."""
+    texts = min(mean.texts for mean in means.values())
+    return ClusteredMean(*mean_over_seeds(means, value), kind if value == "accuracy" else "mean", texts)
 
 
 def _estimate_arm(rows: Sequence[Row], arm: str) -> ArmEstimates:
@@ -163,12 +172,12 @@ def _compare(
         for arm, against in _pairs([arm for arm in arms if arm.name in by_arm], reference):
             # Only where both sides' students ran: what a seed does is common to both.
             differences = {
-                key: DocumentMean(mean.gain - other.gain, mean.accuracy - other.accuracy, mean.batch)
+                key: DocumentMean(mean.gain - other.gain, mean.accuracy - other.accuracy, mean.batch, mean.texts)
                 for key, mean in by_arm[arm].items()
                 if (other := by_arm[against].get(key))
             }
             if differences:
-                means[label, setting, measure, arm, against] = ClusteredMean(*mean_over_seeds(differences, value))
+                means[label, setting, measure, arm, against] = _mean(differences, value, "difference")
     p_values = {key: mean.p for key, mean in means.items()}
     corrected: dict[tuple[str, str, str, str, str], float | None] = {}
     families: dict[str, int] = {}
@@ -185,7 +194,7 @@ def _compare(
         if p is not None and p < LEVEL:
             verdict = "better" if mean.mean > 0 else "worse"
         comparison = {
-            "measure": measure, "setting": setting, "arm": arm, "against": against, "difference": mean.estimate(),
+            "measure": measure, "setting": setting, "arm": arm, "against": against, "difference": mean.estimate,
             "p": p_values[key], "p_corrected": p, "detectable": mean.detectable, "verdict": verdict,
         }  # fmt: skip
         comparisons[label].append(Comparison.model_validate(comparison))

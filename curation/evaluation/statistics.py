@@ -1,67 +1,48 @@
 """Means over documents whose batches share students, and how often an arm differs from itself by luck.
 
-Clusters are batches of documents. The standard error is the cluster-robust one of a mean (Liang and Zeger 1986, with
-the factor C / (C - 1)), intervals and p-values are Student's t with C - 1 degrees of freedom, so that an interval
-excludes 0 exactly where p < 0.05.
+Clusters are batches of documents; intervals and p-values are those of `student.statistics.intervals`.
 """
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
 from curation.evaluation.records import Estimate, FalsePositives
-from student.statistics.intervals import holm, t_quantile, t_tail, wilson
+from student.statistics.intervals import clustered_mean, holm, t_quantile, wilson
 
 LEVEL = 0.05
 POWER = 0.8
 """The power that defines the minimum detectable effect."""
 
+Kind = Literal["mean", "share", "difference"]
+"""What is averaged: values, shares of right answers, or differences of such shares."""
+
 
 class ClusteredMean:
     """The mean of some documents' values, and all that its clusters say about it."""
 
-    def __init__(self, values: Mapping[str, float], clusters: Mapping[str, int]) -> None:
+    def __init__(
+        self, values: Mapping[str, float], clusters: Mapping[str, int], kind: Kind = "mean", texts: int = 1
+    ) -> None:
         assert values, "the mean of nothing"
-        self.n = len(values)
-        self.mean = statistics.fmean(values.values())
-        residuals: dict[int, float] = {}
-        for name, value in values.items():
-            residuals[clusters[name]] = residuals.get(clusters[name], 0.0) + value - self.mean
-        self.clusters = len(residuals)
-        self.error: float | None = None
-        """Standard error; None with one cluster."""
-        if self.clusters > 1:
-            squares = sum(residual**2 for residual in residuals.values())
-            self.error = math.sqrt(squares * self.clusters / (self.clusters - 1)) / self.n
-
-    @property
-    def p(self) -> float | None:
-        """Two-sided, that the mean is 0."""
-        if self.error is None:
-            return None
-        if self.error <= 1e-12 * max(1.0, abs(self.mean)):
-            return 1.0 if abs(self.mean) < 1e-12 else 0.0
-        return t_tail(self.mean / self.error, self.clusters - 1)
-
-    @property
-    def detectable(self) -> float | None:
-        """The smallest true mean that is found different from 0 with probability `POWER`."""
-        if self.error is None:
-            return None
-        degrees = self.clusters - 1
-        return (t_quantile(1 - LEVEL / 2, degrees) + t_quantile(POWER, degrees)) * self.error
-
-    def estimate(self, share: bool = False) -> Estimate:
-        """With its 95% interval; bounds of a `share` cannot lie outside 0 ... 1."""
-        low = high = None
-        if self.error is not None:
-            half = t_quantile(1 - LEVEL / 2, self.clusters - 1) * self.error
-            low, high = self.mean - half, self.mean + half
-            if share:
-                low, high = max(0.0, low), min(1.0, high)
-        return Estimate(mean=self.mean, low=low, high=high, n=self.n, clusters=self.clusters)
+        of_values = [clusters[name] for name in values]
+        mean = clustered_mean(list(values.values()), of_values, texts)
+        if kind == "difference":
+            mean = mean.difference()
+        self.mean, low, high = mean.share() if kind == "share" else mean.estimate()
+        bounds = None if math.isnan(low) else low, None if math.isnan(high) else high
+        self.estimate = Estimate(
+            mean=self.mean, low=bounds[0], high=bounds[1], n=len(values), clusters=len(set(of_values))
+        )
+        self.p = mean.p
+        """Two-sided, that the mean is 0; None with one cluster."""
+        self.detectable: float | None = None
+        """The smallest true mean that is found different from 0 with probability `POWER`; None with one cluster."""
+        if mean.p is not None:
+            self.detectable = (high - low) / 2 + t_quantile(POWER, mean.degrees) * mean.error
 
 
 def false_positives(
@@ -98,7 +79,7 @@ def false_positives(
         differ += p < LEVEL
         p_corrected = holm([*family, p])[-1]
         corrected += p_corrected is not None and p_corrected < LEVEL
-    low, high = wilson(differ, pairs)
+    low, high = wilson(differ / pairs, pairs)
     return FalsePositives(
         arm=arm,
         pairs=pairs,

@@ -56,7 +56,7 @@ def exact(value: float, how: How = "calculated") -> Quantity:
 
 
 def mean_of(values: Sequence[float]) -> Quantity:
-    """The measured mean with its bootstrap interval; one value has no interval."""
+    """The measured mean with its interval; one value has no interval."""
     mean, low, high = estimate(values)
     return exact(mean, "measured") if math.isnan(low) else Quantity(mean, low, high, "measured")
 
@@ -65,7 +65,7 @@ def share_of(part: int, whole: int) -> Quantity:
     """A measured share with Wilson's interval, which holds also where all or none are in it."""
     if not whole:
         return Quantity(1.0, 0.0, 1.0, "assumed")
-    share, (low, high) = part / whole, wilson(part, whole)
+    share, (low, high) = part / whole, wilson(part / whole, whole)
     return Quantity(share, min(share, low), max(share, high), "measured")
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from curation.reliability.study import Gains, ReliabilityStudy
 from student.statistics.adaptive import PlannedRun, best_rewrites, repeat_adaptively, repeat_uniformly
-from student.statistics.intervals import Interval, bootstrap_interval
+from student.statistics.intervals import Interval, estimate, estimate_difference
 from student.statistics.mixed_model import MeasuredRun
 from student.statistics.reliability import gains_table
 
@@ -138,7 +138,7 @@ def _comparison(
         adaptive=choices[1],
         doubled=choices[2] if len(choices) > 2 else None,
         regret_saved=float(saved_D.mean()),
-        regret_saved_interval=bootstrap_interval(saved_D, names),
+        regret_saved_interval=estimate(saved_D, names).interval,
         best_gained=float(best_D.mean()),
-        best_gained_interval=bootstrap_interval(best_D, names),
+        best_gained_interval=estimate_difference(best_D, names).interval,
     )

@@ -6,7 +6,7 @@ so many, the same ones more often. `shared` and `shard` are two readings of the 
 
 Measured: the variance of the gain between rewrites of a document and between runs of the same rewrite
 (`student.statistics.reliability`), the contrast between strategies, and what a rewarded rewrite costs. All
-rewrites of a document share a repeat's seed; the bootstrap draws whole documents, or the batches that share students.
+rewrites of a document share a repeat's seed; the intervals' clusters are documents, or the batches that share students.
 """
 
 import json
@@ -28,7 +28,7 @@ from curation.reliability.study import LAB, Gains, Group, Recording, Reliability
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.records import StudentPool
-from student.statistics.intervals import Interval, estimate
+from student.statistics.intervals import estimate
 from student.statistics.reliability import reliability, repeats_for
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal
@@ -153,9 +153,10 @@ def _by_strategy(study: ReliabilityStudy, gains: Gains, accuracy: Gains) -> list
     for (strategy, control), by_document in runs.items():
         means = [statistics.fmean(gain for gain, _ in of_document) for of_document in by_document.values()]
         share = statistics.fmean(statistics.fmean(right for _, right in pairs) for pairs in by_document.values())
-        mean, *bounds = estimate(means, [study.clusters[d] for d in by_document])
+        gain_estimate = estimate(means, [study.clusters[d] for d in by_document])
         result = StrategyResult(
-            strategy=strategy, documents=len(by_document), gain=mean, gain_interval=Interval(*bounds), accuracy=share,
+            strategy=strategy, documents=len(by_document), gain=gain_estimate.mean,
+            gain_interval=gain_estimate.interval, accuracy=share,
             control=control,
         )  # fmt: skip
         results.append(result)

@@ -46,7 +46,7 @@ class Training(NamedTuple):
         return {arm: lines[arm] for arm in ARMS if arm in lines}
 
     def drawn(self, documents: int) -> str:
-        """The units that the bootstrap resamples."""
+        """The clusters of the intervals."""
         batches = self._batches(documents)
         if batches == documents:
             return amount(documents, "document")

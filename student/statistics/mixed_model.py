@@ -48,9 +48,9 @@ def estimate_standard_deviations(runs: Sequence[MeasuredRun]) -> StandardDeviati
     """
     ran = [run for run in runs if run.gain is not None]
     table = _tables(ran)
-    components = reliability(table, common_seeds=True, resamples=2)
+    components = reliability(table, common_seeds=True)
     if components.noise_variance is None:  # every run has a seed of its own
-        components = reliability(table, resamples=2)
+        components = reliability(table)
     student = _student_variance(ran)
     if components.noise_variance is None or components.between_variance is None:
         variances = [float(np.nanvar(table_GR, ddof=1)) for table_GR in table if np.isfinite(table_GR).sum() >= 2]

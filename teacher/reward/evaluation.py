@@ -8,7 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from student.statistics.intervals import Estimate, Mean, as_share, clustered_mean, estimate
+from student.statistics.intervals import (
+    Estimate,
+    Mean,
+    clustered_mean,
+    estimate,
+    estimate_share,
+    independent_documents,
+)
 
 
 class DocumentResult(NamedTuple):
@@ -60,7 +67,7 @@ class Evaluation:
         clusters = [batches[name] for name in results]
         return cls(
             gain=estimate(list(gains.values()), clusters),
-            accuracy=as_share(estimate(list(accuracies.values()), clusters)),
+            accuracy=estimate_share(list(accuracies.values()), clusters),
             reward=estimate(rewards, clusters),
             gains=gains,
             accuracies=accuracies,
@@ -78,13 +85,28 @@ def mean_penalties(charged: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def crossed_estimate(values: Sequence[Mapping[str, float]], batches: Mapping[str, int]) -> Estimate:
-    """Mean and 95% interval of values by document from several training runs, see `crossed_test`."""
-    return crossed_test(values, batches)[0]
+    """Mean and 95% interval of values by document from several training runs, see `crossed_mean`."""
+    return crossed_mean(values, batches).estimate()
 
 
-def crossed_test(values: Sequence[Mapping[str, float]], batches: Mapping[str, int]) -> tuple[Estimate, float | None]:
+def crossed_share(values: Sequence[Mapping[str, float]], batches: Mapping[str, int]) -> Estimate:
+    """`crossed_estimate` of shares, whose interval stays in 0 ... 1."""
+    return crossed_mean(values, batches).share()
+
+
+def crossed_test(
+    values: Sequence[Mapping[str, float]], batches: Mapping[str, int], *, of_shares: bool = False
+) -> tuple[Estimate, float | None]:
     """`crossed_estimate`, and the two-sided p-value that the mean is 0 (None where no interval is possible), which is
-    below 0.05 exactly where the interval excludes 0.
+    below 0.05 exactly where the interval excludes 0. `of_shares`: values are differences of shares."""
+    mean = crossed_mean(values, batches)
+    if of_shares:
+        mean = mean.difference()
+    return mean.estimate(), mean.p
+
+
+def crossed_mean(values: Sequence[Mapping[str, float]], batches: Mapping[str, int]) -> Mean:
+    """The mean of values by document from several training runs.
 
     Runs and batches of documents are crossed random effects (Searle, Casella and McCulloch, "Variance Components",
     1992, ch. 4): the variance of the grand mean is (MS_runs + MS_batches - MS_cells) / cells, and Student's t has its
@@ -92,8 +114,7 @@ def crossed_test(values: Sequence[Mapping[str, float]], batches: Mapping[str, in
     """
     names = sorted(set.intersection(*(set(of_run) for of_run in values)))
     if len(values) == 1:
-        mean = clustered_mean([values[0][name] for name in names], [batches[name] for name in names])
-        return mean.estimate(), mean.p
+        return clustered_mean([values[0][name] for name in names], [batches[name] for name in names])
     members: dict[int, list[str]] = {}
     for name in names:
         members.setdefault(batches[name], []).append(name)
@@ -103,7 +124,7 @@ def crossed_test(values: Sequence[Mapping[str, float]], batches: Mapping[str, in
     S, B = cells_SB.shape
     grand = float(cells_SB.mean())
     if B < 2:
-        return Estimate(grand, math.nan, math.nan), None
+        return Mean(grand, math.nan, 0)
     runs_S1, batches_1B = cells_SB.mean(1, keepdims=True), cells_SB.mean(0, keepdims=True)
     freedoms = np.array([S - 1, B - 1, (S - 1) * (B - 1)])
     squares = np.array(
@@ -117,6 +138,11 @@ def crossed_test(values: Sequence[Mapping[str, float]], batches: Mapping[str, in
     # The unbiased estimate can fall below the variance of runs or batches alone: the larger of these is its floor.
     variance = max(mean_squares @ [1, 1, -1], mean_squares[:2].max()) / (S * B)
     spread = ((mean_squares / (S * B)) ** 2 / freedoms).sum()
-    degrees = max(1, round(variance**2 / spread)) if spread else 1
-    mean = Mean(grand, math.sqrt(variance), degrees)
-    return mean.estimate(), mean.p
+    return Mean(
+        grand,
+        math.sqrt(variance),
+        # Rounded down; where nothing differs, as in the smaller of the two samples.
+        max(1, int(variance**2 / spread)) if spread else min(S, B) - 1,
+        documents=independent_documents([len(batch) for batch in members.values()]),
+        square=statistics.fmean(statistics.fmean(of_run[name] for of_run in values) ** 2 for name in names),
+    )

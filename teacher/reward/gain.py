@@ -102,7 +102,7 @@ class GainReward:
 
     def reliability_of(self, groups: Sequence[Sequence[Rewrite]], repeats: int) -> Reliability:
         """Reliability of one run of the reward, from `repeats` students a lesson, in different company each time; the
-        bootstrap draws batches of documents that share students."""
+        interval's clusters are the batches of documents that share students."""
         lessons_DG = self._lessons(groups)
         results: Results = {}
         students = [student for repeat in range(repeats) for student in self._students(lessons_DG, repeat)]

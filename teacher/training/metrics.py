@@ -103,7 +103,7 @@ def noise_metrics(rewards: Rewards, credit_size: int = 1, *, common_seeds: bool 
     if repeats < 2:
         return {}
     measured = [[repeated for repeated in group if repeated] for group in gains]
-    result = reliability(measured, common_seeds=common_seeds, resamples=500)
+    result = reliability(measured, common_seeds=common_seeds)
     noise_sd = None if result.noise_variance is None else result.noise_variance**0.5
     return {"reward/reliability": result.at(repeats), "reward/noise_sd": noise_sd}
 

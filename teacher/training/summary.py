@@ -7,7 +7,7 @@ from pathlib import Path
 
 from configs.files import Record, read_json_lines
 from student.records import Document
-from student.statistics.intervals import Estimate, estimate
+from student.statistics.intervals import Estimate, estimate, estimate_difference
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.student_models import labels
 from teacher.run.checkpoints import best_checkpoint, best_round, finished_rounds
@@ -90,11 +90,12 @@ def differences(arms: Mapping[str, Evaluation]) -> dict[str, Estimate]:
     trained, results = arms["trained"], {}
     for arm, other in arms.items():
         if arm != "trained":
-            pairs = {"trained": (trained.gains, other.gains), "accuracy": (trained.accuracies, other.accuracies)}
-            for name, (of_trained, of_other) in pairs.items():
-                both = [document for document in of_trained if document in of_other]
-                clusters = [trained.batches[document] for document in both]
-                results[f"{name}_minus_{arm}"] = estimate([of_trained[d] - of_other[d] for d in both], clusters)
+            both = [document for document in trained.gains if document in other.gains]
+            clusters = [trained.batches[document] for document in both]
+            gains = [trained.gains[d] - other.gains[d] for d in both]
+            accuracies = [trained.accuracies[d] - other.accuracies[d] for d in both]
+            results[f"trained_minus_{arm}"] = estimate(gains, clusters)
+            results[f"accuracy_minus_{arm}"] = estimate_difference(accuracies, clusters)
     for student, label in labels(list(trained.by_student)).items():
         of_student = differences({arm: evaluation.by_student[student] for arm, evaluation in arms.items()})
         results |= {f"student/{label}/{name}": difference for name, difference in of_student.items()}

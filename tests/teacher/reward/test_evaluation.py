@@ -45,7 +45,7 @@ def test_an_interval_of_a_share_stays_a_share():
     results = {name: [DocumentResult(share, share, {})] for name, share in shares.items()}
     evaluation = Evaluation.of(results, {"a": 0, "b": 0, "c": 1, "d": 1})
     assert evaluation.gain.high > 1.0
-    assert (evaluation.accuracy.low, evaluation.accuracy.high) == (0.0, 1.0)
+    assert 0 < evaluation.accuracy.low < 0.3 and 0.95 < evaluation.accuracy.high < 1
 
 
 def test_the_reward_is_the_gain_minus_each_documents_penalties():
