@@ -12,6 +12,9 @@ from teacher.prompting.prompts import build_prompt
 from teacher.prompting.strategies import parse_completion, spread, tag_of
 from teacher.records import Completion, Rewrite, Writer
 
+SAMPLING_VERSION = 2
+"""Part of the key of kept texts; raised whenever the same config would sample other texts from the same teacher."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:

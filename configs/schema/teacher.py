@@ -34,6 +34,8 @@ class Teacher(Section):
     RL at a temperature below 1 sharpens the teacher with every round, until its rewrites repeat each other. Lessons
     that are used may be sampled below it."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Samples from the likeliest tokens that together have this probability. GRPO needs 1: it learns from the
+    log-probabilities of the whole distribution."""
     batch_size: int = Field(default=16, ge=1)
     """Rewrites sampled at once."""
     lora: Lora | None = Lora()
@@ -56,7 +58,8 @@ class Serving(Section):
     """`endpoint`: environment variable that holds the key; the key itself is never written to a file."""
     body: dict[str, Any] = Field(default_factory=dict)
     """`endpoint`: further fields of each request; null removes a field that is sent otherwise, e.g. {max_tokens: null,
-    max_completion_tokens: 512}."""
+    max_completion_tokens: 512}. An endpoint may have defaults of its own for what is not sent: one on vLLM takes them
+    from the model's generation config unless the body has {top_k: 0, min_p: 0, repetition_penalty: 1}."""
     context_tokens: int | None = Field(default=None, ge=2)
     """Most tokens of prompt and completion together; longer documents are cut. null: the model's own limit. vLLM
     reserves memory for one sequence of this length."""

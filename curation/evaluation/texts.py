@@ -20,7 +20,7 @@ from student.records import Document, Question
 from teacher.gates.checks import build_gates
 from teacher.records import Rewrite, Writer
 from teacher.run.samples import read_rewrites, write_rewrites
-from teacher.sampling import Sampling, sample_rewrites
+from teacher.sampling import SAMPLING_VERSION, Sampling, sample_rewrites
 from teacher.writers.local import load_teacher
 
 Groups = list[list[Rewrite]]
@@ -63,6 +63,7 @@ class LessonTexts:
         for file in sorted(checkpoint.glob("*.safetensors")) if checkpoint else ():
             weights.update(file.read_bytes())
         depends = {
+            "sampling": SAMPLING_VERSION,
             "arm": [arm.name, arm.kind, arm.value],
             "rewrites": rewrites,
             "checkpoint": weights.hexdigest()[:16] if checkpoint else None,

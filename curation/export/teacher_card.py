@@ -63,6 +63,8 @@ def teacher_uploads(run: TeacherRun, weights_hash: str, repo_id: str, dataset: s
         repo_id=repo_id,
         dataset=dataset,
         adapter=adapter,
+        # A whole model loads its own file; adapters of earlier versions have none.
+        own_sampling=adapter and (run.checkpoint / "generation_config.json").is_file(),
         base=run.base,
         students=run.students,
         results=run.results,

@@ -21,6 +21,7 @@ from curation.pipeline.dataset import WORK
 from student.records import Question
 from teacher.prompting.strategies import read_strategy, strategy_label
 from teacher.run.checkpoints import is_adapter
+from teacher.sampling import SAMPLING_VERSION
 
 SPEED = ("workers", "executor", "slurm", "ray", "wait")
 """Keys of `curation` that say where and how fast the rows are made, and change none of them."""
@@ -61,6 +62,7 @@ def run_settings(
         embedder = _sha256("\n".join(map(hash_folder, folders)))
     return {
         "format": 4,  # of the rows that this code makes
+        "sampling": SAMPLING_VERSION,
         "seed": config.run.seed,
         "teacher_name": "echo" if echo else f"{name}+{checkpoint.name}" if checkpoint else name,
         "teacher_hash": None if echo or by_endpoint else teacher_hash(config.teacher.model, checkpoint),

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from configs.schema import Student
 from student.engine.encoding import Encoded, encode_answer, encode_prompt, encode_text
 from student.engine.lora import AdapterStack, Rows
+from student.engine.models import generation_config
 from student.engine.packing import Piece, pack
 from student.engine.schedule import Schedule
 from student.engine.training import Progress, Usage, batch_loss
@@ -147,6 +148,7 @@ class Examiner:
         at_once = max(1, max_tokens // longest)
         order = sorted(range(len(prompts)), key=lambda i: questions[i][0])
         pad, device = self.tokenizer.pad_token_id, self.model.device
+        greedy = generation_config(self.model, self.tokenizer, max_new_tokens=self.settings.max_answer_tokens)
         answers: dict[int, str] = {}
         for start in range(0, len(order), at_once):
             members = order[start : start + at_once]
@@ -158,10 +160,8 @@ class Examiner:
             eager = torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext()
             with eager, self._adapters(rows, trained):
                 output_BT = self.model.generate(  # type: ignore[operator]
-                    input_ids=ids_BT, attention_mask=mask_BT.to(device), do_sample=False, num_beams=1, temperature=None,
-                    top_p=None, top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0, pad_token_id=pad,
-                    max_new_tokens=self.settings.max_answer_tokens,
-                )  # fmt: skip
+                    input_ids=ids_BT, attention_mask=mask_BT.to(device), generation_config=greedy
+                )
             texts = self.tokenizer.batch_decode(output_BT[:, width:], skip_special_tokens=True)
             answers |= zip(members, texts, strict=True)
         return [answers[i] for i in range(len(prompts))]

@@ -2,7 +2,14 @@
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from configs.errors import UserError
 from student.engine.model_names import check_available
@@ -29,6 +36,7 @@ def load_model(
     name: str, *, device: str = "auto", dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in eval mode and its tokenizer, which pads with the end-of-text token if it has no other.
+    Of the model's own generation config its end tokens are kept, see `generation_config`.
 
     Raises UserError if `name` is neither a model folder nor a Hub id that can be reached.
     """
@@ -41,8 +49,42 @@ def load_model(
         raise UserError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    model.generation_config = generation_config(model, tokenizer)
     # The declared return type of from_pretrained is wider than what it returns here.
     return model.to(where).eval(), tokenizer  # type: ignore[arg-type]
+
+
+def generation_config(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    max_new_tokens: int | None = None,
+) -> GenerationConfig:
+    """What `generate` does, and nothing else: it samples from softmax(logits / temperature), of the likeliest tokens
+    that together have the probability `top_p`; at temperature 0 it takes the likeliest one.
+
+    `generate` fills what its caller leaves open from the model's own config. Instruction models ship a
+    `repetition_penalty` of 1.05 to 1.1 there, which counts the prompt's words and so punishes copying the document: at
+    1.1 SmolLM2-135M samples at up to 3.3 nats from its own log-probabilities. So `load_model` replaces that config,
+    too.
+    """
+    # top_k 0: the library's default of 50 would cut the tail that RL explores.
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
+    return GenerationConfig(
+        do_sample=temperature > 0,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(end_ids(model.generation_config.eos_token_id, tokenizer)),
+        pad_token_id=tokenizer.pad_token_id,
+        **sampling,
+    )
+
+
+def end_ids(declared: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that end a text: those that a model's generation config declares, and the tokenizer's."""
+    ends = {*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id}
+    return {int(end) for end in ends if end is not None}
 
 
 def check_model(key: str, name: str) -> None:

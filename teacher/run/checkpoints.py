@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.errors import RunError
 from configs.files import write_whole
+from configs.schema import Teacher
+from student.engine.models import generation_config
 
 OPTIMIZER_FILE = "optimizer.pt"
 BEST_FILE = "best.json"
@@ -70,17 +72,29 @@ def save_checkpoint(
     round: int,
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
+    settings: Teacher,
     optimizer: torch.optim.Optimizer | None,
 ) -> Path:
-    """Saves model (or adapter) and tokenizer under their final name, whole or not at all. Raises RunError."""
+    """Saves model (or adapter) and tokenizer under their final name, whole or not at all, with a generation config by
+    which others sample what a curation by `settings` would. Raises RunError."""
     if not all(torch.isfinite(p).all() for p in model.parameters() if p.requires_grad):
         raise RunError(
             f"round {round} made the teacher's weights non-finite: lower rl.learning_rate; earlier rounds are kept"
         )
 
+    evaluated = settings.evaluation_temperature
+    generation = generation_config(
+        model,
+        tokenizer,
+        temperature=settings.temperature if evaluated is None else evaluated,
+        top_p=settings.top_p,
+        max_new_tokens=settings.max_new_tokens,
+    )
+
     def save(folder: Path) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        generation.save_pretrained(folder)
         if optimizer is not None:
             torch.save(optimizer.state_dict(), folder / OPTIMIZER_FILE)
 

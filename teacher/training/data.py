@@ -28,6 +28,8 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
         raise UserError("no training documents: set data.train to JSONL or Parquet files with `text` and `questions`")
     if config.teacher.temperature == 0:
         raise UserError("teacher.temperature 0 makes all rewrites of a group equal; training needs it above 0")
+    if config.rl.algorithm == "grpo" and config.teacher.top_p < 1:
+        raise UserError("teacher.top_p below 1 cuts what is sampled, but not what GRPO learns from: set it to 1")
     twice = [name for name, count in Counter(document.id for document in [*train, *heldout]).items() if count > 1]
     if twice:
         raise UserError(f"document id {twice[0]!r} occurs more than once in data.train and data.heldout")

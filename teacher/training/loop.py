@@ -198,7 +198,7 @@ class TeacherLoop:
             seconds = context.clock.figures()
             context.log("update", round, metrics | seconds)
             self.progress(clock_line(f"round {round}/{self.config.rl.rounds}", seconds))
-            save_checkpoint(self.config.run.dir, round, writer.model, writer.tokenizer, optimizer)
+            save_checkpoint(self.config.run.dir, round, writer.model, writer.tokenizer, writer.settings, optimizer)
 
     def _score(
         self, reward: GainReward, kept: list[Rewrite], round: int, step: int, batches: Iterable[list[list[Rewrite]]]

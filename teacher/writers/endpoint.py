@@ -22,9 +22,9 @@ from configs.errors import RunError, UserError
 from configs.schema import Serving, Teacher
 from configs.seeds import stable_seed
 from student.engine.model_names import check_available
+from student.engine.models import end_ids
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
-from teacher.writers.local import end_ids
 from teacher.writers.vllm_server import read_state
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0

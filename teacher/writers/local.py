@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import RunError, UserError
 from configs.schema import Teacher
 from student.engine.lora import peft_config
-from student.engine.models import load_model
+from student.engine.models import end_ids, generation_config, load_model
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
 
@@ -27,8 +27,7 @@ class TransformersWriter(Writer):
     @property
     def end_ids(self) -> set[int]:
         """Tokens that end a completion: the model's, and the tokenizer's."""
-        declared = self.model.generation_config.eos_token_id if self.model.generation_config else None
-        return end_ids(declared, self.tokenizer)
+        return end_ids(self.model.generation_config.eos_token_id, self.tokenizer)
 
     def write(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
         """Equal calls give equal texts on CPU. The global random state is left as it was."""
@@ -87,14 +86,12 @@ class TransformersWriter(Writer):
     def _generate(self, rows: list[list[int]], max_new_tokens: int) -> list[list[int]]:
         """New tokens of each row, up to and with the first that ends it."""
         settings, ends = self.settings, self.end_ids
-        # top_k 0: the library's default of 50 would cut the tail that RL explores.
-        sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
-        generation = GenerationConfig(
+        generation = generation_config(
+            self.model,
+            self.tokenizer,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
             max_new_tokens=max_new_tokens,
-            do_sample=settings.temperature > 0,
-            **(sampling if settings.temperature > 0 else {}),
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=sorted(ends),
         )
         inputs = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
         inputs = {name: inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
@@ -102,12 +99,6 @@ class TransformersWriter(Writer):
         new_BT = ids_BT[:, inputs["input_ids"].shape[1] :].tolist()
         cuts = [next((t + 1 for t, token in enumerate(new) if token in ends), len(new)) for new in new_BT]
         return [new[:cut] for new, cut in zip(new_BT, cuts, strict=True)]
-
-
-def end_ids(declared: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Tokens that end a completion: those that a model's generation config declares, and the tokenizer's."""
-    ends = {*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id}
-    return {int(end) for end in ends if end is not None}
 
 
 def load_teacher(

@@ -56,7 +56,7 @@ def trained(config: Config) -> Path:
         for name, parameter in writer.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.01)
-    return save_checkpoint(config.run.dir, 1, writer.model, writer.tokenizer, None)
+    return save_checkpoint(config.run.dir, 1, writer.model, writer.tokenizer, writer.settings, None)
 
 
 def server_in(folder: Path) -> list[psutil.Process]:

@@ -399,15 +399,14 @@ def trained(tmp_path: Path, teacher: Path) -> Config:
     from peft import LoraConfig, get_peft_model
 
     from student.engine.models import load_model
+    from teacher.run.checkpoints import save_checkpoint
 
     config = checked_config(tmp_path, teacher, rows(6))
     model, tokenizer = load_model(str(teacher), device="cpu")
     adapted = get_peft_model(
         model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     )
-    checkpoint = config.run.dir / "teacher/checkpoint-0002"
-    adapted.save_pretrained(checkpoint)
-    tokenizer.save_pretrained(checkpoint)
+    checkpoint = save_checkpoint(config.run.dir, 2, adapted, tokenizer, config.teacher, None)
     (checkpoint / "optimizer.pt").write_bytes(b"only training needs it")
     student = shutil.copytree(teacher, tmp_path / "tiny-student")
     (student / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
@@ -436,6 +435,8 @@ def test_teacher(trained: Config, server: HubServer, capsys: pytest.CaptureFixtu
     card = arrived["README.md"].decode()
     data = yaml.safe_load(card.split("---\n")[1])
     assert data["library_name"] == "peft" and data["datasets"] == [REPO] and data["license"] == "unknown"
+    assert f'model.generation_config = GenerationConfig.from_pretrained("{REPO}-teacher")' in card
+    assert json.loads(arrived["generation_config.json"])["max_new_tokens"] == trained.teacher.max_new_tokens
     assert "0123456789abcdef" in card and "rest_em, 2 of 2 rounds" in card
     assert "| the trained teacher | 5.480 [4.980, 5.980] | 0.55 | 48 |" in card and "| trained − raw | 4.230 |" in card
     marks = json.loads(arrived["notewright.json"])

@@ -128,3 +128,11 @@ def test_nothing_to_curate(config: Config) -> None:
         find_input(changed(config, "curation", input=()))
     with pytest.raises(UserError, match=r"teacher\.model is not set"):
         find_input(changed(config, "teacher", model=""))
+
+
+def test_rows_that_were_sampled_by_other_rules_are_of_another_run(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = name_of(config)
+    monkeypatch.setattr("curation.pipeline.fingerprint.SAMPLING_VERSION", 1)
+    assert name_of(config) != before

@@ -35,7 +35,7 @@ def test_a_merged_teacher_is_the_adapted_one(make_config):
     folders = [
         merged_teacher(
             config.teacher.model,
-            save_checkpoint(config.run.dir, round, writer.model, writer.tokenizer, None),
+            save_checkpoint(config.run.dir, round, writer.model, writer.tokenizer, writer.settings, None),
             config.run.dir,
         )
         for round in (1, 2)

@@ -41,7 +41,7 @@ def test_weights_that_are_not_finite_are_never_saved(make_config):
     writer = load_teacher(config.teacher, train_seed=config.run.seed)
     next(writer.model.parameters()).data[0] = float("nan")
     with pytest.raises(RunError, match="learning_rate"):
-        save_checkpoint(config.run.dir, 1, writer.model, writer.tokenizer, None)
+        save_checkpoint(config.run.dir, 1, writer.model, writer.tokenizer, writer.settings, None)
     assert latest_checkpoint(config.run.dir) is None
 
 

@@ -193,7 +193,7 @@ def test_grpos_kl_is_to_the_teachers_start_and_not_to_the_rounds(make_config, ma
         for parameter in moved.model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    checkpoint = save_checkpoint(config.run.dir, 1, moved.model, moved.tokenizer, None)
+    checkpoint = save_checkpoint(config.run.dir, 1, moved.model, moved.tokenizer, moved.settings, None)
     later, optimizer = train(2, load_teacher(config.teacher, checkpoint, train_seed=config.run.seed), checkpoint)
     assert at_start["kl"] == pytest.approx(0.0, abs=1e-5)
     assert later["kl"] > 0.05

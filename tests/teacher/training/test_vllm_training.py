@@ -52,7 +52,7 @@ def moved(config, round, seed):
         for name, parameter in writer.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.02)
-    return save_checkpoint(config.run.dir, round, writer.model, writer.tokenizer, None)
+    return save_checkpoint(config.run.dir, round, writer.model, writer.tokenizer, writer.settings, None)
 
 
 def test_the_adapter_of_each_round_writes_as_it_does_here(smollm2):

@@ -93,7 +93,7 @@ def test_a_server_that_starts_again_loads_its_adapter(vllm_config, stand_in):
     config = vllm_config()
     for round in (1, 2):
         writer = load_teacher(config.teacher, train_seed=config.run.seed)
-        save_checkpoint(config.run.dir, round, writer.model, writer.tokenizer, None)
+        save_checkpoint(config.run.dir, round, writer.model, writer.tokenizer, writer.settings, None)
     folder = config.run.dir / "vllm"
     with Writers(config, on_server=True) as writers:
         writers.of(2).write(["gold iron salt"], 2, 0)

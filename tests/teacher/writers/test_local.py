@@ -121,7 +121,7 @@ def test_a_saved_teacher_writes_as_it_did(make_config, make_documents, tmp_path)
                     parameter.add_(0.2 * torch.randn_like(parameter))
         changed = writer.write(prompts, 1, seed=0)
         assert changed != start
-        folder = save_checkpoint(tmp_path / name, 1, writer.model, writer.tokenizer, None)
+        folder = save_checkpoint(tmp_path / name, 1, writer.model, writer.tokenizer, writer.settings, None)
         assert (folder / "adapter_config.json").is_file() == (lora is not None)
         assert load_teacher(config.teacher, folder).write(prompts, 1, seed=0) == changed
         assert load_teacher(config.teacher).write(prompts, 1, seed=0) == start
