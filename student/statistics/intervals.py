@@ -155,13 +155,19 @@ def jackknife(
     if C < 2 or not math.isfinite(whole):
         return Mean(whole, math.nan, 0)
     effects_C = without_C.mean() - without_C
-    variance = float((effects_C**2).mean())
-    error = math.sqrt((C - 1) * variance)
+    error = math.sqrt((C - 1) * float((effects_C**2).mean()))
     if error <= 1e-12 * max(1.0, abs(whole)):
         return Mean(whole, 0.0, C - 1)
-    # The skewness of a sample is at most (C - 2) / sqrt(C - 1), which this maps to 1.
-    skew = float((effects_C**3).mean()) / variance**1.5 * math.sqrt(C - 1) / (C - 2) if C > 2 else 0.0
-    return Mean(whole, error, C - 1, skew)
+    return Mean(whole, error, C - 1, skewness(effects_C))
+
+
+def skewness(effects_C: np.ndarray) -> float:
+    """That of a sample whose mean is 0, corrected for its size, over the root of its size. It is -1 ... 1: no sample is
+    more skewed than if one value differs from all others."""
+    C, variance = len(effects_C), float((effects_C**2).mean())
+    if C < 3 or not variance:
+        return 0.0
+    return float((effects_C**3).mean()) / variance**1.5 * math.sqrt(C - 1) / (C - 2)
 
 
 @lru_cache

@@ -15,6 +15,7 @@ from student.statistics.intervals import (
     estimate,
     estimate_share,
     independent_documents,
+    skewness,
 )
 
 
@@ -137,12 +138,16 @@ def crossed_mean(values: Sequence[Mapping[str, float]], batches: Mapping[str, in
     mean_squares = squares / freedoms
     # The unbiased estimate can fall below the variance of runs or batches alone: the larger of these is its floor.
     variance = max(mean_squares @ [1, 1, -1], mean_squares[:2].max()) / (S * B)
+    # Third moments of independent effects add up.
+    parts = (mean_squares[:2] / max(variance * S * B, 1e-300)) ** 1.5
+    skews = skewness(runs_S1.ravel() - grand), skewness(batches_1B.ravel() - grand)
     spread = ((mean_squares / (S * B)) ** 2 / freedoms).sum()
     return Mean(
         grand,
         math.sqrt(variance),
         # Rounded down; where nothing differs, as in the smaller of the two samples.
         max(1, int(variance**2 / spread)) if spread else min(S, B) - 1,
+        skew=float(np.clip(parts @ skews, -1, 1)),
         documents=independent_documents([len(batch) for batch in members.values()]),
         square=statistics.fmean(statistics.fmean(of_run[name] for of_run in values) ** 2 for name in names),
     )

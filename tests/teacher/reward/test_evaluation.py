@@ -31,7 +31,7 @@ def test_the_interval_excludes_zero_where_p_is_below_five_percent(runs):
     rng = np.random.default_rng(1)
     significant = 0
     for _ in range(60):
-        values = [{name: rng.normal(0.3) for name in BATCHES} for _ in range(runs)]
+        values = [{name: rng.normal(0.5) for name in BATCHES} for _ in range(runs)]
         interval, p = crossed_test(values, BATCHES)
         assert interval == crossed_estimate(values, BATCHES)
         assert (p < 0.05) == (interval.low > 0 or interval.high < 0)
