@@ -6,6 +6,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from configs.schema import Config
 from curation.console.progress import say
+from curation.corpus.exam_items import all_evaluation_items
 from curation.corpus.training_data import read_splits
 from student.pools import make_pool
 from teacher.algorithms.table import start_ranks
@@ -22,4 +23,5 @@ def train_from_config(config: Config) -> TrainSummary:
     if not heldout and not ranks.is_helper:
         say("data.heldout is not set: the gain of the trained teacher will not be measured")
     pools = partial(make_pool, sharing=len(config.student.names))
-    return train_teacher(config, train, heldout, pools, progress=say, ranks=ranks)
+    items = all_evaluation_items(config)
+    return train_teacher(config, train, heldout, pools, progress=say, ranks=ranks, exam_items=items)

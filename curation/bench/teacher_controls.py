@@ -22,7 +22,7 @@ from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.records import Exam, Job, OnDone, Outcome, Question, StudentPool
 from teacher.gates.checks import build_gates, check
-from teacher.gates.text import words
+from teacher.gates.text import word_line, words
 from teacher.reward.assignment import batches_of
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.gain import GainReward
@@ -117,25 +117,34 @@ def arm_values(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def planted_questions(config: Config) -> dict[str, Any]:
-    """Plants a held-out question about somebody else in each of some documents. Counts how many texts that carry it (a
-    copy of the document, and what the teacher writes where it is told to copy) the leak gate refuses, and how many
-    clean copies it refuses."""
+    """Plants held-out questions with their answers, and counts how many texts that carry one the leak gate refuses.
+
+    A question about somebody else is put into each of some documents: a copy of it carries the question, and so may
+    what the teacher writes where it is told to copy. The other texts are clean copies with a question behind them that
+    the document does not hold: its own, its own in capitals without punctuation, and somebody else's. Clean copies are
+    counted too; the gates should refuse none.
+    """
     _, heldout = read_splits(config)
     benchmark = DocumentQuestions(config.student.prompt_template)
     questions = [q for document in heldout for q in benchmark.exam(document).questions if q.split == "heldout"]
+    first_about = {question.document_id: question for question in reversed(questions)}
     writer = load_teacher(config.teacher)
     gates = build_gates(config.gates, config.teacher, writer.tokenizer, questions, config.student.prompt_template)
-    clean, planted, planted_in = heldout[:PLANTED], [], {}
+    clean, planted, foreign = heldout[:PLANTED], [], {}
+    verdicts = []
     for number, document in enumerate(clean):
-        other = heldout[(number + 1) % len(heldout)].id
-        question = next(q for q in questions if q.document_id == other)
-        planted_in[document.id] = f" {' '.join(words(question.prompt))} "
-        text = f"{question.prompt} {question.answer}. {document.text}"
-        planted.append(Document(text=text, id=document.id, metadata=document.metadata))
+        own, other = (first_about[heldout[n % len(heldout)].id] for n in (number, number + 1))
+        foreign[document.id] = word_line(words(other.prompt))
+        planted.append(
+            Document(f"{other.prompt} {other.answer}. {document.text}", document.id, metadata=document.metadata)
+        )
+        lines = [f"{question.prompt} {question.answer}" for question in (own, other)]
+        lines.append(" ".join(words(lines[0])).upper())
+        verdicts += [check(document, f"{document.text} {line}.", gates) for line in lines]
+    verdicts += [check(document, document.text, gates) for document in planted]
     sampling = Sampling(rewrites=config.rl.group_size, seed=0, strategies=("copy",), explore=1.0)
     written = itertools.chain(*sample_rewrites(writer, planted, sampling, gates))
-    carried = [r for r in written if planted_in[r.document_id] in f" {' '.join(words(r.text))} "]
-    verdicts = [check(document, document.text, gates) for document in planted]
+    carried = [r for r in written if foreign[r.document_id] in word_line(words(r.text))]
     verdicts += [rewrite.rejected for rewrite in carried]
     return {
         "carried": len(verdicts),

@@ -2,31 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from datatrove.data import Document
 
 from configs.errors import UserError
 from configs.schema import Config, Evaluation, Student
 from curation.console.progress import say
+from curation.corpus.exam_items import ItemSource, evaluation_items
 from curation.corpus.training_data import read_asked, read_splits
 from curation.evaluation.arms import Arm, parse_arms
 from curation.evaluation.teachers import teacher_of_run, trains_teachers
 from curation.evaluation.texts import LessonTexts
 from curation.lab import world
 from curation.lab.build import build_lab
-from curation.lab.items import LAB, REWRITES, lab_questions, lab_rewrites
-from student.benchmarks.sources import DocumentQuestions, make_benchmark
+from curation.lab.items import REWRITES, lab_rewrites
+from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
 from student.records import Document as AnyDocument
 from student.records import Exam, Question
 from teacher.reward.assignment import batches_of
 from teacher.reward.student_models import labels
+from teacher.reward.student_runs import heldout_items
 from teacher.training.data import check_documents
-
-ItemSource = tuple[Literal["benchmark", "retention"], str]
-"""What items about no document are for, and the config's line that names them."""
 
 
 class HeldoutQuestions:
@@ -61,10 +59,11 @@ class Inputs(NamedTuple):
 
     @property
     def secret_items(self) -> list[Question]:
-        """Held-out questions and benchmark items: a text that carries one is a leak."""
+        """What this evaluation asks, and held-out items of `reward.benchmarks`: a text that carries one is a leak."""
         exams = HeldoutQuestions(self.config.student, self.config.evaluation)
         items = [q for document in self.documents for q in exams.exam(document).questions if q.split == "heldout"]
-        return items + [q for (kind, _), questions in self.extra.items() if kind == "benchmark" for q in questions]
+        extra = [question for questions in self.extra.values() for question in questions]
+        return [*items, *heldout_items(self.config, ()), *extra]
 
 
 def read_inputs(config: Config) -> Inputs:
@@ -83,7 +82,7 @@ def read_inputs(config: Config) -> Inputs:
     students = {label: model for model, label in labels(list(settings.students)).items()}
     inputs = Inputs(config, arms, students, train, documents, extra={})
     _check(inputs)
-    return inputs._replace(extra=_read_extra(config))
+    return inputs._replace(extra=evaluation_items(config))
 
 
 def _as_evaluated(config: Config) -> Config:
@@ -149,18 +148,3 @@ def _check(inputs: Inputs) -> None:
             texts.of(arm)
         elif arm.kind == "trained" and not trains_teachers(config.evaluation, arm):
             teacher_of_run(config, arm)
-
-
-def _read_extra(config: Config) -> dict[ItemSource, tuple[Question, ...]]:
-    settings = config.evaluation
-    sources: list[ItemSource] = [("benchmark", line) for line in settings.benchmarks]
-    sources += [("retention", settings.retention_questions)] if settings.retention_questions else []
-    no_document = SimpleNamespace(text="", id="", metadata={})
-    extra, folder = {}, config.run.dir / "evaluation"
-    for kind, line in sources:
-        spec = lab_questions(config.lab, folder, known=kind == "retention") if line == LAB else line
-        benchmark = make_benchmark(spec, config.student.prompt_template, settings.benchmark_limit)
-        extra[kind, line] = benchmark.exam(no_document).questions
-        if not extra[kind, line]:
-            raise UserError(f"evaluation: {line!r} holds no questions that are about no document")
-    return extra

@@ -43,10 +43,11 @@ def run_evaluate(config: Config) -> EvaluationResult:
     acquire_config(config)
     pools = partial(make_pool, sharing=min(config.evaluation.workers, len(inputs.students)))
     # Teachers are trained by the config as it is: the evaluation's own steps and tokens are none of theirs.
-    checkpoints = trained_teachers(config, inputs.arms, inputs.students, inputs.train, pools)
+    secret = inputs.secret_items
+    checkpoints = trained_teachers(config, inputs.arms, inputs.students, inputs.train, pools, secret)
     # Texts that all students share are written first, here.
     of_arms = {arm: checkpoint for (arm, _), checkpoint in checkpoints.items()}
-    texts = LessonTexts(inputs.config, inputs.documents, inputs.secret_items)
+    texts = LessonTexts(inputs.config, inputs.documents, secret)
     for arm in inputs.arms:
         # A teacher that is trained here writes for its own student alone, which comes later.
         if arm.kind == "best-of" or (arm.written and (arm.kind != "trained" or arm.value)):

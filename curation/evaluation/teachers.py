@@ -12,6 +12,7 @@ from configs.schema import Config, Evaluation
 from curation.console.progress import say
 from curation.evaluation.arms import Arm
 from curation.evaluation.processes import Report, run_tasks
+from student.records import Question
 from teacher.reward.student_models import MakePool
 from teacher.run.checkpoints import best_checkpoint, finished_rounds
 from teacher.training.loop import train_teacher
@@ -21,10 +22,16 @@ Checkpoints = dict[tuple[str, str], Path | None]
 
 
 def trained_teachers(
-    config: Config, arms: Sequence[Arm], students: dict[str, str], train: Sequence[Document], make_pool: MakePool
+    config: Config,
+    arms: Sequence[Arm],
+    students: dict[str, str],
+    train: Sequence[Document],
+    make_pool: MakePool,
+    secret_items: Sequence[Question],
 ) -> Checkpoints:
     """The checkpoint of each `trained` arm for each student (label: model); with `evaluation.teacher_for: each` what is
-    missing is trained. Raises UserError where a run has no finished round, and RunError."""
+    missing is trained, on lessons that hold none of `secret_items`. Raises UserError where a run has no finished round,
+    and RunError."""
     checkpoints: Checkpoints = {}
     for arm in arms:
         if arm.kind != "trained":
@@ -42,15 +49,22 @@ def trained_teachers(
             }
             runs[label] = config.model_copy(update=sections)
         say(f"teachers for {', '.join(students)}: {config.rl.rounds} rounds each, where they are not trained yet")
-        tasks = [partial(_train, run, train, make_pool, label) for label, run in runs.items()]
+        tasks = [partial(_train, run, train, make_pool, secret_items, label) for label, run in runs.items()]
         run_tasks("training", tasks, config.evaluation.workers)
         checkpoints |= {(arm.name, label): best_checkpoint(run.run.dir) for label, run in runs.items()}
     return checkpoints
 
 
-def _train(config: Config, train: Sequence[Document], make_pool: MakePool, label: str, report: Report) -> None:
+def _train(
+    config: Config,
+    train: Sequence[Document],
+    make_pool: MakePool,
+    secret_items: Sequence[Question],
+    label: str,
+    report: Report,
+) -> None:
     # Without held-out documents: the evaluation itself measures the teacher on them.
-    train_teacher(config, train, (), make_pool, lambda line: report(f"{label}: {line}"))
+    train_teacher(config, train, (), make_pool, lambda line: report(f"{label}: {line}"), exam_items=secret_items)
 
 
 def trains_teachers(settings: Evaluation, arm: Arm) -> bool:

@@ -7,7 +7,7 @@ settings, documents, numbers), so that an interrupted evaluation finds it again 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from configs.errors import UserError
@@ -17,7 +17,8 @@ from curation.evaluation.arms import Arm
 from curation.scoring.rewrite_file import RAW, RewriteLine, read_rewrite_file
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Document, Question
-from teacher.gates.checks import build_gates
+from teacher.gates.checks import VERSION as GATES_VERSION
+from teacher.gates.checks import build_gates, check
 from teacher.records import Rewrite, Writer
 from teacher.run.samples import read_rewrites, write_rewrites
 from teacher.sampling import SAMPLING_VERSION, Sampling, sample_rewrites
@@ -31,7 +32,7 @@ class LessonTexts:
     """The texts of an evaluation's arms; a teacher is loaded when it has something to write."""
 
     def __init__(self, config: Config, documents: Sequence[Document], secret_items: Sequence[Question]) -> None:
-        """The gates refuse a text that carries one of `secret_items`."""
+        """The gates refuse a text that carries one of `secret_items`, also one of a file that the user brings."""
         self.config, self.documents, self.secret_items = config, list(documents), list(secret_items)
         self._writers: dict[Path | None, Writer] = {}
 
@@ -69,7 +70,7 @@ class LessonTexts:
             "checkpoint": weights.hexdigest()[:16] if checkpoint else None,
             "teacher": config.teacher.model_dump(mode="json"),
             "ensemble": config.evaluation.ensemble,
-            "gates": config.gates.model_dump(mode="json"),
+            "gates": [GATES_VERSION, config.gates.model_dump(mode="json")],
             "seed": config.run.seed,
             "documents": [[document.id, document.text] for document in self.documents],
             "items": [asdict(item) for item in self.secret_items],
@@ -109,8 +110,20 @@ class LessonTexts:
                 f"{path}: no line with the text and rewrites of {len(missing)} of {len(self.documents)} documents, the"
                 f" first is {missing[0].id!r}"
             )
+        gates = build_gates(
+            self.config.gates,
+            self.config.teacher,
+            None,
+            self.secret_items,
+            self.config.student.prompt_template,
+            ["leak"],
+        )
         return [
-            [_as_rewrite(document, path.stem, text) for key, text in by_text[document.text].texts.items() if key != RAW]
+            [
+                replace(_as_rewrite(document, path.stem, text), rejected=check(document, text, gates))
+                for key, text in by_text[document.text].texts.items()
+                if key != RAW
+            ]
             for document in self.documents
         ]
 

@@ -17,15 +17,12 @@ PEOPLE = 16
 REWRITES = "lab-rewrites.jsonl"
 
 
-def lab_questions(lab: Lab, folder: Path, known: bool) -> str:
-    """Writes questions about base people none of whom is in the retention texts, and returns the file as a benchmark's
-    name. With `known` both students have met questions about these people; else they have only read of them."""
+def lab_questions(lab: Lab, known: bool) -> list[dict[str, str]]:
+    """Questions about base people none of whom is in the retention texts. With `known` both students have met questions
+    about these people; else they have only read of them."""
     people = world.make_people(lab.seed, 0, lab.base_people)
     chosen = people[2 * RETENTION_TEXTS + (not known) :: 2] or people[int(not known) :: 2]  # the latter in a small lab
-    items = [item | {"split": "heldout"} for person in chosen[:PEOPLE] for item in world.exam_items(person)]
-    path = folder / f"lab-{'known' if known else 'unasked'}.jsonl"
-    write_json_lines(path, items)
-    return f"file:{path}"
+    return [item | {"split": "heldout"} for person in chosen[:PEOPLE] for item in world.exam_items(person)]
 
 
 def lab_rewrites(lab: Lab, folder: Path, strategies: Sequence[str], rewrites: int) -> Path:

@@ -19,6 +19,7 @@ from configs.schema import Config
 from curation.corpus.decontaminate import BenchmarkIndex
 from curation.pipeline.dataset import WORK
 from student.records import Question
+from teacher.gates.checks import VERSION as GATES_VERSION
 from teacher.prompting.strategies import read_strategy, strategy_label
 from teacher.run.checkpoints import is_adapter
 from teacher.sampling import SAMPLING_VERSION
@@ -72,7 +73,7 @@ def run_settings(
         | {"strategies": [strategy_label(name) for name in config.teacher.strategies]},
         "serving": config.serving.model_dump(mode="json", include=served),
         "strategies": {strategy_label(name): _sha256(read_strategy(name)) for name in prompted},
-        "gates": config.gates.model_dump(mode="json"),
+        "gates": {**config.gates.model_dump(mode="json"), "version": GATES_VERSION},
         "benchmarks": list(index.items),
         "benchmark_items": items_hash,
         "embedder_hash": embedder,

@@ -22,6 +22,7 @@ from configs.load import load_config
 from configs.schema import Config
 from curation.console.progress import say
 from curation.corpus.decontaminate import BenchmarkIndex, read_benchmarks
+from curation.corpus.exam_items import all_evaluation_items
 from curation.corpus.filters import is_unknown, licence_of
 from curation.corpus.inputs import find_curation_input
 from curation.corpus.shards import Shard, read_shard
@@ -32,7 +33,7 @@ from student.benchmarks.sources import DocumentQuestions
 from student.engine.model_names import check_available
 from student.records import Question
 from teacher.questions.cache import questions_file, read_questions
-from teacher.reward.student_runs import external_questions
+from teacher.reward.student_runs import heldout_items
 from teacher.run.checkpoints import best_checkpoint, latest_checkpoint
 
 
@@ -179,18 +180,17 @@ def check_same_teacher(config: Config) -> None:
 
 
 def benchmark_items(config: Config) -> tuple[Question, ...]:
-    """The questions that no rewrite may hold: those of `data.heldout`, and the held-out ones of all others. A document
-    without questions has those that were written for training, if any were. Raises UserError."""
+    """The questions that no rewrite may hold: those of `data.heldout`, the held-out ones of all others, and what
+    `evaluate` asks beside them. A document without questions has those that were written for training, if any were.
+    Raises UserError."""
     benchmark = DocumentQuestions(config.student.prompt_template)
     known = read_questions(questions_file(config)) if config.data.train or config.data.heldout else {}
 
-    def questions(patterns: tuple[str, ...]) -> list[Question]:
-        documents = read_documents(patterns, known=known, optional=True) if patterns else []
-        return [question for document in documents for question in benchmark.exam(document).questions]
+    def documents(patterns: tuple[str, ...]) -> list[Document]:
+        return read_documents(patterns, known=known, optional=True) if patterns else []
 
-    heldout = questions(config.data.heldout)
-    others = [*questions(config.data.train), *external_questions(config.reward, config.student.prompt_template)]
-    return (*heldout, *(question for question in others if question.split == "heldout"))
+    asked = [question for document in documents(config.data.heldout) for question in benchmark.exam(document).questions]
+    return (*asked, *heldout_items(config, documents(config.data.train)), *all_evaluation_items(config))
 
 
 def check_files(

@@ -45,6 +45,11 @@ class Rewriter:
     writer: Writer | None
     gates: tuple[Gate, ...]
 
+    @property
+    def leak_gates(self) -> list[Gate]:
+        """The gate that texts which nobody wrote pass too: a document's own text may hold items about others."""
+        return [gate for gate in self.gates if gate.name == "leak"]
+
     def count_tokens(self, text: str) -> int:
         """Length in the teacher's tokens; the echo counts words."""
         return len(text.split()) if self.writer is None else self.writer.count_tokens(text)

@@ -26,9 +26,15 @@ from curation.pipeline.rewriter import (
     rewriter_gates,
     write,
 )
+from teacher.gates.checks import check
 from teacher.gates.text import overlap_shares
 from teacher.records import Completion
 from teacher.sampling import make_rewrite
+
+
+def _as_trained(document: Document) -> Document:
+    """The document under the id that it has in training: the gate `leak` knows the owners of its items by those."""
+    return Document(document.text, document.metadata["training_id"], metadata=document.metadata)
 
 
 class ReadShard(PipelineStep):
@@ -173,7 +179,9 @@ class RewriteWithTeacher(PipelineStep):
             if stable_seed(run_seed, RAW, document.id) / 2**31 < curation.keep_raw:
                 raw = {"id": f"{document.id}/{RAW}", "rewrite": None, "strategy": RAW, "text": document.text}
                 raw |= {"gates": [], "tokens": source["source_tokens"]}
-                records.append(source | raw | self._leak(document.text))
+                leaks = check(_as_trained(document), document.text, rewriter.leak_gates)
+                refused = {"stage": "gate", "reason": leaks} if leaks else self._leak(document.text)
+                records.append(source | raw | refused)
         return records
 
     def _source(self, document: Document) -> Record:
@@ -198,11 +206,11 @@ class RewriteWithTeacher(PipelineStep):
         }
         if (error := completion.error) is not None:
             return record | {"stage": "teacher", "reason": f"{type(error).__name__}: {error}"[:300]}
-        # The items of the gate `leak` name their documents by the ids of training.
-        as_trained = Document(document.text, document.metadata["training_id"], metadata=document.metadata)
         if echo:
             teacher = teacher.model_copy(update={"prompting": "strategy"})
-        rewrite = make_rewrite(teacher, as_trained, prompt, completion, request.strategy or "", rewriter.gates)
+        rewrite = make_rewrite(
+            teacher, _as_trained(document), prompt, completion, request.strategy or "", rewriter.gates
+        )
         text = rewrite.text
         record |= {"text": text, "strategy": rewrite.strategy, "tokens": rewriter.count_tokens(text)}
         record["gates"] = self.gates

@@ -23,7 +23,7 @@ from student.statistics.adaptive import PlannedRun
 from teacher.gates.checks import build_gates
 from teacher.prompting.strategies import spread
 from teacher.reward.assignment import batches_of
-from teacher.reward.student_runs import StudentRuns, narrow, planned_steps
+from teacher.reward.student_runs import StudentRuns, heldout_items, narrow, planned_steps
 from teacher.sampling import Sampling, sample_rewrites
 from teacher.writers.local import load_teacher
 
@@ -89,7 +89,9 @@ def read_groups(config: Config, source: str | None, documents: int, rewrites: in
     if with_rewrites:
         raise UserError(f"{source or 'data.train'}: some documents have `rewrites` and some have none")
     writer = load_teacher(config.teacher)
-    gates = build_gates(config.gates, config.teacher, writer.tokenizer)
+    gates = build_gates(
+        config.gates, config.teacher, writer.tokenizer, heldout_items(config, read), config.student.prompt_template
+    )
     sampling = Sampling(rewrites=rewrites or config.rl.group_size, seed=stable_seed(config.run.seed, "reliability"))
     groups = []
     for document, written in zip(read, sample_rewrites(writer, read, sampling, gates), strict=True):

@@ -17,6 +17,9 @@ from teacher.prompting.defence import CHAT_MARK, MARKER, control_tokens
 from teacher.prompting.prompts import DELIMITED, shows_strategies
 from teacher.prompting.strategies import read_strategy
 
+VERSION = 2
+"""Raised when the gates judge a text otherwise: what was kept under other gates is sampled anew."""
+
 Refuses = Callable[[Document, str, bool], bool]
 """`(document, text, ended)`: whether to refuse a text about a document; `ended` says that its writer came to an end."""
 
@@ -42,7 +45,7 @@ class GateInputs(NamedTuple):
     tokenizer: PreTrainedTokenizerBase | None
     """The teacher's; None for a writer without a model, whose length is counted in words."""
     heldout: Sequence[Question]
-    """Benchmark items that must not reach a lesson."""
+    """Items of exams that must not reach a lesson."""
     prompt_template: str
     """`student.prompt_template`, which made the items' prompts."""
 
@@ -83,8 +86,8 @@ def build_gates(
     prompt_template: str = "{question}",
     names: Iterable[str] | None = None,
 ) -> list[Gate]:
-    """The gates of these settings, or those of `names`, in the order of `GATES`. `heldout` are the benchmark items that
-    must not reach a lesson."""
+    """The gates of these settings, or those of `names`, in the order of `GATES`. `heldout` are the items of
+    exams that must not reach a lesson."""
     inputs = GateInputs(settings, teacher, tokenizer, tuple(heldout), prompt_template)
     built = set(gate_names(settings) if names is None else names)
     return [Gate(row.name, row.build(inputs)) for row in GATES if row.name in built]
@@ -165,12 +168,17 @@ def bare_question(prompt: str, prompt_template: str) -> str:
 
 
 def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}") -> Refuses:
-    """Refuses text that carries a held-out benchmark item.
+    """Refuses text that carries a held-out item, whichever document it is about.
 
-    A question of at least `n` words is carried by any `n` of them in a row that the document does not hold, a shorter
-    one by all its words together with its answer. A question about this very document whose answer the document states
-    is no leak, however it is worded: a rewriter is there to ask what a passage answers, and it never saw the item. But
-    where the document holds the whole question, the item was planted there, and no rewrite may hand it on.
+    A question of at least `n` words is carried by any `n` of them in a row, a shorter one by all its words together
+    with its answer; case and punctuation do not count. A rewriter that hits upon the wording by itself is refused too:
+    of 1,000 rewrites by Qwen2.5-7B 2.3% with 30% of the questions held out (6.4% of its self-made questions), 4.1% with
+    all held out.
+
+    What the source says is no leak: a question about this very document that stands in it (a page of questions and
+    answers, a cloze made of its sentences) is a property of the data, and the raw text teaches it as well. But a
+    question about anything else that stands whole in the source was planted there, and no rewrite may hand it on.
+    Items of the split `reward` are no held-out items: the teacher is paid for them, and may ask what they ask.
     """
     long: dict[tuple[str, ...], list[tuple[str, Question]]] = {}
     short: dict[int, dict[tuple[str, ...], list[Question]]] = {}
@@ -197,10 +205,9 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
         text_line, document_line = word_line(tokens), word_line(words(document.text))
 
         def leaks(item: Question, question: str, carried: str) -> bool:
-            if question in document_line:
+            if item.document_id != document.id and question in document_line:
                 return question in text_line
-            answered = item.document_id == document.id and word_line(words(item.answer)) in document_line
-            return carried not in document_line and not answered
+            return carried not in document_line
 
         return any(leaks(item, question, word_line(gram)) for gram, question, item in long_hits) or any(
             leaks(item, word_line(gram), word_line(gram))

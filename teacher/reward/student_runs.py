@@ -185,6 +185,14 @@ def retention_texts(reward: RewardSettings) -> tuple[str, ...]:
         raise UserError(f"reward.retention_texts: {path}: every line is a JSON object with `text` ({error})") from None
 
 
+def heldout_items(config: Config, documents: Sequence[Document]) -> list[Question]:
+    """Items of held-out exams, which no lesson may hold: the documents' own, and those of `reward.benchmarks`. Raises
+    UserError."""
+    benchmark = DocumentQuestions(config.student.prompt_template)
+    own = [q for document in documents for q in benchmark.exam(document).questions if q.split == "heldout"]
+    return [*own, *external_questions(config.reward, config.student.prompt_template, "heldout")]
+
+
 def external_questions(
     reward: RewardSettings, prompt_template: str, split: Split | None = None
 ) -> tuple[Question, ...]:

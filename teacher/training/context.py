@@ -9,7 +9,7 @@ from typing import Any
 from configs.errors import RunError
 from configs.schema import Config
 from configs.seeds import stable_seed
-from student.records import Document, Split
+from student.records import Document, Question, Split
 from teacher.algorithms.algorithm import Groups, Rewards
 from teacher.gates.checks import Gate, build_gates
 from teacher.records import Rewrite
@@ -17,7 +17,7 @@ from teacher.reward.assignment import lessons_of
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.gain import GainReward
 from teacher.reward.student_models import StudentPools, starting_bases
-from teacher.reward.student_runs import StudentRuns, external_questions
+from teacher.reward.student_runs import StudentRuns, heldout_items
 from teacher.run.clock import Clock, ahead
 from teacher.run.history import History
 from teacher.run.journal import Journal
@@ -43,6 +43,8 @@ class RunContext:
     tracker: Tracker
     clock: Clock
     progress: Progress
+    exam_items: Sequence[Question] = ()
+    """What other exams ask than those of this run; no lesson may hold it."""
 
     def __post_init__(self) -> None:
         config, heldout = self.config, self.heldout
@@ -51,8 +53,7 @@ class RunContext:
             config, [*self.documents, *heldout], self.journal, on_progress=self._show_students, clock=self.clock
         )
         # No lesson may quote what held-out exams ask.
-        items = [question for document in heldout for question in self.student_runs.questions(document, "heldout")]
-        items += external_questions(config.reward, config.student.prompt_template, "heldout")
+        items = [*heldout_items(config, [*self.documents, *heldout]), *self.exam_items]
         self.gates: list[Gate] = build_gates(
             config.gates, config.teacher, self.writers.tokenizer, items, config.student.prompt_template
         )

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from configs.schema import Config
 from student.pools.inline import InlinePool
-from student.records import Document
+from student.records import Document, Question
 from teacher.algorithms.algorithm import SamplingRound
 from teacher.algorithms.distributed import Ranks
 from teacher.algorithms.selection import accepted
@@ -59,6 +59,7 @@ def train_teacher(
     make_pool: MakePool = InlinePool,
     progress: Progress = print,
     ranks: Ranks | None = None,
+    exam_items: Sequence[Question] = (),
 ) -> TrainSummary:
     """Trains the teacher for `rl.rounds` rounds in `run.dir` and measures it on `heldout` documents before and after.
 
@@ -66,6 +67,7 @@ def train_teacher(
     students that the run started with, also after promotions, so that lessons alone are compared. (Under
     `student.model: teacher` that is the untrained teacher; SEAL itself examines the updated model after its own lesson,
     which mixes what the model has learnt with what the lesson taught.) Without `heldout` the summary has no arms.
+    `exam_items` are what exams after this run ask: no lesson may hold them, nor a held-out question of any document.
 
     Raises UserError for documents without questions, an unknown strategy, or a run directory of another config, and
     RunError where the reward is less reliable than `reward.minimum_reliability`, the teacher's weights become
@@ -96,7 +98,7 @@ def train_teacher(
             progress(note)
         context = RunContext(
             config=config, documents=train, heldout=heldout, students=students, writers=writers, journal=journal,
-            tracker=tracker, clock=clock, progress=progress,
+            tracker=tracker, clock=clock, progress=progress, exam_items=exam_items,
         )  # fmt: skip
         loop = TeacherLoop(context, training, validation, ranks)
         loop.pilot()

@@ -6,7 +6,9 @@ from curation.corpus.training_data import read_asked
 from curation.evaluation.arms import parse_arms
 from curation.evaluation.texts import LessonTexts, choose_best, taught_texts
 from curation.lab.items import REWRITES
+from student.records import Question
 from teacher.records import Rewrite
+from tests.curation.datasets import write_jsonl
 
 
 def arms_of(config):
@@ -67,6 +69,20 @@ def test_texts_are_kept_and_other_settings_are_other_texts(make_config):
 
 def rewrite(text, rejected=None):
     return Rewrite(document_id="d", strategy="s", text=text, completion=text, prompt="", rejected=rejected)
+
+
+def test_a_file_that_the_user_brings_holds_no_exam_either(make_config, tmp_path):
+    config = make_config()
+    [document, *rest] = documents(config)
+    item = Question(prompt="who keeps the shop", answer="ann bell", document_id=document.id, split="heldout")
+    lines = [{"text": d.text, "questions": d.metadata["questions"], "rewrites": ["a text"]} for d in rest]
+    told = ["Who keeps the shop? Ann Bell.", "Ann Bell keeps the shop."]
+    lines.append({"text": document.text, "questions": document.metadata["questions"], "rewrites": told})
+    path = write_jsonl(tmp_path / "brought.jsonl", lines)
+    *_, arm = arms_of(make_config(evaluation={"arms": ["repeated", f"file:{path}"]}))
+    groups = LessonTexts(config, [document, *rest], [item]).of(arm)
+    assert [rewrite.rejected for rewrite in groups[0]] == ["leak", None]
+    assert all(rewrite.rejected is None for group in groups[1:] for rewrite in group)
 
 
 def test_the_best_lesson_is_chosen_whole():

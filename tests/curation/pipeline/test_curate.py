@@ -157,21 +157,34 @@ def test_trained_checkpoint_is_used_and_named(tmp_path: Path, teacher: Path) -> 
     assert [r["text"] for r in data_rows(trained)] != [r["text"] for r in data_rows(config)]
 
 
-def test_benchmark_items_do_not_pass(tmp_path: Path, teacher: Path) -> None:
+@pytest.mark.parametrize("asked_by", ["data.heldout", "evaluation.benchmarks", "evaluation.retention_questions"])
+def test_items_of_exams_do_not_pass(tmp_path: Path, teacher: Path, asked_by: str) -> None:
     config = curation_config(tmp_path, teacher, write_jsonl(tmp_path / "a.jsonl", rows(6)))
     curate(config)
     leaked = data_rows(config)[2]["text"]
-    benchmark = rows(1, start=50)[0] | {"questions": [{"question": leaked, "answer": "yes"}]}
-    path = write_jsonl(tmp_path / "heldout.jsonl", [benchmark])
-    checked = config.model_copy(
-        update={
-            "data": config.data.model_copy(update={"heldout": (str(path),)}),
-            "curation": config.curation.model_copy(update={"output": tmp_path / "checked"}),
-        }
-    )
+    item = {"question": leaked, "answer": "yes"}
+    if asked_by == "data.heldout":
+        path = write_jsonl(tmp_path / "heldout.jsonl", [rows(1, start=50)[0] | {"questions": [item]}])
+        asked = {"data": config.data.model_copy(update={"heldout": (str(path),)})}
+    else:
+        spec = f"file:{write_jsonl(tmp_path / 'benchmark.jsonl', [item])}"
+        value = (spec,) if asked_by == "evaluation.benchmarks" else spec
+        asked = {"evaluation": config.evaluation.model_copy(update={asked_by.split(".")[1]: value})}
+    output = config.curation.model_copy(update={"output": tmp_path / "checked"})
+    checked = config.model_copy(update={"curation": output, **asked})
     curate(checked)
     assert "leak" in [r["reason"] for r in quarantine(checked) if r["source_row"] == 2]
     assert leaked not in [r["text"] for r in data_rows(checked)]
+
+
+def test_an_original_that_holds_a_question_about_another_document_is_no_row(tmp_path: Path, teacher: Path) -> None:
+    asked = {"question": "Who won the cup in 1911?", "answer": "Ann Bell", "split": "heldout"}
+    about = write_jsonl(tmp_path / "heldout.jsonl", [rows(1, start=50)[0] | {"questions": [asked]}])
+    texts = [f"{rows(1)[0]['text']} who won the cup in 1911 ann bell", rows(2)[1]["text"]]
+    shard = write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    config = curation_config(tmp_path, teacher, shard, keep_raw=1.0)
+    curate(config.model_copy(update={"data": config.data.model_copy(update={"heldout": (str(about),)})}))
+    assert [row["text"] for row in data_rows(config) if row["strategy"] == "raw"] == texts[1:]
 
 
 def test_questions_written_for_training_do_not_pass(

@@ -86,20 +86,32 @@ def test_a_short_item_leaks_with_its_answer():
     assert not refuses(gate, "Romulus is a name.")
 
 
-def test_a_question_that_the_document_answers_is_no_leak():
-    own = item("Where was Ada Brook born?", "Lisbon", document_id="ada")
-    assert not refuses(leak([own], 8), GOOD)
-    foreign = item("Where was Ada Brook born?", "Lisbon", document_id="other")
-    elsewhere = Document(text="Nothing about people.", id="bees")
-    assert refuses(leak([foreign], 8), GOOD, elsewhere)
-    unanswered = item("Where was Ada Brook born?", "Porto", document_id="ada")
-    assert refuses(leak([unanswered], 8), "Where was Ada Brook born? Porto.")
+SHORT, LONG = "Where was Ada Brook born?", "In which old city of the south was Ada Brook, the beekeeper, born?"
 
 
-@pytest.mark.parametrize(
-    "question", ["Who founded Rome?", "In which city was the poet and beekeeper Ada Brook born in 1871?"]
-)
-@pytest.mark.parametrize("owner", ["ada", "other"])
+@pytest.mark.parametrize("question", [SHORT, LONG])
+@pytest.mark.parametrize("owner", ["ada", "other", ""])
+def test_a_held_out_question_with_its_answer_is_in_no_lesson(question, owner):
+    """Whoever's it is: the document's own, another document's, a benchmark's."""
+    gate = leak([item(question, "Lisbon", document_id=owner)], 8)
+    assert refuses(gate, f"{DOCUMENT.text} {question} Lisbon.")
+    assert refuses(gate, f"Q: {question.upper().replace('?', '')} -- A: lisbon")
+    assert not refuses(gate, DOCUMENT.text)
+    # To ask the same in other words is what a rewriter is for.
+    assert not refuses(gate, "What is the birthplace of Ada Brook? Lisbon.")
+
+
+@pytest.mark.parametrize("question", [SHORT, LONG])
+def test_a_question_that_stands_in_its_own_document_may_be_copied(question):
+    page = Document(text=f"{DOCUMENT.text} {question} Lisbon.", id="ada")
+    assert not refuses(leak([item(question, "Lisbon", document_id="ada")], 8), page.text, page)
+    # A cloze is made of a sentence of its document, so a copy carries all of it.
+    cloze = item("Ada Brook was born in Lisbon and keeps bees near the", "old mill", document_id="ada")
+    assert not refuses(leak([cloze], 8), DOCUMENT.text)
+
+
+@pytest.mark.parametrize("question", [SHORT, LONG])
+@pytest.mark.parametrize("owner", ["other", ""])
 def test_an_item_planted_in_a_document_is_not_handed_on(question, owner):
     gate = leak([item(question, "Lisbon", document_id=owner)], 8)
     planted = Document(text=f"{DOCUMENT.text} {question} Lisbon.", id="ada")

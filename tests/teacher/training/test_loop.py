@@ -8,6 +8,7 @@ from configs.errors import RunError, UserError
 from configs.files import read_json_lines
 from configs.load import load_config, save_config
 from student.pools.inline import InlinePool
+from student.records import Question
 from teacher.algorithms.algorithm import SamplingRound
 from teacher.algorithms.distributed import Ranks
 from teacher.algorithms.grpo import train_round
@@ -222,3 +223,17 @@ def test_the_loop_runs_on_real_students(make_config, make_documents, student_fol
     asked = {kind: sum(x["students"] for x in lines if x["kind"] == kind) for kind in ("step", "heldout")}
     assert summary.student_runs == asked["step"] > 0
     assert summary.students == asked["step"] + asked["heldout"] > 2 * 8
+
+
+def test_no_lesson_may_hold_what_any_exam_asks(make_config, make_documents, gold_pool, monkeypatch):
+    known = []
+    monkeypatch.setattr("teacher.training.context.build_gates", lambda *given: known.extend(given[3]) or [])
+    exam_items = [Question(prompt="who won ?", answer="she", split="heldout")]
+    train_teacher(
+        make_config(rl={"rounds": 1}), make_documents(8), make_documents(4, "heldout"), lambda _: gold_pool(), quiet,
+        exam_items=exam_items,
+    )  # fmt: skip
+    own = [
+        f"what would {name} hold ?" for name in (*(f"shop {i}" for i in range(8)), *(f"heldout {i}" for i in range(4)))
+    ]
+    assert [question.prompt for question in known] == [*own, "who won ?"]
