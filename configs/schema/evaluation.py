@@ -57,7 +57,10 @@ class Evaluation(Section):
     edits_arm: str = ""
     """The arm that writes the lessons of `edits`; empty takes `trained`, or else the last arm."""
     replay: float = Field(default=0.5, ge=0, lt=1)
-    """Share of a lesson's documents that come from earlier edits, in a second sequence of edits; 0: no second one."""
+    """Share of a lesson's documents that come from earlier edits when a sequence is run again; 0: it is not."""
+    sequences: int = Field(default=8, ge=1)
+    """Students that are edited so, in other orders and groups of the documents: intervals are over them. With replay
+    each costs `2 * edits - 1` trainings of a single student, one after another."""
     false_positives: int = Field(default=0, ge=0)
     """Compute the verdict for so many pairs of equal arms on different students, to count false positives. 0: none."""
     false_positive_seeds: int = Field(default=8, ge=2)

@@ -18,6 +18,9 @@ FORMS = [
 LAB_ARM = "world"
 """Name of the arm `file:lab`."""
 
+ALONE = "strategy:"
+"""Begins the names of arms of one strategy."""
+
 Kind = Literal["none", "raw", "repeated", "untrained", "strategy", "ensemble", "trained", "best-of", "file"]
 
 
@@ -64,7 +67,7 @@ def parse_arms(settings: Evaluation, teacher: Teacher, lab_rewrites: Path) -> li
     and settings that contradict the arms."""
     arms: list[Arm] = []
     for line in settings.arms:
-        single = [f"strategy:{name}" for name in teacher.strategies] if line == "strategies" else [line]
+        single = [ALONE + name for name in teacher.strategies] if line == "strategies" else [line]
         arms += [_parse_arm(arm, settings, teacher, lab_rewrites) for arm in single]
     _check(arms, settings, teacher)
     if not settings.scaling:
@@ -80,7 +83,7 @@ def _parse_arm(line: str, settings: Evaluation, teacher: Teacher, lab_rewrites: 
             return Arm(plain, plain)  # type: ignore[arg-type]
         case "strategy", True:
             _check_strategy(value, teacher, "evaluation.arms")
-            return Arm(f"strategy:{strategy_label(value)}", "strategy", value)
+            return Arm(ALONE + strategy_label(value), "strategy", value)
         case "ensemble", False:
             for name in settings.ensemble:
                 _check_strategy(name, teacher, "evaluation.ensemble")

@@ -6,8 +6,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from configs.format import interval
-from curation.evaluation.records import Comparison, EditSequence, Estimate, EvaluationResult, StudentResult
+from configs.format import amount, interval
+from curation.evaluation.records import (
+    Comparison,
+    EditSequences,
+    Estimate,
+    EvaluationResult,
+    ReplayEffect,
+    StudentResult,
+)
 
 PICTURE_FILE = "evaluation/arms.png"
 INK, ACCENT, FAINT = "#4a4f55", "#0072b2", "#9aa0a6"
@@ -21,7 +28,9 @@ def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) 
         console.print(_side_table(student))
         if student.scaling:
             console.print(_scaling_table(student))
-        lines = [_sequence_line(sequence) for sequence in student.sequences if sequence.studied]
+        lines = [_edits_line(edits) for edits in student.sequences]
+        if student.replay_effect is not None:
+            lines.append(_replay_line(student.replay_effect))
         if (check := student.false_positives) is not None:
             lines.append(
                 f"{check.pairs} pairs of {check.arm} with itself: {check.differ} differ at 5% {_interval(check.rate)},"
@@ -29,7 +38,7 @@ def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) 
             )
         for line in [*lines, ""]:
             console.print(line, markup=False)
-    lines = [f"{'yes' if e.holds else 'NO '}  {e.words}" for e in result.claims]
+    lines = [f"{'yes' if e.holds else 'NO '}  {e.words}: {_interval(e.estimate)}" for e in result.claims]
     lines += [f"* {note}" for note in result.notes]
     lines.append(f"{result.student_runs} students, {result.seconds:.0f} s; {run_dir / 'evaluation.json'}")
     for line in lines:
@@ -92,14 +101,20 @@ def _scaling_table(student: StudentResult) -> Table:
     return table
 
 
-def _sequence_line(sequence: EditSequence) -> str:
-    how = f"with replay of {sequence.replay:.0%}" if sequence.replay else "without replay"
-    old = f", old knowledge {sequence.retention_accuracy[-1]:.2f}" if sequence.retention_accuracy else ""
+def _edits_line(edits: EditSequences) -> str:
+    how = f"with replay of {edits.replay:.0%}" if edits.replay else "without replay"
+    old = f", old knowledge {_interval(edits.retention_accuracy[-1])}" if edits.retention_accuracy else ""
     return (
-        f"{len(sequence.studied)} edits {how}: accuracy on all that was studied {sequence.studied[-1]:.2f} (never"
-        f" edited {sequence.studied_unedited[-1]:.2f}), on the first edit's documents {sequence.accuracy[1][0]:.2f}"
-        f" then {sequence.accuracy[-1][0]:.2f}{old}"
+        f"{len(edits.studied)} edits {how}, {amount(edits.sequences, 'sequence')}: accuracy on all that was studied"
+        f" {_interval(edits.studied[-1])} (never edited {_interval(edits.studied_unedited[-1])}), on the first edit's"
+        f" documents {_interval(edits.accuracy[1][0])} then {_interval(edits.accuracy[-1][0])}{old}"
     )
+
+
+def _replay_line(effect: ReplayEffect) -> str:
+    parts = {"what was studied": effect.studied, "old knowledge": effect.retention_accuracy}
+    changes = [f"{what} {_interval(values[-1], sign=True)}" for what, values in parts.items() if values]
+    return f"replay minus no replay, paired by sequence: {', '.join(changes)}"
 
 
 def _interval(estimate: Estimate | None, *, sign: bool = False) -> str:

@@ -1,8 +1,10 @@
-"""A sequence of edits: one student is taught a batch of documents, its adapter merged, and the next batch follows.
+"""Sequences of edits: a student is taught a batch of documents, its adapter merged, and the next batch follows.
 
-After each edit it is asked about the documents of all edits, past and to come (SEAL, arXiv 2506.10943, section 5: after
+After each edit it is asked about all documents of its sequence, taught or not (SEAL, arXiv 2506.10943, section 5: after
 eight edits it knows less than before the first). With replay some documents of each lesson are those of earlier edits,
-at the same tokens and steps.
+at the same tokens and steps. Sequences differ in which documents come together, in what order, and in the seeds; each
+is run without replay and with it, and both have the first edit in common. After it every student has a base of its own,
+so that edits cannot share the batches of the stacked engine: they are trained one after another.
 """
 
 import json
@@ -20,49 +22,50 @@ from teacher.reward.student_models import MakePool, StudentFailed, train_and_sav
 from teacher.run.checkpoints import save_folder
 
 ROWS_FILE = "result.json"
-"""In the folder of a merged model: what the student answered after the edit."""
+"""In the folder of an edit: what the student answered after it; no rows where it failed."""
 
 
 def run_edits(
     students: ArmStudents,
     texts: Mapping[str, Sequence[str]],
-    replay: float,
     make_pool: MakePool,
     folder: Path,
     say: Callable[[str], None],
 ) -> list[Row]:
-    """The rows of a sequence of `evaluation.edits` edits with the lessons `texts`, in the setting `sequence`.
+    """The rows of all `evaluation.sequences`, in the setting `sequence`, with the lessons `texts`.
 
-    Each finished edit is kept under `folder`, and only the newest merged model. An edit whose student fails ends the
-    sequence. Raises RunError."""
-    arm = "replay" if replay else "none"
-    names = [document.id for document in students.inputs.documents]
-    batches = batches_of(len(names), students.config.reward.documents_together)[: students.config.evaluation.edits]
-    # The edit, from 1 on, that first teaches each document.
-    edit_of = {names[d]: edit for edit, batch in enumerate(batches, start=1) for d in batch}
-    jobs = _edit_jobs(students, edit_of, texts, replay)
-    # Named by its student and all that it is taught and asked, so that another sequence finds no folder.
-    folder /= f"{arm}-{stable_seed(students.pool.fingerprint, [repr(job) for job in jobs]):08x}"
+    What the students answered is kept under `folder`; a merged model is as large as its base, and only those that are
+    needed to go on are kept. An edit whose student fails ends its sequence. Raises RunError."""
+    settings = students.config.evaluation
     rows: list[Row] = []
-    base = students.settings.model
-    for edit, job in enumerate(jobs, start=1):
-        kept = folder / f"edit-{edit:02d}"
-        if not (kept / ROWS_FILE).is_file():
-            say(f"edit {edit}/{len(jobs)}{' with replay' if replay else ''}")
-            if not _save_edit(students, edit_of, arm, job, edit, base, make_pool, kept):
-                say(f"edit {edit} failed: the sequence ends before it")
-                break
-        rows += json.loads((kept / ROWS_FILE).read_text(encoding="utf-8"))
-        base = str(kept)
-        # A merged model is as large as its base; only the newest is needed to go on.
-        for weights in folder.glob("edit-*/*.safetensors"):
-            if weights.parent != kept:
-                weights.unlink()
+    for sequence in range(settings.sequences):
+        say(f"sequence {sequence + 1}/{settings.sequences} of {settings.edits} edits")
+        edit_of = _edits_of_documents(students, sequence)
+        jobs_of = {
+            "replay" if replay else "none": _edit_jobs(students, edit_of, texts, replay, sequence)
+            for replay in (0.0, settings.replay)
+        }
+        # Named by its student and all that it is taught and asked, so that another sequence finds no folder.
+        digest = stable_seed(students.pool.fingerprint, [repr(job) for jobs in jobs_of.values() for job in jobs])
+        kept = folder / f"{sequence}-{digest:08x}"
+        for arm, jobs in jobs_of.items():
+            key = RunKey("sequence", arm, students.config.rl.rewrites_per_lesson, sequence, 0)
+            rows += _run_sequence(students, edit_of, key, jobs, make_pool, kept, say)
+        for weights in kept.glob("*/*.safetensors"):
+            weights.unlink()
     return rows
 
 
+def _edits_of_documents(students: ArmStudents, sequence: int) -> dict[str, int]:
+    """The edit, from 1 on, that first teaches each document of a sequence: drawn anew for each sequence."""
+    names = [document.id for document in students.inputs.documents]
+    random.Random(stable_seed(students.config.run.seed, "sequence", sequence)).shuffle(names)
+    batches = batches_of(len(names), students.config.reward.documents_together)[: students.config.evaluation.edits]
+    return {names[d]: edit for edit, batch in enumerate(batches, start=1) for d in batch}
+
+
 def _edit_jobs(
-    students: ArmStudents, edit_of: Mapping[str, int], texts: Mapping[str, Sequence[str]], replay: float
+    students: ArmStudents, edit_of: Mapping[str, int], texts: Mapping[str, Sequence[str]], replay: float, sequence: int
 ) -> list[Job]:
     """The lesson of each edit; every exam asks about the documents of all edits."""
     jobs, seed = [], students.config.run.seed
@@ -70,25 +73,54 @@ def _edit_jobs(
         names = [name for name, first in edit_of.items() if first == edit]
         past = [name for name, first in edit_of.items() if first < edit]
         replayed = min(len(past), round(len(names) * replay / (1 - replay)))
-        names += random.Random(stable_seed(seed, "replay", edit)).sample(past, replayed)
+        names += random.Random(stable_seed(seed, "replay", sequence, edit)).sample(past, replayed)
         taught = [(name, text) for name in names for text in texts.get(name, ())]
-        job = students.runs.job(list(edit_of), taught, stable_seed(seed, "edit", edit), "heldout")
+        job = students.runs.job(list(edit_of), taught, stable_seed(seed, "edit", sequence, edit), "heldout")
         jobs.append(students.with_extra_questions(job))
     return jobs
+
+
+def _run_sequence(
+    students: ArmStudents,
+    edit_of: Mapping[str, int],
+    key: RunKey,
+    jobs: Sequence[Job],
+    make_pool: MakePool,
+    folder: Path,
+    say: Callable[[str], None],
+) -> list[Row]:
+    """The rows of one sequence without or with replay. The first edit is trained by whichever comes first."""
+    rows: list[Row] = []
+    base = students.settings.model
+    first = folder / "edit-01"
+    for edit, job in enumerate(jobs, start=1):
+        kept = first if edit == 1 else folder / f"{key.arm}-{edit:02d}"
+        if not (kept / ROWS_FILE).is_file():
+            _save_edit(students, edit_of, key, job, edit, base, make_pool, kept)
+        answers = json.loads((kept / ROWS_FILE).read_text(encoding="utf-8"))
+        if not answers:
+            say(f"edit {edit} of sequence {key.seed + 1} ({key.arm}) failed: the sequence ends before it")
+            break
+        # The first edit's were written under the name of the other one.
+        rows += [answer | {"arm": key.arm} for answer in answers]
+        if Path(base) not in (first, Path(students.settings.model)):
+            for weights in Path(base).glob("*.safetensors"):
+                weights.unlink()
+        base = str(kept)
+    return rows
 
 
 def _save_edit(
     students: ArmStudents,
     edit_of: Mapping[str, int],
-    arm: str,
+    key: RunKey,
     job: Job,
     edit: int,
     base: str,
     make_pool: MakePool,
     kept: Path,
-) -> bool:
-    """Trains, examines and merges one edit of `base` into `kept`, with its rows; False where the student failed."""
-    key = RunKey("sequence", arm, students.config.rl.rewrites_per_lesson, 0, 0)
+) -> None:
+    """Trains, examines and merges one edit of `base` into `kept`, with its rows; without rows where it failed."""
     settings = students.settings.model_copy(update={"model": base, "models": (), "pool": "inline"})
     pool = make_pool(settings)
 
@@ -106,5 +138,5 @@ def _save_edit(
     try:
         save_folder(kept, save, "the same command goes on")
     except StudentFailed:
-        return False
-    return True
+        kept.mkdir()
+        write_whole(kept / ROWS_FILE, "[]")

@@ -2,14 +2,23 @@
 
 import itertools
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from configs.schema import Evaluation
-from curation.evaluation.arms import Arm, edits_arm, repeated_arm
-from curation.evaluation.records import ArmEstimates, Comparison, Correction, EditSequence, Estimate, FalsePositives
+from curation.evaluation.arms import ALONE, Arm, edits_arm, repeated_arm
+from curation.evaluation.edit_estimates import estimate_edits
+from curation.evaluation.records import (
+    ArmEstimates,
+    Comparison,
+    Correction,
+    EditSequences,
+    Estimate,
+    FalsePositives,
+    ReplayEffect,
+)
 from curation.evaluation.statistics import LEVEL, ClusteredMean, Kind, false_positives
+from curation.lab.items import BEST
 from student.statistics.intervals import holm
 
 Row = Mapping[str, Any]
@@ -31,7 +40,8 @@ class StudentEstimates(NamedTuple):
     scaling: dict[tuple[str, int], tuple[Estimate, Estimate]]
     """Gain and accuracy by arm and number of rewrites."""
     comparisons: list[Comparison]
-    sequences: list[EditSequence]
+    sequences: list[EditSequences]
+    replay_effect: ReplayEffect | None
     false_positives: FalsePositives | None
 
 
@@ -42,7 +52,7 @@ def estimate_students(
     by_student: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         by_student.setdefault(row["student"], {}).setdefault(row["setting"], []).append(row)
-    comparisons, correction = _compare(by_student, arms, settings.against)
+    comparisons, correction = _compare(by_student, arms, settings)
     gain_p_values = [
         comparison.p
         for of_student in comparisons.values()
@@ -51,10 +61,8 @@ def estimate_students(
     ]
     estimates = {}
     for label, by_setting in by_student.items():
-        sequences: dict[str, list[Row]] = {}
-        for row in by_setting.get("sequence", []):
-            sequences.setdefault(row["arm"], []).append(row)
         taught = edits_arm(settings, arms).name
+        sequences, replay_effect = estimate_edits(by_setting.get("sequence", []), taught, settings.replay)
         estimates[label] = StudentEstimates(
             arms={
                 (setting, arm.name): _estimate_arm(by_setting[setting], arm.name)
@@ -65,10 +73,8 @@ def estimate_students(
             },
             scaling=_estimate_scaling(by_setting.get("scaling", [])),
             comparisons=comparisons[label],
-            sequences=[
-                _estimate_sequence(of_sequence, taught, settings.replay if name == "replay" else 0.0)
-                for name, of_sequence in sequences.items()
-            ],
+            sequences=sequences,
+            replay_effect=replay_effect,
             false_positives=_check_false_positives(
                 by_setting.get("false-positives", []), repeated_arm(arms), settings, gain_p_values
             ),
@@ -162,14 +168,15 @@ def _estimate_arm(rows: Sequence[Row], arm: str) -> ArmEstimates:
 
 
 def _compare(
-    by_student: Mapping[str, Mapping[str, Sequence[Row]]], arms: Sequence[Arm], reference: str
+    by_student: Mapping[str, Mapping[str, Sequence[Row]]], arms: Sequence[Arm], settings: Evaluation
 ) -> tuple[dict[str, list[Comparison]], Correction]:
     """The comparisons of all students, with the p-values and verdicts of Holm's procedure in each family."""
     means: dict[tuple[str, str, str, str, str], ClusteredMean] = {}
     for label, setting, measure in itertools.product(by_student, COMPARED_SETTINGS, MEASURES):
         rows, (kind, value) = by_student[label].get(setting, []), MEASURES[measure]
         by_arm = {arm: document_means(rows, arm, kind) for arm in dict.fromkeys(row["arm"] for row in rows)}
-        for arm, against in _pairs([arm for arm in arms if arm.name in by_arm], reference):
+        best = ALONE + BEST[label] if settings.lab and label in BEST else None
+        for arm, against in _pairs([arm for arm in arms if arm.name in by_arm], settings.against, best):
             # Only where both sides' students ran: what a seed does is common to both.
             differences = {
                 key: DocumentMean(mean.gain - other.gain, mean.accuracy - other.accuracy, mean.batch, mean.texts)
@@ -201,13 +208,16 @@ def _compare(
     return comparisons, Correction(method="holm", level=LEVEL, families=families)
 
 
-def _pairs(arms: Sequence[Arm], reference: str) -> list[tuple[str, str]]:
-    """Arms to compare, each pair once: every arm with the reference, trained teachers' with every other one."""
+def _pairs(arms: Sequence[Arm], reference: str, best: str | None = None) -> list[tuple[str, str]]:
+    """Arms to compare, each pair once: every arm with the reference, trained teachers' with every other one, and
+    `best`, if it is an arm, with every other strategy alone."""
     names = [arm.name for arm in arms]
     pairs = [(name, reference) for name in names if name != reference and reference in names]
     for trained in [arm.name for arm in arms if arm.kind == "trained"]:
         others = [name for name in names if name not in (trained, reference)]
         pairs += [(trained, other) for other in others if (other, trained) not in pairs]
+    if best in names:
+        pairs += [(best, arm.name) for arm in arms if arm.kind == "strategy" and arm.name not in (best, reference)]
     return pairs
 
 
@@ -232,43 +242,3 @@ def _check_false_positives(
         gains.setdefault(name, {})[seed] = mean.gain
         batches[name] = mean.batch
     return false_positives(arm.name, gains, batches, pairs=settings.false_positives, side=settings.seeds, family=family)
-
-
-def _estimate_sequence(rows: Sequence[Row], arm: str, replay: float) -> EditSequence:
-    # In rows of this setting the batch is the edit that first teaches the document.
-    edit_of = {row["document_id"]: row["batch"] for row in rows if row["kind"] == "document"}
-    sizes = Counter(edit_of.values())
-    edits = range(1, max(sizes) + 1)
-    after = [("after", [row for row in rows if row["edit"] == e]) for e in range(1, max(r["edit"] for r in rows) + 1)]
-    # The rows of the student in each state; those of edit 1 tell of the never-edited student, too.
-    states = [("before", after[0][1]), *after]
-
-    def table(value: str) -> list[list[float]]:
-        """States x edits: mean of `value` over the documents that an edit teaches."""
-        table = []
-        for when, of_state in states:
-            by_document: dict[str, list[float]] = {}
-            for row in of_state:
-                if row["kind"] == "document":
-                    by_document.setdefault(row["document_id"], []).append(row[f"{value}_{when}"])
-            means = {name: statistics.fmean(values) for name, values in by_document.items()}
-            table.append([statistics.fmean(means[n] for n in means if edit_of[n] == edit) for edit in edits])
-        return table
-
-    def studied(row: Sequence[float], last: int) -> float:
-        """Mean over the documents of the edits up to `last`."""
-        return sum(row[e - 1] * sizes[e] for e in edits[:last]) / sum(sizes[e] for e in edits[:last])
-
-    accuracy, loglik = table("correct"), table("loglik")
-    old_answers = [[row[f"correct_{when}"] for row in rows if row["kind"] == "retention"] for when, rows in states]
-    losses = [rows[0][f"retention_loss_{when}"] for when, rows in states]
-    return EditSequence(
-        arm=arm,
-        replay=replay,
-        accuracy=accuracy,
-        gain=[[value - before for value, before in zip(row, loglik[0], strict=True)] for row in loglik],
-        studied=[studied(row, state) for state, row in enumerate(accuracy) if state],
-        studied_unedited=[studied(accuracy[0], state) for state in range(1, len(states))],
-        retention_accuracy=[statistics.fmean(answers) for answers in old_answers] if old_answers[0] else None,
-        retention_loss=None if losses[0] is None else losses,
-    )

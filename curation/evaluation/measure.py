@@ -49,10 +49,7 @@ def measure_student(
         student_runs = students.runs.students
         if config.evaluation.edits:
             lessons = taught_texts(texts[edits_arm(config.evaluation, inputs.arms).name], config.rl.rewrites_per_lesson)
-            for replay in dict.fromkeys((0.0, config.evaluation.replay)):
-                rows += run_edits(
-                    students, lessons, replay, make_pool, folder / "edits", lambda line: report(f"{label}: {line}")
-                )
+            rows += run_edits(students, lessons, make_pool, folder / "edits", lambda line: report(f"{label}: {line}"))
         if config.evaluation.single_documents:
             del students  # and with it a model in memory
             assert settings.tokens_per_step is not None

@@ -21,7 +21,7 @@ LESSONS_FILE = "evaluation/lessons.parquet"
 
 Setting = Literal["together", "single", "scaling", "sequence", "false-positives"]
 """`together`: many documents share a student. `single`: one document, one student. `scaling`: as `together`, with other
-numbers of rewrites a document. `sequence`: one student edited again and again. `false-positives`: the students of one
+numbers of rewrites a document. `sequence`: students edited again and again. `false-positives`: the students of one
 arm again with other seeds."""
 
 ITEM_COLUMNS = pa.schema(
@@ -30,7 +30,10 @@ ITEM_COLUMNS = pa.schema(
         ("student", pa.string()),  # label of the student model, as in `EvaluationResult.students`
         ("arm", pa.string()),  # name of the arm, as in `EvaluationResult.arms`; of a sequence: `none`, `replay`
         ("rewrites", pa.int32()),  # rewrites a document that the lesson may hold
-        ("seed", pa.int32()),  # number of the repeat, 0 ...; arms of one number and batch share their random numbers
+        (
+            "seed",
+            pa.int32(),
+        ),  # number of the repeat or sequence; arms of one number and batch share their luck
         ("batch", pa.int32()),  # documents of one batch share a student: a cluster; sequence: the edit that teaches it
         ("edit", pa.int32()),  # sequence: edits that the student has been through; else 0
         ("kind", pa.string()),  # `document`, `benchmark` (never rewarded) or `retention` (what the student knew)
@@ -181,26 +184,42 @@ class Correction(Record):
     """Comparisons made, over all students, by `<setting>/<measure>`."""
 
 
-class EditSequence(Record):
-    """One student edited with one batch of documents after the other, its adapter merged each time."""
+class EditSequences(Record):
+    """Students that are each edited with one batch of documents after the other, the adapter merged each time: one a
+    sequence. Means, intervals and `n` are of sequences, which share the documents and differ in their order, in which
+    documents come together, and in the seeds; a state is the mean of those that came so far."""
 
     arm: str
     """Whose lessons were taught."""
     replay: float
     """Share of a lesson's documents that come from earlier edits; 0 without replay."""
-    accuracy: list[list[float]]
+    sequences: int
+    accuracy: list[list[Estimate]]
     """(edits + 1) x edits: row i is the student after i edits (row 0: never edited), column j the documents of edit
     j + 1: share of their held-out questions answered right."""
-    gain: list[list[float]]
+    gain: list[list[Estimate]]
     """The same in nats a token, against the never-edited student."""
-    studied: list[float]
+    studied: list[Estimate]
     """For each row from 1 on: accuracy on all documents taught so far."""
-    studied_unedited: list[float]
+    studied_unedited: list[Estimate]
     """For each row from 1 on: the never-edited student's accuracy on the same documents."""
-    retention_accuracy: list[float] | None
+    studied_difference: list[Estimate]
+    """`studied` minus `studied_unedited`, paired by sequence."""
+    retention_accuracy: list[Estimate] | None
     """For each row from 0 on: accuracy on the retention questions."""
-    retention_loss: list[float] | None
+    retention_difference: list[Estimate] | None
+    """For each row from 1 on: the same minus that of the never-edited student, paired by sequence."""
+    retention_loss: list[Estimate] | None
     """For each row from 0 on: loss on the retention texts, nats a token."""
+
+
+class ReplayEffect(Record):
+    """The sequences with replay minus those without, paired by sequence: after each edit from the second on, since they
+    have the first in common."""
+
+    studied: list[Estimate]
+    """Accuracy on all documents taught so far."""
+    retention_accuracy: list[Estimate] | None
 
 
 class FalsePositives(Record):
@@ -218,6 +237,8 @@ class FalsePositives(Record):
     """`differ / pairs` with its Wilson interval; nominal is 0.05. `n` and `clusters` are the pairs."""
     differ_corrected: int
     """Pairs that differ by the verdict of this evaluation: with Holm's correction among its real comparisons."""
+    rate_corrected: Estimate
+    """`differ_corrected / pairs`, as `rate`."""
 
 
 class StudentResult(Record):
@@ -232,8 +253,10 @@ class StudentResult(Record):
     comparisons: list[Comparison]
     scaling: dict[str, list[ScalingPoint]]
     """By arm, rising numbers of rewrites."""
-    sequences: list[EditSequence]
+    sequences: list[EditSequences]
     """Without replay, then with it; empty where the config asks for none."""
+    replay_effect: ReplayEffect | None
+    """None without replay."""
     false_positives: FalsePositives | None
 
 
@@ -242,12 +265,15 @@ class Expectation(Record):
 
     words: str
     holds: bool
+    """By the corrected verdict of a comparison, or because its interval lies on one side."""
+    estimate: Estimate
+    """What it rests on: a difference in nats a token or in accuracy, or a share."""
 
 
 class EvaluationResult(Record):
     """`evaluation.json`."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     documents: int
     documents_per_student: int
     seeds: int

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from transformers import AutoTokenizer
 
 from configs.files import write_whole
+from curation.evaluation.arms import ALONE
 from curation.evaluation.estimates import StudentEstimates, document_means, mean_over_seeds
 from curation.evaluation.inputs import Inputs
 from curation.evaluation.measure import Measurements
@@ -23,6 +24,8 @@ from curation.evaluation.records import (
     LESSONS_FILE,
     RESULT_FILE,
     ArmResult,
+    Comparison,
+    Estimate,
     EvaluationResult,
     Expectation,
     ScalingPoint,
@@ -30,11 +33,8 @@ from curation.evaluation.records import (
 )
 from curation.evaluation.statistics import LEVEL
 from curation.evaluation.texts import taught_texts
+from curation.lab.items import BEST, JUNK
 from teacher.gates.text import overlap_shares
-
-BEST = {"student-augmented": "strategy:permuted", "student-fixed": "strategy:question-answer"}
-"""The single strategy that is worth most to each of the lab's students."""
-JUNK = ("strategy:wrong", "strategy:filler")
 
 
 def student_result(
@@ -88,6 +88,7 @@ def student_result(
         comparisons=estimates.comparisons,
         scaling=scaling,
         sequences=estimates.sequences,
+        replay_effect=estimates.replay_effect,
         false_positives=estimates.false_positives,
     )
 
@@ -160,43 +161,86 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
     if settings.single_documents:
         sentences.append("One document a student: a document's share of the tokens, the same steps, one seed.")
     if settings.edits:
-        sentences.append("A sequence of edits is one student; its matrix has no interval.")
+        sentences.append(
+            f"Edits in a row: intervals are over {settings.sequences} sequences, which edit"
+            " documents of this one set in other orders and groups, with other seeds."
+        )
     if clusters < 2:
         sentences.append("One batch of documents makes no interval possible: evaluate more of them.")
     return sentences
 
 
 def lab_expectations(result: EvaluationResult) -> list[Expectation]:
-    """The ordering that the lab was built for, as far as its arms, sequences and checks were measured."""
-    expectations: list[Expectation] = []
-    for label, student in result.students.items():
+    """What the lab was built to show, as far as its arms, sequences and checks were measured. Each claim rests on an
+    interval: on the corrected verdict of a comparison, or on bounds that lie on one side."""
+    return [
+        expectation.model_copy(update={"words": f"{label}: {expectation.words}"})
+        for label, student in result.students.items()
+        for expectation in (*_of_arms(label, student, result.reference), *_of_edits(student), *_of_verdict(student))
+    ]
 
-        def expect(words: str, holds: bool, label: str = label) -> None:
-            expectations.append(Expectation(words=f"{label}: {words}", holds=holds))
 
-        equal = {name: arm.together.gain for name, arm in student.arms.items() if arm.equal_tokens}
-        gains = {name: gain.mean for name, gain in equal.items() if gain is not None}
-        junk = [gains[name] for name in JUNK if name in gains]
-        rest = [gain for name, gain in gains.items() if name not in JUNK]
-        if junk and rest:
-            expect("filler and wrong facts are at the bottom of all arms", max(junk) < min(rest))
-        single = {name: gain for name, gain in gains.items() if name.startswith("strategy:")}
-        best = BEST.get(label)
-        if best in single:
-            expect(f"{best} is the best single strategy", max(single, key=lambda name: gains[name]) == best)
-        for c in student.comparisons:
-            trained = (c.arm, c.setting, c.measure) == ("trained", "together", "gain")
-            if trained and c.against in ("repeated", "untrained"):
-                expect(f"the trained teacher beats {c.against}", c.verdict == "better")
-        for sequence in student.sequences:
-            if sequence.studied:
-                how = "with replay" if sequence.replay else "without replay"
-                above = sequence.studied[-1] > sequence.studied_unedited[-1]
-                expect(f"after {len(sequence.studied)} edits {how} it knows more than the never-edited", above)
-        if (check := student.false_positives) is not None:
-            words = f"at most 5% of {check.pairs} pairs of equal arms differ by the verdict"
-            expect(words, check.differ_corrected <= LEVEL * check.pairs)
-    return expectations
+def _of_arms(label: str, student: StudentResult, reference: str) -> list[Expectation]:
+    compared: dict[tuple[str, str], Comparison] = {}
+    for c in student.comparisons:
+        if (c.setting, c.measure) == ("together", "gain"):
+            compared[c.arm, c.against] = c
+    claims = [
+        Expectation(
+            words=f"{arm} gains less than {reference}",
+            holds=compared[arm, reference].verdict == "worse",
+            estimate=compared[arm, reference].difference,
+        )
+        for arm in (ALONE + name for name in JUNK)
+        if (arm, reference) in compared
+    ]
+    best = ALONE + BEST.get(label, "")
+    others = [c for (arm, against), c in compared.items() if arm == best and against.startswith(ALONE)]
+    if others:
+        # The best of all only if better than each: the nearest decides, and no further correction is needed.
+        nearest = min(others, key=lambda c: c.difference.mean)
+        claims.append(
+            Expectation(
+                words=f"{best} gains more than every other strategy alone, the nearest is {nearest.against}",
+                holds=all(c.verdict == "better" for c in others),
+                estimate=nearest.difference,
+            )
+        )
+    claims += [
+        Expectation(
+            words=f"this trained teacher's lessons gain more than {against}",
+            holds=compared["trained", against].verdict == "better",
+            estimate=compared["trained", against].difference,
+        )
+        for against in ("repeated", "untrained")
+        if ("trained", against) in compared
+    ]
+    return claims
+
+
+def _of_edits(student: StudentResult) -> list[Expectation]:
+    claims = []
+    for edits in student.sequences:
+        how = "with replay" if edits.replay else "without replay"
+        words = f"after {len(edits.studied)} edits {how} more of what was studied is known than before the first"
+        claims.append(_above_zero(words, edits.studied_difference[-1]))
+    if student.replay_effect is not None:
+        words = f"after {len(student.replay_effect.studied) + 1} edits replay leaves more of what was studied known"
+        claims.append(_above_zero(words, student.replay_effect.studied[-1]))
+    return claims
+
+
+def _of_verdict(student: StudentResult) -> list[Expectation]:
+    check = student.false_positives
+    if check is None:
+        return []
+    rate = check.rate_corrected
+    words = f"at most {LEVEL:.0%} of pairs of equal arms differ by the verdict ({check.differ_corrected}/{check.pairs})"
+    return [Expectation(words=words, holds=rate.high is not None and rate.high <= LEVEL, estimate=rate)]
+
+
+def _above_zero(words: str, estimate: Estimate) -> Expectation:
+    return Expectation(words=words, holds=estimate.low is not None and estimate.low > 0, estimate=estimate)
 
 
 def write_result(run_dir: Path, rows: Sequence[Mapping[str, Any]], lessons: pa.Table, result: EvaluationResult) -> None:

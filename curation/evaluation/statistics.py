@@ -79,12 +79,17 @@ def false_positives(
         differ += p < LEVEL
         p_corrected = holm([*family, p])[-1]
         corrected += p_corrected is not None and p_corrected < LEVEL
-    low, high = wilson(differ / pairs, pairs)
+
+    def rate(hits: int) -> Estimate:
+        low, high = wilson(hits / pairs, pairs)
+        return Estimate(mean=hits / pairs, low=low, high=high, n=pairs, clusters=pairs)
+
     return FalsePositives(
         arm=arm,
         pairs=pairs,
         seeds=min(map(len, seeds.values())),
         differ=differ,
-        rate=Estimate(mean=differ / pairs, low=low, high=high, n=pairs, clusters=pairs),
+        rate=rate(differ),
         differ_corrected=corrected,
+        rate_corrected=rate(corrected),
     )

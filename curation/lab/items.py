@@ -13,6 +13,11 @@ from curation.lab.build import RETENTION_TEXTS
 LAB = "lab"
 """In the config: the lab's own questions, or rewrites."""
 
+BEST = {"student-augmented": "permuted", "student-fixed": "question-answer"}
+"""The strategy that is worth most to each student; an evaluation compares it with every other strategy alone."""
+JUNK = ("wrong", "filler")
+"""Strategies that teach less than the documents do."""
+
 PEOPLE = 16
 REWRITES = "lab-rewrites.jsonl"
 

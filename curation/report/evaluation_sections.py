@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from configs.format import amount
-from curation.evaluation.records import EditSequence, EvaluationResult, ScalingPoint, StudentResult
+from curation.evaluation.records import EditSequences, Estimate, EvaluationResult, ScalingPoint, StudentResult
 from curation.report import plots
 from curation.report.evaluation import arm_table, bounds, comparison_tables, intervals_of
 from curation.report.parts import Block, Figure, Section, Table, cell, draw, number
@@ -150,55 +150,70 @@ def _forgetting(evaluation: EvaluationResult) -> Section:
 def _edits(evaluation: EvaluationResult) -> Section:
     def figures(label: str, student: StudentResult) -> list[Figure]:
         matrices = [_matrix(label, edits) for edits in student.sequences]
-        return [*matrices, *_still_known(label, student.sequences)] if matrices else []
+        return [*matrices, *_still_known(label, student)] if matrices else []
 
     text = (
-        "One student is taught one batch of documents after the other, its adapter merged each time. A row is the "
+        "A student is taught one batch of documents after the other, its adapter merged each time. A row is the "
         "student after that many edits, a column the documents of one edit: on the diagonal what was just taught, left "
-        "of it what is still known, right of it (in italics) what was not taught yet."
+        "of it what is still known, right of it (in italics) what was not taught yet. Sequences edit the same "
+        "documents in other orders and groups, with other seeds: intervals are over them alone."
     )
     blocks = _blocks(evaluation, figures)
     return Section("edits", "Edits in a row", "Edits in a row: what is still known", text, blocks)
 
 
-def _matrix(label: str, edits: EditSequence) -> Figure:
+def _matrix(label: str, edits: EditSequences) -> Figure:
     columns = [str(j + 1) for j in range(len(edits.accuracy[0]))]
     rows = [str(i) for i in range(len(edits.accuracy))]
-    values = [list(row) for row in edits.accuracy]
+    values = [[cell.bounds for cell in row] for row in edits.accuracy]
     not_taught_yet = [(i, j) for i in range(len(rows)) for j in range(len(columns)) if j >= i]
     share = f", where {edits.replay:.0%} of a lesson's documents come from earlier edits" if edits.replay else ""
-    caption = f"Lessons of the arm {edits.arm}{share}. Share of held-out questions answered right; one student."
+    caption = (
+        f"Lessons of the arm {edits.arm}{share}. Share of held-out questions answered right, mean of"
+        f" {amount(edits.sequences, 'sequence')}; the table has the 95% intervals over them."
+    )
     if edits.retention_accuracy is not None:
         columns.append("old")
-        values = [[*row, kept] for row, kept in zip(values, edits.retention_accuracy, strict=True)]
+        values = [[*row, kept.bounds] for row, kept in zip(values, edits.retention_accuracy, strict=True)]
         caption += " Old: questions it could answer before the first edit."
+    cells = [[name, *(cell(value) for value in row)] for name, row in zip(rows, values, strict=True)]
+    table = Table(["edits so far", *columns], cells, "r" * (1 + len(columns)))
     return draw(
-        plots.heatmap, f"Accuracy {_replayed(edits)}: {label}", values, caption, rows=rows, columns=columns,
+        plots.heatmap, f"Accuracy {_replayed(edits)}: {label}", values, caption, table, rows=rows, columns=columns,
         xlabel="documents of edit", ylabel="edits so far", pale=not_taught_yet,
     )  # fmt: skip
 
 
-def _replayed(edits: EditSequence) -> str:
+def _replayed(edits: EditSequences) -> str:
     return "with replay" if edits.replay else "without replay"
 
 
-def _still_known(label: str, sequences: Sequence[EditSequence]) -> list[Figure]:
-    """Accuracy on everything taught so far, and on old knowledge, beside the student that was never edited."""
-    studied = {_replayed(edits): _curve(1, edits.studied) for edits in sequences}
-    studied["never edited"] = _curve(1, sequences[0].studied_unedited)
-    old = {_replayed(e): _curve(0, e.retention_accuracy) for e in sequences if e.retention_accuracy is not None}
+def _still_known(label: str, student: StudentResult) -> list[Figure]:
+    """Accuracy on everything taught so far, and on old knowledge, beside the student that was never edited; and what
+    replay changes."""
+    studied = {_replayed(edits): _curve(1, edits.studied) for edits in student.sequences}
+    studied["never edited"] = _curve(1, student.sequences[0].studied_unedited)
+    old = {_replayed(e): _curve(0, e.retention_accuracy) for e in student.sequences if e.retention_accuracy is not None}
+    bands = f"Bands: 95% intervals over {amount(student.sequences[0].sequences, 'sequence')}"
+    effect = student.replay_effect
+    named = {} if effect is None else {"taught so far": effect.studied, "old questions": effect.retention_accuracy}
+    changes = {name: _curve(2, values) for name, values in named.items() if values is not None}
     return [
         draw(
-            plots.curves, f"{title}: {label}", curves, "One student a curve: no interval.", within="edits",
-            xlabel="edits so far", ylabel="answered right (share)", share=True,
+            plots.curves, f"{title}: {label}", curves, caption, within="edits", xlabel="edits so far", ylabel=ylabel,
+            share=share,
         )
-        for title, curves in (("Everything taught so far", studied), ("Old questions still answered", old))
+        for title, curves, caption, ylabel, share in (
+            ("Everything taught so far", studied, f"{bands}.", RIGHT, True),
+            ("Old questions still answered", old, f"{bands}.", "answered right (share)", True),
+            ("Replay minus no replay", changes, f"{bands}, paired.", "difference in share answered right", False),
+        )
         if curves
     ]  # fmt: skip
 
 
-def _curve(first: int, values: Sequence[float]) -> Curve:
-    return Curve(range(first, first + len(values)), [(value, None, None) for value in values])
+def _curve(first: int, values: Sequence[Estimate]) -> Curve:
+    return Curve(range(first, first + len(values)), [value.bounds for value in values])
 
 
 def _notes(evaluation: EvaluationResult) -> Section:
@@ -209,7 +224,8 @@ def _notes(evaluation: EvaluationResult) -> Section:
         for label, student in evaluation.students.items()
         if (check := student.false_positives) is not None
     ]
-    rows = [["holds" if e.holds else "does not hold", e.words] for e in evaluation.claims]
-    blocks = [Block(tables=[Table(["", "what the evaluation was made to show"], rows, "lw")])] if rows else []
+    rows = [["holds" if e.holds else "does not hold", e.words, cell(e.estimate.bounds)] for e in evaluation.claims]
+    head = ["", "what the evaluation was made to show", "rests on"]
+    blocks = [Block(tables=[Table(head, rows, "lwr")])] if rows else []
     title = "How it was measured, and tested on itself"
     return Section("notes", "How it was measured", title, " ".join([*evaluation.notes, *tested]), blocks)

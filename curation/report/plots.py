@@ -171,7 +171,7 @@ def bars(name: str, title: str, values: Mapping[str, float], *, xlabel: str) -> 
 def heatmap(
     name: str,
     title: str,
-    values: Sequence[Sequence[float]],
+    values: Sequence[Sequence[Interval]],
     *,
     rows: Sequence[str],
     columns: Sequence[str],
@@ -179,18 +179,19 @@ def heatmap(
     ylabel: str,
     pale: Sequence[tuple[int, int]] = (),
 ) -> Markup:
-    """Shares 0 ... 1 as shaded cells with the figure in each; `pale` cells (row, column) have their figure in italics.
-    A shade is the first colour thinned by the value, so that the ink stays readable upon it, light or dark."""
+    """Shares 0 ... 1 as shaded cells with the mean in each and its interval at the pointer; `pale` cells (row, column)
+    have their figure in italics. A shade is the first colour thinned by the value, so that the ink stays readable upon
+    it, light or dark."""
     with canvas(0.9 + 0.3 * len(rows)) as drawing:
         axes, descriptions = drawing.axes, []
         for r, row in enumerate(values):
-            for c, value in enumerate(row):
+            for c, (value, *_) in enumerate(row):
                 shade = 0.04 + 0.58 * min(1.0, max(0.0, value))
                 axes.add_patch(Rectangle((c - 0.48, r - 0.46), 0.96, 0.92, color=SERIES[0], alpha=shade, lw=0))
                 style, alpha = ("italic", 0.75) if (r, c) in pale else ("normal", 1.0)
                 axes.text(c, r, f"{value:.2f}", ha="center", va="center", fontsize=SMALL, fontstyle=style, alpha=alpha)
-                drawing.tip(c, r, f"{rows[r]}, {columns[c]}: {value:.2f}")
-            filled = [f"{column} {value:.2f}" for column, value in zip(columns, row, strict=True)]
+                drawing.tip(c, r, f"{rows[r]}, {columns[c]}: {interval_text(row[c])}")
+            filled = [f"{column} {interval_text(value)}" for column, value in zip(columns, row, strict=True)]
             descriptions.append(f"{rows[r]}: {', '.join(filled)}")
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), rows)

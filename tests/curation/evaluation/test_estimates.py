@@ -1,10 +1,14 @@
+import random
+import statistics
+
 import pytest
 
 from configs.schema import Evaluation
-from curation.evaluation.arms import Arm
+from curation.evaluation.arms import ALONE, Arm
 from curation.evaluation.estimates import estimate_students
-from curation.evaluation.records import ArmResult, Correction, EvaluationResult, StudentResult
+from curation.evaluation.records import ArmResult, EvaluationResult, StudentResult
 from curation.evaluation.result import lab_expectations
+from curation.lab.items import BEST
 
 ARMS = [Arm("none", "none"), Arm("repeated", "repeated"), Arm("trained", "trained")]
 
@@ -72,12 +76,12 @@ def test_what_the_correction_takes_back_is_no_difference():
     assert among.difference.low > 0 and among.verdict == "no detectable difference"
 
 
-def test_a_sequence_by_hand():
-    """Two edits of one document each: the first is known after it, and forgotten after the second."""
-    answers = {1: (True, False), 2: (False, True)}
-    sequence = [
+def sequence_rows(arm, seed, first_kept=False):
+    """Two edits of one document each: the first is known after it, and forgotten after the second or not."""
+    answers = {1: (True, False), 2: (first_kept, True)}
+    return [
         row(
-            "none", document, 0.0, setting="sequence", edit=edit, batch=document + 1,
+            arm, document, 0.0, setting="sequence", edit=edit, batch=document + 1, seed=seed,
             correct_before=edit == 2 and document == 0, correct_after=answers[edit][document],
             loglik_before=-3.0 + (edit == 2), loglik_after=-3.0 + edit,
             retention_loss_before=1.0 + (edit == 2) / 2, retention_loss_after=1.0 + edit / 2,
@@ -85,43 +89,86 @@ def test_a_sequence_by_hand():
         for edit in (1, 2)
         for document in (0, 1)
     ]  # fmt: skip
-    estimates, _ = estimated([*rows(), *sequence])
-    (matrix,) = estimates["s"].sequences
-    assert matrix.accuracy == [[0, 0], [1, 0], [0, 1]]
-    assert matrix.gain == [[0, 0], [1, 1], [2, 2]]
-    assert (matrix.studied, matrix.studied_unedited) == ([1, 0.5], [0, 0])
-    assert matrix.retention_loss == [1.0, 1.5, 2.0]
-    assert (matrix.replay, matrix.arm, matrix.retention_accuracy) == (0.0, "trained", None)
 
 
-def result(gains):
+def means(estimates):
+    return [means(e) if isinstance(e, list) else e.mean for e in estimates]
+
+
+def test_a_sequence_by_hand():
+    estimates, _ = estimated([*rows(), *sequence_rows("none", 0)])
+    (found,) = estimates["s"].sequences
+    assert means(found.accuracy) == [[0, 0], [1, 0], [0, 1]]
+    assert means(found.gain) == [[0, 0], [1, 1], [2, 2]]
+    assert (means(found.studied), means(found.studied_unedited)) == ([1, 0.5], [0, 0])
+    assert means(found.retention_loss) == [1.0, 1.5, 2.0]
+    assert (found.replay, found.arm, found.retention_accuracy) == (0.0, "trained", None)
+    assert found.studied[0].low is None, "one sequence has no interval"
+
+
+def test_intervals_of_edits_are_over_sequences_and_replay_is_paired():
+    """Of eight sequences three keep the first edit without replay, and all with it; one ends after its first edit."""
+    plain = [r for seed in range(8) for r in sequence_rows("none", seed, first_kept=seed < 3)]
+    replayed = [r for seed in range(8) for r in sequence_rows("replay", seed, first_kept=True)]
+    plain = [r for r in plain if (r["seed"], r["edit"]) != (7, 2)]
+    estimates, _ = estimated([*rows(), *plain, *replayed])
+    without, with_replay = estimates["s"].sequences
+    assert (without.sequences, without.replay, with_replay.replay) == (8, 0.0, 0.5)
+    assert [cell.clusters for cell in without.accuracy[1]] == [8, 8]
+    kept = without.accuracy[2][0]
+    assert kept.mean == pytest.approx(3 / 7) and kept.clusters == 7 and 0 < kept.low < 3 / 7 < kept.high < 1
+    effect = estimates["s"].replay_effect
+    (after_two,) = effect.studied
+    assert (after_two.mean, after_two.n) == (pytest.approx(4 / 7 / 2), 7) and effect.retention_accuracy is None
+    # At least Student's t over the seven pairs.
+    t_width = 2 * 2.447 * statistics.stdev([0.0] * 3 + [0.5] * 4) / 7**0.5
+    assert t_width <= after_two.high - after_two.low < 1.3 * t_width
+
+
+def result(gains, lab=True):
     names = list(gains)
-    made = [row(name, d, gain + d / 100) for name, gain in gains.items() for d in range(12)]
-    estimates, _ = estimated(made, [Arm(name, "file") for name in names], against=names[0])
-    arms = {
+    made = [
+        row(name, d, gain + random.Random(f"{name} {d // 2}").uniform(-0.2, 0.2), student="student-fixed")
+        for name, gain in gains.items()
+        for d in range(12)
+    ]
+    arms = [Arm(name, "strategy" if name.startswith("strategy:") else "file") for name in names]
+    settings = Evaluation(arms=names, against=names[0], seeds=1, lab=lab)
+    estimates, correction = estimate_students(made, arms, settings)
+    found = estimates["student-fixed"]
+    arm_results = {
         name: ArmResult(
             words=name, equal_tokens=True, lesson_tokens=1, texts=1, rejected=0, overlap=0, strategies={},
-            together=estimates["s"].arms["together", name], single=None,
+            together=found.arms["together", name], single=None,
         )
         for name in names
     }  # fmt: skip
     student = StudentResult(
-        model="m", teacher=None, arms=arms, comparisons=[], scaling={}, sequences=[], false_positives=None
-    )
+        model="m", teacher=None, arms=arm_results, comparisons=found.comparisons, scaling={}, sequences=[],
+        replay_effect=None, false_positives=None,
+    )  # fmt: skip
     return EvaluationResult(
         documents=12, documents_per_student=2, seeds=1, steps=1, tokens_per_step=8, rewrites=1, reference=names[0],
-        students={"student-fixed": student}, correction=Correction(method="holm", level=0.05, families={}), claims=[],
-        student_runs=1, seconds=0.0, notes=[],
+        students={"student-fixed": student}, correction=correction, claims=[], student_runs=1, seconds=0.0, notes=[],
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("filler", "questions", "holds"), [(-1, 6, [True, True]), (3, 6, [False, True]), (-1, 1, [True, False])]
+    ("filler", "questions", "holds"),
+    [
+        (-1, 6, [True, True, True]),
+        (3, 6, [True, False, True]),
+        (-1, 1, [True, True, False]),
+        (-1, 2.6, [True, True, False]),  # more than the next by less than the noise
+    ],
 )
-def test_claims_about_the_lab_can_fail(filler, questions, holds):
-    gains = {"repeated": 1.5, "strategy:permuted": 2.5, "strategy:question-answer": questions}
+def test_claims_about_the_lab_rest_on_intervals_and_can_fail(filler, questions, holds):
+    gains = {"repeated": 1.5, "strategy:permuted": 2.5, ALONE + BEST["student-fixed"]: questions}
     claims = lab_expectations(result(gains | {"strategy:filler": filler, "strategy:wrong": 0.5}))
     assert [claim.holds for claim in claims] == holds
+    for claim in claims:
+        side = claim.estimate.high < 0 or claim.estimate.low > 0
+        assert side or not claim.holds
 
 
 def test_the_result_is_read_back_equal():

@@ -132,3 +132,26 @@ def test_every_student_gets_a_teacher_of_its_own(make_config, shop_file, tmp_pat
     assert pairs == {("untrained", "repeated"), ("trained", "repeated"), ("trained", "untrained")}
     again = run_evaluate(config)
     assert again.students.popitem()[1] == student
+
+
+def test_interrupted_edits_go_on_and_end_the_same(make_config, shop_file, tmp_path, monkeypatch):
+    """Cut short in each of two calls; the merged models that are left are those that the rest starts from."""
+    evaluation = {"arms": ["repeated", f"file:{shop_file}"], "edits": 3, "sequences": 2}
+    config = make_config(evaluation=evaluation)
+    keep, kept = InlinePool.keep, []
+
+    def interrupted(pool, job, folder):
+        kept.append(job)
+        if len(kept) in (3, 7):
+            raise KeyboardInterrupt
+        return keep(pool, job, folder)
+
+    monkeypatch.setattr(InlinePool, "keep", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_evaluate(config)
+    resumed = run_evaluate(config)
+    assert len(kept) == 2 * (2 * 3 - 1) + 2, "each edit once, but for the two that were cut short"
+    assert not list(config.run.dir.glob("evaluation/students/*/edits/*/*/*.safetensors"))
+    whole = run_evaluate(make_config(evaluation=evaluation, run={"dir": tmp_path / "whole"}))
+    assert resumed.model_copy(update={"seconds": whole.seconds}) == whole

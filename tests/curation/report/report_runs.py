@@ -97,8 +97,8 @@ def add_evaluation(run: Path) -> records.EvaluationResult:
             method="holm", level=0.05, families={"together/gain": 12, "together/accuracy": 12}
         ),
         claims=[
-            records.Expectation(words="wrong facts are at the bottom", holds=True),
-            records.Expectation(words="restatements are best for student-augmented", holds=False),
+            records.Expectation(words="wrong gains less than repeated", holds=True, estimate=figure(-0.9)),
+            records.Expectation(words="restatements are best for student-augmented", holds=False, estimate=figure(0.1)),
         ],
         student_runs=1234, seconds=987.6, notes=["Answers are graded by greedy decoding."],
     )  # fmt: skip
@@ -167,20 +167,30 @@ def _student(shift: int) -> records.StudentResult:
     }  # fmt: skip
     return records.StudentResult(
         model=f"models/{STUDENTS[shift]}", teacher="runs/x/teacher/checkpoint-3", arms=arms, comparisons=comparisons,
-        scaling=scaling, sequences=[_sequence(0.0), _sequence(0.5)],
+        scaling=scaling, sequences=[_edits(0.0), _edits(0.5)],
+        replay_effect=records.ReplayEffect(studied=[share(0.02 * i) for i in range(6)], retention_accuracy=None),
         false_positives=records.FalsePositives(
-            arm="raw-repeated", pairs=200, seeds=6, differ=9, rate=figure(0.045, 0.03, 200, 200), differ_corrected=0
+            arm="raw-repeated", pairs=200, seeds=6, differ=9, rate=figure(0.045, 0.03, 200, 200), differ_corrected=0,
+            rate_corrected=figure(0.0, 0.02, 200, 200),
         ),
     )  # fmt: skip
 
 
-def _sequence(replay: float, edits: int = 6) -> records.EditSequence:
+def _edits(replay: float, edits: int = 6) -> records.EditSequences:
     forgets = 0.15 if not replay else 0.04
     accuracy = [
         [0.06 if j >= i else max(0.1, 0.95 - forgets * (i - j - 1)) for j in range(edits)] for i in range(edits + 1)
     ]
-    return records.EditSequence(
-        arm="question-answer", replay=replay, accuracy=accuracy, gain=accuracy,
-        studied=[sum(row[:i]) / i for i, row in enumerate(accuracy) if i], studied_unedited=[0.06] * edits,
-        retention_accuracy=[0.9 - forgets * i / 2 for i in range(edits + 1)], retention_loss=None,
+    cells = [[share(value) for value in row] for row in accuracy]
+    studied = [sum(row[:i]) / i for i, row in enumerate(accuracy) if i]
+    return records.EditSequences(
+        arm="question-answer", replay=replay, sequences=8, accuracy=cells, gain=cells,
+        studied=[share(value) for value in studied], studied_unedited=[share(0.06)] * edits,
+        studied_difference=[share(value - 0.06) for value in studied],
+        retention_accuracy=[share(0.9 - forgets * i / 2) for i in range(edits + 1)],
+        retention_difference=[share(-forgets * i / 2) for i in range(1, edits + 1)], retention_loss=None,
     )  # fmt: skip
+
+
+def share(mean: float) -> records.Estimate:
+    return figure(mean, 0.04, 8, 8)

@@ -194,7 +194,8 @@ def test_an_evaluation_alone_makes_a_page(tmp_path):
     run = new_run(tmp_path)
     found = add_evaluation(run)
     small = {
-        label: student.model_copy(update={"scaling": {}, "sequences": []}) for label, student in found.students.items()
+        label: student.model_copy(update={"scaling": {}, "sequences": [], "replay_effect": None})
+        for label, student in found.students.items()
     }
     (run / RESULT_FILE).write_text(found.model_copy(update={"students": small}).model_dump_json())
     words = words_of(write_report(run).read_text(encoding="utf-8"))
@@ -212,7 +213,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 def test_an_evaluation_of_another_format_is_refused_in_a_line(tmp_path):
     run = new_run(tmp_path)
-    (run / RESULT_FILE).write_text('{"format": 2}')
+    (run / RESULT_FILE).write_text('{"format": 1}')
     with pytest.raises(UserError, match=r"evaluation\.json is none of this version: format: ") as refused:
         write_report(run)
     assert "\n" not in str(refused.value)
