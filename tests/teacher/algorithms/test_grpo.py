@@ -218,6 +218,8 @@ def test_vllm_is_trls_own_with_the_memory_that_serving_names(make_config, make_d
     assert (args.use_vllm, args.vllm_mode, args.vllm_enable_sleep_mode) == (True, "colocate", True)
     assert (args.vllm_gpu_memory_utilization, args.vllm_tensor_parallel_size) == (0.4, 2)
     assert (args.vllm_max_model_length, args.vllm_importance_sampling_mode) == (1024, "token_truncate")
+    sampling = (args.temperature, args.top_p, args.top_k, args.min_p, args.repetition_penalty, args.generation_kwargs)
+    assert sampling == (config.teacher.temperature, 1.0, 0, None, 1.0, None), "our temperature and nothing else"
     assert "use_vllm" not in grpo._settings(
         sampling_round(grpo_config(make_config), load_teacher(config.teacher)), 8, 4
     )

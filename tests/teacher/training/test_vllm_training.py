@@ -1,5 +1,6 @@
 """Training with vLLM itself, where `make vllm` and `make smollm2` were run: each round samples from its own adapter."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -28,10 +29,19 @@ PROMPTS = ["The capital of France is", "Water boils at a temperature of", "In th
 
 
 @pytest.fixture
-def smollm2(make_config):
+def smollm2(make_config, tmp_path):
+    """The model ships sampling settings of its own, as instruction models do: neither writer takes them."""
+    folder = tmp_path / "smollm2"
+    folder.mkdir()
+    for file in MODEL.iterdir():
+        (folder / file.name).symlink_to(file)
+    shipped = json.loads((folder / "generation_config.json").read_bytes())
+    (folder / "generation_config.json").unlink()
+    (folder / "generation_config.json").write_text(json.dumps(shipped | {"repetition_penalty": 1.3, "top_k": 5}))
+
     def make(**sections):
         teacher = {
-            "model": str(MODEL), "writer": "vllm", "prompting": "strategy", "strategies": ("rewrite", "faq"),
+            "model": str(folder), "writer": "vllm", "prompting": "strategy", "strategies": ("rewrite", "faq"),
             "max_new_tokens": 16, "lora": {"rank": 8, "alpha": 16.0}, "temperature": 1.0,
         }  # fmt: skip
         return make_config(
