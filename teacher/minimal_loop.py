@@ -48,7 +48,7 @@ DOCUMENTS_PER_STUDENT = 8
 """A student learns about so many documents at once; each then costs an eighth of a student."""
 REFUSED = -1.0
 """Gain of a rewrite that was taught to nobody, in nats a token: less than a bad lesson's."""
-STUDENT = Student(lora=Lora(rank=8, alpha=16), learning_rate=5e-3, steps=15, texts_per_step=8, max_text_tokens=160)
+STUDENT = Student(lora=Lora(rank=64, alpha=64), learning_rate=3e-3, steps=15, texts_per_step=8, max_text_tokens=160)
 
 Document = dict[str, Any]
 """`id`, `text`, and `questions`, each with `question`, `answer` and `split`; those of the split `reward` are asked."""

@@ -1,8 +1,8 @@
 """Builds the lab once: shards of fictional people, a teacher, two students. `notewright lab CONFIG.yaml`.
 
-The students are two families that differ in what they have read, and so in what helps them. `student-fixed` met each
-biography in one wording and learns new people from questions with answers; `student-augmented` met each in 24 wordings
-and learns new people from prose (curation.lab.models). The teacher starts with good and bad ways of rewriting.
+The students differ in one thing, and so in what helps them. `student-fixed` read each biography in one wording and
+learns new people from questions with answers; `student-augmented` read each in 24 wordings and learns new people best
+from prose (`STUDENTS` in curation.lab.models). The teacher starts with good and bad ways of rewriting.
 
 Each part stands in a folder of its own with a mark of what it was built from; one whose mark does not fit the settings
 is built anew. A part is built beside its place and renamed into it when it is whole: a build that is killed at any
@@ -28,7 +28,7 @@ from configs.processes import worker_pool
 from configs.schema import Lab
 from curation.lab import world
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the code would build something else from the same settings."""
 
 MODELS = ("teacher", "student-augmented", "student-fixed")

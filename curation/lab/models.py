@@ -1,8 +1,10 @@
 """The lab's tokenizer and its models, trained from scratch: two students that have read differently, and a teacher.
 
 What helps a student depends on what it has read (Physics of Language Models 3.1, arXiv 2309.14316): one that met every
-biography in many wordings learns a person from prose, one that met each in one fixed wording learns from questions
-only. All are ordinary Llama models under a million parameters with an ordinary tokenizer.
+biography in many wordings learns a new person best from prose, one that met each in one wording from questions with
+answers. The two students differ in that alone: people, questions, steps, size and initial weights are the same. What
+happens when anything else changes is measured by `notewright bench lab`. All are ordinary Llama models under a
+million parameters with an ordinary tokenizer.
 """
 
 import dataclasses
@@ -10,6 +12,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,6 +31,26 @@ BEHAVIOURS = {"copy": 0.2, "permuted": 0.25, "question-answer": 0.15, "partial":
 CURRICULUM = ((1, 110), (2, 60), (3, 50))
 """Facts in the teacher's first biographies, and for how many steps. Copying from a prompt of one fact is found within
 75 steps; in full biographies it was not found within 300."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentRecipe:
+    """How a student of the lab is trained."""
+
+    wordings: int
+    """Wordings in which it reads each biography; 1: that of the shards alone. The number of biographies that it reads
+    does not depend on it."""
+    questions: tuple[str, ...] = ("reward", "heldout", "practice")
+    """The sets of phrasings in which it practises questions."""
+    steps: int = 400
+    width: int = 128
+    """Of 96 some initial weights come to learn from prose and others do not; of 128 all that were tried."""
+    seed: int = 0
+    """Of the initial weights, added to the lab's."""
+
+
+STUDENTS = {"student-fixed": StudentRecipe(wordings=1), "student-augmented": StudentRecipe(wordings=24)}
+"""The lab's students by name."""
 
 Batch = tuple[Tensor, Tensor]
 """Token ids and labels, both int64 (B, T); labels are -100 where nothing is to be learned."""
@@ -120,33 +143,33 @@ def pad(rows: list[list[int]], first_learned: list[int], pad_id: int) -> Batch:
     return ids_BT, labels_BT
 
 
-def corpus(family: str, lab: Lab) -> tuple[list[str], list[str]]:
-    """What a student family reads: biographies of all base people, and questions with answers about every other one.
-
-    `fixed`: the raw biography again and again, and questions in every phrasing. `augmented`: 24 wordings of each
-    biography, and questions in the exams' phrasings only: it has never met those of question-answer lessons.
-    """
-    rng = random.Random(f"corpus {lab.seed} {family}")
+def biographies(recipe: StudentRecipe, lab: Lab) -> list[str]:
+    """The biographies that a student reads, of all base people."""
     people = world.make_people(lab.seed, 0, lab.base_people)
-    if family == "fixed":
-        biographies = [world.raw(person) for person in people]
-        phrasings: tuple[str, ...] = ("reward", "heldout", "lesson")
-    else:
-        biographies = [world.biography(person, world.random_outline(rng)) for person in people for _ in range(24)]
-        phrasings = ("reward", "heldout")
-    questions = [world.question_answer(person, rng, phrasings) for person in people[::2] for _ in range(24)]
-    return biographies, questions
+    if recipe.wordings == 1:
+        return [world.raw(person) for person in people]
+    rng = random.Random(f"biographies {lab.seed}")
+    return [world.biography(person, world.random_outline(rng)) for person in people for _ in range(recipe.wordings)]
 
 
-def corpus_batches(tokenizer: PreTrainedTokenizerFast, family: str, lab: Lab, rows_B: int = 64) -> Iterator[Batch]:
-    """Endless batches, half biographies and half questions with answers."""
-    biographies, questions = (
-        [ids + [tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]] for texts in corpus(family, lab)
-    )
-    rng = random.Random(f"batches {lab.seed} {family}")
-    half = rows_B // 2
+def questions(recipe: StudentRecipe, lab: Lab) -> list[str]:
+    """The questions with answers that a student practises, about every other base person."""
+    rng = random.Random(f"questions {lab.seed}")
+    people = world.make_people(lab.seed, 0, lab.base_people)[::2]
+    return [world.question_answer(person, rng, recipe.questions) for person in people for _ in range(24)]
+
+
+def student_batches(
+    tokenizer: PreTrainedTokenizerFast, recipe: StudentRecipe, lab: Lab, rows_B: int = 64
+) -> Iterator[Batch]:
+    """Endless batches, half biographies and half questions with answers. The draws of each half have random numbers of
+    their own, so that students of other biographies practise the same questions in the same order."""
+    halves = [
+        (random.Random(f"{kind} {lab.seed}"), [ids + [tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]])
+        for kind, texts in (("read", biographies(recipe, lab)), ("practised", questions(recipe, lab)))
+    ]
     while True:
-        rows = rng.choices(biographies, k=half) + rng.choices(questions, k=half)
+        rows = [row for rng, texts in halves for row in rng.choices(texts, k=rows_B // 2)]
         yield pad(rows, [1] * len(rows), tokenizer.pad_token_id)
 
 
@@ -173,17 +196,26 @@ def teacher_batches(tokenizer: PreTrainedTokenizerFast, lab: Lab, rows_B: int = 
 
 
 def train_model(name: str, lab: Lab, folder: Path, say: Callable[[str], None] = print) -> None:
-    """Trains `teacher`, `student-fixed` or `student-augmented` and saves it with its tokenizer in `folder`."""
+    """Trains `teacher` or one of `STUDENTS` and saves it with its tokenizer in `folder`."""
+    if name in STUDENTS:
+        train_student(STUDENTS[name], lab, folder, say)
+        return
     tokenizer = make_tokenizer()
-    if name == "teacher":
-        model = new_model(tokenizer, lab.seed, width=128, layers=3, heads=8)
-        batches, steps, learning_rate = teacher_batches(tokenizer, lab), 1400, 4e-3
-    else:
-        family = name.removeprefix("student-")
-        model = new_model(tokenizer, lab.seed, width=96, layers=2, heads=4)
-        batches, steps = corpus_batches(tokenizer, family, lab), 300 if family == "fixed" else 500
-        learning_rate = 3e-3
-    fit(model, batches, steps=max(2, round(steps * lab.effort)), learning_rate=learning_rate, say=say)
+    model = new_model(tokenizer, lab.seed, width=128, layers=3, heads=8)
+    fit(model, teacher_batches(tokenizer, lab), steps=max(2, round(1400 * lab.effort)), learning_rate=4e-3, say=say)
+    _save(model, tokenizer, folder)
+
+
+def train_student(recipe: StudentRecipe, lab: Lab, folder: Path, say: Callable[[str], None] = print) -> None:
+    """Trains a student by `recipe` and saves it with its tokenizer in `folder`."""
+    tokenizer = make_tokenizer()
+    model = new_model(tokenizer, lab.seed + recipe.seed, width=recipe.width, layers=2, heads=4)
+    steps = max(2, round(recipe.steps * lab.effort))
+    fit(model, student_batches(tokenizer, recipe, lab), steps=steps, learning_rate=3e-3, say=say)
+    _save(model, tokenizer, folder)
+
+
+def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     transformers_logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

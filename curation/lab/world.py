@@ -3,8 +3,9 @@
 A person has a name, five attributes and a raw biography in a form of its own (order and wording drawn once). Everything
 else is a way of retelling it, good or bad. Everything is a function of a seed. The words are in words.yaml.
 
-The phrasings of a question are in three sets that never meet: `reward` and `heldout` are asked in exams, `lesson` is
-what the question-answer rewriting uses. So a lesson never quotes the exam, and no item is in both splits.
+The phrasings of a question are in four sets that never meet: `reward` and `heldout` are asked in exams, `lesson` is
+what the question-answer rewriting uses, and `practice` is what students practise besides, before any lesson. So a
+lesson never quotes the exam, no item is in both splits, and no student has met a lesson's questions before.
 """
 
 import random

@@ -1,5 +1,6 @@
 """The lab: its world holds no contradictions, its tokenizer loses nothing, and a killed build is no half-built one."""
 
+import dataclasses
 import json
 import random
 import signal
@@ -16,7 +17,7 @@ from configs.load import load_config
 from configs.schema import Lab
 from curation.lab import build, world
 from curation.lab.build import build_lab
-from curation.lab.models import BEHAVIOURS, make_tokenizer
+from curation.lab.models import BEHAVIOURS, STUDENTS, biographies, make_tokenizer, questions, student_batches
 
 PEOPLE = world.make_people(0, 0, 600)
 TINY = {"base_people": 16, "train_people": 8, "heldout_people": 8, "curate_people": 8, "effort": 0.002}
@@ -79,6 +80,27 @@ def test_no_item_is_in_both_splits_or_in_a_lesson():
         lesson = world.question_answer(person, random.Random(0))
         assert len(reward) == len(heldout) == len(world.ATTRIBUTES) and not reward & heldout
         assert not any(question in lesson for question in reward | heldout)
+
+
+def test_the_sets_of_phrasings_never_meet_and_students_practised_each_word_of_a_lesson():
+    for sets in world.QUESTIONS.values():
+        phrasings = [phrasing for phrasings in sets.values() for phrasing in phrasings]
+        assert len(set(phrasings)) == len(phrasings)
+        practised = {word for name in STUDENTS["student-fixed"].questions for q in sets[name] for word in q.split()}
+        assert {word for q in sets["lesson"] for word in q.split()} <= practised
+
+
+def test_the_students_differ_in_the_wordings_of_biographies_alone():
+    fixed, augmented = STUDENTS["student-fixed"], STUDENTS["student-augmented"]
+    assert dataclasses.replace(augmented, wordings=fixed.wordings) == fixed != augmented
+    assert "lesson" not in fixed.questions
+    lab, tokenizer = tiny(Path()), make_tokenizer()
+    assert questions(fixed, lab) == questions(augmented, lab)
+    facts = [[facts_in(text) for text in biographies(recipe, lab)] for recipe in (fixed, augmented)]
+    assert len(facts[0]) == lab.base_people and facts[1] == [f for f in facts[0] for _ in range(augmented.wordings)]
+    batches = [next(student_batches(tokenizer, recipe, lab)) for recipe in (fixed, augmented)]
+    practised = [[row[row != tokenizer.pad_token_id].tolist() for row in ids_BT[32:]] for ids_BT, _ in batches]
+    assert practised[0] == practised[1] and len(batches[0][0]) == len(batches[1][0])
 
 
 def test_raw_text_answers_every_question():
