@@ -21,6 +21,7 @@ from curation.lab.build import build_lab
 from curation.pipeline.curate import CurateSummary, curate, print_curation
 from curation.report import write_report
 from curation.train import train_from_config
+from teacher.records import ONE_RUN
 from teacher.training.summary import TrainSummary
 
 SUMMARY = "summary.json"
@@ -50,7 +51,8 @@ def run_quickstart(config: Config) -> dict[str, Any]:
     print()
     print_curation(curation)
     print(
-        f"\nreward    {interval(*training.reward_first, 3)} at first, {interval(*training.reward_last, 3)} at the end",
+        f"\nreward    {interval(*training.reward_first, 3)} at first, {interval(*training.reward_last, 3)} at the end,"
+        f" of {ONE_RUN}",
         f"report    {page}",
         f"dataset   {config.curation.output}",
         f"time      {figures['seconds'] / 60:.1f} minutes, {figures['peak_memory_gib']} GiB of memory",

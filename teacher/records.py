@@ -12,6 +12,10 @@ from teacher.prompting.strategies import tag_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+ONE_RUN = "one training run"
+"""Stands beside figures of a trained teacher: their intervals are over documents, students and seeds, so that they do
+not say what the teacher of another run would be worth."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite:

@@ -6,10 +6,11 @@ from rich.text import Text
 
 from configs.format import interval, shorten
 from configs.schema import Config
+from teacher.records import ONE_RUN
 from teacher.reward.student_models import labels
 from teacher.training.summary import TrainSummary
 
-ARMS = {"raw": "raw text", "untrained": "untrained teacher", "trained": "trained teacher"}
+ARMS = {"raw": "raw text", "untrained": "untrained teacher", "trained": f"trained teacher, {ONE_RUN}"}
 EXAMPLE_CHARACTERS = 400
 
 
@@ -25,7 +26,7 @@ def print_training(summary: TrainSummary, config: Config) -> None:
     if summary.heldout:
         console.print(_arms(summary))
     if summary.checkpoint is None:
-        teacher = f"{config.teacher.model} as it is: no round beat it on the validation documents"
+        teacher = f"{config.teacher.model} as it is: no round gained more on the validation documents"
     else:
         best = "" if summary.best_round is None else f" (round {summary.best_round} validated best)"
         teacher = f"{summary.checkpoint}{best}"
@@ -40,7 +41,7 @@ def print_training(summary: TrainSummary, config: Config) -> None:
 
 def _arms(summary: TrainSummary) -> Table:
     """All students together, and below them each by itself where there are several."""
-    title = "Documents that the teacher never learnt on (95% intervals)"
+    title = f"Documents that the teacher never learnt on (95% intervals over them, of {ONE_RUN})"
     table = Table("students taught with", "gain (nats a token)", "accuracy", title=title, title_justify="left")
     students = labels(list(next(iter(summary.heldout.values())).by_student))
     for student, label in [(None, ""), *students.items()]:
@@ -57,7 +58,7 @@ def _arms(summary: TrainSummary) -> Table:
             names = (f"{prefix}{name}_minus_{other}" for name in ("trained", "accuracy"))
             gain, accuracy = map(summary.differences.get, names)
             if gain is not None and accuracy is not None:
-                table.add_row(f"trained - {other}", interval(*gain, 3), interval(*accuracy))
+                table.add_row(f"trained ({ONE_RUN}) - {other}", interval(*gain, 3), interval(*accuracy))
     return table
 
 

@@ -9,6 +9,7 @@ from configs.errors import UserError, nearest
 from configs.schema import Evaluation, Teacher
 from curation.lab.items import LAB
 from teacher.prompting.strategies import read_strategy, strategy_label
+from teacher.records import ONE_RUN
 
 FORMS = [
     "none", "raw", "repeated", "untrained", "strategy:NAME", "strategies", "ensemble", "trained", "trained:RUN",
@@ -54,7 +55,7 @@ class Arm(NamedTuple):
             "untrained": "untrained teacher",
             "strategy": f"{strategy_label(self.value)} alone",
             "ensemble": "fixed-prompt ensemble",
-            "trained": f"trained teacher ({self.value})" if self.value else "trained teacher",
+            "trained": f"trained teacher, {ONE_RUN}{f' ({self.value})' if self.value else ''}",
             "best-of": f"best of {self.value} by reward",
             "file": "the world's own rewrites" if self.name == LAB_ARM else f"rewrites of {Path(self.value).name}",
         }

@@ -21,6 +21,9 @@ INK, ACCENT, FAINT = "#4a4f55", "#0072b2", "#9aa0a6"
 """Colours of arms, of the trained teacher, and of arms outside the equal comparison; they also differ in grey."""
 
 
+VERDICTS = {"better": "gains more", "worse": "gains less", "no detectable difference": "no detectable difference"}
+
+
 def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) -> None:
     """Prints arms with intervals and verdicts, curves, sequences, the check of the verdict, expectations, notes."""
     for label, student in result.students.items():
@@ -66,7 +69,7 @@ def _arm_table(label: str, student: StudentResult, reference: str) -> Table:
     table.add_section()
     for c in comparisons:
         if c.against != reference:
-            table.add_row(Text(f"{c.arm} - {c.against}"), "", "", "", *_comparison_cells(c))
+            table.add_row(Text(f"{student.arms[c.arm].words} - {c.against}"), "", "", "", *_comparison_cells(c))
     return table
 
 
@@ -124,7 +127,7 @@ def _interval(estimate: Estimate | None, *, sign: bool = False) -> str:
 def _comparison_cells(comparison: Comparison) -> list[str]:
     """Difference, minimum detectable effect, corrected p-value, verdict."""
     numbers = ["-" if value is None else f"{value:.2g}" for value in (comparison.detectable, comparison.p_corrected)]
-    return [_interval(comparison.difference, sign=True), *numbers, comparison.verdict]
+    return [_interval(comparison.difference, sign=True), *numbers, VERDICTS[comparison.verdict]]
 
 
 def write_picture(result: EvaluationResult, run_dir: Path) -> Path:

@@ -171,7 +171,8 @@ class Comparison(Record):
     detectable: float | None
     """Minimum detectable effect: a true difference of this size is found in 80% of such evaluations (uncorrected)."""
     verdict: Literal["better", "worse", "no detectable difference"]
-    """better or worse where p_corrected < 0.05, else no detectable difference."""
+    """Of what the texts of `arm` teach: better or worse where p_corrected < 0.05, else no detectable difference. Of a
+    trained teacher's texts it is said of this one training run: another run's teacher was not compared."""
 
 
 class Correction(Record):

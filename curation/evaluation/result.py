@@ -35,6 +35,7 @@ from curation.evaluation.statistics import LEVEL
 from curation.evaluation.texts import taught_texts
 from curation.lab.items import BEST, JUNK
 from teacher.gates.text import overlap_shares
+from teacher.records import ONE_RUN
 
 
 def student_result(
@@ -130,12 +131,15 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
     clusters = math.ceil(documents / config.reward.documents_together)
     asked = "all their questions, none of which was rewarded" if settings.questions == "all" else "held-out questions"
     kinds = {arm.kind for arm in inputs.arms}
+    of_run = ""
+    if "trained" in kinds:
+        of_run = f"; those of a trained teacher are of {ONE_RUN} and do not say what another run's would be worth"
     sentences = [
         f"{documents} documents that no teacher was trained on, asked {asked}; every arm but `none` and `raw` gets"
         f" {student.steps} steps of {student.tokens_per_step} tokens, and what holds fewer is met again.",
         f"Intervals are 95%, cluster-robust over {clusters} batches of documents that share students (Student's t,"
         f" {clusters - 1} degrees of freedom), {settings.seeds} students a batch and arm, whose random numbers all arms"
-        " have in common.",
+        f" have in common{of_run}.",
         "Comparisons are corrected by Holm within each setting and measure, over all students: a verdict other than"
         " `no detectable difference` stands after that.",
     ]
@@ -208,7 +212,7 @@ def _of_arms(label: str, student: StudentResult, reference: str) -> list[Expecta
         )
     claims += [
         Expectation(
-            words=f"this trained teacher's lessons gain more than {against}",
+            words=f"this trained teacher's lessons ({ONE_RUN}) gain more than {against}",
             holds=compared["trained", against].verdict == "better",
             estimate=compared["trained", against].difference,
         )

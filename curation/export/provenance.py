@@ -18,9 +18,10 @@ from configs.load import load_config
 from configs.schema import Config
 from curation.evaluation.records import RESULT_FILE, read_result
 from curation.pipeline.fingerprint import teacher_hash
+from teacher.records import ONE_RUN
 
-ARMS = {"raw": "the raw documents", "untrained": "the untrained teacher", "trained": "the trained teacher"}
-DIFFERENCES = {"untrained": "trained − untrained", "raw": "trained − raw"}
+ARMS = {"raw": "the raw documents", "untrained": "the untrained teacher", "trained": f"the trained teacher, {ONE_RUN}"}
+DIFFERENCES = {other: f"trained ({ONE_RUN}) − {other}" for other in ("untrained", "raw")}
 
 
 @dataclass(frozen=True, slots=True)

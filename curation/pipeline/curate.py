@@ -50,7 +50,7 @@ class CurateSummary:
     teacher: str
     trained: bool
     unbeaten: bool
-    """The teacher is untrained because no round of the run in `run.dir` beat it."""
+    """The teacher is untrained because no round of the run in `run.dir` gained more."""
     documents_in: int
     documents_out: int
     filtered: int
@@ -122,7 +122,7 @@ def _curate(config: Config, shards: Sequence[Shard], started: float, queued: Que
     done = documents_done(work / "parts")
     if queued is None:
         if inputs.checkpoint is None and curation.writer == "teacher":
-            why = "no round beat the untrained teacher" if inputs.unbeaten else "no trained teacher"
+            why = "no round gained more than the untrained teacher" if inputs.unbeaten else "no trained teacher"
             say(f"{why} in {config.run.dir}: curating with {config.teacher.model} as it is")
         if done:
             say(f"going on: {done} of {inputs.documents} documents are finished")
@@ -194,7 +194,7 @@ def _summary(inputs: CurationInputs, resumed: int | None, started: float) -> Cur
 def print_curation(summary: CurateSummary) -> None:
     """Shows what went in, what came out, and where it is."""
     table = Table("curation", "")
-    untrained = "no round beat the untrained teacher" if summary.unbeaten else "untrained"
+    untrained = "no round gained more than the untrained teacher" if summary.unbeaten else "untrained"
     table.add_row("teacher", Text(f"{summary.teacher} ({'trained' if summary.trained else untrained})"))
     table.add_row("documents in", f"{summary.documents_in}")
     table.add_row("documents out", f"{summary.documents_out}")

@@ -6,6 +6,7 @@ from configs.format import amount
 from curation.evaluation.records import Comparison, Estimate, EvaluationResult, StudentResult
 from curation.report.parts import Kind, Table, Tile, Verdict, cell, count, number, shares
 from curation.report.plots import Interval, interval_text
+from teacher.records import ONE_RUN
 
 UNIT = {
     "gain": "nats a token",
@@ -16,9 +17,15 @@ UNIT = {
 SETTINGS = {"together": "many documents share a student", "single": "one document, one student"}
 """The measures and the settings of a comparison."""
 KINDS: dict[str, Kind] = {"better": "better", "worse": "worse", "no detectable difference": "same"}
-TRAINED_IS: dict[Kind, str] = {"better": "better than", "worse": "worse than", "same": "no detectable difference from"}
-"""What the trained teacher's arm is beside the others."""
-OTHERS_ARE: dict[Kind, str] = {"better": "better with", "worse": "worse with", "same": "no detectable difference with"}
+TRAINED_GAINS: dict[Kind, str] = {
+    "better": "gains more than with", "worse": "gains less than with", "same": "no detectable difference from",
+}  # fmt: skip
+"""What students gain with the trained teacher's arm, beside the others."""
+OTHERS_GAIN: dict[Kind, str] = {
+    "better": "gains more with",
+    "worse": "gains less with",
+    "same": "no detectable difference with",
+}
 """How students learn with the other arms, where no trained teacher is among them."""
 
 
@@ -41,17 +48,20 @@ def verdicts(evaluation: EvaluationResult) -> list[Verdict]:
             comparisons = [_turned(comparison) for comparison in reversed(comparisons)]
         words = student.arms[arm].words
         subject = f"{'taught with' if trained else 'against'} {arm}{f' ({words})' if words not in ('', arm) else ''}"
-        for kind, opening in (TRAINED_IS if trained else OTHERS_ARE).items():
+        for kind, opening in (TRAINED_GAINS if trained else OTHERS_GAIN).items():
             of_kind = [c for c in comparisons if KINDS[c.verdict] == kind]
             if others := [_with_difference(c, student, c.against if trained else c.arm) for c in of_kind]:
                 sentences.append(Verdict(f"{label}, {subject}: {opening} {'; '.join(others)}.", kind))
     family = evaluation.correction.families.get("together/gain", 0)
     documents, students = amount(evaluation.documents, "held-out document"), amount(evaluation.seeds, "student")
+    of_run = ""
+    if _trained(evaluation):
+        of_run = f" The trained teacher is that of {ONE_RUN}: what another run's would be worth was not measured."
     note = (
         f"Gain in nats a token on {documents}, {students} each, at equal tokens and steps (but for †). The intervals"
         " are 95% each by itself; the verdicts are corrected by Holm's method over"
         f" {amount(family, 'comparison')}: were nothing different, at most {evaluation.correction.level:.0%} of such"
-        " evaluations would call anything so."
+        f" evaluations would call anything so.{of_run}"
     )
     return [*sentences, Verdict(note, "note")]
 
@@ -109,9 +119,15 @@ def intervals_of(evaluation: EvaluationResult, setting: str = "together") -> str
     if clusters < 2:
         return f"no interval, for {documents} in one batch make none possible"
     seeds = "" if setting == "single" else f", {amount(evaluation.seeds, 'student')} each"
+    of_run = f"; of trained teachers they are of {ONE_RUN}" if _trained(evaluation) else ""
     if clusters == n:
-        return f"95% intervals over {documents}{seeds}"
-    return f"95% intervals over {amount(clusters, 'batch')} of documents ({documents}{seeds})"
+        return f"95% intervals over {documents}{seeds}{of_run}"
+    return f"95% intervals over {amount(clusters, 'batch')} of documents ({documents}{seeds}){of_run}"
+
+
+def _trained(evaluation: EvaluationResult) -> bool:
+    """Whether a trained teacher's texts are among the arms."""
+    return any(name.partition(":")[0] == "trained" for arms in evaluation.students.values() for name in arms.arms)
 
 
 def arm_table(student: StudentResult) -> Table:

@@ -11,6 +11,7 @@ from configs.load import load_config
 from configs.schema import Config
 from curation.report.parts import Tile, Verdict, number, slug
 from curation.report.plots import Interval, interval_text
+from teacher.records import ONE_RUN
 from teacher.reward.assignment import batches_of
 
 ARMS = {
@@ -56,7 +57,7 @@ class Training(NamedTuple):
         """A caption's sentence about its intervals, which are drawn as `mark`."""
         if self._batches(documents) < 2:
             return f"No interval: {amount(documents, 'document')} in one batch make none possible."
-        return f"{mark}: 95% intervals over {self.drawn(documents)}."
+        return f"{mark}: 95% intervals over {self.drawn(documents)}, of {ONE_RUN}."
 
     def _batches(self, documents: int) -> int:
         return len(batches_of(documents, self.config.reward.documents_together))
@@ -99,8 +100,8 @@ def verdicts(run: Training) -> list[Verdict]:
             words = f"Trained teacher minus {other}: {gain}, from too few batches of students for an interval."
             verdicts.append(Verdict(words, "note"))
             continue
-        gain += f", 95% interval [{number(low, sign=True)}, {number(high, sign=True)}]"
-        lessons = "from the trained teacher's lessons"
+        gain += f", 95% interval of {ONE_RUN} [{number(low, sign=True)}, {number(high, sign=True)}]"
+        lessons = "from this trained teacher's lessons"
         if low <= 0 <= high:
             words = f"No detectable difference: what students gain {lessons} and {name}, {gain}."
             verdicts.append(Verdict(words, "same"))
@@ -110,11 +111,15 @@ def verdicts(run: Training) -> list[Verdict]:
             verdicts.append(Verdict(words, "better" if low > 0 else "worse"))
     if verdicts:
         documents = run.drawn(run.heldout.get("trained", {}).get("documents", 0))
-        verdicts.append(Verdict(f"Paired by document; {documents}; questions that were never rewarded.", "note"))
+        words = (
+            f"Paired by document; {documents}; questions that were never rewarded. The intervals are of {ONE_RUN}: what"
+            " another run's teacher would be worth they do not say."
+        )
+        verdicts.append(Verdict(words, "note"))
     elif not run.label:
         verdicts.append(Verdict("Nothing was compared on held-out documents: set data.heldout.", "note"))
     if best_validated(run) == 0 and run.kind("step"):
-        words = "No round beat the untrained teacher on the validation documents: it is the one to use."
+        words = "No round gained more than the untrained teacher on the validation documents: it is the one to use."
         verdicts.insert(0, Verdict(words, "note"))
     return verdicts
 

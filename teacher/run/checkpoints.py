@@ -35,7 +35,7 @@ def latest_numbered(parent: Path, name: str) -> Path | None:
 
 def best_checkpoint(run_dir: Path) -> Path | None:
     """The teacher to use: the checkpoint of the round that validated best, or the latest one of a run that validates
-    nothing. None before the first round, and where no round beat the untrained teacher."""
+    nothing. None before the first round, and where no round gained more than the untrained teacher."""
     best = best_round(run_dir)
     return latest_checkpoint(run_dir) if best is None else checkpoint_of(run_dir, best)
 

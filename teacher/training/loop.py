@@ -165,7 +165,9 @@ class TeacherLoop:
             self.validate(round)
             self.promote(round)
         if self.validation and not self.best:
-            self.progress("no round beat the untrained teacher on the validation documents: it is the one to use")
+            self.progress(
+                "no round gained more than the untrained teacher on the validation documents: it is the one to use"
+            )
 
     def run_round(self, round: int) -> None:
         """Samples, scores, updates and saves. All of the round is on disk before its checkpoint appears."""

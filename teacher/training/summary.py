@@ -28,7 +28,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSummary:
-    """Gains are in nats a token of gold answers; intervals are 95% over documents."""
+    """Gains are in nats a token of gold answers; intervals are 95% over documents, of this one training run."""
 
     algorithm: str
     rounds: int
@@ -53,7 +53,7 @@ class TrainSummary:
     """Student runs that training has cost, over all calls: all but those of the held-out arms."""
     seconds: float
     checkpoint: Path | None
-    """The teacher to use; None where no round beat the untrained one."""
+    """The teacher to use; None where no round gained more than the untrained one."""
 
 
 def summarise(context: RunContext, arms: Mapping[str, Evaluation], seconds: float) -> TrainSummary:

@@ -74,7 +74,7 @@ def test_a_training_that_no_round_won_is_told(tmp_path, monkeypatch, capsys):
     figures = quickstart.run_quickstart(config)
     assert (figures["best_round"], figures["trained"], figures["student_runs"]) == (0, False, 36)
     out = capsys.readouterr().out
-    assert "as it is: no round beat it" in out and "no round beat the untrained teacher" in out
+    assert "as it is: no round gained more" in out and "no round gained more than the untrained teacher" in out
 
 
 @pytest.mark.slow

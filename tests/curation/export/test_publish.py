@@ -438,7 +438,8 @@ def test_teacher(trained: Config, server: HubServer, capsys: pytest.CaptureFixtu
     assert f'model.generation_config = GenerationConfig.from_pretrained("{REPO}-teacher")' in card
     assert json.loads(arrived["generation_config.json"])["max_new_tokens"] == trained.teacher.max_new_tokens
     assert "0123456789abcdef" in card and "rest_em, 2 of 2 rounds" in card
-    assert "| the trained teacher | 5.480 [4.980, 5.980] | 0.55 | 48 |" in card and "| trained − raw | 4.230 |" in card
+    assert "| the trained teacher, one training run | 5.480 [4.980, 5.980] | 0.55 | 48 |" in card
+    assert "| trained (one training run) − raw | 4.230 |" in card
     marks = json.loads(arrived["notewright.json"])
     assert marks["weights_hash"] == read_manifest(output)["settings"]["teacher_hash"] and marks["dataset"] == REPO
     # The dataset's card names the models and their licences, the teacher's repository and its gains.

@@ -234,10 +234,12 @@ def test_a_training_that_did_not_beat_the_teacher(
     write_best(config.run.dir, 0, 0.5)
     summary = curate(config)
     assert summary.unbeaten and not summary.trained and summary.teacher == "tiny-teacher"
-    assert "no round beat the untrained teacher in" in capsys.readouterr().err
+    assert "no round gained more than the untrained teacher in" in capsys.readouterr().err
     print_curation(summary)
-    assert "(no round beat the untrained teacher)" in capsys.readouterr().out
-    assert "which no round of its training beat" in (config.curation.output / "README.md").read_text(encoding="utf-8")
+    assert "(no round gained more than the untrained teacher)" in capsys.readouterr().out
+    assert "than which no round of its training gained more" in (config.curation.output / "README.md").read_text(
+        encoding="utf-8"
+    )
     other = config.teacher.model_copy(update={"prompting": "strategy"})
     save_config(config.model_copy(update={"teacher": other}), config.run.dir / "config.yaml")
     with pytest.raises(UserError, match=r"trained another teacher \(teacher\.prompting: strategy -> policy\)"):

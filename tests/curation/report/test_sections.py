@@ -41,8 +41,8 @@ def journalled(*metrics):
 
 def test_the_page_says_what_the_journal_says(page):
     words = words_of(page)
-    assert "Students gain more from the trained teacher's lessons than from the raw documents: +0.90" in words
-    assert "No detectable difference: what students gain from the trained teacher's lessons and from the untr" in words
+    assert "Students gain more from this trained teacher's lessons than from the raw documents: +0.90" in words
+    assert "No detectable difference: what students gain from this trained teacher's lessons and from the untr" in words
     assert "1.40 [1.20, 1.60]" in words
     assert "<b> & what" in words, "texts are shown, not obeyed"
     assert "round 0 is the untrained teacher. The round with the highest reward is kept. Best: round 4." in words
@@ -91,7 +91,7 @@ def test_the_page_is_self_contained_and_its_plots_have_descriptions(page):
 
 def test_an_interval_below_zero_is_told_as_a_loss():
     [verdict, _] = verdicts(journalled({"kind": "difference", "round": 1, **interval("trained_minus_raw", -0.5, 0.2)}))
-    assert verdict.words.startswith("Students gain less from the trained teacher's lessons")
+    assert verdict.words.startswith("Students gain less from this trained teacher's lessons")
     assert verdict.kind == "worse"
 
 
@@ -115,13 +115,13 @@ def test_a_validation_without_an_interval_is_drawn_too(run):
 @pytest.mark.parametrize("gains", [(0.5, 0.4), (0.5, 0.5)])
 def test_a_training_that_no_round_won_is_told(gains):
     metrics = [{"kind": "validation", "round": r, "gain/mean": gain} for r, gain in enumerate(gains)]
-    assert not any("No round beat" in verdict.words for verdict in verdicts(journalled(metrics[0]))), (
+    assert not any("No round gained" in verdict.words for verdict in verdicts(journalled(metrics[0]))), (
         "it has just begun"
     )
     found = verdicts(journalled(*metrics, {"kind": "step", "round": 1}))
-    assert found[0].words.startswith("No round beat the untrained teacher")
+    assert found[0].words.startswith("No round gained more than the untrained teacher")
     better = {"kind": "validation", "round": 2, "gain/mean": 0.6}
-    assert "No round beat" not in verdicts(journalled(*metrics, better, {"kind": "step", "round": 2}))[0].words
+    assert "No round gained" not in verdicts(journalled(*metrics, better, {"kind": "step", "round": 2}))[0].words
 
 
 def test_without_an_interval_nothing_is_claimed():
@@ -138,7 +138,10 @@ def test_a_run_without_heldout_documents_claims_nothing():
 
 def test_an_evaluation_is_told_with_its_correction(page):
     words = words_of(page)
-    assert "student-fixed, taught with trained (the trained teacher): better than raw-repeated (+1.10 [+0.85" in words
+    assert (
+        "student-fixed, taught with trained (the trained teacher): gains more than with raw-repeated (+1.10 [+0.85"
+        in words
+    )
     assert "corrected by Holm's method over 12 comparisons" in words
     assert "called 9 different (rate 0.045 [0.015, 0.075], Wilson's interval), the corrected verdict 0." in words
     assert "wrong − raw-repeated −0.85 [−1.10, −0.60] < 0.001 < 0.001 0.31 worse" in words
@@ -159,7 +162,7 @@ def test_the_arm_that_was_compared_with_is_turned_round(tmp_path):
         student["comparisons"] = [one | turned | {"difference": one["difference"] | below} for one in wrong]
     told = evaluation.verdicts(EvaluationResult.model_validate(found))
     assert told[0].words.endswith(
-        "taught with trained (the trained teacher): better than wrong (+1.00 [+0.50, +1.50])."
+        "taught with trained (the trained teacher): gains more than with wrong (+1.00 [+0.50, +1.50])."
     )
     assert told[0].kind == "better"
 
@@ -172,8 +175,8 @@ def test_without_a_trained_teacher_the_arms_are_told_against_the_reference(tmp_p
     student = student.model_copy(update={"arms": arms, "comparisons": ours})
     told = evaluation.verdicts(found.model_copy(update={"students": {"s": student}}))
     start = "s, against raw-repeated (the documents, repeated to equal tokens): "
-    assert told[0].words.startswith(f"{start}better with question-answer (+1.00 [+0.75, +1.25])")
-    assert told[1].words == f"{start}worse with wrong (−0.85 [−1.10, −0.60])."
+    assert told[0].words.startswith(f"{start}gains more with question-answer (+1.00 [+0.75, +1.25])")
+    assert told[1].words == f"{start}gains less with wrong (−0.85 [−1.10, −0.60])."
     assert told[2].words.endswith("difference with untrained (+0.20 [−0.05, +0.45]; detectable: 0.31).")
 
 

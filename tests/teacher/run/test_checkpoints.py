@@ -32,7 +32,7 @@ def test_the_best_checkpoint_is_the_one_that_validated_best(tmp_path):
     write_best(tmp_path, 2, 0.5)
     assert best_checkpoint(tmp_path) == tmp_path / "teacher" / "checkpoint-0002"
     write_best(tmp_path, 0, 0.7)
-    assert best_checkpoint(tmp_path) is None, "no round beat the untrained teacher"
+    assert best_checkpoint(tmp_path) is None, "no round gained more than the untrained teacher"
     assert best_round(tmp_path) == 0
 
 

@@ -78,7 +78,7 @@ def test_a_run_that_gets_worse_ends_early_and_stays_ended(make_config, make_docu
 
     summary = train_teacher(config, make_documents(24), heldout, pool, lines.append)
     assert (summary.rounds, summary.best_round, summary.checkpoint) == (1, 0, None)
-    assert any("no round beat the untrained teacher" in line for line in lines)
+    assert any("no round gained more than the untrained teacher" in line for line in lines)
     assert summary.differences["trained_minus_untrained"].mean == 0, "the teacher to use is the untrained one"
     before = (config.run.dir / "journal" / "metrics.jsonl").read_bytes()
     again = train_teacher(config, make_documents(24), heldout, pool, lines.append)
