@@ -76,6 +76,8 @@ def generation_config(
         do_sample=temperature > 0,
         max_new_tokens=max_new_tokens,
         eos_token_id=sorted(end_ids(model.generation_config.eos_token_id, tokenizer)),
+        # Unused, but the trainers tell of each one that differs from the tokenizer's.
+        bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         **sampling,
     )
