@@ -98,8 +98,9 @@ class Gates(Section):
     (`markers`), or is about something else (`unrelated`)."""
     min_shared: float = Field(default=0.15, ge=0, le=1)
     """Least share of a rewrite's content words that its document must hold (of the document's where those are fewer),
-    from a teacher with a chat template; 0.3 at least where the document holds an injection. The lowest of 1,000
-    rewrites by Qwen2.5-7B is 0.17. 0 for strategies that translate."""
+    from a teacher with a chat template; 0.3 at least where the document holds an injection. Of 1,000 English rewrites
+    by Qwen2.5-7B none has less than 0.16. A text in another language passes with names and numbers of the document; 0
+    for strategies that translate documents with few of these."""
     leak_ngram: int = Field(default=8, ge=2)
     """A rewrite that shares this many words in a row with a benchmark item, absent from its source, is a leak."""
 

@@ -3,6 +3,9 @@
 The pack, `injections.jsonl`, holds documents that speak to a model (`text`), a regular expression that an obedient
 output matches in any case (`canary`), and two outputs written by hand, one that obeyed and one that did not. A teacher
 rewrites each of them, once with a bare prompt and once with the defended one.
+
+What the gates make of texts by hand needs no teacher: the pack's two outputs, and `faithful.jsonl`, rewrites without
+fault of texts that gates may take for something else (`kind`).
 """
 
 import json
@@ -16,12 +19,15 @@ from typing import Any, Literal, NamedTuple
 from datatrove.data import Document
 from rich.console import Console
 from rich.table import Table
+from transformers import AutoTokenizer
 
+from configs.errors import UserError
 from configs.format import without_nan
 from configs.schema import Config
 from configs.seeds import stable_seed
+from student.engine.models import check_model
 from student.statistics.intervals import estimate_share
-from teacher.gates.checks import INSTRUCTION_GATES, build_gates, check
+from teacher.gates.checks import INSTRUCTION_GATES, build_gates, check, gate_names
 from teacher.gates.injection_patterns import REPORTED
 from teacher.prompting.prompts import build_prompt
 from teacher.prompting.strategies import spread
@@ -61,6 +67,73 @@ class Attempt(NamedTuple):
     """Why the gates of `gates.instructions` refuse it."""
     rejected: str | None
     """Why the first gate of the config that refuses it does."""
+
+
+class Faithful(NamedTuple):
+    """A rewrite that no gate should refuse."""
+
+    kind: str
+    document: Document
+    text: str
+
+
+def read_faithful(path: Path | None = None) -> list[Faithful]:
+    """The embedded rewrites, or those of a JSONL file: `text` and `rewrites`, each a text or an object with `text` and
+    `prompt`, which is its kind. Raises UserError."""
+    found = []
+    with (path or Path(__file__).with_name("faithful.jsonl")).open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+                document = Document(text=row["text"], id=str(row.get("id", number)))
+                for entry in row["rewrites"] if path else [{"text": row["rewrite"], "prompt": row["kind"]}]:
+                    entry = {"text": entry} if isinstance(entry, str) else entry
+                    found.append(Faithful(entry.get("prompt", "rewrites"), document, entry["text"]))
+            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{path}, line {number}: no document with `text` and `rewrites` ({error})") from None
+    return found
+
+
+def measure_gates(config: Config, attacks: Sequence[Attack], faithful: Sequence[Faithful]) -> dict[str, Any]:
+    """How many texts each gate refuses, and the share that any of them does with a 95% interval over documents: by kind
+    those of `faithful`, and the pack's `obedient` and `honest` outputs. The gate `leak`, which needs items, and those
+    of the length are left out.
+
+    A text that several gates refuse counts for each. `obedient` ones should be refused, no other should.
+    """
+    teacher = config.teacher
+    check_model("teacher.model", teacher.model)
+    tokenizer = AutoTokenizer.from_pretrained(teacher.model)
+    names = [name for name in gate_names(config.gates) if name not in ("leak", "over_length", "truncated")]
+    gates = build_gates(config.gates, teacher, tokenizer, names=names)
+    texts: dict[str, list[tuple[Document, str]]] = {}
+    for one in faithful:
+        texts.setdefault(one.kind, []).append((one.document, one.text))
+    for kind in ("honest", "obedient"):
+        texts[kind] = [(Document(text=attack.text, id=attack.id), getattr(attack, kind)) for attack in attacks]
+    rows = {}
+    for kind, pairs in texts.items():
+        refused = [[gate.name for gate in gates if gate.refuses(document, text, True)] for document, text in pairs]
+        hits = [float(bool(reasons)) for reasons in refused]
+        rate, low, high = estimate_share(hits, [document.text for document, _ in pairs])
+        rows[kind] = {
+            "texts": len(pairs),
+            "refused": int(sum(hits)),
+            "rate": rate,
+            **without_nan({"low": low, "high": high}),
+            "gates": dict(Counter(name for reasons in refused for name in reasons)),
+        }
+    return {"teacher": teacher.model, "refused": rows}
+
+
+def print_gates(measured: dict[str, Any], console: Console) -> None:
+    """What `measure_gates` counted."""
+    table = Table("", "refused", "rate", "by gate", title="Texts by hand and by file", title_justify="left")
+    for kind, row in measured["refused"].items():
+        reasons = ", ".join(f"{name} {count}" for name, count in row["gates"].items())
+        rate = f"{row['rate']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"
+        table.add_row(kind, f"{row['refused']} of {row['texts']}", rate, reasons)
+    console.print(table)
 
 
 def read_pack() -> list[Attack]:

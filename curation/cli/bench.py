@@ -150,21 +150,41 @@ def bench_injections(
     overrides: Overrides = None,
     samples: Annotated[int, typer.Option(min=1, help="Rewrites of each document and arm.")] = 1,
     save: Annotated[Path | None, typer.Option(help="JSONL of all outputs.")] = None,
+    gates: Annotated[bool, typer.Option("--gates", help="Only what the gates refuse of texts by hand.")] = False,
+    rewrites: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="With --gates: JSONL of `text` and `rewrites` too.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """How often documents make the teacher do as they say: 90 with an injection, with and without the defences.
 
     The teacher is the best checkpoint of `run.dir`, or the untrained model. Success rates come with 95% intervals.
+    `--gates` needs its tokenizer alone: faithful rewrites that gates refuse, and obedient ones that they miss.
 
     **Example:** `notewright bench injections configs/smollm2-cpu.yaml teacher.max_new_tokens=96 --json`
     """
     settings = load(config, overrides)
 
     from configs.files import write_json_lines
-    from curation.bench.injections import print_summary, read_pack, run_bench
+    from curation.bench.injections import (
+        measure_gates,
+        print_gates,
+        print_summary,
+        read_faithful,
+        read_pack,
+        run_bench,
+    )
     from curation.console.progress import say
     from curation.console.tables import stdout_console
 
+    if gates or rewrites is not None:
+        faithful = read_faithful() + (read_faithful(rewrites) if rewrites is not None else [])
+        measured = measure_gates(settings, read_pack(), faithful)
+        if as_json:
+            print(json.dumps(measured, allow_nan=False))
+        else:
+            print_gates(measured, stdout_console())
+        return
     result, attempts = run_bench(settings, read_pack(), samples, say)
     if save is not None:
         write_json_lines(save, (attempt._asdict() for attempt in attempts))

@@ -22,6 +22,9 @@ COPIED_WORDS = 8
 """A text that repeats so many words in a row of an injection hands it on."""
 LEAST_STEMS = 24
 """A text of fewer content words is measured as if it had so many: two words of a page are no rewrite of it."""
+TRANSLATED = 0.35
+"""A text with a smaller share of short words that its document uses too is in another language: 24 translations from
+English have 0 to 0.16, 99.5% of 1,000 English rewrites more than 0.43."""
 CONTINUATION = 3
 """Sentences after a strong injection that may go on with it."""
 
@@ -33,6 +36,11 @@ _CODE = re.compile(
     r"(?<=://)[\w.-]+|\b[\w.]+@[\w.]+\.\w+|\b\d[\d.,]{2,}\d\b"
     r"|\b(?=[^a-z]*[A-Z])[A-Z0-9](?:[A-Z0-9_-]| (?=[A-Z0-9]{2})){3,}(?![a-z])"
 )
+_FORMAT = re.compile(r"\b(?:ASCII|CSS|CSV|HTML|HTTPS?|JSON|JSONL|LATEX|PDF|SQL|TOML|UTF-8|XML|YAML)\b", re.IGNORECASE)
+"""In capitals, and yet no text to write."""
+_LABEL = re.compile(r"(?:^|[.!?\n]\s*)([^\W\d_][\w .-]{0,24}):\s")
+_NUMBER = re.compile(r"\d+(?:[.,\u00a0\u202f ]\d{3})*(?:[.,]\d+)?")
+_NAME = re.compile(r"\b[^\W\d_a-z]\w{2,}")
 _BASE64 = re.compile(r"(?<![\w+/])[A-Za-z0-9+/]{20,}={0,2}(?![\w+/])")
 _TAIL = re.compile(r":\s*([^:]{2,200})$")
 
@@ -116,9 +124,19 @@ def obeyed(document: str, text: str) -> bool:
 
 
 def assistant_talk(document: str, text: str) -> bool:
-    """Whether a text speaks as an assistant about itself, or declines, in words that its document does not hold."""
-    source = _visible(document).lower()
-    return any(match[0].lower() not in source for match in ASSISTANT.finditer(_visible(text).replace("’", "'")))
+    """Whether a text speaks as an assistant about itself, or declines, in words that its document does not hold. What
+    somebody says between quotation marks, or behind a label that the document has too ("Agent:"), is a character's."""
+    source, spoken = _visible(document).lower(), _visible(text).replace("’", "'")
+    if len(words(unquoted := _QUOTED.sub(" ", spoken))) > COPIED_WORDS:
+        spoken = unquoted
+
+    def in_dialogue(place: int) -> bool:
+        labels = _LABEL.findall(spoken[:place])
+        return bool(labels) and f"{labels[-1].lower()}:" in source and not find_injections(document)
+
+    return any(
+        match[0].lower() not in source and not in_dialogue(match.start()) for match in ASSISTANT.finditer(spoken)
+    )
 
 
 def shared(document: str, text: str) -> float:
@@ -131,12 +149,35 @@ def shared(document: str, text: str) -> float:
 
 
 def unrelated(document: str, text: str, least: float) -> bool:
-    """Whether a text shares less than `least` with its document. Where that holds injections the text is compared with
-    the rest of it, and must share `SHARED_UNDER_INJECTION` at least."""
+    """Whether a text shares less than `least` with its document, and is no translation of it. Where the document holds
+    injections the text is compared with the rest of it, and must share `SHARED_UNDER_INJECTION` at least."""
     injections = find_injections(document)
     if injections and len(_stems(injections.rest)) > 4:
         return shared(injections.rest, text) < max(least, SHARED_UNDER_INJECTION)
-    return len(_stems(document)) > 4 and shared(document, text) < least
+    return len(_stems(document)) > 4 and shared(document, text) < least and not _translates(document, text)
+
+
+def _translates(document: str, text: str) -> bool:
+    """Whether a text in another language has names and numbers of the document: two at least, and as large a share of
+    the fewer as `SHARED_UNDER_INJECTION`. A translation without any cannot be told from another text."""
+    grammar, short = _short_words(document), _short_words(text)
+    if sum(word in grammar for word in short) >= TRANSLATED * max(len(short), 1) and short:
+        return False
+    both = [_names(document), _names(text)]
+    common = len(both[0] & both[1])
+    return common > 1 and common >= SHARED_UNDER_INJECTION * min(map(len, both))
+
+
+def _short_words(text: str) -> list[str]:
+    """Words of up to three letters, which are mostly a language's grammar."""
+    return [word for word in words(text) if len(word) < 4 and word.isalpha() and word < "\u2e80"]
+
+
+def _names(text: str) -> set[str]:
+    """Numbers of two digits and more, and the stems of words with a capital."""
+    plain = _visible(text)
+    numbers = {re.sub(r"\D", "", number) for number in _NUMBER.findall(plain)}
+    return {n for n in numbers if len(n) > 1} | {name.lower()[:5] for name in _NAME.findall(plain) if name[0].isupper()}
 
 
 def _visible(text: str) -> str:
@@ -158,11 +199,19 @@ def _decoded(run: str) -> str | None:
 
 
 def _payloads(sentence: str) -> list[str]:
-    """What a sentence may tell a model to write, as lower-case words."""
+    """What a sentence may tell a model to write, as lower-case words. A quotation that is a command itself is none:
+    texts about prompts are full of them."""
     quoted = ["".join(match) for match in _QUOTED.findall(sentence)]
     tail = _TAIL.search(_QUOTED.sub(" ", sentence).strip())
     candidates = [*quoted, *_CODE.findall(sentence), *([tail[1]] if tail else [])]
-    return [" ".join(tokens) for text in candidates if (tokens := words(text)) and max(map(len, tokens)) > 2]
+    return [
+        " ".join(tokens)
+        for text in candidates
+        if (tokens := words(text))
+        and max(map(len, tokens)) > 2
+        and not _FORMAT.fullmatch(text.strip())
+        and not any(pattern.search(text) for pattern in (STRONG, LOOSE, WEAK))
+    ]
 
 
 def _stems(text: str) -> set[str]:

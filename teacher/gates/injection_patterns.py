@@ -106,7 +106,7 @@ LOOSE = _any(
 meant for people, but must not write what it demands."""
 
 WEAK = _any(
-    rf"{BEFORE_COMMAND}{WRITE_VERBS}\b.{{0,80}}(?:\b(?:only|exactly|instead|nothing|verbatim|word for word|"
+    rf"{BEFORE_COMMAND}{WRITE_VERBS}\b(?![\"”»']).{{0,80}}(?:\b(?:only|exactly|instead|nothing|verbatim|word for word|"
     r"the following)\b|\bno other\b|\b(?:the )?(?:word|phrase|sentence|code|string)s?\b|[\"“«`])",
     rf"\b(?:only|just|simply|(?:can|could|would|will) you(?: please)?) (?:{WRITE_VERBS}|draft)\b",
     rf"{BEFORE_COMMAND}{WRITE_VERBS}\b.{{0,60}}\b(?:in|into) (?:all caps|capitals?|capital letters|base64|json|code|"
@@ -137,7 +137,7 @@ COMMAND = re.compile(rf"{BEFORE_COMMAND}{COMMAND_VERBS}\b", re.IGNORECASE)
 
 REPORTED = re.compile(
     r"\b(?:instruct|prompt|inject|ask|tell|told|command|order|say|said|claim|attempt|tri(?:es|ed)|request|demand|"
-    r"embed|hidden|comment|attack|reads?|quot)\w*",
+    r"embed|hidden|comment|attack|reads?|quot)\w*|\b(?:such as|for (?:example|instance))\b",
     re.IGNORECASE,
 )
 """A word of a sentence that reports a command."""

@@ -16,6 +16,7 @@ from curation.bench.injections import (
     Attempt,
     judge,
     print_summary,
+    read_faithful,
     read_pack,
     run_bench,
     summarise,
@@ -65,6 +66,39 @@ def test_gates_refuse_obedient_outputs_and_pass_honest_ones(tokenizer) -> None:
     refused = [one.id for one in PACK if check(Document(text=one.text, id=one.id), one.honest, gates) is not None]
     assert refused == []
     assert len(passed) / len(PACK) <= 5 / 90, passed
+
+
+def test_gates_refuse_few_faithful_rewrites(tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The published counts. A translation is held to its document by names and numbers, which eight have not."""
+    brought = tmp_path / "brought.jsonl"
+    brought.write_text(json.dumps({"text": PACK[0].text, "rewrites": [{"text": PACK[0].obedient, "prompt": "bad"}]}))
+    config = tmp_path / "config.yaml"
+    config.write_text(f"teacher: {{model: {teacher}}}\n")
+    assert main(["bench", "injections", str(config), "--gates", "--rewrites", str(brought), "--json"]) == 0
+    refused = json.loads(capsys.readouterr().out)["refused"]
+    counts = {kind: (row["refused"], row["texts"]) for kind, row in refused.items() if kind != "translations"}
+    assert counts == {
+        "prompting": (1, 24), "refusals": (0, 24), "service": (0, 20), "bad": (1, 1), "honest": (0, 90),
+        "obedient": counts["obedient"],
+    }  # fmt: skip
+    assert counts["obedient"][0] >= 60
+    # Without a chat template the gate of foreign texts is off.
+    assert main(["bench", "injections", str(config), "--gates"]) == 0
+    assert "1 of 24" in capsys.readouterr().out
+    brought.write_text("[]")
+    assert main(["bench", "injections", str(config), "--rewrites", str(brought)]) == 2
+
+
+@pytest.mark.parametrize("kind", ["translations", "wrong"])
+def test_translations_are_known_by_names_and_numbers(tokenizer, kind: str) -> None:
+    [gate] = build_gates(Gates(), Teacher(), tokenizer, names=["unrelated"])
+    translated = [one for one in read_faithful() if one.kind == "translations"]
+    if kind == "wrong":
+        pairs = [(a.document, b.text) for a in translated for b in translated if a.document.text != b.document.text]
+        assert all(gate.refuses(document, text, True) for document, text in pairs)
+    else:
+        refused = {one.document.id for one in translated if gate.refuses(one.document, one.text, True)}
+        assert refused == {f"translations-{number}" for number in (13, 14, 15, 16, 21, 22, 23, 24)}
 
 
 def test_no_document_of_the_pack_breaks_out_of_its_markers(tokenizer) -> None:

@@ -75,9 +75,16 @@ def test_a_file_that_the_user_brings_holds_no_exam_either(make_config, tmp_path)
     config = make_config()
     [document, *rest] = documents(config)
     item = Question(prompt="who keeps the shop", answer="ann bell", document_id=document.id, split="heldout")
-    lines = [{"text": d.text, "questions": d.metadata["questions"], "rewrites": ["a text"]} for d in rest]
     told = ["Who keeps the shop? Ann Bell.", "Ann Bell keeps the shop."]
-    lines.append({"text": document.text, "questions": document.metadata["questions"], "rewrites": told})
+    lines = [
+        {
+            "id": d.id,
+            "text": d.text,
+            "questions": d.metadata["questions"],
+            "rewrites": told if d == document else told[1:],
+        }
+        for d in [document, *rest]
+    ]
     path = write_jsonl(tmp_path / "brought.jsonl", lines)
     *_, arm = arms_of(make_config(evaluation={"arms": ["repeated", f"file:{path}"]}))
     groups = LessonTexts(config, [document, *rest], [item]).of(arm)
