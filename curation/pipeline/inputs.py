@@ -156,9 +156,9 @@ def sampling_config(config: Config) -> Config:
 
 
 def teacher_checkpoint(config: Config) -> tuple[Path | None, bool]:
-    """The checkpoint to write with (None: the base model), and whether the run has rounds of which none beat the
-    untrained teacher. The model itself need not be on this machine. Raises UserError if the run trained another
-    teacher."""
+    """The checkpoint to write with (None: the base model), and whether the run has rounds of which none gained
+    more than the untrained teacher. The model itself need not be on this machine. Raises UserError if the run trained
+    another teacher."""
     if config.curation.writer == "echo" or written_by_endpoint(config):
         return None, False
     trained = latest_checkpoint(config.run.dir) is not None

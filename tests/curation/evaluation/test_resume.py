@@ -126,8 +126,12 @@ def test_every_student_gets_a_teacher_of_its_own(make_config, shop_file, tmp_pat
         rl={"rewrites_per_lesson": 2, "rounds": 1, "documents_per_round": 4, "group_size": 2, "learning_rate": 0.01},
         evaluation={"arms": ["repeated", "untrained", "trained"], "teacher_for": "each", "seeds": 1},
     )
-    (student,) = run_evaluate(config).students.values()
+    result = run_evaluate(config)
+    (student,) = result.students.values()
     assert student.teacher.endswith("checkpoint-0001")
+    assert student.arms["trained"].words == "trained teacher, one training run"
+    (of_intervals,) = (note for note in result.notes if note.startswith("Intervals are"))
+    assert "those of a trained teacher are of one training run" in of_intervals
     pairs = {(c.arm, c.against) for c in student.comparisons}
     assert pairs == {("untrained", "repeated"), ("trained", "repeated"), ("trained", "untrained")}
     again = run_evaluate(config)

@@ -43,6 +43,7 @@ def test_the_page_says_what_the_journal_says(page):
     words = words_of(page)
     assert "Students gain more from this trained teacher's lessons than from the raw documents: +0.90" in words
     assert "No detectable difference: what students gain from this trained teacher's lessons and from the untr" in words
+    assert "95% interval of one training run [" in words
     assert "1.40 [1.20, 1.60]" in words
     assert "<b> & what" in words, "texts are shown, not obeyed"
     assert "round 0 is the untrained teacher. The round with the highest reward is kept. Best: round 4." in words
