@@ -54,7 +54,7 @@ def run_bench(draws: int, progress: Callable[[str], object]) -> list[Coverage]:
     """The coverage of all methods in all designs, with so many draws of each."""
     results: list[Coverage] = []
     for design in designs(draws):
-        if not results or results[-1].family != design.family:
+        if all(result.family != design.family for result in results):
             progress(f"{draws} draws of each design: {design.family}")
         for method, used, bounds in _intervals(design):
             coverage, width = _measured(bounds, design.truth)
