@@ -36,6 +36,18 @@ class Rewrite:
     """Name of the gate that refused it."""
 
 
+class SamplingError(NamedTuple):
+    """How far noise alone may move a reward, in nats a token."""
+
+    own: float
+    """Standard error by the noise that no other reward of the group shares."""
+    degrees: float
+    """Degrees of freedom of the noise's variance."""
+    shared: tuple[float, ...] = ()
+    """Loadings on independent errors of variance 1 that the rewards of a step share: predictions by strategy all move
+    with the estimate of a strategy's worth."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
     """What the RL algorithm sees of a rewrite, with its parts."""
@@ -48,6 +60,8 @@ class Reward:
     noise: float | None = None
     """Standard deviation over repeats; None with one repeat."""
     penalties: dict[str, float] = field(default_factory=dict)
+    error: SamplingError | None = None
+    """Of `value`; None where the noise was not measured."""
 
 
 class Completion(NamedTuple):

@@ -21,7 +21,8 @@ class Reward(Section):
     `heldout` items are kept out of lessons."""
     repeats: int = Field(default=1, ge=1)
     """Students per lesson with different seeds and, where documents share students, in different company; their mean is
-    the reward. With one, some lessons of each round are taught twice, so that the reward's reliability is known."""
+    the reward. With one, the lessons of eight documents of each round are taught twice, so that the reward's noise is
+    known."""
     adaptive: bool = False
     """Give the students of later repeats to the lessons where they are most likely to change which is best."""
     pool_strategies: bool = False

@@ -59,8 +59,14 @@ class Rl(Section):
     explore_rounds: int = Field(default=2, ge=1)
     """Rounds with assigned strategies."""
     keep: int = Field(default=1, ge=1)
-    """The best `keep` lessons of a document that beat the group's mean by more than noise: ReST-EM learns from them,
-    they win DPO's pairs, and a student that is promoted was taught with them."""
+    """The best `keep` lessons of a document, of those that pass `false_keep`: ReST-EM learns from them, they win DPO's
+    pairs, and a student that is promoted was taught with them."""
+    false_keep: float | None = Field(default=0.05, gt=0, lt=1)
+    """Share of documents whose lessons all teach equally, of which a lesson would be kept all the same: the best of
+    `group_size` noisy gains always stands out. The noise is measured by lessons that are taught twice
+    (`reward.repeats`). From the second round on a kept lesson also gained more than the untrained teacher's did on
+    average. A strict level learns from few documents where the reward is unreliable: raise `reward.repeats`, or the
+    level. null keeps the best of every group that has a contrast, as SEAL does."""
     learning_rate: float = Field(default=2e-5, gt=0)
     """Learning rate of the teacher's optimiser, the same through the run."""
     validation_documents: int = Field(default=0, ge=0)

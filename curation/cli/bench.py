@@ -123,6 +123,23 @@ def bench_pool(
         say(f"plot: {plot_scaling(result, plot)}")
 
 
+@bench.command("selection")
+def bench_selection(
+    rounds: Annotated[int, typer.Option(min=1, help="Simulated rounds of 48 documents in each design.")] = 60,
+    as_json: AsJson = False,
+) -> None:
+    """How often ReST-EM and DPO keep a lesson where all are equal, and what `rl.false_keep` costs where they differ.
+
+    Simulated gains, chosen by the code of a run; about a minute on one core.
+
+    **Example:** `notewright bench selection --json`
+    """
+    from curation.bench.selection import run_bench, table
+
+    result = run_bench(rounds)
+    print(json.dumps(result, allow_nan=False) if as_json else table(result))
+
+
 @bench.command("round")
 def bench_round(
     folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="A new folder for run and dataset.")] = Path(

@@ -56,20 +56,29 @@ def next_separate_runs(runs: Sequence[MeasuredRun], group_sizes: Sequence[int], 
     return _plan(runs, group_sizes, budget, every_document=False)
 
 
-def posterior_gains(runs: Sequence[MeasuredRun], group_sizes: Sequence[int]) -> list[np.ndarray]:
-    """Posterior mean gain (G,) of each document's rewrites, which is fair to rewrites that ran unequally often.
+def posterior_gains(runs: Sequence[MeasuredRun], group_sizes: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Posterior mean gain (G,) of each document's rewrites, which is fair to rewrites that ran unequally often, and its
+    standard error (G,) by noise if all of them are equal.
 
-    It is on the document's own level, drawn towards the document's mean as far as the runs are few or noisy, without
-    the luck of students and seeds. A rewrite that never ran has the group's mean; all are nan if none of the group ran.
+    The mean is on the document's own level, drawn towards the document's mean as far as the runs are few or noisy,
+    without the luck of students and seeds. A rewrite that never ran has the group's mean; all are nan if none of the
+    group ran.
     """
-    return [means_G for means_G, _ in posteriors(runs, group_sizes, estimate_standard_deviations(runs))]
+    deviations = estimate_standard_deviations(runs)
+    prior = deviations.prior_sd**2
+    # Of r runs of variance s the share p / (p + s / r) is believed, with p the prior variance, so noise moves the mean
+    # by that share of sqrt(s / r). In terms of the posterior variance v that is sqrt(v (1 - v / p)).
+    return [
+        (means_G, np.sqrt(np.maximum(0.0, variances_G * (1 - variances_G / prior))))
+        for means_G, variances_G in posteriors(runs, group_sizes, deviations)
+    ]
 
 
 def best_rewrites(runs: Sequence[MeasuredRun], group_sizes: Sequence[int]) -> list[int | None]:
     """The rewrite of each document with the highest posterior mean among those that ran; None if none ran."""
     ran = {(run.document, run.rewrite) for run in runs if run.gain is not None}
     choices: list[int | None] = []
-    for d, means_G in enumerate(posterior_gains(runs, group_sizes)):
+    for d, (means_G, _) in enumerate(posterior_gains(runs, group_sizes)):
         candidates = [g for g in range(len(means_G)) if (d, g) in ran]
         choices.append(max(candidates, key=lambda g: means_G[g]) if candidates else None)
     return choices

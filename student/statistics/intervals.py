@@ -171,7 +171,7 @@ def skewness(effects_C: np.ndarray) -> float:
 
 
 @lru_cache
-def t_quantile(probability: float, degrees: int) -> float:
+def t_quantile(probability: float, degrees: float) -> float:
     """Quantile of Student's t: with t = sqrt(df) tan(a) the density in a is proportional to cos(a)^(df - 1)."""
     angle_N = np.linspace(-math.pi / 2, math.pi / 2, 200_001)
     density_N = np.cos(angle_N) ** (degrees - 1)

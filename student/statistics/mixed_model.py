@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from student.statistics.reliability import reliability
+from student.statistics.reliability import measured_noise, reliability
 
 
 class MeasuredRun(NamedTuple):
@@ -44,7 +44,8 @@ class StandardDeviations(NamedTuple):
 def estimate_standard_deviations(runs: Sequence[MeasuredRun]) -> StandardDeviations:
     """Standard deviations pooled over all documents.
 
-    Before anything ran twice, half of the variance inside groups is taken as noise and half as true differences.
+    Before anything ran twice, half of the variance inside groups is taken as noise and half as true differences. That
+    is a guess to plan the first repeats by; a claim needs `noise_degrees`.
     """
     ran = [run for run in runs if run.gain is not None]
     table = _tables(ran)
@@ -64,6 +65,13 @@ def estimate_standard_deviations(runs: Sequence[MeasuredRun]) -> StandardDeviati
     noise = max(components.noise_variance - student, 1e-6 * total)
     seed = max(0.0, components.seed_variance or 0.0)
     return StandardDeviations(math.sqrt(noise), math.sqrt(prior), math.sqrt(seed), math.sqrt(student))
+
+
+def noise_degrees(runs: Sequence[MeasuredRun]) -> float:
+    """Degrees of freedom of `StandardDeviations.noise_sd`; 0 where nothing ran twice, and the noise is a guess."""
+    ran = [run for run in runs if run.gain is not None]
+    noise = measured_noise(list(_tables(ran)) if ran else [])
+    return noise.degrees if noise else float(len(ran) - len({(run.document, run.rewrite) for run in ran}))
 
 
 def posteriors(

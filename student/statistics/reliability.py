@@ -11,9 +11,9 @@ reliability of the mean of R runs.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -134,11 +134,26 @@ def reliability(
     )
 
 
-def noise_variance(gains: Sequence[Any] | np.ndarray) -> float | None:
-    """`Reliability.noise_variance` with common seeds, without the rest; None if the data cannot tell."""
+class Noise(NamedTuple):
+    """Retraining noise of one run, measured on lessons that were taught repeatedly with common seeds."""
+
+    variance: float
+    degrees: float
+    """Degrees of freedom of the variance: about the number of runs beyond the first of each lesson."""
+
+
+def measured_noise(gains: Sequence[Any] | np.ndarray) -> Noise | None:
+    """`Reliability.noise_variance` with common seeds, without the rest; None if nothing was repeated."""
     sums_DS = np.array([_moments(runs_GR, True) for runs_GR in gains_table(gains)]).reshape(-1, 8)
-    residual, degrees = sums_DS[:, 3].sum(), sums_DS[:, 4].sum()
-    return float(residual / degrees) if degrees > 0.5 else None
+    residual, degrees = float(sums_DS[:, 3].sum()), float(sums_DS[:, 4].sum())
+    return Noise(residual / degrees, degrees) if degrees > 0.5 else None
+
+
+def pooled_noise(parts: Iterable[Noise | None]) -> Noise | None:
+    """One estimate from several of the same noise; None where there is none."""
+    known = [part for part in parts if part is not None]
+    degrees = sum(part.degrees for part in known)
+    return Noise(sum(part.variance * part.degrees for part in known) / degrees, degrees) if known else None
 
 
 def _moments(runs_GR: np.ndarray, common_seeds: bool) -> list[float]:

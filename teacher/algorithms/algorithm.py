@@ -52,9 +52,9 @@ def one_step(_reward: schema.Reward, documents: int) -> list[int]:
 class Algorithm:
     """How one value of `rl.algorithm` trains the teacher. It has either `update` or `train_round`."""
 
-    update: Callable[[Config, int, TransformersWriter, Groups, Rewards], Metrics] | None = None
-    """`(config, round, writer, groups, rewards) -> metrics`: trains the writer's model in place on a round's rewrites,
-    which the training loop has sampled and scored."""
+    update: Callable[[Config, int, TransformersWriter, Groups, Rewards, float | None], Metrics] | None = None
+    """`(config, round, writer, groups, rewards, floor) -> metrics`: trains the writer's model in place on a round's
+    rewrites, which the training loop has sampled and scored. No lesson is kept that gained less than `floor`."""
     train_round: Callable[[SamplingRound], tuple[Metrics, torch.optim.Optimizer]] | None = None
     """Samples, asks for rewards and trains step by step; returns metrics and the optimiser to keep."""
     step_sizes: Callable[[schema.Reward, int], list[int]] = one_step

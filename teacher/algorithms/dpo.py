@@ -4,7 +4,6 @@ The reference is the teacher at the round's start, which wrote both sides.
 """
 
 import itertools
-import math
 import os
 import statistics
 import tempfile
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from configs import schema
 from configs.schema import Config, Rl
 from teacher.algorithms.algorithm import Algorithm, Groups, Metrics, Rewards
-from teacher.algorithms.selection import Unit, best_units, standard_error, units_of
+from teacher.algorithms.selection import Unit, best_units, units_of
 from teacher.algorithms.trainers import epoch_settings, token_ids
 from teacher.records import Reward, Rewrite
 from teacher.writers.local import TransformersWriter
@@ -25,33 +24,43 @@ Pair = tuple[Rewrite, Rewrite]
 """The winner and the loser of one prompt."""
 
 
-def pairs_of(reward: schema.Reward, rl: Rl, group: Sequence[Rewrite], rewards: Sequence[Reward]) -> list[Pair]:
+def pairs_of(
+    reward: schema.Reward, rl: Rl, group: Sequence[Rewrite], rewards: Sequence[Reward], floor: float | None = None
+) -> list[Pair]:
     """Pairs the best units of a document with its worst, the i-th best with the i-th worst, rewrite by rewrite.
 
-    Only units with the same prompts are paired. A winner is selected as for ReST-EM, and leads its loser by more than
-    the standard error of their difference. A refused rewrite may lose and never wins; equal texts are no pair.
+    Only units with the same prompts are paired. A winner is selected as for ReST-EM: it stands out of the scored units,
+    and a loser is below their mean. A refused rewrite may lose and never wins; equal texts are no pair.
     """
     by_prompts: dict[tuple[str, ...], list[Unit]] = defaultdict(list)
     for unit in units_of(reward, rl, group, rewards):
         by_prompts[tuple(rewrite.prompt for rewrite in unit.rewrites)].append(unit)
     pairs: list[Pair] = []
     for units in by_prompts.values():
-        mean = statistics.fmean(unit.value for unit in units)
+        winners = best_units(reward, rl, units, floor)
+        if not winners:
+            continue
+        mean = statistics.fmean(unit.value for unit in units if any(unit.scored))
         losers = sorted((unit for unit in units if unit.value < mean), key=lambda unit: unit.value)
-        for best, worst in zip(best_units(reward, rl, units), itertools.cycle(losers), strict=False):
-            noise = math.hypot(standard_error(best, units), standard_error(worst, units))
-            if best.value - worst.value > noise:
-                sides = zip(best.rewrites, best.scored, worst.rewrites, worst.scored, strict=True)
-                pairs += [
-                    (won, lost)
-                    for won, won_scored, lost, lost_scored in sides
-                    # A rewrite whose students failed, and that no gate refused, is neither good nor bad.
-                    if won_scored and (lost_scored or lost.rejected) and won.completion != lost.completion
-                ]
+        for best, worst in zip(winners, itertools.cycle(losers), strict=False):
+            sides = zip(best.rewrites, best.scored, worst.rewrites, worst.scored, strict=True)
+            pairs += [
+                (won, lost)
+                for won, won_scored, lost, lost_scored in sides
+                # A rewrite whose students failed, and that no gate refused, is neither good nor bad.
+                if won_scored and (lost_scored or lost.rejected) and won.completion != lost.completion
+            ]
     return pairs
 
 
-def update(config: Config, round: int, writer: TransformersWriter, groups: Groups, rewards: Rewards) -> Metrics:
+def update(
+    config: Config,
+    round: int,
+    writer: TransformersWriter,
+    groups: Groups,
+    rewards: Rewards,
+    floor: float | None = None,
+) -> Metrics:
     """Trains the writer's model in place on the pairs of all documents.
 
     Returns its metrics: the number of `pairs`, of `documents` that have some, and the share of pairs whose winner the
@@ -67,7 +76,7 @@ def update(config: Config, round: int, writer: TransformersWriter, groups: Group
         def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
             return dataset
 
-    by_document = [pairs_of(config.reward, config.rl, *both) for both in zip(groups, rewards, strict=True)]
+    by_document = [pairs_of(config.reward, config.rl, *both, floor) for both in zip(groups, rewards, strict=True)]
     pairs = list(itertools.chain.from_iterable(by_document))
     metrics: Metrics = {"kept": len(pairs), "pairs": len(pairs), "documents": sum(map(bool, by_document))}
     metrics |= {"learning_rate": config.rl.learning_rate}

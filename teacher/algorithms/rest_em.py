@@ -10,14 +10,21 @@ from teacher.algorithms.trainers import epoch_settings, token_ids
 from teacher.writers.local import TransformersWriter
 
 
-def update(config: Config, round: int, writer: TransformersWriter, groups: Groups, rewards: Rewards) -> Metrics:
+def update(
+    config: Config,
+    round: int,
+    writer: TransformersWriter,
+    groups: Groups,
+    rewards: Rewards,
+    floor: float | None = None,
+) -> Metrics:
     """Fine-tunes the writer's model in place on the accepted completions; the loss is on the completion alone. Returns
     the metrics of the update. Where nothing is accepted the model stays as it was."""
     from datasets import Dataset, disable_progress_bars
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    kept = accepted(config.reward, config.rl, groups, rewards)
+    kept = accepted(config.reward, config.rl, groups, rewards, floor)
     if not kept:
         return {"kept": 0, "seconds": 0.0, "learning_rate": config.rl.learning_rate}
     started = time.perf_counter()

@@ -3,6 +3,10 @@
 The unit of the selection is a lesson, the set of a document's rewrites that were taught together: the best set may
 hold no single best rewrite. Where each rewrite has a reward of its own (`reward.set_credit: marginal`), the unit is a
 rewrite.
+
+The best of G noisy values always stands out. A unit is kept if it stands further above the mean of its group's scored
+units than the best of as many equal ones would by noise alone (`student.statistics.extreme_deviate`), but in a share
+`rl.false_keep` of the groups. What was refused or failed has no gain, and nothing is compared with it.
 """
 
 import math
@@ -12,9 +16,9 @@ from dataclasses import dataclass
 
 from configs import schema
 from configs.schema import Rl
-from student.statistics.reliability import noise_variance
+from student.statistics.extreme_deviate import extreme_deviate
 from teacher.algorithms.algorithm import Groups, Rewards
-from teacher.records import Reward, Rewrite
+from teacher.records import Reward, Rewrite, SamplingError
 from teacher.reward.assignment import lessons_of
 
 
@@ -23,60 +27,77 @@ class Unit:
     """Rewrites that are credited together: those of a lesson, or a single one."""
 
     rewrites: Sequence[Rewrite]
-    value: float
-    """Mean reward of the rewrites that were scored; of all where none was."""
     scored: Sequence[bool]
     """Whether each rewrite passed the gates and was taught to a student that did not fail."""
-    gains: Sequence[float]
-    """The gain of each repeat. The rewrites of a lesson share their students' gain, so it is counted once. Empty where
-    the reward is a prediction that has already allowed for the noise."""
+    value: float
+    """Mean reward of the rewrites that were scored; of all where none was."""
+    gain: float
+    """Mean gain of the rewrites that were scored, nan where none was: `value` before penalties and pooling."""
+    error: SamplingError | None
+    """Of the value. The rewrites of a lesson share their students, so it is that of one of them."""
 
 
 def units_of(reward: schema.Reward, rl: Rl, group: Sequence[Rewrite], rewards: Sequence[Reward]) -> list[Unit]:
     """The units of a document's group of rewrites."""
     size = reward.credit_size(rl.rewrites_per_lesson)
-    predicted = reward.adaptive or reward.pool_strategies
     units = []
     for start, rewrites in zip(range(0, len(group), size), lessons_of(group, size), strict=True):
         unit_rewards = rewards[start : start + size]
         scored = [reward for reward in unit_rewards if reward.outcome is not None]
+        gains = [statistics.fmean(reward.gains) for reward in scored if reward.gains]
         units.append(
             Unit(
                 rewrites=rewrites,
-                value=statistics.fmean(reward.value for reward in scored or unit_rewards),
                 scored=[reward.outcome is not None for reward in unit_rewards],
-                # Predictions are already shrunk by their noise; it is not subtracted again.
-                gains=() if predicted else max((reward.gains for reward in scored), key=len, default=()),
+                value=statistics.fmean(reward.value for reward in scored or unit_rewards),
+                gain=statistics.fmean(gains) if gains else math.nan,
+                error=scored[0].error if scored else None,
             )
         )
     return units
 
 
-def best_units(reward: schema.Reward, rl: Rl, units: Sequence[Unit]) -> list[Unit]:
-    """The best `rl.keep` lessons of a document, in units, that beat the group's mean by more than their standard error.
+def best_units(reward: schema.Reward, rl: Rl, units: Sequence[Unit], floor: float | None = None) -> list[Unit]:
+    """The best `rl.keep` lessons of a document, in units, that stand out of its scored ones at the level
+    `rl.false_keep` and gained more than `floor`.
 
-    With one repeat the noise is unknown, and any unit above the mean will do. A group without such a contrast gives
-    nothing, and a unit that was not scored is never selected.
+    One that was scored alone stands out of nothing, and where the noise is unknown nothing is known to. Without a level
+    the best are kept, whatever they gained: those above the mean, or the only one.
     """
+    units = [unit for unit in units if any(unit.scored)]
     count = rl.keep * rl.rewrites_per_lesson // reward.credit_size(rl.rewrites_per_lesson)
-    mean = statistics.fmean(unit.value for unit in units)
     best = sorted(units, key=lambda unit: -unit.value)[:count]
-    return [unit for unit in best if any(unit.scored) and unit.value - mean > standard_error(unit, units)]
+    if rl.false_keep is not None and floor is not None:
+        best = [unit for unit in best if unit.gain > floor]
+    return [unit for unit in best if stands_out(unit, units, rl.false_keep)]
 
 
-def standard_error(unit: Unit, group: Sequence[Unit]) -> float:
-    """Standard error of a unit's mean gain over its repeats, in nats a token; 0 for a unit without gains, and where
-    nothing of the group was repeated. The noise is that of the whole group, whose units share a seed in each repeat."""
-    variance = noise_variance([[other.gains for other in group]])
-    return math.sqrt(variance / len(unit.gains)) if variance is not None and unit.gains else 0.0
+def stands_out(unit: Unit, group: Sequence[Unit], level: float | None) -> bool:
+    """Whether a unit's value is further above its group's mean than that of the best of equal ones would be, but in a
+    share `level` of the groups; None: whether it is above the mean, or the only one."""
+    lead = unit.value - statistics.fmean(other.value for other in group)
+    if level is None:
+        return lead > 0 or len(group) == 1
+    if lead <= 0:
+        return False
+    errors = [other.error for other in group if other.error is not None]
+    if unit.error is None or len(errors) < len(group):
+        return False
+    n = len(group)
+    common = [statistics.fmean(loadings) for loadings in zip(*(error.shared for error in errors), strict=True)]
+    variance = unit.error.own**2 * (1 - 2 / n) + sum(error.own**2 for error in errors) / n**2
+    variance += math.dist(unit.error.shared, common) ** 2
+    return lead > extreme_deviate(level, n, unit.error.degrees) * math.sqrt(variance)
 
 
-def accepted(reward: schema.Reward, rl: Rl, groups: Groups, rewards: Rewards) -> list[Rewrite]:
+def accepted(
+    reward: schema.Reward, rl: Rl, groups: Groups, rewards: Rewards, floor: float | None = None
+) -> list[Rewrite]:
     """The scored rewrites of each document's best units."""
     return [
         rewrite
         for group, group_rewards in zip(groups, rewards, strict=True)
-        for unit in best_units(reward, rl, units_of(reward, rl, group, group_rewards))
+        for unit in best_units(reward, rl, units_of(reward, rl, group, group_rewards), floor)
         for rewrite, scored in zip(unit.rewrites, unit.scored, strict=True)
         if scored
     ]

@@ -11,6 +11,7 @@ numbers), so that they differ in nothing but their lessons. Each repeat has othe
 students, puts each lesson in other company. The lessons of a student that failed keep the gains of their other repeats.
 """
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,10 +19,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from configs.seeds import stable_seed
 from student.records import Document, Job, Split, StudentPool
 from student.statistics.adaptive import next_shared_runs, posterior_gains
-from student.statistics.mixed_model import MeasuredRun
-from student.statistics.reliability import Reliability, reliability
+from student.statistics.mixed_model import MeasuredRun, noise_degrees
+from student.statistics.reliability import Noise, Reliability, measured_noise, pooled_noise, reliability
 from teacher.gates.text import overlap_shares
-from teacher.records import Reward, Rewrite
+from teacher.records import Reward, Rewrite, SamplingError
 from teacher.reward.assignment import (
     LessonResult,
     PlannedStudent,
@@ -33,11 +34,12 @@ from teacher.reward.assignment import (
     strategy_of,
 )
 from teacher.reward.evaluation import DocumentResult, Evaluation, mean_penalties
-from teacher.reward.pooling import PooledPredictions
+from teacher.reward.pooling import PooledPredictions, Prediction
 from teacher.reward.student_runs import StudentRuns, forgotten, narrow
 
 PROBE_DOCUMENTS = 8
-"""So many documents of a step are taught twice, to know the reward's reliability; a whole batch where it is larger."""
+"""The lessons of so many documents of a step are taught twice, to know the reward's noise; of a whole batch where it is
+larger. With groups of 8 that gives its variance 56 degrees of freedom a round."""
 
 Lessons = list[list[RewriteSet]]
 """D x G."""
@@ -55,8 +57,16 @@ class GainReward:
         runs: StudentRuns,
         pools: Mapping[str, StudentPool],
         count_tokens: Callable[[str], int] = lambda text: len(text.split()),
+        earlier_noise: Noise | None = None,
     ) -> None:
         self.runs, self.pools, self.count_tokens = runs, pools, count_tokens
+        self.noise = earlier_noise
+        """Noise of one run of the reward, over all lessons that were taught repeatedly: those of earlier rounds
+        (`earlier_noise`) and of the steps that were scored. None as long as there are none."""
+        self.step_noise: Noise | None = None
+        """By the last step's lessons alone."""
+        self.step_reliability: Reliability | None = None
+        """Of one run, by the last step's lessons that were taught again to measure it."""
         self.reward, self.seed = runs.config.reward, runs.config.run.seed
         self.rewrites_per_lesson = runs.config.rl.rewrites_per_lesson
 
@@ -65,9 +75,15 @@ class GainReward:
         place in the lesson empty."""
         return self.score_batches([groups])
 
-    def score_batches(self, batches: Iterable[Sequence[Sequence[Rewrite]]]) -> list[list[Reward]]:
+    def score_batches(
+        self, batches: Iterable[Sequence[Sequence[Rewrite]]], *, probe: bool = False
+    ) -> list[list[Reward]]:
         """As `score`, of groups that come in batches: each is taught when it is there, and all are judged together.
-        Documents that share students are in one batch."""
+        Documents that share students are in one batch.
+
+        `probe` teaches the lessons of the first documents once more where none is repeated anyway, to measure the noise
+        that the rewards' errors and `reward.pool_strategies` need. The rewards themselves stay those of the first runs.
+        """
         reward = self.reward
         lessons_DG: Lessons = []
         results: Results = {}
@@ -80,13 +96,20 @@ class GainReward:
             repeats = range(reward.full_repeats)
             students = [student for repeat in repeats for student in self._students(lessons_DG, repeat)]
             self._train([s for s in students if s.lessons[0].document >= first], lessons_DG, results)
+        repeated, shown, self.step_reliability = lessons_DG, results, None
+        if probe and reward.repeats == 1:
+            repeated = lessons_DG[: max(PROBE_DOCUMENTS, reward.documents_together)]
+            shown = self._taught_repeatedly(repeated, 2)
+            self.step_reliability = self._reliability(repeated, shown)
+        self.step_noise = None if reward.adaptive else measured_noise(self._by_unit(repeated, shown, self._worth))
+        self.noise = pooled_noise([self.noise, self.step_noise])
         # A lesson is worth the mean of its own gains, unless lessons have unequally many of them, or each noisy gain is
         # judged with the help of other documents.
         gains = self._repeat_adaptively(lessons_DG, results) if reward.adaptive else {}
-        forgotten_parts: dict[TaughtLesson, float] = {}
+        forgotten_parts: dict[TaughtLesson, Prediction] = {}
         if reward.pool_strategies:
             pooled = PooledPredictions(lessons_DG, results)
-            gains = pooled.of_students("gain") if reward.credit == "shard" else pooled.of_lessons()
+            gains = pooled.of_students("gain") if reward.credit == "shard" else pooled.of_lessons(self.noise)
             forgotten_parts = pooled.of_students("forgotten")
         rewards = []
         for d, lessons in enumerate(lessons_DG):
@@ -104,21 +127,42 @@ class GainReward:
         """Reliability of one run of the reward, from `repeats` students a lesson, in different company each time; the
         interval's clusters are the batches of documents that share students."""
         lessons_DG = self._lessons(groups)
-        results: Results = {}
-        students = [student for repeat in range(repeats) for student in self._students(lessons_DG, repeat)]
-        self._train(students, lessons_DG, results)
-        gains: list[list[list[float | None]]] = [[] for _ in lessons_DG]
-        for d, lessons in enumerate(lessons_DG):
-            for g, lesson in enumerate(lessons):
-                # What is compared is what is rewarded: lessons, or under `marginal` credit single rewrites.
-                members = range(len(lesson)) if self.reward.set_credit == "marginal" else [None]
-                gains[d] += [list(_gains(TaughtLesson(d, g), member, results)) for member in members]
+        return self._reliability(lessons_DG, self._taught_repeatedly(lessons_DG, repeats))
+
+    def _reliability(self, lessons_DG: Lessons, results: Results) -> Reliability:
+        gains = self._by_unit(lessons_DG, results, lambda result: result.gain)
         clusters = [d // self.reward.documents_together for d in range(len(lessons_DG))]
         return reliability(gains, clusters=clusters, common_seeds=True)
 
-    def probe(self, groups: Sequence[Sequence[Rewrite]]) -> Reliability:
-        """Reliability of one run, from lessons of `score`'s first documents that are taught once more."""
-        return self.reliability_of(groups[: max(PROBE_DOCUMENTS, self.reward.documents_together)], repeats=2)
+    def _taught_repeatedly(self, lessons_DG: Lessons, repeats: int) -> Results:
+        """All lessons, each taught to a student in each of `repeats`; those of a step are in the journal already."""
+        results: Results = {}
+        students = [student for repeat in range(repeats) for student in self._students(lessons_DG, repeat)]
+        self._train(students, lessons_DG, results)
+        return results
+
+    def _by_unit(
+        self, lessons_DG: Lessons, results: Results, measure: Callable[[LessonResult], float]
+    ) -> list[list[list[float]]]:
+        """The `measure` of what is rewarded (a lesson, or under `marginal` credit a rewrite) in each repeat, nan where
+        its student failed: documents x units x repeats. Nothing of what never ran."""
+        repeats = 1 + max((r.student.repeat for shown in results.values() for r in shown), default=0)
+        values: list[list[list[float]]] = [[] for _ in lessons_DG]
+        for d, lessons in enumerate(lessons_DG):
+            for g, lesson in enumerate(lessons):
+                for member in range(len(lesson)) if self.reward.set_credit == "marginal" else [None]:
+                    taught = TaughtLesson(d, g)
+                    whole = {r.student.repeat: measure(r) for r in results.get(taught, ())}
+                    if member is not None:
+                        spared = {r.student.repeat: r.gain for r in results.get(taught._replace(without=member), ())}
+                        whole = {repeat: value - spared[repeat] for repeat, value in whole.items() if repeat in spared}
+                    values[d].append([whole.get(repeat, math.nan) for repeat in range(repeats)] if whole else [])
+        return values
+
+    def _worth(self, result: LessonResult) -> float:
+        """The part of a reward that retraining makes noisy. What is pooled has its forgetting predicted apart."""
+        weight = 0.0 if self.reward.pool_strategies else self.reward.retention_weight
+        return result.gain - weight * result.forgotten
 
     def _lessons(self, groups: Sequence[Sequence[Rewrite]]) -> Lessons:
         assert len({len(group) for group in groups}) <= 1, "groups are of one size"
@@ -180,9 +224,9 @@ class GainReward:
     def _across_models(self, values: Sequence[float]) -> float:
         return min(values) if self.reward.across_students == "worst" else statistics.fmean(values)
 
-    def _repeat_adaptively(self, lessons_DG: Lessons, results: Results) -> dict[TaughtLesson, float]:
+    def _repeat_adaptively(self, lessons_DG: Lessons, results: Results) -> dict[TaughtLesson, Prediction]:
         """Trains the students of all repeats but the first where they would most likely change which lesson is best,
-        and returns the posterior mean of each lesson's gain."""
+        and returns the posterior mean of each lesson's gain, where anything ran twice."""
         usable = [
             [g for g, lesson in enumerate(lessons) if any(rewrite.rejected is None for rewrite in lesson)]
             for lessons in lessons_DG
@@ -210,9 +254,13 @@ class GainReward:
                     # where documents share students, the company differs.
                     planned.append(PlannedStudent(taught, number, repeat if len(batch) > 1 else repeat * students + k))
             self._train(list(dict.fromkeys(planned)), lessons_DG, results)
-        gains = posterior_gains(runs_so_far(), sizes)
+        runs = runs_so_far()
+        degrees = noise_degrees(runs)
+        posteriors = posterior_gains(runs, sizes) if degrees else []
         return {
-            TaughtLesson(d, g): float(gains[d][i]) for d, lessons in enumerate(usable) for i, g in enumerate(lessons)
+            TaughtLesson(d, g): Prediction(float(mean), SamplingError(float(error), degrees))
+            for d, (means_G, errors_G) in enumerate(posteriors)
+            for g, mean, error in zip(usable[d], means_G, errors_G, strict=True)
         }
 
     def _rewards(
@@ -220,8 +268,8 @@ class GainReward:
         lesson: RewriteSet,
         taught: TaughtLesson,
         results: Results,
-        gains: Mapping[TaughtLesson, float],
-        forgotten_parts: Mapping[TaughtLesson, float],
+        gains: Mapping[TaughtLesson, Prediction],
+        forgotten_parts: Mapping[TaughtLesson, Prediction],
     ) -> list[Reward | None]:
         """Rewards of a lesson's rewrites, None for those that were rejected and for all where the students failed. A
         lesson that `gains` or `forgotten_parts` lack has the mean of its own students."""
@@ -229,20 +277,33 @@ class GainReward:
         if not shown:
             return [None] * len(lesson)
         accepted = [i for i, rewrite in enumerate(lesson) if rewrite.rejected is None]
-        forgotten_nats = forgotten_parts.get(taught, statistics.fmean(result.forgotten for result in shown))
+        gain, forgetting = gains.get(taught), forgotten_parts.get(taught)
+        forgotten_nats = forgetting.value if forgetting else statistics.fmean(result.forgotten for result in shown)
         charged = self._penalties(lesson[0].document_id, [lesson[i].text for i in accepted], forgotten_nats)
         rewards: list[Reward | None] = [None] * len(lesson)
         for i, penalties in zip(accepted, charged, strict=True):
             gains_of_rewrite = _gains(taught, i if self.reward.set_credit == "marginal" else None, results)
             if gains_of_rewrite:
+                error = gain.error if gain else self._error(len(gains_of_rewrite))
+                if error and forgetting and self.reward.retention_weight:
+                    loadings = (self.reward.retention_weight * loading for loading in forgetting.error.shared)
+                    error = error._replace(shared=(*error.shared, *loadings))
                 rewards[i] = Reward(
-                    value=gains.get(taught, statistics.fmean(gains_of_rewrite)) - sum(penalties.values()),
+                    value=(gain.value if gain else statistics.fmean(gains_of_rewrite)) - sum(penalties.values()),
                     outcome=shown[-1].outcome,
                     gains=gains_of_rewrite,
                     noise=statistics.stdev(gains_of_rewrite) if len(gains_of_rewrite) > 1 else None,
                     penalties=penalties,
+                    error=error,
                 )
         return rewards
+
+    def _error(self, runs: int) -> SamplingError | None:
+        """Of the mean of so many runs of a lesson; None where the noise is unknown."""
+        # What adaptive repeats choose is judged by posteriors alone.
+        if self.noise is None or self.reward.adaptive:
+            return None
+        return SamplingError(math.sqrt(self.noise.variance / runs), self.noise.degrees)
 
     def _penalties(self, document_id: str, texts: Sequence[str], forgotten_nats: float) -> list[dict[str, float]]:
         """What is taken off each of a lesson's texts, by name; empty where the config penalises nothing."""

@@ -4,25 +4,33 @@ One student run of a lesson is noisy, and what a student forgets is caused by al
 strategies are worth shows on every document. A student's value is modelled as `group + mean over its lessons of
 (shares . effect + own) + noise`: a mixed model in which the strategies' effects are fixed and each lesson's own part is
 random. The results are its best linear unbiased predictions (Robinson 1991, Statistical Science 6), so that a lesson's
-own luck counts as far as it is known to be more than noise.
+own part counts as far as the runs are known to show more than noise. That noise is measured, on lessons that were
+taught twice, and never guessed: a guess that is too high shrinks real differences between lessons.
+
+Predictions are linear in the values, so what noise does to them is known too: a `SamplingError` stands beside each.
 """
 
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from student.statistics.reliability import noise_variance
+from student.statistics.reliability import Noise
+from teacher.records import SamplingError
 from teacher.reward.assignment import LessonResult, PlannedStudent, RewriteSet, TaughtLesson
 
 RIDGE = 1.0
 """Weight of the zero prior on an effect, in lessons: a strategy seen once or twice moves little."""
 
-UNKNOWN_NOISE = 0.5
-"""Share of what strategies leave unexplained that counts as noise where nothing was repeated."""
+
+class Prediction(NamedTuple):
+    """What a lesson is worth by all runs of a step."""
+
+    value: float
+    error: SamplingError
 
 
 class PooledPredictions:
@@ -48,26 +56,24 @@ class PooledPredictions:
             if taught:
                 self._shares_LS[n] = np.bincount(taught, minlength=len(names)) / len(taught)
 
-    def of_lessons(self) -> dict[TaughtLesson, float]:
-        """Gains of lessons where each shows its own document's: lessons of one document are compared."""
+    def of_lessons(self, noise: Noise | None) -> dict[TaughtLesson, Prediction]:
+        """Gains of lessons where each shows its own document's: lessons of one document are compared. Empty where the
+        `noise` of a run is unknown, since nothing then says how far to trust a lesson's own gain."""
+        if noise is None:
+            return {}
         rows = [
             (statistics.fmean(result.gain for result in results), [n], self._lessons_L[n].document)
             for n, results in self._results.items()
         ]
-        repeats = 1 + max((r.student.repeat for results in self._results.values() for r in results), default=0)
-        gains_by_document: dict[int, list[list[float]]] = defaultdict(list)
-        for n, results in self._results.items():
-            by_repeat = {result.student.repeat: result.gain for result in results}
-            gains_R = [by_repeat.get(repeat, math.nan) for repeat in range(repeats)]
-            gains_by_document[self._lessons_L[n].document].append(gains_R)
-        noise = noise_variance(list(gains_by_document.values()))
-        if noise is not None:  # of one run; a row is the mean of several
-            noise /= statistics.fmean(len(results) for results in self._results.values())
+        if rows:  # a row is the mean of several runs
+            noise = noise._replace(
+                variance=noise.variance / statistics.fmean(len(results) for results in self._results.values())
+            )
         return self._pooled(rows, noise)
 
-    def of_students(self, measure: Literal["gain", "forgotten"]) -> dict[TaughtLesson, float]:
+    def of_students(self, measure: Literal["gain", "forgotten"]) -> dict[TaughtLesson, Prediction]:
         """The `measure` of a `LessonResult` where it is the whole student's: students of one batch and repeat are
-        compared."""
+        compared. No student is repeated with the same lessons, so all that strategies leave unexplained is noise."""
         taught: dict[PlannedStudent, list[int]] = defaultdict(list)
         values: dict[PlannedStudent, float] = {}
         for n, results in self._results.items():
@@ -81,7 +87,9 @@ class PooledPredictions:
         ]
         return self._pooled(rows, None)
 
-    def _pooled(self, rows: Sequence[tuple[float, list[int], int]], noise: float | None) -> dict[TaughtLesson, float]:
+    def _pooled(
+        self, rows: Sequence[tuple[float, list[int], int]], noise: Noise | None
+    ) -> dict[TaughtLesson, Prediction]:
         """From a value, the lessons that it is of and the group to compare it in, a row for each run."""
         if not rows:
             return {}
@@ -89,17 +97,31 @@ class PooledPredictions:
         for k, (_, lessons, _) in enumerate(rows):
             lessons_KN[k, : len(lessons)] = lessons
         values_K, groups_K = np.array([row[0] for row in rows]), np.array([row[2] for row in rows])
-        pooled_L = pooled_values(values_K, lessons_KN, groups_K, self._shares_LS, noise)
-        return {self._lessons_L[n]: float(pooled_L[n]) for n in np.flatnonzero(np.isfinite(pooled_L))}
+        pooled = pooled_values(values_K, lessons_KN, groups_K, self._shares_LS, noise)
+        return {
+            self._lessons_L[n]: Prediction(
+                float(pooled.values_L[n]),
+                SamplingError(pooled.own_error, pooled.degrees, tuple(pooled.loadings_LS[n].tolist())),
+            )
+            for n in np.flatnonzero(np.isfinite(pooled.values_L))
+        }
+
+
+class PooledValues(NamedTuple):
+    """Predictions of `pooled_values`, and what noise does to them within a group if all its lessons are equal."""
+
+    values_L: np.ndarray
+    own_error: float
+    """Standard error by the noise of a lesson's own run."""
+    loadings_LS: np.ndarray
+    """On errors of variance 1 that all lessons share: those of the strategies' estimated effects."""
+    degrees: float
+    """Degrees of freedom of the noise's variance."""
 
 
 def pooled_values(
-    values_K: np.ndarray,
-    lessons_KN: np.ndarray,
-    groups_K: np.ndarray,
-    shares_LS: np.ndarray,
-    known_noise_variance: float | None = None,
-) -> np.ndarray:
+    values_K: np.ndarray, lessons_KN: np.ndarray, groups_K: np.ndarray, shares_LS: np.ndarray, noise: Noise | None
+) -> PooledValues:
     """Predicted worth (L,) of each lesson as if a student learnt lessons like it alone, float64; nan for one that is in
     no run.
 
@@ -108,7 +130,7 @@ def pooled_values(
         lessons_KN: numbers of the lessons that a run's value is of, at most N; -1 for an empty place.
         groups_K: number of each run's group. Only runs of one group are compared.
         shares_LS: share of each of S strategies in the rewrites of a lesson.
-        known_noise_variance: of a run's value around its true one; None where it is unknown.
+        noise: of a run's value around its true one, measured. None: all that strategies leave unexplained.
     """
     taught_KN = lessons_KN >= 0
     count_K = taught_KN.sum(1)
@@ -120,19 +142,30 @@ def pooled_values(
     y_K, x_KS = values_K - level_K, x_KS - centre_KS
     # Sums over lessons and not means, so that the prior weighs the same against a lesson alone or among others.
     a_KS, b_K = x_KS * count_K[:, None], y_K * count_K
-    effect_S = np.linalg.solve(a_KS.T @ a_KS + RIDGE * np.eye(a_KS.shape[1]), a_KS.T @ b_K)
+    inverse_SS = np.linalg.inv(a_KS.T @ a_KS + RIDGE * np.eye(a_KS.shape[1]))
+    effect_S = inverse_SS @ (a_KS.T @ b_K)
     # What strategies leave unexplained is the lessons' own worth and noise: the first part of it is kept.
     residual_K = y_K - x_KS @ effect_S
     freedom = max(1, len(y_K) - len(np.unique(group_K)) - int(np.linalg.matrix_rank(x_KS)))
     residual_variance = float(residual_K @ residual_K) / freedom
-    noise = UNKNOWN_NOISE * residual_variance if known_noise_variance is None else known_noise_variance
-    own_share = max(0.0, 1 - noise / residual_variance) if residual_variance > 0 else 0.0
+    noise = noise or Noise(residual_variance, freedom)
+    own_share = max(0.0, 1 - noise.variance / residual_variance) if residual_variance > 0 else 0.0
     # A lesson in several runs takes the mean of what each says.
     base_K = level_K - centre_KS @ effect_S + own_share * residual_K
     sums_L, runs_L = np.zeros(len(shares_LS)), np.zeros(len(shares_LS))
     np.add.at(sums_L, lessons_KN[taught_KN], np.broadcast_to(base_K[:, None], lessons_KN.shape)[taught_KN])
     np.add.at(runs_L, lessons_KN[taught_KN], 1)
-    return np.where(runs_L > 0, sums_L / np.maximum(1, runs_L) + shares_LS @ effect_S, np.nan)
+    values_L = np.where(runs_L > 0, sums_L / np.maximum(1, runs_L) + shares_LS @ effect_S, np.nan)
+    # A prediction's contrast to its group is own_share x (its value's contrast) + (1 - own_share) x (its shares'
+    # contrast . effect). The effect's variance under noise alone is inverse @ weighted @ inverse, and its covariance
+    # with the value's contrast is inverse @ (its shares' contrast), in the unit of the noise's variance.
+    weighted_KS = a_KS * count_K[:, None]
+    effect_SS = inverse_SS @ (weighted_KS.T @ weighted_KS) @ inverse_SS
+    shared_SS = (1 - own_share) ** 2 * effect_SS + 2 * own_share * (1 - own_share) * inverse_SS
+    roots_S, vectors_SS = np.linalg.eigh(shared_SS)
+    sd = math.sqrt(noise.variance)
+    loadings_LS = sd * shares_LS @ (vectors_SS * np.sqrt(np.maximum(roots_S, 0.0)))
+    return PooledValues(values_L, own_share * sd, loadings_LS, noise.degrees)
 
 
 def _group_means(values_KC: np.ndarray, group_K: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from configs.errors import RunError
 from configs.schema import Config
 from configs.seeds import stable_seed
 from student.records import Document, Question, Split
+from student.statistics.reliability import Noise
 from teacher.algorithms.algorithm import Groups, Rewards
 from teacher.gates.checks import Gate, build_gates
 from teacher.records import Rewrite
@@ -119,10 +120,10 @@ class RunContext:
         outside = self.writers.on_server or self.config.student.pool != "inline"
         return ahead([task(batch) for batch in batches], overlap=outside and len(batches) > 1)
 
-    def gain_reward(self, bases: Mapping[str, str] | None = None) -> GainReward:
+    def gain_reward(self, bases: Mapping[str, str] | None = None, earlier_noise: Noise | None = None) -> GainReward:
         """The reward by students of `bases`, the run's first ones where it is None."""
         pools = self.students.use(bases or starting_bases(self.config))
-        return GainReward(self.student_runs, pools, self.writers.count_tokens)
+        return GainReward(self.student_runs, pools, self.writers.count_tokens, earlier_noise)
 
     def examine(
         self,

@@ -8,15 +8,18 @@ algorithm that samples by itself samples them again, the same on a CPU), and stu
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
 from configs.schema import Config
+from configs.schema.student import TEACHER
 from student.pools.inline import InlinePool
 from student.records import Document, Question
+from student.statistics.reliability import pooled_noise
 from teacher.algorithms.algorithm import SamplingRound
 from teacher.algorithms.distributed import Ranks
 from teacher.algorithms.selection import accepted
@@ -42,11 +45,13 @@ from teacher.training.metrics import (
     diversity_alarm,
     estimate_metrics,
     evaluation_metrics,
+    noise_figures,
+    noise_of,
     pilot_metrics,
     step_metrics,
     strategy_shares,
 )
-from teacher.training.progress_lines import Progress, arm_line, clock_line, promotion_line, step_line
+from teacher.training.progress_lines import Progress, arm_line, clock_line, nothing_kept_line, promotion_line, step_line
 from teacher.training.summary import TrainSummary, differences, summarise
 from teacher.writers.by_round import Writers, check_writer
 from teacher.writers.local import load_teacher
@@ -172,12 +177,16 @@ class TeacherLoop:
     def run_round(self, round: int) -> None:
         """Samples, scores, updates and saves. All of the round is on disk before its checkpoint appears."""
         context, start = self.context, checkpoint_of(self.config.run.dir, round - 1)
-        gain_reward = context.gain_reward(round_bases(self.config, start))
+        earlier = self._steps_with_students_of(round)
+        gain_reward = context.gain_reward(round_bases(self.config, start), pooled_noise(map(noise_of, earlier)))
+        # What the untrained teacher's lessons gained on average, where that is known. In the first round the mean of a
+        # document's own group says it. A promoted student knows more and gains less: it starts a reference of its own.
+        floor = earlier[0].get("gain/mean") if earlier else None
         documents = round_documents(self.config, self.train, round)
         context.clock.restart()
         optimizer = None
         kept: list[Rewrite] = []
-        score = partial(self._score, gain_reward, kept, round)
+        score = partial(self._score, gain_reward, kept, floor, round)
         with context.writers.training(round - 1) as load_writer:
             if self.algorithm.train_round is not None:
                 writer = load_writer()
@@ -196,7 +205,10 @@ class TeacherLoop:
                 # Where a server writes, this model is loaded only now: students had the memory until here.
                 writer = load_writer()
                 with context.clock("update"):
-                    metrics = self.algorithm.update(self.config, round, writer, groups, rewards)
+                    metrics = self.algorithm.update(self.config, round, writer, groups, rewards, floor)
+                metrics |= {"floor": floor} if floor is not None else {}
+                if not metrics["kept"]:
+                    self.progress(nothing_kept_line(round, rewards))
             if self.config.rl.promotion_threshold is not None:
                 write_rewrites(context.samples_file(f"accepted-{round:04d}"), [kept])
             seconds = context.clock.figures()
@@ -204,8 +216,23 @@ class TeacherLoop:
             self.progress(clock_line(f"round {round}/{self.config.rl.rounds}", seconds))
             save_checkpoint(self.config.run.dir, round, writer.model, writer.tokenizer, writer.settings, optimizer)
 
+    def _steps_with_students_of(self, round: int) -> list[Mapping[str, Any]]:
+        """The lines of the earlier rounds whose students started from the same model as this round's, in order: gains
+        and noise of others do not compare."""
+        if TEACHER in self.config.student.names:
+            return []
+        lines = self.context.history.lines
+        first = 1 + max((number for kind, number in lines if kind == "promotion" and number < round), default=0)
+        return [lines["step", number] for number in range(first, round) if ("step", number) in lines]
+
     def _score(
-        self, reward: GainReward, kept: list[Rewrite], round: int, step: int, batches: Iterable[list[list[Rewrite]]]
+        self,
+        reward: GainReward,
+        kept: list[Rewrite],
+        floor: float | None,
+        round: int,
+        step: int,
+        batches: Iterable[list[list[Rewrite]]],
     ) -> tuple[list[list[Rewrite]], list[list[Reward]]]:
         """Scores and journals the `step`-th step of the round; returns the groups of all batches and their rewards, and
         adds to `kept` what a promoted student learns."""
@@ -219,11 +246,12 @@ class TeacherLoop:
                 groups.extend(batch)
                 yield batch
 
-        rewards = reward.score_batches(collected())
+        rewards = reward.score_batches(collected(), probe=step == 1)
         seconds = context.clock.seconds("students") - seconds_before
         metrics = step_metrics(groups, rewards, self.config.reward, rl.rewrites_per_lesson)
-        if self.config.reward.repeats == 1 and step == 1:
-            metrics["reward/reliability"] = reward.probe(groups).reliability
+        if reward.step_reliability is not None:
+            metrics["reward/reliability"] = reward.step_reliability.reliability
+        metrics |= noise_figures(reward.step_noise)
         # Only students that were trained now: a resumed step reads the others from the journal in no time.
         metrics |= {"students_per_second": (runs.trained - trained_before) / max(seconds, 1e-9), "seconds": seconds}
         number = (round - 1) * self.steps_per_round + step
@@ -236,7 +264,7 @@ class TeacherLoop:
         if alarm := diversity_alarm(metrics, context.history.first_step or {}, rl.diversity_alarm):
             self.progress(f"warning: {alarm}")
         if rl.promotion_threshold is not None:
-            kept.extend(accepted(self.config.reward, rl, groups, rewards))
+            kept.extend(accepted(self.config.reward, rl, groups, rewards, floor))
         return groups, rewards
 
     def pilot(self) -> None:

@@ -12,7 +12,7 @@ from configs import schema
 from configs.errors import RunError
 from configs.format import interval
 from student.statistics.intervals import Estimate, estimate
-from student.statistics.reliability import Reliability, reliability, repeats_for
+from student.statistics.reliability import Noise, Reliability, reliability, repeats_for
 from teacher.algorithms.algorithm import Groups, Rewards
 from teacher.gates.text import overlap_shares
 from teacher.records import Rewrite
@@ -106,6 +106,17 @@ def noise_metrics(rewards: Rewards, credit_size: int = 1, *, common_seeds: bool 
     result = reliability(measured, common_seeds=common_seeds)
     noise_sd = None if result.noise_variance is None else result.noise_variance**0.5
     return {"reward/reliability": result.at(repeats), "reward/noise_sd": noise_sd}
+
+
+def noise_figures(noise: Noise | None) -> dict[str, float]:
+    """The noise of one run as a step's line holds it; `noise_of` reads it again."""
+    return {} if noise is None else {"reward/noise_sd": noise.variance**0.5, "reward/noise_degrees": noise.degrees}
+
+
+def noise_of(line: Mapping[str, Any]) -> Noise | None:
+    """The noise that a step's line holds; None where nothing was repeated."""
+    degrees = line.get("reward/noise_degrees")
+    return None if degrees is None else Noise(line["reward/noise_sd"] ** 2, degrees)
 
 
 def strategy_shares(groups: Groups) -> dict[str, float]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from configs.format import duration, interval
+from teacher.algorithms.algorithm import Rewards
 from teacher.reward.evaluation import Evaluation
 
 Progress = Callable[[str], None]
@@ -29,6 +30,18 @@ def clock_line(place: str, seconds: Mapping[str, float]) -> str:
     shares = ", ".join(f"{name} {seconds[f'seconds/{phase}'] / wall:.0%}" for phase, name in names.items())
     at_once = f" ({overlap:.0%} at once)" if overlap >= 0.005 else ""
     return f"  {place} took {duration(wall)}: {shares}{at_once}"
+
+
+def nothing_kept_line(round: int, rewards: Rewards) -> str:
+    """Why a round changed nothing."""
+    scored = [reward for group in rewards for reward in group if reward.outcome is not None]
+    if any(reward.error is not None for reward in scored):
+        why = "no lesson stood out of its document's group"
+    elif scored:
+        why = "no lesson could be taught twice, so that the reward's noise is unknown and nothing stands out of it"
+    else:
+        why = "no lesson was scored"
+    return f"  round {round} left the teacher as it was: {why} (rl.false_keep)"
 
 
 def arm_line(name: str, evaluation: Evaluation, shares: Mapping[str, float]) -> str:

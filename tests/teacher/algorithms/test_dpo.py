@@ -8,7 +8,7 @@ from configs.schema import Config
 from student.records import Outcome
 from teacher.algorithms import dpo
 from teacher.algorithms.trainers import token_ids
-from teacher.records import Reward, Rewrite
+from teacher.records import Reward, Rewrite, SamplingError
 from teacher.writers.local import load_teacher
 
 PROMPT = "in the shop 1\n<lesson>"
@@ -19,12 +19,14 @@ def rewrite(text, prompt=PROMPT, **fields):
     return Rewrite(document_id="a", strategy="copy", text=text, completion=text, prompt=prompt, **fields)
 
 
-def reward(*gains):
-    return Reward(value=sum(gains) / len(gains), outcome=Outcome(gain=gains[-1]), gains=gains)
+def reward(gain, error=0.1):
+    return Reward(value=gain, outcome=Outcome(gain=gain), gains=(gain,), error=SamplingError(error, 1000.0))
 
 
-def pairs(texts, rewards, prompts=None, keep=1, m=1, credit="whole", refused=()):
-    config = Config.model_validate({"rl": {"keep": keep, "rewrites_per_lesson": m}, "reward": {"set_credit": credit}})
+def pairs(texts, rewards, prompts=None, keep=1, m=1, credit="whole", refused=(), level=None):
+    config = Config.model_validate(
+        {"rl": {"keep": keep, "rewrites_per_lesson": m, "false_keep": level}, "reward": {"set_credit": credit}}
+    )
     group = [
         rewrite(text, prompt, rejected="leak" if text in refused else None)
         for text, prompt in zip(texts, prompts or "p" * len(texts), strict=True)
@@ -41,8 +43,9 @@ def test_the_best_meets_the_worst():
 
 def test_no_pair_without_a_contrast_beyond_the_noise():
     assert pairs("abcd", [reward(0.5)] * 4) == []
-    assert pairs("abc", [reward(0.0, 1.0), reward(1.1, 0.1), reward(-0.1, 0.9)]) == []
-    assert pairs("abc", [reward(0.5, 0.6), reward(0.9, 1.0), reward(0.1, 0.2)]) == ["bc"]
+    assert pairs("abc", [reward(0.5), reward(0.6), reward(0.4)], level=0.05) == []
+    assert pairs("abc", [reward(0.5), reward(1.9), reward(0.1)], level=0.05) == ["bc"]
+    assert pairs("abc", [REFUSED, reward(-2.0), REFUSED], level=0.05, refused="ac") == []
 
 
 def test_only_equal_prompts_meet():

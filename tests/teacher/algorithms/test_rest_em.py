@@ -1,14 +1,15 @@
-import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from configs.schema import Config
 from student.records import Outcome
+from student.statistics.reliability import measured_noise
 from teacher.algorithms import rest_em, selection
 from teacher.algorithms.trainers import token_ids
-from teacher.records import Reward, Rewrite
+from teacher.records import Reward, Rewrite, SamplingError
 from teacher.writers.local import load_teacher
 
 
@@ -16,54 +17,92 @@ def rewrite(text):
     return Rewrite(document_id="a", strategy="copy", text=text, completion=text, prompt="in the shop 1\n<lesson>")
 
 
-def reward(*gains):
-    return Reward(value=sum(gains) / len(gains), outcome=Outcome(gain=gains[-1]), gains=gains)
+def reward(value, error=None, degrees=1000.0, shared=()):
+    """With the standard error of its own noise."""
+    measured = None if error is None else SamplingError(error, degrees, shared)
+    return Reward(value=value, outcome=Outcome(gain=value), gains=(value,), error=measured)
 
 
 TEXTS = [rewrite(text) for text in "abcd"]
 REFUSED = Reward(value=-1.0, outcome=None)
 
 
-def config_of(keep=1, m=1, credit="whole"):
-    return Config.model_validate({"rl": {"keep": keep, "rewrites_per_lesson": m}, "reward": {"set_credit": credit}})
+def config_of(keep=1, m=1, credit="whole", level=None):
+    return Config.model_validate(
+        {"rl": {"keep": keep, "rewrites_per_lesson": m, "false_keep": level}, "reward": {"set_credit": credit}}
+    )
 
 
-def kept(rewards, keep=1, texts=TEXTS, **settings):
+def kept(rewards, keep=1, texts=TEXTS, floor=None, **settings):
     config = config_of(keep, **settings)
-    return [chosen.text for chosen in selection.accepted(config.reward, config.rl, [texts], [rewards])]
+    return [chosen.text for chosen in selection.accepted(config.reward, config.rl, [texts], [rewards], floor)]
 
 
-def test_the_best_that_beat_the_mean_are_kept():
+def test_without_a_level_the_best_above_the_mean_are_kept():
     rewards = [reward(0.1), reward(0.9), reward(0.8), reward(0.0)]
     assert kept(rewards) == ["b"]
-    assert kept(rewards, keep=3) == ["b", "c"]
+    assert kept(rewards, keep=3, floor=2.0) == ["b", "c"]
+    assert kept([REFUSED, reward(-2.0), REFUSED, REFUSED]) == ["b"]
+    assert kept([reward(0.5)] * 4) == [], "no contrast"
 
 
-def test_a_group_without_contrast_gives_nothing():
-    assert kept([reward(0.5)] * 4) == []
+@pytest.mark.parametrize("size", [2, 4, 8, 16])
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_of_groups_of_equal_lessons_at_most_the_level_has_one_kept(size, repeats):
+    """By noise that is measured anew for every hundred groups, with and without refused lessons, whatever its tail."""
+    generator = np.random.default_rng(size + 10 * repeats)
+    runs, documents = 20, 100
+    settings = config_of(level=0.05)
+    group = [rewrite(str(g)) for g in range(size)]
+    for draw in (generator.normal, generator.laplace, lambda size: generator.standard_t(5, size)):
+        hits = 0
+        for _ in range(runs):
+            noise = measured_noise(draw(size=(8, size, 2)) + generator.normal(size=(8, 1, 2)))
+            for d, gains in enumerate(draw(size=(documents, size, repeats)).mean(2).tolist()):
+                rewards = [reward(gain, (noise.variance / repeats) ** 0.5, noise.degrees) for gain in gains]
+                refused = d % min(6, size - 1)
+                rewards[:refused] = [Reward(value=min(gains) - 1.0, outcome=None)] * refused
+                units = selection.units_of(settings.reward, settings.rl, group, rewards)
+                hits += bool(selection.best_units(settings.reward, settings.rl, units))
+        assert hits / (runs * documents) < 0.05 + 0.015, "three standard errors of the simulation"
 
 
-def test_a_contrast_within_the_noise_gives_nothing():
-    noisy = [reward(0.0, 1.0), reward(1.1, 0.1), reward(-0.1, 0.9), reward(1.0, 0.0)]
-    clear = [reward(0.5, 0.5), reward(0.6, 0.6), reward(0.4, 0.4), reward(0.5, 0.5)]
-    assert kept(noisy) == []
-    assert kept(clear) == ["b"]
-
-
-def test_what_a_common_seed_does_to_all_is_no_noise():
-    assert kept([reward(0.0, 1.0), reward(0.1, 1.1), reward(-0.1, 0.9), reward(0.0, 1.0)]) == ["b"]
+def test_a_lesson_that_stands_out_is_kept():
+    for value, expected in ((2.5, []), (3.8, ["b"])):
+        assert kept([reward(0.0, 1.0), reward(value, 1.0), *[reward(0.0, 1.0)] * 2], level=0.05) == expected
+    loose = [reward(0.0, 1.0), reward(2.5, 1.0), *[reward(0.0, 1.0)] * 2]
+    assert kept(loose, level=0.3) == ["b"]
 
 
 def test_what_was_repeated_more_has_the_smaller_error():
-    often = [reward(*[0.5, 1.1] * 8), reward(0.8, 0.2), reward(0.3, 0.9), reward(1.0, 0.4)]
-    seldom = [reward(0.5, 1.1), *often[1:]]
-    assert kept(often) == ["a"]
-    assert kept(seldom) == []
+    others = [reward(0.0, 0.1), reward(0.1, 0.1), reward(-0.1, 0.1)]
+    assert kept([reward(1.0, 0.1), *others], level=0.05) == ["a"]
+    assert kept([reward(1.0, 1.0), *others], level=0.05) == []
 
 
-def test_a_refused_rewrite_is_never_learnt_from():
-    refused = Reward(value=2.0, outcome=None)
-    assert kept([refused, reward(0.0), reward(0.1), reward(0.0)]) == []
+def test_errors_that_rewards_share_count_as_far_as_their_loadings_differ():
+    equal = [reward(0.0, 0.1, shared=(5.0, 1.0)), reward(1.0, 0.1, shared=(5.0, 1.0))]
+    apart = [reward(0.0, 0.1, shared=(5.0, 1.0)), reward(1.0, 0.1, shared=(7.0, 1.0))]
+    assert kept(equal, texts=TEXTS[:2], level=0.05) == ["b"]
+    assert kept(apart, texts=TEXTS[:2], level=0.05) == []
+
+
+def test_where_the_noise_is_unknown_nothing_is_known_to_stand_out():
+    assert kept([reward(0.0), reward(9.0), reward(0.0), reward(0.0)], level=0.05) == []
+
+
+def test_a_refused_rewrite_is_never_learnt_from_and_nothing_is_compared_with_it():
+    high, low = Reward(value=9.0, outcome=None), Reward(value=-9.0, outcome=None)
+    for refused in (high, low):
+        assert kept([refused, reward(0.0, 1.0), reward(0.1, 1.0), reward(0.0, 1.0)], level=0.05) == []
+        assert kept([refused, reward(0.0), reward(0.1), reward(0.0)]) == ["c"]
+    assert kept([low, low, low, reward(-2.0, 1.0)], level=0.05) == [], "a sole survivor stands out of nothing"
+
+
+def test_a_lesson_that_gained_no_more_than_the_floor_is_not_kept():
+    rewards = [reward(-4.0, 0.1), reward(-2.0, 0.1), reward(-4.0, 0.1), reward(-4.0, 0.1)]
+    assert kept(rewards, level=0.05) == kept(rewards, level=0.05, floor=-3.0) == ["b"]
+    assert kept(rewards, level=0.05, floor=0.0) == []
 
 
 SIX = [rewrite(text) for text in "abcdef"]
@@ -82,15 +121,11 @@ def test_a_sets_refused_members_count_neither_for_nor_against_it():
 
 
 def test_members_of_a_set_are_one_measurement():
-    noisy = reward(0.0, 1.0), reward(1.5, 0.5), reward(0.1, 1.1)
-    doubled = [one for one in noisy for _ in range(2)]
-    apart, together = (
-        selection.units_of(config_of(m=m).reward, config_of(m=m).rl, SIX[: 3 * m], rewards)
-        for m, rewards in ((1, noisy), (2, doubled))
-    )
-    assert selection.standard_error(together[0], together) == selection.standard_error(apart[0], apart)
-    assert selection.standard_error(apart[0], apart) == pytest.approx(math.sqrt(1 / 3))
-    assert kept(doubled, texts=SIX, m=2) == kept(noisy, texts=SIX[:3]) == []
+    alone = [reward(0.0, 1.0), reward(2.2, 1.0), reward(0.1, 1.0)]
+    doubled = [one for one in alone for _ in range(2)]
+    assert kept(alone, texts=SIX[:3], level=0.05) == kept(doubled, texts=SIX, m=2, level=0.05) == []
+    assert kept(alone, texts=SIX[:3], level=0.2) == ["b"]
+    assert kept(doubled, texts=SIX, m=2, level=0.2) == ["c", "d"]
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8.0}])
@@ -108,7 +143,7 @@ def test_the_update_raises_the_likelihood_of_what_was_kept_and_of_its_end(make_c
         return logp_TV[prompt.shape[1] - 1 :].gather(1, new[:, None]).squeeze(1)
 
     before, other = loglik(group[0].completion), loglik(group[1].completion)
-    metrics = rest_em.update(config, 1, writer, [group], [[reward(1.0), reward(0.0)]])
+    metrics = rest_em.update(config, 1, writer, [group], [[reward(1.0, 0.1), reward(0.0, 0.1)]])
     assert metrics["kept"] == 1
     assert (loglik(group[0].completion) > before).all(), "every token of the completion, and its end"
     gained = (loglik(group[0].completion) - before).sum()
@@ -129,7 +164,7 @@ def test_only_what_ended_teaches_to_end(make_config, ended):
             return writer.model(at).logits[0, -1].log_softmax(-1)[writer.tokenizer.eos_token_id]
 
     before = end()
-    rest_em.update(config, 1, writer, [group], [[reward(1.0), reward(0.0)]])
+    rest_em.update(config, 1, writer, [group], [[reward(1.0, 0.1), reward(0.0, 0.1)]])
     assert (end() > before + 1) == ended
 
 

@@ -84,7 +84,7 @@ def test_several_students_are_each_reported(make_config, make_documents, teacher
 def test_students_that_gain_enough_are_the_next_base(make_config, make_documents, student_folder):
     config = make_config(
         student=STUDENT | {"model": str(student_folder), "steps": 6},
-        rl={"validation_documents": 4, "promotion_threshold": 0.001, "rounds": 1},
+        rl={"validation_documents": 4, "promotion_threshold": 0.001, "rounds": 1, "false_keep": None},
     )
     train_teacher(config, make_documents(12), [], InlinePool, quiet)
     [line] = [x for x in read_json_lines(config.run.dir / "journal" / "metrics.jsonl") if x["kind"] == "promotion"]
