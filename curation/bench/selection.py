@@ -103,8 +103,8 @@ def pooled(round: Round, shares_DGS: np.ndarray) -> tuple[np.ndarray, list[list[
 def run_bench(rounds: int = 60) -> dict[str, Any]:
     """Simulates so many rounds of every design. Keys of the result:
 
-    * `false_keep`: lessons of a document are all equal. `rate`: share of documents of which one is kept at the level of
-      5%; `without_level`: by `rl.false_keep: null`.
+    * `false_keep`: lessons of a document are all equal. `rate`: share of documents of which one is kept at the level
+      of 5%; `without_level`: by `rl.false_keep: null`.
     * `power`: the true worth of a group's 8 lessons is normal with standard deviation `spread`, and so is noise. `kept`:
       share of documents of which one is kept; `true_gain`: its mean true worth above the group's mean;
       `true_gain_without_level` of the best of each group; `best` of the truly best.

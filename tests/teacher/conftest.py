@@ -143,6 +143,7 @@ def _config(folder: Path, run_dir: Path, **sections: dict) -> Config:
         "reward": {"documents_per_student": 4},
         "rl": {
             "rounds": 2, "documents_per_round": 8, "group_size": 4, "learning_rate": 0.01, "rest_em": {"batch_size": 4},
+            "false_keep": None,  # of a random teacher's lessons few are scored, and they hardly differ
             "dpo": {"batch_size": 4},
         },
     }  # fmt: skip
