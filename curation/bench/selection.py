@@ -105,7 +105,7 @@ def run_bench(rounds: int = 60) -> dict[str, Any]:
 
     * `false_keep`: lessons of a document are all equal. `rate`: share of documents of which one is kept at the level
       of 5%; `without_level`: by `rl.false_keep: null`.
-    * `power`: the true worth of a group's 8 lessons is normal with standard deviation `spread`, and so is noise. `kept`:
+    * `power`: the true worth of a group's 8 lessons is normal with standard deviation `spread`, as is noise. `kept`:
       share of documents of which one is kept; `true_gain`: its mean true worth above the group's mean;
       `true_gain_without_level` of the best of each group; `best` of the truly best.
     * `pooled`: the same of predictions by `reward.pool_strategies` over six strategies. `effect` and `own` are the
