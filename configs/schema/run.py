@@ -34,7 +34,8 @@ class Lab(Section):
     base_people: int = Field(default=240, ge=16)
     """People whom the students know from pretraining."""
     train_people: int = Field(default=192, ge=8)
-    heldout_people: int = Field(default=48, ge=8)
+    heldout_people: int = Field(default=96, ge=8)
+    """People whom no teacher learns on: eight share a student, so that 96 make twelve independent batches."""
     curate_people: int = Field(default=64, ge=8)
     effort: float = Field(default=1.0, gt=0, le=1)
     """Share of the usual training steps of the lab's models. Models of less effort are poor, and enough for tests."""

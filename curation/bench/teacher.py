@@ -19,12 +19,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import configs
 from configs.errors import UserError
 from configs.files import write_whole
 from configs.load import load_config
 from configs.processes import worker_pool
 from configs.schema import Config, Student
+from configs.schema.section import Section
 from curation.bench.teacher_controls import (
     ShuffledPool,
     arm_values,
@@ -32,32 +35,42 @@ from curation.bench.teacher_controls import (
     old_knowledge,
     planted_questions,
 )
-from curation.bench.teacher_report import FIRST
 from curation.console.progress import say
 from curation.lab.build import MARK, MODELS, build_lab
-from teacher.algorithms.table import ALGORITHMS
 from teacher.run.journal import OUTCOMES
 
-CONFIG = Path(configs.__file__).parent / "lab-sets.yaml"
-STUDENTS = ("student-fixed", "student-augmented")
 
-TUNED: dict[str, tuple[str, ...]] = {
-    "grpo": ("rl.learning_rate=3e-4", "rl.grpo.kl=0.03"),
-    "dpo": ("rl.learning_rate=1e-4", "rl.dpo.beta=0.1"),
-}
-"""Settings of each algorithm, found on training people of the lab."""
+class Design(Section):
+    """What the bench trains and measures; see teacher.yaml beside this file."""
 
-REPEATS = ("reward.repeats=2", "rl.documents_per_round=24", "reward.pool_strategies=false")
-"""Half the documents, each lesson taught to two students."""
+    config: str
+    """The preset of all training runs."""
+    students: tuple[str, ...]
+    runs: int
+    algorithms: dict[str, tuple[str, ...]]
+    """Settings by algorithm, as they are given on the command line."""
+    shuffled: tuple[str, ...]
+    """Settings of the runs whose rewards are shuffled."""
+    retention_weights: tuple[float, ...]
 
-FORGETFUL = ("student.steps=20", "student.tokens_per_step=400", "student.learning_rate=3e-3", "student.lora.rank=8",
-             "student.lora.alpha=16")  # fmt: skip
-"""Lessons that cost little old knowledge, so that the retention penalty has a choice: at the usual learning rate every
-lesson costs the student more of what it knew."""
+    @property
+    def first(self) -> str:
+        """The algorithm that the controls train with. Taking the one that did best would be a choice by the test."""
+        return next(iter(self.algorithms))
 
-RETENTION_WEIGHT = 30
-"""Nats of gain that a nat of forgetting costs: at 25 the teacher writes question-answer lessons, which leave old
-knowledge at 0.75, and at 40 next to none (teacher/RESULTS.md)."""
+
+def read_design() -> Design:
+    """The design as it was fixed."""
+    return Design.model_validate(yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")))
+
+
+def changed_design(*, quick: bool, runs: int | None) -> Design:
+    """The design with the changes that a call may ask for. `quick`: one run of the first algorithm, no retention."""
+    design = read_design()
+    if quick:
+        first = {design.first: design.algorithms[design.first]}
+        design = design.model_copy(update={"runs": 1, "algorithms": first, "retention_weights": ()})
+    return design.model_copy(update={"runs": runs}) if runs else design
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,54 +87,51 @@ class Unit:
     """Also measure what the students still know of what they knew before."""
 
 
-def units(seeds: int, quick: bool, overrides: Sequence[str]) -> list[Unit]:
-    """The units of the bench, the longest first."""
+def units(design: Design, overrides: Sequence[str]) -> list[Unit]:
+    """The units of the bench. Those of the first algorithm come first, since others start with their outcomes."""
 
     def train(student: str, name: str, *settings: str, shuffle: bool = False, old: bool = False) -> Unit:
         return Unit(f"{student}/{name}", "train", student, settings, shuffle, old)
 
-    each = [(seed, student) for seed in range(seeds) for student in STUDENTS]
+    each = [(run, student) for run in range(design.runs) for student in design.students]
     work = []
-    for algorithm in [FIRST] if quick else ALGORITHMS:
-        settings = f"rl.algorithm={algorithm}", *TUNED.get(algorithm, ())
-        work += [train(student, f"{algorithm}-{seed}", f"run.seed={seed}", *settings) for seed, student in each]
-    # The last round is kept: validation would choose a round by its gains, and those are not shuffled.
-    last = "rl.validation_documents=0"
-    work += [train(student, f"shuffled-{seed}", f"run.seed={seed}", last, shuffle=True) for seed, student in each]
-    if not quick:
-        work += [train(student, "repeats-fixed-0", *REPEATS) for student in STUDENTS]
-        work += [train(student, "repeats-adaptive-0", *REPEATS, "reward.adaptive=true") for student in STUDENTS]
-        penalty = (f"reward.retention_weight={RETENTION_WEIGHT}", "reward.retention_texts={lab}/shards/retention.jsonl")
-        work.append(train(STUDENTS[0], "retention-without", *FORGETFUL, old=True))
-        work.append(train(STUDENTS[0], "retention-with", *FORGETFUL, *penalty, old=True))
-    work += [Unit(f"{student}/strategies", "strategies", student) for student in STUDENTS]
-    work.append(Unit("planted", "planted", STUDENTS[0]))
-    if quick:  # one run decides nothing, however well it is measured
-        overrides = ("rl.evaluation_lessons=2", *overrides)
+    for name, settings in design.algorithms.items():
+        algorithm = f"rl.algorithm={name}"
+        work += [train(student, f"{name}-{run}", f"run.seed={run}", algorithm, *settings) for run, student in each]
+    work += [
+        train(student, f"shuffled-{run}", f"run.seed={run}", *design.shuffled, shuffle=True) for run, student in each
+    ]
+    watched = "reward.retention_texts={lab}/shards/retention.jsonl"
+    work += [
+        train(design.students[0], f"retention-{weight:g}", f"reward.retention_weight={weight}", watched, old=True)
+        for weight in design.retention_weights
+    ]
+    work += [Unit(f"{student}/strategies", "strategies", student) for student in design.students]
+    work.append(Unit("planted", "planted", design.students[0]))
     return [replace(unit, overrides=(*unit.overrides, *overrides)) for unit in work]
 
 
-def run_bench(folder: Path, *, quick: bool, seeds: int, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
+def run_bench(folder: Path, design: Design, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Runs what is missing of the bench in `folder`, one unit a core; returns the units' results by name.
 
     Raises RunError or UserError of the first unit that fails, and UserError for a finished one of other settings;
     finished ones are kept.
     """
-    build_lab(load_config(CONFIG, overrides).lab, progress=say)
-    work = units(1 if quick else seeds, quick, overrides)
+    build_lab(load_config(_preset(design), overrides).lab, progress=say)
+    work = units(design, overrides)
     results: dict[str, dict[str, Any]] = {}
     for unit in work:
         path = folder / unit.name / "result.json"
         if path.is_file():
             results[unit.name] = json.loads(path.read_text())
-            if results[unit.name]["settings"] != _fingerprint(unit_config(unit, folder)):
+            if results[unit.name]["settings"] != _fingerprint(unit_config(unit, design, folder)):
                 raise UserError(f"{path} is of other settings, another lab or engine: give the bench another --dir")
     missing = [unit for unit in work if unit.name not in results]
     finished_before, start = len(results), time.monotonic()
     workers = max(1, min(len(os.sched_getaffinity(0)), len(missing)))
     killed = "a unit's process died (killed, or out of memory); finished units are kept, the same command goes on"
     with worker_pool(workers, _start_worker, if_killed=killed) as pool:
-        futures = {pool.submit(run_unit, unit, folder): unit.name for unit in missing}
+        futures = {pool.submit(run_unit, unit, design, folder): unit.name for unit in missing}
         for future in as_completed(futures):
             name = futures[future]
             results[name] = future.result()
@@ -139,19 +149,24 @@ def _start_worker() -> None:
     disable_progress_bar()
 
 
-def unit_config(unit: Unit, folder: Path) -> Config:
+def _preset(design: Design) -> Path:
+    return Path(configs.__file__).parent / design.config
+
+
+def unit_config(unit: Unit, design: Design, folder: Path) -> Config:
     """The experiment of a unit."""
-    lab = load_config(CONFIG, [line for line in unit.overrides if line.startswith("lab.")]).lab.dir
+    preset = _preset(design)
+    lab = load_config(preset, [line for line in unit.overrides if line.startswith("lab.")]).lab.dir
     overrides = [line.replace("{lab}", str(lab)) for line in unit.overrides]
-    return load_config(CONFIG, [f"student.model={lab / unit.student}", f"run.dir={folder / unit.name}", *overrides])
+    return load_config(preset, [f"student.model={lab / unit.student}", f"run.dir={folder / unit.name}", *overrides])
 
 
-def run_unit(unit: Unit, folder: Path) -> dict[str, Any]:
+def run_unit(unit: Unit, design: Design, folder: Path) -> dict[str, Any]:
     """Does one unit's work and keeps its result."""
-    settings = unit_config(unit, folder)
+    settings = unit_config(unit, design, folder)
     start = time.perf_counter()
     if unit.kind == "train":
-        _copy_outcomes(unit, folder, settings)
+        _copy_outcomes(folder / unit.student / f"{design.first}-{settings.run.seed}", settings)
         result = _train(unit, settings)
     else:
         result = measure_strategies(settings) if unit.kind == "strategies" else planted_questions(settings)
@@ -160,11 +175,10 @@ def run_unit(unit: Unit, folder: Path) -> dict[str, Any]:
     return result
 
 
-def _copy_outcomes(unit: Unit, folder: Path, config: Config) -> None:
+def _copy_outcomes(finished: Path, config: Config) -> None:
     """Starts a unit with the outcomes of the first algorithm's students of the same seed, where that unit is finished:
     students that all algorithms train (raw text, the untrained teacher, the first round's lessons) are trained once. An
     outcome is looked up by everything that it depends on, so other algorithms' outcomes do no harm."""
-    finished = folder / unit.student / f"{FIRST}-{config.run.seed}"
     journal = config.run.dir / "journal"
     if not (finished / "result.json").is_file() or (journal / OUTCOMES).exists():
         return

@@ -1,6 +1,8 @@
-"""The results of all units of `notewright bench teacher` together: means with intervals, claims, tables.
+"""The results of all units of `notewright bench teacher` together: means with intervals, comparisons, tables.
 
-Intervals draw the batches of people that shared students; where there are several training runs, these too.
+Intervals draw training runs and the batches of people that shared students. Which comparisons are made is fixed here,
+before any run: the trained teachers of each algorithm and student against raw text and the untrained teacher, and those
+with real rewards against those with shuffled ones. Each measure of each of these two families is corrected by Holm.
 """
 
 import itertools
@@ -13,105 +15,139 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.format import interval, without_nan
-from curation.bench.teacher_controls import OLD_PEOPLE
-from student.statistics.intervals import Estimate, estimate_share
-from teacher.algorithms.table import ALGORITHMS
+from curation.bench.teacher import Design
+from curation.lab.items import JUNK
+from student.statistics.intervals import Estimate, estimate_share, holm
 from teacher.reward.evaluation import crossed_estimate, crossed_share, crossed_test
 
-JUNK = ("filler", "wrong", "none")
-"""Strategies that teach nothing true, and texts that follow none."""
-
-TARGETS = {"student-fixed": 0.85, "student-augmented": 0.92}
-"""Accuracy on held-out people that the trained teacher should reach."""
-
-OLD_KNOWLEDGE = 0.85
-
-FIRST = next(iter(ALGORITHMS))
-"""The algorithm that is shown, and that the controls train with. Taking the one that did best on these people would be
-a choice by the test."""
+LEVEL = 0.05
 
 Unit = Mapping[str, Any]
 """A unit's result."""
 Results = Mapping[str, Unit]
 """By the unit's name."""
-KEYS = {"accuracy": "accuracies", "gain": "gains"}
-"""Keys of a unit's arm by what is measured."""
+MEASURES = {"gain": "gains", "accuracy": "accuracies"}
+"""Keys of a unit's arm by what is measured: nats a token, and the share of right answers."""
+ARMS = ("raw", "untrained", "trained")
 
 
-def summarise(results: Results) -> dict[str, Any]:
-    """The bench as one JSON object; accuracies are shares of right answers, gains nats a token."""
-    students = list(dict.fromkeys(name.split("/")[0] for name in results if "/" in name))
-    summary: dict[str, Any] = {"students": {}, "controls": _controls(results, students)}
-
-    def by_name(prefix: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        return {name: _algorithm(runs) for name in names if (runs := _runs(results, f"{prefix}{name}-"))}
-
-    for student in students:
-        algorithms = by_name(f"{student}/", ALGORITHMS)
-        alone = results[f"{student}/strategies"]["strategy_arms"]
-        summary["students"][student] = {
-            **algorithms[FIRST],
-            "algorithm": FIRST,
-            "target_accuracy": TARGETS.get(student),
-            "strategies": {name: _means([arm]) for name, arm in alone.items()},
-            "algorithms": algorithms,
-        }
-    summary["strategy_mix"] = _strategy_mix(results, students)
-    summary["repeats"] = {student: by_name(f"{student}/repeats-", ("fixed", "adaptive")) for student in students}
-    summary["claims"] = _claims(summary)
-    return summary
+def summarise(design: Design, fixed: Design, overrides: Sequence[str], results: Results) -> dict[str, Any]:
+    """The bench as one JSON object. `departures` names what this call changed of the `fixed` design."""
+    changed = [name for name, value in fixed if getattr(design, name) != value]
+    return {
+        "design": design.model_dump(mode="json"),
+        "departures": [*changed, *overrides],
+        "students": {student: _student(results, design, student) for student in design.students},
+        "comparisons": _comparisons(results, design),
+        "strategy_mix": _strategy_mix(results, design),
+        "shuffled": {
+            student: {
+                "minus_untrained": {measure: _difference(runs, runs, "untrained", measure)[0] for measure in MEASURES},
+                "strategy_shares": strategy_shares(run["strategies"]["trained"] for run in runs),
+            }
+            for student in design.students
+            if (runs := _runs(results, f"{student}/shuffled"))
+        },
+        "planted_questions": {k: v for k, v in results["planted"].items() if k not in ("seconds", "settings")},
+        "retention": [_retention(run) for run in _runs(results, f"{design.students[0]}/retention")],
+    }
 
 
 def _runs(results: Results, prefix: str) -> list[Unit]:
-    return [result for name, result in sorted(results.items()) if name.startswith(prefix)]
+    """The runs `PREFIX-0`, `PREFIX-1` ..., in the order of their numbers."""
+    numbers = {name.removeprefix(f"{prefix}-"): run for name, run in results.items() if name.startswith(f"{prefix}-")}
+    return [numbers[number] for number in sorted(numbers, key=float)]
 
 
-def _arms(runs: Sequence[Unit], arm: str) -> list[Unit]:
-    return [run["arms"][arm] for run in runs]
+def _student(results: Results, design: Design, student: str) -> dict[str, Any]:
+    alone = results[f"{student}/strategies"]["strategy_arms"]
+    first, second = sorted((n for n in alone if n != "raw"), key=lambda n: -_mean(alone[n], "gain"))[:2]
+    return {
+        "algorithms": {name: _algorithm(_runs(results, f"{student}/{name}")) for name in design.algorithms},
+        "strategies": {
+            name: {measure: _estimate([arm], measure) for measure in MEASURES} for name, arm in alone.items()
+        },
+        # What this student learns most from, and by how much: of the untrained teacher's lessons, written once.
+        "preferred": {"strategy": first, "over": second, "gain": _paired([alone[first]], [alone[second]], "gain")[0]},
+    }
+
+
+def _mean(arm: Unit, measure: str) -> float:
+    return statistics.fmean(arm[MEASURES[measure]].values())
 
 
 def _algorithm(runs: Sequence[Unit]) -> dict[str, Any]:
     """One algorithm's training runs with one student."""
-    means = {arm: _means(_arms(runs, arm)) for arm in ("raw", "untrained", "trained")}
-    shares = strategy_shares(run["strategies"]["trained"] for run in runs)
+    written = [
+        (number, name in JUNK)
+        for number, run in enumerate(runs)
+        for counts in run["strategies"]["trained"].values()
+        for name in Counter(counts).elements()
+    ]
+    clusters, junk = zip(*written, strict=True)
     return {
-        **{arm: mean["accuracy"] for arm, mean in means.items()},
-        "gain": {arm: mean["gain"] for arm, mean in means.items()},
-        **{f"trained_minus_{other}": _differences(runs, other) for other in ("raw", "untrained")},
-        "dominant_strategy": next(iter(shares)),
-        "strategy_shares": shares,
-        "junk_share": sum(shares.get(name, 0.0) for name in JUNK),
-        "seeds": len(runs),
+        "runs": len(runs),
+        **{arm: {m: _estimate([run["arms"][arm] for run in runs], m) for m in MEASURES} for arm in ARMS},
+        "strategy_shares": strategy_shares(run["strategies"]["trained"] for run in runs),
+        "junk_share": _rounded(estimate_share(junk, clusters)),
+        "best_rounds": [run["best_round"] for run in runs],
         "student_runs": round(statistics.fmean(run["student_runs"] for run in runs)),
         "seconds": round(statistics.fmean(run["seconds"] for run in runs), 1),
     }
 
 
-def _means(arms: Sequence[Unit]) -> dict[str, dict[str, float | None]]:
-    accuracies, gains = ([arm[key] for arm in arms] for key in KEYS.values())
-    accuracy, gain = crossed_share(accuracies, arms[0]["batches"]), crossed_estimate(gains, arms[0]["batches"])
-    return {"accuracy": _rounded(accuracy), "gain": _rounded(gain)}
+def _estimate(arms: Sequence[Unit], measure: str) -> dict[str, float | None]:
+    crossed = crossed_share if measure == "accuracy" else crossed_estimate
+    return _rounded(crossed([arm[MEASURES[measure]] for arm in arms], arms[0]["batches"]))
 
 
-def _differences(runs: Sequence[Unit], other: str) -> dict[str, Any]:
-    """The trained teacher's arm minus the `other` one of the same runs."""
-    return {measure: _difference(_arms(runs, "trained"), _arms(runs, other), key) for measure, key in KEYS.items()}
-
-
-def _difference(arms: Sequence[Unit], others: Sequence[Unit], key: str) -> dict[str, Any]:
-    """Paired by person and training run."""
+def _paired(arms: Sequence[Unit], others: Sequence[Unit], measure: str) -> tuple[dict[str, float | None], float | None]:
+    """Mean of arm minus other, paired by person and training run, and the p-value of no difference."""
+    key = MEASURES[measure]
     pairs = [
         {name: arm[key][name] - other[key][name] for name in arm[key] if name in other[key]}
         for arm, other in zip(arms, others, strict=True)
     ]
-    difference, _ = crossed_test(pairs, arms[0]["batches"], of_shares=key == KEYS["accuracy"])
-    verdict = "better" if difference.low > 0 else "worse" if difference.high < 0 else "no detectable difference"
-    return {**_rounded(difference), "verdict": verdict}
+    difference, p = crossed_test(pairs, arms[0]["batches"], of_shares=measure == "accuracy")
+    return _rounded(difference), p
+
+
+def _difference(
+    runs: Sequence[Unit], others: Sequence[Unit], against: str, measure: str
+) -> tuple[dict[str, float | None], float | None]:
+    """The trained teacher's arm of `runs` minus the arm `against` of `others`."""
+    return _paired([run["arms"]["trained"] for run in runs], [run["arms"][against] for run in others], measure)
 
 
 def _rounded(values: Estimate) -> dict[str, float | None]:
     """For JSON. Bounds are None where one batch of people makes no interval possible."""
     return dict(without_nan({name: round(value, 4) for name, value in values._asdict().items()}))
+
+
+def _comparisons(results: Results, design: Design) -> list[dict[str, Any]]:
+    """All comparisons, corrected within the family and measure. One training run is one teacher and decides nothing."""
+    families: dict[str, list[dict[str, Any]]] = {"trained": [], "shuffled": []}
+    for student, measure in itertools.product(design.students, MEASURES):
+        of = {"student": student, "measure": measure}
+        for algorithm, against in itertools.product(design.algorithms, ("raw", "untrained")):
+            runs = _runs(results, f"{student}/{algorithm}")
+            difference, p = _difference(runs, runs, against, measure)
+            of_pair = {"algorithm": algorithm, "against": against, "difference": difference, "p": p, "runs": len(runs)}
+            families["trained"].append({**of, **of_pair})
+        real, shuffled = (_runs(results, f"{student}/{name}") for name in (design.first, "shuffled"))
+        difference, p = _difference(real, shuffled, "trained", measure)
+        of_pair = {"algorithm": design.first, "against": "shuffled rewards", "difference": difference, "p": p}
+        families["shuffled"].append({**of, **of_pair, "runs": len(real)})
+    for family, measure in itertools.product(families.values(), MEASURES):
+        compared = [comparison for comparison in family if comparison["measure"] == measure]
+        for comparison, p in zip(compared, holm([comparison["p"] for comparison in compared]), strict=True):
+            comparison["p_corrected"] = p
+            comparison["verdict"] = "no detectable difference"
+            if comparison["runs"] < 2:
+                comparison["verdict"] = "not decided by one training run"
+            elif p is not None and p < LEVEL:
+                comparison["verdict"] = "more" if comparison["difference"]["mean"] > 0 else "less"
+    return list(itertools.chain(*families.values()))
 
 
 def strategy_shares(by_document: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, float]:
@@ -122,47 +158,27 @@ def strategy_shares(by_document: Iterable[Mapping[str, Mapping[str, int]]]) -> d
     return {name: round(count / counts.total(), 4) for name, count in counts.most_common()}
 
 
-def _controls(results: Results, students: Sequence[str]) -> dict[str, Any]:
-    controls: dict[str, Any] = {"shuffled_rewards": {}, "planted_questions": results.get("planted")}
-    for student in students:
-        if runs := _runs(results, f"{student}/shuffled-"):
-            shuffled = {
-                "trained_minus_untrained": _differences(runs, "untrained"),
-                "strategy_shares": strategy_shares(run["strategies"]["trained"] for run in runs),
-                "seeds": len(runs),
-            }
-            real = _runs(results, f"{student}/{FIRST}-")
-            if len(real) == len(runs):
-                trained, trained_shuffled = _arms(real, "trained"), _arms(runs, "trained")
-                shuffled["real_minus_shuffled"] = _difference(trained, trained_shuffled, KEYS["gain"])
-            controls["shuffled_rewards"][student] = shuffled
-        penalty = {how: results.get(f"{student}/retention-{how}") for how in ("without", "with")}
-        if all(penalty.values()):
-            controls["retention_penalty"] = {how: _retention(run) for how, run in penalty.items() if run}
-    return controls
-
-
 def _retention(run: Unit) -> dict[str, Any]:
-    """What the student still knew after the trained teacher's lessons, and what the teacher wrote."""
-    figures, old = _algorithm([run]), run["old_accuracy"]["trained"]
+    """What students still knew after the lessons of one trained teacher, and what it taught them."""
+    old = run["old_accuracy"]["trained"]
     return {
-        "old_knowledge": _rounded(estimate_share(old["after"], texts=OLD_PEOPLE)),
-        "old_knowledge_before_lessons": statistics.fmean(old["before"]),
         "weight": run["retention_weight"],
+        "old_knowledge": _rounded(estimate_share(old["after"], range(len(old["after"])))),
+        "old_knowledge_before_lessons": statistics.fmean(old["before"]),
+        **{measure: _estimate([run["arms"]["trained"]], measure) for measure in MEASURES},
+        "strategy_shares": strategy_shares([run["strategies"]["trained"]]),
         "best_round": run["best_round"],
-        "accuracy": figures["trained"],
-        "strategy_shares": figures["strategy_shares"],
     }
 
 
-def _strategy_mix(results: Results, students: Sequence[str]) -> dict[str, Any] | None:
+def _strategy_mix(results: Results, design: Design) -> dict[str, Any] | None:
     """Total variation distances between the mixes of strategies that trained teachers write: of two runs with different
     students, and of two runs with the same student, which differ by chance.
 
     The unit is the run. `p_value` is the share of the ways to divide the runs between two students that set them as far
-    apart; with three runs each it cannot fall below 0.1. None where a student has one run.
+    apart; with five runs each it cannot fall below 2 of 252. None where a student has one run.
     """
-    runs = [_runs(results, f"{student}/{FIRST}-") for student in students]
+    runs = [_runs(results, f"{student}/{design.first}") for student in design.students]
     if len(runs) != 2 or min(map(len, runs)) < 2:
         return None
     mixes = [strategy_shares([run["strategies"]["trained"]]) for run in itertools.chain(*runs)]
@@ -187,69 +203,48 @@ def _strategy_mix(results: Results, students: Sequence[str]) -> dict[str, Any] |
     }
 
 
-def _claims(summary: Mapping[str, Any]) -> dict[str, bool]:
-    """The claims that the bench was made for, each true or false; those that it cannot decide are left out."""
-    claims: dict[str, bool] = {}
-    controls = summary["controls"]
-    for student, figures in summary["students"].items():
-        algorithms = figures["algorithms"].values()
-        if figures["trained"]["low"] is None:
-            continue
-        for other in ("raw", "untrained"):
-            better = [algorithm[f"trained_minus_{other}"]["gain"]["low"] > 0 for algorithm in algorithms]
-            enough = min(2, len(better))
-            claims[f"{student}: trained beats {other} with {enough} or more algorithms"] = sum(better) >= enough
-        if target := figures["target_accuracy"]:
-            claim = f"{student}: {figures['algorithm']} reaches an accuracy of {target:.2f}"
-            claims[claim] = figures["trained"]["mean"] >= target
-        junk = max(algorithm["junk_share"] for algorithm in algorithms)
-        claims[f"{student}: junk below 2% of what is written, with each algorithm"] = junk < 0.02
-        alone = {name: arm["gain"]["mean"] for name, arm in figures["strategies"].items() if name != "raw"}
-        claim = f"{student}: the dominant strategy is the one that is worth most alone"
-        claims[claim] = figures["dominant_strategy"] == max(alone, key=lambda name: alone[name])
-        shuffled = controls["shuffled_rewards"].get(student)
-        # A teacher with shuffled rewards walks at random over strategies, and one walk ends somewhere.
-        if shuffled and shuffled["seeds"] > 1:
-            # The mean and not the interval, which a few such walks make wide.
-            gain = shuffled["trained_minus_untrained"]["gain"]["mean"]
-            claims[f"{student}: shuffled rewards do not improve"] = gain <= 0
-    if mix := summary["strategy_mix"]:
-        claim = "mixes differ more between the students than between runs of one"
-        claims[claim] = min(mix["between_students"]) > max(mix["within_students"])
-    if planted := controls["planted_questions"]:
-        claim = "planted benchmark questions are gated, clean copies are not"
-        claims[claim] = planted["gated"] == planted["carried"] > 0 == planted["clean_gated"]
-    if retention := controls.get("retention_penalty"):
-        old_with, old_without = (retention[how]["old_knowledge"] for how in ("with", "without"))
-        claim = f"the retention penalty keeps old knowledge at {OLD_KNOWLEDGE} or better, where without it drops"
-        claims[claim] = (
-            old_with["mean"] >= OLD_KNOWLEDGE > old_without["mean"]
-            and old_without["high"] < old_with["low"]
-            # Falling back to the untrained teacher keeps what is known, and teaches nothing.
-            and retention["with"]["best_round"] > 0
-        )
-    return claims
-
-
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
-    """Tables of the arms, the single strategies, the algorithms, and the claims."""
-    arms = Table("student", "raw, repeated", "untrained", "trained", "learned mix", title="Accuracy on held-out people",
-                 title_justify="left")  # fmt: skip
-    alone = Table("student", "lessons of one strategy: accuracy (gain)", title_justify="left")
-    equal = Table("student", "algorithm", "student runs", "accuracy", "minus raw: gain", "minus untrained: gain",
-                  title="At equal student runs", title_justify="left")  # fmt: skip
+    """Tables of the arms, the comparisons, the single strategies and the controls."""
+    design = summary["design"]
+    arms = Table("student", "algorithm", *ARMS, "trained teachers write", title_justify="left",
+                 title=f"Accuracy on held-out people, {design['runs']} training runs each")  # fmt: skip
+    alone = Table("student", "lessons of one strategy: accuracy (gain)", "gains most from", title_justify="left")
     for student, figures in summary["students"].items():
-        mix = ", ".join(f"{name} {share:.0%}" for name, share in list(figures["strategy_shares"].items())[:3])
-        arms.add_row(student, *(interval(**figures[arm]) for arm in ("raw", "untrained", "trained")), mix)
+        for name, algorithm in figures["algorithms"].items():
+            mix = ", ".join(
+                f"{strategy} {share:.0%}" for strategy, share in list(algorithm["strategy_shares"].items())[:3]
+            )
+            arms.add_row(student, name, *(interval(**algorithm[arm]["accuracy"]) for arm in ARMS), mix)
         best_first = sorted(figures["strategies"].items(), key=lambda item: -item[1]["gain"]["mean"])
         strategies = (f"{name} {s['accuracy']['mean']:.2f} ({s['gain']['mean']:.1f})" for name, s in best_first)
-        alone.add_row(student, ", ".join(strategies))
-        repeats = {f"{FIRST}, 2 runs {how}": runs for how, runs in summary["repeats"].get(student, {}).items()}
-        for name, runs in (figures["algorithms"] | repeats).items():
-            gains = (runs[f"trained_minus_{other}"]["gain"] for other in ("raw", "untrained"))
-            gain_texts = (interval(gain["mean"], gain["low"], gain["high"]) for gain in gains)
-            equal.add_row(student, name, str(runs["student_runs"]), interval(**runs["trained"]), *gain_texts)
-    for table in (arms, alone, equal):
+        preferred = figures["preferred"]
+        most = f"{preferred['strategy']}, by {interval(**preferred['gain'])} over {preferred['over']}"
+        alone.add_row(student, ", ".join(strategies), most)
+    compared = Table("student", "trained by", "minus", "gain", "corrected p", "verdict", title_justify="left",
+                     title="Gain of the trained teachers' lessons, nats a token")  # fmt: skip
+    for c in summary["comparisons"]:
+        if c["measure"] == "gain":
+            p = "" if c["p_corrected"] is None else f"{c['p_corrected']:.3f}"
+            compared.add_row(c["student"], c["algorithm"], c["against"], interval(**c["difference"]), p, c["verdict"])
+    for table in (arms, compared, alone):
         console.print(table)
-    for claim, holds in summary["claims"].items():
-        console.print(f"{'yes' if holds else 'NO '}  {claim}", markup=False, highlight=False)
+    for student, shuffled in summary["shuffled"].items():
+        console.print(f"{student}: shuffled rewards minus untrained {interval(**shuffled['minus_untrained']['gain'])}")
+    if mix := summary["strategy_mix"]:
+        between, within = min(mix["between_students"]), max(mix["within_students"])
+        console.print(
+            f"mixes of strategies differ by {between:.2f} or more between the students, by {within:.2f} or less between"
+            f" runs of one (p = {mix['p_value']})"
+        )
+    for kept in summary["retention"]:
+        console.print(
+            f"retention weight {kept['weight']:g}: old knowledge {interval(**kept['old_knowledge'])} of"
+            f" {kept['old_knowledge_before_lessons']:.2f}, accuracy {interval(**kept['accuracy'])}, one training run"
+        )
+    planted = summary["planted_questions"]
+    console.print(
+        f"{planted['gated']} of {planted['carried']} texts with a planted question are refused,"
+        f" {planted['clean_gated']} of {planted['clean']} clean ones"
+    )
+    if departures := summary["departures"]:
+        console.print(f"not as designed: {', '.join(departures)}", markup=False)

@@ -49,23 +49,27 @@ def bench_teacher(
     folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where the runs are kept.")] = Path(
         "runs/bench-teacher"
     ),
-    quick: Annotated[bool, typer.Option("--quick", help="One seed, one algorithm, both students, no extras.")] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Training runs of each algorithm and student.")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="One run of one algorithm, both students.")] = False,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="Training runs of each algorithm and student, instead of the design's.")
+    ] = None,
     as_json: AsJson = False,
     overrides: Overrides = None,
 ) -> None:
     """Does the teacher learn what its students need? Held-out people of the lab, both students, with controls.
 
-    Trains a teacher with each algorithm, student and seed, and compares its lessons with raw text and the untrained
-    teacher at equal tokens and steps. About an hour on two cores, ten minutes with --quick; goes on where it stopped.
+    Trains teachers with each algorithm for each student, and compares their lessons with raw text and the untrained
+    teacher at equal tokens and steps. Sizes and comparisons are fixed in curation/bench/teacher.yaml; what a call
+    changes is said. An hour on two cores, ten minutes with --quick; goes on where it stopped.
 
     **Example:** `notewright bench teacher --quick --json`
     """
-    from curation.bench.teacher import run_bench
+    from curation.bench.teacher import changed_design, read_design, run_bench
     from curation.bench.teacher_report import print_summary, summarise
     from curation.console.tables import stdout_console
 
-    summary = summarise(run_bench(folder, quick=quick, seeds=seeds, overrides=overrides or ()))
+    design, changes = changed_design(quick=quick, runs=runs), overrides or ()
+    summary = summarise(design, read_design(), changes, run_bench(folder, design, changes))
     if as_json:
         print(json.dumps(summary, allow_nan=False))
     else:
