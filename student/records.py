@@ -86,10 +86,12 @@ class Answer:
     """Mean log-likelihood of a gold answer's token, in nats."""
     loglik_after: float
     correct_before: bool
-    """Greedy decoding would give the gold answer: each gold token is the likeliest after the gold ones before it."""
+    """Greedy decoding would give the gold answer and end it: each gold token is the likeliest after the gold ones
+    before it, and after the last one an end token, a line break or punctuation is likeliest."""
     correct_after: bool
     extra: dict[str, float] = field(default_factory=dict)
-    """Sums, bits per byte, multiple choice and decoded grades, as `NAME_before` and `NAME_after`."""
+    """Sums, bits per byte, `greedy` (as correct, but the answer may go on), multiple choice and decoded grades, as
+    `NAME_before` and `NAME_after`."""
 
     @property
     def gain(self) -> float:

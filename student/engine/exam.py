@@ -18,11 +18,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Student
 from student.engine.encoding import Encoded, encode_answer, encode_prompt, encode_text
+from student.engine.endings import ending_tokens
 from student.engine.lora import AdapterStack, Rows
+from student.engine.loss import likeliest_tokens
 from student.engine.models import generation_config
 from student.engine.packing import Piece, pack
 from student.engine.schedule import Schedule
-from student.engine.training import Progress, Usage, batch_loss
+from student.engine.training import Progress, Usage, last_hidden, loss_at_labels
 from student.records import Answer, Exam, Job, Outcome, Question
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -36,7 +38,8 @@ class Grade:
     loglik: float
     """Mean log-likelihood of the gold answer's tokens, in nats."""
     correct: bool
-    """Every gold token is the likeliest after the gold ones before it."""
+    """Every gold token is the likeliest after the gold ones before it, and the likeliest token after the last one ends
+    the answer (see `endings.ends_answer`)."""
     extra: dict[str, float]
 
 
@@ -54,7 +57,10 @@ class _Score(NamedTuple):
 
     tokens: int
     loglik_sum: float
-    correct: bool
+    greedy: bool
+    """Every labelled token is the likeliest."""
+    ended: bool
+    """The likeliest token after the text ends an answer."""
 
 
 class Examiner:
@@ -105,14 +111,18 @@ class Examiner:
             gold = next(scores)
             choices = [next(scores) for _ in question.choices]
             bits = -gold.loglik_sum / math.log(2)
-            extra = {"loglik_sum": gold.loglik_sum, "bits_per_byte": bits / max(1, len(question.answer.encode()))}
+            extra = {
+                "loglik_sum": gold.loglik_sum,
+                "bits_per_byte": bits / max(1, len(question.answer.encode())),
+                "greedy": float(gold.greedy),  # lm-eval's acc of loglikelihood tasks, which may go on
+            }
             if choices:
                 extra |= _multiple_choice(question, choices)
             if self.settings.decode:
                 answer = next(decoded)
                 extra["exact_match"] = float(exact_match(answer, question.answer))
                 extra["token_recall"] = float(recalled(answer, question.answer))
-            grades.append(Grade(gold.loglik_sum / max(1, gold.tokens), gold.correct, extra))
+            grades.append(Grade(gold.loglik_sum / max(1, gold.tokens), gold.greedy and gold.ended, extra))
         return grades
 
     def _score_texts(self, texts: list[tuple[int, str]], trained: bool, max_tokens: int) -> list[_Score]:
@@ -127,17 +137,23 @@ class Examiner:
         n_slots = self.stack.n_slots if self.stack and trained else 1
         device, pad_id = self.model.device, self.tokenizer.pad_token_id
         pieces = [Piece(slot, text, tag=tag) for tag, (slot, text) in enumerate(texts)]
-        tokens_Q, loglik_Q, correct_Q = (torch.zeros(len(texts), device=device) for _ in range(3))
+        tokens_Q, loglik_Q, likeliest_Q, ended_Q = (torch.zeros(len(texts), device=device) for _ in range(4))
+        ends_V = ending_tokens(self.model, self.tokenizer)
+        head = self.model.get_output_embeddings()
         row_tokens = self.settings.row_tokens
         for batch in pack(pieces, n_slots, pad_id, device, max_tokens=max_tokens, row_tokens=row_tokens):
             with self._adapters(batch.rows, trained):
-                _, nll_N, likeliest_N = batch_loss(self.model, batch)
+                hidden = last_hidden(self.model, batch)
+            _, nll_N, likeliest_N = loss_at_labels(self.model, hidden, batch)
+            next_P = likeliest_tokens(hidden.index_select(0, batch.last_P), head)  # type: ignore[arg-type]
             tokens_Q.index_add_(0, batch.tag_N, torch.ones_like(nll_N))
             loglik_Q.index_add_(0, batch.tag_N, -nll_N)
-            correct_Q.index_add_(0, batch.tag_N, likeliest_N.float())
+            likeliest_Q.index_add_(0, batch.tag_N, likeliest_N.float())
+            ended_Q[batch.tag_P] = ends_V[next_P].float()
+        columns = (column_Q.tolist() for column_Q in (tokens_Q, loglik_Q, likeliest_Q, ended_Q))
         return [
-            _Score(int(tokens), loglik, correct == tokens)
-            for tokens, loglik, correct in zip(tokens_Q.tolist(), loglik_Q.tolist(), correct_Q.tolist(), strict=True)
+            _Score(int(tokens), loglik, likeliest == tokens, bool(ended))
+            for tokens, loglik, likeliest, ended in zip(*columns, strict=True)
         ]
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_N: Tensor, share_N: Tensor
     ):
-        chunk = max(1, CHUNK_ELEMENTS[weight_VD.device.type] // weight_VD.shape[0])
+        chunk = _chunk(weight_VD)
         nll_N = torch.empty(len(target_N), device=hidden_ND.device)
         likeliest_N = torch.empty(len(target_N), dtype=torch.bool, device=hidden_ND.device)
         grad_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
@@ -82,3 +82,15 @@ def linear_cross_entropy(
     # Grad mode is always off inside forward(), so a weight whose gradient nobody wants is detached here.
     weight_VD = head.weight if torch.is_grad_enabled() else head.weight.detach()
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, head.bias, target_N, share_N)  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def likeliest_tokens(hidden_ND: Tensor, head: nn.Linear) -> Tensor:
+    """The likeliest next token after each of N positions (N, int64), from their last hidden states."""
+    parts = hidden_ND.split(_chunk(head.weight))
+    return torch.cat([nn.functional.linear(part, head.weight, head.bias).argmax(-1) for part in parts])
+
+
+def _chunk(weight_VD: Tensor) -> int:
+    """How many positions' logits are computed at once."""
+    return max(1, CHUNK_ELEMENTS[weight_VD.device.type] // weight_VD.shape[0])

@@ -52,6 +52,9 @@ class Batch:
     share_N: Tensor
     slot_N: Tensor
     tag_N: Tensor
+    last_P: Tensor
+    """Flat position of the last token of each of the P texts."""
+    tag_P: Tensor
     rows: Rows
 
     @property
@@ -137,7 +140,7 @@ def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.dev
     width = max(map(row_length, rows))
     ids_RT = np.full((len(rows), width), pad_id)
     position_ids_RT = np.empty((len(rows), width), dtype=np.int64)
-    index, target = [], []
+    index, target, last = [], [], []
     for r, row in enumerate(rows):
         start = 0
         for piece in row:
@@ -146,6 +149,7 @@ def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.dev
             position_ids_RT[r, start:end] = np.arange(len(text))
             index.append(text.labelled + (r * width + start - 1))  # the hidden state before a token predicts it
             target.append(text.ids[text.labelled])
+            last.append(r * width + end - 1)
             start = end
         # Padding continues the last text's positions: no token attends to a later one, and a row that holds one text
         # then needs no mask at all.
@@ -163,6 +167,8 @@ def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.dev
         "share_N": np.repeat(np.array(shares, dtype=np.float32), repeats),
         "slot_N": np.repeat(np.array(slots, dtype=np.int64), repeats),
         "tag_N": np.repeat(np.array(tags, dtype=np.int64), repeats),
+        "last_P": np.array(last),
+        "tag_P": np.array(tags),
     }
     tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     return Batch(**tensors, rows=Rows.of([row[0].slot for row in rows], n_slots, device))

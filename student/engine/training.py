@@ -60,12 +60,21 @@ class Usage:
 def batch_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Forward pass over a packed batch: the weighted loss (scalar), the negative log-likelihood of each labelled token
     in nats (N, float32), and whether it was the likeliest token at its place (N, bool)."""
+    return loss_at_labels(model, last_hidden(model, batch), batch)
+
+
+def last_hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """The last hidden states of a packed batch, rows one after the other (R*T, D)."""
     hidden_RTD = model.get_decoder()(
         input_ids=batch.ids_RT, position_ids=batch.position_ids_RT, use_cache=False
     ).last_hidden_state
-    hidden_ND = hidden_RTD.flatten(0, 1).index_select(0, batch.index_N)
+    return hidden_RTD.flatten(0, 1)
+
+
+def loss_at_labels(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """`batch_loss` from the batch's last hidden states (R*T, D)."""
     head = model.get_output_embeddings()
-    return linear_cross_entropy(hidden_ND, head, batch.target_N, batch.share_N)  # type: ignore[arg-type]
+    return linear_cross_entropy(hidden.index_select(0, batch.index_N), head, batch.target_N, batch.share_N)  # type: ignore[arg-type]
 
 
 class StackedAdamW:

@@ -1,0 +1,53 @@
+"""Which tokens show that an answer is over: `New York` is not the answer of a student that goes on `Times`."""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from student.engine.models import end_ids
+
+JOINERS = frozenset("-‐‑–'’&/\\%#@_")
+"""Punctuation that goes on with a word or number: York-based, York's, 1914–18, 5%."""
+
+_START = re.compile(r"(\s*)(\S?)(\w?)", re.DOTALL)
+
+
+def ends_answer(text: str) -> bool:
+    """Whether text that begins like this, right after an answer, leaves the answer as it is.
+
+    It does after a line break and after punctuation, with or without a space before: `.`, ` (`, `,`. It does not if the
+    first thing is a letter, a digit or a symbol, be it of the same word (`ville`) or, after a space, of another one
+    (` Times`, ` and`), a joiner (see `JOINERS`), or punctuation inside a number or name (`.5`, `.com`). White space
+    alone says nothing yet, and does not count as an end.
+    """
+    space, first, follower = _START.match(text).groups()  # type: ignore[union-attr]  # it matches every text
+    if len(space.splitlines()) > 1 or space.endswith(("\n", "\r")):
+        return True
+    return bool(first) and unicodedata.category(first)[0] == "P" and first not in JOINERS and not follower
+
+
+def ending_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Whether each token of the model's output layer ends an answer (V, bool): by its text, as a token with which the
+    model ends its texts, or as another special token (but for the one that stands for unknown words)."""
+    size = model.get_output_embeddings().weight.shape[0]  # type: ignore[union-attr,index]
+    final = frozenset(end_ids(model.generation_config.eos_token_id, tokenizer))  # type: ignore[union-attr]
+    return _ending_tokens(tokenizer, size, final).to(model.device)
+
+
+@lru_cache(maxsize=8)  # 2 seconds for 49,000 tokens
+def _ending_tokens(tokenizer: PreTrainedTokenizerBase, size: int, final: frozenset[int]) -> Tensor:
+    # Decoded behind a word, because a decoder may drop the space of a text's first token.
+    word = tokenizer("a", add_special_tokens=False)["input_ids"]
+    start = len(tokenizer.decode(word, clean_up_tokenization_spaces=False))
+    texts = tokenizer.batch_decode([[*word, i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
+    # Only a tokenizer without bytes reads a letter that nobody uses as its token for unknown words.
+    unknown = tokenizer("\U000f0000", add_special_tokens=False)["input_ids"]
+    ids = {i for i, text in enumerate(texts) if ends_answer(text[start:])}
+    ids |= final | (set(tokenizer.all_special_ids) - set(unknown))
+    ends_V = torch.zeros(size, dtype=torch.bool)  # beyond the vocabulary it is padding
+    ends_V[[i for i in ids if i < size]] = True
+    return ends_V
