@@ -45,7 +45,7 @@ def test_the_teacher_learns_to_write_what_students_gain_from(make_config, make_d
     config = make_config(rl={"algorithm": algorithm, **LEARNING[algorithm]}, reward={"rejected": -0.1})
     lines = []
     pool = gold_pool(noise=0.1)
-    summary = train_teacher(config, make_documents(40), make_documents(12, "heldout"), lambda _: pool, lines.append)
+    summary = train_teacher(config, make_documents(40), make_documents(32, "heldout"), lambda _: pool, lines.append)
     assert summary.reward_last.mean > summary.reward_first.mean + 0.1
     assert summary.differences["trained_minus_untrained"].low > 0
     assert summary.differences["trained_minus_raw"].low > 0
@@ -60,7 +60,7 @@ def test_the_teacher_learns_to_write_what_students_gain_from(make_config, make_d
     assert all(kinds["heldout", arm] == 1 for arm in ("raw", "untrained", "trained"))
     rewrites = read_json_lines(config.run.dir / "journal" / "rewrites.jsonl")
     per_round = config.rl.documents_per_round * config.rl.group_size
-    assert len(rewrites) == config.rl.rounds * per_round + 2 * 12 * config.rl.evaluation_lessons
+    assert len(rewrites) == config.rl.rounds * per_round + 2 * 32 * config.rl.evaluation_lessons
     assert len([line for line in lines if line.startswith("round")]) == steps
     assert all(line.endswith("left") and " students, " in line for line in lines if line.startswith("round"))
     assert summary.checkpoint == latest_checkpoint(config.run.dir)
