@@ -62,7 +62,9 @@ class Evaluation(Section):
     """Students that are edited so, in other orders and groups of the documents: intervals are over them. With replay
     each costs `2 * edits - 1` trainings of a single student, one after another."""
     false_positives: int = Field(default=0, ge=0)
-    """Compute the verdict for so many pairs of equal arms on different students, to count false positives. 0: none."""
+    """Compute the verdict for so many pairs of an arm with itself: the same texts, batches and training, other seeds of
+    students. The pairs overlap, so their rate shows gross faults and has no interval; `notewright bench intervals`
+    simulates independent draws. 0: none."""
     false_positive_seeds: int = Field(default=8, ge=2)
     """Students per batch from which these pairs are drawn: at least two for each of `seeds`."""
     lab: bool = False

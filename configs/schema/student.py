@@ -18,8 +18,9 @@ class Lora(Section):
     rslora: bool = False
     """Rank-stabilised scaling (arXiv 2312.03732)."""
     target: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Which linear layers get an adapter: the last parts of their names, such as `q_proj`, or `all-linear`. The output
-    layer never gets one."""
+    """Which linear layers get an adapter: the last parts of their names, such as `q_proj`, or `all-linear`: all
+    of the text decoder. A student's output layer, vision tower and experts' fused weights (3-D tensors, no linear
+    layers) never get one; `doctor` and the run say what share of the decoder's weights the adapters cover."""
 
 
 class Student(Section):

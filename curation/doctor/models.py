@@ -18,6 +18,7 @@ from curation.plan.models import TRAINED_BYTES, device_here, has_weights, model_
 from student.engine.memory import free_bytes
 from student.engine.model_names import MissingFolder, check_name, hub_problem
 from student.engine.models import check_model, pick_dtype
+from teacher.reward.student_models import adapter_coverages
 
 COPY = "copy the folder here and name its path, or set HF_HOME to a cache that has it"
 
@@ -43,6 +44,16 @@ def check_models(config: Config) -> Checks:
         else:
             size = model_size(name)
             yield Check(key, "ok", name + (f", {size.value:.3g} parameters" if size else ""))
+
+
+def check_adapters(config: Config) -> Checks:
+    """What of each student's model carries adapters."""
+    for name, coverage in adapter_coverages(config) if config.data.train else ():
+        found = f"{name}: {coverage}"
+        if coverage.fused:
+            yield Check("student.lora", "warn", found, "student.mode=full trains all weights; or take a dense model")
+        else:
+            yield Check("student.lora", "ok", found)
 
 
 def _check_on_hub(key: str, name: str) -> Check:

@@ -36,8 +36,8 @@ def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) 
             lines.append(_replay_line(student.replay_effect))
         if (check := student.false_positives) is not None:
             lines.append(
-                f"{check.pairs} pairs of {check.arm} with itself: {check.differ} differ at 5% {_interval(check.rate)},"
-                f" {check.differ_corrected} after the correction"
+                f"{check.arm} with itself, same texts and other seeds of students: {check.differ} of {check.pairs}"
+                f" overlapping pairs differ at 5%, {check.differ_corrected} after the correction"
             )
         for line in [*lines, ""]:
             console.print(line, markup=False)

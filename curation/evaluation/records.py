@@ -224,8 +224,10 @@ class ReplayEffect(Record):
 
 
 class FalsePositives(Record):
-    """How often the verdict finds a difference between an arm and itself: two sides with the same texts, and different
-    students of its repeats."""
+    """How often the verdict tells an arm from itself: two sides with the same texts, batches and training, and other
+    seeds of students. It shows what the luck of seeds does here and nothing else. Pairs share texts and are drawn from
+    the same few students, so they are not independent and a rate of them has no interval; `notewright bench
+    intervals` simulates independent draws."""
 
     arm: str
     pairs: int
@@ -234,12 +236,8 @@ class FalsePositives(Record):
     """How many students of a batch the two sides are drawn from (the fewest of any batch)."""
     differ: int
     """Pairs of which a single comparison at 5% says that they differ."""
-    rate: Estimate
-    """`differ / pairs` with its Wilson interval; nominal is 0.05. `n` and `clusters` are the pairs."""
     differ_corrected: int
     """Pairs that differ by the verdict of this evaluation: with Holm's correction among its real comparisons."""
-    rate_corrected: Estimate
-    """`differ_corrected / pairs`, as `rate`."""
 
 
 class StudentResult(Record):

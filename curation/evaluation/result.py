@@ -31,7 +31,6 @@ from curation.evaluation.records import (
     ScalingPoint,
     StudentResult,
 )
-from curation.evaluation.statistics import LEVEL
 from curation.evaluation.texts import taught_texts
 from curation.lab.items import BEST, JUNK
 from teacher.gates.text import overlap_shares
@@ -180,7 +179,7 @@ def lab_expectations(result: EvaluationResult) -> list[Expectation]:
     return [
         expectation.model_copy(update={"words": f"{label}: {expectation.words}"})
         for label, student in result.students.items()
-        for expectation in (*_of_arms(label, student, result.reference), *_of_edits(student), *_of_verdict(student))
+        for expectation in (*_of_arms(label, student, result.reference), *_of_edits(student))
     ]
 
 
@@ -232,15 +231,6 @@ def _of_edits(student: StudentResult) -> list[Expectation]:
         words = f"after {len(student.replay_effect.studied) + 1} edits replay leaves more of what was studied known"
         claims.append(_above_zero(words, student.replay_effect.studied[-1]))
     return claims
-
-
-def _of_verdict(student: StudentResult) -> list[Expectation]:
-    check = student.false_positives
-    if check is None:
-        return []
-    rate = check.rate_corrected
-    words = f"at most {LEVEL:.0%} of pairs of equal arms differ by the verdict ({check.differ_corrected}/{check.pairs})"
-    return [Expectation(words=words, holds=rate.high is not None and rate.high <= LEVEL, estimate=rate)]
 
 
 def _above_zero(words: str, estimate: Estimate) -> Expectation:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from curation.evaluation.records import Estimate, FalsePositives
-from student.statistics.intervals import clustered_mean, holm, t_quantile, wilson
+from student.statistics.intervals import clustered_mean, holm, t_quantile
 
 LEVEL = 0.05
 POWER = 0.8
@@ -57,7 +57,8 @@ def false_positives(
     """Compares an arm with itself `pairs` times; None where a batch has fewer students than two sides need.
 
     `gains` are by document and seed; a seed is one student for all documents of a batch. A pair has `side` students on
-    each side, drawn anew for every batch, and is corrected among `family`, the p-values of the real comparisons."""
+    each side, drawn anew for every batch, and is corrected among `family`, the p-values of the real comparisons. Pairs
+    overlap, see `FalsePositives`."""
     batches: dict[int, list[str]] = {}
     for name in gains:
         batches.setdefault(clusters[name], []).append(name)
@@ -80,16 +81,10 @@ def false_positives(
         p_corrected = holm([*family, p])[-1]
         corrected += p_corrected is not None and p_corrected < LEVEL
 
-    def rate(hits: int) -> Estimate:
-        low, high = wilson(hits / pairs, pairs)
-        return Estimate(mean=hits / pairs, low=low, high=high, n=pairs, clusters=pairs)
-
     return FalsePositives(
         arm=arm,
         pairs=pairs,
         seeds=min(map(len, seeds.values())),
         differ=differ,
-        rate=rate(differ),
         differ_corrected=corrected,
-        rate_corrected=rate(corrected),
     )

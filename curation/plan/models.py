@@ -10,15 +10,14 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
 
 from configs.errors import UserError
 from configs.schema import Lora, Teacher
 from curation.plan.quantity import Quantity, exact
-from student.engine.lora import peft_config
+from student.engine.lora import decoder_config
 from student.engine.memory import free_bytes
-from student.engine.model_names import check_available
-from student.engine.models import pick_device, pick_dtype
+from student.engine.models import empty_model, pick_device, pick_dtype
 
 TRAINED_BYTES = 16
 """Memory of a trainable parameter: its float32 weight, its gradient and AdamW's two moments."""
@@ -37,7 +36,7 @@ def model_size(model: str, stated: float | None = None, notes: list[str] | None 
     if not model:
         return None
     with suppress(UserError, OSError, ValueError):
-        return exact(float(_empty_model(model).num_parameters()))
+        return exact(float(empty_model(model).num_parameters()))
     by_name = parameters_in_name(model)
     if by_name is None:
         notes.append(f"{model} is not at hand and its name tells no size: give --parameters")
@@ -56,17 +55,11 @@ def adapter_parameters(model: str, lora: Lora) -> float | None:
     """Trainable parameters of an adapter on the model; None where the model's config is not on this machine."""
     from peft import get_peft_model
 
-    target = lora.target if isinstance(lora.target, str) else list(lora.target)
     with suppress(UserError, OSError, ValueError), torch.device("meta"):
-        adapted = get_peft_model(_empty_model(model), peft_config(lora, target))
+        base = empty_model(model)
+        adapted = get_peft_model(base, decoder_config(base, lora))
         return float(sum(p.numel() for p in adapted.parameters() if p.requires_grad))
     return None
-
-
-def _empty_model(model: str) -> PreTrainedModel:
-    check_available(model)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
 
 
 def teacher_bytes(teacher: Teacher, parameters: float, *, trained: bool) -> float:

@@ -7,7 +7,7 @@ from curation.evaluation.records import EditSequences, Estimate, EvaluationResul
 from curation.report import plots
 from curation.report.evaluation import arm_table, bounds, comparison_tables, intervals_of
 from curation.report.parts import Block, Figure, Section, Table, cell, draw, number
-from curation.report.plots import Curve, Interval, Row, interval_text
+from curation.report.plots import Curve, Interval, Row
 
 GAIN = "held-out gain (nats a token)"
 RIGHT = "held-out questions answered right (share)"
@@ -218,8 +218,8 @@ def _curve(first: int, values: Sequence[Estimate]) -> Curve:
 
 def _notes(evaluation: EvaluationResult) -> Section:
     tested = [
-        f"{label}: of {check.pairs} pairs of the arm {check.arm} with itself, a single comparison at 5% called"
-        f" {check.differ} different (rate {interval_text(check.rate.bounds, 3)}, Wilson's interval), the corrected"
+        f"{label}: of {check.pairs} overlapping pairs of the arm {check.arm} with itself (the same texts, batches and"
+        f" training, other seeds of students), a single comparison at 5% called {check.differ} different, the corrected"
         f" verdict {check.differ_corrected}."
         for label, student in evaluation.students.items()
         if (check := student.false_positives) is not None

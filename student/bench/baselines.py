@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from configs.schema import Student
-from student.engine.lora import AdapterStack, peft_config
+from student.engine.lora import AdapterStack, peft_config, target_names
 from student.engine.schedule import Schedule, learning_rate, step_pieces
 from student.engine.training import BETA1, BETA2, EPSILON
 
@@ -23,8 +23,7 @@ class SeparateRuns:
     def __init__(self, model: PreTrainedModel, settings: Student):
         from peft import get_peft_model
 
-        target = settings.lora.target
-        config = peft_config(settings.lora, target if isinstance(target, str) else list(target))
+        config = peft_config(settings.lora, target_names(model, settings.lora))
         self.settings = settings
         # PEFT wraps a second model object over the same weights, so that the engine can wrap the first.
         shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +133,7 @@ class AdapterStack:
         self.all_slots: Slots | None = None  # all students that were allocated
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        for number, name in enumerate(_target_names(model, settings)):
+        for number, name in enumerate(target_names(model, settings)):
             self.layers[name] = StackedLinear(model.get_submodule(name), self, number)  # type: ignore[arg-type]
             model.set_submodule(name, self.layers[name])
         rank = settings.rank
@@ -225,23 +225,40 @@ class AdapterStack:
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def peft_config(settings: Lora, target_modules: str | list[str], *, base_model: str | None = None) -> Any:
-    """The same adapter as PEFT's `LoraConfig`; with `base_model` as PEFT saves it, to be loaded and not trained."""
+def peft_config(
+    settings: Lora, target_modules: str | list[str], *, outside: list[str] | None = None, base_model: str | None = None
+) -> Any:
+    """The same adapter as PEFT's `LoraConfig`; with `base_model` as PEFT saves it, to be loaded and not trained.
+    Modules `outside` get none."""
     from peft import LoraConfig
 
     return LoraConfig(
         r=settings.rank, use_rslora=settings.rslora, target_modules=target_modules, task_type="CAUSAL_LM",
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT accepts a float at run time
-        base_model_name_or_path=base_model, inference_mode=base_model is not None,
+        exclude_modules=outside or None, base_model_name_or_path=base_model, inference_mode=base_model is not None,
     )  # fmt: skip
 
 
-def _target_names(model: PreTrainedModel, settings: Lora) -> list[str]:
-    """Names of the linear layers to adapt, in the model's order; the output layer never, as in PEFT's all-linear."""
-    head = model.get_output_embeddings()
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+def decoder_config(model: PreTrainedModel, settings: Lora) -> Any:
+    """PEFT's config for adapters on the model's text decoder. PEFT chooses what `all-linear` is, since in some families
+    (Mixtral) it adapts experts' fused weights, which the engine cannot."""
+    decoder = set(model.get_decoder().modules())
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    target = settings.target if isinstance(settings.target, str) else list(settings.target)
+    return peft_config(settings, target, outside=[name for name, module in linear if module not in decoder])
+
+
+def target_names(model: PreTrainedModel, settings: Lora) -> list[str]:
+    """Names of the text decoder's linear layers to adapt, in the model's order; the output layer never, as in PEFT's
+    all-linear. PEFT's takes the vision tower of a multimodal model as well, which no text reaches."""
+    head, decoder = model.get_output_embeddings(), set(model.get_decoder().modules())
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module in decoder and module is not head
+    ]
     if not linear:
-        raise UserError(f"student.model: a {model.config.model_type} has no nn.Linear layers to adapt")
+        raise UserError(f"student.model: the decoder of a {model.config.model_type} has no nn.Linear layers to adapt")
     if settings.target == "all-linear":
         return linear
     suffixes = {name.rpartition(".")[2] for name in linear}
@@ -249,3 +266,34 @@ def _target_names(model: PreTrainedModel, settings: Lora) -> list[str]:
         if target not in suffixes:
             raise UserError(f"student.lora.target: no linear layer {target!r}; {nearest(target, sorted(suffixes))}")
     return [name for name in linear if name.rpartition(".")[2] in settings.target]
+
+
+class Coverage(NamedTuple):
+    """What of a model's text decoder carries adapters. Shares are of its weights without the embeddings of tokens."""
+
+    modules: tuple[str, ...]
+    """Last parts of the adapted layers' names, in the model's order."""
+    adapted: float
+    fused: float
+    """Share of experts that are kept as one 3-D tensor each layer (Mixtral, Qwen-MoE, DeepSeek, gpt-oss): no nn.Linear,
+    so the engine does not adapt them; PEFT's all-linear does in some families (Mixtral)."""
+
+    def __str__(self) -> str:
+        words = f"adapters on {', '.join(self.modules)}: {self.adapted:.1%} of the decoder's weights beside embeddings"
+        return words + (f"; its experts' fused weights, {self.fused:.1%}, carry none" if self.fused else "")
+
+
+def adapter_coverage(model: PreTrainedModel, settings: Lora) -> Coverage:
+    """Which layers get adapters, and what share of the decoder's weights they are; a model without data (on torch's
+    meta device) is enough. Raises UserError for a target that does not exist."""
+    names = target_names(model, settings)
+    decoder, embeddings = model.get_decoder(), model.get_input_embeddings()
+    # Counted once each: a layer may be shared. An expert's biases belong to its fused weights.
+    total = sum(p.numel() for p in decoder.parameters()) - sum(p.numel() for p in embeddings.parameters())
+    adapted = sum(model.get_submodule(name).weight.numel() for name in names)  # type: ignore[union-attr, operator]
+    fused = 0
+    for module in decoder.modules():
+        own = list(module.parameters(recurse=False))
+        if not isinstance(module, nn.Conv1d) and any(parameter.dim() == 3 for parameter in own):
+            fused += sum(parameter.numel() for parameter in own)
+    return Coverage(tuple(dict.fromkeys(name.rpartition(".")[2] for name in names)), adapted / total, fused / total)

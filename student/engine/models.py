@@ -89,6 +89,14 @@ def end_ids(declared: int | list[int] | None, tokenizer: PreTrainedTokenizerBase
     return {int(end) for end in ends if end is not None}
 
 
+def empty_model(name: str) -> PreTrainedModel:
+    """The model by its config alone, on torch's meta device: shapes without weights. Raises UserError, OSError or
+    ValueError where there is none."""
+    check_available(name)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))  # type: ignore[no-any-return]
+
+
 def check_model(key: str, name: str) -> None:
     """Raises UserError if `name` is no model. Reads config and tokenizer only, because the weights may be large."""
     try:

@@ -6,7 +6,8 @@ import gc
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from configs.schema import Config
 from configs.schema import Student as StudentSettings
 from configs.schema.student import TEACHER
 from configs.seeds import stable_seed
-from student.engine.models import load_model
+from student.engine.lora import Coverage, adapter_coverage
+from student.engine.models import empty_model, load_model
 from student.records import Job, Outcome, StudentPool
 from teacher.records import Rewrite
 from teacher.reward.student_runs import StudentRuns, lesson_steps
@@ -43,6 +45,14 @@ def check_students(config: Config) -> None:
 def starting_bases(config: Config) -> dict[str, str]:
     """The model that each of `student.names` starts the run from."""
     return {name: config.teacher.model if name == TEACHER else name for name in config.student.names}
+
+
+def adapter_coverages(config: Config) -> Iterator[tuple[str, Coverage]]:
+    """Each model of students, and what of it carries their adapters. By its config alone; a model whose config is not
+    at hand, or without a layer of `lora.target`, is left out: it is refused elsewhere."""
+    for name in starting_bases(config).values() if config.student.mode == "lora" else ():
+        with suppress(UserError, OSError, ValueError):
+            yield name, adapter_coverage(empty_model(name), config.student.lora)
 
 
 def round_bases(config: Config, checkpoint: Path | None) -> dict[str, str]:

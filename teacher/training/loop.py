@@ -27,7 +27,15 @@ from teacher.algorithms.table import algorithm_of, start_ranks, writes_on_server
 from teacher.records import Reward, Rewrite
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.gain import GainReward
-from teacher.reward.student_models import MakePool, StudentPools, check_students, promote, round_bases, starting_bases
+from teacher.reward.student_models import (
+    MakePool,
+    StudentPools,
+    adapter_coverages,
+    check_students,
+    promote,
+    round_bases,
+    starting_bases,
+)
 from teacher.reward.student_runs import external_questions, retention_texts
 from teacher.run.checkpoints import best_round, checkpoint_of, finished_rounds, save_checkpoint
 from teacher.run.clock import Clock
@@ -101,6 +109,9 @@ def train_teacher(
     ):
         for note in journal.notes:
             progress(note)
+        for name, coverage in adapter_coverages(config):
+            progress(f"student {name}: {coverage}")
+            journal.metric({"kind": "adapters", "round": 0, "arm": name, **coverage._asdict()})
         context = RunContext(
             config=config, documents=train, heldout=heldout, students=students, writers=writers, journal=journal,
             tracker=tracker, clock=clock, progress=progress, exam_items=exam_items,

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import RunError, UserError
 from configs.schema import Teacher
-from student.engine.lora import peft_config
+from student.engine.lora import decoder_config
 from student.engine.models import end_ids, generation_config, load_model
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
@@ -120,8 +120,7 @@ def load_teacher(
     elif train_seed is not None and (lora := settings.lora) is not None:
         from peft import get_peft_model
 
-        target = lora.target if isinstance(lora.target, str) else list(lora.target)
         with torch.random.fork_rng():
             torch.manual_seed(train_seed)
-            model = get_peft_model(model, peft_config(lora, target))  # type: ignore[assignment]
+            model = get_peft_model(model, decoder_config(model, lora))  # type: ignore[assignment]
     return TransformersWriter(model, tokenizer, settings)
