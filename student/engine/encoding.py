@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from configs.errors import UserError
 from student.records import LessonText, Segment
 
 
@@ -38,11 +39,9 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: LessonText, loss_on: s
     """
     segments = (Segment("output", text),) if isinstance(text, str) else text
     ids = _opening(tokenizer)
-    learnt = [False] * len(ids)
-    for segment in segments:
-        segment_ids = tokenizer(segment.text, add_special_tokens=False)["input_ids"]
-        ids += segment_ids
-        learnt += [loss_on in ("all", segment.kind)] * len(segment_ids)
+    segment_ids, owners = _tokens(tokenizer, [segment.text for segment in segments])
+    learnt = [False] * len(ids) + [loss_on in ("all", segments[owner].kind) for owner in owners]
+    ids += segment_ids
     if tokenizer.eos_token_id is not None and segments:
         ids.append(tokenizer.eos_token_id)
         learnt.append(loss_on in ("all", segments[-1].kind))
@@ -50,16 +49,52 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: LessonText, loss_on: s
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> Encoded:
-    """A prompt, a space and an answer, of which only the answer's tokens are labelled."""
-    ids = encode_prompt(tokenizer, prompt)
-    gap = "" if not prompt or prompt[-1].isspace() else " "
-    answer_ids = tokenizer(gap + answer, add_special_tokens=False)["input_ids"]
-    return Encoded.of(ids + answer_ids, [False] * len(ids) + [True] * len(answer_ids))
+    """A prompt and an answer, of which only the answer's tokens are labelled.
+
+    The answer begins with the spaces between the two, as in lm-eval, where a token of its own holds them: those at the
+    prompt's end, or else, if no other white space is there, one that is put in. Line breaks belong to the prompt.
+    """
+    prompt, spaces = _without_spaces(prompt)
+    gap = spaces or ("" if not prompt or prompt[-1].isspace() else " ")
+    opening = _opening(tokenizer)
+    ids, owners = _tokens(tokenizer, [prompt, gap + answer])
+    return Encoded.of(opening + ids, [False] * len(opening) + [owner == 1 for owner in owners])
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The tokenizer's opening tokens and the prompt's, ready to be continued."""
-    return _opening(tokenizer) + tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    """The tokenizer's opening tokens and the prompt's, ready to be continued: what `encode_answer` does not label."""
+    prompt, _ = _without_spaces(prompt)
+    return _opening(tokenizer) + _tokens(tokenizer, [prompt])[0]
+
+
+def check_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises UserError for a tokenizer that cannot say which letters its tokens stand for."""
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{type(tokenizer).__name__} of {tokenizer.name_or_path!r} gives no offsets, so that tokens of answers and"
+            " prompts cannot be told apart: a student's model needs a tokenizer.json"
+        )
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, parts: list[str]) -> tuple[list[int], list[int]]:
+    """The tokens of a text that comes in parts, and the number of the part that each belongs to.
+
+    The whole text is tokenized, as the model has met it in its training: SentencePiece's tokenizers (Llama 2, Mistral)
+    put a mark before whatever they are given, so that parts that are tokenized by themselves get marks that the text
+    does not have. A token belongs to the part in which it ends: one that spans a boundary holds letters that only the
+    later part decides.
+    """
+    encoded = tokenizer("".join(parts), add_special_tokens=False, return_offsets_mapping=True)
+    # Control tokens that take no letter are at 0: they stay with what is before them.
+    ends = np.maximum.accumulate([end for _, end in encoded["offset_mapping"]], dtype=np.int64)
+    part_ends = np.cumsum([len(part) for part in parts])
+    return encoded["input_ids"], np.searchsorted(part_ends, ends).tolist()
+
+
+def _without_spaces(prompt: str) -> tuple[str, str]:
+    """A prompt, and the spaces at its end."""
+    stripped = prompt.rstrip(" ")
+    return stripped, prompt[len(stripped) :]
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:

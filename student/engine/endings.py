@@ -6,9 +6,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from student.engine.models import end_ids
+from transformers import PreTrainedTokenizerBase
 
 JOINERS = frozenset("-‐‑–'’&/\\%#@_")
 """Punctuation that goes on with a word or number: York-based, York's, 1914–18, 5%."""
@@ -30,16 +28,10 @@ def ends_answer(text: str) -> bool:
     return bool(first) and unicodedata.category(first)[0] == "P" and first not in JOINERS and not follower
 
 
-def ending_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Whether each token of the model's output layer ends an answer (V, bool): by its text, as a token with which the
-    model ends its texts, or as another special token (but for the one that stands for unknown words)."""
-    size = model.get_output_embeddings().weight.shape[0]  # type: ignore[union-attr,index]
-    final = frozenset(end_ids(model.generation_config.eos_token_id, tokenizer))  # type: ignore[union-attr]
-    return _ending_tokens(tokenizer, size, final).to(model.device)
-
-
 @lru_cache(maxsize=8)  # 2 seconds for 49,000 tokens
-def _ending_tokens(tokenizer: PreTrainedTokenizerBase, size: int, final: frozenset[int]) -> Tensor:
+def ending_tokens(tokenizer: PreTrainedTokenizerBase, size: int, final: frozenset[int]) -> Tensor:
+    """Whether each of `size` tokens of a model ends an answer (V, bool): by its text, as one of `final`, with which the
+    model ends its texts, or as another special token (but for the one that stands for unknown words)."""
     # Decoded behind a word, because a decoder may drop the space of a text's first token.
     word = tokenizer("a", add_special_tokens=False)["input_ids"]
     start = len(tokenizer.decode(word, clean_up_tokenization_spaces=False))

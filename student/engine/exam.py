@@ -21,7 +21,7 @@ from student.engine.encoding import Encoded, encode_answer, encode_prompt, encod
 from student.engine.endings import ending_tokens
 from student.engine.lora import AdapterStack, Rows
 from student.engine.loss import likeliest_tokens
-from student.engine.models import generation_config
+from student.engine.models import end_ids, generation_config
 from student.engine.packing import Piece, pack
 from student.engine.schedule import Schedule
 from student.engine.training import Progress, Usage, last_hidden, loss_at_labels
@@ -138,8 +138,9 @@ class Examiner:
         device, pad_id = self.model.device, self.tokenizer.pad_token_id
         pieces = [Piece(slot, text, tag=tag) for tag, (slot, text) in enumerate(texts)]
         tokens_Q, loglik_Q, likeliest_Q, ended_Q = (torch.zeros(len(texts), device=device) for _ in range(4))
-        ends_V = ending_tokens(self.model, self.tokenizer)
         head = self.model.get_output_embeddings()
+        final = frozenset(end_ids(self.model.generation_config.eos_token_id, self.tokenizer))
+        ends_V = ending_tokens(self.tokenizer, head.weight.shape[0], final).to(device)
         row_tokens = self.settings.row_tokens
         for batch in pack(pieces, n_slots, pad_id, device, max_tokens=max_tokens, row_tokens=row_tokens):
             with self._adapters(batch.rows, trained):

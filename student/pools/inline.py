@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import UserError
 from configs.schema import Student
-from student.engine.encoding import Encoded
+from student.engine.encoding import Encoded, check_offsets
 from student.engine.exam import Examiner, ExamResult, outcome_of
 from student.engine.full import train_full
 from student.engine.helpers import torch_threads
@@ -96,6 +96,7 @@ class InlinePool:
             dtype = "float32" if settings.mode == "full" and settings.dtype == "auto" else settings.dtype
             model, tokenizer = load_model(settings.model, device=settings.device, dtype=dtype)
         check_head(model)
+        check_offsets(tokenizer)
         self.settings, self.model, self.tokenizer = settings, model, tokenizer
         self.stack = AdapterStack(model, settings.lora) if settings.mode == "lora" else None
         self.examiner = Examiner(model, tokenizer, self.stack, settings)
