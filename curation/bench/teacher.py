@@ -130,7 +130,7 @@ def run_bench(folder: Path, design: Design, overrides: Sequence[str]) -> dict[st
     finished_before, start = len(results), time.monotonic()
     workers = max(1, min(len(os.sched_getaffinity(0)), len(missing)))
     killed = "a unit's process died (killed, or out of memory); finished units are kept, the same command goes on"
-    with worker_pool(workers, _start_worker, if_killed=killed) as pool:
+    with worker_pool(workers, start_worker, if_killed=killed) as pool:
         futures = {pool.submit(run_unit, unit, design, folder): unit.name for unit in missing}
         for future in as_completed(futures):
             name = futures[future]
@@ -141,7 +141,8 @@ def run_bench(folder: Path, design: Design, overrides: Sequence[str]) -> dict[st
     return {unit.name: results[unit.name] for unit in work}
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """Called first in each worker process: units are what runs beside each other, one thread each."""
     import torch
     from transformers.utils.logging import disable_progress_bar
 

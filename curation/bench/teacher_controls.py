@@ -87,7 +87,7 @@ class ShuffledPool:
 
 
 @contextmanager
-def _new_rewards(config: Config, documents: Sequence[Document]) -> Iterator[GainReward]:
+def new_rewards(config: Config, documents: Sequence[Document]) -> Iterator[GainReward]:
     """The config's students, with a journal that is thrown away."""
     names = config.student.names
     pools = {name: make_pool(config.student.model_copy(update={"model": name}), sharing=len(names)) for name in names}
@@ -106,7 +106,7 @@ def measure_strategies(config: Config) -> dict[str, Any]:
     for name in config.teacher.strategies:
         sampling = replace(sampling, seed=stable_seed(0, name), strategies=(name,))
         arms[name] = taught(sample_rewrites(writer, heldout, sampling, []), n)
-    with _new_rewards(config, heldout) as rewards:
+    with new_rewards(config, heldout) as rewards:
         measured = {name: arm_values(rewards.evaluate(heldout, lessons, seeds)) for name, lessons in arms.items()}
         return {"strategy_arms": measured, "students": rewards.runs.students}
 
@@ -169,7 +169,7 @@ def old_knowledge(
         for person in people[2 * RETENTION_TEXTS :: 2][:OLD_PEOPLE]
         for item in world.exam_items(person)
     )
-    with _new_rewards(config, heldout) as rewards:
+    with new_rewards(config, heldout) as rewards:
         jobs = []
         for number, batch in enumerate(batches_of(len(heldout), config.reward.documents_per_student)):
             ids = [heldout[index].id for index in batch]

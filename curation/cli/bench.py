@@ -76,6 +76,29 @@ def bench_teacher(
         print_summary(summary, stdout_console())
 
 
+@bench.command("lab")
+def bench_lab(
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where students and results are kept.")] = Path(
+        "runs/bench-lab"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="The two students as declared, one of each.")] = False,
+    as_json: AsJson = False,
+    overrides: Overrides = None,
+) -> None:
+    """Which lessons the lab's students learn more from, and what changes that: one thing at a time.
+
+    Wordings read, questions practised, size, rank, budget. The table is Markdown: accuracy and (gain) on people whom
+    no setting was chosen on, at the settings of lab-sets. Twenty minutes on two cores, two with --quick; goes on where
+    it stopped.
+
+    **Example:** `notewright bench lab --quick --json`
+    """
+    from curation.bench.lab import run_bench, table
+
+    summary = run_bench(folder, quick=quick, overrides=overrides or ())
+    print(json.dumps(summary, allow_nan=False) if as_json else table(summary))
+
+
 @bench.command("curate")
 def bench_curate(
     rows: Annotated[int, typer.Option(min=800, help="Rows of the largest corpus; a quarter and a 16th as well.")] = (
