@@ -25,13 +25,14 @@ from typing import Any
 
 from datatrove.data import Document
 
+import configs
 from configs.errors import UserError
 from configs.files import write_whole
 from configs.format import interval, without_nan
 from configs.load import load_config
 from configs.processes import worker_pool
 from configs.schema import Config
-from curation.bench.teacher import CONFIG, start_worker
+from curation.bench.teacher import start_worker
 from curation.bench.teacher_controls import arm_values, new_rewards
 from curation.console.progress import say
 from curation.lab import world
@@ -42,14 +43,17 @@ from student.statistics.intervals import Estimate, holm
 from teacher.reward.evaluation import crossed_estimate, crossed_share, crossed_test
 from teacher.training.context import evaluation_seeds
 
+CONFIG = Path(configs.__file__).parent / "lab-sets.yaml"
+
 ARMS = ("raw", "permuted", "question-answer")
 """What students learn from: biographies as they stand, repeated to the same tokens, and the two kinds of lessons."""
 
 PEOPLE = slice(32, 128)
 """Of the training people. The settings of the lab were chosen on the first 32."""
 
-LESSONS = 2
-"""Lessons of each person and arm, each taught to students with a seed of its own."""
+LESSONS = 1
+"""Lessons of each person and arm. Every batch of people has students with a seed of its own, so that what a seed does
+is part of the spread between batches."""
 
 INITIAL_WEIGHTS = 3
 """Students that are trained by each recipe as declared; by the changed ones a single student."""
@@ -126,19 +130,19 @@ def run_bench(folder: Path, *, quick: bool, overrides: Sequence[str]) -> dict[st
         for recipe in cell.recipes:
             if not result_path(folder, cell, recipe, overrides).is_file():
                 by_recipe.setdefault(recipe, []).append(cell)
-    # The longest first. Of a core, 8 pretraining steps take about a second, and a cell 15.
-    missing = sorted(by_recipe.items(), key=lambda item: -(item[0].steps / 8 + 15 * len(item[1])))
     start = time.monotonic()
-    workers = max(1, min(len(os.sched_getaffinity(0)), len(missing)))
+    workers = max(1, min(len(os.sched_getaffinity(0)), len(by_recipe)))
     killed = "a student's process died (killed, or out of memory); finished cells are kept, the same command goes on"
     with worker_pool(workers, start_worker, if_killed=killed) as pool:
-        futures = {pool.submit(run_student, r, of_it, folder, tuple(overrides)): of_it for r, of_it in missing}
+        futures = {
+            pool.submit(run_student, r, of_it, folder, tuple(overrides)): of_it for r, of_it in by_recipe.items()
+        }
         for done, future in enumerate(as_completed(futures), 1):
             future.result()
-            minutes_left = (len(missing) - done) * (time.monotonic() - start) / done / 60
+            minutes_left = (len(by_recipe) - done) * (time.monotonic() - start) / done / 60
             changes = ", ".join(cell.change for cell in futures[future])
             wordings = futures[future][0].recipe.wordings
-            say(f"student of {wordings} wordings: {changes}  [{done}/{len(missing)}, {minutes_left:.0f} min left]")
+            say(f"student of {wordings} wordings: {changes}  [{done}/{len(by_recipe)}, {minutes_left:.0f} min left]")
     runs = {
         cell: [json.loads(result_path(folder, cell, recipe, overrides).read_text()) for recipe in cell.recipes]
         for cell in all_cells
@@ -185,19 +189,20 @@ def run_student(recipe: StudentRecipe, of_it: Sequence[Cell], folder: Path, over
         write_whole(result_path(folder, cell, recipe, overrides), result + "\n")
 
 
-def measure(config: Config) -> dict[str, Any]:
-    """What the config's student learns from each of `ARMS`: gain and accuracy by person, on held-out questions."""
+def measure(config: Config, arms: Sequence[str] = ARMS) -> dict[str, Any]:
+    """What the config's student learns from lessons of each kind: gain and accuracy by person, on held-out
+    questions."""
     lab, seeds = config.lab, evaluation_seeds(config, "bench lab")
     people = world.make_people(lab.seed, lab.base_people, lab.train_people)[PEOPLE]
     rows = [world.document(person, person.name) for person in people]
     documents = [Document(row["text"], row["id"], metadata={"questions": row["questions"]}) for row in rows]
-    start, arms = time.perf_counter(), {}
+    start, measured = time.perf_counter(), {}
     with new_rewards(config, documents) as rewards:
-        for arm in ARMS:
+        for arm in arms:
             lessons = [{person.name: texts(arm, person, config, seed) for person in people} for seed in seeds]
             evaluation = rewards.evaluate(documents, lessons, seeds)
-            arms[arm] = arm_values(evaluation) | {"failed": evaluation.failed}
-    return {"arms": arms, "seconds": round(time.perf_counter() - start, 1)}
+            measured[arm] = arm_values(evaluation) | {"failed": evaluation.failed}
+    return {"arms": measured, "seconds": round(time.perf_counter() - start, 1)}
 
 
 def texts(arm: str, person: world.Person, config: Config, seed: int) -> list[str]:
