@@ -93,7 +93,8 @@ def bench_lab(
 
     **Example:** `notewright bench lab --quick --json`
     """
-    from curation.bench.lab import run_bench, table
+    from curation.bench.lab.report import table
+    from curation.bench.lab.run import run_bench
 
     summary = run_bench(folder, quick=quick, overrides=overrides or ())
     print(json.dumps(summary, allow_nan=False) if as_json else table(summary))

@@ -3,18 +3,9 @@
 import dataclasses
 import json
 
-from curation.bench.lab import (
-    ARMS,
-    CURVE,
-    SETTINGS,
-    Cell,
-    cell_config,
-    cells,
-    result_path,
-    student_folder,
-    summarise,
-    table,
-)
+from curation.bench.lab.cells import ARMS, CURVE, SETTINGS, Cell, cells
+from curation.bench.lab.report import summarise, table
+from curation.bench.lab.run import cell_config, result_path, student_folder
 from curation.cli import main
 from curation.lab.models import STUDENTS
 

@@ -4,7 +4,7 @@ import pytest
 
 from configs.load import load_config
 from configs.schema import Lab
-from curation.bench.lab import CONFIG, measure
+from curation.bench.lab.run import CONFIG, measure
 from curation.lab.build import build_lab
 from student.statistics.intervals import estimate
 
