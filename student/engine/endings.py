@@ -21,6 +21,9 @@ def ends_answer(text: str) -> bool:
     first thing is a letter, a digit or a symbol, be it of the same word (`ville`) or, after a space, of another one
     (` Times`, ` and`), a joiner (see `JOINERS`), or punctuation inside a number or name (`.5`, `.com`). White space
     alone says nothing yet, and does not count as an end.
+
+    Only one token is looked at. So `3` counts as ended where a student would go on `.`, `14` in two tokens: the full
+    stop after a number ends it far more often.
     """
     space, first, follower = _START.match(text).groups()  # type: ignore[union-attr]  # it matches every text
     if len(space.splitlines()) > 1 or space.endswith(("\n", "\r")):
