@@ -46,7 +46,8 @@ class Design(Section):
     config: str
     """The preset of all training runs."""
     students: tuple[str, ...]
-    runs: int
+    runs: dict[str, int]
+    """Training runs with each student: of each algorithm, and of `shuffled`."""
     algorithms: dict[str, tuple[str, ...]]
     """Settings by algorithm, as they are given on the command line."""
     shuffled: tuple[str, ...]
@@ -69,8 +70,9 @@ def changed_design(*, quick: bool, runs: int | None) -> Design:
     design = read_design()
     if quick:
         first = {design.first: design.algorithms[design.first]}
-        design = design.model_copy(update={"runs": 1, "algorithms": first, "retention_weights": ()})
-    return design.model_copy(update={"runs": runs}) if runs else design
+        design = design.model_copy(update={"algorithms": first, "retention_weights": ()})
+        runs = runs or 1
+    return design.model_copy(update={"runs": dict.fromkeys(design.runs, runs)}) if runs else design
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +95,12 @@ def units(design: Design, overrides: Sequence[str]) -> list[Unit]:
     def train(student: str, name: str, *settings: str, shuffle: bool = False, old: bool = False) -> Unit:
         return Unit(f"{student}/{name}", "train", student, settings, shuffle, old)
 
-    each = [(run, student) for run in range(design.runs) for student in design.students]
-    work = []
-    for name, settings in design.algorithms.items():
-        algorithm = f"rl.algorithm={name}"
-        work += [train(student, f"{name}-{run}", f"run.seed={run}", algorithm, *settings) for run, student in each]
-    work += [
-        train(student, f"shuffled-{run}", f"run.seed={run}", *design.shuffled, shuffle=True) for run, student in each
+    kinds = {name: (f"rl.algorithm={name}", *settings) for name, settings in design.algorithms.items()}
+    work = [
+        train(student, f"{name}-{run}", f"run.seed={run}", *settings, shuffle=name == "shuffled")
+        for name, settings in {**kinds, "shuffled": design.shuffled}.items()
+        for run in range(design.runs[name])
+        for student in design.students
     ]
     watched = "reward.retention_texts={lab}/shards/retention.jsonl"
     work += [

@@ -134,7 +134,8 @@ def _comparisons(results: Results, design: Design) -> list[dict[str, Any]]:
             difference, p = _difference(runs, runs, against, measure)
             of_pair = {"algorithm": algorithm, "against": against, "difference": difference, "p": p, "runs": len(runs)}
             families["trained"].append({**of, **of_pair})
-        real, shuffled = (_runs(results, f"{student}/{name}") for name in (design.first, "shuffled"))
+        shuffled = _runs(results, f"{student}/shuffled")
+        real = _runs(results, f"{student}/{design.first}")[: len(shuffled)]
         difference, p = _difference(real, shuffled, "trained", measure)
         of_pair = {"algorithm": design.first, "against": "shuffled rewards", "difference": difference, "p": p}
         families["shuffled"].append({**of, **of_pair, "runs": len(real)})
@@ -205,16 +206,17 @@ def _strategy_mix(results: Results, design: Design) -> dict[str, Any] | None:
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """Tables of the arms, the comparisons, the single strategies and the controls."""
-    design = summary["design"]
-    arms = Table("student", "algorithm", *ARMS, "trained teachers write", title_justify="left",
-                 title=f"Accuracy on held-out people, {design['runs']} training runs each")  # fmt: skip
+    arms = Table("student", "algorithm", "runs", *ARMS, "trained teachers write", title_justify="left",
+                 title="Accuracy on held-out people")  # fmt: skip
     alone = Table("student", "lessons of one strategy: accuracy (gain)", "gains most from", title_justify="left")
     for student, figures in summary["students"].items():
         for name, algorithm in figures["algorithms"].items():
             mix = ", ".join(
                 f"{strategy} {share:.0%}" for strategy, share in list(algorithm["strategy_shares"].items())[:3]
             )
-            arms.add_row(student, name, *(interval(**algorithm[arm]["accuracy"]) for arm in ARMS), mix)
+            arms.add_row(
+                student, name, str(algorithm["runs"]), *(interval(**algorithm[arm]["accuracy"]) for arm in ARMS), mix
+            )
         best_first = sorted(figures["strategies"].items(), key=lambda item: -item[1]["gain"]["mean"])
         strategies = (f"{name} {s['accuracy']['mean']:.2f} ({s['gain']['mean']:.1f})" for name, s in best_first)
         preferred = figures["preferred"]
