@@ -37,7 +37,7 @@ from curation.bench.teacher_controls import (
 )
 from curation.console.progress import say
 from curation.lab.build import MARK, MODELS, build_lab
-from teacher.run.journal import OUTCOMES
+from teacher.run.journal import OUTCOMES, OutcomeCache
 
 
 class Design(Section):
@@ -53,6 +53,10 @@ class Design(Section):
     shuffled: tuple[str, ...]
     """Settings of the runs whose rewards are shuffled."""
     retention_weights: tuple[float, ...]
+    against: tuple[str, ...]
+    """The arms that trained teachers are compared with, each difference by student, algorithm and measure."""
+    level: float
+    """Of a corrected p-value below which a difference is called one."""
 
     @property
     def first(self) -> str:
@@ -73,6 +77,15 @@ def changed_design(*, quick: bool, runs: int | None) -> Design:
         design = design.model_copy(update={"algorithms": first, "retention_weights": ()})
         runs = runs or 1
     return design.model_copy(update={"runs": dict.fromkeys(design.runs, runs)}) if runs else design
+
+
+def begun_design(folder: Path, design: Design) -> dict[str, Any]:
+    """The design that the bench in `folder` began with, as JSON; `design` if it begins now. A design that changes while
+    runs are made may have been changed by what they showed, which readers should know."""
+    path = folder / "design.json"
+    if not path.is_file():
+        write_whole(path, json.dumps(design.model_dump(mode="json"), indent=2).encode() + b"\n")
+    return json.loads(path.read_text())
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +131,7 @@ def run_bench(folder: Path, design: Design, overrides: Sequence[str]) -> dict[st
     Raises RunError or UserError of the first unit that fails, and UserError for a finished one of other settings;
     finished ones are kept.
     """
-    build_lab(load_config(_preset(design), overrides).lab, progress=say)
+    build_lab(load_config(preset(design), overrides).lab, progress=say)
     work = units(design, overrides)
     results: dict[str, dict[str, Any]] = {}
     for unit in work:
@@ -151,16 +164,17 @@ def start_worker() -> None:
     disable_progress_bar()
 
 
-def _preset(design: Design) -> Path:
+def preset(design: Design) -> Path:
+    """The file of `design.config`."""
     return Path(configs.__file__).parent / design.config
 
 
 def unit_config(unit: Unit, design: Design, folder: Path) -> Config:
     """The experiment of a unit."""
-    preset = _preset(design)
-    lab = load_config(preset, [line for line in unit.overrides if line.startswith("lab.")]).lab.dir
+    lab = load_config(preset(design), [line for line in unit.overrides if line.startswith("lab.")]).lab.dir
     overrides = [line.replace("{lab}", str(lab)) for line in unit.overrides]
-    return load_config(preset, [f"student.model={lab / unit.student}", f"run.dir={folder / unit.name}", *overrides])
+    of_unit = [f"student.model={lab / unit.student}", f"run.dir={folder / unit.name}"]
+    return load_config(preset(design), [*of_unit, *overrides])
 
 
 def run_unit(unit: Unit, design: Design, folder: Path) -> dict[str, Any]:
@@ -206,7 +220,11 @@ def _train(unit: Unit, config: Config) -> dict[str, Any]:
 
     def make_pool(settings: Student) -> StudentPool:
         pool = make_student_pool(settings)
-        return ShuffledPool(pool) if unit.shuffle else pool
+        if not unit.shuffle:
+            return pool
+        journal = config.run.dir / "journal"
+        journal.mkdir(parents=True, exist_ok=True)
+        return ShuffledPool(pool, OutcomeCache(journal / OUTCOMES))
 
     with log.open("a") as file:
         summary = train_teacher(config, train, heldout, make_pool, lambda line: print(line, file=file, flush=True))

@@ -1,8 +1,7 @@
 """The results of all units of `notewright bench teacher` together: means with intervals, comparisons, tables.
 
-Intervals draw training runs and the batches of people that shared students. Which comparisons are made is fixed here,
-before any run: the trained teachers of each algorithm and student against raw text and the untrained teacher, and those
-with real rewards against those with shuffled ones. Each measure of each of these two families is corrected by Holm.
+Intervals draw training runs and the batches of people that shared students. Which comparisons are made, and how they
+are corrected, is fixed before any run in teacher.yaml beside this file.
 """
 
 import itertools
@@ -15,12 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.format import interval, without_nan
-from curation.bench.teacher import Design
+from configs.load import load_config
+from curation.bench.teacher import Design, preset
 from curation.lab.items import JUNK
 from student.statistics.intervals import Estimate, estimate_share, holm
 from teacher.reward.evaluation import crossed_estimate, crossed_share, crossed_test
-
-LEVEL = 0.05
 
 Unit = Mapping[str, Any]
 """A unit's result."""
@@ -29,16 +27,23 @@ Results = Mapping[str, Unit]
 MEASURES = {"gain": "gains", "accuracy": "accuracies"}
 """Keys of a unit's arm by what is measured: nats a token, and the share of right answers."""
 ARMS = ("raw", "untrained", "trained")
+SECTIONS = ("lab", "student", "teacher", "reward", "rl")
 
 
-def summarise(design: Design, fixed: Design, overrides: Sequence[str], results: Results) -> dict[str, Any]:
-    """The bench as one JSON object. `departures` names what this call changed of the `fixed` design."""
+def summarise(
+    design: Design, fixed: Design, begun: Mapping[str, Any], overrides: Sequence[str], results: Results
+) -> dict[str, Any]:
+    """The bench as one JSON object. `departures` names what this call changed of the `fixed` design, and
+    `changed_since_begun` what is not as it was when the first unit of the folder began (`begun`). `preset` is what all
+    units start from, before the settings of their student and algorithm."""
     changed = [name for name, value in fixed if getattr(design, name) != value]
     return {
-        "design": design.model_dump(mode="json"),
+        "design": (now := design.model_dump(mode="json")),
         "departures": [*changed, *overrides],
+        "changed_since_begun": [name for name in now if now[name] != begun.get(name)],
+        "preset": load_config(preset(design), overrides).model_dump(mode="json", include=set(SECTIONS)),
         "students": {student: _student(results, design, student) for student in design.students},
-        "comparisons": _comparisons(results, design),
+        "comparisons": _comparisons(results, design, fixed.runs),
         "strategy_mix": _strategy_mix(results, design),
         "shuffled": {
             student: {
@@ -124,12 +129,12 @@ def _rounded(values: Estimate) -> dict[str, float | None]:
     return dict(without_nan({name: round(value, 4) for name, value in values._asdict().items()}))
 
 
-def _comparisons(results: Results, design: Design) -> list[dict[str, Any]]:
-    """All comparisons, corrected within the family and measure. One training run is one teacher and decides nothing."""
+def _comparisons(results: Results, design: Design, runs_to_decide: Mapping[str, int]) -> list[dict[str, Any]]:
+    """All comparisons, corrected within the family and measure. Fewer training runs than designed decide nothing."""
     families: dict[str, list[dict[str, Any]]] = {"trained": [], "shuffled": []}
     for student, measure in itertools.product(design.students, MEASURES):
         of = {"student": student, "measure": measure}
-        for algorithm, against in itertools.product(design.algorithms, ("raw", "untrained")):
+        for algorithm, against in itertools.product(design.algorithms, design.against):
             runs = _runs(results, f"{student}/{algorithm}")
             difference, p = _difference(runs, runs, against, measure)
             of_pair = {"algorithm": algorithm, "against": against, "difference": difference, "p": p, "runs": len(runs)}
@@ -144,9 +149,10 @@ def _comparisons(results: Results, design: Design) -> list[dict[str, Any]]:
         for comparison, p in zip(compared, holm([comparison["p"] for comparison in compared]), strict=True):
             comparison["p_corrected"] = p
             comparison["verdict"] = "no detectable difference"
-            if comparison["runs"] < 2:
-                comparison["verdict"] = "not decided by one training run"
-            elif p is not None and p < LEVEL:
+            designed = runs_to_decide["shuffled" if family is families["shuffled"] else comparison["algorithm"]]
+            if comparison["runs"] < max(2, designed):
+                comparison["verdict"] = f"not decided: {comparison['runs']} of {designed} training runs"
+            elif p is not None and p < design.level:
                 comparison["verdict"] = "more" if comparison["difference"]["mean"] > 0 else "less"
     return list(itertools.chain(*families.values()))
 
@@ -248,5 +254,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         f"{planted['gated']} of {planted['carried']} texts with a planted question are refused,"
         f" {planted['clean_gated']} of {planted['clean']} clean ones"
     )
-    if departures := summary["departures"]:
-        console.print(f"not as designed: {', '.join(departures)}", markup=False)
+    said = {"departures": "not as designed", "changed_since_begun": "changed since the first run in this folder began"}
+    for key, words in said.items():
+        if summary[key]:
+            console.print(f"{words}: {', '.join(summary[key])}", markup=False)

@@ -64,12 +64,13 @@ def bench_teacher(
 
     **Example:** `notewright bench teacher --quick --json`
     """
-    from curation.bench.teacher import changed_design, read_design, run_bench
+    from curation.bench.teacher import begun_design, changed_design, read_design, run_bench
     from curation.bench.teacher_report import print_summary, summarise
     from curation.console.tables import stdout_console
 
     design, changes = changed_design(quick=quick, runs=runs), overrides or ()
-    summary = summarise(design, read_design(), changes, run_bench(folder, design, changes))
+    begun = begun_design(folder, design)
+    summary = summarise(design, read_design(), begun, changes, run_bench(folder, design, changes))
     if as_json:
         print(json.dumps(summary, allow_nan=False))
     else:

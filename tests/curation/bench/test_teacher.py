@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from configs.schema import Config
-from curation.bench.teacher import _copy_outcomes, changed_design, read_design, unit_config, units
+from curation.bench.teacher import _copy_outcomes, begun_design, changed_design, read_design, unit_config, units
 from curation.bench.teacher_controls import ShuffledPool
 from curation.bench.teacher_report import print_summary, summarise
 from curation.cli import main
 from student.records import Answer, Exam, Job, Lesson, Outcome, Question
-from teacher.run.journal import Journal
+from teacher.run.journal import Journal, OutcomeCache
 
 DESIGN = read_design()
 PEOPLE = [f"person-{number}" for number in range(96)]
@@ -57,8 +57,8 @@ def results(level=0.9, shuffled=0.4, second="permuted", runs=None):
     return found | {"planted": counts | {"seconds": 1.0, "settings": "abc"}}
 
 
-def summary(design=DESIGN, overrides=(), **changes):
-    return summarise(design, DESIGN, overrides, results(**changes))
+def summary(design=DESIGN, overrides=(), begun=None, **changes):
+    return summarise(design, DESIGN, begun or design.model_dump(mode="json"), overrides, results(**changes))
 
 
 def verdicts(summary, against, measure="gain"):
@@ -68,6 +68,7 @@ def verdicts(summary, against, measure="gain"):
 def test_the_summary_holds_design_comparisons_and_controls():
     found = summary()
     assert found["design"]["runs"] == DESIGN.runs and found["departures"] == []
+    assert found["preset"]["rl"]["rounds"] == 3 and found["design"]["level"] == 0.05
     per_measure = len(DESIGN.students) * (2 * len(DESIGN.algorithms) + 1)
     assert len(found["comparisons"]) == 2 * per_measure
     for against in ("raw", "untrained", "shuffled rewards"):
@@ -96,11 +97,24 @@ def test_no_difference_is_called_none():
     assert found["strategy_mix"]["p_value"] == 1.0
 
 
-def test_one_training_run_decides_nothing_and_a_departure_is_said():
-    design = changed_design(quick=False, runs=1)
-    found = summary(design, ["rl.rounds=1"], runs=1)
-    assert {c["verdict"] for c in found["comparisons"]} == {"not decided by one training run"}
-    assert found["departures"] == ["runs", "rl.rounds=1"] and found["strategy_mix"] is None
+@pytest.mark.parametrize("runs", [1, min(DESIGN.runs.values()) - 1])
+def test_fewer_training_runs_than_designed_decide_nothing_and_a_departure_is_said(runs):
+    """However clear the difference is between those that were made."""
+    found = summary(changed_design(quick=False, runs=runs), ["rl.rounds=1"], runs=runs)
+    decided_by = {"shuffled rewards": DESIGN.runs["shuffled"]}
+    for c in found["comparisons"]:
+        designed = decided_by.get(c["against"], DESIGN.runs[c["algorithm"]])
+        assert c["verdict"] == f"not decided: {runs} of {designed} training runs"
+    assert found["preset"]["rl"]["rounds"] == 1
+    assert found["departures"] == ["runs", "rl.rounds=1"] and (found["strategy_mix"] is None) == (runs == 1)
+
+
+def test_a_design_that_changed_after_the_first_run_began_is_said(tmp_path):
+    assert begun_design(tmp_path, DESIGN) == DESIGN.model_dump(mode="json")
+    fewer = DESIGN.model_copy(update={"level": 0.1, "runs": dict.fromkeys(DESIGN.runs, 3)})
+    begun = begun_design(tmp_path, fewer)
+    assert summarise(fewer, fewer, begun, (), results())["changed_since_begun"] == ["runs", "level"]
+    assert summary(begun=begun)["changed_since_begun"] == []
 
 
 def test_the_design_fits_its_preset_and_the_quick_bench_is_a_part_of_it():
@@ -156,11 +170,12 @@ class Counting:
 FAILS = 5
 
 
-def test_shuffling_moves_answers_between_students_document_by_document():
+def test_shuffling_moves_answers_between_students_document_by_document(tmp_path):
     """Document by document: what is dealt wrongly about one says nothing of another, and nothing moves between exams,
     seeds, or to a student that failed."""
     students = Counting()
-    pool = ShuffledPool(students)
+    outcomes = OutcomeCache(tmp_path / "outcomes.sqlite")
+    pool = ShuffledPool(students, outcomes)
     names = [str(n // 2) for n in range(8)]  # two questions about each of four documents
     exam = Exam(
         questions=tuple(Question(prompt=f"what {n}?", answer="gold", document_id=d) for n, d in enumerate(names))
@@ -182,6 +197,10 @@ def test_shuffling_moves_answers_between_students_document_by_document():
     alone = pool.examine(jobs[:1])
     assert alone == straight[:1], "an arm that is measured is one student an exam and seed"
     assert pool.fingerprint != students.fingerprint
+    assert len(outcomes) == 14, "what did not fail is kept"
+    trained_again = []
+    students.examine = lambda jobs: [trained_again.append(job) or Counting.taught(job) for job in jobs]
+    assert pool.examine(jobs) == dealt and trained_again == [jobs[FAILS], jobs[8 + FAILS]]
 
 
 @pytest.mark.slow
