@@ -204,7 +204,7 @@ def _still_known(label: str, student: StudentResult) -> list[Figure]:
             share=share,
         )
         for title, curves, caption, ylabel, share in (
-            ("Everything taught so far", studied, f"{bands}.", RIGHT, True),
+            ("Everything taught so far", studied, f"{bands}.", "answered right (share)", True),
             ("Old questions still answered", old, f"{bands}.", "answered right (share)", True),
             ("Replay minus no replay", changes, f"{bands}, paired.", "difference in share answered right", False),
         )

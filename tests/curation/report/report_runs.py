@@ -192,4 +192,6 @@ def _edits(replay: float, edits: int = 6) -> records.EditSequences:
 
 
 def share(mean: float) -> records.Estimate:
-    return figure(mean, 0.04, 8, 8)
+    wide = figure(mean, 0.04, 8, 8)
+    assert wide.low is not None and wide.high is not None
+    return wide.model_copy(update={"low": max(0.0, wide.low), "high": min(1.0, wide.high)})

@@ -29,7 +29,7 @@ CAT = {
         {"question": "where did the cat sat ?", "answer": "mat"},
         {"question": "what sat on the mat ?", "answer": "the cat"},
     ],
-    "rewrites": ["where did the cat sat ? mat what sat on the mat ? the cat", "it was it was it was"],
+    "rewrites": ["where did the cat sat ? mat . what sat on the mat ? the cat .", "it was it was it was"],
 }
 DOG = CAT | {"id": "dog", "text": "the dog ran over the rug .", "rewrites": ["the dog ran"]}
 
@@ -84,7 +84,7 @@ def test_every_rewrite_and_the_raw_text_has_its_line(tmp_path, pool, config):
     )
     answers, filler = rows[1], rows[2]
     assert answers["gain"] > filler["gain"] + 1
-    assert answers["accuracy_after"] == 1.0 and answers["error"] is None
+    assert answers["accuracy_after"] > filler["accuracy_after"] == 0.0 and answers["error"] is None
     for row in rows:
         assert row["gain"] == pytest.approx(row["loglik_after"] - row["loglik_before"], abs=1e-5)
         assert row["gain_se"] >= 0
