@@ -179,11 +179,13 @@ def teach(
 
 
 def select(rewrites_DG: list[list[Rewrite]], gains_DG: list[list[float]]) -> list[Rewrite]:
-    """The best rewrite of each document, where it beat the mean of its group."""
+    """The best rewrite of each document, where it beat the mean of its group. Refused ones are no part of the group, as
+    they would make any other look good. (The full project also asks whether the lead is more than noise.)"""
     kept = []
     for rewrites_G, gains_G in zip(rewrites_DG, gains_DG, strict=True):
-        best = max(range(GROUP), key=gains_G.__getitem__)
-        if not rewrites_G[best].refused and gains_G[best] > statistics.fmean(gains_G):
+        taught = [j for j in range(GROUP) if not rewrites_G[j].refused]
+        best = max(taught, key=gains_G.__getitem__, default=0)
+        if taught and gains_G[best] > statistics.fmean(gains_G[j] for j in taught):
             kept.append(rewrites_G[best])
     return kept
 
