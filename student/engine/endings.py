@@ -42,7 +42,8 @@ def ending_tokens(tokenizer: PreTrainedTokenizerBase, size: int, final: frozense
     # Only a tokenizer without bytes reads a letter that nobody uses as its token for unknown words.
     unknown = tokenizer("\U000f0000", add_special_tokens=False)["input_ids"]
     ids = {i for i, text in enumerate(texts) if ends_answer(text[start:])}
-    ids |= final | (set(tokenizer.all_special_ids) - set(unknown))
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids |= final | (special.union(tokenizer.all_special_ids) - set(unknown))
     ends_V = torch.zeros(size, dtype=torch.bool)  # beyond the vocabulary it is padding
     ends_V[[i for i in ids if i < size]] = True
     return ends_V

@@ -54,7 +54,8 @@ class Algorithm:
 
     update: Callable[[Config, int, TransformersWriter, Groups, Rewards, float | None], Metrics] | None = None
     """`(config, round, writer, groups, rewards, floor) -> metrics`: trains the writer's model in place on a round's
-    rewrites, which the training loop has sampled and scored. No lesson is kept that gained less than `floor`."""
+    rewrites, which the training loop has sampled and scored. Unless `rl.false_keep` is null, only
+    lessons are kept that gained more than `floor`."""
     train_round: Callable[[SamplingRound], tuple[Metrics, torch.optim.Optimizer]] | None = None
     """Samples, asks for rewards and trains step by step; returns metrics and the optimiser to keep."""
     step_sizes: Callable[[schema.Reward, int], list[int]] = one_step

@@ -66,10 +66,10 @@ def best_units(reward: schema.Reward, rl: Rl, units: Sequence[Unit], floor: floa
     """
     units = [unit for unit in units if any(unit.scored)]
     count = rl.keep * rl.rewrites_per_lesson // reward.credit_size(rl.rewrites_per_lesson)
-    best = sorted(units, key=lambda unit: -unit.value)[:count]
+    passed = [unit for unit in units if stands_out(unit, units, rl.false_keep)]
     if rl.false_keep is not None and floor is not None:
-        best = [unit for unit in best if unit.gain > floor]
-    return [unit for unit in best if stands_out(unit, units, rl.false_keep)]
+        passed = [unit for unit in passed if unit.gain > floor]
+    return sorted(passed, key=lambda unit: -unit.value)[:count]
 
 
 def stands_out(unit: Unit, group: Sequence[Unit], level: float | None) -> bool:

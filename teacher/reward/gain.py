@@ -98,7 +98,9 @@ class GainReward:
             self._train([s for s in students if s.lessons[0].document >= first], lessons_DG, results)
         repeated, shown, self.step_reliability = lessons_DG, results, None
         if probe and reward.repeats == 1:
-            repeated = lessons_DG[: max(PROBE_DOCUMENTS, reward.documents_together)]
+            # Whole batches of documents that share students: these students are those of the step.
+            together = reward.documents_together
+            repeated = lessons_DG[: together * math.ceil(PROBE_DOCUMENTS / together)]
             shown = self._taught_repeatedly(repeated, 2)
             self.step_reliability = self._reliability(repeated, shown)
         self.step_noise = None if reward.adaptive else measured_noise(self._by_unit(repeated, shown, self._worth))

@@ -23,7 +23,7 @@ SAME_VALIDATION = (
 )  # fmt: skip
 """What a fork cannot change where either run validates: documents that were trained on would validate it."""
 
-MEASURED_ANEW = ("validation", "heldout", "difference")
+MEASURED_ANEW = ("adapters", "validation", "heldout", "difference")
 """Kinds of metrics that a fork measures again, under its own config; students that did not change are in the cache."""
 
 
@@ -32,7 +32,8 @@ def acquire_run(config: Config, data: str) -> None:
     data. Raises UserError."""
     journal = config.run.dir / "journal"
     metrics, data_file = journal / "metrics.jsonl", journal / "data"
-    begun = (metrics.is_file() and metrics.stat().st_size > 0) or any((journal / "samples").glob("*"))
+    measured = any(line["kind"] != "adapters" for line in read_json_lines(metrics))
+    begun = measured or any((journal / "samples").glob("*"))
     if data_file.is_file() and not begun:
         # Nothing was measured or sampled: a mistake in the config that shows only later, such as a model that cannot
         # be loaded, can be corrected in the same directory.

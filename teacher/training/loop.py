@@ -190,9 +190,10 @@ class TeacherLoop:
         context, start = self.context, checkpoint_of(self.config.run.dir, round - 1)
         earlier = self._steps_with_students_of(round)
         gain_reward = context.gain_reward(round_bases(self.config, start), pooled_noise(map(noise_of, earlier)))
-        # What the untrained teacher's lessons gained on average, where that is known. In the first round the mean of a
-        # document's own group says it. A promoted student knows more and gains less: it starts a reference of its own.
-        floor = earlier[0].get("gain/mean") if earlier else None
+        # What the first round's lessons gained on average, those of the untrained teacher. In that round the mean of a
+        # document's own group says it. A promoted student knows more and gains less, and a fork teaches otherwise: they
+        # start a reference of their own.
+        floor = next((line["gain/mean"] for line in earlier if line.get("gain/mean") is not None), None)
         documents = round_documents(self.config, self.train, round)
         context.clock.restart()
         optimizer = None
@@ -219,7 +220,7 @@ class TeacherLoop:
                     metrics = self.algorithm.update(self.config, round, writer, groups, rewards, floor)
                 metrics |= {"floor": floor} if floor is not None else {}
                 if not metrics["kept"]:
-                    self.progress(nothing_kept_line(round, rewards))
+                    self.progress(nothing_kept_line(round, rewards, floor))
             if self.config.rl.promotion_threshold is not None:
                 write_rewrites(context.samples_file(f"accepted-{round:04d}"), [kept])
             seconds = context.clock.figures()
@@ -228,12 +229,13 @@ class TeacherLoop:
             save_checkpoint(self.config.run.dir, round, writer.model, writer.tokenizer, writer.settings, optimizer)
 
     def _steps_with_students_of(self, round: int) -> list[Mapping[str, Any]]:
-        """The lines of the earlier rounds whose students started from the same model as this round's, in order: gains
-        and noise of others do not compare."""
+        """The lines of the earlier rounds whose students started from the same model as this round's, under the same
+        settings, in order: gains and noise of others do not compare."""
         if TEACHER in self.config.student.names:
             return []
         lines = self.context.history.lines
-        first = 1 + max((number for kind, number in lines if kind == "promotion" and number < round), default=0)
+        others = ("promotion", "fork")  # a fork may have other settings
+        first = 1 + max((number for kind, number in lines if kind in others and number < round), default=0)
         return [lines["step", number] for number in range(first, round) if ("step", number) in lines]
 
     def _score(

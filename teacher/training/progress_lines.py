@@ -32,11 +32,13 @@ def clock_line(place: str, seconds: Mapping[str, float]) -> str:
     return f"  {place} took {duration(wall)}: {shares}{at_once}"
 
 
-def nothing_kept_line(round: int, rewards: Rewards) -> str:
+def nothing_kept_line(round: int, rewards: Rewards, floor: float | None) -> str:
     """Why a round changed nothing."""
     scored = [reward for group in rewards for reward in group if reward.outcome is not None]
     if any(reward.error is not None for reward in scored):
         why = "no lesson stood out of its document's group"
+        if floor is not None:
+            why += f" and gained more than {floor:.2f}, as the first round's did on average"
     elif scored:
         why = "no lesson could be taught twice, so that the reward's noise is unknown and nothing stands out of it"
     else:
