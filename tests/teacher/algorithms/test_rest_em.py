@@ -174,3 +174,11 @@ def test_nothing_kept_leaves_the_model_as_it_was(make_config):
     before = [parameter.clone() for parameter in writer.model.parameters()]
     assert rest_em.update(config, 1, writer, [TEXTS], [[reward(0.5)] * 4])["kept"] == 0
     assert all(torch.equal(a, b) for a, b in zip(before, writer.model.parameters(), strict=True))
+
+
+def test_the_best_is_chosen_among_the_lessons_that_pass():
+    """With pooled values the first by value need not have gained most itself."""
+    first = replace(reward(5.0, 0.1), gains=(0.2,))
+    rewards = [first, reward(4.9, 0.1), reward(0.0, 0.1), reward(0.0, 0.1)]
+    assert kept(rewards, level=0.05) == ["a"]
+    assert kept(rewards, level=0.05, floor=0.5) == ["b"]

@@ -4,7 +4,7 @@ from configs.errors import UserError
 from configs.files import read_json_lines
 from configs.load import load_config
 from teacher.run.journal import Journal
-from teacher.run.ownership import fork_run
+from teacher.run.ownership import acquire_run, fork_run
 from teacher.training.loop import train_teacher
 
 
@@ -47,6 +47,8 @@ def test_a_fork_goes_on_from_the_last_finished_round(finished, gold_pool, tmp_pa
     assert [(line["kind"], line["round"]) for line in lines if line["kind"] in ("step", "fork")] == [
         ("step", 1), ("fork", 1), ("step", 2),
     ]  # fmt: skip
+    (update,) = (line for line in lines if line["kind"] == "update" and line["round"] == 2)
+    assert "floor" not in update, "what students gained under other settings is no reference"
     first = "teacher/checkpoint-0001/model.safetensors"
     assert (new.run.dir / first).read_bytes() == before[first]
     taught = [job.lesson.texts for job in pool.jobs]
@@ -54,6 +56,18 @@ def test_a_fork_goes_on_from_the_last_finished_round(finished, gold_pool, tmp_pa
     # One round: its students, those taught twice to know the reliability, and the trained arm.
     assert len(pool.jobs) <= 2 * 4 + 2 * 4 + 2, "the arms that did not change come from the cache"
     assert files(config.run.dir) == before, "the source is as it was"
+
+
+def test_a_config_can_be_corrected_until_something_was_measured(make_config):
+    config = make_config()
+    acquire_run(config, "data")
+    metrics = config.run.dir / "journal" / "metrics.jsonl"
+    metrics.write_text('{"kind": "adapters", "round": 0}\n')  # what is known before the teacher is loaded
+    acquire_run(changed(config, rounds=7), "data")
+    with metrics.open("a") as file:
+        file.write('{"kind": "heldout", "round": 0}\n')
+    with pytest.raises(UserError, match=r"rl\.rounds: 7 -> 8"):
+        acquire_run(changed(config, rounds=8), "data")
 
 
 def test_a_fork_that_cannot_work_is_refused(finished, make_config, tmp_path):
