@@ -140,6 +140,7 @@ def run_bench(folder: Path, design: Design, overrides: Sequence[str]) -> dict[st
             results[unit.name] = json.loads(path.read_text())
             if results[unit.name]["settings"] != _fingerprint(unit_config(unit, design, folder)):
                 raise UserError(f"{path} is of other settings, another lab or engine: give the bench another --dir")
+    begun_design(folder, design)  # nothing above starts anything
     missing = [unit for unit in work if unit.name not in results]
     finished_before, start = len(results), time.monotonic()
     workers = max(1, min(len(os.sched_getaffinity(0)), len(missing)))

@@ -60,7 +60,7 @@ def bench_teacher(
 
     Trains teachers with each algorithm for each student, and compares their lessons with raw text and the untrained
     teacher at equal tokens and steps. Sizes and comparisons are fixed in curation/bench/teacher.yaml; what a call
-    changes is said. An hour on two cores, ten minutes with --quick; goes on where it stopped.
+    changes is said. About an hour on two cores; `--quick` is a sixth of it. Goes on where it stopped.
 
     **Example:** `notewright bench teacher --quick --json`
     """
@@ -69,8 +69,8 @@ def bench_teacher(
     from curation.console.tables import stdout_console
 
     design, changes = changed_design(quick=quick, runs=runs), overrides or ()
-    begun = begun_design(folder, design)
-    summary = summarise(design, read_design(), begun, changes, run_bench(folder, design, changes))
+    results = run_bench(folder, design, changes)
+    summary = summarise(design, read_design(), begun_design(folder, design), changes, results)
     if as_json:
         print(json.dumps(summary, allow_nan=False))
     else:

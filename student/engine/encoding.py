@@ -62,7 +62,8 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) 
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The tokenizer's opening tokens and the prompt's, ready to be continued: what `encode_answer` does not label."""
+    """The tokenizer's opening tokens and the prompt's, ready to be continued: what `encode_answer` does not label,
+    where no token spans the end of the prompt."""
     prompt, _ = _without_spaces(prompt)
     return _opening(tokenizer) + _tokens(tokenizer, [prompt])[0]
 
