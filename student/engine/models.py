@@ -1,5 +1,8 @@
 """Loads causal language models and their tokenizers, from a folder or by a Hub id."""
 
+from functools import cache
+from pathlib import Path
+
 import torch
 from safetensors import SafetensorError
 from transformers import (
@@ -30,6 +33,17 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.float32 if dtype == "float32" else torch.bfloat16
+
+
+@cache
+def has_bfloat16(device_type: str) -> bool:
+    """Whether products in bfloat16 are faster here than in float32: a GPU since NVIDIA's Ampere, or a processor whose
+    flags name AVX-512 BF16 or AMX. Emulated on AVX2 they are 8 times slower."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    processor = Path("/proc/cpuinfo")
+    flags = processor.read_text(encoding="utf-8").split() if processor.is_file() else []
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
 def load_model(
