@@ -28,7 +28,8 @@ ROOMS = {
     "curation": [
         "console lab",
         "corpus scoring",
-        "pipeline train models evaluation reliability",
+        "pipeline train models evaluation study",
+        "reliability",
         "plan",
         "export report doctor bench",
         "quickstart",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curation.reliability.study import Gains, ReliabilityStudy
+from curation.study.students import Gains, RewriteStudy
 from student.statistics.adaptive import PlannedRun, best_rewrites, repeat_adaptively, repeat_uniformly
 from student.statistics.intervals import Interval, estimate, estimate_difference
 from student.statistics.mixed_model import MeasuredRun
@@ -85,7 +85,7 @@ def simulate(
     return _comparison("simulated", runs_per_rewrite, recording, np.mean(results, axis=0), clusters)
 
 
-def run_live(study: ReliabilityStudy, recorded: Gains, runs_per_rewrite: int, *, students: int) -> Comparison | None:
+def run_live(study: RewriteStudy, recorded: Gains, runs_per_rewrite: int, *, students: int) -> Comparison | None:
     """Both procedures with fresh students; the true gain is the mean of the recorded ones. None where a
     rewrite has none."""
     recording = _Recorded(recorded)

@@ -24,7 +24,8 @@ from configs.schema.reward import Credit
 from curation.console.progress import StudentProgress, say
 from curation.reliability.adaptive_comparison import Comparison, run_live, simulate
 from curation.reliability.report import TARGET, CreditReport, StrategyResult, print_reports
-from curation.reliability.study import LAB, Gains, Group, Recording, ReliabilityStudy, read_groups
+from curation.study.groups import LAB, Group, read_groups
+from curation.study.students import Gains, Recording, RewriteStudy
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.records import StudentPool
@@ -55,8 +56,8 @@ def run_reliability(
     pool: StudentPool | None = None,
 ) -> dict[str, Any]:
     """Measures, prints the tables, writes the JSON (default `<run.dir>/reliability.json`) and returns what it holds.
-    `source` as in `study.read_groups`. Students are kept in `<run.dir>/reliability/`, so that a stopped call goes on.
-    Raises UserError and RunError."""
+    `source` as in `read_groups`. Students are kept in `<run.dir>/reliability/`, so that a stopped call goes on. Raises
+    UserError and RunError."""
     if repeats < 2:
         raise UserError(f"repeats={repeats}: retraining noise shows only from 2 repeats on")
     check_known("credit", credits, get_args(Credit))
@@ -68,9 +69,9 @@ def run_reliability(
     reports: list[CreditReport] = []
     with Journal(config.run.dir / "reliability") as journal, StudentProgress("measuring", 0) as progress:
         runs = StudentRuns(config, [group.document for group in groups], journal, on_progress=progress.within)
-        measured: dict[int, tuple[ReliabilityStudy, Recording]] = {}
+        measured: dict[int, tuple[RewriteStudy, Recording]] = {}
         for size in dict.fromkeys(sizes.values()):
-            study = ReliabilityStudy(runs, pool, groups[: documents * size], size)
+            study = RewriteStudy(runs, pool, groups[: documents * size], size)
             own_repeats = repeats
             if size > 1:
                 # As many students as documents cost that share none.
@@ -112,7 +113,7 @@ def _comparable(config: Config, groups: list[Group]) -> list[Group]:
     return kept
 
 
-def _report(credit: Credit, study: ReliabilityStudy, recording: Recording, adaptive: list[Comparison]) -> CreditReport:
+def _report(credit: Credit, study: RewriteStudy, recording: Recording, adaptive: list[Comparison]) -> CreditReport:
     gains = recording.whole if credit == "shard" else recording.own
     components = reliability(study.rewrites_only(gains), clusters=study.clusters, common_seeds=True)
     strategies = _by_strategy(study, gains, recording.accuracy)
@@ -140,7 +141,7 @@ def _report(credit: Credit, study: ReliabilityStudy, recording: Recording, adapt
     )
 
 
-def _by_strategy(study: ReliabilityStudy, gains: Gains, accuracy: Gains) -> list[StrategyResult]:
+def _by_strategy(study: RewriteStudy, gains: Gains, accuracy: Gains) -> list[StrategyResult]:
     """Strategies by falling mean gain; each document counts once in a strategy."""
     runs: dict[tuple[str, bool], dict[int, list[tuple[float, float]]]] = {}
     for d, group in enumerate(study.groups):
@@ -164,7 +165,7 @@ def _by_strategy(study: ReliabilityStudy, gains: Gains, accuracy: Gains) -> list
 
 
 def _compare_adaptive(
-    seed: int, source: str | None, credit: Credit, study: ReliabilityStudy, recording: Recording
+    seed: int, source: str | None, credit: Credit, study: RewriteStudy, recording: Recording
 ) -> list[Comparison]:
     """Adaptive repeats beside uniform ones, simulated; on the lab, where students are cheap, with students as well."""
     recorded, students = study.rewrites_only(recording.own), STUDENTS_A_ROUND[credit]

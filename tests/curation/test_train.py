@@ -7,7 +7,7 @@ from configs.schema import Config
 from configs.seeds import item_hash
 from curation.corpus.shards import Shard
 from curation.corpus.training_data import training_id
-from curation.reliability.study import read_groups
+from curation.study.groups import read_groups
 from curation.train import train_from_config
 from teacher.questions.cache import questions_file
 from tests.curation.datasets import rows, write_jsonl

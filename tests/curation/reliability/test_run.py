@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,8 @@ from configs.errors import UserError
 from configs.schema import Config, Lora, Reward, Run, Student
 from curation.reliability.adaptive_comparison import run_live, simulate
 from curation.reliability.run import run_reliability
-from curation.reliability.study import ReliabilityStudy, read_groups
+from curation.study.groups import read_groups
+from curation.study.students import RewriteStudy
 from student.pools.inline import InlinePool
 from student.records import Answer, Outcome
 from teacher.reward.student_runs import StudentRuns
@@ -188,7 +190,7 @@ def test_adaptive_repeats_run_live_at_the_same_number_of_runs(many, documents_pe
     groups = read_groups(many, None, 60, None)
     with Journal(many.run.dir) as journal:
         runs = StudentRuns(many, [group.document for group in groups], journal)
-        study = ReliabilityStudy(runs, pool, groups, documents_per_student)
+        study = RewriteStudy(runs, pool, groups, documents_per_student)
         recorded = [[runs[g] for g in group.rewrites] for group, runs in zip(groups, study.record(10).own, strict=True)]
         pool.jobs.clear()
         found = run_live(study, recorded, 4, students=3)
@@ -241,3 +243,19 @@ def test_the_lab_can_tell_people_in_one_way_alone():
     assert len({candidate.text for candidate in group.candidates}) > 4
     with pytest.raises(UserError, match="did you mean 'permuted'"):
         read_groups(Config(teacher={"strategies": ("permuteed",)}), "lab", 1, None)
+
+
+def test_students_learn_what_those_of_the_reward_would(config):
+    pool = Planted(0.0)
+    config = config.model_copy(
+        update={"student": config.student.model_copy(update={"split_lines": True, "with_document": True})}
+    )
+    groups = read_groups(config, None, 1, None)
+    two_lines = groups[0].candidates[0]._replace(text="on the mat\nsat the cat .")
+    groups = [replace(groups[0], candidates=(two_lines,))]
+    with Journal(config.run.dir) as journal:
+        runs = StudentRuns(config, [groups[0].document], journal)
+        job = RewriteStudy(runs, pool, groups, 1)._job({0: 0}, "repeat", 0)
+        shorter = RewriteStudy(runs, pool, groups, 1, steps=2)._job({0: 0}, "repeat", 0)
+    assert job.lesson.texts == ("on the mat", "sat the cat .", groups[0].document.text)
+    assert job.lesson.steps == SETTINGS.steps and shorter.lesson.steps == 2

@@ -1,0 +1,102 @@
+"""Documents with the texts that students may learn: brought in a file, told by the lab, or written by the teacher."""
+
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from datatrove.data import Document
+
+from configs.errors import UserError, nearest
+from configs.schema import Config
+from configs.seeds import stable_seed
+from curation.corpus.training_data import read_asked
+from curation.lab import world
+from teacher.gates.checks import build_gates
+from teacher.prompting.strategies import spread
+from teacher.reward.student_runs import heldout_items
+from teacher.sampling import Sampling, sample_rewrites
+from teacher.writers.local import load_teacher
+
+LAB = "lab"
+
+
+RAW = "raw"
+
+
+class Candidate(NamedTuple):
+    """One text that a document's students may learn. A control is measured too, but is no rewrite."""
+
+    strategy: str
+    text: str
+    control: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A document with its candidates."""
+
+    document: Document
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def rewrites(self) -> list[int]:
+        """Positions of the candidates that are no control."""
+        return [g for g, candidate in enumerate(self.candidates) if not candidate.control]
+
+
+def read_groups(config: Config, source: str | None, documents: int, rewrites: int | None) -> list[Group]:
+    """The first `documents` documents of `source` with at most `rewrites` rewrites each.
+
+    `source` is a file of documents with questions (null: `data.train`), or `lab`: fictional people whom no student has
+    read of, described by each of `teacher.strategies` (else each of the lab's strategies) in turn. Where a document has
+    `rewrites`, these are measured, with `raw` (its own text) as a control; where it has none, the teacher writes them.
+    Questions that are missing are written as for training. Raises UserError.
+    """
+    if source == LAB:
+        return _lab_groups(config, documents, rewrites)
+    read = read_asked(config, config.data.train if source is None else (source,), documents)
+    with_rewrites = [document for document in read if document.metadata.get("rewrites")]
+    if len(with_rewrites) == len(read):
+        return [_group_with_rewrites(document, rewrites) for document in read]
+    if with_rewrites:
+        raise UserError(f"{source or 'data.train'}: some documents have `rewrites` and some have none")
+    writer = load_teacher(config.teacher)
+    gates = build_gates(
+        config.gates, config.teacher, writer.tokenizer, heldout_items(config, read), config.student.prompt_template
+    )
+    sampling = Sampling(rewrites=rewrites or config.rl.group_size, seed=stable_seed(config.run.seed, "reliability"))
+    groups = []
+    for document, written in zip(read, sample_rewrites(writer, read, sampling, gates), strict=True):
+        # Rewrites that a gate refuses train nobody.
+        candidates = [Candidate(rewrite.strategy, rewrite.text) for rewrite in written if rewrite.rejected is None]
+        groups.append(Group(document, (*candidates, Candidate(RAW, document.text, control=True))))
+    return groups
+
+
+def _lab_groups(config: Config, documents: int, rewrites: int | None) -> list[Group]:
+    lab = config.lab
+    set_in_config = "strategies" in config.teacher.model_fields_set
+    strategies: tuple[str, ...] = config.teacher.strategies if set_in_config else world.STRATEGIES
+    for name in strategies:
+        if name not in world.STRATEGIES:
+            raise UserError(f"teacher.strategies: the lab tells no {name!r}: {nearest(name, list(world.STRATEGIES))}")
+    strangers = lab.base_people + lab.train_people + lab.heldout_people + lab.curate_people
+    groups = []
+    for number, person in enumerate(world.make_people(lab.seed, strangers, documents)):
+        row = world.document(person, f"stranger-{number}")
+        rng = random.Random(stable_seed(config.run.seed, "lab", row["id"]))
+        of_candidates = spread(strategies, rewrites or max(2, len(strategies)))
+        candidates = tuple(Candidate(name, world.rewrite(name, person, rng)) for name in of_candidates)
+        groups.append(Group(Document(row["text"], row["id"], metadata={"questions": row["questions"]}), candidates))
+    return groups
+
+
+def _group_with_rewrites(document: Document, rewrites: int | None) -> Group:
+    """A rewrite is a text, or an object with `text` and its `strategy` (or `prompt`)."""
+    candidates = []
+    for entry in document.metadata["rewrites"][:rewrites]:
+        entry = {"text": entry} if isinstance(entry, str) else entry
+        if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
+            raise UserError(f"document {document.id!r}: `rewrites` holds texts, or objects with `text` and `strategy`")
+        candidates.append(Candidate(str(entry.get("strategy", entry.get("prompt", "rewrite"))), entry["text"]))
+    return Group(document, (*candidates, Candidate(RAW, document.text, control=True)))

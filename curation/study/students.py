@@ -1,0 +1,145 @@
+"""Students of candidate texts under one number of documents a student.
+
+Documents that share students form a batch. In every repeat each document's candidates are dealt anew to the batch's
+students. A rewrite is therefore taught beside other texts each time, and what these did to its gain counts as noise of
+its reward. All students of a batch and repeat have one seed (common random numbers).
+"""
+
+import random
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from configs.seeds import stable_seed
+from curation.study.groups import Group
+from student.records import Job, Outcome, StudentPool
+from student.statistics.adaptive import PlannedRun
+from teacher.reward.assignment import batches_of
+from teacher.reward.student_runs import StudentRuns, narrow
+
+Gains = list[list[list[float | None]]]
+"""Documents x candidates x repeats; None where a student failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """What was measured of all candidates."""
+
+    repeats: int
+    outcomes: list[list[list[Outcome | None]]]
+    """Documents x candidates x repeats, each narrowed to the document's own questions; None where a student failed."""
+    whole: Gains
+    """Gain of the student on all that it was asked."""
+    students: int
+    tokens: int
+    """Tokens that all students trained on, in all their steps."""
+    seconds_per_student: float | None
+    """Training and exam; None where all were found in the journal."""
+    errors: list[str]
+
+    @property
+    def own(self) -> Gains:
+        """Gain on the document's own questions."""
+        return self.table(lambda outcome: outcome.gain)
+
+    @property
+    def accuracy(self) -> Gains:
+        """Share of the document's own questions that were right after the lesson."""
+        return self.table(lambda outcome: outcome.metrics["accuracy_after"])
+
+    def table(self, value: Callable[[Outcome], float | None]) -> Gains:
+        """A value of each student that did not fail."""
+        return [
+            [[None if outcome is None else value(outcome) for outcome in repeats] for repeats in candidates]
+            for candidates in self.outcomes
+        ]
+
+
+class RewriteStudy:
+    """Trains the students of some groups; every student is trained once, by the journal of `runs`. `steps` takes the
+    place of the config's number of optimiser steps, with a warm-up in proportion. Students of another `purpose` have
+    other seeds."""
+
+    def __init__(
+        self, runs: StudentRuns, pool: StudentPool, groups: Sequence[Group], documents_per_student: int, *,
+        steps: int | None = None, purpose: str = "repeat",
+    ):  # fmt: skip
+        self.runs, self.pool, self.groups = runs, pool, list(groups)
+        self.steps, self.purpose = steps, purpose
+        self.batches = batches_of(len(groups), documents_per_student)
+        self.documents_per_student = documents_per_student
+        self.clusters = [number for number, batch in enumerate(self.batches) for _ in batch]
+        """The batch of each document: those of one batch have students in common."""
+
+    def students(self, repeats: int) -> int:
+        """Students that `record` trains."""
+        return repeats * sum(max(len(self.groups[d].candidates) for d in batch) for batch in self.batches)
+
+    def record(self, repeats: int) -> Recording:
+        """Teaches every candidate once a repeat."""
+        sizes = [len(group.candidates) for group in self.groups]
+        outcomes: list[list[list[Outcome | None]]] = [[[None] * repeats for _ in range(size)] for size in sizes]
+        whole: Gains = [[[None] * repeats for _ in range(size)] for size in sizes]
+        numbers = [(batch, repeat) for batch in self.batches for repeat in range(repeats)]
+        planned = [(repeat, taught) for batch, repeat in numbers for taught in self._deal_candidates(batch, repeat)]
+        jobs = [self._job(taught, self.purpose, repeat) for repeat, taught in planned]
+        trained, started = self.runs.trained, time.monotonic()
+        examined = self.runs.examine(jobs, self.pool)
+        trained, seconds = self.runs.trained - trained, time.monotonic() - started
+        for (repeat, taught), job, outcome in zip(planned, jobs, examined, strict=True):
+            for d, g in taught.items() if outcome.gain is not None else ():
+                outcomes[d][g][repeat] = narrow(job, outcome, self.groups[d].document.id)
+                whole[d][g][repeat] = outcome.gain
+        return Recording(
+            repeats=repeats,
+            outcomes=outcomes,
+            whole=whole,
+            students=len(jobs),
+            tokens=round(sum(outcome.metrics.get("lesson_tokens", 0) for outcome in examined)),
+            seconds_per_student=seconds / trained if trained else None,
+            errors=[outcome.error for outcome in examined if outcome.error is not None],
+        )
+
+    def rewrites_only(self, gains: Gains) -> Gains:
+        """The table without the controls."""
+        return [[runs[g] for g in group.rewrites] for group, runs in zip(self.groups, gains, strict=True)]
+
+    def measure(self, runs: Sequence[PlannedRun]) -> list[float | None]:
+        """The gain of each planned run on its document's questions, by fresh students: their seeds are none of the
+        recording's. None where a student failed. Procedures that ask for the same student share it by its seed."""
+        by_student: dict[Hashable, list[int]] = {}
+        for i, run in enumerate(runs):
+            by_student.setdefault(run.student, []).append(i)
+        jobs = [
+            self._job({runs[i].document: runs[i].rewrite for i in places}, "fresh", runs[places[0]].repeat)
+            for places in by_student.values()
+        ]
+        gains: list[float | None] = [None] * len(runs)
+        for places, job, outcome in zip(by_student.values(), jobs, self.runs.examine(jobs, self.pool), strict=True):
+            for i in places if outcome.gain is not None else ():
+                gains[i] = narrow(job, outcome, self.groups[runs[i].document].document.id).gain
+        return gains
+
+    def _deal_candidates(self, batch: range, repeat: int) -> list[dict[int, int]]:
+        """Deals each document's candidates at random to the students of one batch and repeat. For each student: the
+        candidate's number, keyed by its document's number."""
+        students: list[dict[int, int]] = [{} for _ in range(max(len(self.groups[d].candidates) for d in batch))]
+        for d in batch:
+            order = list(range(len(students)))
+            seed = stable_seed(self.runs.config.run.seed, "deal", self.groups[d].document.id, repeat)
+            random.Random(seed).shuffle(order)
+            for g in range(len(self.groups[d].candidates)):
+                students[order[g]][d] = g
+        return students
+
+    def _job(self, taught: Mapping[int, int], purpose: str, repeat: int) -> Job:
+        """A student that is asked about all documents of its batch."""
+        names = [self.groups[d].document.id for d in self.batches[self.clusters[min(taught)]]]
+        texts = [(self.groups[d].document.id, self.groups[d].candidates[g].text) for d, g in sorted(taught.items())]
+        job = self.runs.job(names, texts, stable_seed(self.runs.config.run.seed, purpose, *names, repeat), "reward")
+        if self.steps is None:
+            return job
+        student = self.runs.config.student
+        # Of fewer steps than the warm-up has, none would be at the full rate.
+        warmup = round(student.warmup_steps * self.steps / (job.lesson.steps or self.steps))
+        return replace(job, lesson=replace(job.lesson, steps=self.steps, warmup_steps=warmup))
