@@ -141,13 +141,7 @@ def jackknife(
 ) -> Mean:
     """A `statistic` (from (..., S) to (...)) of the sum of all rows, with the error and the skewness that leaving out
     one cluster at a time shows (Efron and Stein 1981). For a mean of clusters of one size it is the usual error."""
-    sums_CS = sums_NS
-    if clusters is not None:  # rows are summed within each cluster, in order of first appearance
-        assert len(clusters) == len(sums_NS), f"{len(clusters)} clusters for {len(sums_NS)} rows"
-        index: dict[Hashable, int] = {}
-        cluster_N = [index.setdefault(name, len(index)) for name in clusters]
-        sums_CS = np.zeros((len(index), sums_NS.shape[1]))
-        np.add.at(sums_CS, cluster_N, sums_NS)
+    sums_CS = clustered_sums(sums_NS, clusters)
     whole = float(statistic(sums_CS.sum(0)))
     without_C = statistic(sums_CS.sum(0) - sums_CS) if len(sums_CS) > 1 else np.empty(0)
     without_C = without_C[np.isfinite(without_C)]
@@ -159,6 +153,18 @@ def jackknife(
     if error <= 1e-12 * max(1.0, abs(whole)):
         return Mean(whole, 0.0, C - 1)
     return Mean(whole, error, C - 1, skewness(effects_C))
+
+
+def clustered_sums(sums_NS: Sums, clusters: Sequence[Hashable] | None) -> Sums:
+    """Rows summed within each cluster (C, S), in order of first appearance; the rows themselves without clusters."""
+    if clusters is None:
+        return sums_NS
+    assert len(clusters) == len(sums_NS), f"{len(clusters)} clusters for {len(sums_NS)} rows"
+    index: dict[Hashable, int] = {}
+    cluster_N = [index.setdefault(name, len(index)) for name in clusters]
+    sums_CS = np.zeros((len(index), sums_NS.shape[1]))
+    np.add.at(sums_CS, cluster_N, sums_NS)
+    return sums_CS
 
 
 def skewness(effects_C: np.ndarray) -> float:

@@ -110,11 +110,11 @@ def reliability(
     counts |= {"runs": runs, "failed": started - runs}
     if not counts["documents"]:
         return Reliability(**counts, reason="no document has two rewrites that ran")
-    sums_DS = np.array([_moments(runs_GR, common_seeds) for runs_GR in table_DGR])
+    sums_DS = component_sums(table_DGR, common_seeds)
     totals_S = sums_DS.sum(0)
     if totals_S[4] == 0:
         return Reliability(**counts, reason="no rewrite ran twice, so retraining noise cannot be told from contrast")
-    between, noise, seeds = (float(component) for component in _components(totals_S))
+    between, noise, seeds = (float(component) for component in variance_components(totals_S))
     if between + noise <= 1e-24 * max(1.0, float(np.nanmax(table_DGR**2))):
         reason = "all gains of a document are equal: no contrast and no noise"
         return Reliability(**counts, between_variance=0.0, noise_variance=0.0, reason=reason)
@@ -144,7 +144,7 @@ class Noise(NamedTuple):
 
 def measured_noise(gains: Sequence[Any] | np.ndarray) -> Noise | None:
     """`Reliability.noise_variance` with common seeds, without the rest; None if nothing was repeated."""
-    sums_DS = np.array([_moments(runs_GR, True) for runs_GR in gains_table(gains)]).reshape(-1, 8)
+    sums_DS = component_sums(gains_table(gains), True)
     residual, degrees = float(sums_DS[:, 3].sum()), float(sums_DS[:, 4].sum())
     return Noise(residual / degrees, degrees) if degrees > 0.5 else None
 
@@ -154,6 +154,12 @@ def pooled_noise(parts: Iterable[Noise | None]) -> Noise | None:
     known = [part for part in parts if part is not None]
     degrees = sum(part.degrees for part in known)
     return Noise(sum(part.variance * part.degrees for part in known) / degrees, degrees) if known else None
+
+
+def component_sums(table_DGR: np.ndarray, common_seeds: bool) -> Sums:
+    """(D, 8): what each document (rewrites x repeats, nan where a run is missing) adds to the sums from which
+    `variance_components` tells variances."""
+    return np.array([_moments(runs_GR, common_seeds) for runs_GR in table_DGR]).reshape(-1, 8)
 
 
 def _moments(runs_GR: np.ndarray, common_seeds: bool) -> list[float]:
@@ -198,8 +204,8 @@ def _adjusted(y_GR: np.ndarray, ran_GR: np.ndarray) -> tuple[tuple[float, float,
     return (float(effects_G @ totals_G), float(np.trace(information_GG)), rank), residual_GR, degrees
 
 
-def _components(sums: Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Variance between rewrites, of noise and of seeds, from sums of `_moments` over documents."""
+def variance_components(sums: Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Variance between rewrites, of noise and of seeds, from sums of `component_sums` over documents."""
     with np.errstate(divide="ignore", invalid="ignore"):
         noise = sums[..., 3] / sums[..., 4]
         between = (sums[..., 0] - sums[..., 2] * noise) / sums[..., 1]
@@ -208,14 +214,14 @@ def _components(sums: Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _intraclass(sums: Sums) -> np.ndarray:
-    between, noise, _ = _components(sums)
+    between, noise, _ = variance_components(sums)
     with np.errstate(divide="ignore", invalid="ignore"):
         return between / (between + noise)
 
 
 def _log_variance_ratio(sums: Sums) -> np.ndarray:
     """The logarithm of F: the variance between means of rewrites over what noise alone would make it."""
-    between, noise, _ = _components(sums)
+    between, noise, _ = variance_components(sums)
     with np.errstate(divide="ignore", invalid="ignore"):
         # From data without contrast F can be 0, and its logarithm infinite.
         return np.log(np.maximum(1 + sums[..., 1] / sums[..., 2] * between / noise, 1e-3))

@@ -1,0 +1,154 @@
+"""How well a signal predicts a target within documents: which of a document's rewrites is better, not which document.
+
+A table has a row for each document and a column for each of its rewrites; nan where there is no value. A document says
+something about a correlation if at least two of its rewrites have both values, and neither signal nor target is the
+same for all of these. Others are silent, and counted.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from student.statistics.intervals import Estimate, Mean, Sums, clustered_sums, jackknife, t_quantile
+from student.statistics.reliability import component_sums, variance_components
+
+Clusters = Sequence[Hashable] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A correlation within documents, and how many of these it is of."""
+
+    mean: Mean
+    documents: int
+    silent: int
+
+    def estimate(self) -> Estimate:
+        """With its 95% interval, which ends at -1 and 1."""
+        found = self.mean.estimate()
+        return Estimate(found.mean, max(-1.0, found.low), min(1.0, found.high))
+
+
+def rank_correlation(signal_DG: np.ndarray, target_DG: np.ndarray, clusters: Clusters = None) -> Agreement:
+    """Spearman's rank correlation (1904; tied values share their mean rank) within each document, and the mean over
+    documents, each with the weight of its number of rewrites minus one: without a correlation that is the inverse of
+    its variance (Kendall and Gibbons 1990, section 4.10). The jackknife leaves out a cluster at a time."""
+    known_DG = np.isfinite(signal_DG) & np.isfinite(target_DG)
+    rows_DS = np.zeros((len(known_DG), 2))
+    for d, known_G in enumerate(known_DG):
+        ranks = [average_ranks(table_DG[d][known_G]) for table_DG in (signal_DG, target_DG)]
+        x_G, y_G = (ranks_G - ranks_G.mean() if len(ranks_G) else ranks_G for ranks_G in ranks)
+        scale = math.sqrt((x_G**2).sum() * (y_G**2).sum())
+        if scale:
+            weight = len(x_G) - 1
+            rows_DS[d] = weight * (x_G * y_G).sum() / scale, weight
+    told_D = rows_DS[:, 1] > 0
+    told = None if clusters is None else [name for name, tells in zip(clusters, told_D, strict=True) if tells]
+    mean = jackknife(rows_DS[told_D], _ratio, told)
+    return Agreement(mean, int(told_D.sum()), int((~told_D).sum()))
+
+
+def average_ranks(values_N: np.ndarray) -> np.ndarray:
+    """Ranks from 1; equal values have the mean of theirs."""
+    _, index_N, counts = np.unique(values_N, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[index_N]
+
+
+def regret(signal_DG: np.ndarray, target_DG: np.ndarray, clusters: Clusters = None) -> Mean:
+    """What is lost by choosing each document's rewrite with the largest signal: its best target minus that of the
+    chosen one, as a share of its best minus its mean, both summed over documents. 0: the best is always chosen; 1: as
+    good as a choice at random; above 1: worse. Among equal signals the choice is at random. Where the target is noisy,
+    so is the best: then no signal reaches 0."""
+    return jackknife(_choices(signal_DG, target_DG), _ratio, clusters)
+
+
+def regret_difference(
+    first_DG: np.ndarray, second_DG: np.ndarray, target_DG: np.ndarray, clusters: Clusters = None
+) -> Mean:
+    """The regret of the first signal minus that of the second, on rewrites that have both."""
+    both_DG = np.isfinite(first_DG) & np.isfinite(second_DG)
+    rows_D2 = [_choices(np.where(both_DG, table_DG, np.nan), target_DG) for table_DG in (first_DG, second_DG)]
+    sums_D3 = np.column_stack([rows_D2[0][:, 0], rows_D2[1][:, 0], rows_D2[0][:, 1]])
+    return jackknife(sums_D3, lambda sums: _over(sums[..., 0] - sums[..., 1], sums[..., 2]), clusters)
+
+
+def _choices(signal_DG: np.ndarray, target_DG: np.ndarray) -> np.ndarray:
+    """(D, 2): each document's best target minus that of the chosen rewrite, and minus the mean."""
+    rows_D2 = np.zeros((len(signal_DG), 2))
+    for d, known_G in enumerate(np.isfinite(signal_DG) & np.isfinite(target_DG)):
+        if known_G.any():
+            signal_G, target_G = signal_DG[d][known_G], target_DG[d][known_G]
+            chosen = target_G[signal_G == signal_G.max()].mean()
+            rows_D2[d] = target_G.max() - chosen, target_G.max() - target_G.mean()
+    return rows_D2
+
+
+def true_correlation(
+    signal_DGR: np.ndarray, target_DGR: np.ndarray, clusters: Clusters = None, *, common_seeds: bool = False
+) -> tuple[Estimate | None, str]:
+    """The correlation within documents that signal and target would have without retraining noise (Spearman 1904,
+    correction for attenuation), with its 95% interval, and a reason where there is none.
+
+    It is the covariance of the means over runs over the root of both true variances (`statistics.reliability`), so that
+    it is of values and not of ranks. `common_seeds` is about the signal. Noise of the two must be independent: no
+    student may serve both. The interval is Fieller's (1954): it is the set of correlations that the data do not refuse.
+    That set has no end where a true variance could be zero, and then nothing can be told. An estimate may lie beyond
+    1; the interval is cut there.
+    """
+    parts_D = [
+        np.concatenate([_cross_products(signal_GR, target_GR), of_signal, of_target])
+        for signal_GR, target_GR, of_signal, of_target in zip(
+            signal_DGR,
+            target_DGR,
+            component_sums(signal_DGR, common_seeds),
+            component_sums(target_DGR, False),
+            strict=True,
+        )
+    ]
+    sums_CS = clustered_sums(np.array(parts_D), clusters)
+    whole_S = sums_CS.sum(0)
+    for name, part in (("signal", whole_S[2:10]), ("target", whole_S[10:])):
+        if part[4] <= 0:
+            return None, f"no rewrite has two runs of the {name}, so its noise is not known"
+    covariance, scale = _covariance_and_scale(whole_S)
+    if not scale > 0:
+        return None, "no true differences were found within documents, so that a correction would divide by nothing"
+    estimated = float(covariance / scale)
+    without_C2 = np.stack(_covariance_and_scale(whole_S - sums_CS), -1)
+    C = len(without_C2)
+    if C < 3:
+        return None, "an interval needs three documents"
+    (var_c, cov), (_, var_s) = np.cov(without_C2.T) * (C - 1) ** 2 / C
+    # |covariance - r scale| < t * its error, for r: a quadratic with roots at both bounds.
+    t = t_quantile(0.975, C - 1)
+    a, b, c = scale**2 - t**2 * var_s, covariance * scale - t**2 * cov, covariance**2 - t**2 * var_c
+    if a <= 0 or b**2 < a * c:
+        return None, "the true differences within documents are too uncertain for a correction"
+    root = math.sqrt(b**2 - a * c)
+    return Estimate(estimated, max(-1.0, (b - root) / a), min(1.0, (b + root) / a)), ""
+
+
+def _cross_products(signal_GR: np.ndarray, target_GR: np.ndarray) -> np.ndarray:
+    """Of one document: the sum of products of the rewrites' mean signal and mean target, and its degrees of freedom."""
+    known_G = np.isfinite(signal_GR).any(-1) & np.isfinite(target_GR).any(-1)
+    if known_G.sum() < 2:
+        return np.zeros(2)
+    x_G, y_G = np.nanmean(signal_GR[known_G], -1), np.nanmean(target_GR[known_G], -1)
+    return np.array([((x_G - x_G.mean()) * (y_G - y_G.mean())).sum(), known_G.sum() - 1])
+
+
+def _covariance_and_scale(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
+    """The covariance within documents, and the root of the product of both true variances (0 where one is below 0)."""
+    signal, target = (variance_components(sums[..., part])[0] for part in (slice(2, 10), slice(10, 18)))
+    return _over(sums[..., 0], sums[..., 1]), np.sqrt(np.maximum(0.0, signal) * np.maximum(0.0, target))
+
+
+def _ratio(sums: Sums) -> np.ndarray:
+    return _over(sums[..., 0], sums[..., 1])
+
+
+def _over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return numerator / denominator
