@@ -3,12 +3,24 @@
 All are frozen. A failed student is an `Outcome` with `error`, never an exception.
 """
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
+
+from configs.schema.reward import Measure
 
 Split = Literal["reward", "heldout"]
+
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+UNITS: dict[Measure, str] = {
+    "loglik": "nats a token",
+    "contrast": "nats a token",
+    "choice": "share of questions",
+    "recall": "share of questions",
+}
+"""Of a measure and of its rise, which is a gain."""
 
 
 class Document(Protocol):
@@ -21,12 +33,13 @@ class Document(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One benchmark item. `choices`, where given, hold `answer`; then multiple choice is scored too."""
+    """One benchmark item."""
 
     prompt: str
     """As the student reads it: templates are applied by the benchmark."""
     answer: str
-    choices: tuple[str, ...] = ()
+    distractors: tuple[str, ...] = ()
+    """Wrong answers, such as the other choices of a multiple-choice item. By them `contrast` and `choice` are told."""
     split: Split = "reward"
     document_id: str = ""
     """The document that it asks about; empty if there is none."""
@@ -90,13 +103,22 @@ class Answer:
     before it, and after the last one an end token, a line break or punctuation is likeliest."""
     correct_after: bool
     extra: dict[str, float] = field(default_factory=dict)
-    """Sums, bits per byte, `greedy` (as correct, but the answer may go on), multiple choice and decoded grades, as
-    `NAME_before` and `NAME_after`."""
+    """As `NAME_before` and `NAME_after`: sums, bits per byte, `greedy` (as correct, but the answer may go on); of a
+    question with distractors `contrast`, `choice` and `choice_sum`; of a decoded answer `recall` and `exact_match`."""
 
-    @property
-    def gain(self) -> float:
-        """Dense paired gain in nats a token."""
-        return self.loglik_after - self.loglik_before
+    def gain_of(self, measure: Measure) -> float | None:
+        """The rise of a measure, in its unit (`UNITS`); None where the exam did not tell it: it needs distractors for
+        `contrast` and `choice`, decoded answers for `recall`."""
+        if measure == "loglik":
+            return self.loglik_after - self.loglik_before
+        before, after = self.extra.get(f"{measure}_before"), self.extra.get(f"{measure}_after")
+        return None if before is None or after is None else after - before
+
+
+def mean_gain(answers: Sequence[Answer], measure: Measure) -> float | None:
+    """Mean rise of a measure over the answers that tell it; None where none does."""
+    gains = [gain for answer in answers if (gain := answer.gain_of(measure)) is not None]
+    return statistics.fmean(gains) if gains else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +127,8 @@ class Outcome:
     credited with the gain on its own questions."""
 
     gain: float | None
-    """Mean gain over the exam's `reward` questions (over all, where none is marked so); None if the student failed."""
+    """Mean rise of `loglik` over the exam's `reward` questions (over all, where none is marked so), or what
+    `teacher.reward.student_runs.narrow` puts in its place: that of the rewarded measure. None if the student failed."""
     metrics: dict[str, float] = field(default_factory=dict)
     """`loglik_before/after`, `accuracy_before/after`, `heldout_gain`, `retention_before/after` (nats a token), `steps`,
     `train_loss_first/last`, `lesson_tokens` (trained on in all steps), `longest_text` (its tokens), `label_fraction`

@@ -173,7 +173,11 @@ def teach(
         if outcome.error is None:
             answers = list(zip(job.exam.questions, outcome.answers, strict=True))
             for d in members:
-                own = [answer.gain for question, answer in answers if question.document_id == documents[d]["id"]]
+                own = [
+                    answer.loglik_after - answer.loglik_before
+                    for question, answer in answers
+                    if question.document_id == documents[d]["id"]
+                ]
                 gains_DG[d][j] = statistics.fmean(own)
     return gains_DG
 

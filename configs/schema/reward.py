@@ -7,6 +7,7 @@ from pydantic import Field
 from configs.schema.section import Section
 
 Credit = Literal["document", "shared", "shard"]
+Measure = Literal["loglik", "contrast", "choice", "recall"]
 
 
 class Reward(Section):

@@ -20,7 +20,7 @@ from curation.lab import world
 from curation.lab.build import RETENTION_TEXTS
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
-from student.records import Exam, Job, OnDone, Outcome, Question, StudentPool
+from student.records import Exam, Job, OnDone, Outcome, Question, StudentPool, mean_gain
 from teacher.gates.checks import build_gates, check
 from teacher.gates.text import word_line, words
 from teacher.reward.assignment import batches_of
@@ -85,7 +85,7 @@ class ShuffledPool:
                     for place in places:
                         answers[number][place] = outcomes[source].answers[place]
             for number, shuffled in answers.items():
-                gain = statistics.fmean(answer.gain for answer in shuffled)
+                gain = mean_gain(shuffled, "loglik")
                 outcomes[number] = replace(outcomes[number], gain=gain, answers=tuple(shuffled))
         return outcomes
 

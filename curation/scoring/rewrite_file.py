@@ -25,7 +25,7 @@ class RewriteLine:
     @property
     def digest(self) -> str:
         """Hash of everything that the line's scores depend on."""
-        questions = [(question.prompt, question.answer, question.choices) for question in self.exam.questions]
+        questions = [(question.prompt, question.answer, question.distractors) for question in self.exam.questions]
         return hashlib.sha256(json.dumps([list(self.texts.values()), questions]).encode()).hexdigest()[:12]
 
 

@@ -185,7 +185,7 @@ def output_row(id: str, rewrite: int | str, outcomes: Sequence[Outcome]) -> dict
     row: dict[str, Any] = {"id": id, "rewrite": rewrite, **dict.fromkeys(numbers)}
     if succeeded:
         gains = [outcome.gain for outcome in succeeded if outcome.gain is not None]
-        samples = gains if len(outcomes) > 1 else [answer.gain for answer in succeeded[0].answers]
+        samples = gains if len(outcomes) > 1 else [answer.gain_of("loglik") or 0.0 for answer in succeeded[0].answers]
         row["gain"] = statistics.fmean(gains)
         row["gain_se"] = statistics.stdev(samples) / math.sqrt(len(samples)) if len(samples) > 1 else None
         for key in row.keys() & succeeded[0].metrics.keys():

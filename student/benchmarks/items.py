@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 HELDOUT_SHARE = 0.3
 """Share of the items that are never rewarded, if the data does not name their splits."""
 
-QUESTION_KEYS = ["question", "prompt", "answer", "choices", "split"]
+QUESTION_KEYS = ["question", "prompt", "answer", "choices", "distractors", "split"]
 
 
 class FixedQuestions:
@@ -32,12 +32,13 @@ def split_of(*parts: str, heldout_share: float = HELDOUT_SHARE) -> Split:
 
 
 def parse_question(item: dict[str, Any], template: str, document_id: str = "") -> Question:
-    """A question from its JSON form `{question | prompt, answer, choices?, split?}`.
+    """A question from its JSON form `{question | prompt, answer, choices?, distractors?, split?}`.
 
-    `question` is put into the template, `prompt` is asked as it is. SQuAD's `answers: {text: [...]}` is not read.
+    `question` is put into the template, `prompt` is asked as it is. `distractors` are wrong answers; without them the
+    other `choices` are. SQuAD's `answers: {text: [...]}` is not read.
 
     Raises:
-        UserError: a key is missing or unknown, the answer is empty, or it is none of the choices.
+        UserError: a key is missing or unknown, the answer is empty, it is none of the choices, or it is a distractor.
     """
     name = f"question of document {document_id!r}"
     if not isinstance(item, dict):
@@ -48,32 +49,35 @@ def parse_question(item: dict[str, Any], template: str, document_id: str = "") -
     text, answer = item.get("question", item.get("prompt")), item.get("answer")
     if not isinstance(text, str) or not isinstance(answer, str) or not text.strip() or not answer.strip():
         raise UserError(f"{name} needs `question` (or `prompt`) and `answer`: {item}")
-    choices = item.get("choices") or []
-    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
-        raise UserError(f"{name}: choices is not a list of texts: {choices!r}")
+    choices, distractors = _texts(item, "choices", name), _texts(item, "distractors", name)
     if choices and answer not in choices:
         raise UserError(f"{name}: answer {answer!r} is none of its choices")
+    if answer in distractors:
+        raise UserError(f"{name}: answer {answer!r} is one of its distractors")
     split = item.get("split") or split_of(text, answer)
     if split not in ("reward", "heldout"):
         raise UserError(f"{name}: split is 'reward' or 'heldout', not {split!r}")
     prompt = template.format(question=text) if "question" in item else text
-    return Question(prompt=prompt, answer=answer, choices=tuple(choices), split=split, document_id=document_id)
+    return Question(
+        prompt=prompt, answer=answer, distractors=distractors or _without(choices, answer), split=split,
+        document_id=document_id,
+    )  # fmt: skip
 
 
 def question_from_requests(requests: list[tuple[str, str]], gold: int, *, item: tuple[str, ...]) -> Question | None:
     """A question from the (context, continuation) pairs that other harnesses score, one for each choice.
 
-    None if a continuation does not follow its context after white space, as an answer does in our exam. If contexts
-    differ (WinoGrande), the question has no choices. `gold` is the gold pair's index; the texts of `item` identify the
-    item, and are hashed for its split.
+    None if a continuation does not follow its context after white space, as an answer does in our exam. The other
+    continuations are distractors, unless their contexts differ (WinoGrande). `gold` is the gold pair's index; the texts
+    of `item` identify the item, and are hashed for its split.
     """
     pairs = [pair for request in requests if (pair := _prompt_and_answer(*request)) is not None]
     if len(pairs) < len(requests):
         return None
     prompt, answer = pairs[gold]
     same_prompt = len(pairs) > 1 and all(other == prompt for other, _ in pairs)
-    choices = tuple(choice for _, choice in pairs) if same_prompt else ()
-    return Question(prompt=prompt, answer=answer, choices=choices, split=split_of(*item))
+    distractors = _without((choice for _, choice in pairs), answer) if same_prompt else ()
+    return Question(prompt=prompt, answer=answer, distractors=distractors, split=split_of(*item))
 
 
 def usable_questions(task: str, questions: list[Question | None]) -> dict[int, Question]:
@@ -87,6 +91,18 @@ def usable_questions(task: str, questions: list[Question | None]) -> dict[int, Q
     if len(usable) < len(questions):
         log.warning("%s: %d of %d items can be asked", task, len(usable), len(questions))
     return usable
+
+
+def _texts(item: dict[str, Any], key: str, name: str) -> tuple[str, ...]:
+    texts = item.get(key) or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise UserError(f"{name}: {key} is not a list of texts: {texts!r}")
+    return tuple(dict.fromkeys(texts))
+
+
+def _without(choices: Iterable[str], answer: str) -> tuple[str, ...]:
+    """The other choices, each once."""
+    return tuple(choice for choice in dict.fromkeys(choices) if choice != answer)
 
 
 def _prompt_and_answer(context: str, continuation: str) -> tuple[str, str] | None:

@@ -16,9 +16,9 @@ from student.records import Question
 class LmEvalTasks(FixedQuestions):
     """The test (else validation) items of lm-eval tasks, asked without few-shot examples.
 
-    The answer of a multiple-choice item is its gold choice (the exam's `choice` and `choice_norm` are lm-eval's `acc`
+    The answer of a multiple-choice item is its gold choice (the exam's `choice_sum` and `choice` are lm-eval's `acc`
     and `acc_norm`), of a loglikelihood item its target, of a generate_until item its first gold target. If the choices
-    are in the prompt (WinoGrande), the gold one is asked without choices. An item's split depends on its own text.
+    are in the prompt (WinoGrande), the gold one is asked without distractors. An item's split depends on its own text.
 
     `names` are tasks, groups or tags that lm-eval knows, or paths of task YAML files; `limit` takes the first items of
     each task; `include_path` is a folder with task YAML files of your own.

@@ -32,8 +32,8 @@ class OlmoRequests(FixedQuestions):
 
     `gold_bpb` asks for the gold continuation only. It is the form for rewards, with a better signal than accuracy for
     small students (arXiv 2508.13144); its usual metric is the exam's `bits_per_byte`, counted without the space before
-    the answer. `cloze` and `mc` have choices too: the answers' texts, or the letters of choices listed in the prompt.
-    If the choices are in the prompt (WinoGrande), the gold one is asked without choices.
+    the answer. `cloze` and `mc` have distractors too: the other answers' texts, or the letters of choices listed in
+    the prompt. If the choices are in the prompt (WinoGrande), the gold one is asked without distractors.
 
     An item's split depends on its id in the original data set, so it is the same in every form and with any number of
     examples (but for `boolq`, `hellaswag` and `medqa_en`, of which some variants have no ids).

@@ -25,7 +25,7 @@ from student.engine.models import end_ids, generation_config
 from student.engine.packing import Piece, pack
 from student.engine.schedule import Schedule
 from student.engine.training import Progress, Usage, last_hidden, loss_at_labels
-from student.records import Answer, Exam, Job, Outcome, Question
+from student.records import Answer, Exam, Job, Outcome, Question, mean_gain
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -61,6 +61,11 @@ class _Score(NamedTuple):
     """Every labelled token is the likeliest."""
     ended: bool
     """The likeliest token after the text ends an answer."""
+
+    @property
+    def loglik(self) -> float:
+        """A token's mean."""
+        return self.loglik_sum / max(1, self.tokens)
 
 
 class Examiner:
@@ -102,27 +107,27 @@ class Examiner:
         texts = [
             (k, encode_answer(self.tokenizer, question.prompt, answer))
             for k, question in questions
-            for answer in (question.answer, *question.choices)
+            for answer in (question.answer, *question.distractors)
         ]
         scores = iter(self._score(texts, trained, max_tokens))
         decoded = iter(self._decode(questions, trained, max_tokens) if self.settings.decode else ())
         grades = []
         for _, question in questions:
             gold = next(scores)
-            choices = [next(scores) for _ in question.choices]
+            wrong = [next(scores) for _ in question.distractors]
             bits = -gold.loglik_sum / math.log(2)
             extra = {
                 "loglik_sum": gold.loglik_sum,
                 "bits_per_byte": bits / max(1, len(question.answer.encode())),
                 "greedy": float(gold.greedy),  # lm-eval's acc of loglikelihood tasks, which may go on
             }
-            if choices:
-                extra |= _multiple_choice(question, choices)
+            if wrong:
+                extra |= _against_distractors(question, gold, wrong)
             if self.settings.decode:
                 answer = next(decoded)
                 extra["exact_match"] = float(exact_match(answer, question.answer))
-                extra["token_recall"] = float(recalled(answer, question.answer))
-            grades.append(Grade(gold.loglik_sum / max(1, gold.tokens), gold.greedy and gold.ended, extra))
+                extra["recall"] = float(recalled(answer, question.answer))
+            grades.append(Grade(gold.loglik, gold.greedy and gold.ended, extra))
         return grades
 
     def _score_texts(self, texts: list[tuple[int, str]], trained: bool, max_tokens: int) -> list[_Score]:
@@ -188,14 +193,15 @@ class Examiner:
         return self.stack.using(rows) if self.stack and trained else nullcontext()
 
 
-def _multiple_choice(question: Question, choices: list[_Score]) -> dict[str, float]:
-    """Whether the gold choice has the highest log-likelihood, summed (lm-eval's acc) and per character (acc_norm)."""
-    gold = question.choices.index(question.answer)
-    raw = [score.loglik_sum for score in choices]
-    normalised = [score.loglik_sum / max(1, len(text)) for score, text in zip(choices, question.choices, strict=True)]
+def _against_distractors(question: Question, gold: _Score, wrong: list[_Score]) -> dict[str, float]:
+    """`contrast`: log-likelihood a token of the gold answer minus the distractors' mean, in nats. `choice`: whether the
+    gold answer beats them all by log-likelihood a character (lm-eval's acc_norm); `choice_sum`: by the whole
+    answer's (its acc)."""
+    per_character = [score.loglik_sum / len(text) for score, text in zip(wrong, question.distractors, strict=True)]
     return {
-        "choice": float(max(range(len(raw)), key=raw.__getitem__) == gold),
-        "choice_norm": float(max(range(len(raw)), key=normalised.__getitem__) == gold),
+        "contrast": gold.loglik - statistics.fmean(score.loglik for score in wrong),
+        "choice": float(gold.loglik_sum / len(question.answer) > max(per_character)),
+        "choice_sum": float(gold.loglik_sum > max(score.loglik_sum for score in wrong)),
     }
 
 
@@ -252,7 +258,7 @@ def outcome_of(
         )
         for b, a in zip(before.grades, after.grades, strict=True)
     )  # fmt: skip
-    if not all(math.isfinite(answer.loglik_after) for answer in answers):
+    if not all(math.isfinite(value) for a in answers for value in (a.loglik_after, *a.extra.values())):
         return Outcome(gain=None, error="the exam gave a log-likelihood that is not finite")
     metrics: dict[str, float] = {
         "steps": schedule.steps,
@@ -269,7 +275,7 @@ def outcome_of(
         by_split[question.split].append(answer)
     if heldout := by_split["heldout"]:
         metrics |= {
-            "heldout_gain": statistics.fmean(a.gain for a in heldout),
+            "heldout_gain": mean_gain(heldout, "loglik") or 0.0,
             "heldout_accuracy_before": statistics.fmean(a.correct_before for a in heldout),
             "heldout_accuracy_after": statistics.fmean(a.correct_after for a in heldout),
         }
@@ -282,5 +288,4 @@ def outcome_of(
         }
     if usage is not None and usage.positions:
         metrics["label_fraction"] = usage.labels / usage.positions
-    gain = statistics.fmean(a.gain for a in rewarded) if rewarded else 0.0
-    return Outcome(gain=gain, metrics=metrics, answers=answers)
+    return Outcome(gain=mean_gain(rewarded, "loglik") or 0.0, metrics=metrics, answers=answers)

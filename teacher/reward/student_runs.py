@@ -19,7 +19,18 @@ from configs.schema import Student as StudentSettings
 from student.benchmarks.sources import Combined, DocumentQuestions, make_benchmark
 from student.engine.models import pick_device
 from student.pools.inline import most_slots
-from student.records import Benchmark, Document, Exam, Job, Lesson, Outcome, Question, Split, StudentPool
+from student.records import (
+    Benchmark,
+    Document,
+    Exam,
+    Job,
+    Lesson,
+    Outcome,
+    Question,
+    Split,
+    StudentPool,
+    mean_gain,
+)
 from teacher.run.clock import Clock
 from teacher.run.journal import Journal, outcome_key
 
@@ -162,7 +173,7 @@ def narrow(job: Job, outcome: Outcome, document_id: str) -> Outcome:
         "accuracy_before": statistics.fmean(answer.correct_before for answer in answers),
         "accuracy_after": statistics.fmean(answer.correct_after for answer in answers),
     }
-    gain = statistics.fmean(answer.gain for answer in answers)
+    gain = mean_gain(answers, "loglik")
     return Outcome(gain=gain, metrics=outcome.metrics | accuracies, answers=answers)
 
 

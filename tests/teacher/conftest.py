@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from configs.schema import Config
-from student.records import Answer, Job, Outcome
+from student.records import Answer, Job, Outcome, mean_gain
 
 WORDS = "gold iron salt wood rope sand milk corn silk glass clay wool lime coal horn reed moss bark dust snow".split()
 TAGS = ("copy", "question-answer", "permuted")
@@ -114,9 +114,8 @@ class GoldPool:
             answers.append(
                 Answer(loglik_before=-2.0, loglik_after=-2.0 + gain, correct_before=False, correct_after=gain > 0.5)
             )
-        gain = sum(answer.gain for answer in answers) / len(answers)
         metrics = {"retention_before": 1.0, "retention_after": 1.5} if job.exam.retention_texts else {}
-        return Outcome(gain=gain, metrics=metrics, answers=tuple(answers))
+        return Outcome(gain=mean_gain(answers, "loglik"), metrics=metrics, answers=tuple(answers))
 
 
 class ForgetfulPool(GoldPool):

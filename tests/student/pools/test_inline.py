@@ -18,14 +18,14 @@ from student.engine.memory import STATE_BYTES
 from student.engine.models import load_model
 from student.engine.training import StackedAdamW
 from student.pools.inline import InlinePool
-from student.records import Exam, Job, Lesson, Question
+from student.records import Exam, Job, Lesson, Question, mean_gain
 from tests.student.conftest import build
 
 SETTINGS = Student(lora=Lora(rank=4, alpha=8), learning_rate=2e-2, steps=15, decode=True, max_answer_tokens=4)
 EXAM = Exam(
     questions=(
         Question(prompt="where did the cat sat ?", answer="mat", document_id="cat"),
-        Question(prompt="what is red ?", answer="the rug", choices=("the rug", "a sea"), document_id="rug"),
+        Question(prompt="what is red ?", answer="the rug", distractors=("a sea",), document_id="rug"),
         Question(prompt="what is blue ?", answer="the sea", split="heldout", document_id="rug"),
     ),
     retention_texts=("the bird flew over the sea .",),
@@ -50,7 +50,7 @@ def test_a_lesson_that_holds_the_answers_helps(pool):
     assert helpful.metrics["heldout_accuracy_after"] == 1.0
     assert helpful.answers[1].extra["choice_after"] == 1.0
     assert helpful.answers[1].extra["exact_match_after"] == 1.0
-    assert helpful.gain == pytest.approx((helpful.answers[0].gain + helpful.answers[1].gain) / 2)
+    assert helpful.gain == pytest.approx(mean_gain(helpful.answers[:2], "loglik"))
     assert helpful.metrics["retention_after"] != helpful.metrics["retention_before"]
     assert helpful.metrics["label_fraction"] > 0.5
 

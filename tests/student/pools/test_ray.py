@@ -25,7 +25,7 @@ pytest.importorskip("ray")
 EXAM = Exam(
     questions=(
         Question(prompt="where did the cat sat ?", answer="mat"),
-        Question(prompt="what is red ?", answer="the rug", choices=("the rug", "a sea")),
+        Question(prompt="what is red ?", answer="the rug", distractors=("a sea",)),
     ),
     retention_texts=("the bird flew over the sea .",),
 )
