@@ -1,6 +1,9 @@
 """Every test runs without network; a model or file that is not on this machine is an error, not a download."""
 
 import os
+import sys
+
+import pytest
 
 # Read when huggingface_hub and datasets are first imported, so they are set before any test is collected.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -9,3 +12,19 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["WANDB_SILENT"] = "true"
 # The tests' models are so small that a second thread costs more than it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def in_ray() -> bool:
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+@pytest.fixture(autouse=True)
+def process_as_it_was():
+    """No later test meets the threads of torch, which last bits depend on, or the Ray session that this one leaves."""
+    torch, before = sys.modules.get("torch"), in_ray()
+    threads = torch and torch.get_num_threads()
+    yield
+    if torch and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    if in_ray() and not before:
+        sys.modules["ray"].shutdown()

@@ -26,7 +26,6 @@ def two_nodes(*modules: str) -> Iterator:
         ray.cloudpickle.register_pickle_by_value(sys.modules[name])
     # Ray would kill actors where other processes fill this machine's memory, and starve them where they want its cores.
     system = {"_system_config": {"memory_monitor_refresh_ms": 0, "worker_niceness": 0}}
-    ray.shutdown()  # of a local one that an earlier test left to this process
     cluster = Cluster(initialize_head=True, head_node_args=NODE | system)
     cluster.add_node(**NODE)
     ray.init(address=cluster.address, log_to_driver=False)

@@ -27,6 +27,7 @@ from configs.files import read_json_lines
 from configs.schema import Lora, Student
 from curation.bench.pool_simulation import MOST, Costs, scaling
 from student.bench.inputs import bench_model, environment, lesson_texts
+from student.engine.helpers import torch_threads
 from student.pools.batching import TrainingSize
 from student.pools.inline import InlinePool
 from student.pools.ray import RayPool
@@ -169,16 +170,15 @@ def _measure_arms(
     log_ratios: list[float] = []
     for turn in range(repeats):
         for arm, (pool, threads) in arms.items():
-            torch.set_num_threads(threads)
             times = [time.perf_counter()]
-            pool.examine(jobs, lambda _, times=times: times.append(time.perf_counter()))  # type: ignore[misc]
+            with torch_threads(threads):
+                pool.examine(jobs, lambda _, times=times: times.append(time.perf_counter()))  # type: ignore[misc]
             seconds[arm].append((times[-1] - times[0]) / len(jobs))
             if arm == "small":
                 batch_seconds = [later - earlier for earlier, later in pairwise(times)]
                 log_ratios += [math.log(value / statistics.median(batch_seconds)) for value in batch_seconds]
         rates = ", ".join(f"{arm} {1 / values[-1]:.2f}" for arm, values in seconds.items())
         progress(f"turn {turn + 1}/{repeats}, students/s: {rates}")
-    torch.set_num_threads(cores)
     return seconds, statistics.pstdev(log_ratios)
 
 

@@ -157,7 +157,6 @@ def run_bench(
     padded_steps: int = 2,
     sweep: Iterable[int] = (),
     device: str = "auto",
-    threads: int | None = None,
     progress: Progress = lambda line: None,
 ) -> dict[str, Any]:
     """Times the engine, K separate PEFT runs and SEAL's padded recipe on the same lessons, in turns, `repeats` times.
@@ -186,8 +185,6 @@ def run_bench(
     Raises:
         UserError: unknown model or unusable lessons file.
     """
-    if threads:
-        torch.set_num_threads(threads)
     sweep = tuple(sweep)
     rank = rank or (8 if model == "lab" else 32)
     progress(f"building {model}")
@@ -278,7 +275,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="JSON on stdout")
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     options = vars(parser.parse_args())
-    as_json, output, gpu = (options.pop(name) for name in ("json", "output", "gpu"))
+    as_json, output, gpu, threads = (options.pop(name) for name in ("json", "output", "gpu", "threads"))
+    if threads:
+        torch.set_num_threads(threads)
     options["sweep"] = SWEEP if gpu or options["sweep"] else ()
     if gpu:
         options = {name: options[name] for name in ("lessons", "sweep")}
