@@ -29,6 +29,7 @@ from student.engine.encoding import Encoded, check_offsets
 from student.engine.exam import Examiner, ExamResult, outcome_of
 from student.engine.full import train_full
 from student.engine.helpers import torch_threads
+from student.engine.influence import gradient_alignments
 from student.engine.lora import AdapterStack
 from student.engine.loss import check_head
 from student.engine.memory import (
@@ -168,6 +169,15 @@ class InlinePool:
         self.tokenizer.save_pretrained(folder)
         return outcome_of(job, schedule, progress, before, after)
 
+    def gradient_alignments(self, jobs: list[Job], seed: int = 0) -> list[float | None]:
+        """How each job's lesson and exam agree, without training: see `engine.influence.gradient_alignments`. None in
+        `mode: full`, which has no adapters."""
+        if self.stack is None:
+            return [None] * len(jobs)
+        return gradient_alignments(
+            self.model, self.tokenizer, self.stack, self.settings, jobs, seed=seed, max_tokens=self.pass_tokens()
+        )
+
     def close(self) -> None:
         """Does nothing: this process's memory is all that it holds."""
 
@@ -270,7 +280,13 @@ class InlinePool:
         # An answer's last bits depend on the questions that are asked with it, so `exact` asks whole exams.
         before = [self._before(job.exam, max_tokens, alone=self.settings.exact) for job in jobs]
         with self.trained(schedules, [job.lesson.seed for job in jobs], max_tokens) as (progress, usage):
-            after = self.examiner.after([job.exam for job in jobs], max_tokens)
+            # A student without texts is the base, which has answered already.
+            exams = [job.exam if schedule.texts else Exam() for job, schedule in zip(jobs, schedules, strict=True)]
+            results = self.examiner.after(exams, max_tokens)
+        after = [
+            result if schedule.texts else base
+            for result, schedule, base in zip(results, schedules, before, strict=True)
+        ]
         return [outcome_of(*parts, usage) for parts in zip(jobs, schedules, progress, before, after, strict=True)]
 
     def _before(self, exam: Exam, max_tokens: int, *, alone: bool) -> ExamResult:

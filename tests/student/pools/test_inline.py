@@ -310,3 +310,16 @@ def test_a_misspelt_target_layer_is_refused_with_the_nearest(llama, tokenizer):
     settings = SETTINGS.model_copy(update={"lora": Lora(target=("q_prj",))})
     with pytest.raises(UserError, match="did you mean 'q_proj'"):
         InlinePool(settings, model=llama, tokenizer=tokenizer)
+
+
+def test_a_student_without_texts_is_the_base_and_is_asked_once(pool, monkeypatch):
+    asked = []
+    grade = pool.examiner._grade
+    monkeypatch.setattr(
+        pool.examiner, "_grade", lambda questions, *rest: asked.extend(questions) or grade(questions, *rest)
+    )
+    none, told = pool.examine(jobs(Lesson(texts=()), Lesson(texts=("what is red ? the rug",))))
+    assert none.gain == 0.0 and all(answer.gain_of("loglik") == 0.0 for answer in none.answers)
+    assert none.metrics["retention_after"] == none.metrics["retention_before"]
+    assert told.gain > 0
+    assert len(asked) == 2 * len(EXAM.questions)
