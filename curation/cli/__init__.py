@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
@@ -131,34 +131,38 @@ def train(
 def warm_up(
     config: ConfigFile,
     model: Annotated[str, typer.Option(help="The pretrained model to start from.")],
-    data: Annotated[str, typer.Option(metavar="FILE", help="Documents with questions, JSONL or Parquet.")],
+    data: Annotated[list[str], typer.Option(metavar="FILE", help="Documents with questions; may be given again.")],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where the student is saved.")],
-    skip: Annotated[int, typer.Option(min=0, help="Leave out the first documents of the file.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many.")] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 3,
-    learning_rate: Annotated[float, typer.Option(min=0)] = 1e-4,
+    form: Annotated[
+        Literal["mixed", "questions"],
+        typer.Option("--format", help="mixed: passages, then questions without them; or questions alone."),
+    ] = "mixed",
+    tokens: Annotated[int, typer.Option(min=1, help="Train on about so many at most.")] = 100_000,
+    every: Annotated[int, typer.Option(min=1, help="Tokens between two points of the held-out curve.")] = 10_000,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many documents.")] = None,
+    learning_rate: Annotated[float, typer.Option(min=1e-12)] = 2e-4,
     overrides: Overrides = None,
 ) -> None:
-    """Makes a student that can answer: trains a model on questions without their passages.
+    """Makes a student that can answer: trains a model on passages, and on questions without them.
 
-    Documents of the config's data.train and data.heldout are left out.
+    Titles and texts of the config's documents are left out. Questions about further titles are held out: where they
+    are answered no better any more, the training ends. What was killed goes on with the same command. The last line of
+    the output is one JSON object with the curve.
 
-    **Example:** `notewright warm-up configs/squad-smollm2.yaml --model models/smollm2-135m-instruct --data squad.jsonl
-    --output models/smollm2-closed-book`
+    **Example:** `notewright warm-up configs/squad-smollm2-cpu.yaml --model models/smollm2-135m-instruct
+    --data squad.jsonl --output models/smollm2-closed-book`
     """
     settings = load(config, overrides)
 
+    from curation.models.warm_up import describe
     from curation.models.warm_up import warm_up as run
 
     figures = run(
-        settings, model=model, data=data, output=output, skip=skip, limit=limit, epochs=epochs,
+        settings, model=model, data=data, output=output, form=form, tokens=tokens, every=every, limit=limit,
         learning_rate=learning_rate,
     )  # fmt: skip
-    print(
-        f"{output}: on {figures['asked']} unseen questions the log-likelihood of gold answers went"
-        f" {figures['loglik_before']:.3f} -> {figures['loglik_after']:.3f} nats a token, accuracy"
-        f" {figures['accuracy_before']:.2f} -> {figures['accuracy_after']:.2f}"
-    )
+    print(f"{output}: {describe(figures)}")
+    print(json.dumps(figures))
 
 
 app.command()(init)

@@ -72,9 +72,18 @@ class Examiner:
     """Asks questions of the students in a stack, or of the base that they share."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stack: AdapterStack | None, settings: Student
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        stack: AdapterStack | None,
+        settings: Student,
+        *,
+        autocast: bool = False,
     ):
+        """With `autocast` texts are scored in bfloat16; decoding, which would round all weights at each token, is
+        not."""
         self.model, self.tokenizer, self.stack, self.settings = model, tokenizer, stack, settings
+        self.autocast = autocast
         self._base_grades: dict[Question, Grade] = {}
         self._base_scores: dict[str, _Score] = {}
 
@@ -148,10 +157,11 @@ class Examiner:
         ends_V = ending_tokens(self.tokenizer, head.weight.shape[0], final).to(device)
         row_tokens = self.settings.row_tokens
         for batch in pack(pieces, n_slots, pad_id, device, max_tokens=max_tokens, row_tokens=row_tokens):
-            with self._adapters(batch.rows, trained):
+            rounding = torch.autocast(device.type, torch.bfloat16, enabled=self.autocast)
+            with self._adapters(batch.rows, trained), rounding:
                 hidden = last_hidden(self.model, batch)
-            _, nll_N, likeliest_N = loss_at_labels(self.model, hidden, batch)
-            next_P = likeliest_tokens(hidden.index_select(0, batch.last_P), head)  # type: ignore[arg-type]
+                _, nll_N, likeliest_N = loss_at_labels(self.model, hidden, batch)
+                next_P = likeliest_tokens(hidden.index_select(0, batch.last_P), head)  # type: ignore[arg-type]
             tokens_Q.index_add_(0, batch.tag_N, torch.ones_like(nll_N))
             loglik_Q.index_add_(0, batch.tag_N, -nll_N)
             likeliest_Q.index_add_(0, batch.tag_N, likeliest_N.float())

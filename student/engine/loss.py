@@ -36,14 +36,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(target_N), chunk):
             part = slice(start, start + chunk)
             hidden, target = hidden_ND[part], target_N[part, None]
-            logits = nn.functional.linear(hidden, weight_VD, bias_V).float()
+            logits = nn.functional.linear(hidden, weight_VD, bias_V)
+            rounded = logits.dtype != torch.float32  # autocast computes in bfloat16 from float32
+            logits = logits.float()
             gold = logits.gather(1, target)
             largest = logits.amax(-1, keepdim=True)
-            if hidden.dtype == torch.float32:
+            if rounded:  # in bfloat16 ties are common
+                likeliest_N[part] = logits.argmax(-1) == target_N[part]
+            else:
                 # On a CPU comparing amax with the gold logit is 20 times cheaper than argmax; a tie counts as right.
                 likeliest_N[part] = (largest <= gold).squeeze(1)
-            else:  # in bfloat16 ties are common
-                likeliest_N[part] = logits.argmax(-1) == target_N[part]
             # In place, because fresh memory for so many values costs a CPU as much as their exponentials.
             delta = torch.softmax(logits, -1, out=logits)
             # log p_max = max - logsumexp gives the normaliser, so that exponentials are computed once, not twice.

@@ -2,7 +2,9 @@
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -10,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from configs.schema import Student
 from student.engine.encoding import Encoded, encode_text
 from student.engine.packing import Piece
-from student.records import Lesson
+from student.records import Lesson, LessonText
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,39 @@ def plan_schedule(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: 
     return Schedule(
         [encoded[index] for index in kept], owners, order, rate, warmup, lesson.schedule or settings.schedule
     )
+
+
+class Step(NamedTuple):
+    """One optimiser step that is given: its texts, and which of their segments are learnt."""
+
+    texts: tuple[LessonText, ...]
+    loss_on: str
+
+
+def schedule_of_steps(
+    tokenizer: PreTrainedTokenizerBase, blocks: Iterable[Sequence[Step]], settings: Student, tokens: int
+) -> Schedule:
+    """Steps that are given, in their order: whole blocks of them until they have so many `tokens`. In a step all tokens
+    to be learnt weigh the same. There may be endless blocks, but not without tokens."""
+    encoded: dict[tuple[LessonText, str], int] = {}
+    texts: list[Encoded] = []
+    order: list[list[int]] = []
+    done = 0
+    for block in blocks:
+        if done >= tokens:
+            break
+        for step in block:
+            order.append([])
+            for text in step.texts:
+                if (text, step.loss_on) not in encoded:
+                    encoded[text, step.loss_on] = len(texts)
+                    texts.append(encode_text(tokenizer, text, step.loss_on, settings.max_text_tokens))
+                index = encoded[text, step.loss_on]
+                if len(texts[index].labelled):
+                    order[-1].append(index)
+                    done += len(texts[index])
+    owners = [0] * len(texts)
+    return Schedule(texts, owners, order, settings.learning_rate, settings.warmup_steps, settings.schedule)
 
 
 def step_order(

@@ -27,7 +27,7 @@ from configs.errors import UserError
 from configs.schema import Student
 from student.engine.encoding import Encoded, check_offsets
 from student.engine.exam import Examiner, ExamResult, outcome_of
-from student.engine.full import train_full
+from student.engine.full import bfloat16_agrees, train_full
 from student.engine.helpers import torch_threads
 from student.engine.influence import gradient_alignments
 from student.engine.lora import AdapterStack
@@ -39,7 +39,7 @@ from student.engine.memory import (
     is_out_of_memory,
     keep_freed_memory,
 )
-from student.engine.models import load_model
+from student.engine.models import has_bfloat16, load_model
 from student.engine.schedule import Schedule, plan_schedule
 from student.engine.training import Progress, Usage, student_helpers, train_slots
 from student.pools.batching import TrainingSize, chunks, longest_first
@@ -100,8 +100,16 @@ class InlinePool:
         check_offsets(tokenizer)
         self.settings, self.model, self.tokenizer = settings, model, tokenizer
         self.stack = AdapterStack(model, settings.lora) if settings.mode == "lora" else None
-        self.examiner = Examiner(model, tokenizer, self.stack, settings)
         self.pad_id: int = tokenizer.pad_token_id  # type: ignore[assignment]  # load_model sees to it
+        # All weights in training stay float32, and `auto` computes their products in bfloat16 where that is faster.
+        self.autocast = (
+            self.stack is None
+            and settings.dtype == "auto"
+            and model.dtype == torch.float32
+            and has_bfloat16(model.device.type)
+            and bfloat16_agrees(model, self.pad_id)
+        )
+        self.examiner = Examiner(model, tokenizer, self.stack, settings, autocast=self.autocast)
         self._token_bytes: float | None = None  # activations of one position, measured on the first batch planned
         self._whole_exams: dict[Exam, ExamResult] = {}
         if settings.gradient_checkpointing:
@@ -129,6 +137,7 @@ class InlinePool:
             {name: value for name, value in self.model.config.to_dict().items() if name not in NOT_ARCHITECTURE},
             # Padding and truncation are left out: they are whatever the tokenizer's last call asked for.
             [{k: v for k, v in rules.items() if k not in ("padding", "truncation")}, self.tokenizer.special_tokens_map],
+            self.autocast,
         ]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
         for name, tensor in self.model.state_dict().items():
@@ -189,8 +198,10 @@ class InlinePool:
         In full mode the batch is a single student, and within it the model is this student."""
         if self.stack is None:
             [schedule] = schedules
-            with train_full(self.model, schedule, self.settings, self.pad_id, max_tokens) as (of_one, usage):
-                yield [of_one], usage
+            with train_full(
+                self.model, schedule, self.settings, self.pad_id, max_tokens, autocast=self.autocast
+            ) as training:
+                yield [training.progress], training.usage
             return
         try:
             self.stack.allocate(seeds)
@@ -294,7 +305,7 @@ class InlinePool:
         if not alone:
             return self.examiner.before(exam, max_tokens)
         if exam not in self._whole_exams:
-            examiner = Examiner(self.model, self.tokenizer, self.stack, self.settings)
+            examiner = Examiner(self.model, self.tokenizer, self.stack, self.settings, autocast=self.autocast)
             self._whole_exams[exam] = examiner.before(exam, max_tokens)
         return self._whole_exams[exam]
 
