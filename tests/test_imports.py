@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ["configs", "student", "teacher", "curation"]
 ROOMS = {
     "configs": ["schema", "errors files format load seeds processes"],
-    "student": ["records statistics", "engine", "benchmarks", "pools", "bench"],
+    "student": ["records statistics text", "engine", "benchmarks", "pools", "bench"],
     "teacher": [
         "records prompting",
         "gates run",

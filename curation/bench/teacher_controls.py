@@ -21,8 +21,8 @@ from curation.lab.build import RETENTION_TEXTS
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.records import Exam, Job, OnDone, Outcome, Question, StudentPool, mean_gain
+from student.text.words import word_line, words
 from teacher.gates.checks import build_gates, check
-from teacher.gates.text import word_line, words
 from teacher.reward.assignment import batches_of
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.gain import GainReward

@@ -33,7 +33,7 @@ from curation.evaluation.records import (
 )
 from curation.evaluation.texts import taught_texts
 from curation.lab.items import BEST, JUNK
-from teacher.gates.text import overlap_shares
+from student.text.words import overlap_shares
 from teacher.records import ONE_RUN
 
 

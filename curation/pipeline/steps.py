@@ -26,8 +26,8 @@ from curation.pipeline.rewriter import (
     rewriter_gates,
     write,
 )
+from student.text.words import overlap_shares
 from teacher.gates.checks import check
-from teacher.gates.text import overlap_shares
 from teacher.records import Completion
 from teacher.sampling import make_rewrite
 

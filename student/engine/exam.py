@@ -5,10 +5,7 @@ greedy and batched over all students. Answers from before the training are the s
 """
 
 import math
-import re
 import statistics
-import string
-from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,9 +23,7 @@ from student.engine.packing import Piece, pack
 from student.engine.schedule import Schedule
 from student.engine.training import Progress, Usage, last_hidden, loss_at_labels
 from student.records import Answer, Exam, Job, Outcome, Question, mean_gain
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+from student.text.grading import exact_match, recalled
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,35 +208,6 @@ def _against_distractors(question: Question, gold: _Score, wrong: list[_Score]) 
         "choice": float(gold.loglik_sum / len(question.answer) > max(per_character)),
         "choice_sum": float(gold.loglik_sum > max(score.loglik_sum for score in wrong)),
     }
-
-
-def normalise(text: str) -> str:
-    """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces (arXiv 1606.05250)."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
-def first_line(text: str) -> str:
-    """The first line that is not blank: only this counts as the answer."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")
-
-
-def exact_match(answer: str, gold: str) -> bool:
-    """Whether the first line is the gold answer, both normalised."""
-    return normalise(first_line(answer)) == normalise(gold)
-
-
-def token_recall(answer: str, gold: str) -> float:
-    """Share of the gold answer's words that the answer's first line has; a word that comes twice counts twice."""
-    gold_words = Counter(normalise(gold).split())
-    answer_words = Counter(normalise(first_line(answer)).split())
-    if not gold_words:
-        return float(not answer_words)
-    return (gold_words & answer_words).total() / gold_words.total()
-
-
-def recalled(answer: str, gold: str) -> bool:
-    """Whether the first line has 60% of the gold words: agrees with SEAL's LLM judge on 88% of 4,870 judgements."""
-    return token_recall(answer, gold) >= 0.6
 
 
 def _mean_loss(scores: list[_Score]) -> float | None:

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.schema import Gates, Teacher
 from student.records import Document, Question
+from student.text.words import ngrams, word_line, words
 from teacher.gates import injection
-from teacher.gates.text import ngrams, word_line, words
 from teacher.prompting.defence import CHAT_MARK, MARKER, control_tokens
 from teacher.prompting.prompts import DELIMITED, shows_strategies
 from teacher.prompting.strategies import read_strategy

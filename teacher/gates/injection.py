@@ -11,8 +11,8 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
+from student.text.words import ngrams, word_line, words
 from teacher.gates.injection_patterns import ASSISTANT, COMMAND, LOOSE, REPORTED, STRONG, SUSPECT, WEAK
-from teacher.gates.text import ngrams, word_line, words
 from teacher.prompting.defence import CHAT_MARK
 
 SHARED_UNDER_INJECTION = 0.3

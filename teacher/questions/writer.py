@@ -19,7 +19,7 @@ from student.benchmarks.items import split_of
 from student.engine.exam import Examiner
 from student.engine.loss import check_head
 from student.records import Document, Exam, Question
-from teacher.gates.text import word_line, words
+from student.text.words import word_line, words
 from teacher.prompting.prompts import build_prompt
 from teacher.writers.local import TransformersWriter, load_teacher
 

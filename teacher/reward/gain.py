@@ -21,7 +21,7 @@ from student.records import Document, Job, Split, StudentPool
 from student.statistics.adaptive import next_shared_runs, posterior_gains
 from student.statistics.mixed_model import MeasuredRun, noise_degrees
 from student.statistics.reliability import Noise, Reliability, measured_noise, pooled_noise, reliability
-from teacher.gates.text import overlap_shares
+from student.text.words import overlap_shares
 from teacher.records import Reward, Rewrite, SamplingError
 from teacher.reward.assignment import (
     LessonResult,

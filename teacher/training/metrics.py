@@ -13,8 +13,8 @@ from configs.errors import RunError
 from configs.format import interval
 from student.statistics.intervals import Estimate, estimate
 from student.statistics.reliability import Noise, Reliability, reliability, repeats_for
+from student.text.words import overlap_shares
 from teacher.algorithms.algorithm import Groups, Rewards
-from teacher.gates.text import overlap_shares
 from teacher.records import Rewrite
 from teacher.reward.assignment import batches_of, lessons_of
 from teacher.reward.evaluation import Evaluation, mean_penalties

@@ -2,7 +2,7 @@
 
 import pytest
 
-from student.engine.exam import exact_match, first_line, normalise, recalled, token_recall
+from student.text.grading import exact_match, first_line, normalise, recalled, token_recall
 
 
 @pytest.mark.parametrize(
