@@ -10,6 +10,7 @@ from student.records import Document
 from teacher.gates.checks import Gate, check
 from teacher.prompting.prompts import build_prompt
 from teacher.prompting.strategies import parse_completion, spread, tag_of
+from teacher.prompting.thinking import without_thinking
 from teacher.records import Completion, Rewrite, Writer
 
 SAMPLING_VERSION = 2
@@ -75,7 +76,8 @@ def make_rewrite(
     """The record of one completion: its strategy, its lesson text and the first gate that refuses it. `strategy` is the
     prompt's; under `policy` prompting the completion's tag counts."""
     known = settings.strategies if settings.prompting == "policy" else (strategy,)
-    name, text = parse_completion(settings.prompting, completion.text, known)
+    spoken = without_thinking(completion.text, settings.thinking_tags, prompt)
+    name, text = parse_completion(settings.prompting, spoken, known)
     return Rewrite(
         document_id=document.id,
         strategy=name,

@@ -1,9 +1,11 @@
 """Settings of the teacher and its server, of the gates for its texts, and of the model that writes questions."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from configs.schema.section import Section
 from configs.schema.student import Lora
@@ -25,6 +27,9 @@ class Teacher(Section):
     delimit: bool = True
     """Documents are data: a model with a chat template reads each between two markers that its author cannot know, and
     is told that nothing between them is an instruction. Other models get the document alone."""
+    thinking_tags: tuple[str, str] | None = ("<think>", "</think>")
+    """What a model writes between these before its rewrite is thinking, and no part of the rewrite; null keeps it. What
+    an endpoint sends as `reasoning_content` never is. Thinking counts towards `max_new_tokens`."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Most tokens of a sampled rewrite."""
     temperature: float = Field(default=1.0, ge=0)
@@ -42,6 +47,14 @@ class Teacher(Section):
     """Adapters that RL trains; null trains all weights (small teachers)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("thinking_tags")
+    @classmethod
+    def are_two(cls, tags: tuple[str, str] | None) -> tuple[str, str] | None:
+        """Two texts that can be told apart."""
+        if tags is not None and not (tags[0].strip() and tags[1].strip() and tags[0] != tags[1]):
+            raise ValueError("expected an opening and a closing tag, e.g. [<think>, </think>]")
+        return tags
 
 
 class Serving(Section):
@@ -80,6 +93,33 @@ class Serving(Section):
     """`vllm`: longest time that the start of the server may take."""
     restarts: int = Field(default=5, ge=0)
     """`vllm`: how often a server that died is started again before the run fails."""
+
+    @field_validator("url")
+    @classmethod
+    def is_base(cls, url: str) -> str:
+        """An address that paths can be put after."""
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # half an IPv6 address, a port that is none
+            usable = None
+        if url and (not usable or url != "".join(url.split())):
+            raise ValueError("expected the base of an API with its scheme, e.g. https://host/v1")
+        if url and (parts.query or parts.fragment or parts.path.rstrip("/").endswith("/completions")):
+            raise ValueError("expected the base of an API, e.g. https://host/v1: /completions is put after it")
+        return url
+
+    @field_validator("body")
+    @classmethod
+    def is_json(cls, body: dict[str, Any]) -> dict[str, Any]:
+        """Fields that a request can carry, and whose reply can be read."""
+        try:
+            json.dumps(body, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"expected values that JSON has ({error})") from None
+        if body.get("stream"):
+            raise ValueError("expected no `stream`: whole replies are read, not streams")
+        return body
 
 
 class Gates(Section):

@@ -1,7 +1,7 @@
 """The teacher on a server: our own vLLM, or any OpenAI-compatible endpoint. Prompts in, completions out.
 
-A request that fails is sent again, with growing pauses. A prompt whose requests fail for good gets an error of its own.
-Requests wait while a server of ours starts again.
+A request that fails is sent again, with growing pauses, if that may help (`teacher.writers.replies` says what may). A
+prompt whose requests fail for good gets an error of its own. Requests wait while a server of ours starts again.
 """
 
 import asyncio
@@ -10,8 +10,6 @@ import os
 import random
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,35 +17,25 @@ import httpx
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from configs.errors import RunError, UserError
+from configs.format import amount
 from configs.schema import Serving, Teacher
 from configs.seeds import stable_seed
 from student.engine.model_names import check_available
 from student.engine.models import end_ids
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
+from teacher.writers.replies import AskAgainError, Choice, EndpointError, EveryPromptError, Form, mended, read_choice
 from teacher.writers.vllm_server import read_state
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between attempts: twice as long each time, less up to half by chance."""
-RETRY_STATUSES = {408, 409, 425, 429}
-"""Statuses beside 5xx after which the same request may succeed."""
+MOST_UNREADABLE = 4
+"""Attempts whose reply is neither a completion nor an error, after which a prompt is given up: such replies are paid
+for, and a server that has not sent a whole one by then does not send one."""
 NO_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 """The user's turn as it is, where the endpoint has the chat template."""
 TEMPLATE_TOKENS = 64
 """Room for what an endpoint's own chat template adds."""
-
-
-class EndpointError(RuntimeError):
-    """The endpoint gave no completion for a prompt; the message says how the last attempt failed."""
-
-
-class _Retry(Exception):
-    """An attempt failed, and another may succeed. `pause` is what the server asks for, in seconds; `connected` is False
-    where the server was not reached."""
-
-    def __init__(self, reason: str, pause: float = 0.0, *, connected: bool = True) -> None:
-        super().__init__(reason)
-        self.pause, self.connected = pause, connected
 
 
 class Sample(NamedTuple):
@@ -80,7 +68,10 @@ class EndpointWriter(Writer):
         # The global random state is not touched; pauses must differ between processes.
         self._random = random.Random()
         # Read from disk once: each batch opens a client of its own, and with it the connections that it closes.
-        self._certificates = httpx.create_ssl_context()
+        try:
+            self._certificates = httpx.create_ssl_context()
+        except OSError as error:
+            raise UserError(f"SSL_CERT_FILE or SSL_CERT_DIR names no certificates: {error.strerror or error}") from None
 
     @property
     def chat(self) -> bool:
@@ -117,15 +108,18 @@ class EndpointWriter(Writer):
         headers = {}
         if self.state_file is None and (variable := self.serving.api_key_variable):
             headers["Authorization"] = f"Bearer {_key(variable)}"
-        client = httpx.AsyncClient(
-            headers=headers,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.serving.concurrency),
-            # How long a reply may take in all is asyncio's part: httpx would time each piece of it.
-            timeout=httpx.Timeout(None, connect=30),
-            # A proxy of the environment stands between us and the world, not before our own server.
-            trust_env=self.state_file is None,
-            verify=self._certificates,
-        )
+        try:
+            client = httpx.AsyncClient(
+                headers=headers,
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.serving.concurrency),
+                # How long a reply may take in all is asyncio's part: httpx would time each piece of it.
+                timeout=httpx.Timeout(None, connect=30),
+                # A proxy of the environment stands between us and the world, not before our own server.
+                trust_env=self.state_file is None,
+                verify=self._certificates,
+            )
+        except (ValueError, ImportError, httpx.InvalidURL) as error:
+            raise UserError(f"the proxy that the environment names cannot be used: {error}") from None
         # A RunError of one sample ends the others.
         async with client, asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._complete(client, slots, sample)) for sample in samples]
@@ -135,15 +129,12 @@ class EndpointWriter(Writer):
         opening = self.opening_ids(sample.opening)
         async with slots:
             try:
-                reply = await self._post(client, self.request(sample, opening))
+                choice = await self._post(client, self.request(sample, opening))
             except EndpointError as error:
                 return Completion("", False, error)
-        choice = reply["choices"][0]
-        ended = choice["finish_reason"] == "stop"
         if self.state_file is None:
-            text = (choice["message"]["content"] if self.chat else choice["text"]) or ""
-            return Completion(sample.opening + text, ended)
-        sampled = choice["token_ids"]
+            return Completion(sample.opening + (choice.text or ""), not choice.cut)
+        sampled, ended = choice.token_ids or [], not choice.cut
         if sampled and ended and sampled[-1] in self.end_ids:
             sampled = sampled[:-1]
         text = self.tokenizer.decode([*opening, *sampled], skip_special_tokens=True)
@@ -165,16 +156,17 @@ class EndpointWriter(Writer):
             ends = sorted(self.end_ids)
             return body | {"prompt": [*prompt, *opening], "stop_token_ids": ends, "return_token_ids": True}
         if self.chat:
-            body["messages"] = [{"role": "user", "content": sample.prompt}]
+            body["messages"] = [{"role": "user", "content": mended(sample.prompt)}]
         else:
-            body["prompt"] = sample.prompt + sample.opening
+            body["prompt"] = mended(sample.prompt + sample.opening)
         body |= self.serving.body
         return {name: value for name, value in body.items() if value is not None}
 
-    async def _post(self, client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
+    async def _post(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Choice:
         """The reply to a request, after as many attempts as it takes. Raises EndpointError, RunError."""
         # httpx's transport retries failed connections alone: no status, no torn reply, and without a deadline.
         end = time.monotonic() + self.serving.deadline_seconds
+        unreadable = 0
         for attempt in itertools.count():
             # A server of ours has another URL after each start.
             state = read_state(self.state_file) if self.state_file is not None else None
@@ -184,9 +176,10 @@ class EndpointWriter(Writer):
                 async with asyncio.timeout(self.serving.timeout_seconds):
                     return await self._post_once(client, url, {"model": model} | body)
             except TimeoutError:
-                failure = _Retry(f"no reply in {self.serving.timeout_seconds:g} seconds")
-            except _Retry as error:
+                failure = AskAgainError(f"no reply in {self.serving.timeout_seconds:g} seconds")
+            except AskAgainError as error:
                 failure = error
+            unreadable += not failure.readable
             if self.state_file is not None:
                 # The time that a server of ours takes to start again is not the prompt's.
                 before = time.monotonic()
@@ -194,39 +187,44 @@ class EndpointWriter(Writer):
                 end += time.monotonic() - before
             backoff = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * self._random.uniform(0.5, 1)
             pause = max(backoff, failure.pause)
-            if time.monotonic() + pause > end:
-                reason = f"{failure} (given up after {attempt + 1} attempts)"
+            if time.monotonic() + pause > end or unreadable == MOST_UNREADABLE:
+                asked = f", asked to wait {failure.pause:.0f} seconds" if failure.pause > LONGEST_PAUSE else ""
+                reason = f"{failure} (given up after {amount(attempt + 1, 'attempt')}{asked})"
                 if failure.connected:
-                    raise EndpointError(reason)
+                    raise EndpointError(self._without_key(reason))
                 raise RunError(f"{url} cannot be reached: {reason}; what is finished is kept, the same command goes on")
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
-    async def _post_once(self, client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def _post_once(self, client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Choice:
         path = "chat/completions" if self.chat else "completions"
         try:
             reply = await client.post(f"{url}/{path}", json=body)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             # The kind alone: an error's text may hold the request.
             connected = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            raise _Retry(type(error).__name__, connected=connected) from None
-        status = reply.status_code
-        if status in RETRY_STATUSES or status >= 500:
-            raise _Retry(f"HTTP {status}", _retry_after(reply.headers.get("Retry-After", "")))
-        if status == httpx.codes.UNAUTHORIZED:
-            key = self.serving.api_key_variable
-            raise RunError(f"{url} refuses the key" + (f" in ${key}" if key else ": set serving.api_key_variable"))
-        if status == httpx.codes.NOT_FOUND:
-            raise RunError(f"{url}/{path} knows no model {body['model']!r} (HTTP 404)")
-        if status != httpx.codes.OK:
-            raise EndpointError(f"HTTP {status}: {' '.join(reply.text.split())[:200]}")
+            readable = not isinstance(error, httpx.DecodingError)
+            raise AskAgainError(type(error).__name__, connected=connected, readable=readable) from None
+        form: Form = "tokens" if self.state_file else "chat" if self.chat else "text"
         try:
-            content = reply.json()
-            choice = content["choices"][0]
-            choice["finish_reason"], choice["message" if self.chat else "token_ids" if self.state_file else "text"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise _Retry(f"a reply that is none ({type(error).__name__})") from None
-        return dict(content)
+            return read_choice(reply.status_code, reply.headers, reply.content, form)
+        except EveryPromptError as error:
+            key = self.serving.api_key_variable
+            problem = {
+                401: f"{url} refuses the key" + (f" in ${key}" if key else ": set serving.api_key_variable"),
+                404: f"{url}/{path} knows no model {body['model']!r}, or serving.url is not the API's base",
+            }.get(error.status, f"{url}/{path} answers nobody's requests")
+            if target := reply.headers.get("location"):
+                problem = f"{url} has moved to {target!r}: set serving.url"
+            words = self._without_key(f" (HTTP {error.status}{error.args[0] and f': {error.args[0]}'})")
+            raise RunError(f"{problem}{words}; what is finished is kept, the same command goes on") from None
+        except EndpointError as error:
+            raise EndpointError(self._without_key(str(error))) from None
+
+    def _without_key(self, words: str) -> str:
+        """What a server says, without the key, which some say with it."""
+        key = os.environ.get(self.serving.api_key_variable, "").strip() if self.state_file is None else ""
+        return words.replace(key, "***") if key else words
 
     async def _wait_for_health(self, client: httpx.AsyncClient, state_file: Path) -> None:
         """Returns when the server of ours answers again. Raises RunError when it will not."""
@@ -243,21 +241,11 @@ class EndpointWriter(Writer):
         raise RunError(f"the vLLM server does not come back; its log is {read_state(state_file).log}")
 
 
-def _retry_after(header: str) -> float:
-    """Seconds of a Retry-After header, which may be a date; 0 where there is none."""
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return 0.0
-
-
 def _key(variable: str) -> str:
     if not (key := os.environ.get(variable, "").strip()):
         raise UserError(f"serving.api_key_variable: the environment has no {variable}")
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"serving.api_key_variable: {variable} holds a character that no key has; paste it anew")
     return key
 
 

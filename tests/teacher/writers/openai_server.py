@@ -1,7 +1,7 @@
 """An OpenAI-compatible endpoint on the loopback that misbehaves on order.
 
-`behave(body, attempt)` decides what becomes of a request: a text to answer with, a status (with headers), or one of the
-faults `hang`, `drip`, `torn`, `reset`, `empty`. `attempt` counts the requests with the same body, from 0.
+`behave(body, attempt)` decides what becomes of a request: a text to answer with, a status (with headers and a body), or
+one of the faults `hang`, `drip`, `torn`, `reset`, `empty`. `attempt` counts the requests with the same body, from 0.
 """
 
 import json
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = str | int | tuple[int, dict[str, str]]
+Answer = str | int | tuple[int, dict[str, str]] | tuple[int, dict[str, str], bytes]
 
 
 class Endpoint:
@@ -71,8 +71,8 @@ class Endpoint:
                 elif isinstance(how, str):
                     self.reply(200, json.dumps(completion(how)).encode(), {})
                 else:
-                    status, headers = how if isinstance(how, tuple) else (how, {})
-                    self.reply(status, b'{"error": {"message": "no"}}', headers)
+                    status, headers, *content = how if isinstance(how, tuple) else (how, {})
+                    self.reply(status, content[0] if content else b'{"error": {"message": "no"}}', headers)
 
             def reply(self, status: int, content: bytes, headers: dict[str, str]) -> None:
                 self.send_response(status)

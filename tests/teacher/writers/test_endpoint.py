@@ -15,6 +15,7 @@ from teacher.records import Completion
 from teacher.writers import endpoint
 from teacher.writers.endpoint import load_endpoint
 from teacher.writers.local import load_teacher
+from teacher.writers.replies import retry_after
 from tests.teacher.writers.openai_server import answering, free_port, slowly
 
 PROMPTS = [f"in the shop {i} <lesson>" for i in range(10)]
@@ -102,14 +103,14 @@ def test_an_error_of_one_prompt_leaves_the_others_alone(make_config, quick):
             writer.write(PROMPTS, 1, seed=0)
     errors = {i: str(result.error) for i, result in enumerate(results) if result.error is not None}
     assert errors.keys() == {3, 4, 5, 6}
-    assert errors[3].startswith("HTTP 400") and errors[4].startswith("HTTP 503 (given up after ")
+    assert errors[3].startswith("HTTP 400") and errors[4].startswith("HTTP 503: no (given up after ")
     assert errors[5].startswith("no reply in 0.2 seconds") and "ReadError" in errors[6]
     assert all(results[i] == Completion(f"gold {i}", True) for i in range(10) if i not in errors)
 
 
 def test_a_retry_after_header_is_respected(make_config, quick):
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
-    assert 0.5 < endpoint._retry_after(later) <= 2
+    assert 0.5 < retry_after({"retry-after": later}) <= 2
     with answering(lambda body, n: echo(body, n) if n else (429, {"Retry-After": "0.7"})) as server:
         writer = writer_on(make_config, server.url)
         started = time.monotonic()
