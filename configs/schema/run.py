@@ -22,8 +22,13 @@ class Data(Section):
     """Documents that the teacher never learns on; the gains at the end are measured on them."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first `limit` documents of `train`."""
+    titles: int | None = Field(default=None, ge=1)
+    """Use only documents of `train` under the first so many titles (a document without a `title` counts as one), so
+    that a file in which titles are mixed has others left for the warm-up of a student."""
     heldout_limit: int | None = Field(default=None, ge=1)
     """Use only the first `heldout_limit` documents of `heldout`."""
+    heldout_titles: int | None = Field(default=None, ge=1)
+    """The same as `titles`, of `heldout`."""
 
 
 class Lab(Section):

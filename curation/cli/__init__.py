@@ -137,7 +137,7 @@ def warm_up(
         Literal["mixed", "questions"],
         typer.Option("--format", help="mixed: passages, then questions without them; or questions alone."),
     ] = "mixed",
-    tokens: Annotated[int, typer.Option(min=1, help="Train on about so many at most.")] = 100_000,
+    tokens: Annotated[int, typer.Option(min=1, help="Train on so many at most.")] = 100_000,
     every: Annotated[int, typer.Option(min=1, help="Tokens between two points of the held-out curve.")] = 10_000,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many documents.")] = None,
     learning_rate: Annotated[float, typer.Option(min=1e-12)] = 2e-4,

@@ -1,7 +1,7 @@
 """The documents of training and evaluation: read into memory, with questions, and with those of the right split."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -27,10 +27,12 @@ def read_documents(
     limit: int | None = None,
     known: WrittenQuestions | None = None,
     *,
+    titles: int | None = None,
     optional: bool = False,
     questions_needed: bool = True,
 ) -> list[Document]:
-    """The first `limit` documents with questions (all, unless `questions_needed`), for training and evaluation.
+    """The first `limit` documents with questions (all, unless `questions_needed`) under the first `titles` titles, for
+    training and evaluation.
 
     Their ids are `training_id`s. A document without questions gets those that are `known` (teacher.questions.cache).
     Rows that cannot be read and documents without questions are left out, and a warning on stderr counts them. Raises
@@ -39,11 +41,15 @@ def read_documents(
     documents: list[Document] = []
     unreadable: list[str] = []
     without = 0
+    groups: set[Hashable] = set()
     for document in _read_rows(patterns, unreadable):
         if "questions" not in document.metadata:
             [document] = attach_questions([document], known or {})
         if document.metadata.get("questions") or not questions_needed:
-            documents.append(document)
+            group = group_of(document)
+            if titles is None or group in groups or len(groups) < titles:
+                groups.add(group)
+                documents.append(document)
         else:
             without += 1
         if len(documents) == limit:
@@ -85,6 +91,18 @@ def _has_questions(document: Document) -> bool:
     return all("answer" in q and ("question" in q or "prompt" in q) for q in questions)
 
 
+def group_of(document: Document) -> Hashable:
+    """What keeps documents together: the title, in any case and spacing, or the text where there is no title."""
+    title = document.metadata.get("title")
+    title = " ".join(title.split()).casefold() if isinstance(title, str) else ""
+    return ("title", title) if title else ("text", words_of(document))
+
+
+def words_of(document: Document) -> str:
+    """The text in single spaces."""
+    return " ".join(document.text.split())
+
+
 def training_id(shard: Shard, row: int, text: str) -> str:
     """The id that `read_documents` gives a row: `file#row@` and a hash of its text, the same in every folder. Seeds
     depend on it, so that a run repeats on another machine. The same text in the same row of two files of one name is
@@ -96,8 +114,9 @@ def read_splits(config: Config) -> tuple[list[Document], list[Document]]:
     """The documents of `data.train` and `data.heldout` that have questions of their split; where `questions.model` is
     set, it writes those that lack any. Documents and models are checked before that. Raises UserError."""
     check_inputs(config)
-    train = _read(config, config.data.train, config.data.limit)
-    heldout = _read(config, config.data.heldout, config.data.heldout_limit) if config.data.heldout else []
+    data = config.data
+    train = _read(config, data.train, data.limit, data.titles)
+    heldout = _read(config, data.heldout, data.heldout_limit, data.heldout_titles) if data.heldout else []
     questions_missing = any("questions" not in document.metadata for document in [*train, *heldout])
     if not questions_missing:
         train, heldout = _with_split(config, "train", train), _with_split(config, "heldout", heldout)
@@ -111,15 +130,18 @@ def read_splits(config: Config) -> tuple[list[Document], list[Document]]:
     return train, heldout
 
 
-def read_asked(config: Config, patterns: tuple[str, ...], limit: int | None) -> list[Document]:
-    """The first `limit` documents with questions: their own, or those of `questions.model`. Raises UserError."""
-    return ensure_questions(config, _read(config, patterns, limit), say)
+def read_asked(
+    config: Config, patterns: tuple[str, ...], limit: int | None, titles: int | None = None
+) -> list[Document]:
+    """The first `limit` documents, under the first `titles` titles, with questions: their own, or those of
+    `questions.model`. Raises UserError."""
+    return ensure_questions(config, _read(config, patterns, limit, titles), say)
 
 
-def _read(config: Config, patterns: tuple[str, ...], limit: int | None) -> list[Document]:
+def _read(config: Config, patterns: tuple[str, ...], limit: int | None, titles: int | None) -> list[Document]:
     """The first `limit` documents: all where `questions.model` is set, else those with questions."""
     try:
-        return read_documents(patterns, limit, questions_needed=not config.questions.model)
+        return read_documents(patterns, limit, titles=titles, questions_needed=not config.questions.model)
     except NoQuestions as error:
         raise NoQuestions(f"{error}; set questions.model to a model that writes them, or to 'teacher'") from None
 

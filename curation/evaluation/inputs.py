@@ -116,7 +116,7 @@ def _read_documents(config: Config, arms: Sequence[Arm]) -> tuple[list[Document]
         train, documents = read_splits(config)
         check_documents(config, train, documents)
         return train, documents
-    documents = read_asked(config, config.data.heldout, config.data.heldout_limit)
+    documents = read_asked(config, config.data.heldout, config.data.heldout_limit, config.data.heldout_titles)
     exams = HeldoutQuestions(config.student, config.evaluation)
     kept = [d for d in documents if any(q.split == "heldout" for q in exams.exam(d).questions)]
     if not kept:

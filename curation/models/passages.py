@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from configs.errors import UserError
 from configs.schema import Config
 from configs.seeds import stable_seed
-from curation.corpus.training_data import read_documents
+from curation.corpus.training_data import group_of, read_documents, words_of
 from student.engine.schedule import Step
 from student.records import Benchmark, Question, Segment
 
@@ -33,17 +33,6 @@ PROBE_QUESTIONS = 200
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
-def group_of(document: Document) -> Hashable:
-    """What keeps documents together: the title, in any case and spacing, or the text where there is no title."""
-    title = document.metadata.get("title")
-    title = " ".join(title.split()).casefold() if isinstance(title, str) else ""
-    return ("title", title) if title else ("text", _words(document))
-
-
-def _words(document: Document) -> str:
-    return " ".join(document.text.split())
-
-
 class Split(NamedTuple):
     """The documents of a warm-up. No title and no text is in two of the three places."""
 
@@ -57,25 +46,28 @@ class Split(NamedTuple):
 def used_later(config: Config) -> list[Document]:
     """The documents that the teacher is trained and judged on, and those with questions that it is to curate."""
     data, asked = config.data, not config.questions.model
-    named = [(data.train, data.limit, asked), (data.heldout, data.heldout_limit, asked)]
-    named.append((config.curation.input, None, True))
+    named = [
+        (data.train, data.limit, data.titles, asked),
+        (data.heldout, data.heldout_limit, data.heldout_titles, asked),
+    ]
+    named.append((config.curation.input, None, None, True))
     return [
         document
-        for files, limit, questions_needed in named
+        for files, limit, titles, needed in named
         if files
-        for document in read_documents(files, limit, optional=True, questions_needed=questions_needed)
+        for document in read_documents(files, limit, titles=titles, optional=True, questions_needed=needed)
     ]
 
 
 def split_by_title(documents: Sequence[Document], later: Sequence[Document], seed: int) -> Split:
     """Leaves out the documents whose title or text is one of `later`, and texts that come again; deals the titles of
     the others to probe and training. Raises UserError where too few are left."""
-    later_groups, seen = {group_of(document) for document in later}, {_words(document) for document in later}
+    later_groups, seen = {group_of(document) for document in later}, {words_of(document) for document in later}
     later_texts = frozenset(seen)
     left_out: Counter[str] = Counter()
     groups: dict[Hashable, list[Document]] = {}
     for document in documents:
-        text, group = _words(document), group_of(document)
+        text, group = words_of(document), group_of(document)
         if text in later_texts:
             left_out["text used later"] += 1
         elif group in later_groups:

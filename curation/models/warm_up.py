@@ -18,7 +18,7 @@ from configs.format import amount, interval, without_nan
 from configs.schema import Config
 from configs.schema.student import Student
 from curation.console.progress import WorkProgress, say
-from curation.corpus.training_data import read_documents
+from curation.corpus.training_data import group_of, read_documents
 from curation.models.held_out_curve import PATIENCE, Diverged, HeldOutCurve, figures_of
 from curation.models.passages import (
     PROBE_QUESTIONS,
@@ -26,7 +26,6 @@ from curation.models.passages import (
     Format,
     Split,
     blocks_of,
-    group_of,
     questions_about,
     split_by_title,
     used_later,
@@ -51,9 +50,9 @@ def warm_up(
     config: Config, *, model: str, data: Sequence[str], output: Path, form: Format, tokens: int, every: int,
     limit: int | None, learning_rate: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """Trains `model` on documents of the files `data` (the first `limit`), with the config's prompt template, on about
-    `tokens` tokens at most, and saves it in `output`, whole or not at all. Every so many tokens the held-out curve gets
-    a point, and ends the training where it does not rise any more.
+    """Trains `model` on documents of the files `data` (the first `limit`), with the config's prompt template, on at
+    most `tokens` tokens, and saves it in `output`, whole or not at all. Every so many tokens the held-out curve gets a
+    point, and ends the training where it does not rise any more.
 
     Returns what `output/warm_up.json` holds: the curve, why it ended, and the answers to questions about the config's
     documents before and after, which decided nothing. A call that was killed goes on from its last point. Raises

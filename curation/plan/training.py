@@ -98,7 +98,7 @@ def training_documents(config: Config, notes: list[str]) -> tuple[list[Document]
     if data.train:
         if config.questions.model:
             notes.append("documents without questions get theirs before training: they and the cost are not counted")
-        documents = read_documents(data.train, data.limit, optional=bool(config.questions.model))
+        documents = read_documents(data.train, data.limit, titles=data.titles, optional=bool(config.questions.model))
     train = len(documents) or data.limit or 0
     if not train:
         raise UserError("data.train is not set: name JSONL or Parquet files with `text` and `questions`")
@@ -106,7 +106,7 @@ def training_documents(config: Config, notes: list[str]) -> tuple[list[Document]
         notes.append(f"data.train names no files: {train} documents are taken, as data.limit says")
     heldout = data.heldout_limit or 0
     if data.heldout:
-        heldout = len(read_documents(data.heldout, data.heldout_limit, optional=True))
+        heldout = len(read_documents(data.heldout, data.heldout_limit, titles=data.heldout_titles, optional=True))
     elif heldout:
         notes.append(f"data.heldout names no files: {heldout} documents are taken, as data.heldout_limit says")
     return documents, train, heldout

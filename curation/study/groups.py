@@ -54,7 +54,12 @@ def read_groups(config: Config, source: str | None, documents: int, rewrites: in
     """
     if source == LAB:
         return _lab_groups(config, documents, rewrites)
-    read = read_asked(config, config.data.train if source is None else (source,), documents)
+    read = read_asked(
+        config,
+        config.data.train if source is None else (source,),
+        documents,
+        config.data.titles if source is None else None,
+    )
     with_rewrites = [document for document in read if document.metadata.get("rewrites")]
     if len(with_rewrites) == len(read):
         return [_group_with_rewrites(document, rewrites) for document in read]

@@ -83,25 +83,27 @@ class Step(NamedTuple):
 def schedule_of_steps(
     tokenizer: PreTrainedTokenizerBase, blocks: Iterable[Sequence[Step]], settings: Student, tokens: int
 ) -> Schedule:
-    """Steps that are given, in their order: whole blocks of them until they have so many `tokens`. In a step all tokens
-    to be learnt weigh the same. There may be endless blocks, but not without tokens."""
-    encoded: dict[tuple[LessonText, str], int] = {}
+    """Steps that are given, in their order: whole blocks of them as long as they have at most so many `tokens`, and the
+    first in any case. In a step all tokens to be learnt weigh the same. There may be endless blocks, but not without
+    tokens."""
+    numbers: dict[tuple[LessonText, str], int] = {}
     texts: list[Encoded] = []
+
+    def number_of(text: LessonText, loss_on: str) -> int:
+        if (text, loss_on) not in numbers:
+            numbers[text, loss_on] = len(texts)
+            texts.append(encode_text(tokenizer, text, loss_on, settings.max_text_tokens))
+        return numbers[text, loss_on]
+
     order: list[list[int]] = []
     done = 0
     for block in blocks:
-        if done >= tokens:
+        numbered = [[number_of(text, step.loss_on) for text in step.texts] for step in block]
+        added = [[number for number in step if len(texts[number].labelled)] for step in numbered]
+        done += sum(len(texts[number]) for step in added for number in step)
+        if order and done > tokens:
             break
-        for step in block:
-            order.append([])
-            for text in step.texts:
-                if (text, step.loss_on) not in encoded:
-                    encoded[text, step.loss_on] = len(texts)
-                    texts.append(encode_text(tokenizer, text, step.loss_on, settings.max_text_tokens))
-                index = encoded[text, step.loss_on]
-                if len(texts[index].labelled):
-                    order[-1].append(index)
-                    done += len(texts[index])
+        order += added
     owners = [0] * len(texts)
     return Schedule(texts, owners, order, settings.learning_rate, settings.warmup_steps, settings.schedule)
 

@@ -19,7 +19,8 @@ SAME_TEACHER = ("teacher.model", "teacher.lora")
 """What a fork cannot change: its checkpoints are of this model."""
 
 SAME_VALIDATION = (
-    "rl.validation_documents", "run.seed", "data.train", "data.limit", "reward.credit", "reward.documents_per_student",
+    "rl.validation_documents", "run.seed", "data.train", "data.limit", "data.titles", "reward.credit",
+    "reward.documents_per_student",
 )  # fmt: skip
 """What a fork cannot change where either run validates: documents that were trained on would validate it."""
 

@@ -132,6 +132,25 @@ def test_find_shards(tmp_path: Path) -> None:
         find_shards((f"{tmp_path}/y/notes.md",))
 
 
+def test_documents_of_the_first_titles(tmp_path: Path) -> None:
+    """Titles are mixed in the file; one in another spelling is the same, and a document without one is its own."""
+    titles = ["Rhine", None, "Oxygen", " rhine", "Kenya", "Oxygen", None]
+    asked = [
+        {"text": f"text {number}", "questions": [{"question": "Who?", "answer": "She"}]}
+        | ({"title": title} if title else {})
+        for number, title in enumerate(titles)
+    ]
+    path = (str(write_jsonl(tmp_path / "a.jsonl", asked)),)
+
+    def numbers(**options: int) -> list[int]:
+        return [int(document.text.removeprefix("text ")) for document in read_documents(path, **options)]
+
+    assert numbers(titles=1) == [0, 3]
+    assert numbers(titles=3) == [0, 1, 2, 3, 5]
+    assert numbers(titles=3, limit=4) == [0, 1, 2, 3]
+    assert numbers(titles=9) == list(range(7))
+
+
 def test_read_documents_wants_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = [row | {"questions": [{"question": "Who?", "answer": "She"}]} for row in rows(4)]
     path = write_jsonl(tmp_path / "a.jsonl", [*asked[:2], *rows(1, start=9), {"title": "no text"}, *asked[2:]])

@@ -35,18 +35,18 @@ def train(model, schedule, tokenizer, **options):
 
 
 def test_given_steps_keep_their_order_and_what_they_learn(tokenizer):
-    schedule = schedule_of_steps(tokenizer, BLOCKS, SETTINGS, tokens=70)
-    assert schedule.order == [[0, 1], [0, 1], [2, 3], [2, 3]] * 2, "blocks are whole"
-    assert 70 <= schedule.tokens() < 70 + schedule.tokens() / 2
+    one = schedule_of_steps(tokenizer, BLOCKS, SETTINGS, tokens=1)
+    assert one.order == [[0, 1], [0, 1], [2, 3], [2, 3]], "the first block in any case"
+    schedule = schedule_of_steps(tokenizer, BLOCKS, SETTINGS, tokens=3 * one.tokens() - 1)
+    assert schedule.order == one.order * 2, "blocks are whole, and no more than that many tokens"
     learnt = [tokenizer.decode(text.ids[text.labelled]) for text in schedule.texts]
     assert learnt[0] == " cat sat on the mat .<eos>" and learnt[2] == " mat<eos>"
-    assert schedule_of_steps(tokenizer, BLOCKS, SETTINGS, tokens=1).steps == 4
 
 
 def test_a_text_without_a_token_to_learn_is_left_out(tokenizer):
     short = SETTINGS.model_copy(update={"max_text_tokens": 8})
     long = (Segment("prompt", "the cat sat on the mat . " * 3), Segment("answer", " mat"))
-    schedule = schedule_of_steps(tokenizer, [[Step((long, *ASK.texts), "answer")]] * 2, short, tokens=20)
+    schedule = schedule_of_steps(tokenizer, [[Step((long, *ASK.texts), "answer")]] * 2, short, tokens=99)
     assert schedule.order == [[1, 2]] * 2 and schedule.texts[0].cut > 0
 
 
