@@ -1,10 +1,8 @@
 """What a warm-up is trained and stopped on: passages apart by title from every later use, and the steps of training."""
 
-import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,6 +15,7 @@ from configs.seeds import stable_seed
 from curation.corpus.training_data import group_of, read_documents, words_of
 from student.engine.schedule import Step
 from student.records import Benchmark, Question, Segment
+from student.text.sentences import split_sentences
 
 Format = Literal["mixed", "questions"]
 
@@ -29,8 +28,6 @@ PROBE_SHARE = 0.2
 MOST_PROBE_TITLES = 64
 PROBE_QUESTIONS = 200
 """Most questions of the probe: an evaluation costs about as much as 2,000 tokens of training."""
-
-_SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 class Split(NamedTuple):
@@ -153,8 +150,8 @@ def blocks_of(
 
 
 def reading_texts(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> list[str]:
-    """The passage, or as few parts of it as there can be of `max_tokens` tokens, cut where a line or a sentence ends. A
-    longer sentence stays whole, and the engine cuts it."""
+    """The passage, or as few runs of its sentences as there can be of `max_tokens` tokens. A longer sentence stays
+    whole, and the engine cuts it."""
 
     def fits(part: str) -> bool:
         # One for the end of the text, one for the opening of tokenizers that have one.
@@ -162,10 +159,11 @@ def reading_texts(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int
 
     if fits(text):
         return [text]
-    cuts = [match.end() for match in _SENTENCE_ENDS.finditer(text)]
-    parts, start = [], 0
-    for cut, following in pairwise((*cuts, len(text))):
-        if not fits(text[start:following].strip()):
-            parts.append(text[start:cut].strip())
-            start = cut
-    return [part for part in (*parts, text[start:].strip()) if part]
+    parts: list[str] = []
+    for sentence in split_sentences(text):
+        longer = f"{parts[-1]} {sentence}" if parts else sentence
+        if parts and not fits(longer):
+            parts.append(sentence)
+        else:
+            parts[-1:] = [longer]
+    return parts

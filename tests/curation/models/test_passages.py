@@ -100,7 +100,7 @@ def test_a_block_is_read_twice_and_then_asked_twice(tokenizer):
 
 
 def test_a_long_passage_is_read_in_whole_sentences(tokenizer):
-    sentences = [" ".join(random.Random(n).choices(WORDS, k=3 + n % 5)) + "." for n in range(30)]
+    sentences = [" ".join(random.Random(n).choices(WORDS, k=3 + n % 5)).capitalize() + "." for n in range(30)]
     text = "\n".join(" ".join(sentences[start : start + 6]) for start in range(0, 30, 6))
     for most in (9, 16, 40):
         parts = reading_texts(tokenizer, text, most)
