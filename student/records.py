@@ -163,6 +163,11 @@ class StudentPool(Protocol):
         ...
 
     @property
+    def dtype(self) -> str:
+        """Type of the base weights that was taken, such as `bfloat16`: `student.dtype: auto` leaves it open."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all that an outcome depends on beside the job: base weights, engine version, student settings."""
         ...

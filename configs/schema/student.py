@@ -75,9 +75,10 @@ class Student(Section):
     memory_fraction: float = Field(default=0.6, gt=0, le=1)
     """Share of the free memory that students may use."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the base weights; adapters are float32. `auto`: bfloat16 on a GPU, float32 on a CPU (8 times faster). In
-    `mode: full` the weights are float32 (small updates vanish in bfloat16), and `auto` computes their products in
-    bfloat16 (autocast) on GPUs and processors that do so faster; `float32` never does."""
+    """Type of the base weights; adapters are float32. `auto`: bfloat16 on a GPU, and on a CPU with AVX-512 BF16 or AMX
+    for models of a width from 256 (twice as fast or more) if a step agrees with float32's; else float32. In `mode:
+    full` the weights are float32 (small updates vanish in bfloat16), and `auto` computes their products in bfloat16
+    (autocast) on GPUs and processors that do so faster; `float32` never does."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
     """torch.compile the decoder layers."""

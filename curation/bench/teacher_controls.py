@@ -55,6 +55,10 @@ class ShuffledPool:
         return f"shuffled {self.pool.fingerprint}"
 
     @property
+    def dtype(self) -> str:
+        return self.pool.dtype
+
+    @property
     def at_once(self) -> int:
         return self.pool.at_once
 

@@ -12,6 +12,7 @@ from configs.schema import Config, Student, Teacher
 from curation.doctor.checks import Check, Checks
 from curation.plan.models import checkpoint_gb
 from student.engine.model_names import hub_problem
+from student.engine.models import has_bfloat16
 from teacher.algorithms.table import algorithm_of
 
 LEAST_FREE_GB = 5.0
@@ -67,7 +68,7 @@ def check_devices(student: Student, teacher: Teacher) -> Checks:
         cpu = f"CPU, {os.cpu_count()} cores, {amount(torch.get_num_threads(), 'thread')}; no GPU"
         yield Check("device", "ok", cpu)
     slow = [f"{key}.dtype=auto" for key, section in sections.items() if section.dtype == "bfloat16"]
-    if slow and not on_gpu:
+    if slow and not on_gpu and not has_bfloat16("cpu"):
         problem = "bfloat16 on a CPU without its units is about 8 times as slow as float32"
         yield Check("dtype", "warn", problem, " ".join(slow))
 

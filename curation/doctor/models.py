@@ -10,15 +10,16 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from configs.errors import UserError
-from configs.schema import Config
+from configs.schema import Config, Student
 from configs.schema.student import TEACHER
 from curation.corpus.inputs import models_of
 from curation.doctor.checks import Check, Checks
 from curation.plan.models import TRAINED_BYTES, device_here, has_weights, model_size, teacher_bytes
 from student.engine.memory import free_bytes
 from student.engine.model_names import MissingFolder, check_name, hub_problem
-from student.engine.models import check_model, pick_dtype
-from teacher.reward.student_models import adapter_coverages
+from student.engine.models import check_model, has_bfloat16
+from student.engine.precision import LEAST_WIDTH, student_dtype
+from teacher.reward.student_models import adapter_coverages, starting_bases
 
 COPY = "copy the folder here and name its path, or set HF_HOME to a cache that has it"
 
@@ -56,6 +57,25 @@ def check_adapters(config: Config) -> Checks:
             yield Check("student.lora", "ok", found)
 
 
+def check_dtypes(config: Config) -> Checks:
+    """Which type `student.dtype: auto` takes for the base weights of each student's model, and why."""
+    settings = config.student
+    for name in starting_bases(config).values() if config.data.train and settings.dtype == "auto" else ():
+        with suppress(UserError, OSError, ValueError):  # a model that cannot be read is another check's
+            dtype, why = student_dtype(settings, name), ""
+            if settings.mode == "full":
+                why = ": small updates of all weights vanish in bfloat16"
+                if has_bfloat16(device_here(settings.device).type):
+                    why += ", in which their products are computed"
+            elif device_here(settings.device).type == "cpu" and dtype == "bfloat16":
+                why = ", which this processor computes; one step is held against float32 when students start (a second)"
+            elif device_here(settings.device).type == "cpu":
+                why = ": the processor has no AVX-512 BF16 or AMX"
+                if has_bfloat16("cpu"):
+                    why = f": bfloat16 is twice as fast only from a width of {LEAST_WIDTH}"
+            yield Check("student.dtype", "ok", f"{name}: base weights in {dtype}{why}")
+
+
 def _check_on_hub(key: str, name: str) -> Check:
     with suppress(OSError, ValueError):
         return Check(key, "ok", f"{name} is in the cache, {snapshot_download(name, local_files_only=True)}")
@@ -75,6 +95,14 @@ def _check_on_hub(key: str, name: str) -> Check:
     return Check(key, "warn", f"{name} is on the Hub, {weights / 1e9:.2g} GB to download", fix)
 
 
+def _student_bytes(settings: Student, name: str) -> int:
+    """Bytes of a weight of a student's base."""
+    itemsize = 4
+    with suppress(UserError, OSError, ValueError):
+        itemsize = 2 if student_dtype(settings, name) == "bfloat16" else 4
+    return itemsize + (TRAINED_BYTES if settings.mode == "full" else 0)
+
+
 def check_memory(config: Config) -> Checks:
     """The weights that are held at once beside what is free, without activations: batches adapt to what is left."""
     needs: dict[str, dict[str, float]] = {"cpu": defaultdict(float), "cuda": defaultdict(float)}
@@ -83,12 +111,9 @@ def check_memory(config: Config) -> Checks:
         needs[device_here(config.teacher.device).type]["teacher"] = needed
     if config.student.pool == "inline" and config.data.train:
         device = device_here(config.student.device)
-        itemsize = pick_dtype(config.student.dtype, device).itemsize
-        if config.student.mode == "full":
-            itemsize += TRAINED_BYTES
         for name in config.student.names:
             if name != TEACHER and (size := model_size(name)) is not None:
-                needs[device.type]["students"] += size.value * itemsize
+                needs[device.type]["students"] += size.value * _student_bytes(config.student, name)
     for kind, parts in needs.items():
         if not parts:
             continue

@@ -198,6 +198,12 @@ class AdapterStack:
         for layer in self.layers.values():
             layer.a_KrI = layer.b_KrO = None
 
+    def detach(self) -> None:
+        """Unwraps the model's layers; the stack cannot be used any more."""
+        self.release()
+        for name, layer in self.layers.items():
+            self.model.set_submodule(name, layer.base)
+
     @contextmanager
     def using(self, rows: Rows, slots: Slots | None = None) -> Iterator[None]:
         """Within it the layers compute a batch's rows with the adapters of `slots` (default: of all that are

@@ -39,7 +39,8 @@ from student.engine.memory import (
     is_out_of_memory,
     keep_freed_memory,
 )
-from student.engine.models import has_bfloat16, load_model
+from student.engine.models import has_bfloat16
+from student.engine.precision import attend_in_float32, load_student
 from student.engine.schedule import Schedule, plan_schedule
 from student.engine.training import Progress, Usage, student_helpers, train_slots
 from student.pools.batching import TrainingSize, chunks, longest_first
@@ -93,9 +94,8 @@ class InlinePool:
         tokenizer: PreTrainedTokenizerBase | None = None,
     ):
         if model is None or tokenizer is None:
-            # Small updates of all weights vanish in bfloat16. Adapters are float32 whatever the base's dtype is.
-            dtype = "float32" if settings.mode == "full" and settings.dtype == "auto" else settings.dtype
-            model, tokenizer = load_model(settings.model, device=settings.device, dtype=dtype)
+            model, tokenizer = load_student(settings)
+        attend_in_float32(model)
         check_head(model)
         check_offsets(tokenizer)
         self.settings, self.model, self.tokenizer = settings, model, tokenizer
@@ -133,7 +133,7 @@ class InlinePool:
         rules = json.loads(backend.to_str()) if backend is not None else self.tokenizer.get_vocab()
         parts = [
             ENGINE_VERSION,
-            self.settings.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT),
+            self.settings.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT) | {"dtype": self.dtype},
             {name: value for name, value in self.model.config.to_dict().items() if name not in NOT_ARCHITECTURE},
             # Padding and truncation are left out: they are whatever the tokenizer's last call asked for.
             [{k: v for k, v in rules.items() if k not in ("padding", "truncation")}, self.tokenizer.special_tokens_map],
@@ -144,6 +144,11 @@ class InlinePool:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
+
+    @property
+    def dtype(self) -> str:
+        """Type of the base weights."""
+        return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def at_once(self) -> int:

@@ -44,15 +44,15 @@ FAILED_STARTS = 5
 class StudentActor:
     """The actor: a pool in a process of its own."""
 
-    def start(self, settings: Student, build: Callable[[Student], StudentPool]) -> str:
-        """Loads the model; returns the pool's fingerprint."""
+    def start(self, settings: Student, build: Callable[[Student], StudentPool]) -> tuple[str, str]:
+        """Loads the model; returns the pool's fingerprint and dtype."""
         torch.set_num_threads(settings.cpus_per_actor)
         # Actors on a CPU share its memory; `exact` plans its batches as a process that is alone would.
         if settings.device == "cpu" and not settings.exact:
             share = min(1.0, settings.cpus_per_actor / (os.cpu_count() or 1))
             settings = settings.model_copy(update={"memory_fraction": settings.memory_fraction * share})
         self.pool = build(settings)
-        return self.pool.fingerprint
+        return self.pool.fingerprint, self.pool.dtype
 
     def examine(self, jobs: list[Job]) -> list[Outcome]:
         return self.pool.examine(jobs)
@@ -101,7 +101,8 @@ class RayPool:
         self.settings, self._build = settings.model_copy(update=actor_settings), build
         self._failed_starts, self.restarts, self._last_loss = 0, 0, ""
         self._workers = [_Worker(*self._start()) for _ in range(settings.actors or room)]
-        self.fingerprint = ""  # that of an `InlinePool` of the same model and settings, once an actor is ready
+        # Those of an `InlinePool` of the same model and settings, once an actor is ready.
+        self.fingerprint = self.dtype = ""
         self._until_one_is_ready()
 
     @property
@@ -212,8 +213,8 @@ class RayPool:
     def _finish_start(self, worker: _Worker) -> None:
         """Makes an actor ready whose model is loaded. Raises what it raised, and RunError if its model is not that of
         the first actor, or if too many actors in a row died before this point."""
-        fingerprint = self._result(worker)
-        if fingerprint is None:
+        started = self._result(worker)
+        if started is None:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS:
                 raise RunError(
@@ -222,8 +223,14 @@ class RayPool:
                 )
             return
         self._failed_starts, worker.ready = 0, True
-        self.fingerprint = self.fingerprint or fingerprint
-        if fingerprint != self.fingerprint:
+        if not self.fingerprint:
+            self.fingerprint, self.dtype = started
+        if started[1] != self.dtype:
+            raise RunError(
+                f"some nodes of the Ray cluster compute {self.settings.model} in {self.dtype} and some in {started[1]}:"
+                " student.dtype=float32 makes them the same"
+            )
+        if started[0] != self.fingerprint:
             raise RunError(f"{self.settings.model} is not the same model on all nodes of the Ray cluster")
 
     def _result(self, worker: _Worker) -> Any:

@@ -24,7 +24,10 @@ SAME_VALIDATION = (
 )  # fmt: skip
 """What a fork cannot change where either run validates: documents that were trained on would validate it."""
 
-MEASURED_ANEW = ("adapters", "validation", "heldout", "difference")
+KNOWN_AT_START = ("adapters", "dtype")
+"""Kinds of metrics that are written before anything is measured."""
+
+MEASURED_ANEW = (*KNOWN_AT_START, "validation", "heldout", "difference")
 """Kinds of metrics that a fork measures again, under its own config; students that did not change are in the cache."""
 
 
@@ -33,7 +36,7 @@ def acquire_run(config: Config, data: str) -> None:
     data. Raises UserError."""
     journal = config.run.dir / "journal"
     metrics, data_file = journal / "metrics.jsonl", journal / "data"
-    measured = any(line["kind"] != "adapters" for line in read_json_lines(metrics))
+    measured = any(line["kind"] not in KNOWN_AT_START for line in read_json_lines(metrics))
     begun = measured or any((journal / "samples").glob("*"))
     if data_file.is_file() and not begun:
         # Nothing was measured or sampled: a mistake in the config that shows only later, such as a model that cannot

@@ -8,13 +8,14 @@ algorithm that samples by itself samples them again, the same on a CPU), and stu
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
+from configs.files import read_json_lines
 from configs.schema import Config
 from configs.schema.student import TEACHER
 from student.pools.inline import InlinePool
@@ -109,9 +110,7 @@ def train_teacher(
     ):
         for note in journal.notes:
             progress(note)
-        for name, coverage in adapter_coverages(config):
-            progress(f"student {name}: {coverage}")
-            journal.metric({"kind": "adapters", "round": 0, "arm": name, **coverage._asdict()})
+        _describe_students(config, students, journal, progress)
         context = RunContext(
             config=config, documents=train, heldout=heldout, students=students, writers=writers, journal=journal,
             tracker=tracker, clock=clock, progress=progress, exam_items=exam_items,
@@ -127,6 +126,23 @@ def train_teacher(
             tracker.log("difference", loop.best, estimate_metrics(differences(loop.arms)))
         journal.sync()
         return summarise(context, loop.arms, seconds=time.perf_counter() - started)
+
+
+def _describe_students(
+    config: Config, students: StudentPools, journal: Journal, progress: Callable[[str], None]
+) -> None:
+    """Says what of each student's model carries adapters, and the type of its base weights."""
+    for name, coverage in adapter_coverages(config):
+        progress(f"student {name}: {coverage}")
+        journal.metric({"kind": "adapters", "round": 0, "arm": name, **coverage._asdict()})
+    for name, pool in students.pools.items():
+        base = students.bases[name]
+        progress(f"student {base}: base weights in {pool.dtype}")
+        if not journal.metric({"kind": "dtype", "round": 0, "arm": base, "dtype": pool.dtype}):
+            lines = read_json_lines(journal.metrics.path)
+            earlier = next(line["dtype"] for line in lines if (line["kind"], line.get("arm")) == ("dtype", base))
+            if earlier != pool.dtype:
+                progress(f"student {base}: this run began in {earlier}, whose outcomes are not reused")
 
 
 def _help(config: Config, training: Sequence[Document], ranks: Ranks) -> None:

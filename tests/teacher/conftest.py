@@ -82,6 +82,7 @@ class GoldPool:
     plus noise that their seed fixes. A double of the student engine for the mechanics of the loop alone."""
 
     fingerprint = "gold-1"
+    dtype = "float32"
 
     def __init__(self, noise: float = 0.0) -> None:
         self.noise = noise
@@ -122,6 +123,7 @@ class ForgetfulPool(GoldPool):
     """Students that also forget as many nats as there is a share of the word `gold` in all that they learnt."""
 
     fingerprint = "forgetful-1"
+    dtype = "float32"
 
     def _outcome(self, job: Job) -> Outcome:
         outcome = super()._outcome(job)

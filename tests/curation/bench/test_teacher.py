@@ -152,6 +152,7 @@ class Counting:
     """Students that gain what their lesson's number says, of each document ten times its own number more."""
 
     fingerprint = "counting"
+    dtype = "float32"
     at_once = 8
 
     def examine(self, jobs, on_done=None):

@@ -18,6 +18,7 @@ from curation.doctor import models as doctor_models
 from curation.doctor import services as doctor_services
 from curation.doctor.checks import exit_code
 from curation.doctor.examine import examine
+from student.engine import precision
 from tests.teacher.conftest import teacher_folder
 
 assert teacher_folder  # a fixture: a tiny model folder with a tokenizer
@@ -107,7 +108,22 @@ def test_a_missing_gpu_fails(config):
     assert "student.device is cuda, and torch sees no GPU -> student.device=auto" in found(
         config(student={"device": "cuda"}), "device"
     )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about a machine without a GPU")
+def test_the_types_of_weights_are_told(config, monkeypatch, tmp_path):
+    LlamaConfig(hidden_size=256, num_attention_heads=4).save_pretrained(tmp_path / "wide")
+    for module in (machine, doctor_models, precision):
+        monkeypatch.setattr(module, "has_bfloat16", lambda device_type: False)
     assert "8 times as slow" in found(config(teacher={"dtype": "bfloat16"}), "dtype", "warn")
+    wide = {"model": str(tmp_path / "wide")}
+    assert "in float32: the processor has no AVX-512 BF16 or AMX" in found(config(student=wide), "student.dtype", "ok")
+    for module in (machine, doctor_models, precision):
+        monkeypatch.setattr(module, "has_bfloat16", lambda device_type: True)
+    assert not [check for check in examine(config(teacher={"dtype": "bfloat16"})) if check.name == "dtype"]
+    assert "in bfloat16, which this processor computes" in found(config(student=wide), "student.dtype", "ok")
+    assert "in float32: bfloat16 is twice as fast only from a width of 256" in found(config(), "student.dtype", "ok")
+    assert "all weights vanish" in found(config(student=wide | {"mode": "full"}), "student.dtype", "ok")
 
 
 def test_a_wrong_or_missing_package_fails(config, monkeypatch):

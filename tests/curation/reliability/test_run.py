@@ -73,6 +73,7 @@ class Planted:
     """
 
     fingerprint = "planted"
+    dtype = "float32"
     merit = {"told": 0.5, "asked": 1.0, "filler": 0.0}  # noqa: RUF012
 
     def __init__(self, noise, seed_effect=1.0):
