@@ -39,7 +39,7 @@ ROOMS = {
 """The rooms (sub-packages and modules) of each package, from the lowest floor to the highest. A room may import its own
 floor and those below it; that no two import each other is checked on top."""
 CONFIGS = {"omegaconf", "pydantic", "yaml"}
-STUDENT = CONFIGS | {"torch", "transformers", "safetensors", "numpy", "psutil"}
+STUDENT = CONFIGS | {"torch", "transformers", "safetensors", "numpy", "psutil", "regex", "icu4py"}
 TEACHER = STUDENT | {"trl", "peft", "datasets", "httpx"}
 ALLOWED_AT_IMPORT = {"configs": CONFIGS, "student": STUDENT, "teacher": TEACHER}
 # Inside a function: what the one feature needs, so that the rest runs without it.

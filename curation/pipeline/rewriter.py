@@ -16,6 +16,7 @@ from configs.schema import Config, Curation, Gates, Teacher
 from curation.pipeline.dataset import WORK
 from curation.pipeline.inputs import CurationInputs
 from student.records import Question
+from student.text.words import count_words
 from teacher.gates.checks import Gate, build_gates, gate_names
 from teacher.prompting.prompts import build_prompt
 from teacher.prompting.strategies import spread, tag_of
@@ -52,7 +53,7 @@ class Rewriter:
 
     def count_tokens(self, text: str) -> int:
         """Length in the teacher's tokens; the echo counts words."""
-        return len(text.split()) if self.writer is None else self.writer.count_tokens(text)
+        return count_words(text) if self.writer is None else self.writer.count_tokens(text)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from curation.pipeline.steps import RewriteWithTeacher
 from curation.plan.models import model_size, parameters_in_name, token_counter, why_not_loadable
 from curation.plan.quantity import Quantity, exact, mean_of, share_of
 from student.engine.model_names import MissingFolder, check_name
+from student.text.words import count_words
 
 WRITING_SECONDS = 25.0
 FEW, MANY = 32, 256
@@ -130,7 +131,7 @@ def measure_teacher(
     with standalone_step(config) as step:
         documents = _documents_for_teacher(step, sample)
         if config.curation.writer == "echo":
-            words = mean_of([float(len(document.text.split())) for document in documents])
+            words = mean_of([float(count_words(document.text)) for document in documents])
             return TeacherCost(
                 parameters=None, weights_gb=None, source_tokens=words, written_tokens=words, kept=exact(1.0),
                 kept_tokens=words, rewrites_measured=0, tokens_per_second=None, at_once=None,

@@ -1,18 +1,22 @@
-"""What counts as the right answer, without a judge."""
+"""What counts as the right answer, without a judge, in any language."""
 
 import re
 import string
 from collections import Counter
 
+import regex
+
+from student.text.words import fold, graded_words
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-
-
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_PUNCTUATION = regex.compile(rf"[\p{{P}}{regex.escape(string.punctuation)}]+")
 
 
 def normalise(text: str) -> str:
-    """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces (arXiv 1606.05250)."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    """SQuAD's normalisation (arXiv 1606.05250): lower case, no punctuation, no English articles, single spaces. Beyond
+    ASCII, letters are folded by Unicode's rules, and punctuation is what Unicode calls so, as in MLQA (arXiv
+    1910.07475)."""
+    return " ".join(_ARTICLES.sub(" ", _PUNCTUATION.sub("", fold(text))).split())
 
 
 def first_line(text: str) -> str:
@@ -26,9 +30,10 @@ def exact_match(answer: str, gold: str) -> bool:
 
 
 def token_recall(answer: str, gold: str) -> float:
-    """Share of the gold answer's words that the answer's first line has; a word that comes twice counts twice."""
-    gold_words = Counter(normalise(gold).split())
-    answer_words = Counter(normalise(first_line(answer)).split())
+    """Share of the gold answer's words that the answer's first line has; a word that comes twice counts twice. Words
+    are those of `graded_words`."""
+    gold_words = Counter(graded_words(normalise(gold)))
+    answer_words = Counter(graded_words(normalise(first_line(answer))))
     if not gold_words:
         return float(not answer_words)
     return (gold_words & answer_words).total() / gold_words.total()

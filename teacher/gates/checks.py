@@ -11,13 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.schema import Gates, Teacher
 from student.records import Document, Question
-from student.text.words import ngrams, word_line, words
+from student.text.words import count_words, length_in_words, ngrams, word_line, words
 from teacher.gates import injection
 from teacher.prompting.defence import CHAT_MARK, MARKER, control_tokens
 from teacher.prompting.prompts import DELIMITED, shows_strategies
 from teacher.prompting.strategies import read_strategy
 
-VERSION = 2
+VERSION = 3
 """Raised when the gates judge a text otherwise: what was kept under other gates is sampled anew."""
 
 Refuses = Callable[[Document, str, bool], bool]
@@ -63,7 +63,7 @@ class GateInputs(NamedTuple):
 
     def count_tokens(self, text: str) -> int:
         if self.tokenizer is None:
-            return len(text.split())
+            return count_words(text)
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -100,7 +100,7 @@ def gate_names(settings: Gates, *, model: bool = True) -> tuple[str, ...]:
 
 
 def empty(min_words: int) -> Refuses:
-    """Refuses texts of fewer words."""
+    """Refuses texts of fewer words; a character of a script without spaces counts as one."""
     return lambda document, text, ended: len(words(text)) < min_words
 
 
@@ -181,14 +181,14 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
     Items of the split `reward` are no held-out items: the teacher is paid for them, and may ask what they ask.
     """
     long: dict[tuple[str, ...], list[tuple[str, Question]]] = {}
-    short: dict[int, dict[tuple[str, ...], list[Question]]] = {}
+    short: dict[float, dict[tuple[str, ...], list[Question]]] = {}
     for item in items:
         question = words(bare_question(item.prompt, prompt_template))
-        if len(question) >= n:
+        if (length := length_in_words(question)) >= n:
             for gram in ngrams(question, n):
                 long.setdefault(gram, []).append((word_line(question), item))
         elif question:
-            short.setdefault(len(question), {}).setdefault(tuple(question), []).append(item)
+            short.setdefault(length, {}).setdefault(tuple(question), []).append(item)
 
     def refuses(document: Document, text: str, ended: bool) -> bool:
         tokens = words(text)

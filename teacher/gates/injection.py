@@ -10,8 +10,9 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
-from student.text.words import ngrams, word_line, words
+from student.text.words import is_character, length_in_words, ngrams, word_line, words
 from teacher.gates.injection_patterns import ASSISTANT, COMMAND, LOOSE, REPORTED, STRONG, SUSPECT, WEAK
 from teacher.prompting.defence import CHAT_MARK
 
@@ -116,7 +117,7 @@ def obeyed(document: str, text: str) -> bool:
     rest = word_line(words(injections.rest))
     for tokens in map(words, injections.strong):
         # Stretches of `COPIED_WORDS` words; a shorter sentence is one, if it has more than half as many.
-        short = COPIED_WORDS // 2 < len(tokens) < COPIED_WORDS
+        short = COPIED_WORDS // 2 < length_in_words(tokens) < COPIED_WORDS
         stretches = map(word_line, [tokens] if short else ngrams(tokens, COPIED_WORDS))
         if any(stretch in line and stretch not in rest for stretch in stretches):
             return True
@@ -127,7 +128,7 @@ def assistant_talk(document: str, text: str) -> bool:
     """Whether a text speaks as an assistant about itself, or declines, in words that its document does not hold. What
     somebody says between quotation marks, or behind a label that the document has too ("Agent:"), is a character's."""
     source, spoken = _visible(document).lower(), _visible(text).replace("’", "'")
-    if len(words(unquoted := _QUOTED.sub(" ", spoken))) > COPIED_WORDS:
+    if length_in_words(words(unquoted := _QUOTED.sub(" ", spoken))) > COPIED_WORDS:
         spoken = unquoted
 
     def in_dialogue(place: int) -> bool:
@@ -170,7 +171,7 @@ def _translates(document: str, text: str) -> bool:
 
 def _short_words(text: str) -> list[str]:
     """Words of up to three letters, which are mostly a language's grammar."""
-    return [word for word in words(text) if len(word) < 4 and word.isalpha() and word < "\u2e80"]
+    return [word for word in words(text) if len(word) < 4 and word.isalpha() and not is_character(word)]
 
 
 def _names(text: str) -> set[str]:
@@ -208,17 +209,13 @@ def _payloads(sentence: str) -> list[str]:
         " ".join(tokens)
         for text in candidates
         if (tokens := words(text))
-        and max(map(len, tokens)) > 2
+        and (max(map(len, tokens)) > 2 or sum(map(is_character, tokens)) > 2)
         and not _FORMAT.fullmatch(text.strip())
         and not any(pattern.search(text) for pattern in (STRONG, LOOSE, WEAK))
     ]
 
 
 def _stems(text: str) -> set[str]:
-    stems: set[str] = set()
-    for word in words(_visible(text)):
-        if word[0] >= "\u2e80":
-            stems.update(word[i : i + 2] for i in range(len(word) - 1))
-        elif len(word) > 3:
-            stems.add(word[:5])
-    return stems
+    tokens = words(_visible(text))
+    pairs = {first + second for first, second in pairwise(tokens) if is_character(first) and is_character(second)}
+    return pairs | {word[:5] for word in tokens if len(word) > 3}

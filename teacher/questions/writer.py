@@ -19,7 +19,7 @@ from student.benchmarks.items import split_of
 from student.engine.exam import Examiner
 from student.engine.loss import check_head
 from student.records import Document, Exam, Question
-from student.text.words import word_line, words
+from student.text.words import length_in_words, word_line, words
 from teacher.prompting.prompts import build_prompt
 from teacher.writers.local import TransformersWriter, load_teacher
 
@@ -53,13 +53,15 @@ class CheckedQuestions:
 
 _MARKUP = re.compile(r"[*_`#]+(?=\S)|(?<=\S)[*_`]+")
 _NUMBER = re.compile(r"^\s*(?:[-•*]|\(?\d{1,3}[.):]|\(?[a-z]\))\s+")
-_LABEL = re.compile(r"\b(Q(?:uestion)?|A(?:nswer)?)\s*\d{0,3}\s*[:.)]\s+", re.IGNORECASE)
+_LABEL = re.compile(r"\b(Q(?:uestion)?|A(?:nswer)?)\s*\d{0,3}\s*(?:[:.)]\s+|：\s*)", re.IGNORECASE)
 _QUESTION_WORD = re.compile(
     r"(?:(?:in|at|on|by|for|from|to|of|with|under|during|after|before|since|until|about)\s+)?"
     r"(?:what|which|who|whom|whose|when|where|why|how)\b",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"[.!;]\s+")
+_SENTENCE_END = re.compile(r"[.!;]\s+|[。！；]\s*|[।۔؛]\s+")
+_QUOTES = "\"'“”‘’«»「」『』"
+QUESTION_MARKS = ("?", "？", "؟")
 _NAMES_TEXT = re.compile(
     r"\b(?:the|this|that|above|following|given)\s+(?:passage|text|paragraph|article|document|excerpt|context)\b",
     re.IGNORECASE,
@@ -76,7 +78,7 @@ def parse_pairs(text: str) -> list[QuestionAnswer]:
         if label == "q" or (label == "" and not unanswered):
             inline, unanswered = _inline_pairs(line, labelled=label == "q")
             pairs += inline
-        elif unanswered and label == "" and line.endswith("?"):
+        elif unanswered and label == "" and line.endswith(QUESTION_MARKS):
             unanswered = line  # the answer is missing, and this is the next question
         elif unanswered:
             pairs.append(QuestionAnswer(unanswered, _trimmed(line)))
@@ -101,18 +103,18 @@ def _labelled_lines(text: str) -> Iterator[tuple[str, str]]:
 
 def _inline_pairs(line: str, labelled: bool) -> tuple[list[QuestionAnswer], str]:
     """The pairs of `Question? Answer. Question? Answer.`, and the question that the line leaves without an answer."""
-    head, *rest = re.split(r"(?<=\?)\s*", line)
-    if not head.endswith("?"):
+    head, *rest = re.split(r"(?<=[?？؟])\s*", line)
+    if not head.endswith(QUESTION_MARKS):
         return [], line if labelled else ""
     pairs, question = [], head
     for piece in rest:
-        if not piece.endswith("?"):
+        if not piece.endswith(QUESTION_MARKS):
             break
         answer, next_question = _answer_and_question(piece)
         if answer:
             pairs.append(QuestionAnswer(question, _trimmed(answer)))
         question = next_question
-    tail = rest[-1] if rest and not rest[-1].endswith("?") else ""
+    tail = rest[-1] if rest and not rest[-1].endswith(QUESTION_MARKS) else ""
     return (pairs + [QuestionAnswer(question, _trimmed(tail))], "") if tail else (pairs, question)
 
 
@@ -126,8 +128,8 @@ def _answer_and_question(piece: str) -> tuple[str, str]:
 
 
 def _trimmed(answer: str) -> str:
-    answer = answer.strip().strip("\"'“”‘’")
-    return answer.rstrip(".;,! ").strip("\"'“”‘’ ")
+    answer = answer.strip().strip(_QUOTES)
+    return answer.rstrip(".;,! 。，、；！।۔،؛").strip(f"{_QUOTES} ")
 
 
 def refuse(document: Document, pair: QuestionAnswer) -> str | None:
@@ -139,8 +141,8 @@ def refuse(document: Document, pair: QuestionAnswer) -> str | None:
         return "question names the text"
     if not answer or word_line(answer) not in word_line(words(document.text)):
         return "answer not in the text"
-    if len(answer) > MAX_ANSWER_WORDS:
-        return f"answer too long: {len(answer)} words"
+    if (length := length_in_words(answer)) > MAX_ANSWER_WORDS:
+        return f"answer too long: {length:g} words"
     if word_line(answer) in word_line(question):
         return "answer in the question"
     return None

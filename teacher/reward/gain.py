@@ -21,7 +21,7 @@ from student.records import Document, Job, Split, StudentPool
 from student.statistics.adaptive import next_shared_runs, posterior_gains
 from student.statistics.mixed_model import MeasuredRun, noise_degrees
 from student.statistics.reliability import Noise, Reliability, measured_noise, pooled_noise, reliability
-from student.text.words import overlap_shares
+from student.text.words import count_words, overlap_shares
 from teacher.records import Reward, Rewrite, SamplingError
 from teacher.reward.assignment import (
     LessonResult,
@@ -56,7 +56,7 @@ class GainReward:
         self,
         runs: StudentRuns,
         pools: Mapping[str, StudentPool],
-        count_tokens: Callable[[str], int] = lambda text: len(text.split()),
+        count_tokens: Callable[[str], int] = count_words,
         earlier_noise: Noise | None = None,
     ) -> None:
         self.runs, self.pools, self.count_tokens = runs, pools, count_tokens

@@ -168,3 +168,70 @@ def test_the_first_gate_that_refuses_gives_the_reason():
     gates = [Gate("empty", empty(3)), Gate("over_length", over_length(4, count)), Gate("repetition", repetition(0.6))]
     assert check(DOCUMENT, "bees and honey and " * 20, gates) == "over_length"
     assert check(DOCUMENT, "bees make honey", gates) is None
+
+
+@pytest.mark.wild
+@pytest.mark.parametrize(
+    "text",
+    [
+        "水是生命之源。",
+        "我爱你。",
+        "雪は白い。",
+        "光合作用把二氧化碳和水变成糖和氧气",
+        "กรุงเทพมหานครเป็นเมืองหลวง",
+        "물은 생명이다.",
+    ],
+)
+def test_a_sentence_without_spaces_is_not_empty(text):
+    assert not refuses(empty(3), text)
+    assert refuses(empty(3), text[0])
+
+
+LONG_AND_SHORT = {
+    "zh": (
+        ("穿过塔林老城、在中世纪曾是两个王国边界的那条河流叫什么名字？", "皮里塔河"),
+        ("中国的首都是哪座城市？", "北京"),
+    ),
+    "ja": (
+        ("旧市街を流れ、かつて二つの王国の国境であった川の名前は何ですか？", "ピリタ川"),
+        ("日本の首都はどこ？", "東京"),
+    ),
+    "th": (
+        ("แม่น้ำที่ไหลผ่านเมืองเก่าและเคยเป็นพรมแดนของสองอาณาจักรชื่ออะไร", "แม่น้ำปิริตา"),
+        ("เมืองหลวงของไทยคือเมืองใด", "กรุงเทพมหานคร"),
+    ),
+    "ko": (
+        ("구시가지를 흐르며 중세에 두 왕국의 국경이었던 강의 이름은 무엇입니까?", "피리타강"),
+        ("한국의 수도는 어디입니까?", "서울"),
+    ),
+    "hi": (
+        ("पुराने शहर से होकर बहने वाली और दो राज्यों की सीमा रही नदी का नाम क्या है?", "पिरिता"),
+        ("भारत की राजधानी क्या है?", "दिल्ली"),
+    ),
+    "ar": (
+        ("ما اسم النهر الذي يجري عبر المدينة القديمة وكان حدا بين مملكتين؟", "بيريتا"),
+        ("ما هي عاصمة مصر؟", "القاهرة"),
+    ),
+    "km": (("តើទន្លេដែលហូរកាត់ទីក្រុងចាស់ហើយធ្លាប់ជាព្រំដែននៃអាណាចក្រពីរមានឈ្មោះអ្វី", "ពីរីតា"), ("តើរាជធានីកម្ពុជាជាអ្វី", "ភ្នំពេញ")),
+}
+
+
+@pytest.mark.wild
+@pytest.mark.parametrize("language", LONG_AND_SHORT)
+def test_an_item_inside_a_sentence_leaks_in_any_language(language):
+    (long, long_answer), (short, short_answer) = LONG_AND_SHORT[language]
+    space = "" if language in ("zh", "ja", "th", "km") else " "
+    gate = leak([item(long, long_answer), item(short, short_answer)], 8)
+    around = {"zh": "今天老师问大家", "ja": "試験では", "th": "วันนี้ครูถามว่า", "km": "ថ្ងៃនេះគ្រូសួរថា"}.get(language, "“")
+    bare = long.rstrip("？?؟")
+    assert refuses(gate, f"{around}{space}{long}{space}{around}")
+    assert refuses(gate, f"{around}{space}{bare}{space}{around}")
+    assert refuses(gate, f"{around}{space}{short.rstrip('？?؟')}{space}{around}{space}{short_answer}")
+    assert not refuses(gate, f"{around}{space}{short}"), "a short question without its answer is common"
+    assert not refuses(gate, around * 5 + long_answer)
+
+
+@pytest.mark.wild
+def test_repetition_is_measured_in_any_language():
+    assert refuses(repetition(0.6), "他们用橡木建了一座桥。" * 10)
+    assert not refuses(repetition(0.6), "穿过老城的那条河曾经是两个王国的边界，住在河岸上的人们必须学会同双方交谈。")
