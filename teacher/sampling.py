@@ -13,7 +13,7 @@ from teacher.prompting.strategies import parse_completion, spread, tag_of
 from teacher.prompting.thinking import without_thinking
 from teacher.records import Completion, Rewrite, Writer
 
-SAMPLING_VERSION = 2
+SAMPLING_VERSION = 3
 """Part of the key of kept texts; raised whenever the same config would sample other texts from the same teacher."""
 
 

@@ -66,7 +66,8 @@ class Serving(Section):
     """`endpoint`: the model's name there. `teacher.model` then names its tokenizer, which renders prompts and counts
     tokens. Where that cannot be had, and `chat` is on, take any tokenizer with a chat template."""
     chat: bool = False
-    """`endpoint`: post messages to /chat/completions (it applies the chat template), not prompts to /completions."""
+    """`endpoint`: post messages to /chat/completions (it applies the chat template), not prompts to /completions.
+    What its template adds, such as today's date, is the endpoint's affair and in no fingerprint."""
     api_key_variable: str = ""
     """`endpoint`: environment variable that holds the key; the key itself is never written to a file."""
     body: dict[str, Any] = Field(default_factory=dict)

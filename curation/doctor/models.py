@@ -19,6 +19,7 @@ from student.engine.memory import free_bytes
 from student.engine.model_names import MissingFolder, check_name, hub_problem
 from student.engine.models import check_model, has_bfloat16
 from student.engine.precision import LEAST_WIDTH, student_dtype
+from teacher.prompting.template import load_tokenizer
 from teacher.reward.student_models import adapter_coverages, starting_bases
 
 COPY = "copy the folder here and name its path, or set HF_HOME to a cache that has it"
@@ -34,6 +35,8 @@ def check_models(config: Config) -> Checks:
             check_name(name, config.lab.dir)
             if Path(name).exists():
                 check_model(key, name)
+                if key == "teacher.model":
+                    load_tokenizer(config.teacher, config.serving, name)  # for its checks of prompts
         except UserError as error:
             makes_it = isinstance(error, MissingFolder) and error.command
             yield Check(key, "fail", str(error), makes_it or f"another {key}")

@@ -67,6 +67,8 @@ def run_settings(
         "seed": config.run.seed,
         "teacher_name": "echo" if echo else f"{name}+{checkpoint.name}" if checkpoint else name,
         "teacher_hash": None if echo or by_endpoint else teacher_hash(config.teacher.model, checkpoint),
+        # By it prompts are made and cut.
+        "tokenizer_hash": teacher_hash(config.teacher.model, None) if by_endpoint else None,
         "adapter_hash": hash_folder(checkpoint) if checkpoint is not None and adapter else None,
         "trained": checkpoint is not None,
         "teacher": config.teacher.model_dump(mode="json", exclude=not_sampled)

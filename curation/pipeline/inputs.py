@@ -32,6 +32,7 @@ from curation.pipeline.fingerprint import fingerprint, run_settings, written_by_
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.model_names import check_available
 from student.records import Question
+from teacher.prompting.template import load_tokenizer
 from teacher.questions.cache import questions_file, read_questions
 from teacher.reward.student_runs import heldout_items
 from teacher.run.checkpoints import best_checkpoint, latest_checkpoint
@@ -91,8 +92,8 @@ class CurationInputs:
 
 def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs, list[Record] | None]:
     """The inputs, and the rows that cannot be read (None where `check_files` knows the shards from an earlier call).
-    Raises UserError for input without documents or licences, a teacher that does not exist or that the run in `run.dir`
-    did not train, and benchmarks that cannot be read."""
+    Raises UserError for input without documents or licences, a teacher that does not exist, makes no prompts or is not
+    the one that the run in `run.dir` trained, and benchmarks that cannot be read."""
     curation = config.curation
     files, bad_rows = check_files(shards, curation.limit, curation.output / WORK)
     if is_unknown(curation.licence) and not curation.allow_unknown_licence and not any(f.licensed for f in files):
@@ -101,6 +102,7 @@ def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs
         )
     if curation.writer == "teacher":
         check_available(config.teacher.model, config.lab.dir)
+        load_tokenizer(config.teacher, config.serving, config.teacher.model)  # for its checks, before tasks start
     inputs = rewriting_inputs(config)
     hashes = {file.name: file.sha256 for file in files}
     settings = run_settings(inputs.config, inputs.checkpoint, hashes, inputs.items, inputs.index)

@@ -1,5 +1,6 @@
 """Lesson texts and questions as tokens, with the positions that carry a label."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,12 +69,20 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return _opening(tokenizer) + _tokens(tokenizer, [prompt])[0]
 
 
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Prompts as tokens, ready to be continued: behind the tokenizer's opening tokens, and without the end-of-text
+    token that some tokenizers put after every text (`add_eos_token`)."""
+    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
+    opening = _opening(tokenizer)
+    return [opening + ids for ids in encoded]
+
+
 def check_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises UserError for a tokenizer that cannot say which letters its tokens stand for."""
     if not tokenizer.is_fast:
         raise UserError(
-            f"{type(tokenizer).__name__} of {tokenizer.name_or_path!r} gives no offsets, so that tokens of answers and"
-            " prompts cannot be told apart: a student's model needs a tokenizer.json"
+            f"{type(tokenizer).__name__} of {tokenizer.name_or_path!r} gives no offsets, so that what its tokens stand"
+            " for cannot be told: teachers and students need a tokenizer.json"
         )
 
 
@@ -99,6 +108,8 @@ def _without_spaces(prompt: str) -> tuple[str, str]:
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that this tokenizer puts before any text: BOS for Llama and Gemma, none for Qwen and SmolLM2."""
-    opening = tokenizer("", add_special_tokens=True)["input_ids"]
-    return [token for token in opening if token != tokenizer.eos_token_id or token == tokenizer.bos_token_id]
+    """The tokens that this tokenizer puts before any text: BOS for Llama and Gemma, none for Qwen and SmolLM2. What it
+    puts after one (T5, BERT, `add_eos_token`) is left out; it may be the same token."""
+    text, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    ends = range(len(text), len(whole) + 1)
+    return next((whole[: end - len(text)] for end in ends if text and whole[end - len(text) : end] == text), [])

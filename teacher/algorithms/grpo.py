@@ -18,6 +18,7 @@ import torch
 from configs import schema
 from configs.schema import Serving
 from configs.seeds import stable_seed
+from student.engine.encoding import prompt_ids
 from teacher.algorithms.algorithm import Algorithm, Metrics, SamplingRound
 from teacher.algorithms.trainers import trainer_settings
 from teacher.prompting.prompts import build_prompt
@@ -156,13 +157,13 @@ def _rollout(round: SamplingRound) -> Callable[..., dict[str, Any]]:
     openings = iter([writer.opening_ids(opening) for row in dealt for opening in row])
 
     def rollout(prompts: list[str], trainer: "GRPOTrainer") -> dict[str, Any]:
-        prompt_ids = writer.tokenizer(prompts)["input_ids"]
+        prompted = prompt_ids(writer.tokenizer, prompts)
         opening_ids = list(ranks.share(list(itertools.islice(openings, len(prompts) * ranks.count))))
         with round.clock("sample"):
             if trainer.use_vllm:
-                return _sample_inside(trainer, prompt_ids, opening_ids, teacher.max_new_tokens)
-            completion_ids = writer.sample(prompt_ids, opening_ids)
-        return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
+                return _sample_inside(trainer, prompted, opening_ids, teacher.max_new_tokens)
+            completion_ids = writer.sample(prompted, opening_ids)
+        return {"prompt_ids": prompted, "completion_ids": completion_ids, "logprobs": None}
 
     return rollout
 

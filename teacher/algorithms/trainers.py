@@ -5,6 +5,7 @@ from typing import Any
 from configs.schema import Config
 from configs.schema.rl import Epochs
 from configs.seeds import stable_seed
+from student.engine.encoding import prompt_ids
 from teacher.records import Rewrite
 from teacher.writers.local import TransformersWriter
 
@@ -13,13 +14,12 @@ def token_ids(writer: TransformersWriter, rewrite: Rewrite) -> tuple[list[int], 
     """Prompt and completion as the teacher read and wrote them, with the token that ended the completion. TRL's own
     tokenizing would also end a text that was cut, and so teach the teacher to break off."""
     tokenizer = writer.tokenizer
-    prompt_ids = tokenizer(rewrite.prompt)["input_ids"]
-    whole = tokenizer(rewrite.prompt + rewrite.completion)["input_ids"]
-    if whole[: len(prompt_ids)] == prompt_ids:
-        completion_ids = whole[len(prompt_ids) :]
+    prompt, whole = prompt_ids(tokenizer, [rewrite.prompt, rewrite.prompt + rewrite.completion])
+    if whole[: len(prompt)] == prompt:
+        completion_ids = whole[len(prompt) :]
     else:  # a token crosses the border, but the teacher read the prompt without the completion
         completion_ids = tokenizer(rewrite.completion, add_special_tokens=False)["input_ids"]
-    return prompt_ids, completion_ids + [tokenizer.eos_token_id] * rewrite.ended
+    return prompt, completion_ids + [tokenizer.eos_token_id] * rewrite.ended
 
 
 def epoch_settings(config: Config, passes: Epochs, round: int, writer: TransformersWriter, rows: int) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """Texts that are read as control tokens, longest first: special tokens, and those of the chat template."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     special.update(str(token) for token in tokenizer.all_special_tokens)
-    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    # A tokenizer may have several templates by name.
+    template = str(tokenizer.chat_template or "")
     special.update(token for token in tokenizer.get_added_vocab() if token in template)
     special.add(LESSON_TOKEN)
     return tuple(sorted((token for token in special if len(token) > 1), key=len, reverse=True))

@@ -7,9 +7,11 @@ cannot have written, and reads none of their characters as a control token.
 from transformers import PreTrainedTokenizerBase
 
 from configs.schema import Teacher
+from student.engine.encoding import prompt_ids
 from student.records import Document
 from teacher.prompting.defence import LESSON_TOKEN, markers, neutralise
 from teacher.prompting.strategies import menu, read_strategy
+from teacher.prompting.template import user_turn
 
 MENU = """Rewrite the passage in one of the ways below: the one from which a student will learn most. Begin with the \
 tag of the way that you choose, then write the text and nothing else.
@@ -40,7 +42,7 @@ def build_prompt(
     max_tokens: int | None = None,
     defended: bool = True,
 ) -> str:
-    """What the teacher reads, as plain text to be tokenized with the tokenizer's own special tokens.
+    """What the teacher reads, as plain text to be tokenized by `student.engine.encoding.prompt_ids`.
 
     It goes through the chat template where the tokenizer has one, and then the document stands between `markers` unless
     `teacher.delimit` is off. Control tokens that occur in the document are broken up, so that a document cannot end the
@@ -50,7 +52,7 @@ def build_prompt(
     text = neutralise(tokenizer, document.text) if defended else document.text
     marker_lines = markers(text) if defended and settings.delimit and tokenizer.chat_template else None
     prompt = _render(tokenizer, settings, text, strategy, marker_lines)
-    excess = 0 if max_tokens is None else len(tokenizer(prompt)["input_ids"]) - max_tokens
+    excess = 0 if max_tokens is None else len(prompt_ids(tokenizer, [prompt])[0]) - max_tokens
     if excess > 0:
         offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         # One token to spare: the cut may tokenize differently at its new end.
@@ -79,11 +81,8 @@ def _render(
     instruction = instruction.replace("{document}", text)
     if not tokenizer.chat_template:
         return instruction + "\n"
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": instruction}], tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
-    assert isinstance(rendered, str)
+    rendered = user_turn(tokenizer, instruction)
     # Tokenizing adds the beginning-of-text token again where the tokenizer does so by itself.
     bos = tokenizer.bos_token
-    doubled = bos and rendered.startswith(bos) and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    doubled = bos and rendered.startswith(bos) and prompt_ids(tokenizer, [""])[0][:1] == [tokenizer.bos_token_id]
     return rendered.removeprefix(bos) if doubled else rendered

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from configs.errors import RunError, UserError
 from configs.format import amount
 from configs.schema import Serving, Teacher
 from configs.seeds import stable_seed
+from student.engine.encoding import prompt_ids
 from student.engine.model_names import check_available
 from student.engine.models import end_ids
+from teacher.prompting.template import load_tokenizer
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
 from teacher.writers.replies import AskAgainError, Choice, EndpointError, EveryPromptError, Form, mended, read_choice
@@ -32,8 +34,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 MOST_UNREADABLE = 4
 """Attempts whose reply is neither a completion nor an error, after which a prompt is given up: such replies are paid
 for, and a server that has not sent a whole one by then does not send one."""
-NO_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-"""The user's turn as it is, where the endpoint has the chat template."""
 TEMPLATE_TOKENS = 64
 """Room for what an endpoint's own chat template adds."""
 
@@ -152,7 +152,7 @@ class EndpointWriter(Writer):
         }
         if self.state_file is not None:
             # Tokens, both ways: the server reads and we decode exactly what the local writer would.
-            prompt = self.tokenizer(sample.prompt)["input_ids"]
+            [prompt] = prompt_ids(self.tokenizer, [sample.prompt])
             ends = sorted(self.end_ids)
             return body | {"prompt": [*prompt, *opening], "stop_token_ids": ends, "return_token_ids": True}
         if self.chat:
@@ -263,17 +263,15 @@ def load_endpoint(
     check_available(name)
     if state_file is None and serving.api_key_variable:
         _key(serving.api_key_variable)
+    tokenizer = load_tokenizer(settings, serving, name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
         model_config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the tokenizer of {name!r}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot load the config of {name!r}: {str(error).splitlines()[0]}") from error
     try:
         declared = GenerationConfig.from_pretrained(name).eos_token_id
     except OSError:
         declared = model_config.eos_token_id
-    if serving.chat and state_file is None:
-        tokenizer.chat_template = NO_TEMPLATE
     context = serving.context_tokens or getattr(model_config.get_text_config(), "max_position_embeddings", None)
     ends = end_ids(declared, tokenizer)
     return EndpointWriter(

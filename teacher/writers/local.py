@@ -9,8 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import RunError, UserError
 from configs.schema import Teacher
+from student.engine.encoding import prompt_ids
 from student.engine.lora import decoder_config
 from student.engine.models import end_ids, generation_config, load_model
+from teacher.prompting.template import check_prompts
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
 
@@ -31,13 +33,13 @@ class TransformersWriter(Writer):
 
     def write(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
         """Equal calls give equal texts on CPU. The global random state is left as it was."""
-        prompt_ids = self.tokenizer(prompts)["input_ids"] if prompts else []
+        prompted = prompt_ids(self.tokenizer, prompts)
         opening_ids = [self.opening_ids(opening) for opening in openings or [""] * len(prompts)]
         # generate() takes no generator of its own, so the global one is lent and given back.
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             sampled = self.sample(
-                [ids for ids in prompt_ids for _ in range(n)], [ids for ids in opening_ids for _ in range(n)]
+                [ids for ids in prompted for _ in range(n)], [ids for ids in opening_ids for _ in range(n)]
             )
         completions = [self.read(ids) for ids in sampled]
         return [completions[p * n : (p + 1) * n] for p in range(len(prompts))]
@@ -106,13 +108,15 @@ def load_teacher(
 ) -> TransformersWriter:
     """The teacher at a checkpoint (an adapter folder or a whole model), or at its start where that is None. With
     `train_seed` it is to be trained: its trainable weights require gradients and are float32, since steps of 1e-5
-    vanish in bfloat16, and a new adapter is drawn from that seed. Raises UserError where there is no such model."""
+    vanish in bfloat16, and a new adapter is drawn from that seed. Raises UserError where there is no such model, or one
+    that no prompts can be made for."""
     if checkpoint is not None and not checkpoint.is_dir():
         raise UserError(f"no teacher checkpoint at {checkpoint}")
     train, adapter = train_seed is not None, is_adapter(checkpoint)
     name = settings.model if checkpoint is None or adapter else str(checkpoint)
     dtype = "float32" if train and settings.lora is None and settings.dtype == "auto" else settings.dtype
     model, tokenizer = load_model(name, device=settings.device, dtype=dtype)
+    check_prompts(tokenizer, name)
     if adapter:
         from peft import PeftModel
 

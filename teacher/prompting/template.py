@@ -1,0 +1,123 @@
+"""A user's turn in a model's chat template, and the check of what comes out.
+
+A template is a program of somebody else: it may drop what it is given, print today's date, or raise. So it is tried on
+a probe before anything is written with it.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from configs.errors import UserError
+from configs.schema import Serving, Teacher
+from student.engine.encoding import check_offsets
+
+PROMPT_DATE = datetime(2024, 7, 26)
+"""The day that templates with a date print, the one that Llama 3.1's takes where it is told none: today's would make
+other prompts after midnight. Raise `teacher.sampling.SAMPLING_VERSION` with it."""
+PROBE = (
+    'A "probe" of <b>marks</b> & {{ braces }}, naïve 漢字 🙂:\n\n' + " ".join(f"word{i}," for i in range(500)) + " end."
+)
+"""Long enough that a template that shortens its input shows it."""
+ANSWER = "The answer of the probe."
+USERS_TURN = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+"""The user's turn as it is, where an endpoint has the chat template."""
+RENDERINGS = 8
+"""Equal ones show that a template draws nothing at random, which Jinja lets it."""
+
+Messages = Sequence[dict[str, Any]]
+
+
+def load_tokenizer(teacher: Teacher, serving: Serving, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of the teacher at `name`, with which its prompts can be made: see `check_prompts`. Raises
+    UserError."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load the tokenizer of {name!r}: {str(error).splitlines()[0]}") from error
+    if teacher.writer == "endpoint" and serving.chat:
+        tokenizer.chat_template = USERS_TURN
+    check_prompts(tokenizer, name)
+    return tokenizer
+
+
+def user_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """The prompt that holds `text` as the user's only turn and ends where the model is to write. Templates of vision
+    models read a turn's content as a list of parts; they get it so."""
+    in_parts = _reads_parts(tokenizer, str(tokenizer.chat_template))
+    return _render(tokenizer, [{"role": "user", "content": _parts(text) if in_parts else text}])
+
+
+def check_prompts(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raises UserError where documents cannot be put into prompts of the teacher `name`: its tokenizer gives no offsets
+    (by which documents are cut, and control tokens in them found), or its chat template drops or changes what it is
+    given, gives another prompt each time, raises, or does not end where the model is to write."""
+    check_offsets(tokenizer)
+    if not tokenizer.chat_template:
+        return
+    template = f"the chat template of {name}"
+    try:
+        prompts = {user_turn(tokenizer, PROBE) for _ in range(RENDERINGS)}
+    except Exception as error:  # whatever the template's program raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{template} makes no prompt of a user's turn: {reason}") from None
+    prompt = prompts.pop()
+    if prompts:
+        raise UserError(f"{template} gives another prompt each time it is used: take what is random out of it")
+    if PROBE[:40] not in prompt:
+        raise UserError(f"{template} drops the document, given as a text or as a list of parts")
+    if prompt.count(PROBE) != 1:
+        how = "shows the document twice" if PROBE in prompt else "changes the document"
+        raise UserError(f"{template} {how}: a prompt holds it once, and whole")
+    if missing := _missing_at_end(tokenizer, prompt):
+        raise UserError(
+            f"{template} does not end where the model is to write ({missing}): it needs"
+            " {% if add_generation_prompt %} with what opens the model's turn"
+        )
+
+
+def _missing_at_end(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """What stands between the end of a prompt and the model's answer; empty where the answer can follow."""
+    turns: list[dict[str, Any]] = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": ANSWER}]
+    if _reads_parts(tokenizer, str(tokenizer.chat_template)):
+        turns = [turn | {"content": _parts(turn["content"])} for turn in turns]
+    try:
+        answered, unopened = _render(tokenizer, turns, opened=False), _render(tokenizer, turns[:1], opened=False)
+    except Exception:  # a template for one turn alone
+        answered = unopened = ""
+    if answered.startswith(prompt) and ANSWER in answered:
+        between = answered[len(prompt) :].partition(ANSWER)[0].strip()
+        # Where the template opens the turn when told so, the rest is the model's to write: a channel.
+        return f"{between!r} is missing" if between and unopened == prompt else ""
+    end = tokenizer.eos_token
+    return f"it ends in {end}" if end and prompt.rstrip().endswith(str(end)) else ""
+
+
+@lru_cache(maxsize=8)
+def _reads_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    """Whether a turn leaves a trace only where its content is a list of parts. `template` is the tokenizer's, which may
+    change."""
+
+    def leaves_trace(content: Any) -> bool:
+        try:
+            return PROBE in _render(tokenizer, [{"role": "user", "content": content}])
+        except Exception:  # whatever the template's program raises
+            return False
+
+    return not leaves_trace(PROBE) and leaves_trace(_parts(PROBE))
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, opened: bool = True) -> str:
+    rendered = tokenizer.apply_chat_template(
+        list(messages), tokenize=False, add_generation_prompt=opened, enable_thinking=False,
+        strftime_now=PROMPT_DATE.strftime,
+    )  # fmt: skip
+    assert isinstance(rendered, str)
+    return rendered
