@@ -29,7 +29,7 @@ ROOMS = {
         "console lab",
         "corpus scoring",
         "pipeline train models evaluation study",
-        "reliability",
+        "reliability validity",
         "plan",
         "export report doctor bench",
         "quickstart",

@@ -12,10 +12,11 @@ from configs.schema.run import Data, Lab, Run, Tracking
 from configs.schema.section import Section
 from configs.schema.student import Lora, Student
 from configs.schema.teacher import Gates, Questions, Serving, Teacher
+from configs.schema.validity import Validity
 
 __all__ = [
     "Config", "Curation", "Data", "Evaluation", "Filters", "Gates", "Lab", "Lora", "Questions", "Ray", "Reward", "Rl",
-    "Run", "Section", "Serving", "Slurm", "Student", "Teacher", "Tracking",
+    "Run", "Section", "Serving", "Slurm", "Student", "Teacher", "Tracking", "Validity",
 ]  # fmt: skip
 
 
@@ -33,6 +34,7 @@ class Config(Section):
     questions: Questions = Questions()
     curation: Curation = Curation()
     evaluation: Evaluation = Evaluation()
+    validity: Validity = Validity()
     lab: Lab = Lab()
     tracking: Tracking = Tracking()
 

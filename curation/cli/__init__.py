@@ -338,6 +338,30 @@ def reliability(
     )  # fmt: skip
 
 
+@app.command()
+def validity(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    source: Annotated[
+        str | None, typer.Option(help="JSONL or Parquet with rewrites, or `lab`; else data.train.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The JSON, else in run.dir.")] = None,
+) -> None:
+    """Which cheap signal tells a document's better rewrites: gains of students by measure, credit and steps, and signs
+    that need no student, held against outcomes in a file or other students (`validity.*`).
+
+    Writes validity.json, a picture, and the values of each rewrite into `run.dir`. Students are kept, so that a stopped
+    call goes on.
+
+    **Example:** `notewright validity configs/validity-seal.yaml`
+    """
+    settings = load(config, overrides)
+
+    from curation.validity.run import run_validity
+
+    run_validity(settings, source=source, output=output)
+
+
 app.add_typer(bench, name="bench")
 
 

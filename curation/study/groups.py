@@ -29,6 +29,8 @@ class Candidate(NamedTuple):
     strategy: str
     text: str
     control: bool = False
+    place: int | None = None
+    """Its place among the document's own `rewrites`, where these brought it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +46,32 @@ class Group:
         return [g for g, candidate in enumerate(self.candidates) if not candidate.control]
 
 
-def read_groups(config: Config, source: str | None, documents: int, rewrites: int | None) -> list[Group]:
+def read_groups(
+    config: Config, source: str | None, documents: int, rewrites: int | None, *, evenly: bool = False
+) -> list[Group]:
     """The first `documents` documents of `source` with at most `rewrites` rewrites each.
 
     `source` is a file of documents with questions (null: `data.train`), or `lab`: fictional people whom no student has
     read of, described by each of `teacher.strategies` (else each of the lab's strategies) in turn. Where a document has
-    `rewrites`, these are measured, with `raw` (its own text) as a control; where it has none, the teacher writes them.
-    Questions that are missing are written as for training. Raises UserError.
+    `rewrites`, the first are measured, with `raw` (its own text) as a control; where it has none, the teacher writes
+    them. With `evenly` they are evenly spaced in a longer list, and documents that bring fewer are left out. Questions
+    that are missing are written as for training. Raises UserError.
     """
     if source == LAB:
         return _lab_groups(config, documents, rewrites)
-    read = read_asked(
-        config,
-        config.data.train if source is None else (source,),
-        documents,
-        config.data.titles if source is None else None,
-    )
+    patterns, titles = (config.data.train, config.data.titles) if source is None else ((source,), None)
+    read = read_asked(config, patterns, documents, titles)
+    if evenly and any(document.metadata.get("rewrites") for document in read):
+        read = read_asked(config, patterns, None, titles)  # some of the first may bring too few
     with_rewrites = [document for document in read if document.metadata.get("rewrites")]
-    if len(with_rewrites) == len(read):
-        return [_group_with_rewrites(document, rewrites) for document in read]
-    if with_rewrites:
+    if with_rewrites and len(with_rewrites) < len(read):
         raise UserError(f"{source or 'data.train'}: some documents have `rewrites` and some have none")
+    if with_rewrites:
+        groups = [_group_with_rewrites(document, rewrites, evenly) for document in read]
+        enough = [group for group in groups if not evenly or len(group.rewrites) >= (rewrites or 2)]
+        if not enough:
+            raise UserError(f"{source or 'data.train'}: no document brings {rewrites or 2} rewrites")
+        return enough[:documents]
     writer = load_teacher(config.teacher)
     gates = build_gates(
         config.gates, config.teacher, writer.tokenizer, heldout_items(config, read), config.student.prompt_template
@@ -96,12 +103,19 @@ def _lab_groups(config: Config, documents: int, rewrites: int | None) -> list[Gr
     return groups
 
 
-def _group_with_rewrites(document: Document, rewrites: int | None) -> Group:
+def _group_with_rewrites(document: Document, rewrites: int | None, evenly: bool) -> Group:
     """A rewrite is a text, or an object with `text` and its `strategy` (or `prompt`)."""
+    brought = document.metadata["rewrites"]
+    if not isinstance(brought, list):
+        raise UserError(f"document {document.id!r}: `rewrites` is not a list")
     candidates = []
-    for entry in document.metadata["rewrites"][:rewrites]:
+    for place, entry in enumerate(brought):
         entry = {"text": entry} if isinstance(entry, str) else entry
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
             raise UserError(f"document {document.id!r}: `rewrites` holds texts, or objects with `text` and `strategy`")
-        candidates.append(Candidate(str(entry.get("strategy", entry.get("prompt", "rewrite"))), entry["text"]))
+        strategy = str(entry.get("strategy", entry.get("prompt", "rewrite")))
+        candidates.append(Candidate(strategy, entry["text"], place=place))
+    if rewrites is not None and rewrites < len(candidates):
+        kept = [i * len(candidates) // rewrites for i in range(rewrites)] if evenly else range(rewrites)
+        candidates = [candidates[i] for i in kept]
     return Group(document, (*candidates, Candidate(RAW, document.text, control=True)))

@@ -7,7 +7,8 @@ same for all of these. Others are silent, and counted.
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from student.statistics.intervals import Estimate, Mean, Sums, clustered_sums, j
 from student.statistics.reliability import component_sums, variance_components
 
 Clusters = Sequence[Hashable] | None
+
+LEAST_CLUSTERS = 6
+"""Clusters from which on a corrected correlation has an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,16 @@ class Agreement:
     mean: Mean
     documents: int
     silent: int
+    weight: float
+    """Sum of the documents' weights: without a correlation the variance of the mean is its inverse."""
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, that there is no correlation: by the error over clusters or, where that is larger, by what chance
+        orders would show. A few documents that agree by chance have no error at all."""
+        if self.mean.p is None:
+            return None
+        return max(self.mean.p, 2 * NormalDist().cdf(-abs(self.mean.mean) * math.sqrt(self.weight)))
 
     def estimate(self) -> Estimate:
         """With its 95% interval, which ends at -1 and 1."""
@@ -34,7 +48,8 @@ class Agreement:
 def rank_correlation(signal_DG: np.ndarray, target_DG: np.ndarray, clusters: Clusters = None) -> Agreement:
     """Spearman's rank correlation (1904; tied values share their mean rank) within each document, and the mean over
     documents, each with the weight of its number of rewrites minus one: without a correlation that is the inverse of
-    its variance (Kendall and Gibbons 1990, section 4.10). The jackknife leaves out a cluster at a time."""
+    its variance (Kendall and Gibbons 1990, section 4.10). The jackknife leaves out a cluster at a time; its error is no
+    smaller than that of as many independent pairs with this correlation."""
     known_DG = np.isfinite(signal_DG) & np.isfinite(target_DG)
     rows_DS = np.zeros((len(known_DG), 2))
     for d, known_G in enumerate(known_DG):
@@ -42,12 +57,13 @@ def rank_correlation(signal_DG: np.ndarray, target_DG: np.ndarray, clusters: Clu
         x_G, y_G = (ranks_G - ranks_G.mean() if len(ranks_G) else ranks_G for ranks_G in ranks)
         scale = math.sqrt((x_G**2).sum() * (y_G**2).sum())
         if scale:
-            weight = len(x_G) - 1
-            rows_DS[d] = weight * (x_G * y_G).sum() / scale, weight
+            rows_DS[d] = (len(x_G) - 1) * (x_G * y_G).sum() / scale, len(x_G) - 1
     told_D = rows_DS[:, 1] > 0
     told = None if clusters is None else [name for name, tells in zip(clusters, told_D, strict=True) if tells]
-    mean = jackknife(rows_DS[told_D], _ratio, told)
-    return Agreement(mean, int(told_D.sum()), int((~told_D).sum()))
+    mean, weight = jackknife(rows_DS[told_D], _ratio, told), float(rows_DS[:, 1].sum())
+    if mean.error >= 0:
+        mean = replace(mean, error=max(mean.error, (1 - mean.mean**2) / math.sqrt(weight)))
+    return Agreement(mean, int(told_D.sum()), int((~told_D).sum()), weight)
 
 
 def average_ranks(values_N: np.ndarray) -> np.ndarray:
@@ -60,8 +76,17 @@ def regret(signal_DG: np.ndarray, target_DG: np.ndarray, clusters: Clusters = No
     """What is lost by choosing each document's rewrite with the largest signal: its best target minus that of the
     chosen one, as a share of its best minus its mean, both summed over documents. 0: the best is always chosen; 1: as
     good as a choice at random; above 1: worse. Among equal signals the choice is at random. Where the target is noisy,
-    so is the best: then no signal reaches 0."""
-    return jackknife(_choices(signal_DG, target_DG), _ratio, clusters)
+    so is the best: then no signal reaches 0. The error is no smaller than with one document more that is off by 1
+    either way (as in `Mean.difference`), so that documents that all agree do not make an interval of no width."""
+    rows_D2 = _choices(signal_DG, target_DG)
+    differ_D = rows_D2[:, 1] > 0  # elsewhere nothing can be lost
+    rows_D2 = rows_D2[differ_D]
+    clusters = None if clusters is None else [name for name, d in zip(clusters, differ_D, strict=True) if d]
+    found, D = jackknife(rows_D2, _ratio, clusters), len(rows_D2)
+    if found.error >= 0:
+        off_D = (rows_D2[:, 0] - found.mean * rows_D2[:, 1]) / rows_D2[:, 1].mean()
+        found = replace(found, error=max(found.error, math.sqrt((off_D**2).sum() + 1) / (D + 1)))
+    return found
 
 
 def regret_difference(
@@ -118,8 +143,8 @@ def true_correlation(
     estimated = float(covariance / scale)
     without_C2 = np.stack(_covariance_and_scale(whole_S - sums_CS), -1)
     C = len(without_C2)
-    if C < 3:
-        return None, "an interval needs three documents"
+    if C < LEAST_CLUSTERS:
+        return None, f"an interval needs {LEAST_CLUSTERS} documents or titles"
     (var_c, cov), (_, var_s) = np.cov(without_C2.T) * (C - 1) ** 2 / C
     # |covariance - r scale| < t * its error, for r: a quadratic with roots at both bounds.
     t = t_quantile(0.975, C - 1)

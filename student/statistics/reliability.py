@@ -88,6 +88,13 @@ def gains_table(gains: Sequence[Any] | np.ndarray) -> np.ndarray:
     return table_DGR
 
 
+def mean_of_runs(table_DGR: np.ndarray) -> np.ndarray:
+    """Mean over the runs that there are (D, G); nan where there is none."""
+    known_DGR = np.isfinite(table_DGR)
+    with np.errstate(invalid="ignore"):
+        return np.where(known_DGR, table_DGR, 0.0).sum(-1) / known_DGR.sum(-1)
+
+
 def reliability(
     gains: Sequence[Any] | np.ndarray,
     *,

@@ -54,6 +54,10 @@ class JsonLines:
         self._keys.add(key)
         return True
 
+    def read(self) -> list[Record]:
+        """All lines."""
+        return read_json_lines(self.path)
+
     def _key_of(self, record: Record) -> tuple[Any, ...]:
         return tuple(record.get(name) for name in self.key)
 

@@ -1,0 +1,106 @@
+"""What `notewright validity` found, as tables and as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from configs.format import interval, number, quantity
+from curation.console.tables import stdout_console
+from curation.validity.verdicts import SignalResult, TargetResult
+
+LEAST_SECONDS = 1e-4
+"""Where the picture puts what costs nothing: its axis is logarithmic."""
+COLOURS = {"loglik": "#0072b2", "contrast": "#d55e00", "choice": "#009e73", "recall": "#cc79a7", None: "#4a4f55"}
+"""Also told apart by the markers of `MARKERS`."""
+MARKERS = {"document": "o", "shared": "s", None: "^"}
+
+
+def print_validity(
+    results: Sequence[SignalResult], target: TargetResult, recommendation: str, paths: Sequence[Path]
+) -> None:
+    """The table by rising regret, what is known of the target, and the recommendation, to stdout."""
+    console = stdout_console()
+    # Without lines between the columns it fits into 120 characters.
+    table = Table(
+        title="How well signals predict the target within documents", title_justify="left", box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )  # fmt: skip
+    table.add_column("signal")
+    for name in ("regret", "rank correlation", "p (Holm)", "corrected", "tokens", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in results:
+        table.add_row(result.name, *_cells(result))
+    if target.another_run is not None:
+        table.add_section()
+        table.add_row(target.another_run.name, *_cells(target.another_run))
+    console.print(table)
+    one = target.one_run
+    silent = ", ".join(f"{r.silent} ({r.name})" for r in results if r.silent and not r.cannot_be_told)
+    lines = [
+        f"target: {target.words}; reliability of one run {interval(one.reliability, one.low, one.high)}, of the mean of"
+        f" {target.runs} {number(target.mean_reliability)}{f' ({one.reason})' if one.reason else ''}",
+        *(f"cannot be told: {result.name} ({result.cannot_be_told})" for result in results if result.cannot_be_told),
+        *([f"documents that say nothing about a correlation: {silent}"] if silent else []),
+        recommendation,
+        *(f"written to {path}" for path in paths),
+    ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _cells(result: SignalResult) -> list[str]:
+    if result.cannot_be_told:
+        return ["cannot be told", "-", "-", "-", *_cost(result)]
+    return [
+        interval(*result.regret),
+        interval(*result.correlation),
+        "<0.001" if result.p_holm is not None and result.p_holm < 0.001 else number(result.p_holm, 3),
+        interval(*result.corrected),
+        *_cost(result),
+    ]
+
+
+def _cost(result: SignalResult) -> list[str]:
+    if result.kind == "target":
+        return ["-", "-"]
+    return [quantity(result.tokens), "-" if result.seconds is None else f"{result.seconds:.2g}"]
+
+
+def write_plot(results: Sequence[SignalResult], target: TargetResult, path: Path) -> Path | None:
+    """Writes a PNG: rank correlation with its interval against seconds a rewrite. None, and no file, where no signal
+    has both."""
+    from matplotlib.figure import Figure
+
+    shown = [result for result in results if result.seconds is not None and result.correlation[0] is not None]
+    if not shown:
+        return None
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(0, color="gray", lw=0.8)
+    if target.mean_reliability:
+        axes.axhline(
+            target.mean_reliability**0.5, color="gray", ls=":",
+            label="most that a signal can have beside a target of this noise",
+        )  # fmt: skip
+    for i, result in enumerate(shown):
+        mean, low, high = result.correlation
+        assert mean is not None
+        # Signals of the same students cost the same: they stand a little apart.
+        seconds = max(LEAST_SECONDS, result.seconds or 0.0) * 1.06 ** (i % 5 - 2)
+        errors = None if low is None or high is None else [[mean - low], [high - mean]]
+        axes.errorbar(
+            seconds, mean, yerr=errors, fmt=MARKERS[result.credit], color=COLOURS[result.measure], capsize=2,
+            label=result.name,
+        )  # fmt: skip
+    axes.set(
+        xscale="log", xlabel="seconds a rewrite", ylabel="rank correlation with the target, within documents",
+        title=target.words,
+    )  # fmt: skip
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial.png")
+    figure.savefig(partial, dpi=120)
+    partial.replace(path)
+    return path

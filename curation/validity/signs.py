@@ -1,0 +1,213 @@
+"""Signs of a rewrite's worth that need no student of it. A sign is a function and its row in `SIGNS`.
+
+Some read the text alone. Others share what is costly (`SignWork`), which is done once for all rewrites and kept in the
+journal: the untouched student reads each rewrite before the questions; a probe is tuned once a document; gradients are
+taken at a fresh adapter.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import NamedTuple
+
+from curation.study.groups import Group
+from curation.validity.costs import Costs
+from student.engine.schedule import plan_schedule
+from student.pools.inline import InlinePool
+from student.records import Answer, Exam, Job, Lesson, Outcome, Question, Segment, StudentPool
+from student.text.words import ngrams, word_line, words
+from teacher.reward.student_runs import StudentRuns
+from teacher.run.journal import JsonLines, outcome_key
+
+Values = list[list[float | None]]
+"""Documents x rewrites; None where the sign cannot be told."""
+
+OVERLAP_WORDS = 4
+"""Words in a row that count as taken from the document."""
+
+
+class SignWork:
+    """The students and gradients that signs read, each made when the first sign asks for it."""
+
+    def __init__(
+        self, runs: StudentRuns, pool: StudentPool, groups: list[Group], costs: Costs, alignments: JsonLines,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:  # fmt: skip
+        self.runs, self.pool, self.groups, self.costs = runs, pool, groups, costs
+        self.alignments, self.on_progress = alignments, on_progress
+        self.rewrites = sum(len(group.candidates) for group in groups)
+        self.units = {"": 0, "in_context": self.rewrites, "probe": len(groups), "alignment": self.rewrites}
+        """What each kind of work is done for: a rewrite each, or a document each."""
+
+    def questions(self, group: Group) -> list[Question]:
+        """What a student is asked about the document."""
+        return self.runs.questions(group.document, "reward")
+
+    @cached_property
+    def in_context(self) -> list[list[Outcome]]:
+        """Answers of the untouched student that reads each rewrite before every question."""
+        jobs = [
+            Job(
+                lesson=Lesson(texts=()),
+                exam=Exam(
+                    questions=tuple(replace(q, prompt=f"{candidate.text}\n\n{q.prompt}") for q in self.questions(group))
+                ),
+            )
+            for group in self.groups
+            for candidate in group.candidates
+        ]
+        return self._by_document(self._examine("in_context", jobs))
+
+    @cached_property
+    def probe(self) -> list[list[float | None]]:
+        """How far a probe's loss on each rewrite lies below that of the untouched student, nats a token. The probe is a
+        student that was taught the document's questions with their answers."""
+        jobs, asked_for = [], []
+        for group in self.groups:
+            asked = self.questions(group)
+            texts = tuple((Segment("prompt", q.prompt.rstrip(" ")), Segment("answer", f" {q.answer}")) for q in asked)
+            lesson = Lesson(texts=texts, loss_on="answer", steps=self.runs.config.student.steps)
+            # A rewrite is asked for as the answer to its own first word.
+            rewrites = tuple(_continued(candidate.text) for candidate in group.candidates)
+            jobs.append(Job(lesson=lesson, exam=Exam(questions=tuple(q for q in rewrites if q is not None))))
+            asked_for.append(rewrites)
+        values = []
+        for rewrites, outcome in zip(asked_for, self._examine("probe", jobs), strict=True):
+            answers = iter(outcome.answers)
+            told = [None if q is None else next(answers, None) for q in rewrites]
+            values.append([None if answer is None else answer.gain_of("loglik") for answer in told])
+        return values
+
+    @cached_property
+    def alignment(self) -> list[list[float | None]]:
+        """Cosine between the gradients of each rewrite as a lesson and of the document's exam."""
+        if not isinstance(self.pool, InlinePool):
+            return [[None] * len(group.candidates) for group in self.groups]
+        jobs = [
+            self.runs.job([group.document.id], [(group.document.id, candidate.text)], 0, "reward")
+            for group in self.groups
+            for candidate in group.candidates
+        ]
+        schedules = [plan_schedule(self.pool.tokenizer, job.lesson, self.pool.settings) for job in jobs]
+        tokens = sum(len(text) for schedule in schedules for text in schedule.texts)
+        self.costs.tokens_per_rewrite["alignment"] = tokens / self.rewrites  # each passes through the model once
+        keys = [outcome_key(self.pool.fingerprint, job) for job in jobs]
+        known = {record["key"]: record["alignment"] for record in self.alignments.read()}
+        missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
+        at_once = self.pool.at_once
+        for start in range(0, len(missing), at_once):
+            members, started = list(missing.items())[start : start + at_once], time.monotonic()
+            found = self.pool.gradient_alignments([job for _, job in members])
+            for (key, _), alignment in zip(members, found, strict=True):
+                self.alignments.append({"key": key, "alignment": alignment})
+                known[key] = alignment
+            self.costs.add("alignment", len(members), time.monotonic() - started)
+            self.on_progress(min(start + at_once, len(missing)), len(missing))
+        return self._by_document([known[key] for key in keys])
+
+    def _examine(self, work: str, jobs: list[Job]) -> list[Outcome]:
+        with self.costs.of(work, self.runs):
+            outcomes = self.runs.examine(jobs, self.pool)
+        tokens = sum(outcome.metrics.get("lesson_tokens", 0.0) for outcome in outcomes)
+        self.costs.tokens_per_rewrite[work] = tokens / self.rewrites
+        return outcomes
+
+    def _by_document(self, of_rewrites: list) -> list[list]:
+        """A list of all rewrites as one a document."""
+        items = iter(of_rewrites)
+        return [[next(items) for _ in group.candidates] for group in self.groups]
+
+
+def contained(work: SignWork) -> Values:
+    """Share of the questions whose gold answer stands in the rewrite, word by word."""
+    return _of_texts(work, lambda group, text: statistics.fmean(
+        word_line(words(question.answer)) in word_line(words(text)) for question in work.questions(group)
+    ))  # fmt: skip
+
+
+def length(work: SignWork) -> Values:
+    """Words of the rewrite."""
+    return _of_texts(work, lambda group, text: float(len(words(text))))
+
+
+def overlap(work: SignWork) -> Values:
+    """Share of the rewrite's word 4-grams that its document has; 0 for a shorter one."""
+
+    def share(group: Group, text: str) -> float:
+        own, source = list(ngrams(words(text), OVERLAP_WORDS)), set(ngrams(words(group.document.text), OVERLAP_WORDS))
+        return sum(gram in source for gram in own) / len(own) if own else 0.0
+
+    return _of_texts(work, share)
+
+
+def in_context_loglik(work: SignWork) -> Values:
+    """Log-likelihood of the gold answers, nats a token, with the rewrite before the question."""
+    return _in_context(work, lambda answer: answer.loglik_before)
+
+
+def in_context_contrast(work: SignWork) -> Values:
+    """The same, minus the distractors' mean."""
+    return _in_context(work, lambda answer: answer.extra.get("contrast_before"))
+
+
+def in_context_choice(work: SignWork) -> Values:
+    """Share of the questions at which the gold answer then beats all distractors."""
+    return _in_context(work, lambda answer: answer.extra.get("choice_before"))
+
+
+def probe(work: SignWork) -> Values:
+    """Influence by a probe as in SynPro (arXiv 2605.17849): the loss on the rewrite before the probe was tuned on the
+    reference task, minus that after. SynPro tunes one probe on one task; here the task is the document's own exam, so
+    that there is one a document. Its reward subtracts the influence of the document, which is the same for all of a
+    document's rewrites."""
+    return work.probe
+
+
+def alignment(work: SignWork) -> Values:
+    """Cosine of the gradients of lesson and exam at a fresh adapter, after LESS (see `student.engine.influence`)."""
+    return work.alignment
+
+
+class Sign(NamedTuple):
+    """A row of the table."""
+
+    words: str
+    value: Callable[[SignWork], Values]
+    work: str = ""
+    """What of `SignWork` it costs; empty: it reads the text alone."""
+    needs: str = ""
+    """Why it may not be told."""
+
+
+SIGNS = {
+    "contained": Sign("gold answers in the rewrite", contained),
+    "length": Sign("length", length),
+    "overlap": Sign("overlap with the document", overlap),
+    "in-context-loglik": Sign("loglik, rewrite in context", in_context_loglik, "in_context"),
+    "in-context-contrast": Sign("contrast, rewrite in context", in_context_contrast, "in_context", "distractors"),
+    "in-context-choice": Sign("choice, rewrite in context", in_context_choice, "in_context", "distractors"),
+    "probe": Sign("influence on a probe (SynPro)", probe, "probe"),
+    "alignment": Sign("gradient alignment (LESS)", alignment, "alignment", "student.pool inline, student.mode lora"),
+}
+
+
+def _of_texts(work: SignWork, value: Callable[[Group, str], float]) -> Values:
+    return [[value(group, candidate.text) for candidate in group.candidates] for group in work.groups]
+
+
+def _in_context(work: SignWork, value: Callable[[Answer], float | None]) -> Values:
+    return [[_mean(outcome, value) for outcome in outcomes] for outcomes in work.in_context]
+
+
+def _continued(text: str) -> Question | None:
+    """What follows a text's first word, as the answer to it; None where nothing does."""
+    first, *rest = text.split(maxsplit=1)
+    return Question(prompt=first, answer=rest[0].rstrip()) if rest else None
+
+
+def _mean(outcome: Outcome, value: Callable[[Answer], float | None]) -> float | None:
+    """Mean over the answers that tell it; None where none does, or the exam failed."""
+    found = [number for answer in outcome.answers if (number := value(answer)) is not None]
+    return statistics.fmean(found) if found else None

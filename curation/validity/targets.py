@@ -1,0 +1,123 @@
+"""What the signals are held against: outcomes that a file brings, or other students than those of the signals."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from configs.errors import UserError, check_known
+from configs.schema import Student, Validity
+from curation.console.progress import say
+from curation.study.groups import Candidate, Group
+from student.statistics.reliability import gains_table
+
+
+def match_outcomes(groups: Sequence[Group], settings: Validity) -> tuple[list[Group], np.ndarray]:
+    """The groups with those of their rewrites that have an outcome, and the outcomes: documents x rewrites x runs, nan
+    where there is no run. What has none is counted by its reason and said; documents with fewer than two such rewrites
+    are left out. Raises UserError where more than `most_unmatched` of the rewrites have none."""
+    source = _outcomes_by_document(settings)
+    reasons: Counter[str] = Counter()
+    kept, runs = [], []
+    for group in groups:
+        found: list[tuple[Candidate, list[float]]] = []
+        for candidate in group.candidates:
+            outcome = _outcome(candidate, group, source, settings.target_field)
+            if isinstance(outcome, str):
+                reasons[outcome] += 1
+            else:
+                found.append((candidate, outcome))
+        if len(found) >= 2:
+            kept.append(replace(group, candidates=tuple(candidate for candidate, _ in found)))
+            runs.append([outcome for _, outcome in found])
+    total, unmatched = sum(len(group.candidates) for group in groups), reasons.total()
+    words = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    where = settings.target_file or "the documents"
+    if unmatched > settings.most_unmatched * total:
+        raise UserError(
+            f"validity.target_field {settings.target_field!r} in {where}: {unmatched} of {total} rewrites have no"
+            f" outcome ({words}); validity.most_unmatched allows a share of {settings.most_unmatched:g}"
+        )
+    if unmatched:
+        say(f"warning: {unmatched} of {total} rewrites have no outcome in {where}, left out: {words}")
+    if len(kept) < len(groups):
+        say(f"warning: {len(groups) - len(kept)} documents with fewer than two rewrites that have one are left out")
+    if not kept:
+        raise UserError(f"{where}: no document has two rewrites with {settings.target_field!r}")
+    return kept, gains_table(runs)
+
+
+def target_student(student: Student, settings: Validity) -> Student:
+    """The target's students: those of the config with `target_student` on top, which decode where recall is the target.
+    Raises UserError for settings that a student does not have."""
+    check_known("setting in validity.target_student", settings.target_student, list(Student.model_fields))
+    merged: dict[str, Any] = student.model_dump()
+    for key, value in settings.target_student.items():
+        merged[key] = {**merged[key], **value} if isinstance(value, dict) and isinstance(merged[key], dict) else value
+    if settings.target_measure == "recall":
+        merged["decode"] = True
+    try:
+        return Student.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].replace("Input should be ", "expected ")
+        raise UserError(f"validity.target_student: {name!r}: {message} (got {first['input']!r})") from None
+
+
+def _outcomes_by_document(settings: Validity) -> dict[str, list[Any]] | None:
+    """The rewrites of each line of `target_file` by the line's id; None where the documents bring them."""
+    if settings.target_file is None:
+        return None
+    path = Path(settings.target_file)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UserError(f"validity.target_file {str(path)!r} cannot be read: {reason}") from None
+    by_id: dict[str, list[Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            raise UserError(f"validity.target_file {path}, line {number}: not JSON") from None
+        if not isinstance(row, dict) or row.get("id") is None or not isinstance(row.get("rewrites"), list):
+            raise UserError(f"validity.target_file {path}, line {number}: no object with `id` and `rewrites`")
+        if str(row["id"]) in by_id:
+            raise UserError(f"validity.target_file {path}, line {number}: id {str(row['id'])!r} stands on two lines")
+        by_id[str(row["id"])] = row["rewrites"]
+    return by_id
+
+
+def _outcome(candidate: Candidate, group: Group, source: dict[str, list[Any]] | None, field: str) -> list[float] | str:
+    """The runs of one rewrite, or why there are none."""
+    metadata = group.document.metadata
+    if candidate.place is None:
+        return "of documents that bring no rewrites"
+    own = metadata["rewrites"]
+    entries = own
+    if source is not None:
+        found = source.get(str(metadata.get("source_id")))
+        if found is None:
+            return "of documents that are not in the file"
+        if len(found) != len(own):
+            return "of documents with another number of rewrites in the file"
+        entries = found
+    entry = entries[candidate.place]
+    if not isinstance(entry, dict) or entry.get(field) is None:
+        return f"without {field!r}"
+    if entry.get("text", candidate.text) != candidate.text:
+        return "with another text in the file"
+    values = entry[field] if isinstance(entry[field], list) else [entry[field]]
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if not values or len(numbers) < len(values) or not all(math.isfinite(number) for number in numbers):
+        return f"whose {field!r} are not numbers"
+    return [float(number) for number in numbers]
