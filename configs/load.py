@@ -6,6 +6,7 @@ becomes one `UserError` line that names the file and line, or the override, and 
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -34,8 +35,9 @@ it stands in the config.yaml of a run that was begun before."""
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The experiment in `path`, with `section.key=value` overrides applied from left to right.
 
-    Values are YAML (`rl.rounds=3`, `data.train=[a.jsonl,b.jsonl]`, `teacher.lora=null`); where a text is wanted it is
-    taken literally. Paths inside are relative to the working directory. Raises UserError.
+    Where a text or a path is wanted it is taken literally, and so are the entries of a list of them
+    (`data.train=[a.jsonl, b.jsonl]`); around either, quotes are YAML's. Other values are YAML (`rl.rounds=3`,
+    `teacher.lora=null`). Paths inside are relative to the working directory. Raises UserError.
     """
     sources = [*_files(Path(path), extended_by=()), *(_override(text) for text in overrides)]
     for old, new in RENAMED.items():
@@ -121,12 +123,24 @@ def _override(text: str) -> Source:
     name, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", name):
         raise UserError(f"override {text!r}: expected section.key=value, e.g. rl.rounds=3")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"override {text!r}: not UTF-8 (name the folder of a file with such a name)") from None
+    if value == "???":
+        raise UserError(f"override {text!r}: ??? is no value: in a config it stands for one that is missing")
     keys = name.split(".")
-    parsed: Any = value
+    parsed: Any = None
     types = _types(keys)
-    is_null = value in ("null", "~", "") and type(None) in types
-    # Read as YAML, `Question: {question}` would be a mapping and a folder named 2024 a number.
-    if is_null or not {str, Path}.intersection(types) or value.startswith(("'", '"')):
+    if type(None) in types and value in ("null", "~", ""):
+        pass
+    # Read as YAML, `Question: {question}` would be a mapping, a folder named 2024 a number, and `my # dir` two words.
+    elif {str, Path}.intersection(types):
+        parsed = _literal(value)
+    elif any(get_origin(kind) is tuple and str in get_args(kind) for kind in types):
+        entries = _entries(value)
+        parsed = _literal(value) if entries is None else [_literal(entry) for entry in entries]
+    else:
         try:
             parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[call-overload, index]
         except (yaml.YAMLError, OmegaConfBaseException) as error:
@@ -134,6 +148,41 @@ def _override(text: str) -> Source:
     for key in reversed(keys):
         parsed = {key: parsed}
     return (f"override {text!r}", None, parsed)
+
+
+def _literal(value: str) -> str:
+    """The text as it stands, or what YAML's quotes around it hold; with no interpolation for OmegaConf in it."""
+    text = value
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        # It may begin and end with quotation marks of its own.
+        with suppress(yaml.YAMLError):
+            text = str(yaml.safe_load(value))
+    return re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + r"\${", text)
+
+
+def _entries(value: str) -> list[str] | None:
+    """The entries of `[a, b]`, unread; None where the value is no list. Only commas outside quotes and inner brackets
+    part them, so that a glob like `x[1,2].jsonl` stays whole."""
+    entries, depth, quote = [""], 0, ""
+    for place, character in enumerate(value):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"" and not entries[-1].strip():
+            quote = character
+        elif character in "[{":
+            depth += 1
+        elif character in "]}":
+            depth -= 1
+        if depth == 0 and place < len(value) - 1:
+            return None
+        if character == "," and depth == 1 and not quote:
+            entries.append("")
+        elif 0 < place < len(value) - 1:
+            entries[-1] += character
+    if not value.startswith("[") or depth:
+        return None
+    stripped = [entry.strip() for entry in entries]
+    return stripped if any(stripped) else []
 
 
 def _types(keys: Sequence[str]) -> tuple[Any, ...]:

@@ -122,7 +122,8 @@ def test_a_mistake_in_the_file_is_named_with_its_place(write, text, parts):
         ("--rounds=3", ["override '--rounds=3'", "expected section.key=value"]),
         ("rl.rounds=many", ["'rl.rounds'", "override 'rl.rounds=many'", "valid integer"]),
         ("rl.rounds.x=1", ["'rl.rounds'", "override 'rl.rounds.x=1'"]),
-        ("data.train=[a", ["override 'data.train=[a'", "not a YAML value"]),
+        ("data.train=[a", ["override 'data.train=[a'", "expected a list"]),
+        ("rl.rounds=[a", ["override 'rl.rounds=[a'", "not a YAML value"]),
         ("student.lora.target=3", ["'student.lora.target'", "override 'student.lora.target=3'"]),
     ],
 )
