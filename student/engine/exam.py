@@ -6,22 +6,18 @@ greedy and batched over all students. Answers from before the training are the s
 
 import math
 import statistics
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Student
 from student.engine.encoding import Encoded, encode_answer, encode_prompt, encode_text
-from student.engine.endings import ending_tokens
-from student.engine.lora import AdapterStack, Rows
-from student.engine.loss import likeliest_tokens
-from student.engine.models import end_ids, generation_config
-from student.engine.packing import Piece, pack
+from student.engine.lora import AdapterStack
+from student.engine.models import generation_config
 from student.engine.schedule import Schedule
-from student.engine.training import Progress, Usage, last_hidden, loss_at_labels
+from student.engine.scores import Score, Scorer
+from student.engine.training import Progress, Usage
 from student.records import Answer, Exam, Job, Outcome, Question, mean_gain
 from student.text.grading import exact_match, recalled
 
@@ -34,7 +30,7 @@ class Grade:
     """Mean log-likelihood of the gold answer's tokens, in nats."""
     correct: bool
     """Every gold token is the likeliest after the gold ones before it, and the likeliest token after the last one ends
-    the answer (see `endings.ends_answer`)."""
+    the answer (see `encoding.ends_answer`)."""
     extra: dict[str, float]
 
 
@@ -45,22 +41,6 @@ class ExamResult:
     grades: list[Grade]
     retention_loss: float | None
     """Mean loss on the retention texts in nats a token; None without such texts."""
-
-
-class _Score(NamedTuple):
-    """Scores of one text's labelled tokens."""
-
-    tokens: int
-    loglik_sum: float
-    greedy: bool
-    """Every labelled token is the likeliest."""
-    ended: bool
-    """The likeliest token after the text ends an answer."""
-
-    @property
-    def loglik(self) -> float:
-        """A token's mean."""
-        return self.loglik_sum / max(1, self.tokens)
 
 
 class Examiner:
@@ -77,13 +57,19 @@ class Examiner:
     ):
         """With `autocast` texts are scored in bfloat16; decoding, which would round all weights at each token, is
         not."""
-        self.model, self.tokenizer, self.stack, self.settings = model, tokenizer, stack, settings
-        self.autocast = autocast
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.scorer = Scorer(model, tokenizer, stack, settings, autocast=autocast)
         self._base_grades: dict[Question, Grade] = {}
-        self._base_scores: dict[str, _Score] = {}
+        self._base_scores: dict[str, Score] = {}
+        self._whole_exams: dict[Exam, ExamResult] = {}
 
-    def before(self, exam: Exam, max_tokens: int) -> ExamResult:
-        """The base's answers. Those to earlier exams are kept: the base answers each question once in its life."""
+    def before(self, exam: Exam, max_tokens: int, *, alone: bool = False) -> ExamResult:
+        """The base's answers. Those to earlier exams are kept: the base answers each question once in its life. With
+        `alone` it is asked the whole exam at once: an answer's last bits depend on what is asked with it."""
+        if alone:
+            if exam not in self._whole_exams:
+                [self._whole_exams[exam]] = self._results([exam], False, max_tokens)
+            return self._whole_exams[exam]
         questions = [q for q in dict.fromkeys(exam.questions) if q not in self._base_grades]
         texts = [t for t in dict.fromkeys(exam.retention_texts) if t not in self._base_scores]
         grades = self._grade([(0, question) for question in questions], False, max_tokens)
@@ -97,10 +83,13 @@ class Examiner:
 
     def after(self, exams: list[Exam], max_tokens: int) -> list[ExamResult]:
         """The trained students' answers: slot k takes `exams[k]`, all slots at once."""
+        return self._results(exams, True, max_tokens)
+
+    def _results(self, exams: list[Exam], trained: bool, max_tokens: int) -> list[ExamResult]:
         questions = [(k, q) for k, exam in enumerate(exams) for q in exam.questions]
         texts = [(k, t) for k, exam in enumerate(exams) for t in exam.retention_texts]
-        grades = iter(self._grade(questions, True, max_tokens))
-        scores = iter(self._score_texts(texts, True, max_tokens))
+        grades = iter(self._grade(questions, trained, max_tokens))
+        scores = iter(self._score_texts(texts, trained, max_tokens))
         return [
             ExamResult([next(grades) for _ in exam.questions], _mean_loss([next(scores) for _ in exam.retention_texts]))
             for exam in exams
@@ -108,17 +97,13 @@ class Examiner:
 
     def _grade(self, questions: list[tuple[int, Question]], trained: bool, max_tokens: int) -> list[Grade]:
         """Grades of questions, each to the student of a slot."""
-        texts = [
-            (k, encode_answer(self.tokenizer, question.prompt, answer))
-            for k, question in questions
-            for answer in (question.answer, *question.distractors)
-        ]
-        scores = iter(self._score(texts, trained, max_tokens))
+        encoded = {question: self._encode(question) for _, question in questions}
+        asked = [(k, encoded[question]) for k, question in questions]
+        scores = iter(self.scorer.answers(asked, trained, max_tokens))
         decoded = iter(self._decode(questions, trained, max_tokens) if self.settings.decode else ())
         grades = []
         for _, question in questions:
-            gold = next(scores)
-            wrong = [next(scores) for _ in question.distractors]
+            gold, *wrong = next(scores)
             bits = -gold.loglik_sum / math.log(2)
             extra = {
                 "loglik_sum": gold.loglik_sum,
@@ -134,38 +119,13 @@ class Examiner:
             grades.append(Grade(gold.loglik, gold.greedy and gold.ended, extra))
         return grades
 
-    def _score_texts(self, texts: list[tuple[int, str]], trained: bool, max_tokens: int) -> list[_Score]:
-        longest = self.settings.max_text_tokens
-        return self._score([(k, encode_text(self.tokenizer, t, "all", longest)) for k, t in texts], trained, max_tokens)
+    def _encode(self, question: Question) -> list[Encoded]:
+        """The prompt with the gold answer, and with each distractor."""
+        return [encode_answer(self.tokenizer, question.prompt, a) for a in (question.answer, *question.distractors)]
 
-    @torch.no_grad()
-    def _score(self, texts: list[tuple[int, Encoded]], trained: bool, max_tokens: int) -> list[_Score]:
-        """Scores of texts, each read by the student of a slot, in the order given."""
-        if not texts:
-            return []
-        n_slots = self.stack.n_slots if self.stack and trained else 1
-        device, pad_id = self.model.device, self.tokenizer.pad_token_id
-        pieces = [Piece(slot, text, tag=tag) for tag, (slot, text) in enumerate(texts)]
-        tokens_Q, loglik_Q, likeliest_Q, ended_Q = (torch.zeros(len(texts), device=device) for _ in range(4))
-        head = self.model.get_output_embeddings()
-        final = frozenset(end_ids(self.model.generation_config.eos_token_id, self.tokenizer))
-        ends_V = ending_tokens(self.tokenizer, head.weight.shape[0], final).to(device)
-        row_tokens = self.settings.row_tokens
-        for batch in pack(pieces, n_slots, pad_id, device, max_tokens=max_tokens, row_tokens=row_tokens):
-            rounding = torch.autocast(device.type, torch.bfloat16, enabled=self.autocast)
-            with self._adapters(batch.rows, trained), rounding:
-                hidden = last_hidden(self.model, batch)
-                _, nll_N, likeliest_N = loss_at_labels(self.model, hidden, batch)
-                next_P = likeliest_tokens(hidden.index_select(0, batch.last_P), head)  # type: ignore[arg-type]
-            tokens_Q.index_add_(0, batch.tag_N, torch.ones_like(nll_N))
-            loglik_Q.index_add_(0, batch.tag_N, -nll_N)
-            likeliest_Q.index_add_(0, batch.tag_N, likeliest_N.float())
-            ended_Q[batch.tag_P] = ends_V[next_P].float()
-        columns = (column_Q.tolist() for column_Q in (tokens_Q, loglik_Q, likeliest_Q, ended_Q))
-        return [
-            _Score(int(tokens), loglik, likeliest == tokens, bool(ended))
-            for tokens, loglik, likeliest, ended in zip(*columns, strict=True)
-        ]
+    def _score_texts(self, texts: list[tuple[int, str]], trained: bool, max_tokens: int) -> list[Score]:
+        encoded = [(k, encode_text(self.tokenizer, text, "all", self.settings.max_text_tokens)) for k, text in texts]
+        return self.scorer.texts(encoded, trained, max_tokens)
 
     @torch.no_grad()
     def _decode(self, questions: list[tuple[int, Question]], trained: bool, max_tokens: int) -> list[str]:
@@ -182,10 +142,8 @@ class Examiner:
             width = max(len(prompts[i]) for i in members)
             ids_BT = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in members], device=device)
             mask_BT = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in members])
-            rows = Rows.of([questions[i][0] for i in members], self.stack.n_slots if self.stack else 1, device)
-            # Every layer has a cache of its own: compiling for each would use up what the compiler allows a model.
-            eager = torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext()
-            with eager, self._adapters(rows, trained):
+            rows = self.scorer.rows([questions[i][0] for i in members], trained)
+            with self.scorer.eager(), self.scorer.adapters(rows, trained):
                 output_BT = self.model.generate(  # type: ignore[operator]
                     input_ids=ids_BT, attention_mask=mask_BT.to(device), generation_config=greedy
                 )
@@ -193,12 +151,8 @@ class Examiner:
             answers |= zip(members, texts, strict=True)
         return [answers[i] for i in range(len(prompts))]
 
-    def _adapters(self, rows: Rows, trained: bool) -> AbstractContextManager[None]:
-        """Within it the model's rows are those of trained students, or of the base."""
-        return self.stack.using(rows) if self.stack and trained else nullcontext()
 
-
-def _against_distractors(question: Question, gold: _Score, wrong: list[_Score]) -> dict[str, float]:
+def _against_distractors(question: Question, gold: Score, wrong: list[Score]) -> dict[str, float]:
     """`contrast`: log-likelihood a token of the gold answer minus the distractors' mean, in nats. `choice`: whether the
     gold answer beats them all by log-likelihood a character (lm-eval's acc_norm); `choice_sum`: by the whole
     answer's (its acc)."""
@@ -210,7 +164,7 @@ def _against_distractors(question: Question, gold: _Score, wrong: list[_Score]) 
     }
 
 
-def _mean_loss(scores: list[_Score]) -> float | None:
+def _mean_loss(scores: list[Score]) -> float | None:
     tokens = sum(score.tokens for score in scores)
     return -sum(score.loglik_sum for score in scores) / tokens if tokens else None
 

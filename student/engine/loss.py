@@ -87,6 +87,28 @@ def linear_cross_entropy(
 
 
 @torch.no_grad()
+def target_logliks(hidden_ND: Tensor, head: nn.Linear, place_M: Tensor, target_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-likelihood in nats of token `target_M` after position `place_M` of N (M, float32), and whether it is the
+    likeliest there (M, bool). A position's logits are computed once, however many tokens are asked about."""
+    loglik_M = torch.empty(len(target_M), device=hidden_ND.device)
+    likeliest_M = torch.empty(len(target_M), dtype=torch.bool, device=hidden_ND.device)
+    chunk = _chunk(head.weight)
+    places_U, place_M = place_M.unique(return_inverse=True)
+    for start in range(0, len(places_U), chunk):
+        part = hidden_ND.index_select(0, places_U[start : start + chunk])
+        here = ((place_M >= start) & (place_M < start + chunk)).nonzero().squeeze(1)
+        logits = nn.functional.linear(part, head.weight, head.bias).float()
+        row, target = place_M[here] - start, target_M[here]
+        asked = logits[row, target]
+        if part.dtype == torch.float32:  # as in the loss above
+            likeliest_M[here] = asked >= logits.amax(-1)[row]
+        else:
+            likeliest_M[here] = logits.argmax(-1)[row] == target
+        loglik_M[here] = asked - logits.logsumexp(-1)[row]
+    return loglik_M, likeliest_M
+
+
+@torch.no_grad()
 def likeliest_tokens(hidden_ND: Tensor, head: nn.Linear) -> Tensor:
     """The likeliest next token after each of N positions (N, int64), from their last hidden states."""
     parts = hidden_ND.split(_chunk(head.weight))

@@ -8,9 +8,10 @@ pass, so that a long lesson does not lengthen the rows of short ones.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,11 +20,18 @@ from torch import Tensor
 from student.engine.encoding import Encoded
 from student.engine.lora import Rows
 
+T = TypeVar("T")
+
 ROW_TOKENS = 256
 """Longest row that texts share: beyond it attention, quadratic in the row, costs more than a fuller row saves."""
 
 PASS_TOKENS_CPU, PASS_TOKENS_GPU = 256, 8192
 """What a forward pass costs beside its positions (Python, kernel launches), in positions of the same duration."""
+
+
+CACHED = 8
+"""Keys and values of so many positions take less memory than one position that is trained on: in a layer they are at
+most twice as wide as its input, and training keeps more than 16 times that width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +92,17 @@ def pack(
         for group in by_slot.values()
         for members in first_fit([len(piece.text) for piece in group], capacity)
     ]
-    pass_tokens = PASS_TOKENS_GPU if device.type == "cuda" else PASS_TOKENS_CPU
     batches = []
-    for bucket in bucket_rows(rows, pass_tokens):
+    for bucket in buckets(rows, row_length, pass_tokens(device)):
         bucket.sort(key=lambda row: row[0].slot)
         at_once = max(1, max_tokens // max(map(row_length, bucket)))
         batches += [bucket[start : start + at_once] for start in range(0, len(bucket), at_once)]
     return [_batch(rows, n_slots, pad_id, device) for rows in batches]
+
+
+def pass_tokens(device: torch.device) -> int:
+    """What a forward pass costs beside its positions, in positions."""
+    return PASS_TOKENS_GPU if device.type == "cuda" else PASS_TOKENS_CPU
 
 
 def row_length(row: list[Piece]) -> int:
@@ -113,26 +125,26 @@ def first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def bucket_rows(rows: list[list[Piece]], pass_tokens: int) -> list[list[list[Piece]]]:
+def buckets(rows: Sequence[T], length: Callable[[T], int], pass_tokens: int, step: int = 8) -> list[list[T]]:
     """Rows grouped by length so that positions, plus `pass_tokens` for each group's forward pass, are fewest: dynamic
-    programming over lengths in steps of 8. A bucket is a range of lengths; its rows are padded to its longest."""
-    by_length: dict[int, list[list[Piece]]] = defaultdict(list)
+    programming over lengths in steps of `step`. A bucket is a range of lengths; its rows are padded to its longest."""
+    by_length: dict[int, list[T]] = defaultdict(list)
     for row in rows:
-        by_length[math.ceil(row_length(row) / 8)].append(row)
+        by_length[math.ceil(length(row) / step)].append(row)
     lengths = sorted(by_length)
-    longest = [max(map(row_length, by_length[length])) for length in lengths]
+    longest = [max(map(length, by_length[steps])) for steps in lengths]
     counted = np.cumsum([0, *(len(by_length[length]) for length in lengths)])
     # The fewest positions of the rows up to each length, and the length at which the last bucket starts.
     best: list[tuple[int, int]] = [(0, 0)]
     for end in range(1, len(lengths) + 1):
         costs = (best[s][0] + longest[end - 1] * int(counted[end] - counted[s]) + pass_tokens for s in range(end))
         best.append(min((cost, start) for start, cost in enumerate(costs)))
-    buckets, end = [], len(lengths)
+    found, end = [], len(lengths)
     while end:
         start = best[end][1]
-        buckets.append([row for length in lengths[start:end] for row in by_length[length]])
+        found.append([row for steps in lengths[start:end] for row in by_length[steps]])
         end = start
-    return buckets
+    return found
 
 
 def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.device) -> Batch:
@@ -172,6 +184,50 @@ def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.dev
     }
     tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     return Batch(**tensors, rows=Rows.of([row[0].slot for row in rows], n_slots, device))
+
+
+class Part(NamedTuple):
+    """A prompt, or what one of its answers adds: a row of a pass whose keys and values are taken over."""
+
+    slot: int
+    owner: int
+    """Number of its question."""
+    text: int
+    """Number of its answer; 0 for the prompt."""
+    start: int
+    """Its first token's position."""
+    ids: np.ndarray
+
+
+def passes(parts: Sequence[Part], max_tokens: int, pass_tokens: int, cached: int = 0) -> Iterator[list[Part]]:
+    """Parts in forward passes of like length, each sorted by slot. A pass computes at most `max_tokens` positions, and
+    costs `pass_tokens` beside them. Each of its rows goes on after `cached` positions."""
+    for bucket in buckets(parts, lambda part: len(part.ids), pass_tokens, step=1):
+        width = max(len(part.ids) for part in bucket)
+        at_once = max(1, min(max_tokens // width, CACHED * max_tokens // (cached + width)))
+        # Where all students are asked the same, a pass has a part of all of them or of none: slots with equally many
+        # rows need no copies of their adapters (see `Rows.of`).
+        slots = len({part.slot for part in bucket})
+        at_once -= at_once % slots if at_once > slots else 0
+        bucket.sort(key=lambda part: (len(part.ids), part.start, part.ids.tobytes(), part.owner))
+        for first in range(0, len(bucket), at_once):
+            yield sorted(bucket[first : first + at_once], key=lambda part: (part.slot, part.owner))
+
+
+def padded(parts: Sequence[Part], pad_id: int, device: torch.device, *, left: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, mask and positions of a pass (R, T), padded on one side. Prompts are padded on the left, so that what
+    follows them goes on at the same column."""
+    width = max(len(part.ids) for part in parts)
+    ids_RT, column_RT = np.full((len(parts), width), pad_id), np.empty((len(parts), width), dtype=np.int64)
+    for r, part in enumerate(parts):
+        first = width - len(part.ids) if left else 0
+        ids_RT[r, first : first + len(part.ids)] = part.ids
+        column_RT[r] = np.arange(width) - first
+    length_R1 = np.array([[len(part.ids)] for part in parts])
+    mask_RT = ((column_RT >= 0) & (column_RT < length_R1)).astype(np.int64)
+    position_RT = np.maximum(column_RT, 0) + np.array([[part.start] for part in parts])
+    ids, mask, positions = (torch.from_numpy(array).to(device) for array in (ids_RT, mask_RT, position_RT))
+    return ids, mask, positions
 
 
 def even_runs(lengths: list[int], count: int, max_tokens: int) -> list[slice]:

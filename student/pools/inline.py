@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from configs.errors import UserError
 from configs.schema import Student
 from student.engine.encoding import Encoded, check_offsets
-from student.engine.exam import Examiner, ExamResult, outcome_of
+from student.engine.exam import Examiner, outcome_of
 from student.engine.full import bfloat16_agrees, train_full
 from student.engine.helpers import torch_threads
 from student.engine.influence import gradient_alignments
@@ -111,7 +111,6 @@ class InlinePool:
         )
         self.examiner = Examiner(model, tokenizer, self.stack, settings, autocast=self.autocast)
         self._token_bytes: float | None = None  # activations of one position, measured on the first batch planned
-        self._whole_exams: dict[Exam, ExamResult] = {}
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
@@ -173,7 +172,7 @@ class InlinePool:
         schedule = plan_schedule(self.tokenizer, job.lesson, self.settings)
         max_tokens = self.pass_tokens()
         # Alone, because a process that resumed a run has answered other questions before.
-        before = self._before(job.exam, max_tokens, alone=True)
+        before = self.examiner.before(job.exam, max_tokens, alone=True)
         with self.trained([schedule], [job.lesson.seed], max_tokens) as ([progress], _):
             [after] = self.examiner.after([job.exam], max_tokens)
             if self.stack is None:
@@ -293,8 +292,7 @@ class InlinePool:
     def _run(self, jobs: list[Job], schedules: list[Schedule], passes: int) -> list[Outcome]:
         """Trains and examines one batch of students, in forward passes that are smaller by the factor `passes`."""
         max_tokens = max(1, self.pass_tokens() // passes)
-        # An answer's last bits depend on the questions that are asked with it, so `exact` asks whole exams.
-        before = [self._before(job.exam, max_tokens, alone=self.settings.exact) for job in jobs]
+        before = [self.examiner.before(job.exam, max_tokens, alone=self.settings.exact) for job in jobs]
         with self.trained(schedules, [job.lesson.seed for job in jobs], max_tokens) as (progress, usage):
             # A student without texts is the base, which has answered already.
             exams = [job.exam if schedule.texts else Exam() for job, schedule in zip(jobs, schedules, strict=True)]
@@ -304,15 +302,6 @@ class InlinePool:
             for result, schedule, base in zip(results, schedules, before, strict=True)
         ]
         return [outcome_of(*parts, usage) for parts in zip(jobs, schedules, progress, before, after, strict=True)]
-
-    def _before(self, exam: Exam, max_tokens: int, *, alone: bool) -> ExamResult:
-        """The base's answers; `alone` asks the whole exam at once, whatever else this process was asked before."""
-        if not alone:
-            return self.examiner.before(exam, max_tokens)
-        if exam not in self._whole_exams:
-            examiner = Examiner(self.model, self.tokenizer, self.stack, self.settings, autocast=self.autocast)
-            self._whole_exams[exam] = examiner.before(exam, max_tokens)
-        return self._whole_exams[exam]
 
 
 def most_slots(settings: Student, device_type: str) -> int:

@@ -8,8 +8,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from configs.errors import UserError
 from curation.lab.models import make_tokenizer
-from student.engine.encoding import check_offsets, encode_answer, encode_prompt, encode_text
-from student.engine.endings import ending_tokens
+from student.engine.encoding import check_offsets, encode_answer, encode_prompt, encode_text, ending_tokens
 from student.records import Segment
 
 SMOLLM2 = Path("models/smollm2-135m-instruct")

@@ -3,7 +3,7 @@
 import pytest
 
 from configs.schema import Lora, Student
-from student.engine.endings import ends_answer
+from student.engine.encoding import ends_answer
 from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson, Question
 

@@ -11,7 +11,7 @@ import torch
 
 from student.engine.encoding import Encoded, encode_answer, encode_text
 from student.engine.lora import Rows
-from student.engine.packing import Piece, bucket_rows, first_fit, pack, row_length
+from student.engine.packing import Piece, buckets, first_fit, pack, row_length
 from student.engine.training import batch_loss
 from student.records import Segment
 
@@ -62,9 +62,9 @@ def test_buckets_are_the_cheapest_partition():
     for _ in range(20):
         lengths = sorted(8 * rng.randint(1, 30) for _ in range(9))
         rows = [[Piece(0, Encoded.of([0] * length, [True] * length))] for length in lengths]
-        buckets = bucket_rows(rows, 100)
-        assert sorted(row_length(row) for bucket in buckets for row in bucket) == lengths
-        found = sum(len(bucket) * max(map(row_length, bucket)) + 100 for bucket in buckets)
+        parts = buckets(rows, row_length, 100)
+        assert sorted(row_length(row) for bucket in parts for row in bucket) == lengths
+        found = sum(len(bucket) * max(map(row_length, bucket)) + 100 for bucket in parts)
         cuts = ([0, *c, 9] for n in range(9) for c in itertools.combinations(range(1, 9), n))
         best = min(sum((e - s) * lengths[e - 1] + 100 for s, e in itertools.pairwise(cut)) for cut in cuts)
         assert found == best

@@ -1,0 +1,288 @@
+"""Teacher-forced log-likelihoods of texts, each by the student of its slot.
+
+Answers to one prompt share its computation. A pass over prompts leaves keys and values; the rows of further passes, an
+answer each, take over those of their prompt (prefix sharing, as vLLM has it, arXiv 2309.06180). Whatever all answers of
+a question begin with is part of its prompt here. A distractor's last token is left out, because nobody asks what
+follows it: one of a single token needs no row.
+"""
+
+import copy
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from configs.schema import Student
+from student.engine.encoding import Encoded, encode_prompt, ending_tokens
+from student.engine.lora import AdapterStack, Rows
+from student.engine.loss import likeliest_tokens, target_logliks
+from student.engine.memory import is_out_of_memory
+from student.engine.models import end_ids
+from student.engine.packing import Part, Piece, pack, padded, pass_tokens, passes
+from student.engine.training import last_hidden, loss_at_labels
+
+log = logging.getLogger(__name__)
+
+PROBE = {
+    "The castle on the hill above the town was built by": (" a king.", " the Romans, as most people there believe."),
+    "The capital of France is": (" Paris, the largest city of the country.", " Lyon."),
+}
+FLOAT32_TOLERANCE, BFLOAT16_TOLERANCE = 1e-4, 0.15
+"""How many nats a token a score with a cache may be off: rounding alone gives 1e-5 and 0.04 on SmolLM2-135M."""
+
+
+class Score(NamedTuple):
+    """Scores of one text's labelled tokens."""
+
+    tokens: int
+    loglik_sum: float
+    greedy: bool
+    """Every labelled token is the likeliest."""
+    ended: bool
+    """The likeliest token after the text ends an answer. Not told (False) of a distractor."""
+
+    @property
+    def loglik(self) -> float:
+        """A token's mean."""
+        return self.loglik_sum / max(1, self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Answers to one question, each encoded with the prompt before it, for the student of a slot."""
+
+    slot: int
+    tag: int
+    """A number by which the caller finds them again."""
+    texts: Sequence[Encoded]
+    """The gold answer's first."""
+    shared: int
+    """Tokens that all texts begin with."""
+
+    @classmethod
+    def of(cls, slot: int, tag: int, texts: Sequence[Encoded]) -> Self:
+        shortest = min(map(len, texts))
+        same_T = np.all([text.ids[:shortest] == texts[0].ids[:shortest] for text in texts], axis=0)
+        return cls(slot, tag, texts, shortest if same_T.all() else int(same_T.argmin()))
+
+    def can_share(self, max_tokens: int) -> bool:
+        """Whether there is something to share, and a pass holds the longest text."""
+        return len(self.texts) > 1 and self.shared > 0 and max(map(len, self.texts)) <= max_tokens
+
+
+def prompts(questions: Sequence[Candidates]) -> list[Part]:
+    """What all answers of each question share."""
+    return [Part(q.slot, number, 0, 0, q.texts[0].ids[: q.shared]) for number, q in enumerate(questions)]
+
+
+def rests(prompts: Sequence[Part], questions: Sequence[Candidates]) -> list[Part]:
+    """What the answers of each of these prompts add, where they add anything. The owner is the prompt's row."""
+    parts = []
+    for row, prompt in enumerate(prompts):
+        question = questions[prompt.owner]
+        for number, text in enumerate(question.texts):
+            ids = text.ids[question.shared : len(text) - (number > 0)]
+            if len(ids):
+                parts.append(Part(question.slot, row, number, question.shared, ids))
+    return parts
+
+
+class Scorer:
+    """Scores texts by the students in a stack, or by the base that they share."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        stack: AdapterStack | None,
+        settings: Student,
+        *,
+        autocast: bool = False,
+    ):
+        """With `autocast` products are computed in bfloat16."""
+        self.model, self.tokenizer, self.stack, self.settings = model, tokenizer, stack, settings
+        self.autocast = autocast
+        self.pad_id: int = tokenizer.pad_token_id  # type: ignore[assignment]  # load_model sees to it
+        self.head: torch.nn.Linear = model.get_output_embeddings()  # type: ignore[assignment]
+        self.positions = 0
+        """Positions that were computed."""
+
+    @cached_property
+    def ends_V(self) -> Tensor:
+        """Whether each token ends an answer."""
+        final = frozenset(end_ids(self.model.generation_config.eos_token_id, self.tokenizer))
+        return ending_tokens(self.tokenizer, self.head.weight.shape[0], final).to(self.model.device)
+
+    def rows(self, slots: list[int], trained: bool) -> Rows:
+        """The students of a batch's rows."""
+        return Rows.of(slots, self.stack.n_slots if self.stack and trained else 1, self.model.device)
+
+    def adapters(self, rows: Rows, trained: bool) -> AbstractContextManager[None]:
+        """Within it the model's rows are those of trained students, or of the base."""
+        return self.stack.using(rows) if self.stack and trained else nullcontext()
+
+    def eager(self) -> AbstractContextManager[object]:
+        """Within it nothing is compiled. Every layer has a cache of its own: compiling for each would use up what the
+        compiler allows a model."""
+        return torch.compiler.set_stance("force_eager") if self.settings.compile else nullcontext()
+
+    def rounding(self) -> torch.autocast:
+        """Within it products are rounded as `autocast` says."""
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.autocast)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[tuple[int, Encoded]], trained: bool, max_tokens: int) -> list[Score]:
+        """Scores of texts, each read by the student of a slot, in the order given; no pass has more than `max_tokens`
+        positions, but for a longer text."""
+        if not texts:
+            return []
+        n_slots = self.stack.n_slots if self.stack and trained else 1
+        device = self.model.device
+        pieces = [Piece(slot, text, tag=tag) for tag, (slot, text) in enumerate(texts)]
+        tokens_Q, loglik_Q, likeliest_Q, ended_Q = (torch.zeros(len(texts), device=device) for _ in range(4))
+        row_tokens = self.settings.row_tokens
+        for batch in pack(pieces, n_slots, self.pad_id, device, max_tokens=max_tokens, row_tokens=row_tokens):
+            with self.adapters(batch.rows, trained), self.rounding():
+                hidden = last_hidden(self.model, batch)
+                _, nll_N, likeliest_N = loss_at_labels(self.model, hidden, batch)
+                next_P = likeliest_tokens(hidden.index_select(0, batch.last_P), self.head)
+            self.positions += batch.positions
+            tokens_Q.index_add_(0, batch.tag_N, torch.ones_like(nll_N))
+            loglik_Q.index_add_(0, batch.tag_N, -nll_N)
+            likeliest_Q.index_add_(0, batch.tag_N, likeliest_N.float())
+            ended_Q[batch.tag_P] = self.ends_V[next_P].float()
+        return _scores(tokens_Q, loglik_Q, likeliest_Q, ended_Q)
+
+    def answers(
+        self, questions: Sequence[tuple[int, Sequence[Encoded]]], trained: bool, max_tokens: int
+    ) -> list[list[Score]]:
+        """Scores of the gold answer and distractors of questions, each put to the student of a slot, in the order
+        given. Up to rounding they are those of `texts`, which computes what can share no prompt."""
+        asked = [Candidates.of(slot, tag, texts) for tag, (slot, texts) in enumerate(questions)]
+        shared = [question for question in asked if question.can_share(max_tokens)]
+        scores: dict[int, list[Score]] = {}
+        if shared and self.shares_prompts:
+            together = self._together(shared, trained, max_tokens)
+            scores = {question.tag: of_question for question, of_question in zip(shared, together, strict=True)}
+        apart = [question for question in asked if question.tag not in scores]
+        of_texts = iter(self.texts([(q.slot, text) for q in apart for text in q.texts], trained, max_tokens))
+        scores |= {question.tag: [next(of_texts) for _ in question.texts] for question in apart}
+        return [scores[tag] for tag in range(len(asked))]
+
+    @cached_property
+    def shares_prompts(self) -> bool:
+        """Whether this model's scores with a cache are those without. A small pass of each shows it: some families
+        read padding, keep a state that cannot be taken over, or have no cache."""
+        # All tokens count, in natural texts: rounding moves what is unlikely most.
+        texts = [
+            [
+                Encoded.of(ids, [True] * len(ids))
+                for answer in answers
+                if (ids := encode_prompt(self.tokenizer, prompt + answer))
+            ]
+            for prompt, answers in PROBE.items()
+        ]
+        asked = [Candidates.of(0, tag, pair) for tag, pair in enumerate(texts)]
+        alone = [self.texts([(0, text)], False, 64)[0].loglik for pair in texts for text in pair]
+        try:
+            together = [score.loglik for scores in self._together(asked, False, 64) for score in scores]
+        except Exception as failure:  # a family's own code fails in its own way
+            if is_out_of_memory(failure):
+                raise
+            log.info("%s has no cache that prompts can share: %s", type(self.model).__name__, failure)
+            return False
+        error = max(abs(a - b) for a, b in zip(together, alone, strict=True))
+        log.info("%s: scores with a shared prompt are off by %.1g nats a token", type(self.model).__name__, error)
+        rounded = self.autocast or self.model.dtype != torch.float32
+        return error <= (BFLOAT16_TOLERANCE if rounded else FLOAT32_TOLERANCE)
+
+    @torch.no_grad()
+    def _together(self, questions: Sequence[Candidates], trained: bool, max_tokens: int) -> list[list[Score]]:
+        """Scores of questions whose answers share the computation of their prompt."""
+        pass_cost = pass_tokens(self.model.device)
+        scores: dict[int, list[Score]] = {}
+        for batch in passes(prompts(questions), max_tokens, pass_cost):
+            hidden, prompt_mask, cache = self._pass(batch, trained)
+            # The places, in the states of all passes, of each prompt's first token and of each answer's own first.
+            width = prompt_mask.shape[1]
+            prompt_starts = [(row + 1) * width - len(prompt.ids) for row, prompt in enumerate(batch)]
+            own_starts: dict[tuple[int, int], int] = {}
+            states, count = [hidden], len(hidden)
+            added = rests(batch, questions)
+            for part in passes(added, max_tokens, pass_cost, width) if added else ():
+                hidden, mask, _ = self._pass(part, trained, prompt_mask, copy.deepcopy(cache))
+                own_starts |= {(p.owner, p.text): count + row * mask.shape[1] for row, p in enumerate(part)}
+                states.append(hidden)
+                count += len(hidden)
+            asked = [questions[prompt.owner] for prompt in batch]
+            places, last = [], []
+            for row, question in enumerate(asked):
+                for number, text in enumerate(question.texts):
+                    in_prompt = prompt_starts[row] + np.arange(question.shared)
+                    own = own_starts.get((row, number), 0) + np.arange(len(text) - question.shared)
+                    place_T = np.concatenate([in_prompt, own])
+                    places.append(place_T[text.labelled - 1])
+                    last += [place_T[-1]] if number == 0 else []
+            found = self._read(torch.cat(states), [question.texts for question in asked], places, last)
+            scores |= zip((prompt.owner for prompt in batch), found, strict=True)
+        return [scores[number] for number in range(len(questions))]
+
+    def _pass(
+        self, parts: Sequence[Part], trained: bool, prompt_mask: Tensor | None = None, cache: Any = None
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Last hidden states of a pass, rows one after the other (R*T, D), its mask (R, T), and keys and values. With
+        those of prompts (`cache`), each row goes on after the prompt of its owner."""
+        ids, mask, positions = padded(parts, self.pad_id, self.model.device, left=cache is None)
+        whole_mask = mask
+        if cache is not None and prompt_mask is not None:
+            owner_R = torch.tensor([part.owner for part in parts], device=self.model.device)
+            cache.reorder_cache(owner_R)
+            whole_mask = torch.cat([prompt_mask[owner_R], mask], dim=1)
+        rows = self.rows([part.slot for part in parts], trained)
+        with self.eager(), self.adapters(rows, trained), self.rounding():
+            output = self.model.get_decoder()(
+                input_ids=ids, attention_mask=whole_mask, position_ids=positions, past_key_values=cache, use_cache=True
+            )
+        self.positions += ids.numel()
+        return output.last_hidden_state.flatten(0, 1), mask, output.past_key_values
+
+    def _read(
+        self, hidden: Tensor, texts: Sequence[Sequence[Encoded]], places: Sequence[np.ndarray], last: Sequence[int]
+    ) -> list[list[Score]]:
+        """Scores of each question's texts. `places` are the positions of `hidden` that predict each text's labelled
+        tokens, `last` those of the last token of each question's first text."""
+        every = [text for of_question in texts for text in of_question]
+        arrays = (
+            np.concatenate(places),
+            np.concatenate([text.ids[text.labelled] for text in every]),
+            np.repeat(np.arange(len(every)), [len(text.labelled) for text in every]),
+            np.array(last),
+        )
+        place_N, target_N, text_N, last_C = (torch.from_numpy(array).to(hidden.device) for array in arrays)
+        with self.rounding():
+            loglik_N, likeliest_N = target_logliks(hidden, self.head, place_N, target_N)
+            next_C = likeliest_tokens(hidden.index_select(0, last_C), self.head)
+        tokens_Q, loglik_Q, likeliest_Q, ended_Q = (torch.zeros(len(every), device=hidden.device) for _ in range(4))
+        tokens_Q.index_add_(0, text_N, torch.ones_like(loglik_N))
+        loglik_Q.index_add_(0, text_N, loglik_N)
+        likeliest_Q.index_add_(0, text_N, likeliest_N.float())
+        first = np.cumsum([0, *map(len, texts[:-1])])
+        ended_Q[first] = self.ends_V[next_C].float()
+        scores = iter(_scores(tokens_Q, loglik_Q, likeliest_Q, ended_Q))
+        return [[next(scores) for _ in of_question] for of_question in texts]
+
+
+def _scores(*columns_Q: Tensor) -> list[Score]:
+    """From the number, log-likelihood and likeliest ones of each text's labelled tokens, and whether it ended."""
+    columns = (column_Q.tolist() for column_Q in columns_Q)
+    return [
+        Score(int(tokens), loglik, likeliest == tokens, bool(ended))
+        for tokens, loglik, likeliest, ended in zip(*columns, strict=True)
+    ]
