@@ -1,6 +1,7 @@
 """`notewright warm-up` on a tiny model: the curve ends the training, and nothing half made is left."""
 
 import json
+import random
 
 import pytest
 import torch
@@ -8,15 +9,19 @@ from datatrove.data import Document
 
 from configs.errors import RunError, UserError
 from configs.load import load_config
-from configs.schema import Student
+from configs.schema import Lab, Student
 from curation.cli import main
+from curation.lab import world
+from curation.lab.models import StudentRecipe, biographies, fit, make_tokenizer, new_model, pad
 from curation.models.passages import questions_about, split_by_title
 from curation.models.states import States
 from curation.models.warm_up import warm_up
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.exam import Examiner
 from student.engine.models import load_model
-from student.records import Exam
+from student.pools.inline import InlinePool
+from student.records import Exam, Job, Lesson
+from student.statistics.intervals import estimate
 from tests.curation.datasets import WORDS, write_jsonl
 
 SUBJECTS, THINGS = WORDS[:15], WORDS[15:]
@@ -173,3 +178,56 @@ def test_a_full_disk_loses_nothing_that_was_kept(call, tmp_path, monkeypatch):
 def test_titles_of_the_config_are_refused_where_nothing_else_is_left(call):
     with pytest.raises(UserError, match="4 with a text used later"):
         call([passage(number) for number in range(40, 44)])
+
+
+def reader(folder, lab):
+    """A tiny model that has read every base person's biography in many wordings, and has never met a question."""
+    tokenizer, rng = make_tokenizer(), random.Random(0)
+    model = new_model(tokenizer, 0, width=128, layers=2, heads=4)
+    rows = [
+        ids + [tokenizer.eos_token_id] for ids in tokenizer(biographies(StudentRecipe(wordings=24), lab))["input_ids"]
+    ]
+    batches = (pad(rng.choices(rows, k=32), [1] * 32, tokenizer.pad_token_id) for _ in range(300))
+    fit(model, batches, steps=300, learning_rate=3e-3, say=lambda line: None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.slow
+def test_who_was_warmed_up_with_passages_learns_more_from_a_lesson(tmp_path):
+    """Both forms teach what a question asks for, on people of the lab whom nobody has read of. A lesson about a further
+    person, in other words than any passage, then brings more to the one that answered about what it had just read."""
+    lab, people, unseen = Lab(), 192, 32
+    reader(tmp_path / "base", lab)
+    known, new = (
+        world.make_people(lab.seed, lab.base_people + start, n) for start, n in ((0, people), (people, unseen))
+    )
+    documents = [[world.document(person, f"{person.name}") for person in part] for part in (known, new)]
+    files = [
+        write_jsonl(tmp_path / f"{name}.jsonl", part) for name, part in zip(("known", "new"), documents, strict=True)
+    ]
+    (tmp_path / "config.yaml").write_text(f"data: {{train: [{files[1]}]}}\n")
+    config, benchmark = load_config(tmp_path / "config.yaml", []), DocumentQuestions()
+    jobs = []
+    for person, document in zip(new, documents[1], strict=True):
+        rng = random.Random(person.name)
+        texts = tuple(world.biography(person, world.random_outline(rng)) for _ in range(4))
+        exam = benchmark.exam(Document(text="", id="", metadata=document))
+        jobs.append(Job(lesson=Lesson(texts=texts), exam=exam))
+    teaching = {"lora": {"rank": 8, "alpha": 16}, "learning_rate": 5e-3, "steps": 12, "tokens_per_step": 128}
+    gains, accuracies = {}, {}
+    for form in ("mixed", "questions", "none"):
+        model = tmp_path / ("base" if form == "none" else form)
+        if form != "none":
+            figures = warm_up(
+                config, model=str(tmp_path / "base"), data=[str(files[0])], output=model, form=form, tokens=60_000,
+                every=15_000, limit=None, learning_rate=2e-3,
+            )  # fmt: skip
+            assert figures["gain"][1] > 5, "nats a token, about people whom it never read of: the form of an answer"
+        outcomes = InlinePool(Student.model_validate({"model": str(model)} | teaching)).examine(jobs)
+        gains[form] = [outcome.gain for outcome in outcomes]
+        accuracies[form] = [outcome.metrics["accuracy_after"] for outcome in outcomes]
+    for found, least in (gains, 0.5), (accuracies, 0.0):
+        more = estimate([a - b for a, b in zip(found["mixed"], found["questions"], strict=True)])
+        assert more.low > least, f"mixed - questions: {more}"
+    assert max(accuracies["none"]) < 0.2, "without a warm-up the same lessons bring no answers"
