@@ -7,19 +7,29 @@ greedy and batched over all students. Answers from before the training are the s
 import math
 import statistics
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Student
 from student.engine.encoding import Encoded, encode_answer, encode_prompt, encode_text
+from student.engine.helpers import Helpers, torch_threads
 from student.engine.lora import AdapterStack
 from student.engine.models import generation_config
 from student.engine.schedule import Schedule
 from student.engine.scores import Score, Scorer
-from student.engine.training import Progress, Usage
+from student.engine.training import Progress, Usage, even_parts
 from student.records import Answer, Exam, Job, Outcome, Question, mean_gain
 from student.text.grading import exact_match, recalled
+
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, about."""
+
+Asked = tuple[int, Question | str]
+"""A question, or a text whose likelihood is asked for, and the slot of the student that is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,15 @@ class ExamResult:
     """Mean loss on the retention texts in nats a token; None without such texts."""
 
 
+class ExamPart(NamedTuple):
+    """What another process asks some students of a batch."""
+
+    params_KP: np.ndarray | None
+    """Their adapters; None asks the base."""
+    asked: list[Asked]
+    max_tokens: int
+
+
 class Examiner:
     """Asks questions of the students in a stack, or of the base that they share."""
 
@@ -62,6 +81,8 @@ class Examiner:
         self._base_grades: dict[Question, Grade] = {}
         self._base_scores: dict[str, Score] = {}
         self._whole_exams: dict[Exam, ExamResult] = {}
+        self.helpers: Helpers | None = None
+        """Processes that ask some of the students (`ask_part`); whoever makes them sets it."""
 
     def before(self, exam: Exam, max_tokens: int, *, alone: bool = False) -> ExamResult:
         """The base's answers. Those to earlier exams are kept: the base answers each question once in its life. With
@@ -72,8 +93,8 @@ class Examiner:
             return self._whole_exams[exam]
         questions = [q for q in dict.fromkeys(exam.questions) if q not in self._base_grades]
         texts = [t for t in dict.fromkeys(exam.retention_texts) if t not in self._base_scores]
-        grades = self._grade([(0, question) for question in questions], False, max_tokens)
-        scores = self._score_texts([(0, text) for text in texts], False, max_tokens)
+        asked: list[Asked] = [*((0, question) for question in questions), *((0, text) for text in texts)]
+        grades, scores = self._answers(asked, False, max_tokens)
         self._base_grades.update(zip(questions, grades, strict=True))
         self._base_scores.update(zip(texts, scores, strict=True))
         return ExamResult(
@@ -86,14 +107,63 @@ class Examiner:
         return self._results(exams, True, max_tokens)
 
     def _results(self, exams: list[Exam], trained: bool, max_tokens: int) -> list[ExamResult]:
-        questions = [(k, q) for k, exam in enumerate(exams) for q in exam.questions]
-        texts = [(k, t) for k, exam in enumerate(exams) for t in exam.retention_texts]
-        grades = iter(self._grade(questions, trained, max_tokens))
-        scores = iter(self._score_texts(texts, trained, max_tokens))
+        asked: list[Asked] = []
+        for k, exam in enumerate(exams):
+            asked += [*((k, question) for question in exam.questions), *((k, text) for text in exam.retention_texts)]
+        graded, scored = self._answers(asked, trained, max_tokens)
+        grades, scores = iter(graded), iter(scored)
         return [
             ExamResult([next(grades) for _ in exam.questions], _mean_loss([next(scores) for _ in exam.retention_texts]))
             for exam in exams
         ]
+
+    def _answers(self, asked: list[Asked], trained: bool, max_tokens: int) -> tuple[list[Grade], list[Score]]:
+        """Grades of the questions and scores of the texts among what is asked, slots in ascending order. Helpers ask
+        some of it, as they train some of the students: with equal `max_tokens` for all that run at the same time."""
+        processes = min(torch.get_num_threads(), 1 + len(self.helpers)) if self.helpers else 1
+        lengths = [self._cost(item) for _, item in asked]
+        here, *elsewhere = even_parts(lengths, sum(lengths), processes, max_tokens)
+        if self.helpers is None or not elsewhere:
+            return self._ask(asked, trained, max_tokens)
+        max_tokens //= 1 + len(elsewhere)
+        tasks = [self._part(asked[part], trained, max_tokens) for part in elsewhere]
+        with torch_threads(1):
+            results = self.helpers.share(tasks, lambda stopped: self._ask(asked[here], trained, max_tokens))
+        grades, scores = zip(*results, strict=True)
+        return list(chain(*grades)), list(chain(*scores))
+
+    def _part(self, asked: list[Asked], trained: bool, max_tokens: int) -> ExamPart:
+        """What a helper is to ask, with the adapters of no other students."""
+        if not trained:
+            return ExamPart(None, asked, max_tokens)
+        assert self.scorer.stack is not None
+        first, last = asked[0][0], asked[-1][0]
+        params_KP = self.scorer.stack.params_KP[first : last + 1].numpy()
+        return ExamPart(params_KP, [(slot - first, item) for slot, item in asked], max_tokens)
+
+    def ask_part(self, part: ExamPart) -> tuple[list[Grade], list[Score]]:
+        """In a helper: the answers of a part's students."""
+        if part.params_KP is None:
+            return self._ask(part.asked, False, part.max_tokens)
+        assert self.scorer.stack is not None
+        self.scorer.stack.adopt(torch.from_numpy(part.params_KP))
+        try:
+            return self._ask(part.asked, True, part.max_tokens)
+        finally:
+            self.scorer.stack.release()
+
+    def _ask(self, asked: list[Asked], trained: bool, max_tokens: int) -> tuple[list[Grade], list[Score]]:
+        """`_answers` in this process."""
+        questions = [(slot, item) for slot, item in asked if isinstance(item, Question)]
+        texts = [(slot, item) for slot, item in asked if isinstance(item, str)]
+        return self._grade(questions, trained, max_tokens), self._score_texts(texts, trained, max_tokens)
+
+    def _cost(self, item: Question | str) -> int:
+        """Tokens that are computed for a question or a text, roughly: parts have to be even, not exact."""
+        if isinstance(item, str):
+            return min(self.settings.max_text_tokens, 1 + len(item) // CHARACTERS_PER_TOKEN)
+        characters = sum(map(len, (item.prompt, item.answer, *item.distractors)))
+        return 1 + characters // CHARACTERS_PER_TOKEN + (self.settings.max_answer_tokens if self.settings.decode else 0)
 
     def _grade(self, questions: list[tuple[int, Question]], trained: bool, max_tokens: int) -> list[Grade]:
         """Grades of questions, each to the student of a slot."""

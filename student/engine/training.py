@@ -6,9 +6,11 @@ clipping, the learning rate and the number of steps need a slot axis.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,6 +57,14 @@ class Usage:
     def add(self, other: "Usage") -> None:
         self.labels += other.labels
         self.positions += other.positions
+
+
+class TrainingPart(NamedTuple):
+    """Some students of a batch, whom another process trains."""
+
+    params_KP: np.ndarray
+    schedules: list[Schedule]
+    max_tokens: int
 
 
 def batch_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,7 +152,7 @@ def train_slots(
         return _train(model, stack, stack.all_slots, schedules, settings, pad_id, max_tokens)
     part_tokens = max_tokens // (1 + len(elsewhere))
     train_here = partial(_train, model, stack, stack.slots_at(here), schedules[here], settings, pad_id, part_tokens)
-    tasks = [(stack.params_KP[part].numpy(), schedules[part], part_tokens) for part in elsewhere]
+    tasks = [TrainingPart(stack.params_KP[part].numpy(), schedules[part], part_tokens) for part in elsewhere]
     with torch_threads(1):
         (progress, usage), *results = helpers.share(tasks, train_here)
     for part, (params_KP, part_progress, part_usage) in zip(elsewhere, results, strict=True):
@@ -152,8 +162,11 @@ def train_slots(
     return progress, usage
 
 
-def student_helpers(model: PreTrainedModel, stack: AdapterStack, settings: Student, pad_id: int) -> Helpers | None:
-    """A process for each further thread that torch has, up to `MAX_PARTS` with this one.
+def student_helpers(
+    model: PreTrainedModel, stack: AdapterStack, settings: Student, pad_id: int, examine: Callable[[Any], Any]
+) -> Helpers | None:
+    """A process for each further thread that torch has, up to `MAX_PARTS` with this one. They train students, and pass
+    every task that is no `TrainingPart` to `examine`.
 
     None where torch's threads share each operation instead: on a GPU, in compiled or checkpointed layers, with `exact`,
     and where processes cannot be forked (see `can_fork`).
@@ -163,30 +176,35 @@ def student_helpers(model: PreTrainedModel, stack: AdapterStack, settings: Stude
     if model.device.type != "cpu" or alone or not count or not can_fork():
         return None
 
-    def train_part(
-        task: tuple[np.ndarray, list[Schedule], int], stopped: Stopped
-    ) -> tuple[np.ndarray, list[Progress], Usage]:
-        params_KP, schedules, max_tokens = task
-        slots = stack.adopt(torch.from_numpy(params_KP))
+    def work(task: Any, stopped: Stopped) -> Any:
+        if not isinstance(task, TrainingPart):
+            return examine(task)
+        slots = stack.adopt(torch.from_numpy(task.params_KP))
         try:
-            progress, usage = _train(model, stack, slots, schedules, settings, pad_id, max_tokens, stopped)
+            progress, usage = _train(model, stack, slots, task.schedules, settings, pad_id, task.max_tokens, stopped)
             return slots.params_KP.numpy(), progress, usage
         finally:
             stack.release()
 
-    return Helpers(train_part, count)
+    return Helpers(work, count)
 
 
 def _parts(schedules: list[Schedule], processes: int, max_tokens: int) -> list[slice]:
     """The slots of each process; one part where several would be small or uneven."""
     step_tokens = sum(schedule.largest_step() for schedule in schedules)
-    count = max(1, min(processes, len(schedules), step_tokens // PART_TOKENS))
     steps = max((schedule.steps for schedule in schedules), default=0)
     lengths = [math.ceil(sum(schedule.computed_tokens()) / max(1, steps)) for schedule in schedules]
+    return even_parts(lengths, step_tokens, processes, max_tokens)
+
+
+def even_parts(lengths: list[int], tokens: int, processes: int, max_tokens: int) -> list[slice]:
+    """Runs of neighbours of these lengths for at most so many processes; one run where several would be small, by the
+    `tokens` that are computed at once, or uneven."""
+    count = max(1, min(processes, len(lengths), tokens // PART_TOKENS))
     parts = even_runs(lengths, count, max_tokens // count)
     part_positions = [positions(lengths[part], max_tokens // count) for part in parts]
     even = max(part_positions) * count <= UNEVEN * sum(part_positions)
-    return parts if even else [slice(0, len(schedules))]
+    return parts if even else [slice(0, len(lengths))]
 
 
 def _train(

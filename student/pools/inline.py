@@ -28,7 +28,7 @@ from configs.schema import Student
 from student.engine.encoding import Encoded, check_offsets
 from student.engine.exam import Examiner, outcome_of
 from student.engine.full import bfloat16_agrees, train_full
-from student.engine.helpers import torch_threads
+from student.engine.helpers import Helpers, torch_threads
 from student.engine.influence import gradient_alignments
 from student.engine.lora import AdapterStack
 from student.engine.loss import check_head
@@ -123,7 +123,10 @@ class InlinePool:
                 layer.compile(dynamic=True)
         if model.device.type == "cpu":
             keep_freed_memory()
-        self.helpers = student_helpers(model, self.stack, settings, self.pad_id) if self.stack else None
+        self.helpers: Helpers | None = None
+        if self.stack is not None:
+            self.helpers = student_helpers(model, self.stack, settings, self.pad_id, self.examiner.ask_part)
+            self.examiner.helpers = self.helpers
 
     @cached_property
     def fingerprint(self) -> str:

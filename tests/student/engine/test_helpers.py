@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import fcntl
 import gc
+import itertools
 import os
 import signal
 import subprocess
@@ -53,7 +54,7 @@ def test_helpers_train_the_same_students_as_one_process(any_model, tokenizer):
     results = []
     for with_helpers in (False, True):
         stack = AdapterStack(copy.deepcopy(any_model), SETTINGS.lora)
-        helpers = student_helpers(stack.model, stack, SETTINGS, 0) if with_helpers else None
+        helpers = student_helpers(stack.model, stack, SETTINGS, 0, examine=print) if with_helpers else None
         assert helpers is None or len(helpers) == 2
         stack.allocate([lesson.seed for lesson in LESSONS])
         started = stack.params_KP.clone()
@@ -89,6 +90,61 @@ def test_exact_and_checkpointed_pools_have_no_helpers(llama, tokenizer):
         assert InlinePool(settings, model=build("llama"), tokenizer=tokenizer).helpers is None
 
 
+EXAMS = [
+    Exam(
+        questions=(
+            Question(prompt="where did the cat sat ?", answer="mat", distractors=("rug", "the sea")),
+            Question(prompt="what is red ?", answer="the rug", distractors=("a sea",)),
+            Question(prompt="what is blue ?", answer="the sea", split="heldout"),
+        ),
+        retention_texts=("the bird flew over the sea .",),
+    ),
+    Exam(questions=(Question(prompt="where did the cat sat ?", answer="mat"),)),
+    Exam(),
+    Exam(retention_texts=("a dog ran .", "a cat sat on the rug .")),
+]
+
+
+@pytest.mark.parametrize("exams", [EXAMS, EXAMS[:1]], ids=["several students", "questions of one student"])
+def test_helpers_examine_as_one_process_does(any_model, tokenizer, monkeypatch, exams):
+    settings, shared = SETTINGS.model_copy(update={"decode": True, "max_answer_tokens": 4}), []
+    share = Helpers.share
+    monkeypatch.setattr(
+        Helpers, "share", lambda self, tasks, here: shared.append(len(tasks)) or share(self, tasks, here)
+    )
+    results = []
+    for count in (0, 1, 2):
+        torch.set_num_threads(1 + count)
+        pool = InlinePool(settings, model=copy.deepcopy(any_model), tokenizer=tokenizer)
+        assert len(pool.helpers or ()) == count
+        pool.stack.allocate([7 + k for k in range(len(exams))])
+        generator = torch.Generator().manual_seed(0)
+        pool.stack.params_KP.add_(torch.randn(pool.stack.params_KP.shape, generator=generator), alpha=0.05)
+        before = [pool.examiner.before(exam, 4096) for exam in exams]
+        results.append((before, pool.examiner.after(exams, 4096)))
+        assert pool.examiner.after(exams, 4096) == results[-1][1], "the same bits on every call"
+    assert {1, 2} <= set(shared)
+    for with_helpers in results[1:]:
+        for expected, got in zip(itertools.chain(*results[0]), itertools.chain(*with_helpers), strict=True):
+            assert got.retention_loss == pytest.approx(expected.retention_loss, abs=1e-5)
+            for a, b in zip(expected.grades, got.grades, strict=True):
+                assert (a.loglik, a.correct) == (pytest.approx(b.loglik, abs=1e-5), b.correct)
+                assert a.extra == pytest.approx(b.extra, abs=1e-4)
+    if len(exams) > 1:
+        first, second, *_ = (result.grades[0].loglik for result in results[0][1][:2])
+        assert first != second, "each student answers for itself"
+
+
+def test_an_exact_exam_does_not_depend_on_threads(llama, tokenizer):
+    settings = SETTINGS.model_copy(update={"exact": True})
+    jobs = [Job(lesson=lesson, exam=EXAMS[0]) for lesson in LESSONS[:4]]
+    outcomes = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        outcomes.append(InlinePool(settings, model=build("llama"), tokenizer=tokenizer).examine(jobs))
+    assert outcomes[0] == outcomes[1]
+
+
 @pytest.mark.parametrize("place", ["here", "there"])
 def test_a_process_that_fails_stops_the_others(llama, tokenizer, monkeypatch, place):
     real, here, steps = StackedAdamW.step, os.getpid(), []
@@ -102,7 +158,7 @@ def test_a_process_that_fails_stops_the_others(llama, tokenizer, monkeypatch, pl
     monkeypatch.setattr(StackedAdamW, "step", step)
     lessons = [dataclasses.replace(LESSONS[0], steps=3000, seed=seed) for seed in range(3)]
     stack = AdapterStack(llama, SETTINGS.lora)
-    helpers = student_helpers(llama, stack, SETTINGS, 0)
+    helpers = student_helpers(llama, stack, SETTINGS, 0, examine=print)
 
     def train(some):
         stack.allocate([lesson.seed for lesson in some])
