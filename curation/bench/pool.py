@@ -145,7 +145,10 @@ def make_jobs(count: int, steps: int) -> list[Job]:
 
 
 def _settings(folder: Path, jobs: list[Job]) -> Student:
-    model, tokenizer = bench_model("lab", [text for job in jobs[:200] for text in job.lesson.texts], "cpu")  # type: ignore[misc]
+    model, tokenizer = bench_model(
+        Student(model="lab", device="cpu"),
+        [text for job in jobs[:200] for text in job.lesson.texts],  # type: ignore[misc]
+    )
     model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     return Student(

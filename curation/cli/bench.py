@@ -21,6 +21,8 @@ def bench_student(
     rank: Annotated[int | None, typer.Option(min=1, help="Rank; else 8 for the lab, 32 for others.")] = None,
     lessons: Annotated[Path | None, typer.Option(help="JSONL with `rewrites` or `text`; else generated.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 15,
+    dtype: Annotated[str, typer.Option(help="Of the base: auto, float32 or bfloat16.")] = "auto",
+    questions: Annotated[int, typer.Option(min=0, help="Of each student's exam; 0 leaves exams out.")] = 8,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also 1, 2, 4, ... 256 students.")] = False,
     plot: Annotated[Path | None, typer.Option(help="A PNG of the sweep.")] = None,
     as_json: AsJson = False,
@@ -35,8 +37,8 @@ def bench_student(
     from student.bench.run import SWEEP, run_bench
 
     result = run_bench(
-        model=model, students=students, steps=steps, rank=rank, lessons=lessons, repeats=repeats,
-        sweep=SWEEP if sweep or plot else (), progress=say,
+        model=model, students=students, steps=steps, rank=rank, lessons=lessons, repeats=repeats, dtype=dtype,
+        questions=questions, sweep=SWEEP if sweep or plot else (), progress=say,
     )  # fmt: skip
     print(json.dumps(result, indent=2) if as_json else table(result))
     if plot:

@@ -20,9 +20,12 @@ from transformers import (
 )
 
 from configs.errors import UserError, nearest
-from student.engine.models import load_model, pick_device, pick_dtype
+from configs.schema import Student
+from student.engine.models import pick_device, pick_dtype
+from student.engine.precision import load_student, student_dtype
 from student.engine.schedule import Schedule
 from student.pools.inline import InlinePool
+from student.records import Exam, Question
 
 SHAPES: dict[str, PretrainedConfig] = {
     # 0.3M parameters, the vocabulary about as large as the lab's.
@@ -52,20 +55,23 @@ TOKENIZER_SIZE = 8192
 """Largest vocabulary of a tokenizer trained on the lessons: about as many bytes a token as a general one of 49k has."""
 
 
-def bench_model(name: str, texts: list[str], device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A random model of a shape in `SHAPES` with a byte-pair tokenizer trained on the lessons, or a real one.
+def bench_model(settings: Student, texts: list[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base of the students: a random model of a shape in `SHAPES` with a byte-pair tokenizer trained on the
+    lessons, or a real one.
 
     Raises:
         UserError: the name is neither a shape nor a model.
     """
+    name = settings.model
     if name not in SHAPES:
         if "/" not in name and not Path(name).exists():
             raise UserError(f"no model folder and no shape {name!r}; {nearest(name, list(SHAPES))}")
-        return load_model(name, device=device)
-    torch_device, config = pick_device(device), SHAPES[name]
+        return load_student(settings)
+    torch_device, config = pick_device(settings.device), SHAPES[name]
     torch.manual_seed(0)
     with torch.device(torch_device):  # 7B random weights are drawn where they stay
-        model = AutoModelForCausalLM.from_config(config, dtype=pick_dtype("auto", torch_device))
+        dtype = pick_dtype(student_dtype(settings, config), torch_device)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     tokenizer = GPT2Tokenizer().train_new_from_iterator(texts, min(config.vocab_size, TOKENIZER_SIZE))
     tokenizer.pad_token = tokenizer.eos_token
     return model.to(torch_device).eval(), tokenizer
@@ -85,6 +91,16 @@ def lesson_texts(path: Path | None, count: int) -> list[str]:
     if not texts:
         raise UserError(f"{path} holds no texts")
     return list(islice(cycle(texts), count))
+
+
+def exam_on(texts: list[str], questions: int) -> Exam:
+    """Questions on a lesson's texts: how each goes on, two words near its end."""
+    items = []
+    for number in range(questions):
+        words = texts[number % len(texts)].split()
+        cut = max(1, len(words) - 2 - number // len(texts))  # another place each time that a text comes
+        items.append(Question(prompt=" ".join(words[:cut]), answer=" ".join(words[cut : cut + 2]) or "."))
+    return Exam(questions=tuple(items))
 
 
 def biographies(count: int) -> list[str]:

@@ -55,6 +55,8 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"{'engine':24}{result['seconds']:10.2f} s   {result['students_per_second']:.2f} students/s, "
         f"{result['tokens_per_second']:,.0f} tokens/s",
+        f"{'exams':24}{result['seconds_exam']:10.2f} s   {result['students_per_second_with_exam']:.2f} students/s with "
+        f"{result['questions']} questions each",
         f"{'separate PEFT runs':24}{result['seconds_peft']:10.2f} s   {result['speedup_vs_peft']:.1f}x slower"
         f"{between} ({result['peft_note']})",
     ]

@@ -16,18 +16,19 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from configs.errors import RunError
-from configs.schema import Lora, Student
+from configs.schema import Student
 from student.bench.baselines import SeparateRuns
 from student.bench.inputs import (
     SHAPES,
     bench_model,
     datasheet_flops,
     environment,
+    exam_on,
     lesson_texts,
     matmul_peak,
     schedule_flops,
@@ -47,15 +48,44 @@ GPU_SHAPES = ("smollm2-135m", "qwen2.5-0.5b", "qwen2.5-7b")
 Progress = Callable[[str], None]
 
 
+class EngineRun(NamedTuple):
+    """Students that the engine trained."""
+
+    seconds: float
+    """Of their training."""
+    exam_seconds: float
+    losses: list[list[float]]
+    """Of each student and step, in nats."""
+    usage: Usage
+
+
 class Bench:
     """One model in the engine and in PEFT, and the schedules that both train."""
 
     def __init__(
-        self, *, model: str, lessons: Path | None, texts_per_lesson: int, steps: int, rank: int, count: int, device: str
+        self,
+        *,
+        model: str,
+        lessons: Path | None,
+        texts_per_lesson: int,
+        steps: int,
+        rank: int,
+        count: int,
+        device: str,
+        dtype: str = "auto",
+        questions: int = 0,
     ):
         texts = lesson_texts(lessons, count * texts_per_lesson)
-        settings = Student(model=model, steps=steps, lora=Lora(rank=rank, alpha=2.0 * rank))
-        self.base, tokenizer = bench_model(model, texts, device)
+        settings = Student.model_validate(
+            {
+                "model": model,
+                "steps": steps,
+                "device": device,
+                "dtype": dtype,
+                "lora": {"rank": rank, "alpha": 2.0 * rank},
+            }
+        )
+        self.base, tokenizer = bench_model(settings, texts)
         self.pad_id: int = tokenizer.pad_token_id  # type: ignore[assignment]  # bench_model sees to it
         self.parameters = sum(p.numel() for p in self.base.parameters())
         self.peft = SeparateRuns(self.base, settings)
@@ -64,21 +94,27 @@ class Bench:
             plan_schedule(tokenizer, Lesson(texts=tuple(lesson), seed=k), settings)
             for k, lesson in enumerate(chunks(texts, texts_per_lesson))
         ]
+        self.exams = [exam_on(lesson, questions) for lesson in chunks(texts, texts_per_lesson)]
 
-    def engine(self, schedules: list[Schedule]) -> tuple[float, list[list[float]], Usage]:
-        """Trains in the batches that the pool plans: seconds, losses (K, steps), use of positions."""
+    def engine(self, schedules: list[Schedule]) -> EngineRun:
+        """Trains, and then examines, in the batches that the pool plans."""
         order = longest_first([TrainingSize(schedule.steps, schedule.largest_step()) for schedule in schedules])
         batches = chunks(order, min(self.pool.at_once, self.pool.students_that_fit(schedules)))
         losses: dict[int, list[float]] = {}
-        total = Usage()
+        total, max_tokens, exam_seconds = Usage(), self.pool.pass_tokens(), 0.0
         self._wait()
         start = time.perf_counter()
         for batch in batches:
-            with self.pool.trained([schedules[k] for k in batch], batch, self.pool.pass_tokens()) as (progress, usage):
+            with self.pool.trained([schedules[k] for k in batch], batch, max_tokens) as (progress, usage):
                 losses |= zip(batch, (student.losses for student in progress), strict=True)
                 total.add(usage)
-        self._wait()
-        return time.perf_counter() - start, [losses[k] for k in range(len(schedules))], total
+                self._wait()
+                exam_start = time.perf_counter()
+                self.pool.examiner.after([self.exams[k] for k in batch], max_tokens)
+                self._wait()
+                exam_seconds += time.perf_counter() - exam_start
+        seconds = time.perf_counter() - start - exam_seconds
+        return EngineRun(seconds, exam_seconds, [losses[k] for k in range(len(schedules))], total)
 
     def separate(self, schedules: list[Schedule]) -> tuple[float, list[list[float]]]:
         """Trains one after another with PEFT, from the engine's adapters: seconds and losses (K, steps)."""
@@ -133,7 +169,7 @@ class Bench:
             if self.pool.students_that_fit(schedules) < k:
                 break
             try:
-                seconds = min(self.engine(schedules)[0] for _ in range(2))
+                seconds = min(self.engine(schedules).seconds for _ in range(2))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -157,6 +193,8 @@ def run_bench(
     padded_steps: int = 2,
     sweep: Iterable[int] = (),
     device: str = "auto",
+    dtype: str = "auto",
+    questions: int = 8,
     progress: Progress = lambda line: None,
 ) -> dict[str, Any]:
     """Times the engine, K separate PEFT runs and SEAL's padded recipe on the same lessons, in turns, `repeats` times.
@@ -172,11 +210,15 @@ def run_bench(
         padded_tokens: row length of the padded recipe (SEAL: 2,048).
         padded_steps: its steps that are done in a repeat, scaled up to all texts of all steps; 0 leaves it out.
         sweep: numbers of students to time the engine alone with.
+        dtype: of the base, as `student.dtype`.
+        questions: cloze questions on its texts that each student is asked after its lesson; 0 asks none.
         progress: is called with a line on what is being measured.
 
     Returns:
-        Medians over the repeats. `seconds`: the engine's, for all K students. `speedup_vs_peft`, `speedup_vs_padded`:
-        median of the ratios within a repeat; `interval_vs_peft`: 95% interval of that median, None below six repeats.
+        Medians over the repeats. `seconds`: the engine's, for all K students; `seconds_exam`: for their exams.
+        `students_per_second` are trained, `students_per_second_with_exam` examined too. `speedup_vs_peft`,
+        `speedup_vs_padded`: median of the ratios within a repeat; `interval_vs_peft`: 95% interval of that median, None
+        below six repeats.
         `max_loss_difference`: largest |engine - PEFT| over students and steps, in nats. `label_fraction`: labelled
         positions a position computed. `tokens_per_second`: lesson tokens. `model_flops_utilisation`: useful arithmetic
         as a share of the measured matmul peak; `share_of_datasheet_peak` on known GPUs. `sweep`: {students, seconds,
@@ -190,23 +232,25 @@ def run_bench(
     progress(f"building {model}")
     bench = Bench(
         model=model, lessons=lessons, texts_per_lesson=texts_per_lesson, steps=steps, rank=rank,
-        count=max(students or MAX_SLOTS, *sweep, 1), device=device,
+        count=max(students or MAX_SLOTS, *sweep, 1), device=device, dtype=dtype, questions=questions,
     )  # fmt: skip
     schedules = bench.warm_up(bench.schedules[: students or bench.pool.students_that_fit(bench.schedules)])
     students = len(schedules)
     measured = min(students, peft_students or students)
     text_steps = sum(len(step) for schedule in schedules for step in schedule.order)
     in_turns = bench.base.dtype == torch.float32
-    engine_seconds, peft_seconds, padded_seconds = [], [], []
+    engine_seconds, exam_seconds, peft_seconds, padded_seconds = [], [], [], []
     difference, usage = 0.0, Usage()
     for repeat in range(1, repeats + 1):
         progress(f"repeat {repeat} of {repeats}: engine, {students} students")
-        seconds, losses, usage = bench.engine(schedules)
-        engine_seconds.append(seconds)
+        run = bench.engine(schedules)
+        engine_seconds.append(run.seconds)
+        exam_seconds.append(run.exam_seconds)
         progress(f"repeat {repeat} of {repeats}: {measured} PEFT runs")
         seconds, peft_losses = bench.separate(schedules[:measured])
         peft_seconds.append(seconds * students / measured)
-        difference = max(difference, max_difference(losses[:measured], peft_losses))
+        difference = max(difference, max_difference(run.losses[:measured], peft_losses))
+        usage = run.usage
         if padded_steps and in_turns:
             progress(f"repeat {repeat} of {repeats}: {padded_steps} steps of the padded recipe")
             padded_seconds.append(bench.padded(schedules[0], padded_tokens, padded_steps) * text_steps)
@@ -221,10 +265,13 @@ def run_bench(
         bench.base.float()
         bench.padded(schedules[0], padded_tokens, 1)
         padded_seconds = [bench.padded(schedules[0], padded_tokens, padded_steps) * text_steps] * repeats
+    whole_seconds = [sum(parts) for parts in zip(engine_seconds, exam_seconds, strict=True)]
     ratios = [peft / engine for peft, engine in zip(peft_seconds, engine_seconds, strict=True)]
     return {
         "students": students,
         "seconds": seconds,
+        "seconds_exam": statistics.median(exam_seconds),
+        "questions": questions,
         "speedup_vs_peft": statistics.median(ratios),
         "speedup_vs_padded": median_ratio(padded_seconds, engine_seconds) if padded_seconds else None,
         "max_loss_difference": difference,
@@ -233,6 +280,7 @@ def run_bench(
         "model_flops_utilisation": flops_per_second / peak,
         "share_of_datasheet_peak": flops_per_second / datasheet_peak if datasheet_peak else None,
         "students_per_second": students / seconds,
+        "students_per_second_with_exam": students / statistics.median(whole_seconds),
         "seconds_peft": statistics.median(peft_seconds),
         "seconds_padded": statistics.median(padded_seconds) if padded_seconds else None,
         "ratios_vs_peft": ratios,
@@ -270,6 +318,8 @@ def main() -> None:
     parser.add_argument("--padded-steps", type=int, default=2, help="0 leaves the padded recipe out")
     parser.add_argument("--sweep", action="store_true", help="also 1, 2, 4, ... 256 students")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the base")
+    parser.add_argument("--questions", type=int, default=8, help="of each student's exam; 0 leaves exams out")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--gpu", action="store_true", help="all GPU shapes, as many as fit; of the rest only --lessons")
     parser.add_argument("--json", action="store_true", help="JSON on stdout")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
@@ -43,11 +43,11 @@ MARGIN = 4.0
 """A step may differ from float32 by so many times what independent roundings add up to."""
 
 
-def student_dtype(settings: Student, model: str | None = None) -> str:
+def student_dtype(settings: Student, model: str | PretrainedConfig | None = None) -> str:
     """The type in which the base weights of students are loaded, `float32` or `bfloat16`. It follows from settings, the
     model's config and the processor's flags, not from a timing, so that every call on a machine takes the same.
-    `model` stands in for `student.model`. Raises UserError, OSError or ValueError where `auto` has to look at a config
-    that cannot be read."""
+    `model`, a name or a config, stands in for `student.model`. Raises UserError, OSError or ValueError where `auto` has
+    to look at a config that cannot be read."""
     if settings.dtype != "auto":
         return settings.dtype
     if settings.mode == "full":
@@ -57,8 +57,9 @@ def student_dtype(settings: Student, model: str | None = None) -> str:
         return "bfloat16"
     if not has_bfloat16(device.type):
         return "float32"
-    config = AutoConfig.from_pretrained(model or settings.model).get_text_config()
-    return "bfloat16" if (getattr(config, "hidden_size", None) or 0) >= LEAST_WIDTH else "float32"
+    config = model if isinstance(model, PretrainedConfig) else AutoConfig.from_pretrained(model or settings.model)
+    width = getattr(config.get_text_config(), "hidden_size", None) or 0
+    return "bfloat16" if width >= LEAST_WIDTH else "float32"
 
 
 def load_student(settings: Student) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

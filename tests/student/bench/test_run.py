@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from configs.errors import RunError, UserError
-from student.bench.inputs import biographies, lesson_texts, matmul_peak, schedule_flops
+from student.bench.inputs import biographies, exam_on, lesson_texts, matmul_peak, schedule_flops
 from student.bench.report import check_losses, max_difference, median_interval, median_ratio, table
 from student.bench.run import Bench, run_bench
 
@@ -36,6 +36,19 @@ def test_figures_are_consistent_with_the_settings(result):
     assert 0 < result["model_flops_utilisation"] < 1
     assert [point["students"] for point in result["sweep"]] == [1, 4]
     assert result["share_of_datasheet_peak"] is None
+    assert result["seconds_exam"] > 0 and result["students_per_second_with_exam"] < result["students_per_second"]
+    assert "with 8 questions each" in table(result)
+
+
+def test_each_question_of_the_exam_is_another_one():
+    exam = exam_on(["a dog ran over the rug .", "a cat sat ."], 4)
+    assert [question.answer for question in exam.questions] == ["rug .", "sat .", "the rug", "cat sat"]
+    assert exam_on(["a"], 1).questions[0].prompt == "a" and not exam_on(["a"], 0).questions
+
+
+def test_the_base_has_the_type_that_is_asked_for():
+    assert bench(dtype="bfloat16").base.dtype == torch.bfloat16
+    assert bench().base.dtype == torch.float32
 
 
 def bench(**changes) -> Bench:
@@ -45,7 +58,7 @@ def bench(**changes) -> Bench:
 
 def test_peft_runs_that_train_otherwise_are_noticed():
     one = bench()
-    _, losses, _ = one.engine(one.schedules)
+    losses = one.engine(one.schedules).losses
     one.peft.settings = one.peft.settings.model_copy(update={"max_grad_norm": None})
     _, unclipped = one.separate(one.schedules)
     assert max_difference(losses, unclipped) > 1e-5
