@@ -136,7 +136,7 @@ def read_completion(
     ended = tokenizer.eos_token_id in new_ids
     completion_ids = new_ids[: new_ids.index(tokenizer.eos_token_id) + 1] if ended else new_ids
     completion = str(tokenizer.decode(completion_ids, skip_special_tokens=True))
-    strategy, text = parse_completion("policy", completion, STRATEGIES)
+    strategy, text = parse_completion(completion, STRATEGIES)
     quotes_exam = any(question["question"] in text for question in document["questions"])
     return Rewrite(prompt_ids, completion_ids, strategy, text, refused=not ended or not text or quotes_exam)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from configs.schema import Teacher
 from student.records import Outcome
-from teacher.prompting.strategies import tag_of
+from teacher.prompting.strategies import is_ready, tag_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,12 +28,14 @@ class Rewrite:
     text: str
     """What the student reads: the completion without its tag."""
     completion: str
-    """What the teacher wrote, to the letter; what the update learns from."""
+    """What the teacher wrote, to the letter; what the update learns from. Of a ready text that a policy chose it is the
+    tag alone, of one that nobody chose it is empty: the update has nothing to learn from it."""
     prompt: str
     ended: bool = True
-    """Whether the teacher came to an end by itself, and was not cut at `teacher.max_new_tokens`."""
+    """Whether the teacher came to an end by itself: it was not cut at `teacher.max_new_tokens`, nor stopped after the
+    tag of a ready text."""
     rejected: str | None = None
-    """Name of the gate that refused it."""
+    """Name of the gate that refused it; `absent`: the document brings no such text."""
 
 
 class SamplingError(NamedTuple):
@@ -92,6 +94,28 @@ class Writer(Protocol):
         """As `write`, but a completion that failed has an `error`. Raises RunError for an error that is no prompt's
         fault and would meet all others too."""
         ...
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags with one of which each completion begins that gets no opening; none where the teacher is free.
+
+        A policy that has ready texts to choose from draws from its distribution over the tags alone: a model that was
+        not trained for it would hardly ever begin with one by itself. What an update learns from are the
+        log-probabilities over all tokens. They differ from those of the choice by the log of the share that known tags
+        have. Under GRPO that share drops out where tags part from each other at once, since advantages of a group sum
+        to zero. ReST-EM maximises the likelihood of kept tags, which raises the share as well. DPO needs no samples of
+        its own model. All three leave the unconstrained teacher one that begins with a tag by itself.
+        """
+        settings = self.settings
+        constrained = settings.prompting == "policy" and any(map(is_ready, settings.strategies))
+        return tuple(map(tag_of, settings.strategies)) if constrained else ()
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Tags after which sampling stops: the text is ready."""
+        if self.settings.prompting != "policy":
+            return ()
+        return tuple(tag_of(strategy) for strategy in self.settings.strategies if is_ready(strategy))
 
     @property
     def max_prompt_tokens(self) -> int | None:

@@ -3,14 +3,26 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 from configs.schema import Rl, Teacher
 from student.records import Document
-from teacher.gates.checks import Gate, check
+from teacher.gates.checks import ABSENT, Gate, check
 from teacher.prompting.prompts import build_prompt
-from teacher.prompting.strategies import parse_completion, spread, tag_of
+from teacher.prompting.strategies import (
+    Part,
+    by_label,
+    is_ready,
+    opening_tag,
+    parse_completion,
+    parts_of,
+    prompts_of,
+    spread,
+    strategy_label,
+    tag_of,
+)
 from teacher.prompting.thinking import without_thinking
+from teacher.ready.texts import ReadyTexts
 from teacher.records import Completion, Rewrite, Writer
 
 SAMPLING_VERSION = 3
@@ -38,7 +50,8 @@ def sample_rewrites(
 ) -> list[list[Rewrite]]:
     """The gated rewrites of every document, in the order of `documents`. Under `strategy` prompting a document's
     samples are spread evenly over the strategies, and the first of them rotates from document to document. Under
-    `policy` prompting the teacher chooses, except in the lessons that are dealt."""
+    `policy` prompting the teacher chooses, except in the lessons that are dealt. Ready texts ask nothing of
+    the writer."""
     gates, n, first = list(gates), sampling.rewrites, sampling.first
     settings = writer.settings
     if sampling.strategies is not None:
@@ -54,38 +67,73 @@ def sample_rewrites(
         assert not sampling.explore, "'strategy' prompting deals every strategy"
         strategies = [spread(settings.strategies, n, first + d) for d in range(len(documents))]
         openings = [[""] * n for _ in documents]
-    prompts: list[str] = []
+    asked: list[list[str]] = []
+    """The prompts of each sample: one under `policy` prompting, else one for each prompt of its strategy."""
     for document, names in zip(documents, strategies, strict=True):
-        by_strategy = {
-            name: build_prompt(writer.tokenizer, settings, document, name, writer.max_prompt_tokens)
-            for name in set(names)
+        by_prompt = {
+            prompt: build_prompt(writer.tokenizer, settings, document, prompt, writer.max_prompt_tokens)
+            for prompt in {prompt for name in names for prompt in _prompts(settings, name)}
         }
-        prompts += [by_strategy[name] for name in names]
-    completions = writer.write(prompts, 1, sampling.seed, list(chain.from_iterable(openings)))
-    rows = zip(prompts, completions, chain.from_iterable(strategies), strict=True)
+        asked += [[by_prompt[prompt] for prompt in _prompts(settings, name)] for name in names]
+    prompts = list(chain.from_iterable(asked))
+    opened = list(chain.from_iterable(openings)) if settings.prompting == "policy" else [""] * len(prompts)
+    completions = chain.from_iterable(writer.write(prompts, 1, sampling.seed, opened) if prompts else ())
+    ready = [ReadyTexts(document, sampling.seed) for document in documents]
     rewrites = [
-        make_rewrite(settings, documents[i // n], prompt, completion, strategy, gates)
-        for i, (prompt, [completion], strategy) in enumerate(rows)
+        make_rewrite(settings, ready[i // n], of_one, list(islice(completions, len(of_one))), name, gates)
+        for i, (of_one, name) in enumerate(zip(asked, chain.from_iterable(strategies), strict=True))
     ]
     return [rewrites[d * n : (d + 1) * n] for d in range(len(documents))]
 
 
+def _prompts(settings: Teacher, strategy: str) -> tuple[str, ...]:
+    """What `build_prompt` takes for the prompts of a sample; the one prompt of a policy names no strategy."""
+    return ("",) if settings.prompting == "policy" else prompts_of(strategy)
+
+
 def make_rewrite(
-    settings: Teacher, document: Document, prompt: str, completion: Completion, strategy: str, gates: Iterable[Gate]
+    settings: Teacher,
+    ready: ReadyTexts,
+    prompts: Sequence[str],
+    completions: Sequence[Completion],
+    strategy: str,
+    gates: Iterable[Gate],
 ) -> Rewrite:
-    """The record of one completion: its strategy, its lesson text and the first gate that refuses it. `strategy` is the
-    prompt's; under `policy` prompting the completion's tag counts."""
-    known = settings.strategies if settings.prompting == "policy" else (strategy,)
-    spoken = without_thinking(completion.text, settings.thinking_tags, prompt)
-    name, text = parse_completion(settings.prompting, spoken, known)
+    """The record of one sample: its strategy, its lesson text and the first gate that refuses it.
+
+    `prompts` and `completions` are those that the strategy has prompts for; `ready` gives the other parts of the text.
+    Under `policy` prompting there is one of each, and the completion's tag says the strategy.
+    """
+    chosen: str | None = strategy
+    answered = zip(prompts, completions, strict=True)
+    spoken = [without_thinking(one.text, settings.thinking_tags, prompt) for prompt, one in answered]
+    label, texts = strategy_label(strategy), [text.strip() for text in spoken]
+    written = "\n\n".join(completion.text for completion in completions)
+    ended = bool(completions) and all(completion.ended for completion in completions)
+    if settings.prompting == "policy":
+        label, text = parse_completion(spoken[0], settings.strategies)
+        chosen, texts = by_label(label, settings.strategies), [text]
+        if chosen is not None and is_ready(chosen):
+            written, ended = opening_tag(written, [tag_of(chosen)]) or written, False
+    parts: list[str] = []
+    rejected, answers = None, iter(texts)
+    for part in parts_of(chosen) if chosen is not None else (Part("prompt", label),):
+        if part.kind == "prompt":
+            made: str | None = next(answers)
+        else:
+            made = ready.of_rule(part.name) if part.kind == "rule" else ready.brought(part.name)
+        parts += [] if made is None else [made]
+        came_to_end = ended or part.kind != "prompt"
+        refused = ABSENT if made is None else check(ready.document, made, gates, came_to_end, part.kind)
+        rejected = rejected or refused
     return Rewrite(
-        document_id=document.id,
-        strategy=name,
-        text=text,
-        completion=completion.text,
-        prompt=prompt,
-        ended=completion.ended,
-        rejected=check(document, text, gates, completion.ended),
+        document_id=ready.document.id,
+        strategy=label,
+        text="\n".join(parts),
+        completion=written,
+        prompt="\n\n".join(prompts),
+        ended=ended,
+        rejected=rejected,
     )
 
 

@@ -18,7 +18,7 @@ ROOMS = {
     "configs": ["schema", "errors files format load seeds processes"],
     "student": ["records statistics text", "engine", "benchmarks", "pools", "bench"],
     "teacher": [
-        "records prompting",
+        "records prompting ready",
         "gates run",
         "writers reward",
         "sampling",

@@ -43,7 +43,8 @@ class Curation(Section):
     limit: int | None = Field(default=None, ge=1)
     """Use only the first `limit` documents of each file."""
     writer: Literal["teacher", "echo"] = "teacher"
-    """`echo` returns each document as it is, without a model: it shows and measures the pipeline alone."""
+    """`echo` returns each document as it is, without a model: it shows and measures the pipeline alone. A `teacher`
+    whose strategies are all ready (`teacher.strategies`) needs none either."""
     filters: Filters = Filters()
     dedup: Literal["none", "exact", "minhash"] = "none"
     """Keeps one of the documents, in all files, with equal (`exact`) or nearly equal (`minhash`) filtered texts."""

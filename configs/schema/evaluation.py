@@ -13,11 +13,12 @@ class Evaluation(Section):
     arms: tuple[str, ...] = ("none", "raw", "repeated", "untrained", "trained")
     """What students are taught with. `none`: nothing. `raw`: the documents themselves, `student.epochs` times.
     `repeated`: the same for as many tokens and steps as all arms below. `untrained`: the teacher as it is.
-    `strategy:NAME`: the untrained teacher with one strategy. `strategies`: one such arm for each of
-    `teacher.strategies`. `ensemble`: the strategies of `ensemble` in turn, without RL (SPA, arXiv 2603.22213).
-    `trained`: the best checkpoint of `run.dir`, or `trained:RUN` of another run. `best-of:N`: of N lessons by the
-    untrained teacher the one with the largest gain on the documents' `reward` questions. `file:PATH.jsonl`: your own
-    rewrites, in the format of `notewright score`. `file:lab`: rewrites by the lab's world itself."""
+    `strategy:NAME`: the untrained teacher with one strategy, or a ready one without it (see `teacher.strategies`):
+    `strategy:sentences`, `strategy:brought:NAME`. `strategies`: one such arm for each of `teacher.strategies`.
+    `ensemble`: the strategies of `ensemble` in turn, without RL (SPA, arXiv 2603.22213). `trained`: the best checkpoint
+    of `run.dir`, or `trained:RUN` of another run. `best-of:N`: of N lessons by the untrained teacher the one with the
+    largest gain on the documents' `reward` questions. `file:PATH.jsonl`: your own rewrites, in the format of
+    `notewright score`. `file:lab`: rewrites by the lab's world itself."""
     students: tuple[str, ...] = ()
     """Base models of the students, e.g. one of another family; empty: that of `student`, as all other settings."""
     against: str = "repeated"

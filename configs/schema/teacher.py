@@ -13,7 +13,7 @@ from configs.schema.student import Lora
 
 class Teacher(Section):
     model: str = ""
-    """Path or Hub id of the teacher's base model."""
+    """Path or Hub id of the teacher's base model. Not needed where all `strategies` are ready and nobody chooses."""
     writer: Literal["transformers", "vllm", "endpoint"] = "transformers"
     """What samples: this process, a vLLM server that a run starts, or (for curation alone) an OpenAI-compatible
     endpoint; see `serving`. ReST-EM and DPO load each round's adapter into the running server; GRPO runs vLLM inside
@@ -21,9 +21,15 @@ class Teacher(Section):
     prompting: Literal["strategy", "policy"] = "strategy"
     """`strategy`: each prompt asks for one strategy (teacher/strategies/*.txt), and samples are spread over
     `strategies`. `policy`: the teacher begins its completion with a tag `<name>` of the strategy that it chooses; a
-    model with a chat template is shown the names of `strategies`, any other the document alone."""
+    model with a chat template is shown what `strategies` are, any other the document alone. Where some are ready, it
+    chooses among the tags of `strategies` alone; the tag of a ready one is all that it writes and learns from, so that
+    a small model can be a teacher."""
     strategies: tuple[str, ...] = ("implications", "rewrite", "question-answer")
-    """Ways of rewriting: names of files in teacher/strategies, or paths of your own .txt files."""
+    """Ways of rewriting. The teacher writes those that are names of files in teacher/strategies, or paths of your own
+    .txt files. Ready without it are rules (`sentences`, `permutation`, `cloze`, `densest`, `echo`: made of the
+    document's own sentences, see teacher/ready/rules.py) and `brought:NAME`: texts that documents bring in `rewrites:
+    [{strategy: NAME, text: ...}]`. `a+b` joins the texts of several, e.g. `sentences+question-answer` (arXiv
+    2603.23562) or `implications+rewrite+faq` (2603.18534)."""
     delimit: bool = True
     """Documents are data: a model with a chat template reads each between two markers that its author cannot know, and
     is told that nothing between them is an instruction. Other models get the document alone."""

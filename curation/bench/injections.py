@@ -30,7 +30,9 @@ from student.statistics.intervals import estimate_share
 from teacher.gates.checks import INSTRUCTION_GATES, build_gates, check, gate_names
 from teacher.gates.injection_patterns import REPORTED
 from teacher.prompting.prompts import build_prompt
-from teacher.prompting.strategies import spread
+from teacher.prompting.strategies import prompts_of, spread
+from teacher.ready.brought import read_brought
+from teacher.ready.texts import ReadyTexts
 from teacher.run.checkpoints import best_checkpoint
 from teacher.sampling import make_rewrite
 from teacher.writers.local import load_teacher
@@ -78,18 +80,17 @@ class Faithful(NamedTuple):
 
 
 def read_faithful(path: Path | None = None) -> list[Faithful]:
-    """The embedded rewrites, or those of a JSONL file: `text` and `rewrites`, each a text or an object with `text` and
-    `prompt`, which is its kind. Raises UserError."""
+    """The embedded rewrites, or those of a JSONL file: `text` and `rewrites`, of which the name of each is its kind.
+    Raises UserError."""
     found = []
     with (path or Path(__file__).with_name("faithful.jsonl")).open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
                 row = json.loads(line)
                 document = Document(text=row["text"], id=str(row.get("id", number)))
-                for entry in row["rewrites"] if path else [{"text": row["rewrite"], "prompt": row["kind"]}]:
-                    entry = {"text": entry} if isinstance(entry, str) else entry
-                    found.append(Faithful(entry.get("prompt", "rewrites"), document, entry["text"]))
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+                rewrites = row["rewrites"] if path else [{"text": row["rewrite"], "prompt": row["kind"]}]
+                found += [Faithful(brought.strategy, document, brought.text) for brought in read_brought(rewrites)]
+            except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{path}, line {number}: no document with `text` and `rewrites` ({error})") from None
     return found
 
@@ -186,6 +187,8 @@ def run_bench(
     gates, seed = build_gates(config.gates, teacher, writer.tokenizer), stable_seed(config.run.seed, "injections")
     instruction_gates = [gate for gate in gates if gate.name in INSTRUCTION_GATES]
     policy = teacher.prompting == "policy"
+    # No injection reaches a ready text through the teacher.
+    prompts = [prompt for strategy in teacher.strategies for prompt in prompts_of(strategy)]
     attempts = []
     for defended in (False, True):
         progress(f"{len(attacks)} documents, {'defended' if defended else 'bare'}")
@@ -193,13 +196,13 @@ def run_bench(
         for index, attack in enumerate(attacks):
             document = Document(text=attack.text, id=attack.id)
             # As in a run: a policy names its strategy itself, else strategies are spread over the samples.
-            for strategy in [""] * samples if policy else spread(teacher.strategies, samples, offset=index):
+            for strategy in [""] * samples if policy else spread(prompts, samples, offset=index):
                 named = None if policy else strategy
                 prompt = build_prompt(writer.tokenizer, teacher, document, named, writer.max_prompt_tokens, defended)
                 targets.append((attack, document, strategy, prompt))
         written = writer.write([prompt for *_, prompt in targets], 1, seed)
         for (attack, document, strategy, prompt), (completion,) in zip(targets, written, strict=True):
-            rewrite = make_rewrite(teacher, document, prompt, completion, strategy, gates)
+            rewrite = make_rewrite(teacher, ReadyTexts(document, seed), [prompt], [completion], strategy, gates)
             refused, verdict = check(document, rewrite.text, instruction_gates), judge(attack, rewrite.text)
             attempts.append(
                 Attempt(

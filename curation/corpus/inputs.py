@@ -7,13 +7,24 @@ from configs.schema import Config
 from configs.schema.student import TEACHER
 from curation.corpus.shards import Shard, find_shards
 from student.engine.model_names import check_available
+from teacher.prompting.strategies import check_strategy, is_ready, needs_model
+
+
+def model_writes(config: Config) -> bool:
+    """Whether a curation loads a model: neither the echo nor ready texts need one."""
+    curation, teacher = config.curation, config.teacher
+    if curation.writer == "echo":
+        return False
+    # Where the config gives strategies their shares, nobody has to choose one.
+    return not all(map(is_ready, curation.strategies)) if curation.strategies else needs_model(teacher)
 
 
 def models_of(config: Config) -> dict[str, str]:
     """The models that the config names, by the setting that names each first; empty where one is missing."""
     only_curates = bool(config.curation.input) and not config.data.train
     student_key = "student.models" if config.student.models else "student.model"
-    named = [("teacher.model", config.teacher.model, only_curates and config.curation.writer == "echo")]
+    without_teacher = not (model_writes(config) if only_curates else needs_model(config.teacher))
+    named = [("teacher.model", config.teacher.model, without_teacher)]
     named += [(student_key, name, only_curates) for name in config.student.names]
     named += [("questions.model", config.questions.model, True)]
     keys: dict[str, str] = {}
@@ -24,10 +35,15 @@ def models_of(config: Config) -> dict[str, str]:
 
 
 def find_curation_input(config: Config) -> list[Shard]:
-    """The files of `curation.input`. Raises UserError if none is named or there, or the teacher is not named."""
+    """The files of `curation.input`. Raises UserError if none is named or there, for an unknown strategy, or if the
+    teacher is not named."""
     if not config.curation.input:
         raise UserError("curation.input names no shards: name JSONL or Parquet files, e.g. curation.input=[a.jsonl]")
-    if not config.teacher.model and config.curation.writer == "teacher":
+    curation, teacher = config.curation, config.teacher
+    if curation.writer == "teacher" and teacher.prompting == "strategy":
+        for strategy in curation.strategies or teacher.strategies:
+            check_strategy(strategy, "curation.strategies" if curation.strategies else "teacher.strategies")
+    if not teacher.model and model_writes(config):
         raise UserError("teacher.model is not set: a folder or a Hub id of a causal language model")
     return find_shards(config.curation.input)
 

@@ -15,6 +15,7 @@ from curation.corpus.shards import BadRow, Shard, find_shards, read_shard
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
 from student.records import Split
+from teacher.prompting.strategies import needs_model
 from teacher.prompting.template import load_tokenizer
 from teacher.questions.cache import WrittenQuestions, attach_questions, ensure_questions
 
@@ -123,7 +124,8 @@ def read_splits(config: Config) -> tuple[list[Document], list[Document]]:
         train, heldout = _with_split(config, "train", train), _with_split(config, "heldout", heldout)
     for key, name in models_of(config).items():
         check_model(key, name)
-    load_tokenizer(config.teacher, config.serving, config.teacher.model)  # for its checks
+    if needs_model(config.teacher):
+        load_tokenizer(config.teacher, config.serving, config.teacher.model)  # for its checks
     if questions_missing:
         # Both at once, so that the model that writes is loaded once.
         with_questions = {d.id: d for d in ensure_questions(config, [*train, *heldout], say)}

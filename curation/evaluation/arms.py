@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from configs.errors import UserError, nearest
 from configs.schema import Evaluation, Teacher
 from curation.lab.items import LAB
-from teacher.prompting.strategies import read_strategy, strategy_label
+from teacher.prompting.strategies import check_strategy, is_ready, needs_model, strategy_label
 from teacher.records import ONE_RUN
 
 FORMS = [
@@ -39,6 +39,16 @@ class Arm(NamedTuple):
     def written(self) -> bool:
         """Whether a teacher writes its texts, so that there can be more of them."""
         return self.kind in ("untrained", "strategy", "ensemble", "trained")
+
+    def strategies(self, settings: Evaluation, teacher: Teacher) -> tuple[str, ...]:
+        """Those of its texts: named by the arm, or the teacher's."""
+        return {"strategy": (self.value,), "ensemble": settings.ensemble}.get(self.kind, teacher.strategies)
+
+    def needs_model(self, settings: Evaluation, teacher: Teacher) -> bool:
+        """Whether a teacher is loaded for its texts. Where the arm names the strategies, nobody has to choose one."""
+        if self.kind in ("strategy", "ensemble"):
+            return not all(map(is_ready, self.strategies(settings, teacher)))
+        return self.kind == "trained" or (self.kind in ("untrained", "best-of") and needs_model(teacher))
 
     @property
     def equal_tokens(self) -> bool:
@@ -109,9 +119,10 @@ def _parse_arm(line: str, settings: Evaluation, teacher: Teacher, lab_rewrites: 
 
 
 def _check_strategy(name: str, teacher: Teacher, key: str) -> None:
-    """A policy teacher knows its strategies by their tags, any other teacher reads the strategy file."""
-    if teacher.prompting != "policy":
-        read_strategy(name, key)
+    """A policy teacher knows its strategies by their tags, any other teacher reads the strategy file. Ready texts need
+    no teacher."""
+    if teacher.prompting != "policy" or is_ready(name):
+        check_strategy(name, key)
     elif name not in teacher.strategies:
         raise UserError(f"{key}: {name!r} is none of teacher.strategies, {nearest(name, list(teacher.strategies))}")
 
@@ -136,7 +147,7 @@ def _check(arms: Sequence[Arm], settings: Evaluation, teacher: Teacher) -> None:
         raise UserError(
             f"evaluation.questions 'all' also asks the reward questions that the arm {rewarded!r} was chosen by"
         )
-    if any(arm.written or arm.kind == "best-of" for arm in arms) and not teacher.model:
+    if any(arm.needs_model(settings, teacher) for arm in arms) and not teacher.model:
         raise UserError("teacher.model is not set: the arms need a teacher that writes")
 
 

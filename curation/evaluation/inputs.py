@@ -21,6 +21,8 @@ from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
 from student.records import Document as AnyDocument
 from student.records import Exam, Question
+from teacher.prompting.strategies import brought_names
+from teacher.ready.brought import check_brought
 from teacher.reward.assignment import batches_of
 from teacher.reward.student_models import labels
 from teacher.reward.student_runs import heldout_items
@@ -131,8 +133,13 @@ def _check(inputs: Inputs) -> None:
     for model in inputs.students.values():
         check_model("evaluation.students", model)
     best_of = any(arm.kind == "best-of" for arm in arms)
-    if best_of or any(arm.written for arm in arms):
+    if any(arm.needs_model(config.evaluation, config.teacher) for arm in arms):
         check_model("teacher.model", config.teacher.model)
+    for arm in arms:
+        if arm.written or arm.kind == "best-of":
+            check_brought(
+                brought_names(arm.strategies(config.evaluation, config.teacher)), documents, "evaluation.arms"
+            )
     batches, edits = len(batches_of(len(documents), config.reward.documents_together)), config.evaluation.edits
     if edits > batches:
         raise UserError(f"evaluation.edits={edits}, but {len(documents)} documents are {batches} batches")

@@ -19,10 +19,12 @@ from student.benchmarks.sources import DocumentQuestions
 from student.records import Document, Question
 from teacher.gates.checks import VERSION as GATES_VERSION
 from teacher.gates.checks import build_gates, check
+from teacher.prompting.strategies import content_of, parts_of
 from teacher.records import Rewrite, Writer
 from teacher.run.samples import read_rewrites, write_rewrites
 from teacher.sampling import SAMPLING_VERSION, Sampling, sample_rewrites
 from teacher.writers.local import load_teacher
+from teacher.writers.no_model import NoModel
 
 Groups = list[list[Rewrite]]
 """The rewrites of each document, in the order of the documents."""
@@ -75,18 +77,24 @@ class LessonTexts:
             "documents": [[document.id, document.text] for document in self.documents],
             "items": [asdict(item) for item in self.secret_items],
         }
+        strategies = arm.strategies(config.evaluation, config.teacher)
+        if ready := [content_of(name) for name in strategies if any(part.kind != "prompt" for part in parts_of(name))]:
+            depends["ready"] = [ready, [document.metadata.get("rewrites") for document in self.documents]]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
         name = arm.name.replace("/", "-").replace(":", "-")
         return config.run.dir / "evaluation" / "texts" / f"{name}-{digest}.json"
 
     def _write(self, arm: Arm, rewrites: int, checkpoint: Path | None) -> Groups:
         """A teacher writes at its evaluation temperature; one is in memory at a time."""
-        if checkpoint not in self._writers:
-            self._writers.clear()
-            teacher = self.config.teacher
-            self._writers[checkpoint] = load_teacher(teacher, checkpoint).at(teacher.evaluation_temperature)
-        writer = self._writers[checkpoint]
-        strategies = {"strategy": (arm.value,), "ensemble": self.config.evaluation.ensemble}.get(arm.kind)
+        settings, teacher = self.config.evaluation, self.config.teacher
+        if not arm.needs_model(settings, teacher):
+            writer: Writer = NoModel(teacher.model_copy(update={"prompting": "strategy"}))
+        else:
+            if checkpoint not in self._writers:
+                self._writers.clear()
+                self._writers[checkpoint] = load_teacher(teacher, checkpoint).at(teacher.evaluation_temperature)
+            writer = self._writers[checkpoint]
+        strategies = arm.strategies(settings, teacher) if arm.kind in ("strategy", "ensemble") else None
         # A policy teacher chooses its strategy itself, unless it is dealt one, as in exploration.
         dealt = strategies is not None and writer.settings.prompting == "policy"
         # All arms have the same random numbers: the trained teacher differs from the untrained one in what it learnt.

@@ -27,6 +27,7 @@ from configs.files import locked, write_whole
 from configs.schema import Config
 from curation.console.progress import CurationProgress, say
 from curation.console.tables import stdout_console
+from curation.corpus.inputs import model_writes
 from curation.corpus.shards import Shard
 from curation.pipeline.card import dataset_card
 from curation.pipeline.dataset import WORK, FileCounts, documents_done, merge
@@ -121,7 +122,7 @@ def _curate(config: Config, shards: Sequence[Shard], started: float, queued: Que
         save_preflight(work, inputs.files, bad_rows)
     done = documents_done(work / "parts")
     if queued is None:
-        if inputs.checkpoint is None and curation.writer == "teacher":
+        if inputs.checkpoint is None and model_writes(config):
             why = "no round gained more than the untrained teacher" if inputs.unbeaten else "no trained teacher"
             say(f"{why} in {config.run.dir}: curating with {config.teacher.model} as it is")
         if done:

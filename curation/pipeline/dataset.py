@@ -48,6 +48,8 @@ then `gate` or `leak_check`, which refused the rewrite, or `teacher`, which fail
 the teacher has one record without a rewrite: a `filter` refused it, or a `step` failed on it."""
 RAW = "raw"
 """The strategy of a row that is the source's own text."""
+NO_TEACHER = "none"
+"""The teacher of a text that was ready without one."""
 
 REFUSED = ("source_file", "source_row", "source_id", "rewrite", "stage", "reason", "detail", "strategy", "text")
 """Fields of quarantine.jsonl and filtered.jsonl."""

@@ -17,10 +17,11 @@ from configs.files import write_whole
 from configs.load import differences
 from configs.schema import Config
 from curation.corpus.decontaminate import BenchmarkIndex
-from curation.pipeline.dataset import WORK
+from curation.corpus.inputs import model_writes
+from curation.pipeline.dataset import NO_TEACHER, WORK
 from student.records import Question
 from teacher.gates.checks import VERSION as GATES_VERSION
-from teacher.prompting.strategies import read_strategy, strategy_label
+from teacher.prompting.strategies import content_of, is_ready, strategy_label
 from teacher.run.checkpoints import is_adapter
 from teacher.sampling import SAMPLING_VERSION
 
@@ -30,7 +31,7 @@ SPEED = ("workers", "executor", "slurm", "ray", "wait")
 
 def written_by_endpoint(config: Config) -> bool:
     """Whether an endpoint writes: `serving.model` names its model, and its weights cannot be hashed."""
-    return config.curation.writer != "echo" and config.teacher.writer == "endpoint"
+    return model_writes(config) and config.teacher.writer == "endpoint"
 
 
 def run_settings(
@@ -41,13 +42,22 @@ def run_settings(
     index: BenchmarkIndex,
 ) -> dict[str, Any]:
     """Everything that changes the rows, as JSON values. `input_hashes` are those of the files' contents, by name."""
-    echo, by_endpoint = config.curation.writer == "echo", written_by_endpoint(config)
-    prompted = config.teacher.strategies if config.teacher.prompting == "strategy" and not echo else ()
+    echo, by_endpoint, without_model = (
+        config.curation.writer == "echo",
+        written_by_endpoint(config),
+        not model_writes(config),
+    )
+    strategies = () if echo else config.teacher.strategies
+    if config.teacher.prompting == "policy":  # it knows what it writes by tags alone
+        strategies = tuple(filter(is_ready, strategies))
     # Other keys of `serving` say where and how fast an endpoint writes.
-    in_process = echo or config.teacher.writer == "transformers"
+    in_process = without_model or config.teacher.writer == "transformers"
     served = set() if in_process else {"model", "chat", "body", "context_tokens"}
     name = config.serving.model if by_endpoint else config.teacher.model
     name = Path(name).name if Path(name).is_dir() else name
+    written_by = f"{name}+{checkpoint.name}" if checkpoint else name
+    if without_model:
+        written_by = "echo" if echo else NO_TEACHER
     # These have entries of their own below, or are hashed by content instead of by path.
     elsewhere = {"input", "output", "temperature", "benchmarks", "embedder", *SPEED}
     not_sampled = {"model", "lora", "evaluation_temperature"}
@@ -65,8 +75,8 @@ def run_settings(
         "format": 4,  # of the rows that this code makes
         "sampling": SAMPLING_VERSION,
         "seed": config.run.seed,
-        "teacher_name": "echo" if echo else f"{name}+{checkpoint.name}" if checkpoint else name,
-        "teacher_hash": None if echo or by_endpoint else teacher_hash(config.teacher.model, checkpoint),
+        "teacher_name": written_by,
+        "teacher_hash": None if without_model or by_endpoint else teacher_hash(config.teacher.model, checkpoint),
         # By it prompts are made and cut.
         "tokenizer_hash": teacher_hash(config.teacher.model, None) if by_endpoint else None,
         "adapter_hash": hash_folder(checkpoint) if checkpoint is not None and adapter else None,
@@ -74,7 +84,7 @@ def run_settings(
         "teacher": config.teacher.model_dump(mode="json", exclude=not_sampled)
         | {"strategies": [strategy_label(name) for name in config.teacher.strategies]},
         "serving": config.serving.model_dump(mode="json", include=served),
-        "strategies": {strategy_label(name): _sha256(read_strategy(name)) for name in prompted},
+        "strategies": {strategy_label(name): _sha256(content_of(name)) for name in strategies},
         "gates": {**config.gates.model_dump(mode="json"), "version": GATES_VERSION},
         "benchmarks": list(index.items),
         "benchmark_items": items_hash,

@@ -24,7 +24,7 @@ from curation.console.progress import say
 from curation.corpus.decontaminate import BenchmarkIndex, read_benchmarks
 from curation.corpus.exam_items import all_evaluation_items
 from curation.corpus.filters import is_unknown, licence_of
-from curation.corpus.inputs import find_curation_input
+from curation.corpus.inputs import find_curation_input, model_writes
 from curation.corpus.shards import Shard, read_shard
 from curation.corpus.training_data import read_documents
 from curation.pipeline.dataset import WORK
@@ -32,6 +32,7 @@ from curation.pipeline.fingerprint import fingerprint, run_settings, written_by_
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.model_names import check_available
 from student.records import Question
+from teacher.prompting.strategies import is_same
 from teacher.prompting.template import load_tokenizer
 from teacher.questions.cache import questions_file, read_questions
 from teacher.reward.student_runs import heldout_items
@@ -100,7 +101,7 @@ def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs
         raise UserError(
             "no document names its licence: set curation.licence to theirs, or curation.allow_unknown_licence=true"
         )
-    if curation.writer == "teacher":
+    if model_writes(config):
         check_available(config.teacher.model, config.lab.dir)
         load_tokenizer(config.teacher, config.serving, config.teacher.model)  # for its checks, before tasks start
     inputs = rewriting_inputs(config)
@@ -124,13 +125,13 @@ def rewriting_inputs(config: Config) -> CurationInputs:
 
 
 def find_input(config: Config) -> list[Shard]:
-    """The input files, one task each. Raises UserError where the config names none, or asks for rewrites that would all
-    be the same."""
+    """The input files, one task each. Raises UserError as `find_curation_input` does, and where the config asks for
+    rewrites that would all be the same."""
     curation, teacher = config.curation, sampling_config(config).teacher
     shards = find_curation_input(config)
     if curation.writer == "echo":
         different: float = 1
-    elif teacher.temperature > 0:
+    elif teacher.temperature > 0 and not all(map(is_same, teacher.strategies)):
         different = math.inf
     elif shares := curation.strategies:
         # With more rewrites a document gets the strategy with the largest share twice.
@@ -138,9 +139,10 @@ def find_input(config: Config) -> list[Shard]:
     else:
         different = 1 if teacher.prompting == "policy" else len(set(teacher.strategies))
     if curation.rewrites_per_document > different:
+        more = "set curation.temperature above 0" if model_writes(config) else "add strategies"
         raise UserError(
             f"curation.rewrites_per_document={curation.rewrites_per_document} would write the same text again: at most "
-            f"{different}, or set curation.temperature above 0"
+            f"{different}, or {more}"
         )
     return shards
 
@@ -150,9 +152,12 @@ def sampling_config(config: Config) -> Config:
     curation = config.curation
     teacher = config.teacher
     temperatures = (curation.temperature, teacher.evaluation_temperature, teacher.temperature)
+    strategies = ("echo",) if curation.writer == "echo" else tuple(curation.strategies) or teacher.strategies
     changes = {
         "temperature": next(temperature for temperature in temperatures if temperature is not None),
-        "strategies": tuple(curation.strategies) or teacher.strategies,
+        "strategies": strategies,
+        # Where no model writes, none chooses.
+        "prompting": teacher.prompting if model_writes(config) else "strategy",
     }
     return config.model_copy(update={"teacher": teacher.model_copy(update=changes)})
 
@@ -161,7 +166,7 @@ def teacher_checkpoint(config: Config) -> tuple[Path | None, bool]:
     """The checkpoint to write with (None: the base model), and whether the run has rounds of which none gained
     more than the untrained teacher. The model itself need not be on this machine. Raises UserError if the run trained
     another teacher."""
-    if config.curation.writer == "echo" or written_by_endpoint(config):
+    if not model_writes(config) or written_by_endpoint(config):
         return None, False
     trained = latest_checkpoint(config.run.dir) is not None
     if trained:

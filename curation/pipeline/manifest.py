@@ -29,7 +29,7 @@ def make_manifest(inputs: CurationInputs, files: list[FileCounts], merged: Merge
         "versions": {name: version(name) for name in ("torch", "transformers", "datatrove", "pyarrow")},
         "files": [_fields(file) for file in files],
         **_fields(merged),
-        "gates": rewriter_gates(inputs.config.curation, inputs.config.gates),
+        "gates": rewriter_gates(inputs.config),
         "leak_check": _leak_check(inputs.index, merged),
         "diversity": _diversity(inputs.config.rl.diversity_alarm, merged),
         "examples": _examples(inputs, merged),

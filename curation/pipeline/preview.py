@@ -25,6 +25,7 @@ from configs.files import Record
 from configs.schema import Config
 from curation.console.progress import say
 from curation.corpus.filters import Cleaner, Refusal
+from curation.corpus.inputs import model_writes
 from curation.corpus.shards import BadRow, Shard, read_shard
 from curation.corpus.training_data import training_id
 from curation.pipeline.dataset import RAW
@@ -76,7 +77,7 @@ def preview(config: Config, documents: int) -> Iterator[PreviewedRow]:
     """The result of `documents` documents of `curation.input`, spread over its files, and of the rows before them that
     cannot be read; each as soon as it is done. Raises UserError for missing input or a teacher that does not exist."""
     shards = find_input(config)
-    if config.curation.writer == "teacher":
+    if model_writes(config):
         check_name(config.teacher.model, config.lab.dir)
     with standalone_step(config) as step, Cleaner(config.curation) as cleaner, rewriting(step.inputs):
         for number, item in enumerate(_spread(shards, documents, config.curation.limit)):
@@ -121,7 +122,7 @@ def print_preview(config: Config, documents: int, console: Console | None = None
     if not console.is_terminal:
         console = Console(highlight=False, soft_wrap=True, file=console.file)
     rows: list[PreviewedRow] = []
-    if config.curation.writer == "teacher":
+    if model_writes(config):
         checkpoint, _ = teacher_checkpoint(config)
         say(f"the teacher is {checkpoint or config.teacher.model}")
     for row in preview(config, documents):

@@ -2,27 +2,28 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datatrove.data import Document
 
 from configs.errors import RunError
-from configs.schema import Config, Curation, Gates, Teacher
+from configs.schema import Config, Curation, Teacher
+from curation.corpus.inputs import model_writes
 from curation.pipeline.dataset import WORK
 from curation.pipeline.inputs import CurationInputs
 from student.records import Question
-from student.text.words import count_words
 from teacher.gates.checks import Gate, build_gates, gate_names
 from teacher.prompting.prompts import build_prompt
-from teacher.prompting.strategies import spread, tag_of
+from teacher.prompting.strategies import PartKind, parts_of, prompts_of, spread, tag_of
 from teacher.records import Completion, Writer
 from teacher.writers.endpoint import load_endpoint
 from teacher.writers.local import load_teacher
+from teacher.writers.no_model import NoModel
 from teacher.writers.vllm_server import serving, state_file
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
@@ -39,11 +40,18 @@ class RewriteRequest(NamedTuple):
     strategy: str | None
 
 
+class Written(NamedTuple):
+    """What the teacher was asked for a rewrite, and its answers: none where the text is ready."""
+
+    prompts: list[str]
+    completions: list[Completion]
+
+
 @dataclass(frozen=True, slots=True)
 class Rewriter:
-    """What writes (None: the echo), and the gates that a text must pass."""
+    """What writes, and the gates that a text must pass."""
 
-    writer: Writer | None
+    writer: Writer
     gates: tuple[Gate, ...]
 
     @property
@@ -52,17 +60,17 @@ class Rewriter:
         return [gate for gate in self.gates if gate.name == "leak"]
 
     def count_tokens(self, text: str) -> int:
-        """Length in the teacher's tokens; the echo counts words."""
-        return count_words(text) if self.writer is None else self.writer.count_tokens(text)
+        """Length in the teacher's tokens, in words where there is no teacher."""
+        return self.writer.count_tokens(text)
 
 
 @contextmanager
 def rewriting(inputs: CurationInputs) -> Iterator[None]:
     """A block in which processes of this machine write. A vLLM server runs meanwhile where the config wants one, with
     its log in `inputs.work`; at the end the teacher that this process loaded is freed."""
-    echo = inputs.config.curation.writer == "echo"
+    model = model_writes(inputs.config)
     try:
-        with nullcontext() if echo else serving(inputs.config, inputs.checkpoint, inputs.work / "vllm"):
+        with serving(inputs.config, inputs.checkpoint, inputs.work / "vllm") if model else nullcontext():
             yield
     finally:
         _loaded.clear()
@@ -73,9 +81,8 @@ def load_rewriter(config: Config, checkpoint: Path | None, items: tuple[Question
     if _loaded and _loaded[0] == (config, checkpoint, items):
         return _loaded[1]
     _loaded.clear()  # frees another teacher before this one is loaded
-    writer = None if config.curation.writer == "echo" else _load_writer(config, checkpoint)
-    names, template = rewriter_gates(config.curation, config.gates), config.student.prompt_template
-    gates = build_gates(config.gates, config.teacher, writer and writer.tokenizer, items, template, names)
+    writer = _load_writer(config, checkpoint) if model_writes(config) else NoModel(config.teacher)
+    gates = build_gates(config.gates, config.teacher, writer.tokenizer, items, config.student.prompt_template)
     _loaded[:] = (config, checkpoint, items), Rewriter(writer, tuple(gates))
     return _loaded[1]
 
@@ -91,12 +98,15 @@ def _load_writer(config: Config, checkpoint: Path | None) -> Writer:
             return load_endpoint(config.teacher, config.serving)
 
 
-def rewriter_gates(curation: Curation, gates: Gates) -> tuple[str, ...]:
-    """Names of the gates that a rewrite passes."""
-    if curation.writer != "echo":
-        return gate_names(gates)
-    # The echo passes gates too, so that it measures their cost. Without `max_tokens` the limit is a model's.
-    return tuple(name for name in gate_names(gates, model=False) if name != "over_length" or gates.max_tokens)
+def rewriter_gates(config: Config) -> tuple[str, ...]:
+    """Names of the gates that judge the rewrites of a run."""
+    return gate_names(config.gates, kinds_of(config.teacher.strategies, config.teacher.prompting))
+
+
+def kinds_of(strategies: Iterable[str], prompting: str = "strategy") -> set[PartKind]:
+    """Where the texts of these strategies come from. A policy writes what it likes if it opens with no known tag."""
+    kinds = {part.kind for strategy in strategies for part in parts_of(strategy)}
+    return kinds | {"prompt"} if prompting == "policy" else kinds
 
 
 def rewrite_requests(curation: Curation, teacher: Teacher, documents: Sequence[Document]) -> list[RewriteRequest]:
@@ -106,9 +116,7 @@ def rewrite_requests(curation: Curation, teacher: Teacher, documents: Sequence[D
     for document in documents:
         row = document.metadata["source_row"]
         strategies: Sequence[str | None]
-        if curation.writer == "echo":
-            strategies = ["echo"] * n
-        elif curation.strategies:
+        if curation.strategies and curation.writer == "teacher":
             strategies = strategies_by_share(curation.strategies, n, row)
         elif teacher.prompting == "policy":
             strategies = [None] * n
@@ -132,31 +140,33 @@ def strategies_by_share(shares: dict[str, float], n: int, row: int) -> list[str]
     return [names[bisect_right(ends, point)] for point in points]
 
 
-def write(
-    rewriter: Rewriter, teacher: Teacher, requests: Sequence[RewriteRequest], seed: int
-) -> tuple[list[str], list[Completion]]:
-    """The prompts, and for each its completion.
+def write(rewriter: Rewriter, teacher: Teacher, requests: Sequence[RewriteRequest], seed: int) -> list[Written]:
+    """What was asked and answered for each request.
 
     Raises RunError if all fail: then the teacher is at fault, not the documents.
     """
-    writer = rewriter.writer
-    if writer is None:
-        texts = [request.document.text for request in requests]
-        return texts, [Completion(text, True) for text in texts]
-    policy = teacher.prompting == "policy"
+    writer, policy = rewriter.writer, teacher.prompting == "policy"
+    asked = [[None] if policy else list(prompts_of(request.strategy or "")) for request in requests]
     prompts = [
-        build_prompt(
-            writer.tokenizer, teacher, request.document, None if policy else request.strategy, writer.max_prompt_tokens
-        )
-        for request in requests
+        [
+            build_prompt(writer.tokenizer, teacher, request.document, prompt, writer.max_prompt_tokens)
+            for prompt in of_one
+        ]
+        for request, of_one in zip(requests, asked, strict=True)
     ]
     # A policy teacher chooses by the tag that it opens with: a strategy is set by beginning the completion.
-    openings = [tag_of(request.strategy) if policy and request.strategy else "" for request in requests]
-    written = [completion for [completion] in writer.attempt(prompts, 1, seed, openings)]
-    errors = [completion.error for completion in written if completion.error is not None]
-    if len(errors) == len(written) > 1:
+    openings = [
+        tag_of(request.strategy) if policy and request.strategy else ""
+        for request, of_one in zip(requests, asked, strict=True)
+        for _ in of_one
+    ]
+    answers = writer.attempt(list(chain.from_iterable(prompts)), 1, seed, openings) if openings else []
+    completions = chain.from_iterable(answers)
+    written = [Written(of_one, list(islice(completions, len(of_one)))) for of_one in prompts]
+    errors = [completion.error for completion in chain.from_iterable(answers) if completion.error is not None]
+    if len(errors) == len(answers) > 1:
         raise RunError(
             f"the teacher fails on every document of a batch ({type(errors[0]).__name__}: {errors[0]}); finished "
             "batches are kept, the same command goes on from there"
         )
-    return prompts, written
+    return written

@@ -13,23 +13,29 @@ from configs.files import Record, locked
 from configs.seeds import stable_seed
 from curation.console.progress import log_batch
 from curation.corpus.filters import Cleaner, Refusal, licence_of
+from curation.corpus.inputs import model_writes
 from curation.corpus.shards import SNIPPET_CHARACTERS, Shard, read_shard
 from curation.corpus.training_data import training_id
-from curation.pipeline.dataset import RAW, part_documents, part_path, parts_of, write_part
+from curation.pipeline.dataset import NO_TEACHER, RAW, part_documents, part_path, parts_of, write_part
 from curation.pipeline.dedup import Verdicts, read_verdicts
 from curation.pipeline.inputs import CurationInputs
 from curation.pipeline.rewriter import (
     Rewriter,
     RewriteRequest,
+    Written,
+    kinds_of,
     load_rewriter,
     rewrite_requests,
-    rewriter_gates,
     write,
 )
 from student.text.words import overlap_shares
-from teacher.gates.checks import check
-from teacher.records import Completion
+from teacher.gates.checks import KINDS, check, gate_names
+from teacher.prompting.strategies import by_label
+from teacher.ready.texts import ReadyTexts
 from teacher.sampling import make_rewrite
+
+SAMPLED_WITH = ("temperature", "top_p", "max_new_tokens")
+"""The teacher's settings that a row holds."""
 
 
 def _as_trained(document: Document) -> Document:
@@ -82,7 +88,7 @@ class RewriteWithTeacher(PipelineStep):
 
     def __init__(self, inputs: CurationInputs):
         super().__init__()
-        self.inputs, self.gates = inputs, rewriter_gates(inputs.config.curation, inputs.config.gates)
+        self.inputs = inputs
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         config, work = self.inputs.config, self.inputs.work
@@ -164,14 +170,14 @@ class RewriteWithTeacher(PipelineStep):
         rewriter = self.load_rewriter()
         seed = stable_seed(run_seed, documents[0].metadata["source_file"], batch)
         requests = rewrite_requests(curation, teacher, documents)
-        prompts, completions = write(rewriter, teacher, requests, seed)
-        written = zip(requests, prompts, completions, strict=True)
+        written = zip(requests, write(rewriter, teacher, requests, seed), strict=True)
         records: list[Record] = []
         for document in documents:
             source = self._source(document) | {"source_tokens": rewriter.count_tokens(document.text)}
             accepted: list[str] = []
-            for request, prompt, completion in islice(written, curation.rewrites_per_document):
-                record = source | {"seed": seed} | self._rewritten(rewriter, request, prompt, completion, accepted)
+            ready = ReadyTexts(_as_trained(document), seed)
+            for request, answered in islice(written, curation.rewrites_per_document):
+                record = source | {"seed": seed} | self._rewritten(rewriter, request, answered, ready, accepted)
                 if record["reason"] is None:
                     accepted.append(record["text"])
                 records.append(record)
@@ -193,27 +199,28 @@ class RewriteWithTeacher(PipelineStep):
         }
 
     def _rewritten(
-        self, rewriter: Rewriter, request: RewriteRequest, prompt: str, completion: Completion, accepted: list[str]
+        self, rewriter: Rewriter, request: RewriteRequest, written: Written, ready: ReadyTexts, accepted: list[str]
     ) -> Record:
         config, settings, document = self.inputs.config, self.inputs.settings, request.document
-        teacher, echo = config.teacher, rewriter.writer is None
+        teacher, by_model = config.teacher, bool(written.prompts)
+        # The echo is the teacher of its own rows.
+        name = settings["teacher_name"] if by_model or not model_writes(config) else NO_TEACHER
         record: Record = {
             "id": document.id if config.curation.rewrites_per_document == 1 else f"{document.id}/{request.number}",
             "rewrite": request.number,
-            "teacher": settings["teacher_name"],
-            **{name: settings[name] for name in ("teacher_hash", "adapter_hash")},
-            **{name: None if echo else getattr(teacher, name) for name in ("temperature", "top_p", "max_new_tokens")},
+            "teacher": name,
+            **{name: settings[name] if by_model else None for name in ("teacher_hash", "adapter_hash")},
+            **{name: getattr(teacher, name) if by_model else None for name in SAMPLED_WITH},
         }
-        if (error := completion.error) is not None:
+        if (error := next((one.error for one in written.completions if one.error is not None), None)) is not None:
             return record | {"stage": "teacher", "reason": f"{type(error).__name__}: {error}"[:300]}
-        if echo:
-            teacher = teacher.model_copy(update={"prompting": "strategy"})
         rewrite = make_rewrite(
-            teacher, _as_trained(document), prompt, completion, request.strategy or "", rewriter.gates
+            teacher, ready, written.prompts, written.completions, request.strategy or "", rewriter.gates
         )
         text = rewrite.text
         record |= {"text": text, "strategy": rewrite.strategy, "tokens": rewriter.count_tokens(text)}
-        record["gates"] = self.gates
+        chosen = by_label(rewrite.strategy, teacher.strategies)
+        record["gates"] = gate_names(config.gates, kinds_of([chosen]) if chosen is not None else KINDS)
         reason = rewrite.rejected
         if reason is None and accepted:
             repeated = text in accepted or overlap_shares([text, *accepted])[0] > config.curation.max_overlap

@@ -16,6 +16,7 @@ from configs.format import amount, without_nan
 from configs.schema import Config
 from configs.schema.curation import Filters
 from curation.console.progress import say
+from curation.corpus.inputs import model_writes
 from curation.pipeline.inputs import find_input
 from curation.plan.corpus import survey_corpus
 from curation.plan.gpus import (
@@ -164,11 +165,11 @@ def _plan_curate(
     reached = corpus.documents * pipeline.past_filters
     rewrites = reached * curation.rewrites_per_document
     tokens_in = reached * teacher.source_tokens
-    tokens_written = rewrites * teacher.written_tokens
+    tokens_written = rewrites * teacher.sampled_tokens
     tokens_out = rewrites * teacher.kept * teacher.kept_tokens + tokens_in * curation.keep_raw
     cpu_hours = corpus.documents * pipeline.cpu_ms / 3.6e6
     hours_here = None
-    if curation.writer == "echo":
+    if not model_writes(config):
         hours_here = cpu_hours / curation.workers
     elif teacher.tokens_per_second:
         writing = tokens_written / exact(3600 * teacher.tokens_per_second, "measured")
@@ -215,15 +216,15 @@ def _plan_train(
         teacher = measure_teacher(curating, documents[:SAMPLE], parameters, progress)
         notes += teacher.notes
     if teacher is not None:
-        length = teacher.written_tokens
+        length, sampled = teacher.rewrite_tokens, teacher.sampled_tokens
     else:
         most = float(config.teacher.max_new_tokens)
-        length = Quantity(most / 2, most / 8, most, "assumed")
+        length = sampled = Quantity(most / 2, most / 8, most, "assumed")
         notes.append(f"a rewrite is assumed to have half of teacher.max_new_tokens ({most:.0f})")
     costs = tuple(student_cost(config, name, documents, length, progress) for name in config.student.names)
     notes += (note for cost in costs for note in cost.notes)
     runs_each = runs.total / len(costs)
-    sampled_tokens = length * runs.rewrites
+    sampled_tokens = sampled * runs.rewrites
     hours_here = gpu_hours = None
     seconds_here = [cost.seconds_here for cost in costs if cost.seconds_here]
     if teacher is not None and teacher.tokens_per_second and len(seconds_here) == len(costs):

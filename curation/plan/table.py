@@ -51,7 +51,7 @@ def _curate_rows(part: CuratePlan, plan: Plan) -> list[Row]:
         ("reach the teacher", part.pipeline.past_filters, f"of {part.sampled} sampled"),
         ("tokens in", part.tokens_in, f"({three_digits(teacher.source_tokens.value)} a document)"),
         ("rewrites", part.rewrites, ""),
-        ("tokens written", part.tokens_written, f"({three_digits(teacher.written_tokens.value)} a rewrite)"),
+        ("tokens written", part.tokens_written, f"({three_digits(teacher.sampled_tokens.value)} a rewrite)"),
         ("kept", part.kept, f"of {teacher.rewrites_measured} rewrites" if teacher.rewrites_measured else ""),
         ("tokens out", part.tokens_out, ""),
         ("pipeline alone", part.pipeline.cpu_ms, "ms of CPU a document"),

@@ -19,6 +19,7 @@ from configs.files import Record
 from configs.processes import cpu_seconds
 from configs.schema import Config
 from curation.corpus.filters import Cleaner
+from curation.corpus.inputs import model_writes
 from curation.pipeline.curate import curate
 from curation.pipeline.dataset import RAW
 from curation.pipeline.manifest import read_manifest
@@ -29,6 +30,7 @@ from curation.plan.models import model_size, parameters_in_name, token_counter, 
 from curation.plan.quantity import Quantity, exact, mean_of, share_of
 from student.engine.model_names import MissingFolder, check_name
 from student.text.words import count_words
+from teacher.prompting.strategies import by_label, is_ready, tag_of
 
 WRITING_SECONDS = 25.0
 FEW, MANY = 32, 256
@@ -44,8 +46,10 @@ class TeacherCost:
     """In bfloat16."""
     source_tokens: Quantity
     """Tokens of a document."""
-    written_tokens: Quantity
+    rewrite_tokens: Quantity
     """Tokens of a rewrite, kept or refused."""
+    sampled_tokens: Quantity
+    """Tokens of it that the teacher samples: none of a ready text, or the tag by which it is chosen."""
     kept: Quantity
     """Share of the rewrites that pass the gates and the leak check."""
     kept_tokens: Quantity
@@ -130,12 +134,14 @@ def measure_teacher(
     where not, states what is assumed. `parameters` is its size as the user states it."""
     with standalone_step(config) as step:
         documents = _documents_for_teacher(step, sample)
-        if config.curation.writer == "echo":
+        if not model_writes(step.inputs.config):
+            records = step.rewrite(documents[:MANY], 0)
             words = mean_of([float(count_words(document.text)) for document in documents])
+            lengths, kept_lengths, kept = _lengths([record for record in records if record["strategy"] != RAW], words)
             return TeacherCost(
-                parameters=None, weights_gb=None, source_tokens=words, written_tokens=words, kept=exact(1.0),
-                kept_tokens=words, rewrites_measured=0, tokens_per_second=None, at_once=None,
-                notes=("an echo writes: its tokens are words",),
+                parameters=None, weights_gb=None, source_tokens=words, rewrite_tokens=lengths,
+                sampled_tokens=exact(0.0), kept=kept, kept_tokens=kept_lengths, rewrites_measured=len(records),
+                tokens_per_second=None, at_once=None, notes=("no model writes: tokens are words",),
             )  # fmt: skip
         teacher, model, notes = config.teacher, config.teacher.model, list[str]()
         try:
@@ -162,22 +168,22 @@ def measure_teacher(
                 problem = str(error)
         if problem is not None:
             notes.append(f"the teacher was not run ({problem}): nothing about its rewrites is measured")
-    if written := _token_counts(records):
-        accepted = _token_counts(record for record in records if record["reason"] is None)
-        written_tokens, kept = mean_of(written), share_of(len(accepted), len(records))
-        kept_tokens = mean_of(accepted) if accepted else written_tokens
+        sampled, last_sampled = (_sampled_tokens(step, some) for some in (records, last_batch))
+    if _token_counts(records):
+        rewrite_tokens, kept_tokens, kept = _lengths(records, source_tokens)
+        sampled_tokens = mean_of(sampled)
     else:
         most = float(teacher.max_new_tokens)
         guess = min(source_tokens.value, most)
         notes.append(f"a rewrite is assumed to be as long as its document, at most {most:.0f} tokens, and to be kept")
-        written_tokens = kept_tokens = Quantity(guess, 0.5 * guess, most, "assumed")
+        rewrite_tokens = sampled_tokens = kept_tokens = Quantity(guess, 0.5 * guess, most, "assumed")
         kept = Quantity(1.0, 0.5, 1.0, "assumed")
-    last_tokens = sum(_token_counts(last_batch))
+    last_tokens = sum(last_sampled)
     return TeacherCost(
         parameters=size, weights_gb=None if size is None else 2 * size.value / 1e9, source_tokens=source_tokens,
-        written_tokens=written_tokens, kept=kept, kept_tokens=kept_tokens, rewrites_measured=len(records),
-        tokens_per_second=last_tokens / seconds if last_tokens else None, at_once=len(last_batch) or None,
-        notes=tuple(notes),
+        rewrite_tokens=rewrite_tokens, sampled_tokens=sampled_tokens, kept=kept, kept_tokens=kept_tokens,
+        rewrites_measured=len(records), tokens_per_second=last_tokens / seconds if last_tokens else None,
+        at_once=len(last_batch) or None, notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -213,6 +219,28 @@ def _write_rewrites(step: RewriteWithTeacher, documents: list[Document]) -> tupl
         return first, first, seconds
     last, seconds = timed(documents[-fits:], 1)
     return [*first, *last], last, seconds
+
+
+def _lengths(records: Sequence[Record], otherwise: Quantity) -> tuple[Quantity, Quantity, Quantity]:
+    """Tokens of a rewrite and of a kept one, `otherwise` where there is none, and the share that is kept."""
+    written = _token_counts(records)
+    accepted = _token_counts(record for record in records if record["reason"] is None)
+    length = mean_of(written) if written else otherwise
+    return length, mean_of(accepted) if accepted else length, share_of(len(accepted), max(1, len(records)))
+
+
+def _sampled_tokens(step: RewriteWithTeacher, records: Iterable[Record]) -> list[float]:
+    """What the teacher sampled for each record that has a text. Of a joined text it is taken to be all."""
+    teacher, count = step.inputs.config.teacher, step.load_rewriter().count_tokens if records else None
+    tokens = []
+    for record in records:
+        if record.get("tokens") is None:
+            continue
+        chosen = by_label(record["strategy"], teacher.strategies)
+        ready, policy = chosen is not None and is_ready(chosen), teacher.prompting == "policy"
+        assert count is not None, "there are records"
+        tokens.append(float(record["tokens"] if not ready else count(tag_of(chosen)) if policy and chosen else 0))
+    return tokens
 
 
 def _token_counts(records: Iterable[Record]) -> list[float]:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from configs.errors import UserError
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Exam
+from teacher.ready.brought import FORM, read_brought
 
 RAW = "raw"
 
@@ -78,9 +79,13 @@ def _parse(line: bytes, benchmark: DocumentQuestions) -> RewriteLine:
     questions, rewrites = row.get("questions"), row.get("rewrites")
     if not isinstance(questions, list) or not questions or not all(isinstance(q, dict) for q in questions):
         raise UserError("`questions` must be a list of at least one {question, answer}")
-    if not isinstance(rewrites, list) or not all(isinstance(text, str) and text.strip() for text in rewrites):
-        raise UserError("`rewrites` must be a list of non-empty strings")
+    if rewrites is None:
+        raise UserError(FORM)
+    try:
+        texts = [brought.text for brought in read_brought(rewrites)]
+    except ValueError as error:
+        raise UserError(str(error)) from None
     # Scoring asks all questions, so none is held out.
     questions = [{**question, "split": "reward"} for question in questions]
     document = SimpleNamespace(text=row["text"], id=row["id"], metadata={"questions": questions})
-    return RewriteLine(row["id"], {RAW: row["text"], **dict(enumerate(rewrites))}, benchmark.exam(document))
+    return RewriteLine(row["id"], {RAW: row["text"], **dict(enumerate(texts))}, benchmark.exam(document))

@@ -1,8 +1,9 @@
 """Gains of rewrites that you bring: `notewright score FILE.jsonl --config CONFIG --output OUT.jsonl`.
 
-An input line is `{"id", "text", "questions": [{"question", "answer"}], "rewrites": [...]}`. Every rewrite teaches
-students of its own (`reward.repeats` of them, whatever `reward.credit` is), which are asked all of its document's
-questions. The output has one line a rewrite, in input order, as soon as its document is done:
+An input line is `{"id", "text", "questions": [{"question", "answer"}], "rewrites": [...]}`; a rewrite is a text or an
+object with one, as in teacher.ready.brought. Every rewrite teaches students of its own (`reward.repeats` of them,
+whatever `reward.credit` is), which are asked all of its document's questions. The output has one line a rewrite, in
+input order, as soon as its document is done:
 
     {"id", "rewrite", "gain", "gain_se", "accuracy_before", "accuracy_after", "loglik_before", "loglik_after", "error"}
 

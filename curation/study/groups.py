@@ -12,10 +12,11 @@ from configs.seeds import stable_seed
 from curation.corpus.training_data import read_asked
 from curation.lab import world
 from teacher.gates.checks import build_gates
-from teacher.prompting.strategies import spread
+from teacher.prompting.strategies import brought_names, check_strategy, prompts_of, spread
+from teacher.ready.brought import brought_texts, check_brought
 from teacher.reward.student_runs import heldout_items
 from teacher.sampling import Sampling, sample_rewrites
-from teacher.writers.local import load_teacher
+from teacher.writers.no_model import load_writer
 
 LAB = "lab"
 
@@ -53,9 +54,10 @@ def read_groups(
 
     `source` is a file of documents with questions (null: `data.train`), or `lab`: fictional people whom no student has
     read of, described by each of `teacher.strategies` (else each of the lab's strategies) in turn. Where a document has
-    `rewrites`, the first are measured, with `raw` (its own text) as a control; where it has none, the teacher writes
-    them. With `evenly` they are evenly spaced in a longer list, and documents that bring fewer are left out. Questions
-    that are missing are written as for training. Raises UserError.
+    `rewrites`, the first are measured, with `raw` (its own text) as a control; where it has none, or where
+    `teacher.strategies` names ready texts, they are sampled as in training. With `evenly` those that documents bring
+    are measured, evenly spaced in a longer list, and documents that bring fewer are left out. Questions that are
+    missing are written as for training. Raises UserError.
     """
     if source == LAB:
         return _lab_groups(config, documents, rewrites)
@@ -63,16 +65,21 @@ def read_groups(
     read = read_asked(config, patterns, documents, titles)
     if evenly and any(document.metadata.get("rewrites") for document in read):
         read = read_asked(config, patterns, None, titles)  # some of the first may bring too few
+    strategies = config.teacher.strategies
+    sampled = not evenly and not all(prompts_of(name) == (name,) for name in strategies)
     with_rewrites = [document for document in read if document.metadata.get("rewrites")]
-    if with_rewrites and len(with_rewrites) < len(read):
-        raise UserError(f"{source or 'data.train'}: some documents have `rewrites` and some have none")
-    if with_rewrites:
+    if with_rewrites and not sampled:
+        if len(with_rewrites) < len(read):
+            raise UserError(f"{source or 'data.train'}: some documents have `rewrites` and some have none")
         groups = [_group_with_rewrites(document, rewrites, evenly) for document in read]
         enough = [group for group in groups if not evenly or len(group.rewrites) >= (rewrites or 2)]
         if not enough:
             raise UserError(f"{source or 'data.train'}: no document brings {rewrites or 2} rewrites")
         return enough[:documents]
-    writer = load_teacher(config.teacher)
+    check_brought(brought_names(strategies), read)
+    for strategy in strategies if config.teacher.prompting == "strategy" else ():
+        check_strategy(strategy)
+    writer = load_writer(config.teacher)
     gates = build_gates(
         config.gates, config.teacher, writer.tokenizer, heldout_items(config, read), config.student.prompt_template
     )
@@ -104,17 +111,8 @@ def _lab_groups(config: Config, documents: int, rewrites: int | None) -> list[Gr
 
 
 def _group_with_rewrites(document: Document, rewrites: int | None, evenly: bool) -> Group:
-    """A rewrite is a text, or an object with `text` and its `strategy` (or `prompt`)."""
-    brought = document.metadata["rewrites"]
-    if not isinstance(brought, list):
-        raise UserError(f"document {document.id!r}: `rewrites` is not a list")
-    candidates = []
-    for place, entry in enumerate(brought):
-        entry = {"text": entry} if isinstance(entry, str) else entry
-        if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
-            raise UserError(f"document {document.id!r}: `rewrites` holds texts, or objects with `text` and `strategy`")
-        strategy = str(entry.get("strategy", entry.get("prompt", "rewrite")))
-        candidates.append(Candidate(strategy, entry["text"], place=place))
+    brought = enumerate(brought_texts(document))
+    candidates = [Candidate(one.strategy, one.text, place=place) for place, one in brought]
     if rewrites is not None and rewrites < len(candidates):
         kept = [i * len(candidates) // rewrites for i in range(rewrites)] if evenly else range(rewrites)
         candidates = [candidates[i] for i in kept]

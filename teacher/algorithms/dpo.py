@@ -30,7 +30,8 @@ def pairs_of(
     """Pairs the best units of a document with its worst, the i-th best with the i-th worst, rewrite by rewrite.
 
     Only units with the same prompts are paired. A winner is selected as for ReST-EM: it stands out of the scored units,
-    and a loser is below their mean. A refused rewrite may lose and never wins; equal texts are no pair.
+    and a loser is below their mean. A refused rewrite may lose and never wins; equal texts are no pair, nor are ready
+    ones that the teacher did not choose.
     """
     by_prompts: dict[tuple[str, ...], list[Unit]] = defaultdict(list)
     for unit in units_of(reward, rl, group, rewards):

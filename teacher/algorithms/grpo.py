@@ -22,7 +22,8 @@ from student.engine.encoding import prompt_ids
 from teacher.algorithms.algorithm import Algorithm, Metrics, SamplingRound
 from teacher.algorithms.trainers import trainer_settings
 from teacher.prompting.prompts import build_prompt
-from teacher.prompting.strategies import spread
+from teacher.prompting.strategies import prompts_of, spread
+from teacher.ready.texts import ReadyTexts
 from teacher.run.checkpoints import OPTIMIZER_FILE
 from teacher.sampling import deal, explore_share, make_rewrite
 
@@ -87,8 +88,10 @@ def _reward_function(round: SamplingRound) -> Callable[..., list[float]]:
 
     def score(rows: Sequence[tuple[str, list[int], str, str]]) -> list[float]:
         teacher, size = round.config.teacher, round.config.rl.rewrites_per_document
+        seed = stable_seed(round.config.run.seed, "sample", round.number)
+        ready = {id: ReadyTexts(documents[id], seed) for _, _, id, _ in rows}
         rewrites = [
-            make_rewrite(teacher, documents[id], prompt, round.writer.read(token_ids), strategy, round.gates)
+            make_rewrite(teacher, ready[id], [prompt], [round.writer.read(token_ids)], strategy, round.gates)
             for prompt, token_ids, id, strategy in rows
         ]
         groups = [rewrites[start : start + size] for start in range(0, len(rewrites), size)]
@@ -143,7 +146,7 @@ def _train(
 
 def _rollout(round: SamplingRound) -> Callable[..., dict[str, Any]]:
     """A function that samples in TRL's place: with dealt openings, and in batches of `teacher.batch_size`, where TRL
-    would sample a whole step's rewrites at once.
+    would sample a whole step's rewrites at once. The tag of a ready text is a whole completion.
 
     TRL takes the log-probabilities of the completions from the model itself, openings included, so the ratio is 1
     whoever chose them: a dealt tag is learnt from as if the teacher had written it.
@@ -212,7 +215,8 @@ def _rows(round: SamplingRound) -> "Dataset":
         strategies = spread(teacher.strategies, len(documents), offset=round.number)
     rows = []
     for document, strategy in zip(documents, strategies, strict=True):
-        prompt = build_prompt(writer.tokenizer, teacher, document, strategy, writer.max_prompt_tokens)
+        [asked] = prompts_of(strategy)
+        prompt = build_prompt(writer.tokenizer, teacher, document, asked, writer.max_prompt_tokens)
         rows.append({"prompt": prompt, "document_id": document.id, "strategy": strategy})
     return Dataset.from_list(rows)
 

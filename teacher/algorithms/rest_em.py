@@ -24,7 +24,8 @@ def update(
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    kept = accepted(config.reward, config.rl, groups, rewards, floor)
+    best = accepted(config.reward, config.rl, groups, rewards, floor)
+    kept = [rewrite for rewrite in best if rewrite.completion]  # of a ready text the teacher wrote nothing
     if not kept:
         return {"kept": 0, "seconds": 0.0, "learning_rate": config.rl.learning_rate}
     started = time.perf_counter()

@@ -13,6 +13,7 @@ from teacher.algorithms.distributed import SHARDED, Ranks
 from teacher.algorithms.dpo import DPO
 from teacher.algorithms.grpo import GRPO
 from teacher.algorithms.rest_em import REST_EM
+from teacher.prompting.strategies import is_ready
 
 ALGORITHMS = {"rest_em": REST_EM, "grpo": GRPO, "dpo": DPO}
 
@@ -44,6 +45,17 @@ def check_algorithm(config: Config, ranks: Ranks) -> None:
         raise UserError(
             f"teacher.writer 'vllm' with rl.algorithm {name!r} needs an NVIDIA GPU (vLLM runs inside TRL's"
             f" trainer): take teacher.writer 'transformers', or rl.algorithm {others}"
+        )
+    some_ready = any(map(is_ready, config.teacher.strategies))
+    if algorithm.samples_itself and some_ready and config.teacher.prompting == "strategy":
+        raise UserError(
+            f"rl.algorithm {name!r} compares rewrites of one prompt, and ready strategies have none: set"
+            " teacher.prompting 'policy', or leave them to evaluation.arms"
+        )
+    if config.teacher.writer == "vllm" and algorithm.samples_itself and some_ready:
+        raise UserError(
+            f"teacher.writer 'vllm' with rl.algorithm {name!r} does not stop at the tag of a ready strategy: take"
+            " teacher.writer 'transformers', which samples little more than the tags"
         )
     if ranks.count == 1:
         return

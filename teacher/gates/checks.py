@@ -2,10 +2,13 @@
 
 A gate is a name and a function `(document, text, ended) -> whether the text is refused`. The name is the reason in the
 journal. A new gate is one function and one row of `GATES`.
+
+What a rule makes is the document's own words, so only gates that say something of these judge it. A text that documents
+bring was written by a model, if not by ours. A joined text is judged part by part.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple, get_args
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,7 +18,7 @@ from student.text.words import count_words, length_in_words, ngrams, word_line, 
 from teacher.gates import injection
 from teacher.prompting.defence import CHAT_MARK, MARKER, control_tokens
 from teacher.prompting.prompts import DELIMITED, shows_strategies
-from teacher.prompting.strategies import read_strategy
+from teacher.prompting.strategies import PartKind, prompts_of, read_strategy
 
 VERSION = 3
 """Raised when the gates judge a text otherwise: what was kept under other gates is sampled anew."""
@@ -24,17 +27,26 @@ Refuses = Callable[[Document, str, bool], bool]
 """`(document, text, ended)`: whether to refuse a text about a document; `ended` says that its writer came to an end."""
 
 
+KINDS: tuple[PartKind, ...] = get_args(PartKind)
+ABSENT = "absent"
+"""The reason in a gate's place for a document that brings no text of the strategy that was to be taken."""
+
+
 class Gate(NamedTuple):
     """One check of a text."""
 
     name: str
     refuses: Refuses
+    judges: Sequence[PartKind] = KINDS
+    """The kinds of strategies whose texts it judges."""
 
 
-def check(document: Document, text: str, gates: Iterable[Gate], ended: bool = True) -> str | None:
-    """The name of the first gate that refuses the text, or None. `ended` is False for a text that was cut at the
-    longest length."""
-    return next((gate.name for gate in gates if gate.refuses(document, text, ended)), None)
+def check(
+    document: Document, text: str, gates: Iterable[Gate], ended: bool = True, kind: PartKind = "prompt"
+) -> str | None:
+    """The name of the first gate that refuses the text of a strategy of this kind, or None. `ended` is False for a text
+    that was cut at the longest length."""
+    return next((gate.name for gate in gates if kind in gate.judges and gate.refuses(document, text, ended)), None)
 
 
 class GateInputs(NamedTuple):
@@ -59,7 +71,7 @@ class GateInputs(NamedTuple):
             return []
         shown = self.teacher.strategies if shows_strategies(self.tokenizer, self.teacher) else ()
         delimited = [DELIMITED] if self.teacher.delimit and self.chat else []
-        return [read_strategy(name) for name in shown] + delimited
+        return [read_strategy(prompt) for strategy in shown for prompt in prompts_of(strategy)] + delimited
 
     def count_tokens(self, text: str) -> int:
         if self.tokenizer is None:
@@ -77,6 +89,12 @@ class Row(NamedTuple):
     without_model: bool = False
     """Whether a text that no model wrote passes it too."""
 
+    def judges(self, settings: Gates) -> tuple[PartKind, ...]:
+        """The kinds of strategies whose texts the gate judges."""
+        if self.name == "over_length" and settings.max_tokens is None:
+            return ("prompt",)  # the limit is what the teacher may write
+        return tuple(kind for kind in KINDS if kind != "rule" or self.without_model)
+
 
 def build_gates(
     settings: Gates,
@@ -90,13 +108,13 @@ def build_gates(
     exams that must not reach a lesson."""
     inputs = GateInputs(settings, teacher, tokenizer, tuple(heldout), prompt_template)
     built = set(gate_names(settings) if names is None else names)
-    return [Gate(row.name, row.build(inputs)) for row in GATES if row.name in built]
+    return [Gate(row.name, row.build(inputs), row.judges(settings)) for row in GATES if row.name in built]
 
 
-def gate_names(settings: Gates, *, model: bool = True) -> tuple[str, ...]:
-    """Names of the gates that `build_gates` builds from these settings; where no `model` writes, of those for it."""
+def gate_names(settings: Gates, kinds: Collection[PartKind] = KINDS) -> tuple[str, ...]:
+    """Names of the gates that `build_gates` builds from these settings and that judge texts of these kinds."""
     on = (row for row in GATES if row.switch is None or getattr(settings, row.switch))
-    return tuple(row.name for row in on if model or row.without_model)
+    return tuple(row.name for row in on if set(row.judges(settings)) & set(kinds))
 
 
 def empty(min_words: int) -> Refuses:

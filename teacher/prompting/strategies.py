@@ -1,35 +1,102 @@
-"""Rewriting strategies: text files with a `{document}` placeholder, and the tags by which a policy teacher names them.
+"""Strategies: the ways in which a lesson's text comes about, and the tags by which a policy teacher names them.
 
-Those that come with the project are in `teacher/strategies/`; a user's own are paths of `.txt` files.
+A strategy is a prompt, a rule or what documents bring:
+
+    implications         a prompt file in `teacher/strategies/` with a `{document}` placeholder; a user's own is a path
+                         of a `.txt` file. The teacher writes the text.
+    sentences            a rule (teacher.ready.rules): the text is made of the document by code.
+    brought:implications a text that the document brings under this name in its `rewrites`.
+    sentences+implications
+                         the texts of several strategies, one after another: questions and document together (arXiv
+                         2603.23562), or rewrites of one document stitched into one text (arXiv 2603.18534).
+
+A strategy without a prompt in it is ready: no teacher has to write.
 """
 
 import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from configs.errors import UserError, nearest
+from configs.schema import Teacher
+from teacher.ready.brought import PREFIX
+from teacher.ready.rules import RULES
+from teacher.ready.rules import VERSION as RULES_VERSION
 
 FOLDER = Path(__file__).parents[1] / "strategies"
+JOINT = "+"
+"""Stands between the parts of a joined strategy."""
 NO_STRATEGY = "none"
 """Strategy of a completion that opens with no known tag."""
 _TAG = re.compile(r"\s*<([^<>\n]{1,80})>\s*")
 
+PartKind = Literal["prompt", "rule", "brought"]
+
+
+class Part(NamedTuple):
+    """One source of a lesson's text."""
+
+    kind: PartKind
+    name: str
+    """Of the prompt, the rule, or the texts that documents bring (without `brought:`)."""
+
+
+@lru_cache
+def parts_of(strategy: str) -> tuple[Part, ...]:
+    """The parts of a strategy, one for most. What is no rule and not brought is a prompt, whether its file is there or
+    not: see `check_strategy`."""
+    is_file = strategy.endswith(".txt") and Path(strategy).is_file()
+    names = [strategy] if is_file else strategy.split(JOINT)
+    return tuple(map(_part, names))
+
+
+def _part(name: str) -> Part:
+    if name.startswith(PREFIX):
+        return Part("brought", name.removeprefix(PREFIX))
+    return Part("rule" if name in RULES else "prompt", name)
+
+
+def prompts_of(strategy: str) -> tuple[str, ...]:
+    """The prompts that the teacher answers for a text of this strategy."""
+    return tuple(part.name for part in parts_of(strategy) if part.kind == "prompt")
+
+
+def is_ready(strategy: str) -> bool:
+    """Whether no teacher has to write."""
+    return not prompts_of(strategy)
+
+
+def is_same(strategy: str) -> bool:
+    """Whether it makes one text of a document, however often it is asked and with whatever random numbers."""
+    return all(part.kind == "rule" and not RULES[part.name].varies for part in parts_of(strategy))
+
+
+def brought_names(strategies: Iterable[str]) -> list[str]:
+    """The names of texts that documents are to bring, without `brought:`."""
+    return [part.name for strategy in strategies for part in parts_of(strategy) if part.kind == "brought"]
+
+
+def needs_model(settings: Teacher, strategies: Iterable[str] | None = None) -> bool:
+    """Whether a model is needed for texts of these strategies (None: those of the settings): to write, or to choose."""
+    return settings.prompting == "policy" or not all(map(is_ready, strategies or settings.strategies))
+
 
 def strategy_names() -> list[str]:
-    """The strategies that come with the project."""
+    """The prompts that come with the project."""
     return sorted(path.stem for path in FOLDER.glob("*.txt"))
 
 
 @lru_cache
 def read_strategy(name: str, key: str = "teacher.strategies") -> str:
-    """The instruction with its `{document}` placeholder. Raises UserError for an unknown name, which stands in the
-    config under `key`, or a file without one."""
+    """The instruction of a prompt with its `{document}` placeholder. Raises UserError for an unknown name, which stands
+    in the config under `key`, or a file without one."""
     path = Path(name) if name.endswith(".txt") else FOLDER / f"{name}.txt"
     if not path.is_file():
-        advice = "no such file" if name.endswith(".txt") else nearest(name, strategy_names())
+        advice = "no such file" if name.endswith(".txt") else nearest(name, [*strategy_names(), *RULES])
         raise UserError(f"{key}: unknown strategy {name!r}: {advice}")
     template = path.read_text(encoding="utf-8").strip()
     if "{document}" not in template:
@@ -37,29 +104,89 @@ def read_strategy(name: str, key: str = "teacher.strategies") -> str:
     return template
 
 
-def strategy_label(name: str) -> str:
-    """The name under which a strategy is logged: a file's stem."""
-    return Path(name).stem if name.endswith(".txt") else name
+def check_strategy(strategy: str, key: str = "teacher.strategies") -> None:
+    """Raises UserError for a strategy with a part that there cannot be."""
+    for part in parts_of(strategy):
+        if not part.name.strip():
+            raise UserError(f"{key}: {strategy!r} names nothing where a part should stand, e.g. {PREFIX}implications")
+        if part.kind == "prompt":
+            read_strategy(part.name, key)
 
 
-def tag_of(name: str) -> str:
+def check_trainable(settings: Teacher) -> None:
+    """Raises UserError where no update could learn from texts of these strategies."""
+    if not needs_model(settings):
+        raise UserError(
+            "teacher.strategies are all ready, so there is nothing to train: set teacher.prompting 'policy' for a"
+            " teacher that chooses among them, or add a strategy that it writes"
+        )
+    twice = next((name for name in settings.strategies if len(prompts_of(name)) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"teacher.strategies: {twice!r} asks the teacher twice for one text, and it learns from one answer: join a"
+            " prompt with ready strategies alone, or set rl.rewrites_per_lesson"
+        )
+
+
+def content_of(strategy: str) -> str:
+    """What a strategy is made of, to be hashed: its prompts' texts, and the version of its rules. Raises UserError for
+    a prompt without a file."""
+    parts = parts_of(strategy)
+    if [part.kind for part in parts] == ["prompt"]:
+        return read_strategy(strategy)
+    versions = {part: f"rule {part.name} {RULES_VERSION}" for part in parts if part.kind == "rule"}
+    return "\n".join(
+        read_strategy(part.name) if part.kind == "prompt" else versions.get(part, f"{part.kind} {part.name}")
+        for part in parts
+    )
+
+
+def strategy_label(strategy: str) -> str:
+    """The name under which a strategy is logged: of a file, its stem."""
+    parts = parts_of(strategy)
+    if len(parts) > 1:
+        return JOINT.join(strategy_label(PREFIX * (part.kind == "brought") + part.name) for part in parts)
+    return Path(strategy).stem if strategy.endswith(".txt") else strategy
+
+
+def by_label(label: str, strategies: Iterable[str]) -> str | None:
+    """The strategy with this label; None where none of them has it."""
+    return next((name for name in strategies if strategy_label(name) == label), None)
+
+
+def tag_of(strategy: str) -> str:
     """The tag with which a `policy` teacher opens a completion of this strategy."""
-    return f"<{strategy_label(name)}>"
+    return f"<{strategy_label(strategy)}>"
 
 
-def menu(names: Sequence[str]) -> str:
-    """One line for each strategy: its tag, and its instruction without the document. Raises UserError where two have
-    one tag."""
-    twice = [tag for tag, count in Counter(tag_of(name) for name in names).items() if count > 1]
+def menu(strategies: Sequence[str]) -> str:
+    """One line for each strategy: its tag, and what its text is. Raises UserError where two have one tag."""
+    twice = [tag for tag, count in Counter(map(tag_of, strategies)).items() if count > 1]
     if twice:
         raise UserError(f"teacher.strategies: two strategies have the tag {twice[0]}: rename one of their files")
     lines = []
-    for name in names:
-        template = read_strategy(name)
-        before = itertools.takewhile(lambda paragraph: "{document}" not in paragraph, template.split("\n\n"))
-        instruction = " ".join(before) or template.replace("{document}", "the passage")
-        lines.append(f"{tag_of(name)} {' '.join(instruction.split())}")
+    for strategy in strategies:
+        # What a ready strategy's lesson is stands fast, so the teacher has nothing to add.
+        alone = " (write the tag alone)" if is_ready(strategy) else ""
+        about = " Before or after it: ".join(_about(part) for part in _prompts_first(strategy))
+        lines.append(f"{tag_of(strategy)} {about}{alone}")
     return "\n".join(lines)
+
+
+def _prompts_first(strategy: str) -> list[Part]:
+    return sorted(parts_of(strategy), key=lambda part: part.kind != "prompt")
+
+
+def _about(part: Part) -> str:
+    """A part in a sentence: of a prompt, its instruction without the document."""
+    if part.kind == "rule":
+        return f"{RULES[part.name].about}."
+    if part.kind == "brought":
+        return f"A text about the passage that is there already: {part.name}."
+    template = read_strategy(part.name)
+    before = itertools.takewhile(lambda paragraph: "{document}" not in paragraph, template.split("\n\n"))
+    instruction = " ".join(before) or template.replace("{document}", "the passage")
+    return " ".join(instruction.split())
 
 
 def spread(strategies: Sequence[str], n: int, offset: int = 0) -> list[str]:
@@ -67,13 +194,16 @@ def spread(strategies: Sequence[str], n: int, offset: int = 0) -> list[str]:
     return [strategies[(offset + j) % len(strategies)] for j in range(n)]
 
 
-def parse_completion(prompting: str, completion: str, known: Sequence[str]) -> tuple[str, str]:
-    """The strategy and the lesson text of a completion. Under `strategy` prompting the strategy is the prompt's,
-    `known[0]`. Under `policy` it is the tag that opens the completion, or `none` where that names none of `known`; the
-    text is then the whole completion."""
-    if prompting == "strategy":
-        return strategy_label(known[0]), completion.strip()
+def parse_completion(completion: str, known: Sequence[str]) -> tuple[str, str]:
+    """The strategy and the lesson text of a policy's completion: the tag that opens it, or `none` where that names none
+    of `known`; the text is then the whole completion."""
     tag = _TAG.match(completion)
     if tag and tag[1] in map(strategy_label, known):
         return tag[1], completion[tag.end() :].strip()
     return NO_STRATEGY, completion.strip()
+
+
+def opening_tag(completion: str, tags: Iterable[str]) -> str | None:
+    """The beginning of a completion up to the end of its tag, if that is one of `tags`."""
+    tag = _TAG.match(completion)
+    return completion[: tag.end()].rstrip() if tag and f"<{tag[1]}>" in set(tags) else None

@@ -21,6 +21,7 @@ from student.engine.loss import check_head
 from student.records import Document, Exam, Question
 from student.text.words import length_in_words, word_line, words
 from teacher.prompting.prompts import build_prompt
+from teacher.prompting.strategies import is_ready
 from teacher.writers.local import TransformersWriter, load_teacher
 
 PROMPT_FILE = Path(__file__).with_name("prompt.txt")
@@ -309,6 +310,8 @@ def load_question_writer(settings: Questions, teacher: Teacher, seed: int) -> Qu
     if loaded.context is not None:
         # Half of a short context belongs to the document.
         length = max(1, min(length, loaded.context // 2))
-    changes = {"prompting": "policy" if tagged else "strategy", "max_new_tokens": length}
+    # It chooses nothing, so there are no ready texts to choose from.
+    strategies = tuple(name for name in teacher.strategies if not is_ready(name))
+    changes = {"prompting": "policy" if tagged else "strategy", "strategies": strategies, "max_new_tokens": length}
     writer = TransformersWriter(loaded.model, loaded.tokenizer, loaded.settings.model_copy(update=changes))
     return QuestionWriter(settings, writer, seed, tagged)

@@ -14,7 +14,8 @@ from configs.schema import Config
 from configs.seeds import stable_seed
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Document
-from teacher.prompting.strategies import read_strategy
+from teacher.prompting.strategies import brought_names, check_strategy, check_trainable, content_of
+from teacher.ready.brought import check_brought
 from teacher.reward.assignment import batches_of
 from teacher.reward.student_runs import students_at_once
 
@@ -40,9 +41,10 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
             f"data.heldout: document {same.id!r} is the same text as {texts[same.text]!r} of data.train: what is learnt"
             " from it would be counted as held out"
         )
-    if config.teacher.prompting == "strategy":
-        for name in config.teacher.strategies:
-            read_strategy(name)
+    check_trainable(config.teacher)
+    for name in config.teacher.strategies if config.teacher.prompting == "strategy" else ():
+        check_strategy(name)
+    check_brought(brought_names(config.teacher.strategies), train)
     benchmark = DocumentQuestions(config.student.prompt_template)
     for documents, split, key in ((train, "reward", "train"), (heldout, "heldout", "heldout")):
         for document in documents:
@@ -57,9 +59,11 @@ def data_hash(config: Config, train: Sequence[Document], heldout: Sequence[Docum
     ]
     for name in config.teacher.strategies:
         try:
-            content.append(read_strategy(name))
+            content.append(content_of(name))
         except UserError:  # a `policy` teacher without a chat template knows strategies without files
             content.append(name)
+    if brought_names(config.teacher.strategies):
+        content += [d.metadata.get("rewrites") for documents in (train, heldout) for d in documents]
     files = [spec.partition(":")[2] for spec in config.reward.benchmarks] + [config.reward.retention_texts or ""]
     content += [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in files if Path(name).is_file()]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

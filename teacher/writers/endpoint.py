@@ -26,6 +26,7 @@ from student.engine.models import end_ids
 from teacher.prompting.template import load_tokenizer
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
+from teacher.writers.opening import check_tags, completion_pattern
 from teacher.writers.replies import AskAgainError, Choice, EndpointError, EveryPromptError, Form, mended, read_choice
 from teacher.writers.vllm_server import read_state
 
@@ -127,6 +128,8 @@ class EndpointWriter(Writer):
 
     async def _complete(self, client: httpx.AsyncClient, slots: asyncio.Semaphore, sample: Sample) -> Completion:
         opening = self.opening_ids(sample.opening)
+        if sample.opening in self.stops:
+            return Completion(sample.opening, False)
         async with slots:
             try:
                 choice = await self._post(client, self.request(sample, opening))
@@ -154,6 +157,8 @@ class EndpointWriter(Writer):
             # Tokens, both ways: the server reads and we decode exactly what the local writer would.
             [prompt] = prompt_ids(self.tokenizer, [sample.prompt])
             ends = sorted(self.end_ids)
+            if self.tags and not opening:
+                body["structured_outputs"] = {"regex": completion_pattern(self.tags, self.stops)}
             return body | {"prompt": [*prompt, *opening], "stop_token_ids": ends, "return_token_ids": True}
         if self.chat:
             body["messages"] = [{"role": "user", "content": mended(sample.prompt)}]
@@ -274,6 +279,8 @@ def load_endpoint(
         declared = model_config.eos_token_id
     context = serving.context_tokens or getattr(model_config.get_text_config(), "max_position_embeddings", None)
     ends = end_ids(declared, tokenizer)
-    return EndpointWriter(
+    writer = EndpointWriter(
         settings, serving, tokenizer, context=context, end_ids=ends, state_file=state_file, model=model
     )
+    check_tags(writer)
+    return writer

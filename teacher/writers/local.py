@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from configs.errors import RunError, UserError
 from configs.schema import Teacher
@@ -15,6 +16,7 @@ from student.engine.models import end_ids, generation_config, load_model
 from teacher.prompting.template import check_prompts
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
+from teacher.writers.opening import AfterTag, TagChoice, check_tags
 
 logger = logging.getLogger(__name__)
 
@@ -69,24 +71,31 @@ class TransformersWriter(Writer):
     @torch.no_grad()
     def sample(self, prompt_ids: Sequence[list[int]], opening_ids: Sequence[list[int]]) -> list[list[int]]:
         """The token ids of a completion of each prompt, from the global random state: its opening, what was sampled
-        and the token that ended it. One without an end is cut at `max_new_tokens`, opening included."""
+        and the token that ended it. One without an end is cut at `max_new_tokens`, opening included, and one of a ready
+        text ends with its tag."""
         training = self.model.training
         self.model.eval()
         completions: list[list[int]] = [[] for _ in prompt_ids]
         rows = [[*prompt, *opening] for prompt, opening in zip(prompt_ids, opening_ids, strict=True)]
         # Longest first: rows of a batch are of like length, and the batch that needs most memory comes at once.
+        stops = [self.opening_ids(tag) for tag in self.stops]
         by_length = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+        for row in by_length:
+            completions[row] = list(opening_ids[row])
+        by_length = [row for row in by_length if completions[row] not in stops]
         for start in range(0, len(by_length), self.settings.batch_size):
             batch = by_length[start : start + self.settings.batch_size]
             room = self.settings.max_new_tokens - min(len(opening_ids[row]) for row in batch)
-            for row, new in zip(batch, self._generate([rows[row] for row in batch], max(1, room)), strict=True):
+            opened = [bool(opening_ids[row]) for row in batch]
+            sampled = self._generate([rows[row] for row in batch], max(1, room), opened)
+            for row, new in zip(batch, sampled, strict=True):
                 # The room is that of the row with the shortest opening, so others may have sampled too much.
                 completions[row] = [*opening_ids[row], *new][: self.settings.max_new_tokens]
         self.model.train(training)
         return completions
 
-    def _generate(self, rows: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        """New tokens of each row, up to and with the first that ends it."""
+    def _generate(self, rows: list[list[int]], max_new_tokens: int, opened: list[bool]) -> list[list[int]]:
+        """New tokens of each row, up to and with the first that ends it. `opened` are rows that have their opening."""
         settings, ends = self.settings, self.end_ids
         generation = generation_config(
             self.model,
@@ -97,10 +106,22 @@ class TransformersWriter(Writer):
         )
         inputs = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
         inputs = {name: inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
-        ids_BT = self.model.generate(**inputs, generation_config=generation)  # type: ignore[operator]
-        new_BT = ids_BT[:, inputs["input_ids"].shape[1] :].tolist()
-        cuts = [next((t + 1 for t, token in enumerate(new) if token in ends), len(new)) for new in new_BT]
-        return [new[:cut] for new, cut in zip(new_BT, cuts, strict=True)]
+        start, choosing = inputs["input_ids"].shape[1], [not has for has in opened]
+        tags, stops = ([self.opening_ids(tag) for tag in some] for some in (self.tags, self.stops))
+        held: dict[str, Any] = {}
+        if tags:
+            held = {
+                "logits_processor": LogitsProcessorList([TagChoice(tags, start, choosing)]),
+                "stopping_criteria": StoppingCriteriaList([AfterTag(stops, start, choosing)]),
+            }
+        ids_BT = self.model.generate(**inputs, generation_config=generation, **held)  # type: ignore[operator]
+
+        def end_of(new: list[int], chooses: bool) -> int:
+            ready = next((len(tag) for tag in stops if chooses and new[: len(tag)] == tag), None)
+            return ready or next((t + 1 for t, token in enumerate(new) if token in ends), len(new))
+
+        new_BT = ids_BT[:, start:].tolist()
+        return [new[: end_of(new, chooses)] for new, chooses in zip(new_BT, choosing, strict=True)]
 
 
 def load_teacher(
@@ -127,4 +148,6 @@ def load_teacher(
         with torch.random.fork_rng():
             torch.manual_seed(train_seed)
             model = get_peft_model(model, decoder_config(model, lora))  # type: ignore[assignment]
-    return TransformersWriter(model, tokenizer, settings)
+    writer = TransformersWriter(model, tokenizer, settings)
+    check_tags(writer)
+    return writer

@@ -10,6 +10,7 @@ from curation.lab.models import make_tokenizer, new_model
 from curation.lab.world import STRATEGIES, make_people, raw
 from teacher.algorithms.trainers import token_ids
 from teacher.gates.checks import build_gates
+from teacher.ready.texts import ReadyTexts
 from teacher.records import Completion
 from teacher.sampling import Sampling, deal, explore_share, make_rewrite, sample_rewrites
 from teacher.writers.local import TransformersWriter, load_teacher
@@ -101,7 +102,7 @@ def test_the_labs_dealt_completions_have_the_tokens_that_the_policy_would_have_s
         assert ids[0] == tokenizer.convert_tokens_to_ids(opening)
         completion = writer.read(ids)
         assert isinstance(completion, Completion)
-        rewrite = make_rewrite(config.teacher, Document(text="", id="a"), prompt, completion, "", [])
+        rewrite = make_rewrite(config.teacher, ReadyTexts(Document(text="", id="a"), 0), [prompt], [completion], "", [])
         assert f"<{rewrite.strategy}>" == opening
         # Special tokens and line ends that an untrained model strews in are not in its text.
         if not {*ids[:-1]} & {0, 1, 2, 3, 4}:

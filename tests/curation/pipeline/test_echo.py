@@ -22,6 +22,8 @@ from curation.corpus import filters
 from curation.pipeline import curate as pipeline
 from curation.pipeline import steps as pipeline_steps
 from curation.pipeline.curate import curate
+from curation.pipeline.rewriter import Written
+from teacher.ready.rules import RULES
 from teacher.records import Completion
 from tests.curation.corpus.test_shards import warc
 from tests.curation.datasets import WORDS, data_bytes, data_rows, lines, manifest_of, rows, sentences, write_jsonl
@@ -176,10 +178,8 @@ def test_benchmark_items_neither_enter_nor_leave(tmp_path: Path, monkeypatch: py
     }  # fmt: skip
 
     # A writer that knows the items by heart, and originals that hold them.
-    def leaking(rewriter: Any, teacher: Any, requests: list[Any], seed: int) -> Any:
-        return ["" for _ in requests], [Completion(f"{long} it was asked", True) for _ in requests]
-
-    monkeypatch.setattr(pipeline_steps, "write", leaking)
+    leaking = RULES["echo"]._replace(write=lambda text, rng: f"{long} it was asked")
+    monkeypatch.setitem(RULES, "echo", leaking)
     leaky = echo_config(
         tmp_path / "in", tmp_path / "leaky", f"curation.benchmarks=[file:{benchmark}]",
         "curation.decontaminate=false", "curation.keep_raw=1.0",
@@ -252,10 +252,9 @@ def test_a_writer_that_repeats_itself_causes_a_warning(
     curate(echo_config(tmp_path / "in", tmp_path / "echo", batch_size=40))
     assert "the teacher repeats itself" not in capsys.readouterr().err
 
-    def same(rewriter: Any, teacher: Any, requests: list[Any], seed: int) -> Any:
-        return ["" for _ in requests], [Completion(f"{sentences(1)} {n}", True) for n, _ in enumerate(requests)]
-
-    monkeypatch.setattr(pipeline_steps, "write", same)
+    numbers = itertools.count()
+    same = RULES["echo"]._replace(write=lambda text, rng: f"{sentences(1)} {next(numbers)}")
+    monkeypatch.setitem(RULES, "echo", same)
     config = echo_config(tmp_path / "in", tmp_path / "out", batch_size=40)
     curate(config)
     found = manifest_of(config)["diversity"]
@@ -292,9 +291,9 @@ def curate_with_faults(config: Config) -> None:
     real = pipeline_steps.write
 
     def failing(rewriter: Any, teacher: Any, requests: list[Any], seed: int) -> Any:
-        prompts, written = real(rewriter, teacher, requests, seed)
-        error = RuntimeError("out of memory")
-        return prompts, [Completion("", False, error) if "poison" in w.text else w for w in written]
+        failed = Written([""], [Completion("", False, RuntimeError("out of memory"))])
+        written = zip(requests, real(rewriter, teacher, requests, seed), strict=True)
+        return [failed if "poison" in request.document.text else one for request, one in written]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline_steps, "write", failing)

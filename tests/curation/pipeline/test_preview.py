@@ -11,6 +11,7 @@ from curation.cli import main
 from curation.pipeline import steps
 from curation.pipeline.curate import curate
 from curation.pipeline.preview import PreviewedRow, preview, print_preview
+from curation.pipeline.rewriter import Written
 from teacher.records import Completion
 from tests.curation.datasets import curation_config, data_rows, lines, rows, sentences, write_jsonl
 from tests.curation.pipeline.test_echo import CONFIG, echo_config
@@ -111,7 +112,7 @@ def test_a_teacher_that_fails_is_shown_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(rewriter: Any, teacher: Any, requests: list[Any], seed: int) -> Any:
-        return [""] * len(requests), [Completion("", False, RuntimeError("out of memory"))] * len(requests)
+        return [Written([""], [Completion("", False, RuntimeError("out of memory"))])] * len(requests)
 
     monkeypatch.setattr(steps, "write", fail)
     write_jsonl(tmp_path / "in/a.jsonl", rows(1))

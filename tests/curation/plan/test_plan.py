@@ -87,7 +87,7 @@ def test_a_teacher_on_this_machine_is_measured(tmp_path: Path, teacher: Path) ->
     assert planned is not None and planned.teacher.parameters is not None
     assert planned.teacher.rewrites_measured >= 2 and planned.teacher.tokens_per_second
     # It never ends by itself: every rewrite has max_new_tokens words.
-    assert planned.teacher.written_tokens.value == pytest.approx(12, abs=0.5)
+    assert planned.teacher.rewrite_tokens.value == pytest.approx(12, abs=0.5)
     assert planned.teacher.source_tokens.value == 12
     assert planned.tokens_written.value == pytest.approx(40 * 12, rel=0.05)
     assert planned.gpu_hours is not None and planned.gpu_hours.how == "assumed" and planned.gpus_at_least == 1

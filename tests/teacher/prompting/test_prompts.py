@@ -5,7 +5,7 @@ from configs.errors import UserError
 from configs.schema import Teacher
 from teacher.prompting.defence import LESSON_TOKEN, neutralise
 from teacher.prompting.prompts import build_prompt
-from teacher.prompting.strategies import menu, parse_completion, read_strategy, spread, strategy_names
+from teacher.prompting.strategies import menu, parse_completion, read_strategy, spread, strategy_label, strategy_names
 
 CHAT = (
     "{{ bos_token }}{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
@@ -44,7 +44,7 @@ def test_a_users_own_file_works_and_must_show_the_document(tmp_path):
     own = tmp_path / "song.txt"
     own.write_text("Sing about {document}!")
     assert read_strategy(str(own)) == "Sing about {document}!"
-    assert parse_completion("strategy", " la la ", [str(own)]) == ("song", "la la")
+    assert strategy_label(str(own)) == "song"
     bad = tmp_path / "bad.txt"
     bad.write_text("Sing!")
     with pytest.raises(UserError, match="placeholder"):
@@ -98,7 +98,7 @@ def test_a_policy_with_a_chat_template_is_shown_the_menu(chat_tokenizer, make_do
     cut = build_prompt(chat_tokenizer, settings, document, max_tokens=300)
     assert len(chat_tokenizer(cut)["input_ids"]) <= 300
     assert "<My song>" in cut
-    assert parse_completion("policy", "<My song> la la", settings.strategies) == ("My song", "la la")
+    assert parse_completion("<My song> la la", settings.strategies) == ("My song", "la la")
 
 
 def test_two_strategies_of_one_tag_are_refused(tmp_path):
@@ -152,4 +152,4 @@ def test_samples_are_spread_evenly_over_strategies():
     ],
 )
 def test_the_policys_tag_is_read_from_its_completion(completion, expected):
-    assert parse_completion("policy", completion, ("copy", "question-answer")) == expected
+    assert parse_completion(completion, ("copy", "question-answer")) == expected

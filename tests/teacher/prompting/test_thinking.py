@@ -5,6 +5,7 @@ from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Teacher
 from teacher.prompting.thinking import without_thinking
+from teacher.ready.texts import ReadyTexts
 from teacher.records import Completion
 from teacher.sampling import make_rewrite
 
@@ -36,9 +37,9 @@ def test_a_prompt_may_open_the_thinking_that_a_completion_does_not_end():
 
 
 def test_a_lesson_holds_no_thinking_and_its_completion_holds_it_all():
-    document, written = Document("gold", "1"), Completion("[THINK]hm[/THINK]<copy> gold", True)
+    ready, written = ReadyTexts(Document("gold", "1"), 0), Completion("[THINK]hm[/THINK]<copy> gold", True)
     settings = Teacher(prompting="policy", strategies=("copy",), thinking_tags=("[THINK]", "[/THINK]"))
-    rewrite = make_rewrite(settings, document, "gold", written, "", [])
+    rewrite = make_rewrite(settings, ready, ["gold"], [written], "", [])
     assert (rewrite.strategy, rewrite.text, rewrite.completion) == ("copy", "gold", written.text)
 
 
