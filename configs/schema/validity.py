@@ -48,4 +48,7 @@ class Validity(Section):
     def _once(self) -> "Validity":
         if list(self.steps) != sorted(set(self.steps)) or any(steps < 1 for steps in self.steps):
             raise ValueError("validity.steps are numbers from 1 on, each once, the cheapest first")
+        for key in ("measures", "credits", "signs"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise ValueError(f"validity.{key} names one twice")
         return self

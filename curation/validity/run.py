@@ -25,30 +25,18 @@ from curation.study.groups import Group, read_groups
 from curation.study.students import RewriteStudy
 from curation.validity.costs import Costs
 from curation.validity.design import fix_design
+from curation.validity.exams import AllQuestions
 from curation.validity.report import print_validity, write_plot
 from curation.validity.signals import MeasuredStudents, Signal, sign_signals
 from curation.validity.signs import SIGNS, SignWork
 from curation.validity.targets import match_outcomes, target_student
 from curation.validity.verdicts import judge, judge_target
-from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.pools.inline import NOT_IN_FINGERPRINT
-from student.records import Document, Exam, StudentPool, mean_gain
+from student.records import StudentPool, mean_gain
 from student.statistics.reliability import gains_table
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal, JsonLines
-
-
-class AllQuestions:
-    """The documents' own questions, all of which may be asked."""
-
-    def __init__(self, template: str) -> None:
-        self.benchmark = DocumentQuestions(template)
-
-    def exam(self, document: Document) -> Exam:
-        """The exam of one document."""
-        questions = self.benchmark.exam(document).questions
-        return Exam(questions=tuple(dict.fromkeys(replace(question, split="reward") for question in questions)))
 
 
 def run_validity(

@@ -17,7 +17,7 @@ from curation.validity.costs import Costs
 from student.engine.schedule import plan_schedule
 from student.pools.inline import InlinePool
 from student.records import Answer, Exam, Job, Lesson, Outcome, Question, Segment, StudentPool
-from student.text.words import ngrams, word_line, words
+from student.text.words import length_in_words, ngrams, word_line, words
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import JsonLines, outcome_key
 
@@ -129,7 +129,7 @@ def contained(work: SignWork) -> Values:
 
 def length(work: SignWork) -> Values:
     """Words of the rewrite."""
-    return _of_texts(work, lambda group, text: float(len(words(text))))
+    return _of_texts(work, lambda group, text: float(length_in_words(words(text))))
 
 
 def overlap(work: SignWork) -> Values:

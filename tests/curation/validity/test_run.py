@@ -2,11 +2,13 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 
 from configs.errors import UserError
 from curation.cli import main
+from curation.validity.exams import AllQuestions
 from curation.validity.run import run_validity
 from student.pools.inline import InlinePool
 from student.records import Answer, Outcome
@@ -145,6 +147,23 @@ def test_another_design_in_the_same_folder_is_refused(config, pool, monkeypatch)
             run_validity(with_(fresh, steps=(steps,)), pool=pool)
 
 
+def test_answers_of_the_other_questions_are_distractors():
+    answers = ["the 13th century", "Danes and Germans", "Germans", "13th century", "in 1750", "Tartu", "a poet", "Riga"]
+    items = [{"question": f"question {i}?", "answer": answer} for i, answer in enumerate(answers)]
+    document = SimpleNamespace(id="d", text="", metadata={"questions": items})
+    exam = AllQuestions("{question}").exam(document)
+    assert {question.split for question in exam.questions} == {"reward"}
+    by_answer = {question.answer: question.distractors for question in exam.questions}
+    assert all(len(set(wrong)) == 4 and answer not in wrong for answer, wrong in by_answer.items())
+    assert "Germans" not in by_answer["Danes and Germans"] and "the 13th century" not in by_answer["13th century"]
+    assert exam == AllQuestions("{question}").exam(document)
+    document.metadata["questions"] = items[:1] + [items[1] | {"distractors": ["Swedes"]}]
+    alone, own = AllQuestions("{question}").exam(document).questions
+    assert alone.distractors == ("Danes and Germans",) and own.distractors == ("Swedes",)
+    document.metadata["questions"] = items[:1]
+    assert AllQuestions("{question}").exam(document).questions[0].distractors == ()
+
+
 def test_what_the_exam_does_not_give_cannot_be_told(config, tmp_path):
     rows = list(documents(6))
     for row in rows:
@@ -174,6 +193,7 @@ def test_the_command_refuses_what_is_wrong(config, tmp_path, capsys):
     settings.write_text(f"data: {{train: [{tmp_path / 'documents.jsonl'}]}}\nstudent: {{model: {tmp_path / 'none'}}}\n")
     for override, words in (
         ("validity.steps=[8,2]", "the cheapest first"),
+        ("validity.measures=[loglik,loglik]", "names one twice"),
         ("validity.sign=[length]", "did you mean 'signs'?"),
         ("validity.signs=[lenght]", "did you mean 'length'?"),
         ("validity.target_field=accuracy", "validity.target_field 'accuracy' in the documents"),
