@@ -11,6 +11,14 @@ Measure = Literal["loglik", "contrast", "choice", "recall"]
 
 
 class Reward(Section):
+    measure: Measure = "loglik"
+    """The measure whose rise is the gain. `loglik`: mean log-likelihood of a gold answer's token, in nats. `contrast`:
+    that minus the mean of the question's distractors, in nats. `choice`: whether the gold answer beats every distractor
+    by log-likelihood a character (lm-eval's acc_norm). `recall`: whether the decoded answer has 60% of the gold words
+    (needs `student.decode`). The other measures stand beside it where the exam tells them."""
+    distractors: int | None = Field(default=None, ge=0)
+    """Wrong answers to each question that brings none: answers of its document's other questions, then of other
+    documents. null takes 4 where the measure needs them, else 0."""
     credit: Credit = "shared"
     """`document`: one student a rewrite. `shared`: one student learns the j-th rewrite of every document of a batch,
     and each rewrite is rewarded with its own document's gain. `shard`: that student's gain over everything, for all."""
@@ -48,6 +56,16 @@ class Reward(Section):
     """Penalty for the share of a rewrite's word 4-grams that others of its set also have: it rewards diversity."""
     rejected: float = Field(default=-1.0, le=0)
     """Reward of a rewrite that a gate refused or whose student failed, added to the worst of its group."""
+
+    @property
+    def needs_distractors(self) -> bool:
+        """Whether questions without distractors do not tell the measure."""
+        return self.measure in ("contrast", "choice")
+
+    @property
+    def distractors_drawn(self) -> int:
+        """Distractors of a question."""
+        return (4 if self.needs_distractors else 0) if self.distractors is None else self.distractors
 
     @property
     def documents_together(self) -> int:

@@ -6,6 +6,8 @@ from rich.text import Text
 
 from configs.format import interval, shorten
 from configs.schema import Config
+from configs.schema.reward import Measure
+from student.records import UNITS
 from teacher.records import ONE_RUN
 from teacher.reward.student_models import labels
 from teacher.training.summary import TrainSummary
@@ -24,7 +26,7 @@ def print_training(summary: TrainSummary, config: Config) -> None:
         reward.add_row(Text(f"writes {name}"), f"{first.get(name, 0.0):.0%}", f"{last.get(name, 0.0):.0%}")
     console.print(reward)
     if summary.heldout:
-        console.print(_arms(summary))
+        console.print(_arms(summary, config.reward.measure))
     if summary.checkpoint is None:
         teacher = f"{config.teacher.model} as it is: no round gained more on the validation documents"
     else:
@@ -39,10 +41,12 @@ def print_training(summary: TrainSummary, config: Config) -> None:
     )
 
 
-def _arms(summary: TrainSummary) -> Table:
+def _arms(summary: TrainSummary, measure: Measure) -> Table:
     """All students together, and below them each by itself where there are several."""
     title = f"Documents that the teacher never learnt on (95% intervals over them, of {ONE_RUN})"
-    table = Table("students taught with", "gain (nats a token)", "accuracy", title=title, title_justify="left")
+    table = Table(
+        "students taught with", f"gain in {measure} ({UNITS[measure]})", "accuracy", title=title, title_justify="left"
+    )
     students = labels(list(next(iter(summary.heldout.values())).by_student))
     for student, label in [(None, ""), *students.items()]:
         heldout, prefix = summary.heldout, ""

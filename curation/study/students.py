@@ -88,8 +88,9 @@ class RewriteStudy:
         trained, seconds = self.runs.trained - trained, time.monotonic() - started
         for (repeat, taught), job, outcome in zip(planned, jobs, examined, strict=True):
             for d, g in taught.items() if outcome.gain is not None else ():
-                outcomes[d][g][repeat] = narrow(job, outcome, self.groups[d].document.id)
-                whole[d][g][repeat] = outcome.gain
+                measure = self.runs.config.reward.measure
+                outcomes[d][g][repeat] = narrow(job, outcome, self.groups[d].document.id, measure)
+                whole[d][g][repeat] = narrow(job, outcome, None, measure).gain
         return Recording(
             repeats=repeats,
             outcomes=outcomes,
@@ -117,7 +118,8 @@ class RewriteStudy:
         gains: list[float | None] = [None] * len(runs)
         for places, job, outcome in zip(by_student.values(), jobs, self.runs.examine(jobs, self.pool), strict=True):
             for i in places if outcome.gain is not None else ():
-                gains[i] = narrow(job, outcome, self.groups[runs[i].document].document.id).gain
+                name, measure = self.groups[runs[i].document].document.id, self.runs.config.reward.measure
+                gains[i] = narrow(job, outcome, name, measure).gain
         return gains
 
     def _deal_candidates(self, batch: range, repeat: int) -> list[dict[int, int]]:

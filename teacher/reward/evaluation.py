@@ -28,6 +28,8 @@ class DocumentResult(NamedTuple):
     """Share of answers right after the lesson."""
     penalties: Mapping[str, float]
     """What is taken off the gain, by name."""
+    measures: Mapping[str, float] = {}
+    """The rise of each measure that the exam told, the rewarded one among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,8 @@ class Evaluation:
     accuracies: dict[str, float] = field(default_factory=dict)
     penalties: dict[str, dict[str, float]] = field(default_factory=dict)
     """By document and name."""
+    measures: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The rise of every measure that the exams told, by document and measure."""
     batches: dict[str, int] = field(default_factory=dict)
     """The batch of each document: those of one batch share students."""
     failed: int = 0
@@ -64,6 +68,7 @@ class Evaluation:
         gains = {name: statistics.fmean(r.gain for r in of_document) for name, of_document in results.items()}
         accuracies = {name: statistics.fmean(r.accuracy for r in of_document) for name, of_document in results.items()}
         penalties = {name: mean_penalties([r.penalties for r in of_document]) for name, of_document in results.items()}
+        measures = {name: mean_by_name([r.measures for r in of_document]) for name, of_document in results.items()}
         rewards = [gain - sum(penalties[name].values()) for name, gain in gains.items()]
         clusters = [batches[name] for name in results]
         return cls(
@@ -73,10 +78,29 @@ class Evaluation:
             gains=gains,
             accuracies=accuracies,
             penalties=penalties,
+            measures=measures,
             batches=dict(batches),
             failed=failed,
             by_student=by_student or {},
         )
+
+    @property
+    def by_measure(self) -> dict[str, Estimate]:
+        """The mean rise of every measure, each over the documents that tell it."""
+        names = dict.fromkeys(name for gains in self.measures.values() for name in gains)
+        told = {name: [document for document, gains in self.measures.items() if name in gains] for name in names}
+        return {
+            name: estimate(
+                [self.measures[document][name] for document in documents], [self.batches[d] for d in documents]
+            )
+            for name, documents in told.items()
+        }
+
+
+def mean_by_name(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each name's values, over the mappings that have it."""
+    names = dict.fromkeys(name for of_one in values for name in of_one)
+    return {name: statistics.fmean(of_one[name] for of_one in values if name in of_one) for name in names}
 
 
 def mean_penalties(charged: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -33,9 +33,9 @@ from teacher.reward.assignment import (
     lessons_of,
     strategy_of,
 )
-from teacher.reward.evaluation import DocumentResult, Evaluation, mean_penalties
+from teacher.reward.evaluation import DocumentResult, Evaluation, mean_by_name, mean_penalties
 from teacher.reward.pooling import PooledPredictions, Prediction
-from teacher.reward.student_runs import StudentRuns, forgotten, narrow
+from teacher.reward.student_runs import StudentRuns, forgotten, gains_of, narrow
 
 PROBE_DOCUMENTS = 8
 """The lessons of so many documents of a step are taught twice, to know the reward's noise; of a whole batch where it is
@@ -218,8 +218,11 @@ class GainReward:
                 rewrites = lessons_DG[lesson.document][lesson.lesson]
                 if all(rewrite.rejected is not None for rewrite in rewrites):
                     continue
-                on_document = [narrow(job, outcome, rewrites[0].document_id) for outcome in outcomes]
-                credited = outcomes if self.reward.credit == "shard" else on_document
+                measure, name = self.reward.measure, rewrites[0].document_id
+                on_document = [narrow(job, outcome, name, measure) for outcome in outcomes]
+                credited = on_document
+                if self.reward.credit == "shard":
+                    credited = [narrow(job, outcome, None, measure) for outcome in outcomes]
                 gain = self._across_models([outcome.gain for outcome in credited if outcome.gain is not None])
                 results.setdefault(lesson, []).append(LessonResult(student, gain, forgotten_nats, on_document[-1]))
 
@@ -356,11 +359,13 @@ class GainReward:
             results: dict[str, list[DocumentResult]] = defaultdict(list)
             for (names, texts, job), outcome in zip(planned, outcomes, strict=True):
                 for name in names if outcome.gain is not None else ():
-                    on_document = narrow(job, outcome, name)
-                    gain = outcome.gain if whole else on_document.gain
+                    measure = self.reward.measure
+                    on_document = narrow(job, outcome, name, measure)
+                    gain = narrow(job, outcome, None, measure).gain if whole else on_document.gain
                     assert gain is not None
                     penalties = mean_penalties(self._penalties(name, texts[name] or [""], forgotten(outcome)))
-                    results[name].append(DocumentResult(gain, on_document.metrics["accuracy_after"], penalties))
+                    accuracy = on_document.metrics["accuracy_after"]
+                    results[name].append(DocumentResult(gain, accuracy, penalties, gains_of(on_document)))
             failed = sum(outcome.gain is None for outcome in outcomes)
             by_model[model] = Evaluation.of(results, batches, failed)
         each = list(by_model.values())
@@ -372,7 +377,8 @@ class GainReward:
                 gain = self._across_models([evaluation.gains[name] for evaluation in measured])
                 accuracy = self._across_models([evaluation.accuracies[name] for evaluation in measured])
                 penalties = mean_penalties([evaluation.penalties[name] for evaluation in measured])
-                across_models[name] = [DocumentResult(gain, accuracy, penalties)]
+                gains = mean_by_name([evaluation.measures[name] for evaluation in measured])
+                across_models[name] = [DocumentResult(gain, accuracy, penalties, gains)]
         return Evaluation.of(across_models, batches, sum(e.failed for e in each), by_model)
 
 

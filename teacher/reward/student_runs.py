@@ -5,7 +5,7 @@ outcome says about one document."""
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +16,12 @@ from configs.errors import UserError
 from configs.schema import Config
 from configs.schema import Reward as RewardSettings
 from configs.schema import Student as StudentSettings
+from configs.schema.reward import Measure
 from student.benchmarks.sources import Combined, DocumentQuestions, make_benchmark
 from student.engine.models import pick_device
 from student.pools.inline import most_slots
 from student.records import (
+    MEASURES,
     Benchmark,
     Document,
     Exam,
@@ -31,6 +33,7 @@ from student.records import (
     StudentPool,
     mean_gain,
 )
+from teacher.reward.distractors import Drawn, draw_distractors
 from teacher.run.clock import Clock
 from teacher.run.journal import Journal, outcome_key
 
@@ -48,7 +51,9 @@ class StudentRuns:
         benchmark: Benchmark | None = None,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
         clock: Clock | None = None,
+        heldout_ids: Collection[str] = (),
     ) -> None:
+        """Answers of the documents in `heldout_ids` are distractors of each other's questions alone."""
         self.config, self.journal = config, journal
         self.benchmark = benchmark or DocumentQuestions(config.student.prompt_template)
         self.documents = {document.id: document for document in documents}
@@ -59,7 +64,8 @@ class StudentRuns:
         self.trained = 0
         """Students that were trained now; the others were in the journal."""
         self._requested: set[str] = set()
-        self._questions: dict[tuple[str, Split], list[Question]] = {}
+        self._heldout_ids = frozenset(heldout_ids)
+        self._drawn: dict[tuple[Split, bool], Drawn] = {}
 
     @property
     def students(self) -> int:
@@ -100,13 +106,28 @@ class StudentRuns:
 
     def questions(self, document: Document, split: Split) -> list[Question]:
         """The document's questions of one split. Raises UserError where it has none."""
-        key = document.id, split
-        if key not in self._questions:
-            questions = [q for q in self.benchmark.exam(document).questions if q.split == split]
-            if not questions:
-                raise UserError(f"document {document.id!r} has no {split} questions: no student can be asked")
-            self._questions[key] = questions
-        return self._questions[key]
+        reward = self.config.reward
+        questions = self.drawn(split, document.id in self._heldout_ids).questions[document.id]
+        if not questions:
+            raise UserError(f"document {document.id!r} has no {split} questions: no student can be asked")
+        if reward.needs_distractors and not any(question.distractors for question in questions):
+            raise UserError(
+                f"document {document.id!r} has no {split} question with a distractor, so that reward.measure"
+                f" {reward.measure!r} cannot be told: set reward.distractors, or give its questions `distractors`"
+            )
+        return questions
+
+    def drawn(self, split: Split, heldout: bool = False) -> Drawn:
+        """The questions of one split with their distractors, of documents that are held out or of the others."""
+        key = split, heldout
+        if key not in self._drawn:
+            asked = {
+                name: [question for question in self.benchmark.exam(document).questions if question.split == split]
+                for name, document in self.documents.items()
+                if (name in self._heldout_ids) == heldout
+            }
+            self._drawn[key] = draw_distractors(asked, self.config.reward.distractors_drawn)
+        return self._drawn[key]
 
     def job(self, documents: Sequence[str], taught: Sequence[tuple[str, str]], seed: int, split: Split) -> Job:
         """A student that learns `taught` (a document's id and a text each) and is asked about all of `documents`. It
@@ -161,20 +182,26 @@ def planned_steps(student: StudentSettings, documents: int, texts_per_document: 
     return student.epochs * math.ceil(documents / documents_per_step) * math.ceil(texts_per_document / texts_per_step)
 
 
-def narrow(job: Job, outcome: Outcome, document_id: str) -> Outcome:
-    """A student's outcome on the questions about one document."""
+def narrow(job: Job, outcome: Outcome, document_id: str | None, measure: Measure = "loglik") -> Outcome:
+    """A student's outcome on the questions about one document (None: on all), whose gain is the rise of `measure`."""
     answers = tuple(
         answer
         for question, answer in zip(job.exam.questions, outcome.answers, strict=True)
-        if question.document_id == document_id
+        if document_id in (None, question.document_id)
     )
     assert answers, f"the exam asks nothing about {document_id!r}"
     accuracies = {
         "accuracy_before": statistics.fmean(answer.correct_before for answer in answers),
         "accuracy_after": statistics.fmean(answer.correct_after for answer in answers),
     }
-    gain = mean_gain(answers, "loglik")
+    gain = mean_gain(answers, measure)
+    assert gain is not None, f"no answer about {document_id!r} tells {measure}"
     return Outcome(gain=gain, metrics=outcome.metrics | accuracies, answers=answers)
+
+
+def gains_of(outcome: Outcome) -> dict[str, float]:
+    """The mean rise of each measure that an outcome's answers tell."""
+    return {measure: gain for measure in MEASURES if (gain := mean_gain(outcome.answers, measure)) is not None}
 
 
 def forgotten(outcome: Outcome) -> float:

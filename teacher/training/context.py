@@ -51,8 +51,15 @@ class RunContext:
         config, heldout = self.config, self.heldout
         self.history = History(config.run.dir, self.journal)
         self.student_runs = StudentRuns(
-            config, [*self.documents, *heldout], self.journal, on_progress=self._show_students, clock=self.clock
+            config,
+            [*self.documents, *heldout],
+            self.journal,
+            on_progress=self._show_students,
+            clock=self.clock,
+            heldout_ids=[document.id for document in heldout],
         )
+        if config.reward.distractors_drawn:
+            self.progress(str(self.student_runs.drawn("reward")))
         # No lesson may quote what held-out exams ask.
         items = [*heldout_items(config, [*self.documents, *heldout]), *self.exam_items]
         self.gates: list[Gate] = build_gates(

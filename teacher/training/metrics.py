@@ -17,8 +17,9 @@ from student.text.words import overlap_shares
 from teacher.algorithms.algorithm import Groups, Rewards
 from teacher.records import Rewrite
 from teacher.reward.assignment import batches_of, lessons_of
-from teacher.reward.evaluation import Evaluation, mean_penalties
+from teacher.reward.evaluation import Evaluation, mean_by_name, mean_penalties
 from teacher.reward.student_models import labels
+from teacher.reward.student_runs import gains_of
 
 Values = dict[str, float | int | None]
 
@@ -76,6 +77,8 @@ def step_metrics(groups: Groups, rewards: Rewards, settings: schema.Reward, rewr
         "accuracy/before": _mean([o.metrics["accuracy_before"] for o in outcomes]),
         "accuracy/after": _mean([o.metrics["accuracy_after"] for o in outcomes]),
     }
+    told = mean_by_name([gains_of(outcome) for outcome in outcomes])
+    values |= {f"gain/{measure}": told[measure] for measure in told}
     gains: dict[str, list[float]] = defaultdict(list)
     for rewrite, scored_reward in scored:
         gains[rewrite.strategy].append(statistics.fmean(scored_reward.gains))
@@ -130,6 +133,7 @@ def evaluation_metrics(evaluation: Evaluation) -> dict[str, Any]:
     the same of each, `student/<name>/gain/mean`."""
     estimates = {"reward": evaluation.reward, "gain": evaluation.gain, "accuracy": evaluation.accuracy}
     values: dict[str, Any] = estimate_metrics(estimates)
+    values |= estimate_metrics({f"gain/{measure}": e for measure, e in evaluation.by_measure.items()})
     penalties = mean_penalties(list(evaluation.penalties.values()))
     values |= {f"penalty/{name}": penalty for name, penalty in penalties.items()}
     for name, label in labels(list(evaluation.by_student)).items():

@@ -58,6 +58,25 @@ class Stubborn:
         return outcomes
 
 
+class Contrary:
+    """Students whose contrast falls by as much as their log-likelihood rises."""
+
+    fingerprint = "contrary-1"
+
+    def __init__(self, pool):
+        self.pool = pool
+
+    def examine(self, jobs, on_done=None):
+        outcomes = []
+        for outcome in self.pool.examine(jobs):
+            answers = tuple(
+                replace(a, extra={"contrast_before": 0.0, "contrast_after": a.loglik_before - a.loglik_after})
+                for a in outcome.answers
+            )
+            outcomes.append(replace(outcome, answers=answers))
+        return outcomes
+
+
 def values(rewards):
     return [[round(reward.value, 6) for reward in group] for group in rewards]
 
@@ -429,3 +448,39 @@ def test_a_lesson_can_be_taught_as_seal_does(build, gold_pool):
     raw = gain_reward.evaluate(documents[:1], [{documents[0].id: [documents[0].text]}], seeds=[1])
     assert raw.gain.mean == 0.0
     assert pool_of(gain_reward).jobs[-1].lesson.texts == (documents[0].text,)
+
+
+@pytest.mark.parametrize("credit", ["shared", "shard"])
+def test_the_rewarded_measure_makes_the_gain_and_the_others_stand_beside_it(build, gold_pool, credit):
+    gain_reward, documents = build(Contrary(gold_pool()), reward={"measure": "contrast", "credit": credit})
+    for document in documents:
+        for question in document.metadata["questions"]:
+            question["distractors"] = ["iron"]
+    groups = [[rewrite(document, text) for text in TEXTS] for document in documents]
+    assert values(gain_reward.score(groups)) == [[-1.0, -0.5, 0.0]] * 8
+    lessons = [{document.id: ["gold iron"] for document in documents}]
+    evaluation = gain_reward.evaluate(documents, lessons, [0])
+    assert evaluation.gain.mean == pytest.approx(-0.5)
+    measured = {name: e.mean for name, e in evaluation.by_measure.items()}
+    assert measured == pytest.approx({"loglik": 0.5, "contrast": -0.5})
+
+
+def test_a_document_that_cannot_tell_the_rewarded_measure_is_named(build, gold_pool):
+    """All answers of the shops are `gold`."""
+    gain_reward, documents = build(gold_pool(), reward={"measure": "choice"})
+    with pytest.raises(UserError, match=r"'shop-0' has no reward question with a distractor"):
+        gain_reward.score([[rewrite(document, "gold")] for document in documents])
+
+
+def test_answers_of_heldout_documents_are_no_distractors_of_others(make_config, make_documents, tmp_path):
+    documents, heldout = make_documents(2), make_documents(2, "market")
+    for n, document in enumerate([*documents, *heldout]):
+        for question in document.metadata["questions"]:
+            question["answer"] = f"{question['split']} {n}"
+    with Journal(tmp_path / "run") as journal:
+        config = make_config(reward={"distractors": 4})
+        runs = StudentRuns(config, [*documents, *heldout], journal, heldout_ids=[d.id for d in heldout])
+        found = {d.id: [runs.questions(d, split)[0].distractors for split in ("reward", "heldout")] for d in documents}
+        beside = runs.questions(heldout[0], "heldout")[0].distractors
+    assert found == {"shop-0": [("reward 1",), ("heldout 1",)], "shop-1": [("reward 0",), ("heldout 0",)]}
+    assert beside == ("heldout 3",)

@@ -1,0 +1,91 @@
+"""Wrong answers to a question: answers of other questions, first of its own document, then of other documents."""
+
+import random
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from configs.seeds import item_hash
+from student.records import Question
+from student.text.grading import normalise
+
+Kind = Literal["number", "name", "phrase"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """Questions with their distractors."""
+
+    questions: dict[str, list[Question]]
+    """By document, in the given order."""
+    from_others: int = 0
+    """Questions with a distractor of another document."""
+    without: int = 0
+    """Questions without any, which tell neither `contrast` nor `choice`."""
+
+    def __str__(self) -> str:
+        count = sum(map(len, self.questions.values()))
+        return f"distractors: of {count} questions {self.from_others} have some of other documents, {self.without} none"
+
+
+def draw_distractors(asked: Mapping[str, Sequence[Question]], count: int) -> Drawn:
+    """Up to `count` distractors for each document's questions, which are of one split, so that no answer of the other
+    is among them. A question that brings distractors keeps them.
+
+    Answers of the own document come first, and among them those of the answer's kind (`kind_of`). Their order is a hash
+    of question and answer, so that it does not depend on the other documents; these fill up what is missing, chosen at
+    random by the question. Left out is an answer that is, holds, or is part of the gold answer.
+    """
+    pools: dict[Kind, list[str]] = {"number": [], "name": [], "phrase": []}
+    for answer in sorted({question.answer for questions in asked.values() for question in questions}):
+        pools[kind_of(answer)].append(answer)
+    drawn: dict[str, list[Question]] = {}
+    from_others = without = 0
+    for document, questions in asked.items():
+        drawn[document] = []
+        for question in questions:
+            if not question.distractors and count:
+                own = _own(question, {other.answer for other in questions})
+                found = _different(question.answer, own, count)
+                if len(found) < count:
+                    chance = random.Random(item_hash(question.prompt, question.answer))
+                    kind = kind_of(question.answer)
+                    others = (
+                        a
+                        for k in (kind, *(k for k in pools if k != kind))
+                        for a in chance.sample(pools[k], len(pools[k]))
+                    )
+                    filled = _different(question.answer, (*found, *others), count)
+                    from_others += len(filled) > len(found)
+                    found = filled
+                question = replace(question, distractors=tuple(found))
+            without += not question.distractors
+            drawn[document].append(question)
+    return Drawn(questions=drawn, from_others=from_others, without=without)
+
+
+def kind_of(answer: str) -> Kind:
+    """`number` (a date, too) if it holds a digit, `name` if its last word begins with a capital letter, else
+    `phrase`."""
+    if re.search(r"\d", answer):
+        return "number"
+    return "name" if answer.split()[-1:] and answer.split()[-1][:1].isupper() else "phrase"
+
+
+def _own(question: Question, answers: Iterable[str]) -> list[str]:
+    kind = kind_of(question.answer)
+    return sorted(answers, key=lambda a: (kind_of(a) != kind, item_hash(question.prompt, question.answer, a)))
+
+
+def _different(gold: str, answers: Iterable[str], count: int) -> list[str]:
+    """The first of the answers that differ from gold and from each other."""
+    gold_words, seen, found = f" {normalise(gold)} ", set(), list[str]()
+    for answer in answers:
+        words = f" {normalise(answer)} "
+        if len(found) == count:
+            break
+        if words.strip() and words not in seen and words not in gold_words and gold_words not in words:
+            seen.add(words)
+            found.append(answer)
+    return found
