@@ -64,8 +64,7 @@ class Student(Section):
     actors: int | None = Field(default=None, ge=1)
     """Actors of `pool: ray`; null takes one for each GPU of the cluster, or for each share of its CPUs."""
     cpus_per_actor: int = Field(default=1, ge=1)
-    """CPUs of an actor. It trains in as many processes, but examines in one with as many threads, so that on CPUs many
-    actors of one CPU are faster than few actors of many."""
+    """CPUs of an actor, which trains and examines its students in as many processes."""
     num_gpus_per_actor: float = Field(default=1.0, gt=0)
     """GPUs of an actor; below 1 several actors share a GPU. Ray does not know which GPU the teacher uses: to keep one
     for it, start Ray with the others (`CUDA_VISIBLE_DEVICES=1,2,3 ray start --head`)."""

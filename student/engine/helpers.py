@@ -1,4 +1,4 @@
-"""Processes that train students beside this one, a core each.
+"""Processes that train and examine students beside this one, a core each.
 
 Threads do not serve: a pass over small students is hundreds of short operations, and each takes the interpreter's lock
 from the other threads. The processes are forked, so that the base and its wrapped layers are there at once and its
@@ -96,7 +96,7 @@ class Helpers:
             return results
         except (EOFError, ConnectionError):
             self._stop_and_wait(busy)
-            raise MemoryError("a process that trained students beside this one died") from None
+            raise MemoryError("a process that was at work on students beside this one died") from None
         except BaseException:
             self._stop_and_wait(busy)
             raise
