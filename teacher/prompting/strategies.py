@@ -168,7 +168,7 @@ def menu(strategies: Sequence[str]) -> str:
     for strategy in strategies:
         # What a ready strategy's lesson is stands fast, so the teacher has nothing to add.
         alone = " (write the tag alone)" if is_ready(strategy) else ""
-        about = " Before or after it: ".join(_about(part) for part in _prompts_first(strategy))
+        about = " Together with it: ".join(_about(part) for part in _prompts_first(strategy))
         lines.append(f"{tag_of(strategy)} {about}{alone}")
     return "\n".join(lines)
 
