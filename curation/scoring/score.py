@@ -38,6 +38,10 @@ def run_score(path: Path, config: Config, output: Path, pool: StudentPool | None
     Returns the exit status: 0: all scored; 1: some lines were rejected, or some students failed; 2: no line is a
     document. Raises UserError (`output` was made by another call), RunError (the disk is full, `output` is locked).
     """
+    if config.reward.measure != "loglik":
+        raise UserError(
+            f"score tells the rise of loglik: reward.measure {config.reward.measure!r} is not told here yet"
+        )
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     if output.exists() and not output.is_file():
