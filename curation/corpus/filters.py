@@ -23,6 +23,7 @@ from datatrove.pipeline.formatters import FTFYFormatter, PIIFormatter
 
 from configs.errors import UserError
 from configs.schema.curation import Curation, Filters
+from curation.corpus.licences import is_unknown, licence_of
 from curation.corpus.secrets import find_secrets
 
 Filter = Callable[[Document], str | None]
@@ -48,7 +49,7 @@ class Cleaner:
         filters, language, licence = curation.filters, curation.language, curation.licence
 
         def unknown_licence(document: Document) -> str | None:
-            return "" if is_unknown(licence_of(document, licence)) else None
+            return "" if is_unknown(licence_of(document.metadata, licence)) else None
 
         def secrets(document: Document) -> str | None:
             return next(iter(find_secrets(document.text)), None)
@@ -108,16 +109,6 @@ class Cleaner:
         except EOFError:
             return "crash"
         return None
-
-
-def licence_of(document: Document, default: str) -> str:
-    """The licence that a row names, or the default."""
-    return str(document.metadata.get("licence") or document.metadata.get("license") or default)
-
-
-def is_unknown(licence: str) -> bool:
-    """Whether a licence says nothing."""
-    return licence.strip().lower() in ("", "unknown", "none", "n/a")
 
 
 def _rule(kind: Any, language: str) -> Filter:

@@ -9,10 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
-from curation.corpus.filters import is_unknown
+from curation.corpus.licences import forbids_derivatives, is_unknown, licence_name
 from curation.corpus.secrets import find_secrets
 from curation.export.hub import Upload
-from curation.pipeline.card import terms
 from curation.pipeline.dataset import WORK
 from curation.pipeline.fingerprint import fingerprint
 from curation.pipeline.manifest import read_manifest
@@ -89,13 +88,13 @@ def check_rows(output: Path, manifest: Mapping[str, Any]) -> list[str]:
 
 def unfit_licences(licences: Mapping[str, int], allow_licences: Collection[str]) -> Iterator[str]:
     """The licences that forbid a publication or are unknown; `licences` are the numbers of their rows."""
-    allowed = {licence.lower() for licence in allow_licences}
+    allowed = {licence_name(licence) for licence in allow_licences}
     for licence, count in sorted(licences.items()):
-        if licence.lower() in allowed:
+        if licence_name(licence) in allowed:
             continue
         if is_unknown(licence):
             yield f"the licence of {count} rows is unknown (set curation.licence, or --allow-licence unknown)"
-        elif "no derivatives" in terms([licence]):
+        elif forbids_derivatives(licence):
             yield (
                 f"{count} rows come under {licence}, which allows no derived works (--allow-licence '{licence}' if you "
                 "may all the same)"

@@ -16,6 +16,7 @@ from configs.files import read_json_lines
 from configs.format import interval
 from configs.load import load_config
 from configs.schema import Config
+from curation.corpus.licences import UNKNOWN, licence_of
 from curation.evaluation.records import RESULT_FILE, read_result
 from curation.pipeline.fingerprint import teacher_hash
 from teacher.records import ONE_RUN
@@ -149,16 +150,21 @@ def describe_model(model: str) -> Model:
         if isinstance(cached, str):
             return Model(model, _folder_licence(Path(cached).parent), local=False)
         info: ModelInfo = HfApi().model_info(model, timeout=10)
-        licence = (info.card_data and info.card_data.get("license")) or "unknown"
+        licence = _card_licence(info.card_data)
     except (OSError, httpx.HTTPError, HFValidationError, OfflineModeIsEnabled):
-        licence = "unknown"
-    return Model(model, str(licence), local=False)
+        licence = UNKNOWN
+    return Model(model, licence, local=False)
 
 
 def _folder_licence(folder: Path) -> str:
     if (folder / "README.md").is_file():
-        licence = ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data.get("license")
-        if licence:
-            return str(licence)
+        licence = _card_licence(ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data)
+        if licence != UNKNOWN:
+            return licence
     config = folder / "config.json"
-    return str(json.loads(config.read_bytes()).get("license") or "unknown") if config.is_file() else "unknown"
+    return licence_of(json.loads(config.read_bytes()), UNKNOWN) if config.is_file() else UNKNOWN
+
+
+def _card_licence(card: Any) -> str:
+    # The Hub has `license: other` and a `license_name` beside it for what has no id there.
+    return licence_of({key: card.get(key) for key in ("license", "license_name")}, UNKNOWN) if card else UNKNOWN

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from datasets import Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfo, DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from curation.corpus.licences import is_unknown, licence_parts, terms
 from curation.pipeline.dataset import COLUMNS
 
 # From https://huggingface.co/docs/hub/repositories-licenses: the licences of texts and datasets.
@@ -25,12 +26,6 @@ HUB_LICENCES = frozenset(
 )
 NO_ITEMS = hashlib.sha256(b"[]").hexdigest()
 """The manifest's `benchmark_items` where there were none."""
-_TERMS = {
-    "no derivatives": r"^cc-by-(nc-)?nd\b",
-    "non-commercial use": r"^cc-by-nc\b",
-    "share-alike": r"^cc-by-(nc-)?sa\b|^(a|l)?gpl|^gfdl|^odbl|^cdla-sharing|^mpl",
-    "attribution": r"^cc-by|^odc-by|^odbl|^apache|^mit$|^bsd|^etalab|^isc",
-}
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 
@@ -51,6 +46,7 @@ def dataset_card(
         name=name,
         repo_id=repo_id,
         terms=terms(manifest["licences"]),
+        unknown_rows=sum(count for licence, count in manifest["licences"].items() if is_unknown(licence)),
         leaks_checked=leaks_checked(manifest),
         documents_in=sum(file["documents_in"] for file in files),
         documents_out=sum(file["documents_out"] for file in files),
@@ -102,19 +98,17 @@ def card_data(manifest: dict[str, Any]) -> DatasetCardData:
 
 def licence_ids(licences: list[str]) -> tuple[list[str], list[str]]:
     """The Hub's ids of licences, and the names of those without an id (which become `other`)."""
-    slugs = {_slug(licence) for licence in licences}
+    slugs = {_hub_id(part) for licence in licences for part in licence_parts(licence)}
     known, others = slugs & HUB_LICENCES, sorted(slugs - HUB_LICENCES)
     return sorted(known | ({"other"} if others else set())), others
 
 
-def _slug(licence: str) -> str:
-    return re.sub(r"[\s_]+", "-", licence.strip().lower())
-
-
-def terms(licences: Iterable[str]) -> list[str]:
-    """What the licences demand together, the strictest first; nothing for a licence that the Hub does not know."""
-    slugs = [_slug(licence) for licence in licences]
-    return [term for term, pattern in _TERMS.items() if any(re.search(pattern, slug) for slug in slugs)]
+def _hub_id(licence: str) -> str:
+    """The Hub's id of one licence: without what SPDX says about later versions (`gpl-3.0-only`), and for some without
+    a version (`odbl-1.0`). A slug of its name where the Hub has none."""
+    slug = re.sub(r"[\s_]+", "-", (licence or "unknown").lower())
+    shorter = (re.sub(r"-(only|or-later)$", "", slug), re.sub(r"-[\d.]+$", "", slug))
+    return next((id for id in (slug, *shorter) if id in HUB_LICENCES), slug)
 
 
 def size_category(rows: int) -> str:

@@ -23,8 +23,9 @@ from configs.schema import Config
 from curation.console.progress import say
 from curation.corpus.decontaminate import BenchmarkIndex, read_benchmarks
 from curation.corpus.exam_items import all_evaluation_items
-from curation.corpus.filters import is_unknown, licence_of
+from curation.corpus.filters import Cleaner
 from curation.corpus.inputs import find_curation_input, model_writes
+from curation.corpus.licences import is_unknown, licence_of
 from curation.corpus.shards import Shard, read_shard
 from curation.corpus.training_data import read_documents
 from curation.pipeline.dataset import WORK
@@ -96,6 +97,8 @@ def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs
     Raises UserError for input without documents or licences, a teacher that does not exist, makes no prompts or is not
     the one that the run in `run.dir` trained, and benchmarks that cannot be read."""
     curation = config.curation
+    # Raises where a filter is impossible, which a task would find out in the middle of the run.
+    Cleaner(curation)
     files, bad_rows = check_files(shards, curation.limit, curation.output / WORK)
     if is_unknown(curation.licence) and not curation.allow_unknown_licence and not any(f.licensed for f in files):
         raise UserError(
@@ -240,7 +243,7 @@ def _check_file(shard: Shard, version: str, limit: int | None, bad_rows: list[Re
     for item in read_shard(shard, limit):
         if isinstance(item, Document):
             documents += 1
-            licensed += not is_unknown(licence_of(item, ""))
+            licensed += not is_unknown(licence_of(item.metadata, ""))
             continue
         record = {"source_file": shard.name, "source_row": item.row, "source_id": None, "rewrite": None}
         bad_rows.append({**record, "stage": "read", "reason": item.reason, "strategy": None, "text": item.text})

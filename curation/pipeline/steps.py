@@ -12,8 +12,9 @@ from configs.errors import RunError
 from configs.files import Record, locked
 from configs.seeds import stable_seed
 from curation.console.progress import log_batch
-from curation.corpus.filters import Cleaner, Refusal, licence_of
+from curation.corpus.filters import Cleaner, Refusal
 from curation.corpus.inputs import model_writes
+from curation.corpus.licences import licence_of
 from curation.corpus.shards import SNIPPET_CHARACTERS, Shard, read_shard
 from curation.corpus.training_data import training_id
 from curation.pipeline.dataset import NO_TEACHER, RAW, part_documents, part_path, parts_of, write_part
@@ -194,7 +195,7 @@ class RewriteWithTeacher(PipelineStep):
         """What all records of a document have in common."""
         names = ("source_id", "source_file", "source_row")
         return {name: document.metadata[name] for name in names} | {
-            "licence": licence_of(document, self.inputs.config.curation.licence),
+            "licence": licence_of(document.metadata, self.inputs.config.curation.licence),
             **dict.fromkeys(("strategy", "stage", "reason", "detail")),
         }
 

@@ -6,7 +6,8 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 
-from curation.pipeline.card import NO_ITEMS, dataset_card, leaks_checked, licence_ids, size_category, terms
+from curation.corpus.licences import terms
+from curation.pipeline.card import NO_ITEMS, dataset_card, leaks_checked, licence_ids, size_category
 from curation.pipeline.curate import curate
 from curation.pipeline.manifest import read_manifest
 from tests.curation.datasets import curation_config, rows, write_jsonl

