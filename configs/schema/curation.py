@@ -83,7 +83,8 @@ class Curation(Section):
     allow_unknown_licence: bool = False
     """Also curate documents whose licence is `unknown`."""
     language: str = "en"
-    """Language of the texts (ISO 639-1), for the dataset card, and for filters and dedup to divide them into words."""
+    """Language of the texts (ISO 639-1), for the dataset card, and for filters and dedup to divide them into words. A
+    filter that has no rules for it is refused."""
     source_datasets: tuple[str, ...] = ("original",)
     """For the card: Hub ids of the datasets that the documents come from; `original` if they come from none."""
 

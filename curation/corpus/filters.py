@@ -23,6 +23,7 @@ from datatrove.pipeline.formatters import FTFYFormatter, PIIFormatter
 
 from configs.errors import UserError
 from configs.schema.curation import Curation, Filters
+from curation.corpus.languages import ENGLISH, c4, check_rules, stop_words, words_of
 from curation.corpus.licences import is_unknown, licence_of
 from curation.corpus.secrets import find_secrets
 
@@ -46,6 +47,7 @@ class Cleaner:
     """The filters that `curation` turns on. Extraction starts a process, which ends with the cleaner's `with` block."""
 
     def __init__(self, curation: Curation):
+        check_rules(curation)
         filters, language, licence = curation.filters, curation.language, curation.licence
 
         def unknown_licence(document: Document) -> str | None:
@@ -65,8 +67,8 @@ class Cleaner:
             ("pii", _format_with(pii) if filters.pii else None),
             ("language", _keep_languages(filters) if filters.languages else None),
             ("gopher_repetition", _rule(GopherRepetitionFilter, language) if filters.gopher_repetition else None),
-            ("gopher_quality", _rule(GopherQualityFilter, language) if filters.gopher_quality else None),
-            ("c4", _rule(C4QualityFilter, language) if filters.c4 else None),
+            ("gopher_quality", _gopher_quality(language) if filters.gopher_quality else None),
+            ("c4", _c4(language) if filters.c4 else None),
             ("fineweb", _rule(FineWebQualityFilter, language) if filters.fineweb else None),
         ]
         self.filters = [(name, function) for name, function in named if function is not None]
@@ -111,8 +113,16 @@ class Cleaner:
         return None
 
 
-def _rule(kind: Any, language: str) -> Filter:
-    rule = kind(language=language)
+def _gopher_quality(language: str) -> Filter:
+    return _rule(GopherQualityFilter, language, stop_words=stop_words(language))
+
+
+def _c4(language: str) -> Filter:
+    return _rule(C4QualityFilter, language) if language == ENGLISH else c4
+
+
+def _rule(kind: Any, language: str, **settings: Any) -> Filter:
+    rule = kind(language=words_of(language), **settings)
 
     def apply(document: Document) -> str | None:
         kept, reason = get_filter_result(rule.filter(document))

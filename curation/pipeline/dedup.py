@@ -17,13 +17,14 @@ import orjson
 import xxhash
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupSignature, minhash
+from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, minhash
 from datatrove.pipeline.dedup.minhash import MinhashConfig
 
 from configs.files import write_whole
 from configs.schema.curation import Curation
 from curation.console.progress import say
 from curation.corpus.filters import Cleaner
+from curation.corpus.languages import Signatures
 from curation.pipeline.executors.local import run_tasks
 from curation.pipeline.inputs import CurationInputs
 
@@ -84,7 +85,7 @@ def find_duplicates(inputs: CurationInputs, read: PipelineStep) -> None:
     near = curation.dedup == "minhash"
     if near:
         signatures, pairs = str(scratch / "signatures"), str(scratch / "pairs")
-        steps.append(MinhashDedupSignature(signatures, MINHASH, curation.language))
+        steps.append(Signatures(signatures, MINHASH, curation.language))
     run_tasks(steps, tasks, curation.workers, scratch / "logs-read")
     # Maps each repeat to the first of its kind.
     repeats = exact_duplicates(sorted((scratch / "hashes").glob("*.hashes")))
