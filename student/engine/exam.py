@@ -18,7 +18,7 @@ from configs.schema import Student
 from student.engine.encoding import Encoded, encode_answer, encode_prompt, encode_text
 from student.engine.helpers import Helpers, torch_threads
 from student.engine.lora import AdapterStack
-from student.engine.models import generation_config
+from student.engine.models import fitted_prompt, generation_config, positions_of
 from student.engine.schedule import Schedule
 from student.engine.scores import Score, Scorer
 from student.engine.training import Progress, Usage, even_parts
@@ -191,7 +191,13 @@ class Examiner:
 
     def _encode(self, question: Question) -> list[Encoded]:
         """The prompt with the gold answer, and with each distractor."""
-        return [encode_answer(self.tokenizer, question.prompt, a) for a in (question.answer, *question.distractors)]
+        prompt = self._prompt(question)
+        return [encode_answer(self.tokenizer, prompt, answer) for answer in (question.answer, *question.distractors)]
+
+    def _prompt(self, question: Question) -> str:
+        """A question's prompt, as far as the model has positions for it."""
+        decoded = self.settings.max_answer_tokens if self.settings.decode else 0
+        return fitted_prompt(self.tokenizer, question, positions_of(self.model.config), decoded)
 
     def _score_texts(self, texts: list[tuple[int, str]], trained: bool, max_tokens: int) -> list[Score]:
         encoded = [(k, encode_text(self.tokenizer, text, "all", self.settings.max_text_tokens)) for k, text in texts]
@@ -200,7 +206,7 @@ class Examiner:
     @torch.no_grad()
     def _decode(self, questions: list[tuple[int, Question]], trained: bool, max_tokens: int) -> list[str]:
         """Greedy answers to questions, each by the student of a slot, in the order given."""
-        prompts = [encode_prompt(self.tokenizer, question.prompt) for _, question in questions]
+        prompts = [encode_prompt(self.tokenizer, self._prompt(question)) for _, question in questions]
         longest = max(map(len, prompts), default=0) + self.settings.max_answer_tokens
         at_once = max(1, max_tokens // longest)
         order = sorted(range(len(prompts)), key=lambda i: questions[i][0])

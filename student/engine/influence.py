@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from configs.schema import Student
 from student.engine.encoding import Encoded, encode_answer
 from student.engine.lora import AdapterStack
+from student.engine.models import fitted_prompt, positions_of
 from student.engine.packing import Piece, pack
 from student.engine.schedule import plan_schedule
 from student.engine.training import batch_loss
@@ -37,11 +38,12 @@ def gradient_alignments(
     is the mean over questions of the gold answer's mean loss a token; -1 ... 1. `seed` draws the A of all. None where
     one of the gradients is zero or not finite: nothing is to be learnt, or nothing is asked."""
     found: list[float | None] = []
+    positions = positions_of(model.config)
     for start in range(0, len(jobs), JOBS_AT_ONCE):
         members = jobs[start : start + JOBS_AT_ONCE]
         exams = list(dict.fromkeys(job.exam for job in members))
         pieces = [
-            *(piece for slot, exam in enumerate(exams) for piece in _exam_pieces(tokenizer, exam, slot)),
+            *(piece for slot, exam in enumerate(exams) for piece in _exam_pieces(tokenizer, exam, slot, positions)),
             *(
                 piece
                 for slot, job in enumerate(members, start=len(exams))
@@ -91,8 +93,8 @@ def _lesson_pieces(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings:
     return _pieces(texts, sum(len(text.labelled) for text in texts), slot)
 
 
-def _exam_pieces(tokenizer: PreTrainedTokenizerBase, exam: Exam, slot: int) -> list[Piece]:
-    answers = [encode_answer(tokenizer, question.prompt, question.answer) for question in exam.questions]
+def _exam_pieces(tokenizer: PreTrainedTokenizerBase, exam: Exam, slot: int, positions: int | None) -> list[Piece]:
+    answers = [encode_answer(tokenizer, fitted_prompt(tokenizer, q, positions), q.answer) for q in exam.questions]
     return [piece for text in answers for piece in _pieces([text], len(answers) * len(text.labelled), slot)]
 
 

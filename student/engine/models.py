@@ -1,5 +1,10 @@
-"""Loads causal language models and their tokenizers, from a folder or by a Hub id."""
+"""Loads causal language models and their tokenizers, from a folder or by a Hub id, and says what a model cannot read:
+tokens beyond its embedding, positions beyond its longest text."""
 
+import json
+import logging
+import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -10,12 +15,22 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from configs.errors import UserError
+from configs.schema import Student
+from student.engine.encoding import encode_prompt, encode_text
 from student.engine.model_names import check_available
+from student.engine.packing import ROW_TOKENS
+from student.records import Exam, Question
+
+log = logging.getLogger(__name__)
+
+SPARE = 8
+"""Positions that are not filled: for opening tokens, the space before an answer, and words that are cut in two."""
 
 
 def pick_device(device: str) -> torch.device:
@@ -49,10 +64,11 @@ def has_bfloat16(device_type: str) -> bool:
 def load_model(
     name: str, *, device: str = "auto", dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in eval mode and its tokenizer, which pads with the end-of-text token if it has no other.
-    Of the model's own generation config its end tokens are kept, see `generation_config`.
+    """A causal language model in eval mode and its tokenizer, which fits it (see `fit_tokenizer`). Of the model's own
+    generation config its end tokens are kept, see `generation_config`.
 
-    Raises UserError if `name` is neither a model folder nor a Hub id that can be reached.
+    Raises UserError if `name` is neither a model folder nor a Hub id that can be reached, and for a tokenizer that does
+    not fit the model.
     """
     check_available(name)
     where = pick_device(device)
@@ -61,8 +77,7 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(dtype, where))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # truncated or ill-fitting weights among them
         raise UserError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    fit_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], name)
     model.generation_config = generation_config(model, tokenizer)
     # The declared return type of from_pretrained is wider than what it returns here.
     return model.to(where).eval(), tokenizer  # type: ignore[arg-type]
@@ -112,10 +127,110 @@ def empty_model(name: str) -> PreTrainedModel:
 
 
 def check_model(key: str, name: str) -> None:
-    """Raises UserError if `name` is no model. Reads config and tokenizer only, because the weights may be large."""
+    """Raises UserError if `name` is no model, or its tokenizer does not fit it. Reads config and tokenizer only,
+    because the weights may be large."""
     try:
         check_available(name)
-        AutoConfig.from_pretrained(name)
-        AutoTokenizer.from_pretrained(name)
+        rows = getattr(AutoConfig.from_pretrained(name).get_text_config(), "vocab_size", None)
+        fit_tokenizer(AutoTokenizer.from_pretrained(name), rows or sys.maxsize, name)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{key} {name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None:
+    """Makes the tokenizer of the model `name` give no token that its embedding of `rows` rows lacks, and pad.
+
+    A padding token that is missing, or is beyond the embedding, is replaced by the end-of-text token. Other special
+    tokens beyond it (Gemma 3's for images, in its text models) are read as the characters they are. Raises UserError
+    for a tokenizer without an end-of-text token, and for one of another model, with ordinary tokens beyond.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"the tokenizer of {name} names no end-of-text token, so that no text would end: set eos_token in its"
+            " tokenizer_config.json"
+        )
+    beyond = {token: id for token, id in tokenizer.get_vocab().items() if id >= rows}
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    if tokenizer.eos_token_id >= rows or beyond.keys() - special:
+        raise UserError(
+            f"the tokenizer of {name} has {len(beyond)} tokens beyond the {rows} rows of its embedding"
+            f" ({min(beyond, key=beyond.__getitem__)!r} is the first): it is another model's, or the embedding was not"
+            " resized"
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = tokenizer.eos_token
+    if beyond and tokenizer.is_fast:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        rules["added_tokens"] = [token for token in rules["added_tokens"] if token["id"] < rows]
+        # transformers has no method that forgets a token.
+        tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(rules))
+
+
+def positions_of(config: PretrainedConfig) -> int | None:
+    """Tokens of the longest text that a model was made for; None where its config sets no limit. Models with learned
+    positions (GPT-2, OPT) fail beyond it, those with rotary ones have met no text so long."""
+    text_config = config.get_text_config()
+    names = ("max_position_embeddings", "max_seq_len")
+    limits = [getattr(text_config, name, None) for name in names]
+    return next((int(limit) for limit in limits if limit is not None and limit > 0), None)
+
+
+def within_positions(settings: Student, config: PretrainedConfig) -> Student:
+    """The settings with texts, and rows that texts share, no longer than the model's positions."""
+    positions = positions_of(config)
+    if positions is None:
+        return settings
+    if positions < settings.max_text_tokens:
+        log.info(
+            "%s reads %d tokens: texts are cut there, not at student.max_text_tokens %d",
+            config.get_text_config().model_type, positions, settings.max_text_tokens,
+        )  # fmt: skip
+    shared = settings.row_tokens or ROW_TOKENS
+    bounds = {"max_text_tokens": min(positions, settings.max_text_tokens), "row_tokens": min(positions, shared)}
+    # Left open, a row's length is packing's own choice.
+    return settings.model_copy(update=bounds if shared > positions else {"max_text_tokens": bounds["max_text_tokens"]})
+
+
+def exam_problem(tokenizer: PreTrainedTokenizerBase, exam: Exam, positions: int | None) -> str | None:
+    """Why a model with so many positions cannot be asked these questions: an answer leaves no room for any of its
+    prompt. None where it can."""
+    for question in exam.questions:
+        answers = (question.answer, *question.distractors)
+        # No tokenizer needs more tokens than bytes.
+        if positions is None or max(map(_bytes, answers)) + SPARE < positions:
+            continue
+        if _room(tokenizer, answers, positions) < 1:
+            return f"an answer is longer than the model's {positions} positions: {question.answer[:40]!r}"
+    return None
+
+
+def fitted_prompt(
+    tokenizer: PreTrainedTokenizerBase, question: Question, positions: int | None, decoded: int = 0
+) -> str:
+    """The prompt of a question, or as much of its end as a model with so many positions can read before the longest of
+    its answers and before `decoded` new tokens: what is left out stands first, as in lm-eval."""
+    answers = (question.answer, *question.distractors)
+    most = _bytes(question.prompt) + max(decoded, *map(_bytes, answers)) + SPARE
+    if positions is None or most < positions:
+        return question.prompt
+    excess = len(encode_prompt(tokenizer, question.prompt)) - min(
+        _room(tokenizer, answers, positions), positions - decoded
+    )
+    if excess <= 0:
+        return question.prompt
+    log.warning("a question is longer than the model's %d positions: its prompt is cut at the beginning", positions)
+    offsets = tokenizer(question.prompt, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    # A token more, since what is left may tokenize differently at its new beginning.
+    return question.prompt[offsets[excess + 1][0] :] if excess + 1 < len(offsets) else ""
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
+
+
+def _room(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str], positions: int) -> int:
+    """Tokens that the longest answer leaves to its prompt."""
+    longest = max(len(encode_text(tokenizer, answer, "all", sys.maxsize)) for answer in answers)
+    return positions - longest - SPARE

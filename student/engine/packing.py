@@ -150,6 +150,7 @@ def buckets(rows: Sequence[T], length: Callable[[T], int], pass_tokens: int, ste
 def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.device) -> Batch:
     """Rows, in the order of their slots, as tensors."""
     width = max(map(row_length, rows))
+    longest = max(len(piece.text) for row in rows for piece in row)
     ids_RT = np.full((len(rows), width), pad_id)
     position_ids_RT = np.empty((len(rows), width), dtype=np.int64)
     index, target, last = [], [], []
@@ -164,8 +165,8 @@ def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.dev
             last.append(r * width + end - 1)
             start = end
         # Padding continues the last text's positions: no token attends to a later one, and a row that holds one text
-        # then needs no mask at all.
-        position_ids_RT[r, start:] = np.arange(width - start) + len(row[-1].text)
+        # then needs no mask at all. It ends where the longest text does: a model may have learned no position beyond.
+        position_ids_RT[r, start:] = np.minimum(np.arange(width - start) + len(row[-1].text), longest - 1)
     if all(len(row) == 1 for row in rows):
         position_ids_RT = position_ids_RT[:1]
     pieces = [piece for row in rows for piece in row]
@@ -225,7 +226,8 @@ def padded(parts: Sequence[Part], pad_id: int, device: torch.device, *, left: bo
         column_RT[r] = np.arange(width) - first
     length_R1 = np.array([[len(part.ids)] for part in parts])
     mask_RT = ((column_RT >= 0) & (column_RT < length_R1)).astype(np.int64)
-    position_RT = np.maximum(column_RT, 0) + np.array([[part.start] for part in parts])
+    # Padding stays at a text's own positions: a model may have learned none beyond.
+    position_RT = np.clip(column_RT, 0, length_R1 - 1) + np.array([[part.start] for part in parts])
     ids, mask, positions = (torch.from_numpy(array).to(device) for array in (ids_RT, mask_RT, position_RT))
     return ids, mask, positions
 

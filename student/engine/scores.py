@@ -8,6 +8,7 @@ follows it: one of a single token needs no row.
 
 import copy
 import logging
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from student.engine.encoding import Encoded, encode_prompt, ending_tokens
 from student.engine.lora import AdapterStack, Rows
 from student.engine.loss import likeliest_tokens, target_logliks
 from student.engine.memory import is_out_of_memory
-from student.engine.models import end_ids
+from student.engine.models import end_ids, positions_of
 from student.engine.packing import Part, Piece, pack, padded, pass_tokens, passes
 from student.engine.training import last_hidden, loss_at_labels
 
@@ -166,7 +167,9 @@ class Scorer:
         """Scores of the gold answer and distractors of questions, each put to the student of a slot, in the order
         given. Up to rounding they are those of `texts`, which computes what can share no prompt."""
         asked = [Candidates.of(slot, tag, texts) for tag, (slot, texts) in enumerate(questions)]
-        shared = [question for question in asked if question.can_share(max_tokens)]
+        # A pass is as wide as its longest prompt and answer together, and GPT-Neo's mask no wider than its positions.
+        most = (positions_of(self.model.config) or sys.maxsize) // 2
+        shared = [q for q in asked if q.can_share(max_tokens) and max(map(len, q.texts)) <= most]
         scores: dict[int, list[Score]] = {}
         if shared and self.shares_prompts:
             together = self._together(shared, trained, max_tokens)

@@ -39,7 +39,7 @@ from student.engine.memory import (
     is_out_of_memory,
     keep_freed_memory,
 )
-from student.engine.models import has_bfloat16
+from student.engine.models import exam_problem, has_bfloat16, positions_of, within_positions
 from student.engine.precision import attend_in_float32, load_student
 from student.engine.schedule import Schedule, plan_schedule
 from student.engine.training import Progress, Usage, student_helpers, train_slots
@@ -98,6 +98,7 @@ class InlinePool:
         attend_in_float32(model)
         check_head(model)
         check_offsets(tokenizer)
+        settings = within_positions(settings, model.config)
         self.settings, self.model, self.tokenizer = settings, model, tokenizer
         self.stack = AdapterStack(model, settings.lora) if settings.mode == "lora" else None
         self.pad_id: int = tokenizer.pad_token_id  # type: ignore[assignment]  # load_model sees to it
@@ -161,6 +162,14 @@ class InlinePool:
         """Trains and examines one student for each job, in batches of like length; see `StudentPool.examine`."""
         order = longest_first([TrainingSize.of(job.lesson, self.settings) for job in jobs])
         outcomes: dict[int, Outcome] = {}
+        positions = positions_of(self.model.config)
+        problems = {exam: exam_problem(self.tokenizer, exam, positions) for exam in {job.exam for job in jobs}}
+        outcomes |= {
+            i: Outcome(gain=None, error=problem) for i, job in enumerate(jobs) if (problem := problems[job.exam])
+        }
+        if outcomes and on_done:
+            on_done(dict(outcomes))
+        order = [i for i in order if i not in outcomes]
         with torch_threads(1) if self.settings.exact else nullcontext():
             for waiting in chunks(order, self.at_once):
                 schedules = {i: plan_schedule(self.tokenizer, jobs[i].lesson, self.settings) for i in waiting}

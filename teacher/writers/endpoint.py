@@ -22,7 +22,7 @@ from configs.schema import Serving, Teacher
 from configs.seeds import stable_seed
 from student.engine.encoding import prompt_ids
 from student.engine.model_names import check_available
-from student.engine.models import end_ids
+from student.engine.models import end_ids, positions_of
 from teacher.prompting.template import load_tokenizer
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
@@ -277,7 +277,7 @@ def load_endpoint(
         declared = GenerationConfig.from_pretrained(name).eos_token_id
     except OSError:
         declared = model_config.eos_token_id
-    context = serving.context_tokens or getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    context = serving.context_tokens or positions_of(model_config)
     ends = end_ids(declared, tokenizer)
     writer = EndpointWriter(
         settings, serving, tokenizer, context=context, end_ids=ends, state_file=state_file, model=model

@@ -12,7 +12,7 @@ from configs.errors import RunError, UserError
 from configs.schema import Teacher
 from student.engine.encoding import prompt_ids
 from student.engine.lora import decoder_config
-from student.engine.models import end_ids, generation_config, load_model
+from student.engine.models import end_ids, generation_config, load_model, positions_of
 from teacher.prompting.template import check_prompts
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
@@ -26,7 +26,7 @@ class TransformersWriter(Writer):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Teacher) -> None:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.context = positions_of(model.config)
 
     @property
     def end_ids(self) -> set[int]:
