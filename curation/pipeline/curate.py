@@ -167,7 +167,7 @@ def _run(inputs: CurationInputs, steps: list[PipelineStep], done: int, first: bo
 def _summary(inputs: CurationInputs, resumed: int | None, started: float) -> CurateSummary:
     """The summary of a finished dataset; also removes what only an unfinished one needs."""
     output = inputs.config.curation.output
-    for name in ("parts", "tasks", "datatrove", "dedup", "duplicates", "vllm"):
+    for name in ("parts", "tasks", "datatrove", "dedup", "duplicates", "vllm", "replies"):
         shutil.rmtree(inputs.work / name, ignore_errors=True)
     for name in ("bad_rows.jsonl", "progress.jsonl"):
         (inputs.work / name).unlink(missing_ok=True)

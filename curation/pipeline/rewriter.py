@@ -95,7 +95,7 @@ def _load_writer(config: Config, checkpoint: Path | None) -> Writer:
             state = state_file(config, checkpoint, config.curation.output / WORK / "vllm")
             return load_endpoint(config.teacher, config.serving, checkpoint, state)
         case "endpoint":
-            return load_endpoint(config.teacher, config.serving)
+            return load_endpoint(config.teacher, config.serving, kept=config.curation.output / WORK / "replies")
 
 
 def rewriter_gates(config: Config) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from teacher.prompting.template import load_tokenizer
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
 from teacher.writers.opening import check_tags, completion_pattern
+from teacher.writers.paid import PaidReplies
 from teacher.writers.replies import AskAgainError, Choice, EndpointError, EveryPromptError, Form, mended, read_choice
 from teacher.writers.vllm_server import read_state
 
@@ -60,9 +61,12 @@ class EndpointWriter(Writer):
         end_ids: set[int],
         state_file: Path | None = None,
         model: str | None = None,
+        kept: Path | None = None,
     ) -> None:
         """`state_file` is that of a vLLM server of ours; None asks the endpoint of `serving`. `model` is the name to
-        ask for, where it is not the one that the server was started with."""
+        ask for, where it is not the one that the server was started with. `kept` is a folder for replies of the batch
+        under way, which a later call of the same batch takes from there."""
+        self.paid = None if kept is None else PaidReplies(kept)
         self.settings, self.serving, self.tokenizer = settings, serving, tokenizer
         self.end_ids, self.state_file, self.model = end_ids, state_file, model
         self.context = context - TEMPLATE_TOKENS if context is not None and self.chat else context
@@ -121,10 +125,20 @@ class EndpointWriter(Writer):
             )
         except (ValueError, ImportError, httpx.InvalidURL) as error:
             raise UserError(f"the proxy that the environment names cannot be used: {error}") from None
+        asked = (self.serving.model, self.chat, self.serving.body, self.settings, samples)
+        completions = {} if self.paid is None else self.paid.of(asked)
+
+        async def complete(number: int) -> None:
+            completion = completions[number] = await self._complete(client, slots, samples[number])
+            if self.paid is not None and completion.error is None:
+                self.paid.add(number, completion)
+
         # A RunError of one sample ends the others.
         async with client, asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._complete(client, slots, sample)) for sample in samples]
-        return [task.result() for task in tasks]
+            for number in range(len(samples)):
+                if number not in completions:
+                    group.create_task(complete(number))
+        return [completions[number] for number in range(len(samples))]
 
     async def _complete(self, client: httpx.AsyncClient, slots: asyncio.Semaphore, sample: Sample) -> Completion:
         opening = self.opening_ids(sample.opening)
@@ -260,10 +274,12 @@ def load_endpoint(
     checkpoint: Path | None = None,
     state_file: Path | None = None,
     model: str | None = None,
+    kept: Path | None = None,
 ) -> EndpointWriter:
     """A writer on the vLLM server with this state file (`teacher.writers.vllm_server`), or on the endpoint of
-    `serving`; `model` is the name to ask for where it is not the server's first one. Raises UserError where the
-    tokenizer of the teacher cannot be loaded or the key is not in the environment."""
+    `serving`; `model` is the name to ask for where it is not the server's first one, `kept` a folder for replies that
+    were paid for. Raises UserError where the tokenizer of the teacher cannot be loaded or the key is not in the
+    environment."""
     name = settings.model if checkpoint is None or is_adapter(checkpoint) else str(checkpoint)
     check_available(name)
     if state_file is None and serving.api_key_variable:
@@ -280,7 +296,7 @@ def load_endpoint(
     context = serving.context_tokens or positions_of(model_config)
     ends = end_ids(declared, tokenizer)
     writer = EndpointWriter(
-        settings, serving, tokenizer, context=context, end_ids=ends, state_file=state_file, model=model
+        settings, serving, tokenizer, context=context, end_ids=ends, state_file=state_file, model=model, kept=kept
     )
     check_tags(writer)
     return writer

@@ -333,3 +333,25 @@ def test_an_environment_that_allows_no_request_is_named(asked, monkeypatch, vari
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=message):
         asked(reply())
+
+
+def test_replies_that_were_paid_for_are_asked_for_once(make_config, tmp_path):
+    def poor(request, attempt):
+        return TEXT + request["prompt"] if len(server.requests) <= 2 else (402, {}, b"Insufficient credits")
+
+    def writer(url):
+        config = make_config(teacher={"writer": "endpoint"}, serving={"url": url, "model": "big", "concurrency": 1})
+        return load_endpoint(config.teacher, config.serving, kept=tmp_path / "kept")
+
+    with answering(poor) as server, pytest.raises(RunError, match="Insufficient credits"):
+        writer(server.url).attempt(PROMPTS, 1, seed=0)
+    [file] = (tmp_path / "kept").iterdir()
+    file.write_bytes(file.read_bytes() + b'{"number": 2, "te')  # torn by a kill
+    with answering(lambda request, attempt: TEXT + request["prompt"]) as server:
+        rich = writer(server.url)
+        written = rich.attempt(PROMPTS, 1, seed=0)
+        assert [[Completion(TEXT + prompt, True)] for prompt in PROMPTS] == written
+        assert [request["prompt"] for _, request, _ in server.requests] == [PROMPTS[2]]
+        # Another batch, or the same prompts with other seeds, is asked for anew, and takes the place of the first.
+        rich.attempt(PROMPTS, 1, seed=1)
+        assert len(server.requests) == 4 and len(list((tmp_path / "kept").iterdir())) == 1
