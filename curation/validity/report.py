@@ -10,10 +10,10 @@ from configs.format import interval, number, quantity
 from curation.console.tables import stdout_console
 from curation.validity.verdicts import SignalResult, TargetResult
 
-LEAST_SECONDS = 1e-4
+LEAST_SECONDS = 1e-2
 """Where the picture puts what costs nothing: its axis is logarithmic."""
 COLOURS = {"loglik": "#0072b2", "contrast": "#d55e00", "choice": "#009e73", "recall": "#cc79a7", None: "#4a4f55"}
-"""Also told apart by the markers of `MARKERS`."""
+"""Numbers and the markers of `MARKERS` also tell them apart."""
 MARKERS = {"document": "o", "shared": "s", None: "^"}
 
 
@@ -84,16 +84,17 @@ def write_plot(results: Sequence[SignalResult], target: TargetResult, path: Path
             target.mean_reliability**0.5, color="gray", ls=":",
             label="most that a signal can have beside a target of this noise",
         )  # fmt: skip
-    for i, result in enumerate(shown):
+    for place, result in enumerate(shown, start=1):
         mean, low, high = result.correlation
         assert mean is not None
         # Signals of the same students cost the same: they stand a little apart.
-        seconds = max(LEAST_SECONDS, result.seconds or 0.0) * 1.06 ** (i % 5 - 2)
+        seconds = max(LEAST_SECONDS, result.seconds or 0.0) * 1.1 ** (place % 5 - 2)
         errors = None if low is None or high is None else [[mean - low], [high - mean]]
         axes.errorbar(
             seconds, mean, yerr=errors, fmt=MARKERS[result.credit], color=COLOURS[result.measure], capsize=2,
-            label=result.name,
+            label=f"{place} {result.name}",
         )  # fmt: skip
+        axes.annotate(str(place), (seconds, mean), textcoords="offset points", xytext=(4, 4), fontsize=7)
     axes.set(
         xscale="log", xlabel="seconds a rewrite", ylabel="rank correlation with the target, within documents",
         title=target.words,
