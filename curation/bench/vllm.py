@@ -28,7 +28,8 @@ from configs.errors import RunError, UserError
 from configs.files import write_json_lines
 from configs.schema import Config
 from curation.bench.pipeline_corpus import row_places
-from curation.corpus.shards import find_shards, read_shard
+from curation.corpus.finding import find_shards
+from curation.corpus.shards import read_shard
 from curation.lab import world
 from curation.models.smollm2 import FOLDER
 from curation.pipeline.curate import curate

@@ -112,13 +112,15 @@ def _sample(patterns: Sequence[str]) -> "list[Document]":
     """Up to SAMPLE documents, as many of each file. Raises UserError if there is none."""
     from datatrove.data import Document
 
-    from curation.corpus.shards import find_shards, read_shard
+    from curation.corpus.finding import find_shards
+    from curation.corpus.shards import read_shard
 
     shards = find_shards(tuple(patterns))[:SAMPLE]
-    rows = (row for shard in shards for row in read_shard(shard, SAMPLE // len(shards)))
+    rows = [row for shard in shards for row in read_shard(shard, SAMPLE // len(shards))]
     documents = [row for row in rows if isinstance(row, Document)]
     if not documents:
-        raise UserError(f"no documents in {', '.join(patterns)}: every row needs a `text`")
+        why = "; the first row: " + rows[0].reason if rows else ""  # type: ignore[union-attr]
+        raise UserError(f"no documents in {', '.join(patterns)}: every row needs a `text`{why}")
     return documents
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.schema import Config
 from configs.schema.student import TEACHER
-from curation.corpus.shards import Shard, find_shards
+from curation.corpus.finding import Shard, Skipped, find_shards
 from student.engine.model_names import check_available
 from teacher.prompting.strategies import check_strategy, is_ready, needs_model
 
@@ -34,9 +34,9 @@ def models_of(config: Config) -> dict[str, str]:
     return {key: name for name, key in keys.items()}
 
 
-def find_curation_input(config: Config) -> list[Shard]:
-    """The files of `curation.input`. Raises UserError if none is named or there, for an unknown strategy, or if the
-    teacher is not named."""
+def find_curation_input(config: Config, skipped: Skipped | None = None) -> list[Shard]:
+    """The files of `curation.input`; `skipped` is filled with what is not read. Raises UserError if none is named or
+    there, for an unknown strategy, or if the teacher is not named."""
     if not config.curation.input:
         raise UserError("curation.input names no shards: name JSONL or Parquet files, e.g. curation.input=[a.jsonl]")
     curation, teacher = config.curation, config.teacher
@@ -45,7 +45,7 @@ def find_curation_input(config: Config) -> list[Shard]:
             check_strategy(strategy, "curation.strategies" if curation.strategies else "teacher.strategies")
     if not teacher.model and model_writes(config):
         raise UserError("teacher.model is not set: a folder or a Hub id of a causal language model")
-    return find_shards(config.curation.input)
+    return find_shards(config.curation.input, skipped, own=(config.curation.output, config.run.dir))
 
 
 def check_inputs(config: Config) -> None:

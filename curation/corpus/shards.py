@@ -6,38 +6,30 @@ take ids as they are. This reader loses only a bad row, or what lies behind the 
 each document the id `file#row`, rows counted from 0.
 """
 
-import glob
-import os
+import itertools
+import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import IO, Any
 
-import fsspec
 import httpx
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 from datatrove.data import Document
-from fsspec.core import url_to_fs
 
-from configs.errors import UserError, nearest
+from curation.corpus.finding import Shard, one_line, open_shard
 from curation.corpus.warc import TornRecord, read_warc
 
-COMPRESSIBLE = (".jsonl", ".ndjson", ".warc", ".wet")
-SUFFIXES = (*(f"{kind}{compression}" for kind in COMPRESSIBLE for compression in ("", ".gz", ".zst")), ".parquet")
 SNIPPET_CHARACTERS = 200
 """Length of the beginning of a text that the record of a refused row shows."""
 
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One input file: its URL, and the name that ids and the manifest give it."""
-
-    url: str
-    name: str
+BOM, ZSTD = b"\xef\xbb\xbf", b"\x28\xb5\x2f\xfd"
+UNREADABLE_PARQUET = (OSError, pa.ArrowException, ValueError, TypeError, LookupError, OverflowError)
+UNHOLDABLE = (ValueError, OverflowError, LookupError, TypeError, AttributeError, ImportError, pa.ArrowException)
+"""What Arrow raises for a value that it can read and Python cannot hold: no list of its documentation's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,51 +45,6 @@ class _Broken(Exception):
     """The file cannot be read beyond this point."""
 
 
-def find_shards(patterns: tuple[str, ...]) -> list[Shard]:
-    """The files that the patterns (files, globs, folders; local or fsspec URLs) name, each once, in their order; the
-    files of a glob or folder are sorted. A shard's name is its path below the folder that all have in common. Raises
-    UserError that names a pattern without files, or of a file of another kind."""
-    urls = list(dict.fromkeys(url for pattern in patterns for url in _expand(pattern)))
-    if not urls:
-        raise UserError("no input files are named")
-    parents = [PurePosixPath(url).parent for url in urls]
-    common = os.path.commonpath(parents) if len({p.parts[:1] for p in parents}) == 1 else ""
-    return [Shard(url, str(PurePosixPath(url).relative_to(common))) for url in urls]
-
-
-def _expand(pattern: str) -> list[str]:
-    try:
-        fs, path = url_to_fs(os.path.expanduser(pattern))
-        if fs.isdir(path):
-            paths = sorted(p for p in fs.find(path) if _is_readable(p))
-        elif fs.exists(path):
-            if not _is_readable(path):
-                raise UserError(f"{pattern}: not a kind of file we read ({', '.join(SUFFIXES)})")
-            paths = [path]
-        elif glob.has_magic(path):
-            paths = sorted(p for p in fs.glob(path) if _is_readable(p))
-        else:
-            if "file" not in fs.protocol:
-                # Raises the cause: a host that cannot be reached is not a file that does not exist.
-                fs.info(path)
-            parent = fs._parent(path)
-            names = [p.rsplit("/", 1)[-1] for p in fs.find(parent, maxdepth=1)] if fs.isdir(parent) else []
-            hint = f": {nearest(path.rsplit('/', 1)[-1], names)}" if 0 < len(names) <= 20 else ""
-            raise UserError(f"no such file: {pattern}{hint}")
-        if not paths:
-            raise UserError(f"no shards ({', '.join(SUFFIXES)}) in {pattern}")
-        return [p if "file" in fs.protocol else fs.unstrip_protocol(p) for p in paths]
-    except UserError:
-        raise
-    except (OSError, httpx.HTTPError, ImportError, ValueError) as error:
-        # A host that does not answer, a missing driver (`s3://` without s3fs), an unknown protocol.
-        raise UserError(f"{pattern}: {_one_line(error)}") from None
-
-
-def _is_readable(path: str) -> bool:
-    return path.lower().endswith(SUFFIXES) and not PurePosixPath(path).name.startswith((".", "_"))
-
-
 def read_shard(shard: Shard, limit: int | None = None) -> Iterator[Document | BadRow]:
     """The shard's rows in order: documents (at most `limit`), and a BadRow with the reason for each row that is none.
 
@@ -109,7 +56,7 @@ def read_shard(shard: Shard, limit: int | None = None) -> Iterator[Document | Ba
     kind = url.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
     documents = 0
     try:
-        with fsspec.open(shard.url, "rb").open() as file:
+        with open_shard(shard) as file:
             if kind == "parquet":
                 rows = _parquet_rows(file)
             else:
@@ -124,7 +71,7 @@ def read_shard(shard: Shard, limit: int | None = None) -> Iterator[Document | Ba
     except _Broken as broken:
         yield BadRow(None, str(broken))
     except (OSError, httpx.HTTPError, pa.ArrowException) as error:
-        yield BadRow(None, f"cannot be read: {_one_line(error)}")
+        yield BadRow(None, f"cannot be read: {one_line(error)}")
 
 
 def _document(shard: Shard, row: int, value: Any) -> Document | BadRow:
@@ -133,7 +80,8 @@ def _document(shard: Shard, row: int, value: Any) -> Document | BadRow:
     key = "text" if value.get("text") is not None else "content"
     text = value.get(key)
     if not isinstance(text, str):
-        return BadRow(row, "no text: neither `text` nor `content` is a string", f"fields: {', '.join(map(str, value))}")
+        fields = ", ".join(map(str, value))[:SNIPPET_CHARACTERS] or "none"
+        return BadRow(row, f"no text: neither `text` nor `content` is a string; fields: {fields}")
     if not text.strip():
         return BadRow(row, "empty text")
     metadata = {k: v for k, v in value.items() if k not in (key, "id")}
@@ -145,20 +93,28 @@ def _document(shard: Shard, row: int, value: Any) -> Document | BadRow:
 
 
 def _jsonl_rows(chunks: Iterator[bytes]) -> Iterator[tuple[int, Any]]:
-    row, tail = 0, b""
+    row = 0
+    # Joined once a line: to add each chunk to what is there takes the square of a long line's time.
+    tail: list[bytes] = []
     try:
         for chunk in chunks:
-            *lines, tail = (tail + chunk).split(b"\n")
-            for line in lines:
-                if line.strip():
+            first, *lines = chunk.split(b"\n")
+            tail.append(first)
+            for start in lines:
+                if not _is_blank(line := b"".join(tail)):
                     yield row, _parse(row, line)
                 row += 1
+                tail = [start]
     except (_Broken, OSError) as error:
-        if tail.strip():
-            yield row, BadRow(row, "torn: the file breaks off inside this row", _snippet(tail))
+        if not _is_blank(line := b"".join(tail)):
+            yield row, BadRow(row, "torn: the file breaks off inside this row", _snippet(line))
         raise _Broken(f"breaks off after row {row - 1}: {error}" if row else f"unreadable: {error}") from None
-    if tail.strip():
-        yield row, _parse(row, tail)
+    if not _is_blank(line := b"".join(tail)):
+        yield row, _parse(row, line)
+
+
+def _is_blank(line: bytes) -> bool:
+    return not line.removeprefix(BOM).strip()
 
 
 def _warc_rows(chunks: Iterator[bytes]) -> Iterator[tuple[int, Any]]:
@@ -177,15 +133,20 @@ def _chunks(file: IO[bytes], url: str) -> Iterator[bytes]:
     """The file's bytes, decompressed. Raises _Broken behind the last byte that can be read of a broken archive."""
     # gzip.open and zstandard's stream_reader hide a truncation, or lose what they had buffered. A bare decoder gives
     # every byte before the break, and its `eof` says whether the last member was whole.
-    decoder = None
-    while chunk := file.read(1 << 16):
-        if not url.endswith((".gz", ".zst")):
+    decoder = make_decoder = None
+    for number in itertools.count():
+        if not (chunk := file.read(1 << 16)):
+            break
+        if number == 0:
+            make_decoder = _compression(chunk, url)
+        if make_decoder is None:
             yield chunk
             continue
         while chunk:
             if decoder is None or decoder.eof:
-                gzipped = url.endswith(".gz")
-                decoder = zlib.decompressobj(wbits=31) if gzipped else zstandard.ZstdDecompressor().decompressobj()
+                if decoder is not None and not chunk.strip(b"\0"):
+                    break  # gzip files on tapes are filled up with zeros
+                decoder = make_decoder()
             try:
                 yield decoder.decompress(chunk)
             except (zlib.error, zstandard.ZstdError) as error:
@@ -195,22 +156,69 @@ def _chunks(file: IO[bytes], url: str) -> Iterator[bytes]:
         raise _Broken("truncated archive")
 
 
+def _compression(start: bytes, url: str) -> Callable[[], Any] | None:
+    """What makes the decoder of a file that begins with `start`; None for a plain one. A download may unpack a file and
+    keep its name, or pack it under a name that does not say so, so that the name decides only where the content does
+    not."""
+    plain = start.removeprefix(BOM).lstrip()[:1] in (b"{", b"[") or start.startswith(b"WARC/")
+    if start.startswith(b"\x1f\x8b") or (url.endswith(".gz") and not start.startswith(ZSTD) and not plain):
+        return lambda: zlib.decompressobj(wbits=31)
+    if start.startswith(ZSTD) or (url.endswith(".zst") and not plain):
+        # `zstd --long=31`, as large dumps are packed, needs a window of 2 GB at most.
+        return lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+    return None
+
+
 def _parse(row: int, line: bytes) -> Any:
+    line = line.removeprefix(BOM)
     try:
-        return orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
+        value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         try:
-            line.decode("utf-8")
+            text = line.decode("utf-8")
         except UnicodeDecodeError as bad:
-            return BadRow(row, f"not UTF-8: byte {line[bad.start]:#04x} at {bad.start}", _snippet(line))
-        return BadRow(row, f"not JSON: {error}", _snippet(line))
+            wide = " (UTF-16 or UTF-32)" if line[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in line[:4] else ""
+            return BadRow(row, f"not UTF-8{wide}: byte {line[bad.start]:#04x} at {bad.start}", _snippet(line))
+        return _parse_as_python_does(row, text, str(error))
+    # orjson rounds integers above 64 bits.
+    if isinstance(value, dict) and isinstance(value.get("id"), float) and abs(value["id"]) >= 2**63:
+        return _parse_as_python_does(row, line.decode("utf-8"), "")
+    return value
+
+
+def _parse_as_python_does(row: int, text: str, error: str) -> Any:
+    """Python writes and reads NaN, Infinity, integers of any length and halves of surrogate pairs, which orjson
+    refuses. They cost a row only where its text is not Unicode; elsewhere such a half is a replacement character."""
+    try:
+        value = json.loads(text)
+        # Escapes alone can make a half: `text` itself was UTF-8.
+        if "\\u" not in text:
+            return value
+        key = "text" if isinstance(value, dict) and value.get("text") is not None else "content"
+        if isinstance(value, dict) and isinstance(value.get(key), str) and value[key] != _whole_characters(value[key]):
+            return BadRow(row, f"not Unicode: half of a surrogate pair in `{key}`", text[:SNIPPET_CHARACTERS])
+        return _whole_characters(value)
+    except (ValueError, RecursionError) as other:
+        reason = error or str(other)
+        return BadRow(row, f"not JSON: {reason}", text[:SNIPPET_CHARACTERS])
+
+
+def _whole_characters(value: Any) -> Any:
+    """The value with U+FFFD for each half of a surrogate pair."""
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list):
+        return [_whole_characters(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole_characters(name): _whole_characters(item) for name, item in value.items()}
+    return value
 
 
 def _parquet_rows(file: IO[bytes]) -> Iterator[tuple[int, Any]]:
     try:
         parquet = pq.ParquetFile(file)
-    except (OSError, pa.ArrowException) as error:
-        raise _Broken(f"unreadable footer: {_one_line(error)}") from None
+    except UNREADABLE_PARQUET as error:
+        raise _Broken(f"unreadable footer: {one_line(error)}") from None
     row = 0
     for group in range(parquet.num_row_groups):
         end = row + parquet.metadata.row_group(group).num_rows
@@ -218,30 +226,59 @@ def _parquet_rows(file: IO[bytes]) -> Iterator[tuple[int, Any]]:
             for batch in parquet.iter_batches(batch_size=1024, row_groups=[group]):
                 yield from enumerate(_batch_rows(batch, row), start=row)
                 row += batch.num_rows
-        except (OSError, pa.ArrowException) as error:
+        except UNREADABLE_PARQUET as error:
             # Other row groups can still be read.
-            reason = f"damaged row group {group}: {_one_line(error)}"
+            reason = f"damaged row group {group}: {one_line(error)}"
             yield from ((lost, BadRow(lost, reason)) for lost in range(row, end))
         row = end
 
 
-def _batch_rows(batch: pa.RecordBatch, start: int) -> Iterator[Any]:
+def _batch_rows(batch: pa.RecordBatch, start: int) -> list[Any]:
+    """The rows as dicts. What Python cannot hold (a year above 9999, an unknown time zone, a struct with a name twice)
+    is Arrow's text of it, or null where Arrow has none; a text that is not UTF-8 costs its row."""
+    names = batch.schema.names
+    columns = {name: _values(batch.column(i), is_text=name in ("text", "content")) for i, name in enumerate(names)}
+    rows: list[Any] = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    for offset, row in enumerate(rows):
+        bad = row["text"] if row.get("text") is not None else row.get("content")
+        if isinstance(bad, UnicodeDecodeError):
+            rows[offset] = BadRow(start + offset, f"not UTF-8: {bad.reason}", _snippet(bad.object))
+        elif isinstance(row.get("content"), UnicodeDecodeError):
+            row["content"] = None
+    return rows
+
+
+def _values(column: pa.Array, is_text: bool) -> list[Any]:
+    """A column's values; in one of texts, the UnicodeDecodeError of a value that is no UTF-8."""
     try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:
-        # Arrow does not check strings while it reads, and one bad row fails the whole batch here.
-        for offset in range(batch.num_rows):
-            try:
-                yield batch.slice(offset, 1).to_pylist()[0]
-            except UnicodeDecodeError as error:
-                yield BadRow(start + offset, f"not UTF-8: {error.reason}", _snippet(error.object))
+        values = column.to_pylist()
+    except UNHOLDABLE:
+        # One bad value fails the whole column here.
+        values = [_value(scalar) for scalar in column]
+    if is_text:
+        # Hive and old Spark write texts as bytes.
+        return [_decoded(value) if isinstance(value, bytes) else value for value in values]
+    return [None if isinstance(value, UnicodeDecodeError) else value for value in values]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        return error
+    except UNHOLDABLE:
+        try:
+            return scalar.cast(pa.string()).as_py()
+        except UNHOLDABLE:
+            return None
+
+
+def _decoded(value: bytes) -> Any:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error
 
 
 def _snippet(data: bytes) -> str:
     return data[: 4 * SNIPPET_CHARACTERS].decode("utf-8", errors="replace")[:SNIPPET_CHARACTERS]
-
-
-def _one_line(error: BaseException) -> str:
-    # The system's message names a path of this machine; the manifest names the file already.
-    text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-    return " ".join(text.split())

@@ -10,8 +10,9 @@ from datatrove.data import Document
 from configs.errors import UserError
 from configs.schema import Config
 from curation.console.progress import say
+from curation.corpus.finding import Shard, Skipped, describe_skipped, find_shards
 from curation.corpus.inputs import check_inputs, models_of
-from curation.corpus.shards import BadRow, Shard, find_shards, read_shard
+from curation.corpus.shards import BadRow, read_shard
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
 from student.records import Split
@@ -72,7 +73,11 @@ def read_documents(
 
 def _read_rows(patterns: tuple[str, ...], unreadable: list[str]) -> Iterator[Document]:
     """All documents, with `metadata["questions"]` only where it is valid. `unreadable` gets a line for each bad row."""
-    for shard in find_shards(patterns):
+    skipped: Skipped = {}
+    shards = find_shards(patterns, skipped)
+    if skipped:
+        say(f"not read in {', '.join(patterns)}: {describe_skipped(skipped)}")
+    for shard in shards:
         for item in read_shard(shard):
             if isinstance(item, BadRow):
                 unreadable.append(f"{shard.name}{'' if item.row is None else f' row {item.row}'}: {item.reason}")
@@ -109,7 +114,7 @@ def training_id(shard: Shard, row: int, text: str) -> str:
     """The id that `read_documents` gives a row: `file#row@` and a hash of its text, the same in every folder. Seeds
     depend on it, so that a run repeats on another machine. The same text in the same row of two files of one name is
     one document, and training refuses to learn from it and to be measured on it."""
-    return f"{PurePosixPath(shard.url).name}#{row}@{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{PurePosixPath(shard.name).name}#{row}@{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def read_splits(config: Config) -> tuple[list[Document], list[Document]]:

@@ -9,7 +9,7 @@ import torch
 from configs.errors import UserError
 from configs.format import amount
 from configs.schema import Config
-from curation.corpus.shards import find_shards
+from curation.corpus.finding import find_shards
 from curation.doctor.checks import Check, Checks
 from curation.doctor.machine import check_devices, check_disk, check_hub, check_versions
 from curation.doctor.models import check_adapters, check_dtypes, check_memory, check_models

@@ -15,7 +15,7 @@ import errno
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
@@ -27,8 +27,8 @@ from configs.files import locked, write_whole
 from configs.schema import Config
 from curation.console.progress import CurationProgress, say
 from curation.console.tables import stdout_console
+from curation.corpus.finding import Shard, Skipped, describe_skipped, one_line
 from curation.corpus.inputs import model_writes
-from curation.corpus.shards import Shard
 from curation.pipeline.card import dataset_card
 from curation.pipeline.dataset import WORK, FileCounts, documents_done, merge
 from curation.pipeline.dedup import find_duplicates
@@ -76,15 +76,18 @@ def curate(config: Config) -> CurateSummary:
     """
     started = time.monotonic()
     output, work = config.curation.output, config.curation.output / WORK
-    shards = find_input(config)
-    refuse_foreign(output)
+    skipped: Skipped = {}
+    shards = find_input(config, skipped)
+    if skipped:
+        say(f"not read: {describe_skipped(skipped)}")
     queued = None
     try:
+        refuse_foreign(output)
         output.mkdir(parents=True, exist_ok=True)
         while True:
             try:
                 with locked(work / "lock"):
-                    return _curate(config, shards, started, queued)
+                    return _curate(config, shards, skipped, started, queued)
             except Queued as waiting:
                 if not config.curation.wait:
                     raise
@@ -97,7 +100,7 @@ def curate(config: Config) -> CurateSummary:
         raise UserError(f"another curation is writing to {output}: wait, or name another curation.output") from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            raise RunError(f"cannot write {error.filename or output}: {one_line(error)}") from error
         done = documents_done(work / "parts")
         raise RunError(
             f"the disk is full at {output}: {done} documents are finished and kept in {work}; free some space "
@@ -111,9 +114,12 @@ def _progress(work: Path, done: int, total: int) -> CurationProgress:
     return CurationProgress(log, done, total)
 
 
-def _curate(config: Config, shards: Sequence[Shard], started: float, queued: Queued | None) -> CurateSummary:
+def _curate(
+    config: Config, shards: Sequence[Shard], skipped: Skipped, started: float, queued: Queued | None
+) -> CurateSummary:
     """`queued` are the jobs that this call has waited for."""
     inputs, bad_rows = read_inputs(config, shards)
+    inputs = replace(inputs, skipped=skipped)
     curation, output, work = inputs.config.curation, config.curation.output, inputs.work
     acquire_output(output, inputs.settings)
     if (output / "manifest.json").exists():

@@ -7,14 +7,12 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import orjson
 from datatrove.data import Document
-from fsspec.core import url_to_fs
 
 from configs.errors import UserError
 from configs.files import Record, write_whole
@@ -24,9 +22,10 @@ from curation.console.progress import say
 from curation.corpus.decontaminate import BenchmarkIndex, read_benchmarks
 from curation.corpus.exam_items import all_evaluation_items
 from curation.corpus.filters import Cleaner
+from curation.corpus.finding import Shard, Skipped, one_line, open_shard, shard_info
 from curation.corpus.inputs import find_curation_input, model_writes
 from curation.corpus.licences import is_unknown, licence_of
-from curation.corpus.shards import Shard, read_shard
+from curation.corpus.shards import read_shard
 from curation.corpus.training_data import read_documents
 from curation.pipeline.dataset import WORK
 from curation.pipeline.fingerprint import fingerprint, run_settings, written_by_endpoint
@@ -55,6 +54,8 @@ class CheckedFile:
     bad_rows: int
     reason: str | None
     """Why the file could not be read from some point on, or that it is empty."""
+    first_bad: str | None = None
+    """The first row that cannot be used, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,8 @@ class CurationInputs:
     """Items of `curation.benchmarks`, which neither a document nor a row may hold."""
     settings: dict[str, Any]
     """Everything that changes the rows (`run_settings`)."""
+    skipped: Skipped = field(default_factory=dict)
+    """What was found beside the shards, and is not read."""
 
     @property
     def work(self) -> Path:
@@ -127,11 +130,11 @@ def rewriting_inputs(config: Config) -> CurationInputs:
     )
 
 
-def find_input(config: Config) -> list[Shard]:
-    """The input files, one task each. Raises UserError as `find_curation_input` does, and where the config asks for
-    rewrites that would all be the same."""
+def find_input(config: Config, skipped: Skipped | None = None) -> list[Shard]:
+    """The input files, one task each; `skipped` is filled with what is not read. Raises UserError as
+    `find_curation_input` does, and where the config asks for rewrites that would all be the same."""
     curation, teacher = config.curation, sampling_config(config).teacher
-    shards = find_curation_input(config)
+    shards = find_curation_input(config, skipped)
     if curation.writer == "echo":
         different: float = 1
     elif teacher.temperature > 0 and not all(map(is_same, teacher.strategies)):
@@ -207,8 +210,8 @@ def check_files(
     shards: Sequence[Shard], limit: int | None, work: Path
 ) -> tuple[list[CheckedFile], list[Record] | None]:
     """The files, and the quarantine records of what cannot be read; None where `work` already has them, because
-    shards that are unchanged since `save_preflight` are not read again. Prints a line for each file with a defect,
-    and writes nothing. Raises UserError if no shard has a document."""
+    shards that are unchanged since `save_preflight` are not read again. Prints a line for each file with a defect.
+    Raises UserError if no shard has a document, and then leaves their reasons in quarantine.jsonl."""
     state = work / "checked.json"
     versions = [_version(shard) for shard in shards]
     known = [CheckedFile(**entry) for entry in json.loads(state.read_bytes())] if state.exists() else []
@@ -223,11 +226,22 @@ def check_files(
             say(f"{file.name}: {file.reason}{usable}")
         if file.bad_rows:
             rows = file.documents + file.bad_rows
-            say(f"{file.name}: {file.bad_rows} of {rows} rows cannot be used and go to quarantine")
+            say(f"{file.name}: {file.bad_rows} of {rows} rows cannot be used and go to quarantine; {file.first_bad}")
     if not any(file.documents for file in files):
-        causes = "; ".join(f"{file.name}: {file.reason or f'{file.bad_rows} unusable rows'}" for file in files[:3])
-        raise UserError(f"no documents in {len(files)} input file{'s' * (len(files) > 1)} ({causes})")
+        causes = "; ".join(f"{file.name}: {file.reason or file.first_bad}" for file in files[:3])
+        where = _keep_refused(work, bad_rows)
+        raise UserError(f"no documents in {len(files)} input file{'s' * (len(files) > 1)} ({causes}){where}")
     return files, bad_rows
+
+
+def _keep_refused(work: Path, bad_rows: list[Record]) -> str:
+    """Leaves the rows of an input without documents in the quarantine of the output folder, unless another run has its
+    work there; returns where they are, for a message."""
+    path = work.parent / "quarantine.jsonl"
+    if (work.parent / "manifest.json").exists() or (work / "settings.json").exists():
+        return ""
+    write_whole(path, b"".join(orjson.dumps(record) + b"\n" for record in bad_rows))
+    return f"; every row's reason is in {path}"
 
 
 def save_preflight(work: Path, files: Sequence[CheckedFile], bad_rows: list[Record]) -> None:
@@ -239,7 +253,7 @@ def save_preflight(work: Path, files: Sequence[CheckedFile], bad_rows: list[Reco
 def _check_file(shard: Shard, version: str, limit: int | None, bad_rows: list[Record]) -> CheckedFile:
     """Adds the quarantine records to `bad_rows`."""
     documents = unusable = licensed = 0
-    reason = None
+    reason = first_bad = None
     for item in read_shard(shard, limit):
         if isinstance(item, Document):
             documents += 1
@@ -251,28 +265,32 @@ def _check_file(shard: Shard, version: str, limit: int | None, bad_rows: list[Re
             reason = item.reason
         else:
             unusable += 1
+            first_bad = first_bad or f"row {item.row}: {item.reason}"
     if not documents and not unusable:
         reason = reason or "empty"
-    return CheckedFile(shard.name, version, limit, _content_hash(shard), documents, licensed, unusable, reason)
+    return CheckedFile(
+        shard.name, version, limit, _content_hash(shard), documents, licensed, unusable, reason, first_bad
+    )
 
 
 def _version(shard: Shard) -> str:
-    fs, path = url_to_fs(shard.url)
-    info = fs.info(path)
+    try:
+        info = shard_info(shard)
+    except OSError as error:
+        return one_line(error)
     stamp = next((info[key] for key in ("mtime", "ETag", "LastModified", "updated") if info.get(key)), "")
     return f"{info.get('size')} {stamp}"
 
 
 def _content_hash(shard: Shard) -> str:
     """The hash that a remote store already has of the content, else its SHA-256."""
-    fs, path = url_to_fs(shard.url)
-    info = fs.info(path)
-    known = next((info[key] for key in ("lfs", "blob_id", "ETag", "md5Hash") if info.get(key)), None)
-    if known is not None:
-        return str(getattr(known, "sha256", known))
     try:
-        with fsspec.open(shard.url, "rb").open() as file:
+        info = shard_info(shard)
+        known = next((info[key] for key in ("lfs", "blob_id", "ETag", "md5Hash") if info.get(key)), None)
+        if known is not None:
+            return str(getattr(known, "sha256", known))
+        with open_shard(shard) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         # `read_shard` has reported the reason already; the file takes part with unknown content.
-        return f"unreadable: {error.strerror}"
+        return f"unreadable: {one_line(error)}"

@@ -25,8 +25,9 @@ from configs.files import Record
 from configs.schema import Config
 from curation.console.progress import say
 from curation.corpus.filters import Cleaner, Refusal
+from curation.corpus.finding import Shard
 from curation.corpus.inputs import model_writes
-from curation.corpus.shards import BadRow, Shard, read_shard
+from curation.corpus.shards import BadRow, read_shard
 from curation.corpus.training_data import training_id
 from curation.pipeline.dataset import RAW
 from curation.pipeline.inputs import find_input, rewriting_inputs, teacher_checkpoint

@@ -13,9 +13,10 @@ from configs.files import Record, locked
 from configs.seeds import stable_seed
 from curation.console.progress import log_batch
 from curation.corpus.filters import Cleaner, Refusal
+from curation.corpus.finding import Shard
 from curation.corpus.inputs import model_writes
 from curation.corpus.licences import licence_of
-from curation.corpus.shards import SNIPPET_CHARACTERS, Shard, read_shard
+from curation.corpus.shards import SNIPPET_CHARACTERS, read_shard
 from curation.corpus.training_data import training_id
 from curation.pipeline.dataset import NO_TEACHER, RAW, part_documents, part_path, parts_of, write_part
 from curation.pipeline.dedup import Verdicts, read_verdicts

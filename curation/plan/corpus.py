@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datatrove.data import Document
-from fsspec.core import url_to_fs
 
 from configs.errors import UserError
-from curation.corpus.shards import SUFFIXES, Shard, read_shard
+from curation.corpus.finding import SUFFIXES, Shard, open_shard, shard_info
+from curation.corpus.shards import read_shard
 from curation.plan.quantity import Quantity, exact
 
 FILE_BYTES = 8 << 20
@@ -62,8 +61,7 @@ def survey_corpus(shards: Sequence[Shard], limit: int | None, sample: int) -> Co
     `limit` is `curation.limit`: documents used of each file. Raises UserError if what was read has no document.
     """
     deadline = time.monotonic() + SECONDS
-    located = [url_to_fs(shard.url) for shard in shards]
-    sizes = [int(fs.size(path) or 0) for fs, path in located]
+    sizes = [_size(shard) for shard in shards]
     order = list(range(len(shards)))
     random.Random(0).shuffle(order)
     parts: list[_FilePart] = []
@@ -78,6 +76,13 @@ def survey_corpus(shards: Sequence[Shard], limit: int | None, sample: int) -> Co
     return CorpusSurvey(len(shards), len(parts), sum(sizes), documents, _fair_sample(parts, sample, limit))
 
 
+def _size(shard: Shard) -> int:
+    try:
+        return int(shard_info(shard).get("size") or 0)
+    except OSError:  # a link to nothing, which holds no document
+        return 0
+
+
 def _suffix(shard: Shard) -> str:
     return next(suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if shard.url.lower().endswith(suffix))
 
@@ -89,7 +94,7 @@ def _read_part(shard: Shard, number: int, size: int, limit: int | None) -> _File
         return _FilePart(number, suffix, size, size, documents, True, kept)
     if suffix == ".parquet":
         try:
-            with fsspec.open(shard.url, "rb").open() as file:
+            with open_shard(shard) as file:
                 rows = pq.ParquetFile(file).metadata.num_rows
         except (OSError, pa.ArrowException):
             rows = 0
@@ -98,7 +103,7 @@ def _read_part(shard: Shard, number: int, size: int, limit: int | None) -> _File
     with tempfile.TemporaryDirectory() as folder:
         # Our reader gives every row before a break, so the beginning of a file, packed or not, is read like a torn one.
         head = Path(folder) / f"head{suffix}"
-        with fsspec.open(shard.url, "rb").open() as file:
+        with open_shard(shard) as file:
             head.write_bytes(file.read(FILE_BYTES))
         documents, kept = _reservoir(Shard(str(head), shard.name), limit, number)
     return _FilePart(number, suffix, size, FILE_BYTES, documents, limit is not None and documents >= limit, kept)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
@@ -11,7 +11,8 @@ from markupsafe import Markup, escape
 
 from configs.errors import UserError
 from configs.schema import Data
-from curation.corpus.shards import find_shards, read_shard
+from curation.corpus.finding import find_shards
+from curation.corpus.shards import read_shard
 from curation.corpus.training_data import training_id
 from curation.evaluation.records import LESSONS_FILE, EvaluationResult
 from curation.report.parts import marked, number
@@ -130,14 +131,14 @@ def _document_texts(data: Data, ids: set[str]) -> dict[str, str]:
     """Texts of documents by their training id, as far as the data are still where the config names them. An id names
     its file, and no other is opened."""
     texts: dict[str, str] = {}
-    files = {name.partition("#")[0] for name in ids}
+    files = {name.rpartition("#")[0] for name in ids}
     for patterns in (data.train, data.heldout):
         try:
             shards = find_shards(patterns) if patterns else []
         except UserError:
             continue
         for shard in shards:
-            if Path(shard.url).name not in files:
+            if PurePosixPath(shard.name).name not in files:
                 continue
             for item in read_shard(shard):
                 if len(texts) == len(ids):  # shards may be large: stop at the last document that is shown

@@ -5,7 +5,7 @@ import pytest
 from configs.errors import UserError
 from configs.schema import Config
 from configs.seeds import item_hash
-from curation.corpus.shards import Shard
+from curation.corpus.finding import Shard
 from curation.corpus.training_data import training_id
 from curation.study.groups import read_groups
 from curation.train import train_from_config

@@ -13,7 +13,8 @@ from curation.bench import vllm as vllm_bench
 from curation.bench.pipeline import check_rows, run_bench, table
 from curation.bench.pipeline_corpus import Corpus, row_places, write_corpus
 from curation.cli import main
-from curation.corpus.shards import find_shards, read_shard
+from curation.corpus.finding import find_shards
+from curation.corpus.shards import read_shard
 from curation.pipeline.curate import curate
 from curation.pipeline.manifest import read_manifest, write_manifest
 from tests.curation.pipeline.test_echo import echo_config

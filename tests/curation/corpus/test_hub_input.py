@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfFileSystem
 
-from curation.corpus.shards import find_shards
+from curation.corpus.finding import find_shards
 from curation.pipeline.curate import curate
 from tests.curation.datasets import data_rows, manifest_of, rows
 from tests.curation.export.hub_server import Blob, HubServer, Repo, running

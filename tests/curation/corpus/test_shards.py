@@ -17,7 +17,8 @@ from warcio.warcwriter import WARCWriter
 
 from configs.errors import UserError
 from configs.seeds import item_hash
-from curation.corpus.shards import BadRow, Shard, find_shards, read_shard
+from curation.corpus.finding import Shard, find_shards
+from curation.corpus.shards import BadRow, read_shard
 from curation.corpus.training_data import read_documents, training_id
 from tests.curation.datasets import rows, write_jsonl
 

@@ -19,7 +19,7 @@ from configs.errors import RunError, UserError
 from configs.load import save_config
 from configs.schema import Config, Questions
 from configs.seeds import item_hash
-from curation.corpus.shards import Shard
+from curation.corpus.finding import Shard
 from curation.corpus.training_data import training_id
 from curation.pipeline import curate as pipeline
 from curation.pipeline import dataset

@@ -12,7 +12,7 @@ from configs.errors import RunError, UserError
 from configs.schema import Config
 from configs.schema.executor import Ray, Slurm
 from curation.cli import main
-from curation.corpus.shards import find_shards
+from curation.corpus.finding import find_shards
 from curation.pipeline.curate import curate
 from curation.pipeline.executors.ray import run_on_ray
 from curation.pipeline.executors.slurm import Queued, run_on_slurm

@@ -10,7 +10,7 @@ from rich.console import Console
 from configs.errors import UserError
 from configs.schema import Config
 from curation.cli import main
-from curation.corpus.shards import find_shards
+from curation.corpus.finding import find_shards
 from curation.pipeline.curate import curate
 from curation.plan import corpus as plan_corpus
 from curation.plan.corpus import survey_corpus

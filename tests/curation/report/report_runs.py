@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from configs.load import load_config, save_config
 from configs.schema import Config
-from curation.corpus.shards import find_shards
+from curation.corpus.finding import find_shards
 from curation.corpus.training_data import training_id
 from curation.evaluation import records
 from curation.evaluation.records import LESSON_COLUMNS, LESSONS_FILE, RESULT_FILE
