@@ -6,6 +6,7 @@ Those print one line on stderr. A traceback is a defect of ours.
 
 import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -383,7 +384,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted; what was finished is kept, and the same command goes on from there", INTERRUPTED)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            if error.filename is None:
+                raise
+            # A file that is there and may be read was to be written.
+            unreadable = os.path.exists(error.filename) and not os.access(error.filename, os.R_OK)
+            return _fail(f"cannot {'read' if unreadable else 'write'} {error.filename}: {error.strerror}", 1)
         where = f" at {error.filename}" if error.filename else ""
         return _fail(f"the disk is full{where}; what was finished is kept: free some space and run the same command", 1)
 
