@@ -25,18 +25,33 @@ from curation.study.groups import Group, read_groups
 from curation.study.students import RewriteStudy
 from curation.validity.costs import Costs
 from curation.validity.design import fix_design
-from curation.validity.exams import AllQuestions
 from curation.validity.report import print_validity, write_plot
 from curation.validity.signals import MeasuredStudents, Signal, sign_signals
 from curation.validity.signs import SIGNS, SignWork
 from curation.validity.targets import match_outcomes, target_student
 from curation.validity.verdicts import judge, judge_target
+from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.pools.inline import NOT_IN_FINGERPRINT
-from student.records import StudentPool, mean_gain
+from student.records import Document, Exam, StudentPool, mean_gain
 from student.statistics.reliability import gains_table
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal, JsonLines
+
+DISTRACTORS = 4
+"""Of each question, unless the config says another number: `contrast` and `choice` need some, whatever is rewarded."""
+
+
+class AllQuestions:
+    """The documents' own questions, all of which may be asked."""
+
+    def __init__(self, template: str) -> None:
+        self.benchmark = DocumentQuestions(template)
+
+    def exam(self, document: Document) -> Exam:
+        """The exam of one document."""
+        questions = self.benchmark.exam(document).questions
+        return Exam(questions=tuple(dict.fromkeys(replace(question, split="reward") for question in questions)))
 
 
 def run_validity(
@@ -50,6 +65,9 @@ def run_validity(
     """Measures, prints the table, writes `validity.json`, `validity.png` and `validity-rewrites.jsonl` (each rewrite's
     values) into `run.dir`, and returns what the JSON holds. `source` as in `read_groups`. Students are kept in
     `<run.dir>/validity/`, so that a stopped call goes on. Raises UserError and RunError."""
+    if config.reward.distractors is None:
+        reward = config.reward.model_copy(update={"distractors": DISTRACTORS})
+        config = config.model_copy(update={"reward": reward})
     settings = config.validity
     names = settings.signs or tuple(SIGNS)
     check_known("sign in validity.signs", names, list(SIGNS))
@@ -155,7 +173,9 @@ def _design(config: Config, source: str | None, groups: Sequence[Group], names: 
     return {
         "source": source or list(config.data.train),
         "student": config.student.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT - {"model"}),
-        "reward": {"repeats": config.reward.repeats, "documents_per_student": config.reward.documents_per_student},
+        "reward": config.reward.model_dump(
+            mode="json", include={"repeats", "documents_per_student", "distractors", "retention_texts"}
+        ),
         "seed": config.run.seed,
         "validity": config.validity.model_dump(mode="json") | {"signs": list(names)},
         "target": _target_words(config),

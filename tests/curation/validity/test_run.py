@@ -2,13 +2,11 @@
 
 import json
 import random
-from types import SimpleNamespace
 
 import pytest
 
 from configs.errors import UserError
 from curation.cli import main
-from curation.validity.exams import AllQuestions
 from curation.validity.run import run_validity
 from student.pools.inline import InlinePool
 from student.records import Answer, Outcome
@@ -147,21 +145,18 @@ def test_another_design_in_the_same_folder_is_refused(config, pool, monkeypatch)
             run_validity(with_(fresh, steps=(steps,)), pool=pool)
 
 
-def test_answers_of_the_other_questions_are_distractors():
-    answers = ["the 13th century", "Danes and Germans", "Germans", "13th century", "in 1750", "Tartu", "a poet", "Riga"]
-    items = [{"question": f"question {i}?", "answer": answer} for i, answer in enumerate(answers)]
-    document = SimpleNamespace(id="d", text="", metadata={"questions": items})
-    exam = AllQuestions("{question}").exam(document)
-    assert {question.split for question in exam.questions} == {"reward"}
-    by_answer = {question.answer: question.distractors for question in exam.questions}
-    assert all(len(set(wrong)) == 4 and answer not in wrong for answer, wrong in by_answer.items())
-    assert "Germans" not in by_answer["Danes and Germans"] and "the 13th century" not in by_answer["13th century"]
-    assert exam == AllQuestions("{question}").exam(document)
-    document.metadata["questions"] = items[:1] + [items[1] | {"distractors": ["Swedes"]}]
-    alone, own = AllQuestions("{question}").exam(document).questions
-    assert alone.distractors == ("Danes and Germans",) and own.distractors == ("Swedes",)
-    document.metadata["questions"] = items[:1]
-    assert AllQuestions("{question}").exam(document).questions[0].distractors == ()
+def test_questions_without_distractors_get_answers_of_others(config, pool, tmp_path):
+    rows = list(documents(6))
+    for row in rows:
+        for question in row["questions"]:
+            del question["distractors"]
+    write(tmp_path / "documents.jsonl", rows)
+    config = with_(config, credits=("document",), steps=(8,), signs=("in-context-contrast",), measures=("contrast",))
+    found = by_name(run_validity(config, pool=pool))
+    assert not any(signal["cannot_be_told"].startswith("needs") for signal in found.values())
+    assert found["contrast, document, 8 steps"]["correlation"][0] is not None
+    design = json.loads((config.run.dir / "validity" / "design.json").read_text())
+    assert design["reward"]["distractors"] == 4
 
 
 def test_what_the_exam_does_not_give_cannot_be_told(config, tmp_path):
