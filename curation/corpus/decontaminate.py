@@ -22,7 +22,7 @@ from configs.errors import UserError
 from configs.schema.curation import Curation
 from student.benchmarks.sources import make_benchmark
 from student.records import Question
-from student.text.sentences import split_sentences
+from student.text.sentences import split_at_every_end
 from teacher.gates.checks import bare_question, leak
 
 # The gate allows a text what its own source says; here nothing is allowed.
@@ -82,7 +82,7 @@ class BenchmarkIndex:
         verbatim = next((name for name, leaks in self._gates.items() if leaks(_NO_SOURCE, text, True)), None)
         if verbatim is not None or self.embedder is None:
             return verbatim
-        sentences = split_sentences(text)
+        sentences = split_at_every_end(text)
         # Two sentences in a row too, because an item is mostly a question and its answer.
         passages = list(dict.fromkeys(sentences + [f"{first} {second}" for first, second in pairwise(sentences)]))
         if not passages or not self._texts:

@@ -39,6 +39,13 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for line in _unwrapped(text) for sentence in _split_line(line)]
 
 
+def split_at_every_end(text: str) -> list[str]:
+    """The parts of a text between all signs that can end a sentence, for a search that must not miss one: among small
+    letters and behind abbreviations too."""
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return [part for line in lines for piece in _END.sub(r"\g<0>\n", line).split("\n") if (part := piece.strip())]
+
+
 def _unwrapped(text: str) -> Iterator[str]:
     """The lines of a text, without line breaks in the middle of a sentence, and without empty ones."""
     whole = ""

@@ -78,7 +78,7 @@ def ngrams(words: Sequence[str], n: float) -> Iterable[tuple[str, ...]]:
     if _holds_characters(words):
         return _stretches(words, n)
     # Ten times as fast as slices, and the gates' largest cost on a corpus.
-    return zip(*(words[i:] for i in range(int(n))), strict=False)
+    return zip(*(words[i:] for i in range(math.ceil(n))), strict=False)
 
 
 def _holds_characters(words: Sequence[str]) -> bool:

@@ -451,4 +451,4 @@ def test_full_disk_for_real(tmp_path: Path, teacher: Path) -> None:
         assert summary.resumed > 0 and summary.rows_out == 80
         assert [row["source_row"] for row in data_rows(config)] == list(range(80))
     finally:
-        subprocess.run(["umount", str(small)], check=True)
+        subprocess.run(["umount", "--lazy", str(small)], check=True)

@@ -98,6 +98,6 @@ def test_documents_say_where_rewrites_are_missing(config, tmp_path):
     rows = list(documents(6))
     rows[0]["rewrites"] = "none"
     write(tmp_path / "documents.jsonl", rows)
-    with pytest.raises(UserError, match="not a list"):
+    with pytest.raises(UserError, match="must be a list"):
         read_groups(config, None, 6, None, evenly=True)
     assert json.loads((tmp_path / "documents.jsonl").read_text().splitlines()[1])["rewrites"]
