@@ -133,9 +133,7 @@ def check_model(key: str, name: str) -> None:
         check_available(name)
         rows = getattr(AutoConfig.from_pretrained(name).get_text_config(), "vocab_size", None)
         fit_tokenizer(AutoTokenizer.from_pretrained(name), rows or sys.maxsize, name)
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # UserError among them
         raise UserError(f"{key} {name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
 
 

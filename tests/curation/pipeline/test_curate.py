@@ -47,7 +47,7 @@ def test_shards_in_dataset_out(tmp_path: Path, teacher: Path, capsys: pytest.Cap
     table = data_rows(config)
     assert [row["id"] for row in table] == [f"a.jsonl#{i}" for i in range(6)] + [f"b.jsonl.gz#{i}" for i in range(5)]
     assert [row["source_id"] for row in table] == [f"person-{i}" for i in [*range(6), *range(5)]]
-    assert [row["licence"] for row in table] == ["MIT"] * 6 + ["CC BY-SA 4.0"] * 5
+    assert [row["licence"] for row in table] == ["mit"] * 6 + ["cc-by-sa-4.0"] * 5
     assert all(row["tokens"] == len(row["text"].split()) and row["source_tokens"] == 12 for row in table)
     manifest = manifest_of(config)
     [shard] = manifest["shards"]
