@@ -12,6 +12,7 @@ from teacher.prompting.prompts import build_prompt
 from teacher.prompting.strategies import (
     Part,
     by_label,
+    check_answered_once,
     is_ready,
     opening_tag,
     parse_completion,
@@ -57,6 +58,7 @@ def sample_rewrites(
     if sampling.strategies is not None:
         settings = settings.model_copy(update={"strategies": sampling.strategies})
     if settings.prompting == "policy":
+        check_answered_once(settings.strategies)
         strategies = [[""] * n for _ in documents]
         # Dealt for the whole stream, of which these documents take their part.
         openings = deal(

@@ -7,7 +7,7 @@ from configs.schema import Config
 from configs.schema.student import TEACHER
 from curation.corpus.finding import Shard, Skipped, find_shards
 from student.engine.model_names import check_available
-from teacher.prompting.strategies import check_strategy, is_ready, needs_model
+from teacher.prompting.strategies import check_answered_once, check_strategy, is_ready, needs_model
 
 
 def model_writes(config: Config) -> bool:
@@ -43,6 +43,8 @@ def find_curation_input(config: Config, skipped: Skipped | None = None) -> list[
     if curation.writer == "teacher" and teacher.prompting == "strategy":
         for strategy in curation.strategies or teacher.strategies:
             check_strategy(strategy, "curation.strategies" if curation.strategies else "teacher.strategies")
+    elif curation.writer == "teacher":
+        check_answered_once(tuple(curation.strategies or teacher.strategies))
     if not teacher.model and model_writes(config):
         raise UserError("teacher.model is not set: a folder or a Hub id of a causal language model")
     return find_shards(config.curation.input, skipped, own=(config.curation.output, config.run.dir))

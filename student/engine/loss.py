@@ -97,13 +97,15 @@ def target_logliks(hidden_ND: Tensor, head: nn.Linear, place_M: Tensor, target_M
     for start in range(0, len(places_U), chunk):
         part = hidden_ND.index_select(0, places_U[start : start + chunk])
         here = ((place_M >= start) & (place_M < start + chunk)).nonzero().squeeze(1)
-        logits = nn.functional.linear(part, head.weight, head.bias).float()
+        logits = nn.functional.linear(part, head.weight, head.bias)
+        rounded = logits.dtype != torch.float32
+        logits = logits.float()
         row, target = place_M[here] - start, target_M[here]
         asked = logits[row, target]
-        if part.dtype == torch.float32:  # as in the loss above
-            likeliest_M[here] = asked >= logits.amax(-1)[row]
-        else:
+        if rounded:  # as in the loss above
             likeliest_M[here] = logits.argmax(-1)[row] == target
+        else:
+            likeliest_M[here] = asked >= logits.amax(-1)[row]
         loglik_M[here] = asked - logits.logsumexp(-1)[row]
     return loglik_M, likeliest_M
 

@@ -25,7 +25,13 @@ Pair = tuple[Rewrite, Rewrite]
 
 
 def pairs_of(
-    reward: schema.Reward, rl: Rl, group: Sequence[Rewrite], rewards: Sequence[Reward], floor: float | None = None
+    reward: schema.Reward,
+    rl: Rl,
+    group: Sequence[Rewrite],
+    rewards: Sequence[Reward],
+    floor: float | None = None,
+    *,
+    policy: bool = True,
 ) -> list[Pair]:
     """Pairs the best units of a document with its worst, the i-th best with the i-th worst, rewrite by rewrite.
 
@@ -33,9 +39,11 @@ def pairs_of(
     and a loser is below their mean. A refused rewrite may lose and never wins; equal texts are no pair, nor are ready
     ones that the teacher did not choose.
     """
-    by_prompts: dict[tuple[str, ...], list[Unit]] = defaultdict(list)
+    by_prompts: dict[tuple[tuple[str, str], ...], list[Unit]] = defaultdict(list)
     for unit in units_of(reward, rl, group, rewards):
-        by_prompts[tuple(rewrite.prompt for rewrite in unit.rewrites)].append(unit)
+        # Of two strategies with one prompt (`x` and `sentences+x`) the ready part may have won. Under `policy`
+        # prompting the strategy is what the teacher chose.
+        by_prompts[tuple((r.prompt, "" if policy else r.strategy) for r in unit.rewrites)].append(unit)
     pairs: list[Pair] = []
     for units in by_prompts.values():
         winners = best_units(reward, rl, units, floor)
@@ -77,7 +85,10 @@ def update(
         def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
             return dataset
 
-    by_document = [pairs_of(config.reward, config.rl, *both, floor) for both in zip(groups, rewards, strict=True)]
+    policy = config.teacher.prompting == "policy"
+    by_document = [
+        pairs_of(config.reward, config.rl, *both, floor, policy=policy) for both in zip(groups, rewards, strict=True)
+    ]
     pairs = list(itertools.chain.from_iterable(by_document))
     metrics: Metrics = {"kept": len(pairs), "pairs": len(pairs), "documents": sum(map(bool, by_document))}
     metrics |= {"learning_rate": config.rl.learning_rate}

@@ -120,10 +120,16 @@ def check_trainable(settings: Teacher) -> None:
             "teacher.strategies are all ready, so there is nothing to train: set teacher.prompting 'policy' for a"
             " teacher that chooses among them, or add a strategy that it writes"
         )
-    twice = next((name for name in settings.strategies if len(prompts_of(name)) > 1), None)
+    check_answered_once(settings.strategies)
+
+
+def check_answered_once(strategies: Sequence[str]) -> None:
+    """Raises UserError for a strategy that asks the teacher more than once for one text: training learns from one
+    answer, and a policy gives one."""
+    twice = next((name for name in strategies if len(prompts_of(name)) > 1), None)
     if twice is not None:
         raise UserError(
-            f"teacher.strategies: {twice!r} asks the teacher twice for one text, and it learns from one answer: join a"
+            f"teacher.strategies: {twice!r} asks the teacher twice for one text, and it gives one answer here: join a"
             " prompt with ready strategies alone, or set rl.rewrites_per_lesson"
         )
 

@@ -9,6 +9,7 @@ from typing import Literal
 from configs.seeds import item_hash
 from student.records import Question
 from student.text.grading import normalise
+from student.text.words import graded_words, word_line
 
 Kind = Literal["number", "name", "phrase"]
 
@@ -80,9 +81,9 @@ def _own(question: Question, answers: Iterable[str]) -> list[str]:
 
 def _different(gold: str, answers: Iterable[str], count: int) -> list[str]:
     """The first of the answers that differ from gold and from each other."""
-    gold_words, seen, found = f" {normalise(gold)} ", set(), list[str]()
+    gold_words, seen, found = word_line(graded_words(normalise(gold))), set(), list[str]()
     for answer in answers:
-        words = f" {normalise(answer)} "
+        words = word_line(graded_words(normalise(answer)))
         if len(found) == count:
             break
         if words.strip() and words not in seen and words not in gold_words and gold_words not in words:

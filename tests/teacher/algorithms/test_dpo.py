@@ -54,6 +54,14 @@ def test_only_equal_prompts_meet():
     assert pairs("abcd", rewards, prompts="wxyz") == []
 
 
+def test_a_ready_part_wins_no_pair():
+    config = Config.model_validate({"rl": {"false_keep": None}})
+    group = [replace(rewrite(text, "p"), strategy=strategy) for text, strategy in zip("abcd", "xyxy", strict=True)]
+    rewards = [reward(0.1), reward(0.9), reward(0.8), reward(0.2)]
+    found = dpo.pairs_of(config.reward, config.rl, group, rewards, policy=False)
+    assert [won.text + lost.text for won, lost in found] == ["ca", "bd"], "each within its strategy"
+
+
 def test_the_members_of_the_best_set_meet_those_of_the_worst_in_order():
     rewards = [reward(0.1), reward(0.1), reward(0.9), reward(0.9), reward(0.5), reward(0.5)]
     assert pairs("abcdef", rewards, m=2) == ["ca", "db"]

@@ -11,6 +11,7 @@ from configs.schema import Gates, Teacher
 from student.records import Question
 from teacher.gates.checks import build_gates
 from teacher.prompting.strategies import (
+    check_answered_once,
     check_strategy,
     check_trainable,
     content_of,
@@ -144,6 +145,8 @@ def test_what_cannot_be_trained_is_said_in_a_line():
         check_trainable(Teacher(strategies=("sentences", "brought:x")))
     with pytest.raises(UserError, match=r"'faq\+rewrite' asks the teacher twice"):
         check_trainable(Teacher(strategies=("faq+rewrite",)))
+    with pytest.raises(UserError, match=r"'faq\+rewrite' asks the teacher twice"):
+        check_answered_once(("sentences", "faq+rewrite"))
     check_trainable(Teacher(strategies=("sentences",), prompting="policy"))
     check_trainable(Teacher(strategies=("sentences", "sentences+faq")))
 

@@ -50,6 +50,10 @@ def test_a_cloze_asks_for_a_fact_and_gives_it_at_the_end():
     assert write("cloze", "it was extraordinarily long.") == "it was _____ long. _____ = extraordinarily"
     assert write("cloze", "Then Rome fell, and Rome rose.") == "Then _____ fell, and _____ rose. _____ = Rome"
     assert write("cloze", "Nothing happened.") == "Nothing happened.", "anything may have"
+    gapped = {write("cloze", "In 1932 only 19 of 193 people and 5 of 2.5 came.", seed=seed) for seed in range(40)}
+    assert "In 1932 only _____ of 193 people and 5 of 2.5 came. _____ = 19" in gapped
+    assert "In 1932 only 19 of 193 people and _____ of 2.5 came. _____ = 5" in gapped
+    assert write("cloze", "故宫建于1420年。") == "故宫建于_____年。 _____ = 1420"
     assert write("cloze", "员工很多。") == "员工很多。", "a clause without spaces is no word"
 
 

@@ -55,3 +55,8 @@ def test_recall_needs_decoded_answers(tmp_path):
     path.write_text("reward: {measure: recall}\n")
     with pytest.raises(UserError, match=r"student\.decode"):
         load_config(path)
+
+
+def test_a_part_of_the_gold_answer_is_none_in_any_script():
+    drawn = distractors(draw_distractors(asked(a=["北京", "北京市", "上海"]), 4))
+    assert drawn["a 0?"] == ("上海",)
