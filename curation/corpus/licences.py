@@ -36,7 +36,7 @@ _RECORD_KEYS = (
     *("short_name", "license", "licence", "licenses", "url", "href", "uri", "value"),
 )
 _LONGEST_NAME = 200
-"""Characters; a longer text is the licence itself, which names itself in its first line."""
+"""Characters; a longer text that is no expression is the licence itself, which names itself in its first line."""
 _SAYS_NOTHING = frozenset(
     "unknown unk noassertion none null nil nan na undefined unspecified undetermined missing other others tbd "
     "nolicense nolicence notspecified notstated notknown notavailable notfound notprovided nolicensespecified "
@@ -49,16 +49,16 @@ _SAYS_UNKNOWN = re.compile(
     re.I,
 )
 _FORBIDS = re.compile(
-    r"no[\s_-]*deriv|\ball rights reserved\b|\bproprietary\b|^\W*unlicensed\W*$|(?:^|\W)nd(?:\W|$)", re.I
+    r"no[\s_-]*deriv|\ball[\s_-]+rights[\s_-]+reserved\b|\bproprietary\b|^\W*unlicensed\W*$|(?:^|\W)nd(?:\W|$)", re.I
 )
 _TERMS = {
-    "no derivatives": re.compile(r"^cc-by-(nc-)?nd\b"),
-    "non-commercial use": re.compile(r"^cc-by-nc\b"),
-    "share-alike": re.compile(r"^cc-by-(nc-)?sa\b|^(a|l)?gpl|^gfdl|^odbl|^cdla-sharing|^mpl"),
-    "attribution": re.compile(r"^cc-by|^odc-by|^odbl|^apache|^mit$|^bsd|^etalab|^isc"),
+    "no derivatives": re.compile(r"^cc-by-(nc-)?nd\b", re.I),
+    "non-commercial use": re.compile(r"^cc-by-nc\b", re.I),
+    "share-alike": re.compile(r"^cc-by-(nc-)?sa\b|^(a|l)?gpl|^gfdl|^odbl|^cdla-sharing|^mpl", re.I),
+    "attribution": re.compile(r"^cc-by|^odc-by|^odbl|^apache|^mit$|^bsd|^etalab|^isc", re.I),
 }
 _CREATIVE_COMMONS = re.compile(
-    r"creative\s*commons|creativecommons|^\W*cc\b|\bcc[\s_-]*by|^\W*cc[\s_-]*(?:0|zero)|^by(?:[\s_-]|$)"
+    r"creative\s*commons|creativecommons|^\W*cc\b|\bcc[\s_-]*by|^\W*cc[\s_-]*(?:0|zero)|^by(?=$|[\s_-]*(?:(?:nc|nd|sa)+(?![a-z])|[1-4](?!\d)))"
     r"|^attribution(?:[\s_-]*(?:non?[\s_-]*|share|\d)|\b.*international)",
     re.I,
 )
@@ -68,8 +68,11 @@ _ELEMENTS = {
     "sa": re.compile(r"share[\s_-]*alike|(?<![a-z])sa(?![a-z])|(?:by|nc)[\s_-]*sa", re.I),
 }
 _BY = re.compile(r"attribution|(?<![a-z])by(?![a-z])|ccby", re.I)
+_NOT_ZERO = re.compile(r"cc[\s_-]*by|(?<!no )(?<!without )attribution", re.I)
+"""`CC0 by Jane Doe` and `CC0, no attribution required` are CC0."""
 _URL = re.compile(
-    r"^(?:https?:)?//|^www\.|^(?:creativecommons|opensource|spdx|opendatacommons|choosealicense)\.(?:org|com)/", re.I
+    r"^(?:(?:https?:)?//|www\.|(?:creativecommons|opensource|spdx|opendatacommons|choosealicense)\.(?:org|com)/)\S*$",
+    re.I,
 )
 _ALIASES = {
     "apache": "apache-2.0",
@@ -96,7 +99,8 @@ _ALIASES = {
     "odbl": "odbl",
     "pddl": "pddl",
 }
-_LICENSING = Licensing()
+_ODD = re.compile(r"[^A-Za-z0-9_\s.:+()-]")
+"""What licence-expression takes in no name, though URLs and other texts have it."""
 
 
 Expression = str | tuple[str, tuple["Expression", ...]]
@@ -125,11 +129,22 @@ def licence_name(value: object) -> str:
 
 
 def _of_record(record: Mapping[str, Any], keys: Iterable[str]) -> str:
-    """What the fields of a record name together. Those that nobody knows count where nothing else does."""
-    names = list(dict.fromkeys(name for key in keys if (name := licence_name(record.get(key)))))
-    known = [name for name in names if all(part != UNKNOWN and _recognised(part) for part in licence_parts(name))]
-    named = [name for name in names if name != UNKNOWN]
-    return _named(_all_of(known)) if known else next(iter(named or names), "")
+    """What the fields of a record name together. A field that leaves it to the others (`other`, a number) counts where
+    there are no others, and a text that nobody knows where nothing is known, unless it forbids derived works."""
+    fields = [value for key in keys if licence_name(value := record.get(key))]
+    telling = [value for value in fields if not _leaves_it_to_others(value)]
+    names = list(dict.fromkeys(map(licence_name, telling or fields)))
+    kept = [
+        name
+        for name in names
+        if is_unknown(name) or forbids_derivatives(name) or all(map(_recognised, licence_parts(name)))
+    ]
+    return _named(_all_of(kept or names[:1]))
+
+
+def _leaves_it_to_others(value: object) -> bool:
+    """The Hub's cards say `license: other` beside `license_name`, and COCO numbers its licences."""
+    return isinstance(value, int | float) or _compact(str(value)) in ("other", "others")
 
 
 def is_unknown(licence: str) -> bool:
@@ -198,13 +213,16 @@ def _read_once(text: str) -> str:
         return ""
     if text[0] in "[{(" and (value := _value_in(text)) is not None:
         return licence_name(value)
-    text = text[:_LONGEST_NAME].rstrip()
+    expression = _expression(_with_operators(text))
+    if isinstance(expression, str):
+        text = text[:_LONGEST_NAME].rstrip()
     if (name := _recognised(text, wordings=False)) is not None:
         return name
     if _URL.search(text):
         return text
-    expression = _expression(_with_operators(text))
-    if not isinstance(expression, str) and all(map(_recognised, _leaves(expression))):
+    # Words that only a comma or an "and" joins may be the wording of one licence.
+    joined = re.search(r"\s(?:AND|OR)\s", text) or all(map(_recognised, _leaves(expression)))
+    if not isinstance(expression, str) and joined:
         return _written(_mapped(expression))
     if (name := _recognised(text)) is not None:
         return name
@@ -237,15 +255,34 @@ def _recognised(text: str, wordings: bool = True) -> str | None:
     licence, *exception = re.split(r"\sWITH\s", text, maxsplit=1, flags=re.I)
     if exception and (name := _recognised(licence)):
         return f"{name} WITH {exception[0].lower()}"
-    outside = _compact(re.sub(r"\([^()]*\)", "", text))
-    for spelling in (compact, outside):
-        if (name := names.get(spelling) or _ALIASES.get(spelling)) is not None:
-            return name
-    if not wordings:
-        return None
+    if (name := names.get(compact) or _ALIASES.get(compact)) is not None:
+        return name
+    if (name := _named_twice(text)) is not None or not wordings:
+        return name
     if _CREATIVE_COMMONS.search(text):
-        return _creative_commons(text)
+        name = _creative_commons(text)
+        return None if _FORBIDS.search(text) and not _TERMS["no derivatives"].search(name) else name
     return UNKNOWN if _SAYS_UNKNOWN.search(text) else None
+
+
+def _named_twice(text: str) -> str | None:
+    """The id of `The MIT License (MIT)`: brackets that say anything but the same id or its initials may change it."""
+    brackets = re.findall(r"\(([^()]*)\)", text)
+    outside = re.sub(r"\([^()]*\)", " ", text)
+    if not brackets or "(" in outside or ")" in outside:
+        return None
+    name = _recognised(outside, wordings=False)
+    if name is None or name == UNKNOWN:
+        return None
+    initials = iter(re.findall(r"\b[a-z]", outside.lower()))
+    for inside in brackets:
+        same = _recognised(inside, wordings=False)
+        acronym = re.fullmatch(r"[A-Z][A-Za-z]+", inside) and all(
+            letter.lower() in initials for letter in inside if letter.isupper()
+        )
+        if not acronym and (same is None or not f"{name}-".startswith(f"{same}-")):
+            return None
+    return name
 
 
 def _from_url(url: str) -> str | None:
@@ -269,10 +306,11 @@ def _from_url(url: str) -> str | None:
 
 def _creative_commons(text: str) -> str:
     """`cc-by-nc-nd-4.0` of any wording; `cc` alone where it says nothing about the terms."""
-    if re.search(r"(?<![a-z])cc[\s_-]*(?:0|zero)|(?<![a-z])zero(?![a-z])", text, re.I):
-        return "cc0-1.0"
     version = re.search(r"(?<!\d)([1-4])(?:[.\s_-]?([05]))?(?!\d)", text)
     elements = [element for element, pattern in _ELEMENTS.items() if pattern.search(text)]
+    zero = re.search(r"(?<![a-z])cc[\s_-]*(?:0|zero)|(?<![a-z])zero(?![a-z])", text, re.I)
+    if zero and not elements and not _NOT_ZERO.search(text):
+        return "cc0-1.0"
     if not elements and not _BY.search(text):
         return "public-domain" if re.search(r"public\s*domain", text, re.I) else "cc"
     return "-".join(["cc-by", *elements, *([f"{version[1]}.{version[2] or 0}"] if version else [])])
@@ -302,8 +340,14 @@ def _all_of(names: Iterable[str]) -> str:
 
 
 def _with_operators(text: str) -> str:
-    """`MIT/Apache-2.0` is Cargo's older way to write OR; commas and semicolons list what all holds."""
-    return re.sub(r"\s*[,;&]\s*", " AND ", re.sub(r"\s*[/|]+\s*", " OR ", text))
+    """`MIT/Apache-2.0` is Cargo's older way to write OR; commas and semicolons list what all holds. The slashes
+    of a URL are its own."""
+    url = r"(?<![^\s(])(?:(?:https?:)?//|www\.)[^\s,;()]+"
+    return re.sub(
+        rf"({url})|\s*[/|]+\s*|\s*[,;&]\s*",
+        lambda found: found[1] or (" OR " if set(found[0]) & set("/|") else " AND "),
+        text,
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -312,17 +356,21 @@ def _expression(text: str) -> Expression:
     if not re.search(r"\s(?:AND|OR|WITH)\s", text, re.I):
         return text
     try:
-        return _read(Licensing().parse(text)) or text
+        return _read(Licensing().parse(_ODD.sub(lambda sign: f"_u{ord(sign[0]):x}_", text))) or text
     # It meets brackets without a partner with whatever fails first, an assertion among them.
     except (ExpressionError, AssertionError, AttributeError, TypeError, LookupError, RecursionError):
         return text
 
 
+def _key(symbol: Any) -> str:
+    return re.sub(r"_u([0-9a-f]{1,5})_", lambda code: chr(int(code[1], 16)), str(symbol.key))
+
+
 def _read(tree: Any) -> Expression:
     if tree is None or not getattr(tree, "args", ()):
         if hasattr(tree, "license_symbol"):
-            return f"{tree.license_symbol.key} WITH {tree.exception_symbol.key}"
-        return "" if tree is None else str(tree.key)
+            return f"{_key(tree.license_symbol)} WITH {_key(tree.exception_symbol)}"
+        return "" if tree is None else _key(tree)
     operator = tree.operator.strip()
     parts: list[Expression] = []
     for part in map(_read, tree.args):
@@ -338,8 +386,16 @@ def _mapped(expression: Expression) -> Expression:
     return (expression[0], parts) if len(parts) > 1 else parts[0]
 
 
-def _written(expression: Expression, inside: bool = False) -> str:
+def _written(expression: Expression) -> str:
     if isinstance(expression, str):
         return expression
-    text = f" {expression[0]} ".join(_written(part, inside=True) for part in expression[1])
-    return f"({text})" if inside else text
+    parts = (_part(part) if isinstance(part, str) else f"({_written(part)})" for part in expression[1])
+    return f" {expression[0]} ".join(parts)
+
+
+def _part(name: str) -> str:
+    """A name as a part of an expression, which has brackets and operators of its own."""
+    name = name.translate(str.maketrans("()", "[]"))
+    if _with_operators(name) == name and not re.search(r"(?:^|\s)(?:AND|OR)(?:\s|$)", name, re.I):
+        return name
+    return re.sub(r"[\s,;&|/]+", "-", name).strip("-")

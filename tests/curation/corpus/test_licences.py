@@ -103,6 +103,69 @@ def test_ids_of_spdx_are_known_in_any_case(id, case, sign):
     assert licence_name(f"https://spdx.org/licenses/{id}.html") == id.lower()
 
 
+def test_a_long_list_loses_no_licence():
+    ids = sorted(id.lower() for id in LICENSES if id.startswith(("Apache", "BSD")))
+    for value in (["mit", *ids, "cc-by-nd-4.0"], {"id": "mit", "licenses": [*ids, "cc-by-nd-4.0"]}):
+        name = licence_name(value)
+        assert len(name) > 200 and name.endswith(" AND cc-by-nd-4.0") and forbids_derivatives(name)
+        assert licence_name(name) == licence_name(json.dumps(value)) == name
+    assert len(licence_name("House rules " * 50)) <= 200
+
+
+@pytest.mark.parametrize(
+    "odd", ["https://example.org/a/b", "Rules (of the house)", "Rules, ", "rules and (", "House rules", "x / (y"]
+)
+def test_beside_any_name_the_others_are_kept(odd):
+    name = licence_name(["GPL-3.0-only", odd, "cc-by-4.0", *["long words " * 15], "cc-by-nd-4.0"])
+    assert forbids_derivatives(name) and not is_unknown(name) and licence_name(name) == name
+    assert "share-alike" in terms([name])
+    assert is_unknown(licence_name(["mit", odd, "cc-by-4.0", "unknown"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "forbidden"),
+    [
+        ("by Jane Doe, all rights reserved", True), ("By permission of the author", False),
+        ("By agreement only", False), ("by Sandra", False), ("by 2020 Doe", False),
+        ("Apache-2.0 (academic use, no derivatives)", True), ("MIT (non-commercial use only)", False),
+        ("MIT (NC)", False), ("MIT (ND)", True), ("CC BY 4.0, all rights reserved", True),
+        ("CC BY 4.0: all rights reserved", True),
+    ],
+)  # fmt: skip
+def test_a_text_is_no_licence_that_it_resembles(text, forbidden):
+    name = licence_name(text)
+    assert name not in ("mit", "apache-2.0", "cc-by", "cc-by-4.0") and not is_unknown(name)
+    assert forbids_derivatives(name) == forbidden
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("CC BY 4.0 (no derivatives)", "cc-by-nd-4.0"), ("CC BY-NC 4.0, not CC0", "cc-by-nc-4.0"),
+        ("CC0 by Jane Doe", "cc0-1.0"), ("by", "cc-by"), ("by-nc 4.0", "cc-by-nc-4.0"), ("BY 4.0", "cc-by-4.0"),
+        ("Mozilla Public License 2.0 (MPL)", "mpl-2.0"), ("GNU General Public License v3 (GPLv3)", "gpl-3.0"),
+        ("Open Data Commons Open Database License v1.0 (ODbL)", "odbl-1.0"),
+        ("https://creativecommons.org/licenses/by/4.0/, https://creativecommons.org/licenses/by-nd/4.0/",
+         "cc-by-4.0 AND cc-by-nd-4.0"),
+    ],
+)  # fmt: skip
+def test_brackets_and_elements_count(text, name):
+    assert licence_name(text) == name
+
+
+def test_fields_of_a_record_follow_the_rule_of_lists():
+    assert forbids_derivatives(licence_of({"license": "All rights reserved", "licenses": ["mit"]}, "mit"))
+    assert is_unknown(licence_of({"license": "unknown", "licenses": ["mit"]}, "mit"))
+    assert licence_of({"license": ["other"], "license_name": "mit"}, "cc0-1.0") == "mit"
+    coco = {"id": 1, "name": "Attribution License", "url": "http://creativecommons.org/licenses/by/2.0/"}
+    assert licence_name(coco) == "cc-by-2.0"
+
+
+@pytest.mark.parametrize("name", ["GPL", "LGPL", "AGPL", "MPL", "GFDL", "BSD", "ISC"])
+def test_families_demand_what_their_licences_do(name):
+    assert terms([name]) == terms([name.lower()]) == (["attribution"] if name in ("BSD", "ISC") else ["share-alike"])
+
+
 ELEMENTS = st.sampled_from(["nd", "nc-nd", "ND", "NC ND", "NoDerivatives", "NoDerivs", "No Derivatives", "no-derivs"])
 
 
