@@ -8,7 +8,8 @@ def without_thinking(completion: str, tags: tuple[str, str] | None, prompt: str 
     may stand before it. Thinking that has no end has no text after it: the completion was cut, or broke off.
 
     Templates of models that always think put the opening tag into the prompt, so that a completion may begin inside a
-    block: it does where the `prompt` ends in that tag, and where the closing tag comes without an opening one.
+    block: it does where the `prompt` ends in that tag, and where a closing tag without an opening one begins or ends a
+    line. In the middle of a line it is a text that speaks of the tag.
     """
     if tags is None:
         return completion
@@ -18,6 +19,7 @@ def without_thinking(completion: str, tags: tuple[str, str] | None, prompt: str 
     if mark and re.fullmatch(r"\s*(<[^<>\n]{1,80}>\s*)?", before):
         return before + after.partition(closing)[2].lstrip()
     thought, ended, rest = completion.partition(closing)
-    if prompt.rstrip().endswith(opening) or (ended and opening not in thought):
+    bounds_line = thought.endswith("\n") or not rest.strip(" ") or rest.lstrip(" ").startswith("\n")
+    if prompt.rstrip().endswith(opening) or (ended and opening not in thought and bounds_line):
         return rest.lstrip()
     return completion

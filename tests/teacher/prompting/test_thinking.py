@@ -22,6 +22,7 @@ TAGS = ("<think>", "</think>")
         ("<think>I was cut in the mid", ""),
         ("The user wants a rewrite.\n</think>\n\nGold.", "Gold."),
         ("Gold.", "Gold."),
+        ("The tag </think> closes a block.", "The tag </think> closes a block."),
         ("HTML has no <think> tag and no </think> either.", "HTML has no <think> tag and no </think> either."),
         ("<think>a</think>Gold and <think> are words.", "Gold and <think> are words."),
     ],

@@ -22,6 +22,18 @@ def journalled(config, kind):
     return [line for line in lines if line["kind"] == kind]
 
 
+def test_a_heldout_exam_that_cannot_tell_the_measure_is_refused_before_the_first_round(
+    make_config, make_documents, gold_pool
+):
+    config = make_config(reward={"measure": "contrast"})
+    train, [heldout] = make_documents(4), make_documents(1, "town")
+    for document, answer in zip(train, ("gold", "iron", "salt", "rope"), strict=True):
+        document.metadata["questions"] = [q | {"answer": answer} for q in document.metadata["questions"]]
+    with pytest.raises(UserError, match="no heldout question with a distractor"):
+        train_teacher(config, train, [heldout], lambda _: gold_pool(), lambda _: None)
+    assert not journalled(config, "heldout") and not journalled(config, "step"), "no student was taught"
+
+
 def test_validation_documents_are_set_apart_in_whole_batches(make_config, make_documents):
     documents = make_documents(20)
     train, validation = split_validation(make_config(rl={"validation_documents": 5}), documents)
