@@ -8,6 +8,7 @@ left out is counted and named; a folder that cannot be read is an error, because
 
 import fnmatch
 import glob
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -42,17 +43,19 @@ def find_shards(patterns: Sequence[str], skipped: Skipped | None = None, own: Se
     """The files that the patterns (files, globs, folders; local or fsspec URLs) name, each once, in their order; the
     files of a glob or folder are sorted. A shard's name is its path below the folder that all have in common.
 
-    `skipped` is filled with what is not read. `own` are folders that the run writes. Raises UserError that names a
-    pattern without files, a file of another kind, or a folder that cannot be read.
+    `skipped` is filled with what is not read. `own` are folders that the run writes: they and what is below them are
+    read only where a pattern names a place inside them to the letter, before its first wildcard. Raises UserError that
+    names a pattern without files, a file of another kind, or a folder that cannot be read.
     """
     skipped = {} if skipped is None else skipped
     urls: dict[str, str] = {}
     for pattern in patterns:
-        before = {reason: len(names) for reason, names in skipped.items()}
-        found = _expand(pattern, skipped, {os.path.realpath(folder) for folder in own})
+        new: Skipped = {}
+        found = _expand(pattern, new, {os.path.realpath(folder) for folder in own})
+        for reason, names in new.items():
+            skipped.setdefault(reason, []).extend(names)
         if not found:
-            new = {reason: names[before.get(reason, 0) :] for reason, names in skipped.items()}
-            why = describe_skipped({reason: names for reason, names in new.items() if names})
+            why = describe_skipped(new)
             raise UserError(f"no shards ({', '.join(SUFFIXES)}) in {pattern}" + (f"; not read: {why}" if why else ""))
         for url in found:
             first = urls.setdefault(_identity(url), url)
@@ -112,7 +115,7 @@ def _expand_local(pattern: str, path: str, skipped: Skipped, own: set[str]) -> l
     if os.path.isdir(path):
         if os.path.realpath(path) in own:
             raise UserError(f"{pattern} is a folder that this run writes: name another one")
-        return sorted(_below(path, skipped, own))
+        return sorted(_below(path, skipped, _not_around(path, own)))
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -137,15 +140,15 @@ def _below(folder: str, skipped: Skipped, own: set[str]) -> Iterator[str]:
     while folders:
         entries = list(os.scandir(folders.pop()))
         names = {entry.name for entry in entries}
-        of_dataset = ".notewright" in names or names.issuperset(("manifest.json", *OF_DATASETS))
+        of_dataset = _is_dataset(names)
         for entry in sorted(entries, key=lambda entry: entry.name):
             if _is_hidden(entry.name):
                 skipped.setdefault("hidden", []).append(entry.path)
             elif entry.is_dir():
                 real = os.path.realpath(entry.path)
-                if real in own:
-                    skipped.setdefault("written by this run", []).append(entry.path)
-                elif real in seen:
+                if _is_own(entry.path, own, skipped):
+                    continue
+                if real in seen:
                     skipped.setdefault("links to folders that are read", []).append(entry.path)
                 else:
                     seen.add(real)
@@ -161,24 +164,24 @@ def _glob(pattern: str, skipped: Skipped, own: set[str]) -> Iterator[str]:
     *parts, last = pattern.split("/")[1:]
     if last == "**":
         parts, last = [*parts, "**"], "*"
+    literal = itertools.takewhile(lambda part: not glob.has_magic(part), parts)
+    own = _not_around("/" + "/".join(literal), own)
     folders = ["/"]
     for part in parts:
-        matching = (path for folder in folders for path in _matches(folder, part, skipped))
-        folders = [
-            path for path in dict.fromkeys(matching) if os.path.isdir(path) and os.path.realpath(path) not in own
-        ]
-    for path in dict.fromkeys(path for folder in folders for path in _matches(folder, last, skipped)):
+        matching = dict.fromkeys(path for folder in folders for path in _matches(folder, part, skipped, own))
+        folders = [path for path in matching if os.path.isdir(path) and not _is_own(path, own, skipped)]
+    for path in dict.fromkeys(path for folder in folders for path in _matches(folder, last, skipped, own)):
         if not os.path.isdir(path):
             yield from _shard_of(path, skipped)
-        elif os.path.realpath(path) in own:
-            skipped.setdefault("written by this run", []).append(path)
+        elif _is_own(path, own, skipped):
+            continue
         elif _is_readable(path):  # as Spark calls the folder of a table
             yield from _below(path, skipped, own)
         else:
             skipped.setdefault("folders (`**` reads what is below them)", []).append(path)
 
 
-def _matches(folder: str, part: str, skipped: Skipped) -> Iterator[str]:
+def _matches(folder: str, part: str, skipped: Skipped, own: set[str]) -> Iterator[str]:
     """The paths in a folder that one part of a glob matches; `**`: the folder, and all folders below it."""
     if part != "**" and not glob.has_magic(part):
         path = os.path.join(folder, part)
@@ -190,6 +193,7 @@ def _matches(folder: str, part: str, skipped: Skipped) -> Iterator[str]:
     matches = re.compile(fnmatch.translate("*" if part == "**" else part)).match
     with os.scandir(folder) as listed:
         entries = sorted(listed, key=lambda entry: entry.name)
+    of_dataset = _is_dataset({entry.name for entry in entries})
     for entry in entries:
         if part == "**" and entry.is_dir() and entry.is_symlink():
             skipped.setdefault("links to folders, which `**` does not follow", []).append(entry.path)
@@ -200,9 +204,35 @@ def _matches(folder: str, part: str, skipped: Skipped) -> Iterator[str]:
             if part == "**" or matches(entry.name):
                 skipped.setdefault("hidden", []).append(entry.path)
         elif part == "**":
-            yield from _matches(entry.path, part, skipped)
+            if not _is_own(entry.path, own, skipped):
+                yield from _matches(entry.path, part, skipped, own)
         elif matches(entry.name):
-            yield entry.path
+            if of_dataset and entry.name in OF_DATASETS:
+                skipped.setdefault("with refused rows of a dataset", []).append(entry.path)
+            else:
+                yield entry.path
+
+
+def _is_own(folder: str, own: set[str], skipped: Skipped) -> bool:
+    """Whether the run writes the folder; then it is counted, once."""
+    real = PurePosixPath(os.path.realpath(folder))
+    if not any(real.is_relative_to(other) for other in own):
+        return False
+    names = skipped.setdefault("written by this run", [])
+    if folder not in names:
+        names.append(folder)
+    return True
+
+
+def _not_around(path: str, own: set[str]) -> set[str]:
+    """The folders of the run but those that hold `path`: what the user names inside of them to the letter is read."""
+    real = PurePosixPath(os.path.realpath(path))
+    return {folder for folder in own if PurePosixPath(folder) not in real.parents}
+
+
+def _is_dataset(names: set[str]) -> bool:
+    """Whether a folder with these entries is one that `curate` wrote."""
+    return ".notewright" in names or names.issuperset(("manifest.json", *OF_DATASETS))
 
 
 def _shard_of(path: str, skipped: Skipped) -> Iterator[str]:

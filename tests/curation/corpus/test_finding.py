@@ -92,9 +92,45 @@ def test_the_folders_that_a_run_writes_are_no_input(tmp_path: Path) -> None:
     assert [shard.name for shard in find_shards((str(tmp_path),), skipped, own)] == ["a.jsonl", "old/a.jsonl"]
     assert [Path(path).name for path in skipped["written by this run"]] == ["out", "run"]
     assert len(skipped["with refused rows of a dataset"]) == 1
-    assert [shard.name for shard in find_shards((f"{tmp_path}/**/*.jsonl",), own=own)][:1] == ["a.jsonl"]
+    assert [shard.name for shard in find_shards((f"{tmp_path}/**/*.jsonl",), own=own)] == ["a.jsonl", "old/a.jsonl"]
     with pytest.raises(UserError, match="a folder that this run writes"):
         find_shards((str(tmp_path / "out"),), own=own)
+
+
+def test_a_glob_reads_nothing_below_the_folders_that_a_run_writes(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "out/data/train.jsonl", "runs/x/lab/b.jsonl", "runs/x/top.jsonl", "runs/y/lab/c.jsonl"):
+        write_jsonl(tmp_path / name, rows(1))
+    (tmp_path / "link").symlink_to("out/data")
+    own = (tmp_path / "out", tmp_path / "runs/x")
+
+    def found(pattern: str) -> tuple[list[str], list[str]]:
+        skipped: Skipped = {}
+        shards = find_shards((f"{tmp_path}/{pattern}",), skipped, own)
+        unread = [os.path.relpath(path, tmp_path) for path in skipped.get("written by this run", [])]
+        return [os.path.relpath(shard.url, tmp_path) for shard in shards], unread
+
+    for pattern in ("**/*.jsonl", "**"):
+        assert found(pattern)[0] == ["a.jsonl", "runs/y/lab/c.jsonl"]
+        assert {"out", "runs/x"} <= set(found(pattern)[1]) and len(found(pattern)[1]) <= 3
+    assert found("") == (["a.jsonl", "runs/y/lab/c.jsonl"], ["link", "out", "runs/x"])
+    assert found("runs/*/lab/*.jsonl") == (["runs/y/lab/c.jsonl"], ["runs/x"])
+    # What is named to the letter inside of them is meant, in every form.
+    for pattern in ("runs/x/lab", "runs/x/lab/b.jsonl", "runs/x/lab/*.jsonl", "runs/x/lab/**"):
+        assert found(pattern) == (["runs/x/lab/b.jsonl"], [])
+    with pytest.raises(UserError, match=r"no shards .*; not read: 1 written by this run \(x\)"):
+        found("runs/x/*.jsonl")
+
+
+def test_a_glob_leaves_out_the_refused_rows_of_a_dataset(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "old/a.jsonl", "old/quarantine.jsonl", "quarantine.jsonl"):
+        write_jsonl(tmp_path / name, rows(1))
+    (tmp_path / "old/.notewright").mkdir()
+    for pattern in ("**/*.jsonl", "**", ""):
+        skipped: Skipped = {}
+        shards = find_shards((f"{tmp_path}/{pattern}",), skipped)
+        assert [shard.name for shard in shards] == ["a.jsonl", "old/a.jsonl", "quarantine.jsonl"]
+        assert skipped["with refused rows of a dataset"] == [f"{tmp_path}/old/quarantine.jsonl"]
+    assert [shard.name for shard in find_shards((f"{tmp_path}/*/quarantine.jsonl",))] == ["quarantine.jsonl"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
