@@ -64,7 +64,8 @@ def read_groups(
     patterns, titles = (config.data.train, config.data.titles) if source is None else ((source,), None)
     read = read_asked(config, patterns, documents, titles)
     if evenly and any(document.metadata.get("rewrites") for document in read):
-        read = read_asked(config, patterns, None, titles)  # some of the first may bring too few
+        # Some of the first may bring too few; those that bring none are left out.
+        read = [d for d in read_asked(config, patterns, None, titles) if d.metadata.get("rewrites")]
     strategies = config.teacher.strategies
     sampled = not evenly and not all(prompts_of(name) == (name,) for name in strategies)
     with_rewrites = [document for document in read if document.metadata.get("rewrites")]

@@ -77,7 +77,7 @@ def _outcomes_by_document(settings: Validity) -> dict[str, list[Any]] | None:
         return None
     path = Path(settings.target_file)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise UserError(f"validity.target_file {str(path)!r} cannot be read: {reason}") from None

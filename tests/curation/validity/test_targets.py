@@ -101,3 +101,12 @@ def test_documents_say_where_rewrites_are_missing(config, tmp_path):
     with pytest.raises(UserError, match="must be a list"):
         read_groups(config, None, 6, None, evenly=True)
     assert json.loads((tmp_path / "documents.jsonl").read_text().splitlines()[1])["rewrites"]
+
+
+def test_documents_without_rewrites_are_left_out_wherever_they_stand(config, tmp_path):
+    rows = list(documents(6))
+    for number in (1, 5):
+        del rows[number]["rewrites"]
+    write(tmp_path / "documents.jsonl", rows)
+    groups = read_groups(config, None, 4, None, evenly=True)
+    assert [group.document.text for group in groups] == [rows[number]["text"] for number in (0, 2, 3, 4)]
