@@ -48,8 +48,10 @@ class Agreement:
 def rank_correlation(signal_DG: np.ndarray, target_DG: np.ndarray, clusters: Clusters = None) -> Agreement:
     """Spearman's rank correlation (1904; tied values share their mean rank) within each document, and the mean over
     documents, each with the weight of its number of rewrites minus one: without a correlation that is the inverse of
-    its variance (Kendall and Gibbons 1990, section 4.10). The jackknife leaves out a cluster at a time; its error is no
-    smaller than that of as many independent pairs with this correlation."""
+    its variance (Kendall and Gibbons 1990, section 4.10). The error is no smaller than that of as many independent
+    pairs with this correlation, and than with one document more (`_floored`) that has one independent pair in the other
+    order: of two rewrites it is off by 2, of three by 1. Off by 1 with two rewrites would not do: 12 such documents
+    that all agree would be surer than their number allows."""
     known_DG = np.isfinite(signal_DG) & np.isfinite(target_DG)
     rows_DS = np.zeros((len(known_DG), 2))
     for d, known_G in enumerate(known_DG):
@@ -59,11 +61,11 @@ def rank_correlation(signal_DG: np.ndarray, target_DG: np.ndarray, clusters: Clu
         if scale:
             rows_DS[d] = (len(x_G) - 1) * (x_G * y_G).sum() / scale, len(x_G) - 1
     told_D = rows_DS[:, 1] > 0
-    told = None if clusters is None else [name for name, tells in zip(clusters, told_D, strict=True) if tells]
-    mean, weight = jackknife(rows_DS[told_D], _ratio, told), float(rows_DS[:, 1].sum())
+    weight, documents = float(rows_DS[:, 1].sum()), int(told_D.sum())
+    mean = _floored(rows_DS[:, 0], rows_DS[:, 1], clusters, off=2 * documents / weight if documents else 0.0)
     if mean.error >= 0:
         mean = replace(mean, error=max(mean.error, (1 - mean.mean**2) / math.sqrt(weight)))
-    return Agreement(mean, int(told_D.sum()), int((~told_D).sum()), weight)
+    return Agreement(mean, documents, len(told_D) - documents, weight)
 
 
 def average_ranks(values_N: np.ndarray) -> np.ndarray:
@@ -76,27 +78,40 @@ def regret(signal_DG: np.ndarray, target_DG: np.ndarray, clusters: Clusters = No
     """What is lost by choosing each document's rewrite with the largest signal: its best target minus that of the
     chosen one, as a share of its best minus its mean, both summed over documents. 0: the best is always chosen; 1: as
     good as a choice at random; above 1: worse. Among equal signals the choice is at random. Where the target is noisy,
-    so is the best: then no signal reaches 0. The error is no smaller than with one document more that is off by 1
-    either way (as in `Mean.difference`), so that documents that all agree do not make an interval of no width."""
+    so is the best: then no signal reaches 0. The error is no smaller than with one document
+    more that is off by 1 either way (`_floored`)."""
     rows_D2 = _choices(signal_DG, target_DG)
-    differ_D = rows_D2[:, 1] > 0  # elsewhere nothing can be lost
-    rows_D2 = rows_D2[differ_D]
-    clusters = None if clusters is None else [name for name, d in zip(clusters, differ_D, strict=True) if d]
-    found, D = jackknife(rows_D2, _ratio, clusters), len(rows_D2)
-    if found.error >= 0:
-        off_D = (rows_D2[:, 0] - found.mean * rows_D2[:, 1]) / rows_D2[:, 1].mean()
-        found = replace(found, error=max(found.error, math.sqrt((off_D**2).sum() + 1) / (D + 1)))
-    return found
+    return _floored(rows_D2[:, 0], rows_D2[:, 1], clusters)
 
 
 def regret_difference(
     first_DG: np.ndarray, second_DG: np.ndarray, target_DG: np.ndarray, clusters: Clusters = None
 ) -> Mean:
-    """The regret of the first signal minus that of the second, on rewrites that have both."""
+    """The regret of the first signal minus that of the second, on rewrites that have both. The error is no smaller
+    than with one document more that is off by 1 either way (`_floored`)."""
     both_DG = np.isfinite(first_DG) & np.isfinite(second_DG)
-    rows_D2 = [_choices(np.where(both_DG, table_DG, np.nan), target_DG) for table_DG in (first_DG, second_DG)]
-    sums_D3 = np.column_stack([rows_D2[0][:, 0], rows_D2[1][:, 0], rows_D2[0][:, 1]])
-    return jackknife(sums_D3, lambda sums: _over(sums[..., 0] - sums[..., 1], sums[..., 2]), clusters)
+    first_D2, second_D2 = (
+        _choices(np.where(both_DG, table_DG, np.nan), target_DG) for table_DG in (first_DG, second_DG)
+    )
+    return _floored(first_D2[:, 0] - second_D2[:, 0], first_D2[:, 1], clusters)
+
+
+def _floored(parts_D: np.ndarray, weights_D: np.ndarray, clusters: Clusters, off: float = 1.0) -> Mean:
+    """The sum of the parts over the sum of the weights, of documents that have a weight: elsewhere there is nothing to
+    tell. The jackknife leaves out a cluster at a time. Its error is no smaller than with one cluster more of the mean
+    size and weight, each of whose documents is `off` either way (as in `Mean.difference`), so that documents that all
+    agree do not make an interval of no width."""
+    tells_D = weights_D > 0
+    rows_D2 = np.column_stack([parts_D, weights_D])[tells_D]
+    names = None if clusters is None else [name for name, tells in zip(clusters, tells_D, strict=True) if tells]
+    rows_C2 = clustered_sums(rows_D2, names)
+    found, C = jackknife(rows_C2, lambda sums: _over(sums[..., 0], sums[..., 1])), len(rows_C2)
+    if found.error >= 0:
+        off_C = (rows_C2[:, 0] - found.mean * rows_C2[:, 1]) / rows_C2[:, 1].mean()
+        found = replace(
+            found, error=max(found.error, math.sqrt((off_C**2).sum() + off**2 * C / len(rows_D2)) / (C + 1))
+        )
+    return found
 
 
 def _choices(signal_DG: np.ndarray, target_DG: np.ndarray) -> np.ndarray:
@@ -132,7 +147,10 @@ def true_correlation(
             strict=True,
         )
     ]
-    sums_CS = clustered_sums(np.array(parts_D), clusters)
+    parts_DS = np.array(parts_D)
+    tells_D = np.any(parts_DS != 0, axis=1)  # the others have no runs to compare, and are no clusters either
+    names = None if clusters is None else [name for name, tells in zip(clusters, tells_D, strict=True) if tells]
+    sums_CS = clustered_sums(parts_DS[tells_D], names)
     whole_S = sums_CS.sum(0)
     for name, part in (("signal", whole_S[2:10]), ("target", whole_S[10:])):
         if part[4] <= 0:
@@ -145,12 +163,15 @@ def true_correlation(
     C = len(without_C2)
     if C < LEAST_CLUSTERS:
         return None, f"an interval needs {LEAST_CLUSTERS} documents or titles"
+    uncertain = "the true differences within documents are too uncertain for a correction"
+    if not np.isfinite(without_C2).all():  # a single document tells one of the variances
+        return None, uncertain
     (var_c, cov), (_, var_s) = np.cov(without_C2.T) * (C - 1) ** 2 / C
     # |covariance - r scale| < t * its error, for r: a quadratic with roots at both bounds.
     t = t_quantile(0.975, C - 1)
     a, b, c = scale**2 - t**2 * var_s, covariance * scale - t**2 * cov, covariance**2 - t**2 * var_c
     if a <= 0 or b**2 < a * c:
-        return None, "the true differences within documents are too uncertain for a correction"
+        return None, uncertain
     root = math.sqrt(b**2 - a * c)
     return Estimate(estimated, max(-1.0, (b - root) / a), min(1.0, (b + root) / a)), ""
 
@@ -168,10 +189,6 @@ def _covariance_and_scale(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
     """The covariance within documents, and the root of the product of both true variances (0 where one is below 0)."""
     signal, target = (variance_components(sums[..., part])[0] for part in (slice(2, 10), slice(10, 18)))
     return _over(sums[..., 0], sums[..., 1]), np.sqrt(np.maximum(0.0, signal) * np.maximum(0.0, target))
-
-
-def _ratio(sums: Sums) -> np.ndarray:
-    return _over(sums[..., 0], sums[..., 1])
 
 
 def _over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
