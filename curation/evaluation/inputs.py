@@ -1,7 +1,6 @@
 """What an evaluation starts from: arms, documents, questions and students, read and checked before anything is run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from datatrove.data import Document
@@ -19,8 +18,7 @@ from curation.lab.build import build_lab
 from curation.lab.items import REWRITES, lab_rewrites
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
-from student.records import Document as AnyDocument
-from student.records import Exam, Question
+from student.records import Question
 from teacher.prompting.strategies import brought_names
 from teacher.ready.brought import check_brought
 from teacher.reward.assignment import batches_of
@@ -29,19 +27,9 @@ from teacher.reward.student_runs import heldout_items
 from teacher.training.data import check_documents
 
 
-class HeldoutQuestions:
+def heldout_questions(student: Student, evaluation: Evaluation) -> DocumentQuestions:
     """Each document's own questions. With `evaluation.questions: all` those of either split count as held out."""
-
-    def __init__(self, student: Student, evaluation: Evaluation) -> None:
-        self.questions = DocumentQuestions(student.prompt_template)
-        self.all_held_out = evaluation.questions == "all"
-
-    def exam(self, document: AnyDocument) -> Exam:
-        """The questions about one document."""
-        questions = self.questions.exam(document).questions
-        if self.all_held_out:
-            questions = tuple(replace(question, split="heldout") for question in questions)
-        return Exam(questions=questions)
+    return DocumentQuestions(student.prompt_template, all_as="heldout" if evaluation.questions == "all" else None)
 
 
 class Inputs(NamedTuple):
@@ -62,7 +50,7 @@ class Inputs(NamedTuple):
     @property
     def secret_items(self) -> list[Question]:
         """What this evaluation asks, and held-out items of `reward.benchmarks`: a text that carries one is a leak."""
-        exams = HeldoutQuestions(self.config.student, self.config.evaluation)
+        exams = heldout_questions(self.config.student, self.config.evaluation)
         items = [q for document in self.documents for q in exams.exam(document).questions if q.split == "heldout"]
         extra = [question for questions in self.extra.values() for question in questions]
         return [*items, *heldout_items(self.config, ()), *extra]
@@ -119,7 +107,7 @@ def _read_documents(config: Config, arms: Sequence[Arm]) -> tuple[list[Document]
         check_documents(config, train, documents)
         return train, documents
     documents = read_asked(config, config.data.heldout, config.data.heldout_limit, config.data.heldout_titles)
-    exams = HeldoutQuestions(config.student, config.evaluation)
+    exams = heldout_questions(config.student, config.evaluation)
     kept = [d for d in documents if any(q.split == "heldout" for q in exams.exam(d).questions)]
     if not kept:
         raise UserError(f"data.heldout: none of {len(documents)} documents has a held-out question, see `split`")

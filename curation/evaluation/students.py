@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from configs.schema import Student
 from configs.seeds import stable_seed
 from curation.evaluation.arms import Arm
-from curation.evaluation.inputs import HeldoutQuestions, Inputs
+from curation.evaluation.inputs import Inputs, heldout_questions
 from curation.evaluation.records import Setting
 from curation.evaluation.texts import Groups, choose_best, taught_texts
 from student.records import Job, Outcome, StudentPool
@@ -49,7 +49,7 @@ class ArmStudents:
         """`settings` names the one model, `pool` trains its students."""
         self.inputs, self.label, self.settings, self.pool = inputs, label, settings, pool
         self.config = inputs.config.model_copy(update={"student": settings})
-        questions = HeldoutQuestions(settings, self.config.evaluation)
+        questions = heldout_questions(settings, self.config.evaluation)
         self.runs = StudentRuns(self.config, inputs.documents, journal, benchmark=questions, on_progress=on_progress)
         self.extra_questions = tuple(question for items in inputs.extra.values() for question in items)
 

@@ -21,6 +21,7 @@ from configs.files import write_json_lines, write_whole
 from configs.format import without_nan
 from configs.schema import Config
 from curation.console.progress import StudentProgress, say
+from curation.corpus.training_data import group_of
 from curation.study.groups import Group, read_groups
 from curation.study.students import RewriteStudy
 from curation.validity.costs import Costs
@@ -33,25 +34,13 @@ from curation.validity.verdicts import judge, judge_target
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.pools.inline import NOT_IN_FINGERPRINT
-from student.records import Document, Exam, StudentPool, mean_gain
+from student.records import StudentPool, mean_gain
 from student.statistics.reliability import gains_table
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal, JsonLines
 
 DISTRACTORS = 4
 """Of each question, unless the config says another number: `contrast` and `choice` need some, whatever is rewarded."""
-
-
-class AllQuestions:
-    """The documents' own questions, all of which may be asked."""
-
-    def __init__(self, template: str) -> None:
-        self.benchmark = DocumentQuestions(template)
-
-    def exam(self, document: Document) -> Exam:
-        """The exam of one document."""
-        questions = self.benchmark.exam(document).questions
-        return Exam(questions=tuple(dict.fromkeys(replace(question, split="reward") for question in questions)))
 
 
 def run_validity(
@@ -80,7 +69,7 @@ def run_validity(
     pool = pool or make_pool(config.student)
     if target_settings is not None and target_pool is None:
         target_pool = pool if target_settings == config.student else make_pool(target_settings)
-    clusters = [str(group.document.metadata.get("title") or group.document.id) for group in groups]
+    clusters = [group_of(group.document) for group in groups]
     with Journal(folder) as journal, StudentProgress("measuring", 0) as progress:
         fix_design(folder, _design(config, source, groups, names), begun=len(journal.outcomes) > 0)
         costs = Costs(JsonLines(journal.dir / "costs.jsonl", ("work", "time")))
@@ -143,7 +132,8 @@ def _documents(config: Config, source: str | None) -> tuple[list[Group], np.ndar
         replace(group, candidates=tuple(c for c in group.candidates if not c.control))
         for group in read_groups(config, source, settings.documents, settings.rewrites, evenly=True)
     ]
-    asked = [group for group in groups if AllQuestions(config.student.prompt_template).exam(group.document).questions]
+    benchmark = DocumentQuestions(config.student.prompt_template)
+    asked = [group for group in groups if benchmark.exam(group.document).questions]
     comparable = [group for group in asked if len(group.candidates) >= 2]
     for count, missing in (
         (len(groups) - len(asked), "questions"),
@@ -164,7 +154,7 @@ def _documents(config: Config, source: str | None) -> tuple[list[Group], np.ndar
 def _runs(config: Config, groups: Sequence[Group], journal: Journal, progress: StudentProgress) -> StudentRuns:
     return StudentRuns(
         config, [group.document for group in groups], journal,
-        benchmark=AllQuestions(config.student.prompt_template), on_progress=progress.within,
+        benchmark=DocumentQuestions(config.student.prompt_template, all_as="reward"), on_progress=progress.within,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from configs.errors import UserError
 from student.benchmarks.items import FixedQuestions, parse_question, split_of
-from student.records import Benchmark, Document, Exam, Question
+from student.records import Benchmark, Document, Exam, Question, Split
 
 T = TypeVar("T")
 
@@ -32,10 +32,11 @@ def checked_template(template: str) -> str:
 
 
 class DocumentQuestions:
-    """Each document's own questions, from its `questions` metadata."""
+    """Each document's own questions, from its `questions` metadata. With `all_as` those of either split count as of
+    this one."""
 
-    def __init__(self, template: str = "{question}"):
-        self.template = checked_template(template)
+    def __init__(self, template: str = "{question}", all_as: Split | None = None):
+        self.template, self.all_as = checked_template(template), all_as
 
     def exam(self, document: Document) -> Exam:
         """The document's questions, if it has any; an item that comes twice is asked once."""
@@ -43,6 +44,8 @@ class DocumentQuestions:
         if not isinstance(items, list):
             raise UserError(f"document {document.id!r}: questions is not a list: {items!r}")
         questions = (parse_question(item, self.template, document.id) for item in items)
+        if self.all_as is not None:
+            questions = (replace(question, split=self.all_as) for question in questions)
         return Exam(questions=tuple(dict.fromkeys(questions)))
 
 
