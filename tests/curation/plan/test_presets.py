@@ -104,8 +104,10 @@ def test_the_slurm_job_starts_ray_on_every_node_and_keeps_a_gpu_for_the_teacher(
     script = CONFIGS / "jobs/cluster-slurm.sbatch"
     subprocess.run(["bash", script, "c.yaml", "rl.rounds=1"], check=True, env=environment, timeout=60)
     deadline = time.monotonic() + 30
-    while "ray start --address" not in (text := calls.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)  # the workers start beside the training, which takes no time here
+    # Head and workers start beside the training, which takes no time here: whoever is last, all are waited for.
+    while not all(f"\nray start --{kind}" in (text := calls.read_text()) for kind in ("head", "address")):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.05)
     lines = text.splitlines()
     [head] = [line for line in lines if line.startswith("ray start --head")]
     [worker] = [line for line in lines if line.startswith("ray start --address=node1:6379")]
