@@ -9,6 +9,7 @@ from configs.schema.executor import Ray, Slurm
 from configs.schema.reward import Reward
 from configs.schema.rl import Rl
 from configs.schema.run import Data, Lab, Run, Tracking
+from configs.schema.search import Search
 from configs.schema.section import Section
 from configs.schema.student import Lora, Student
 from configs.schema.teacher import Gates, Questions, Serving, Teacher
@@ -16,7 +17,7 @@ from configs.schema.validity import Validity
 
 __all__ = [
     "Config", "Curation", "Data", "Evaluation", "Filters", "Gates", "Lab", "Lora", "Questions", "Ray", "Reward", "Rl",
-    "Run", "Section", "Serving", "Slurm", "Student", "Teacher", "Tracking", "Validity",
+    "Run", "Search", "Section", "Serving", "Slurm", "Student", "Teacher", "Tracking", "Validity",
 ]  # fmt: skip
 
 
@@ -35,6 +36,7 @@ class Config(Section):
     curation: Curation = Curation()
     evaluation: Evaluation = Evaluation()
     validity: Validity = Validity()
+    search: Search = Search()
     lab: Lab = Lab()
     tracking: Tracking = Tracking()
 

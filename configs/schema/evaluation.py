@@ -38,6 +38,9 @@ class Evaluation(Section):
     teacher_for: Literal["run", "each"] = "run"
     """`run`: the arm `trained` is the teacher of `run.dir`, which must exist. `each`: every student has a teacher of
     its own in `run.dir/teachers`, which is trained with this config if it is missing."""
+    training_runs: int = Field(default=1, ge=1)
+    """For `teacher_for: each`: teachers that are trained for each student, with the seeds `run.seed`, `run.seed` + 1
+    and so on. `trained` is their mean, whose interval draws training runs as well as documents."""
     single_documents: int = Field(default=0, ge=0)
     """Also teach one document to each student (SEAL's table), for so many documents and one seed; 0 does not."""
     scaling: tuple[int, ...] = ()

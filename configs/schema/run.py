@@ -29,6 +29,9 @@ class Data(Section):
     """Use only the first `heldout_limit` documents of `heldout`."""
     heldout_titles: int | None = Field(default=None, ge=1)
     """The same as `titles`, of `heldout`."""
+    apart: bool = False
+    """Leave out documents of `heldout` whose title or text is one of `train`'s, and texts that come again. Both may
+    then name the same files: `train` takes the first documents or titles, `heldout` what these leave."""
 
 
 class Lab(Section):

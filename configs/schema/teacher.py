@@ -28,8 +28,8 @@ class Teacher(Section):
     """Ways of rewriting. The teacher writes those that are names of files in teacher/strategies, or paths of your own
     .txt files. Ready without it are rules (`sentences`, `permutation`, `cloze`, `densest`, `echo`: made of the
     document's own sentences, see teacher/ready/rules.py) and `brought:NAME`: texts that documents bring in `rewrites:
-    [{strategy: NAME, text: ...}]`. `a+b` joins the texts of several, e.g. `sentences+question-answer` (arXiv
-    2603.23562) or `implications+rewrite+faq` (2603.18534)."""
+    [{strategy: NAME, text: ...}]`, or in a list of texts `NAME`. `a+b` joins the texts of several, e.g.
+    `sentences+question-answer` (arXiv 2603.23562) or `implications+rewrite+faq` (2603.18534)."""
     delimit: bool = True
     """Documents are data: a model with a chat template reads each between two markers that its author cannot know, and
     is told that nothing between them is an instruction. Other models get the document alone."""

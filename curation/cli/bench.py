@@ -103,6 +103,27 @@ def bench_lab(
     print(json.dumps(summary, allow_nan=False) if as_json else table(summary))
 
 
+@bench.command("settings")
+def bench_settings(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """At which settings of a student does a lesson beat foreign text and the passage, how reliably, at what cost?
+
+    Students of each of `search.settings` learn the texts of `search.arms`; all measures stand beside each other, with
+    intervals over titles. Writes settings.json into `run.dir`. Students are kept, so that a stopped call goes on.
+
+    **Example:** `notewright bench settings configs/settings-squad.yaml --json`
+    """
+    settings = load(config, overrides)
+
+    from curation.study.settings import run_settings
+    from curation.study.settings_report import print_settings
+
+    result = run_settings(settings)
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+    else:
+        print_settings(result, settings.run.dir / "settings.json")
+
+
 @bench.command("curate")
 def bench_curate(
     rows: Annotated[int, typer.Option(min=800, help="Rows of the largest corpus; a quarter and a 16th as well.")] = (

@@ -1,7 +1,7 @@
 """The documents of training and evaluation: read into memory, with questions, and with those of the right split."""
 
 import hashlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -9,6 +9,7 @@ from datatrove.data import Document
 
 from configs.errors import UserError
 from configs.schema import Config
+from configs.schema.run import Data
 from curation.console.progress import say
 from curation.corpus.finding import Shard, Skipped, describe_skipped, find_shards
 from curation.corpus.inputs import check_inputs, models_of
@@ -123,7 +124,7 @@ def read_splits(config: Config) -> tuple[list[Document], list[Document]]:
     check_inputs(config)
     data = config.data
     train = _read(config, data.train, data.limit, data.titles)
-    heldout = _read(config, data.heldout, data.heldout_limit, data.heldout_titles) if data.heldout else []
+    heldout = _read_heldout(config, train) if data.heldout else []
     questions_missing = any("questions" not in document.metadata for document in [*train, *heldout])
     if not questions_missing:
         train, heldout = _with_split(config, "train", train), _with_split(config, "heldout", heldout)
@@ -145,6 +146,43 @@ def read_asked(
     """The first `limit` documents, under the first `titles` titles, with questions: their own, or those of
     `questions.model`. Raises UserError."""
     return ensure_questions(config, _read(config, patterns, limit, titles), say)
+
+
+def read_evaluated(config: Config) -> list[Document]:
+    """The documents of `data.heldout` with questions, where no teacher is trained. Raises UserError."""
+    data = config.data
+    train = _read(config, data.train, data.limit, data.titles) if data.apart else []
+    return ensure_questions(config, _read_heldout(config, train), say)
+
+
+def _read_heldout(config: Config, train: Sequence[Document]) -> list[Document]:
+    """The first `data.heldout_limit` documents, with `data.apart` of those that share nothing with `train`."""
+    data = config.data
+    if not data.apart:
+        return _read(config, data.heldout, data.heldout_limit, data.heldout_titles)
+    read = _read(config, data.heldout, None, None)
+    kept = apart_from(train, read, data)
+    if not kept:
+        raise UserError("data.apart: no document of data.heldout has a title and a text that none of data.train has")
+    say(f"data.apart: {len(kept)} held-out documents of {len(read)} have titles and texts of their own")
+    return kept
+
+
+def apart_from(train: Sequence[Document], documents: Sequence[Document], data: Data) -> list[Document]:
+    """The first `data.heldout_limit` documents under `data.heldout_titles` titles, without those whose title or text is
+    one of `train`'s, and without texts that came before."""
+    groups, texts = {group_of(document) for document in train}, {words_of(document) for document in train}
+    kept: list[Document] = []
+    titles: set[Hashable] = set()
+    for document in documents:
+        group, text = group_of(document), words_of(document)
+        full = group not in titles and len(titles) == data.heldout_titles
+        if group in groups or text in texts or full:
+            continue
+        titles.add(group)
+        texts.add(text)
+        kept.append(document)
+    return kept[: data.heldout_limit]
 
 
 def _read(config: Config, patterns: tuple[str, ...], limit: int | None, titles: int | None) -> list[Document]:

@@ -34,6 +34,13 @@ class Arm(NamedTuple):
     """Strategy, run directory, number of lessons or file."""
     scaled: bool = False
     """Whether it is also taught with the numbers of rewrites in `evaluation.scaling`."""
+    run: int = 0
+    """Number of the training run, from 1 on, where `evaluation.training_runs` makes several."""
+
+    @property
+    def group(self) -> str:
+        """The name under which it is compared: several training runs are compared as one."""
+        return self.kind if self.run else self.name
 
     @property
     def written(self) -> bool:
@@ -65,7 +72,7 @@ class Arm(NamedTuple):
             "untrained": "untrained teacher",
             "strategy": f"{strategy_label(self.value)} alone",
             "ensemble": "fixed-prompt ensemble",
-            "trained": f"trained teacher, {ONE_RUN}{f' ({self.value})' if self.value else ''}",
+            "trained": f"trained teacher, {ONE_RUN}{f' ({self.value or self.run})' if self.value or self.run else ''}",
             "best-of": f"best of {self.value} by reward",
             "file": "the world's own rewrites" if self.name == LAB_ARM else f"rewrites of {Path(self.value).name}",
         }
@@ -79,7 +86,11 @@ def parse_arms(settings: Evaluation, teacher: Teacher, lab_rewrites: Path) -> li
     arms: list[Arm] = []
     for line in settings.arms:
         single = [ALONE + name for name in teacher.strategies] if line == "strategies" else [line]
-        arms += [_parse_arm(arm, settings, teacher, lab_rewrites) for arm in single]
+        parsed = [_parse_arm(arm, settings, teacher, lab_rewrites) for arm in single]
+        if line == "trained" and settings.teacher_for == "each" and settings.training_runs > 1:
+            runs = range(1, settings.training_runs + 1)
+            parsed = [parsed[0]._replace(name=f"trained-{run}", run=run) for run in runs]
+        arms += parsed
     _check(arms, settings, teacher)
     if not settings.scaling:
         return arms

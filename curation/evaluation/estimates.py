@@ -65,11 +65,11 @@ def estimate_students(
         sequences, replay_effect = estimate_edits(by_setting.get("sequence", []), taught, settings.replay)
         estimates[label] = StudentEstimates(
             arms={
-                (setting, arm.name): _estimate_arm(by_setting[setting], arm.name)
+                (setting, group): _estimate_arm(by_setting[setting], names)
                 for setting in COMPARED_SETTINGS
                 if setting in by_setting
-                for arm in arms
-                if setting == "together" or any(row["arm"] == arm.name for row in by_setting[setting])
+                for group, names in names_by_group(arms).items()
+                if setting == "together" or any(row["arm"] in names for row in by_setting[setting])
             },
             scaling=_estimate_scaling(by_setting.get("scaling", [])),
             comparisons=comparisons[label],
@@ -124,46 +124,63 @@ def mean_over_seeds(means: DocumentMeans, value: str) -> tuple[dict[str, float],
     return {name: statistics.fmean(of_seeds) for name, of_seeds in values.items()}, batches
 
 
-def _estimate(means: DocumentMeans, value: str) -> Estimate | None:
-    return _mean(means, value, "share").estimate if means else None
+def names_by_group(arms: Sequence[Arm]) -> dict[str, list[str]]:
+    """What is compared as one, with the names of its arms: several of a teacher's training runs, one else."""
+    groups: dict[str, list[str]] = {}
+    for arm in arms:
+        groups.setdefault(arm.group, []).append(arm.name)
+    return groups
 
 
-def _mean(means: DocumentMeans, value: str, kind: Kind) -> ClusteredMean:
-    """The mean of a `value`; `kind` says what accuracies are."""
-    texts = min(mean.texts for mean in means.values())
-    return ClusteredMean(*mean_over_seeds(means, value), kind if value == "accuracy" else "mean", texts)
+def _estimate(runs: Sequence[DocumentMeans], value: str) -> Estimate | None:
+    return _mean(runs, value, "share").estimate if all(runs) else None
 
 
-def _estimate_arm(rows: Sequence[Row], arm: str) -> ArmEstimates:
-    of_arm = [row for row in rows if row["arm"] == arm]
+def _mean(runs: Sequence[DocumentMeans], value: str, kind: Kind) -> ClusteredMean:
+    """The mean of a `value` over training runs, one for most; `kind` says what accuracies are."""
+    texts = min(mean.texts for means in runs for mean in means.values())
+    values, clusters = zip(*(mean_over_seeds(means, value) for means in runs), strict=True)
+    batches = {name: batch for of_run in clusters for name, batch in of_run.items()}
+    return ClusteredMean(values, batches, kind if value == "accuracy" else "mean", texts)
+
+
+def _estimate_arm(rows: Sequence[Row], names: Sequence[str]) -> ArmEstimates:
+    runs = [[row for row in rows if row["arm"] == name] for name in names]
     # A student that failed left no rows; those of other arms tell that it was asked for.
     expected = {(row["seed"], row["batch"]) for row in rows}
-    students = {(row["seed"], row["batch"]): row for row in of_arm}
-    tokens = [row["tokens"] for row in students.values()]
-    losses = {
-        (str(batch), seed): DocumentMean(row["retention_loss_after"] - row["retention_loss_before"], 0.0, batch)
-        for (seed, batch), row in students.items()
-        if row["retention_loss_after"] is not None
-    }
+    by_run = [{(row["seed"], row["batch"]): row for row in of_run} for of_run in runs]
+    students = [row for of_run in by_run for row in of_run.values()]
+    tokens = [row["tokens"] for row in students]
+    losses = [
+        {
+            (str(batch), seed): DocumentMean(row["retention_loss_after"] - row["retention_loss_before"], 0.0, batch)
+            for (seed, batch), row in of_run.items()
+            if row["retention_loss_after"] is not None
+        }
+        for of_run in by_run
+    ]
+
+    def means(kind: str = "document", source: str | None = None) -> list[DocumentMeans]:
+        return [document_means(of_run, name, kind, source) for of_run, name in zip(runs, names, strict=True)]
+
     sources = sorted({row["source"] for row in rows if row["kind"] == "benchmark"})
-    benchmarks = {source: means for source in sources if (means := document_means(of_arm, arm, "benchmark", source))}
-    documents = document_means(of_arm, arm)
+    benchmarks = {source: of_source for source in sources if all(of_source := means("benchmark", source))}
     return ArmEstimates(
-        gain=_estimate(documents, "gain"),
-        accuracy=_estimate(documents, "accuracy"),
-        benchmarks={source: e for source, means in benchmarks.items() if (e := _estimate(means, "gain"))},
-        benchmark_accuracies={source: e for source, means in benchmarks.items() if (e := _estimate(means, "accuracy"))},
+        gain=_estimate(means(), "gain"),
+        accuracy=_estimate(means(), "accuracy"),
+        benchmarks={source: e for source, of_it in benchmarks.items() if (e := _estimate(of_it, "gain"))},
+        benchmark_accuracies={source: e for source, of_it in benchmarks.items() if (e := _estimate(of_it, "accuracy"))},
         retention_loss=_estimate(losses, "gain"),
-        retention_accuracy=_estimate(document_means(of_arm, arm, "retention"), "accuracy"),
-        steps=statistics.fmean(row["steps"] for row in students.values()) if students else 0.0,
+        retention_accuracy=_estimate(means("retention"), "accuracy"),
+        steps=statistics.fmean(row["steps"] for row in students) if students else 0.0,
         tokens=statistics.fmean(tokens) if tokens else 0.0,
         tokens_least=min(tokens, default=0),
         tokens_most=max(tokens, default=0),
         planned_tokens=rows[0]["planned_tokens"],
         # Steps end where the tokens so far come nearest to the plan, so they miss it by a text at most.
         as_planned=bool(students)
-        and all(abs(row["tokens"] - row["planned_tokens"]) <= row["longest_text"] for row in students.values()),
-        failed=len(expected) - len(students),
+        and all(abs(row["tokens"] - row["planned_tokens"]) <= row["longest_text"] for row in students),
+        failed=len(expected) * len(names) - len(students),
     )
 
 
@@ -177,14 +194,9 @@ def _compare(
         by_arm = {arm: document_means(rows, arm, kind) for arm in dict.fromkeys(row["arm"] for row in rows)}
         best = ALONE + BEST[label] if settings.lab and label in BEST else None
         for arm, against in _pairs([arm for arm in arms if arm.name in by_arm], settings.against, best):
-            # Only where both sides' students ran: what a seed does is common to both.
-            differences = {
-                key: DocumentMean(mean.gain - other.gain, mean.accuracy - other.accuracy, mean.batch, mean.texts)
-                for key, mean in by_arm[arm].items()
-                if (other := by_arm[against].get(key))
-            }
-            if differences:
-                means[label, setting, measure, arm, against] = _mean(differences, value, "difference")
+            runs = [_differences(by_arm[one.name], by_arm[against]) for one in arms if one.group == arm]
+            if all(runs):
+                means[label, setting, measure, arm, against] = _mean(runs, value, "difference")
     p_values = {key: mean.p for key, mean in means.items()}
     corrected: dict[tuple[str, str, str, str, str], float | None] = {}
     families: dict[str, int] = {}
@@ -208,12 +220,21 @@ def _compare(
     return comparisons, Correction(method="holm", level=LEVEL, families=families)
 
 
+def _differences(means: DocumentMeans, others: DocumentMeans) -> DocumentMeans:
+    """Only where both sides' students ran: what a seed does is common to both."""
+    return {
+        key: DocumentMean(mean.gain - other.gain, mean.accuracy - other.accuracy, mean.batch, mean.texts)
+        for key, mean in means.items()
+        if (other := others.get(key))
+    }
+
+
 def _pairs(arms: Sequence[Arm], reference: str, best: str | None = None) -> list[tuple[str, str]]:
     """Arms to compare, each pair once: every arm with the reference, trained teachers' with every other one, and
-    `best`, if it is an arm, with every other strategy alone."""
-    names = [arm.name for arm in arms]
+    `best`, if it is an arm, with every other strategy alone. Several training runs are one side."""
+    names = list(dict.fromkeys(arm.group for arm in arms))
     pairs = [(name, reference) for name in names if name != reference and reference in names]
-    for trained in [arm.name for arm in arms if arm.kind == "trained"]:
+    for trained in dict.fromkeys(arm.group for arm in arms if arm.kind == "trained"):
         others = [name for name in names if name not in (trained, reference)]
         pairs += [(trained, other) for other in others if (other, trained) not in pairs]
     if best in names:
@@ -225,7 +246,7 @@ def _estimate_scaling(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[Estima
     estimates = {}
     for arm, rewrites in dict.fromkeys((row["arm"], row["rewrites"]) for row in rows):
         means = document_means([row for row in rows if row["rewrites"] == rewrites], arm)
-        gain, accuracy = _estimate(means, "gain"), _estimate(means, "accuracy")
+        gain, accuracy = _estimate([means], "gain"), _estimate([means], "accuracy")
         assert gain is not None and accuracy is not None
         estimates[arm, rewrites] = gain, accuracy
     return estimates

@@ -9,7 +9,7 @@ from configs.errors import UserError
 from configs.schema import Config, Evaluation, Student
 from curation.console.progress import say
 from curation.corpus.exam_items import ItemSource, evaluation_items
-from curation.corpus.training_data import read_asked, read_splits
+from curation.corpus.training_data import read_evaluated, read_splits
 from curation.evaluation.arms import Arm, parse_arms
 from curation.evaluation.teachers import teacher_of_run, trains_teachers
 from curation.evaluation.texts import LessonTexts
@@ -18,7 +18,7 @@ from curation.lab.build import build_lab
 from curation.lab.items import REWRITES, lab_rewrites
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
-from student.records import Question
+from student.records import Question, Split
 from teacher.prompting.strategies import brought_names
 from teacher.ready.brought import check_brought
 from teacher.reward.assignment import batches_of
@@ -102,25 +102,34 @@ def _read_documents(config: Config, arms: Sequence[Arm]) -> tuple[list[Document]
     """Training documents (where a teacher is trained) and the evaluated ones, which have held-out questions."""
     if not config.data.heldout:
         raise UserError("data.heldout is not set: name the documents that are evaluated, with `questions`")
+    train: list[Document] = []
     if any(trains_teachers(config.evaluation, arm) for arm in arms):
         train, documents = read_splits(config)
         check_documents(config, train, documents)
-        return train, documents
-    documents = read_asked(config, config.data.heldout, config.data.heldout_limit, config.data.heldout_titles)
+    else:
+        documents = read_evaluated(config)
     exams = heldout_questions(config.student, config.evaluation)
-    kept = [d for d in documents if any(q.split == "heldout" for q in exams.exam(d).questions)]
+    kept = _asked(documents, "heldout", exams)
+    if any(arm.kind == "best-of" for arm in arms):
+        kept = _asked(kept, "reward", exams)
+    return train, kept
+
+
+def _asked(documents: list[Document], split: Split, exams: DocumentQuestions) -> list[Document]:
+    """Those that have a question of the split."""
+    kept = [d for d in documents if any(question.split == split for question in exams.exam(d).questions)]
+    name = "held-out question, see `split`" if split == "heldout" else "reward question, by which best-of chooses"
     if not kept:
-        raise UserError(f"data.heldout: none of {len(documents)} documents has a held-out question, see `split`")
+        raise UserError(f"data.heldout: none of {len(documents)} documents has a {name}")
     if left_out := len(documents) - len(kept):
-        say(f"warning: data.heldout: {left_out} of {len(documents)} documents have no held-out question, left out")
-    return [], kept
+        say(f"warning: data.heldout: {left_out} of {len(documents)} documents have no {name}, left out")
+    return kept
 
 
 def _check(inputs: Inputs) -> None:
     config, arms, documents = inputs.config, inputs.arms, inputs.documents
     for model in inputs.students.values():
         check_model("evaluation.students", model)
-    best_of = any(arm.kind == "best-of" for arm in arms)
     if any(arm.needs_model(config.evaluation, config.teacher) for arm in arms):
         check_model("teacher.model", config.teacher.model)
     for arm in arms:
@@ -131,11 +140,6 @@ def _check(inputs: Inputs) -> None:
     batches, edits = len(batches_of(len(documents), config.reward.documents_together)), config.evaluation.edits
     if edits > batches:
         raise UserError(f"evaluation.edits={edits}, but {len(documents)} documents are {batches} batches")
-    if best_of:
-        exams = DocumentQuestions(config.student.prompt_template)
-        for d in documents:
-            if all(q.split == "heldout" for q in exams.exam(d).questions):
-                raise UserError(f"evaluation.arms: best-of chooses by reward questions, and document {d.id!r} has none")
     # Files and runs that arms name are looked into now, so that none is found wanting after hours of training.
     texts = LessonTexts(config, documents, ())
     for arm in arms:

@@ -140,6 +140,8 @@ class ArmResult(Record):
     """Share of the texts by the strategy they were written with, the most frequent first; empty where there is none."""
     together: ArmEstimates
     single: ArmEstimates | None
+    training_runs: int = 1
+    """Of `trained`: training runs that were measured, whose mean this is."""
 
 
 class ScalingPoint(Record):

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from configs.files import write_whole
 from curation.evaluation.arms import ALONE
-from curation.evaluation.estimates import StudentEstimates, document_means, mean_over_seeds
+from curation.evaluation.estimates import StudentEstimates, document_means, mean_over_seeds, names_by_group
 from curation.evaluation.inputs import Inputs
 from curation.evaluation.measure import Measurements
 from curation.evaluation.records import (
@@ -58,22 +58,24 @@ def student_result(
 
     size = inputs.config.rl.rewrites_per_lesson
     arms = {}
-    for arm in inputs.arms:
-        groups = measurements.texts[arm.name]
-        texts = taught_texts(groups, size)
-        rewrites = [rewrite for group in groups for rewrite in group[:size]]
+    for name, runs in names_by_group(inputs.arms).items():
+        of_runs = [measurements.texts[run] for run in runs]
+        by_run = [taught_texts(groups, size) for groups in of_runs]
+        rewrites = [rewrite for groups in of_runs for group in groups for rewrite in group[:size]]
         taught = [rewrite for rewrite in rewrites if rewrite.rejected is None]
+        arm = next(arm for arm in inputs.arms if arm.name == runs[0])
         strategies = Counter(rewrite.strategy for rewrite in taught if arm.written or arm.kind == "best-of")
-        arms[arm.name] = ArmResult(
-            words=arm.words,
-            equal_tokens=arm.equal_tokens and estimates.arms["together", arm.name].as_planned,
-            lesson_tokens=lesson_tokens(texts),
-            texts=len(taught) / documents,
+        arms[name] = ArmResult(
+            words=arm.words if len(runs) == 1 else f"trained teacher, {len(runs)} training runs",
+            equal_tokens=arm.equal_tokens and estimates.arms["together", name].as_planned,
+            lesson_tokens=statistics.fmean(map(lesson_tokens, by_run)),
+            texts=len(taught) / documents / len(runs),
             rejected=len(rewrites) - len(taught),
-            overlap=overlap(texts),
-            strategies={name: count / strategies.total() for name, count in strategies.most_common()},
-            together=estimates.arms["together", arm.name],
-            single=estimates.arms.get(("single", arm.name)),
+            overlap=statistics.fmean(map(overlap, by_run)),
+            strategies={strategy: count / strategies.total() for strategy, count in strategies.most_common()},
+            together=estimates.arms["together", name],
+            single=estimates.arms.get(("single", name)),
+            training_runs=len(runs),
         )
     scaling: dict[str, list[ScalingPoint]] = {}
     for (name, number), (gain, accuracy) in sorted(estimates.scaling.items(), key=lambda item: item[0][1]):
@@ -131,7 +133,9 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
     asked = "all their questions, none of which was rewarded" if settings.questions == "all" else "held-out questions"
     kinds = {arm.kind for arm in inputs.arms}
     of_run = ""
-    if "trained" in kinds:
+    if settings.teacher_for == "each" and settings.training_runs > 1 and "trained" in kinds:
+        of_run = f"; those of `trained` also draw its {settings.training_runs} training runs, crossed with the batches"
+    elif "trained" in kinds:
         of_run = f"; those of a trained teacher are of {ONE_RUN} and do not say what another run's would be worth"
     sentences = [
         f"{documents} documents that no teacher was trained on, asked {asked}; every arm but `none` and `raw` gets"
@@ -144,7 +148,7 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
     ]
     for label, of_student in students.items():
         for arm in inputs.arms:
-            measured = of_student.arms[arm.name]
+            measured = of_student.arms[arm.group]
             if arm.equal_tokens and not measured.equal_tokens:
                 sentences.append(
                     f"UNEQUAL: students of {label} trained on {measured.together.tokens_least} to"
@@ -211,7 +215,7 @@ def _of_arms(label: str, student: StudentResult, reference: str) -> list[Expecta
         )
     claims += [
         Expectation(
-            words=f"this trained teacher's lessons ({ONE_RUN}) gain more than {against}",
+            words=f"this trained teacher's lessons ({_runs(student)}) gain more than {against}",
             holds=compared["trained", against].verdict == "better",
             estimate=compared["trained", against].difference,
         )
@@ -219,6 +223,11 @@ def _of_arms(label: str, student: StudentResult, reference: str) -> list[Expecta
         if ("trained", against) in compared
     ]
     return claims
+
+
+def _runs(student: StudentResult) -> str:
+    runs = student.arms["trained"].training_runs
+    return ONE_RUN if runs == 1 else f"{runs} training runs"
 
 
 def _of_edits(student: StudentResult) -> list[Expectation]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from curation.evaluation.records import Estimate, FalsePositives
 from student.statistics.intervals import clustered_mean, holm, t_quantile
+from teacher.reward.evaluation import crossed_mean
 
 LEVEL = 0.05
 POWER = 0.8
@@ -25,17 +26,27 @@ class ClusteredMean:
     """The mean of some documents' values, and all that its clusters say about it."""
 
     def __init__(
-        self, values: Mapping[str, float], clusters: Mapping[str, int], kind: Kind = "mean", texts: int = 1
+        self,
+        values: Mapping[str, float] | Sequence[Mapping[str, float]],
+        clusters: Mapping[str, int],
+        kind: Kind = "mean",
+        texts: int = 1,
     ) -> None:
-        assert values, "the mean of nothing"
-        of_values = [clusters[name] for name in values]
-        mean = clustered_mean(list(values.values()), of_values, texts)
+        """`values` by document, or those of each of several training runs, which are crossed with the clusters."""
+        runs = [values] if isinstance(values, Mapping) else values
+        names = sorted(set.intersection(*map(set, runs)))
+        assert names, "the mean of nothing"
+        of_values = [clusters[name] for name in names]
+        if len(runs) == 1:
+            mean = clustered_mean([runs[0][name] for name in names], of_values, texts)
+        else:
+            mean = crossed_mean(runs, clusters)
         if kind == "difference":
             mean = mean.difference()
         self.mean, low, high = mean.share() if kind == "share" else mean.estimate()
         bounds = None if math.isnan(low) else low, None if math.isnan(high) else high
         self.estimate = Estimate(
-            mean=self.mean, low=bounds[0], high=bounds[1], n=len(values), clusters=len(set(of_values))
+            mean=self.mean, low=bounds[0], high=bounds[1], n=len(names), clusters=len(set(of_values))
         )
         self.p = mean.p
         """Two-sided, that the mean is 0; None with one cluster."""

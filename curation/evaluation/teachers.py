@@ -42,13 +42,14 @@ def trained_teachers(
         # The training run of each student's own teacher: this config's, with that student.
         runs = {}
         for label, model in students.items():
+            folder = config.run.dir / "teachers" / (label.replace("/", "-") + (f"-{arm.run}" if arm.run else ""))
             sections = {
-                "run": config.run.model_copy(update={"dir": config.run.dir / "teachers" / label.replace("/", "-")}),
+                "run": config.run.model_copy(update={"dir": folder, "seed": config.run.seed + max(0, arm.run - 1)}),
                 "student": config.student.model_copy(update={"model": model, "models": ()}),
                 "evaluation": Evaluation(),
             }
             runs[label] = config.model_copy(update=sections)
-        say(f"teachers for {', '.join(students)}: {config.rl.rounds} rounds each, where they are not trained yet")
+        say(f"{arm.words} for {', '.join(students)}: {config.rl.rounds} rounds each, where they are not trained yet")
         tasks = [partial(_train, run, train, make_pool, secret_items, label) for label, run in runs.items()]
         run_tasks("training", tasks, config.evaluation.workers)
         checkpoints |= {(arm.name, label): best_checkpoint(run.run.dir) for label, run in runs.items()}

@@ -10,7 +10,7 @@ from datatrove.data import Document
 from configs.errors import UserError
 from configs.schema import Config, Student
 from configs.schema.student import TEACHER
-from curation.corpus.training_data import read_documents
+from curation.corpus.training_data import apart_from, read_documents
 from curation.plan.models import model_size, token_counter, why_not_loadable
 from curation.plan.quantity import Quantity, exact
 from student.benchmarks.sources import DocumentQuestions
@@ -106,7 +106,9 @@ def training_documents(config: Config, notes: list[str]) -> tuple[list[Document]
         notes.append(f"data.train names no files: {train} documents are taken, as data.limit says")
     heldout = data.heldout_limit or 0
     if data.heldout:
-        heldout = len(read_documents(data.heldout, data.heldout_limit, titles=data.heldout_titles, optional=True))
+        limits = (None, None) if data.apart else (data.heldout_limit, data.heldout_titles)
+        read = read_documents(data.heldout, limits[0], titles=limits[1], optional=True)
+        heldout = len(apart_from(documents, read, data) if data.apart else read)
     elif heldout:
         notes.append(f"data.heldout names no files: {heldout} documents are taken, as data.heldout_limit says")
     return documents, train, heldout

@@ -55,7 +55,7 @@ def verdicts(evaluation: EvaluationResult) -> list[Verdict]:
     family = evaluation.correction.families.get("together/gain", 0)
     documents, students = amount(evaluation.documents, "held-out document"), amount(evaluation.seeds, "student")
     of_run = ""
-    if _trained(evaluation):
+    if _of_one_run(evaluation):
         of_run = f" The trained teacher is that of {ONE_RUN}: what another run's would be worth was not measured."
     note = (
         f"Gain in nats a token on {documents}, {students} each, at equal tokens and steps (but for †). The intervals"
@@ -119,15 +119,19 @@ def intervals_of(evaluation: EvaluationResult, setting: str = "together") -> str
     if clusters < 2:
         return f"no interval, for {documents} in one batch make none possible"
     seeds = "" if setting == "single" else f", {amount(evaluation.seeds, 'student')} each"
-    of_run = f"; of trained teachers they are of {ONE_RUN}" if _trained(evaluation) else ""
+    of_run = f"; of trained teachers they are of {ONE_RUN}" if _of_one_run(evaluation) else ""
     if clusters == n:
         return f"95% intervals over {documents}{seeds}{of_run}"
     return f"95% intervals over {amount(clusters, 'batch')} of documents ({documents}{seeds}){of_run}"
 
 
-def _trained(evaluation: EvaluationResult) -> bool:
-    """Whether a trained teacher's texts are among the arms."""
-    return any(name.partition(":")[0] == "trained" for arms in evaluation.students.values() for name in arms.arms)
+def _of_one_run(evaluation: EvaluationResult) -> bool:
+    """Whether a trained teacher's texts are among the arms, and those of a single training run."""
+    return any(
+        name.partition(":")[0] == "trained" and arm.training_runs == 1
+        for student in evaluation.students.values()
+        for name, arm in student.arms.items()
+    )
 
 
 def arm_table(student: StudentResult) -> Table:

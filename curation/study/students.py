@@ -7,9 +7,15 @@ its reward. All students of a batch and repeat have one seed (common random numb
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from pydantic import ValidationError
+
+from configs.errors import UserError, check_known
+from configs.schema import Student
 from configs.seeds import stable_seed
 from curation.study.groups import Group
 from student.records import Job, Outcome, StudentPool
@@ -55,6 +61,23 @@ class Recording:
         ]
 
 
+def changed_student(student: Student, changes: Mapping[str, Any], key: str) -> Student:
+    """The settings with some of them changed, those of `lora` one by one. Raises UserError for what a student does not
+    have, with the config's key of the changes."""
+    check_known(f"setting in {key}", changes, list(Student.model_fields))
+    merged: dict[str, Any] = student.model_dump()
+    for name, value in changes.items():
+        inner = isinstance(value, Mapping) and isinstance(merged[name], dict)
+        merged[name] = {**merged[name], **value} if inner else value
+    try:
+        return Student.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].replace("Input should be ", "expected ")
+        raise UserError(f"{key}: {place!r}: {message} (got {first['input']!r})") from None
+
+
 class RewriteStudy:
     """Trains the students of some groups; every student is trained once, by the journal of `runs`. `steps` takes the
     place of the config's number of optimiser steps, with a warm-up in proportion. Students of another `purpose` have
@@ -71,16 +94,26 @@ class RewriteStudy:
         self.clusters = [number for number, batch in enumerate(self.batches) for _ in batch]
         """The batch of each document: those of one batch have students in common."""
 
-    def students(self, repeats: int) -> int:
+    def students(self, repeats: int, repeated_documents: int = 0) -> int:
         """Students that `record` trains."""
-        return repeats * sum(max(len(self.groups[d].candidates) for d in batch) for batch in self.batches)
+        return sum(
+            max(len(self.groups[d].candidates) for d in batch)
+            for batch, _ in self._batches_and_repeats(repeats, repeated_documents)
+        )
 
-    def record(self, repeats: int) -> Recording:
-        """Teaches every candidate once a repeat."""
+    def _batches_and_repeats(self, repeats: int, repeated_documents: int) -> list[tuple[range, int]]:
+        return [
+            (batch, repeat) for batch in self.batches for repeat in range(repeats + (batch.start < repeated_documents))
+        ]
+
+    def record(self, repeats: int, repeated_documents: int = 0) -> Recording:
+        """Teaches every candidate once a repeat, and once more those of the batches in which the first
+        `repeated_documents` documents are, so that the noise is known."""
         sizes = [len(group.candidates) for group in self.groups]
-        outcomes: list[list[list[Outcome | None]]] = [[[None] * repeats for _ in range(size)] for size in sizes]
-        whole: Gains = [[[None] * repeats for _ in range(size)] for size in sizes]
-        numbers = [(batch, repeat) for batch in self.batches for repeat in range(repeats)]
+        numbers = self._batches_and_repeats(repeats, repeated_documents)
+        runs = Counter(d for batch, _ in numbers for d in batch)
+        outcomes: list[list[list[Outcome | None]]] = [[[None] * runs[d] for _ in range(n)] for d, n in enumerate(sizes)]
+        whole: Gains = [[[None] * runs[d] for _ in range(n)] for d, n in enumerate(sizes)]
         planned = [(repeat, taught) for batch, repeat in numbers for taught in self._deal_candidates(batch, repeat)]
         jobs = [self._job(taught, self.purpose, repeat) for repeat, taught in planned]
         trained, started = self.runs.trained, time.monotonic()

@@ -3,7 +3,7 @@
 Documents with several rewrites each have a target a rewrite: outcomes that a file brings, or the gain of other students
 than those of the signals (longer trained, larger, or asked in another measure). Signals are the gains of students, by
 measure, unit of credit and number of steps, and signs that need no student (`signs.SIGNS`). Only differences within
-documents count. What is compared, and how, is in `design.py`, and kept with the run before anything is measured.
+documents count. What is compared, and how, is kept with the run before anything is measured (`verdicts.STATISTICS`).
 
 All questions of the documents are asked, held-out ones too: nothing is trained by what is found here.
 """
@@ -22,15 +22,15 @@ from configs.format import without_nan
 from configs.schema import Config
 from curation.console.progress import StudentProgress, say
 from curation.corpus.training_data import group_of
+from curation.study.costs import Costs
+from curation.study.design import fix_design
 from curation.study.groups import Group, read_groups
 from curation.study.students import RewriteStudy
-from curation.validity.costs import Costs
-from curation.validity.design import fix_design
 from curation.validity.report import print_validity, write_plot
 from curation.validity.signals import MeasuredStudents, Signal, sign_signals
 from curation.validity.signs import SIGNS, SignWork
 from curation.validity.targets import match_outcomes, target_student
-from curation.validity.verdicts import judge, judge_target
+from curation.validity.verdicts import STATISTICS, judge, judge_target
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.pools.inline import NOT_IN_FINGERPRINT
@@ -170,6 +170,7 @@ def _design(config: Config, source: str | None, groups: Sequence[Group], names: 
         "validity": config.validity.model_dump(mode="json") | {"signs": list(names)},
         "target": _target_words(config),
         "documents": {group.document.id: [c.place for c in group.candidates] for group in groups},
+        "statistics": STATISTICS,
     }
 
 

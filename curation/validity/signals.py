@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from configs.schema.reward import Credit, Measure
+from curation.study.costs import Costs
 from curation.study.groups import Group
 from curation.study.students import RewriteStudy
-from curation.validity.costs import Costs
 from curation.validity.signs import SIGNS, SignWork
 from student.records import Outcome, StudentPool, mean_gain
 from student.statistics.reliability import gains_table, mean_of_runs
@@ -53,25 +53,22 @@ class MeasuredStudents:
         self.credit, self.steps, self.repeats = credit, steps, config.reward.repeats
         self.groups = list(groups)
         size = 1 if credit == "document" else config.reward.documents_per_student
-        # Whole batches of documents that share students, so that the first runs are those of the study of all.
-        repeated = size * -(-min(config.validity.repeated_documents, len(groups)) // size)
-        options = {"steps": steps, "purpose": "signal"}
-        self.study = RewriteStudy(runs, pool, groups, size, **options)  # type: ignore[arg-type]
-        self.again = RewriteStudy(runs, pool, groups[:repeated], size, **options) if repeated else None  # type: ignore[arg-type]
+        self.repeated = min(config.validity.repeated_documents, len(groups))
+        self.study = RewriteStudy(runs, pool, groups, size, steps=steps, purpose="signal")
 
     @property
     def students(self) -> int:
-        """Students that are asked for; those that both studies ask for are trained once."""
-        return self.study.students(self.repeats) + (self.again.students(self.repeats + 1) if self.again else 0)
+        """Students that are trained."""
+        return self.study.students(self.repeats, self.repeated)
 
     def signals(self, measures: Sequence[Measure], costs: Costs) -> tuple[list[Signal], list[str]]:
         """A signal for each measure, and the errors of students that failed."""
         credit, steps = self.credit, self.steps
         work = f"{credit}, {steps} steps" if steps else credit
         with costs.of(work, self.study.runs):
-            all_once = self.study.record(self.repeats)
-            again = self.again.record(self.repeats + 1) if self.again else None
-        rewrites = sum(len(group.candidates) for group in self.groups)
+            recording = self.study.record(self.repeats, self.repeated)
+        # Without the repeats that show the noise.
+        students_a_rewrite = self.study.students(self.repeats) / sum(len(group.candidates) for group in self.groups)
         seconds = costs.seconds_per_unit(work)
         signals = []
         for measure in measures:
@@ -79,19 +76,17 @@ class MeasuredStudents:
             def value(outcome: Outcome, measure: Measure = measure) -> float | None:
                 return mean_gain(outcome.answers, measure)
 
-            runs = all_once.table(value)
-            values_DG = mean_of_runs(gains_table(runs))
-            for d, further in enumerate(again.table(value) if again else ()):
-                runs[d] = further
+            runs_DGR = gains_table(recording.table(value))
+            values_DG = mean_of_runs(runs_DGR[..., : self.repeats])
             signals.append(
                 Signal(
-                    name=f"{measure}, {work}", kind="students", values_DG=values_DG, runs_DGR=gains_table(runs),
-                    tokens=all_once.tokens / rewrites,
-                    seconds=None if seconds is None else seconds * all_once.students / rewrites,
+                    name=f"{measure}, {work}", kind="students", values_DG=values_DG, runs_DGR=runs_DGR,
+                    tokens=recording.tokens / recording.students * students_a_rewrite,
+                    seconds=None if seconds is None else seconds * students_a_rewrite,
                     needs=NEEDS.get(measure, ""), measure=measure, credit=credit, steps=steps,
                 )
             )  # fmt: skip
-        return signals, [error for recording in (all_once, again) if recording for error in recording.errors]
+        return signals, recording.errors
 
 
 def sign_signals(names: Sequence[str], work: SignWork) -> list[Signal]:

@@ -12,8 +12,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
+from curation.study.costs import Costs
 from curation.study.groups import Group
-from curation.validity.costs import Costs
 from student.engine.schedule import plan_schedule
 from student.pools.inline import InlinePool
 from student.records import Answer, Exam, Job, Lesson, Outcome, Question, Segment, StudentPool

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
-from configs.errors import UserError, check_known
+from configs.errors import UserError
 from configs.schema import Student, Validity
 from curation.console.progress import say
 from curation.study.groups import Candidate, Group
+from curation.study.students import changed_student
 from student.statistics.reliability import gains_table
 
 
@@ -56,19 +56,8 @@ def match_outcomes(groups: Sequence[Group], settings: Validity) -> tuple[list[Gr
 def target_student(student: Student, settings: Validity) -> Student:
     """The target's students: those of the config with `target_student` on top, which decode where recall is the target.
     Raises UserError for settings that a student does not have."""
-    check_known("setting in validity.target_student", settings.target_student, list(Student.model_fields))
-    merged: dict[str, Any] = student.model_dump()
-    for key, value in settings.target_student.items():
-        merged[key] = {**merged[key], **value} if isinstance(value, dict) and isinstance(merged[key], dict) else value
-    if settings.target_measure == "recall":
-        merged["decode"] = True
-    try:
-        return Student.model_validate(merged)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].replace("Input should be ", "expected ")
-        raise UserError(f"validity.target_student: {name!r}: {message} (got {first['input']!r})") from None
+    changes = settings.target_student | ({"decode": True} if settings.target_measure == "recall" else {})
+    return changed_student(student, changes, "validity.target_student")
 
 
 def _outcomes_by_document(settings: Validity) -> dict[str, list[Any]] | None:

@@ -12,13 +12,35 @@ from student.statistics.prediction import rank_correlation, regret, regret_diffe
 from student.statistics.reliability import Reliability, mean_of_runs, reliability
 
 SIGNIFICANT = 0.05
+STATISTICS = {
+    "unit": "A rewrite within its document: what differs between documents counts nowhere.",
+    "clusters": "Titles, where documents have one, else documents.",
+    "correlation": "Spearman's rank correlation within each document (equal values share their mean rank), and its mean"
+    " over documents, each with the weight of its number of rewrites minus one. 95% by the jackknife over clusters.",
+    "silent": "A document where the signal or the target is the same for all rewrites says nothing about the"
+    " correlation, and is counted. A signal that is so everywhere cannot be told.",
+    "p": "Two-sided, that the correlation is 0, by the jackknife or, where that is larger, by the variance of chance"
+    " orders; Holm's correction over all signals.",
+    "corrected": "The correlation of the values that noise hides: the covariance within documents over the root of both"
+    " true variances (Spearman 1904), with Fieller's 95% interval. Signals have noise where students are trained. It is"
+    " given where both sides have two runs, and only where the interval has an end; at a low reliability it is wide.",
+    "regret": "The target of the best rewrite minus that of the one with the largest signal, over that of the best"
+    " minus the mean, each summed over documents: 0 is the best choice, 1 a random one. Among equal signals the choice"
+    " is at random. The best is the best as measured: where the target is noisy no signal reaches 0.",
+    "cost": "Tokens that students train on and seconds, a rewrite.",
+    "recommendation": "Of the signals with a corrected p below 0.05 and a correlation above 0 the one of the smallest"
+    " regret is the best. The cheapest of them (in tokens, then in seconds) is recommended whose regret is not"
+    " detectably above the best one's (95% interval of the difference, over clusters). Without such a signal none is"
+    " detectably better than chance.",
+}
+"""How all is analysed; part of the design that is fixed before anything is measured."""
 Bounds = tuple[float | None, float | None, float | None]
 """An estimate and its 95% interval; None where it cannot be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalResult:
-    """How well one signal predicts the target within documents; see `design.STATISTICS` for each figure."""
+    """How well one signal predicts the target within documents; see `STATISTICS` for each figure."""
 
     name: str
     kind: str
@@ -113,7 +135,7 @@ def _result(signal: Signal, target_DGR: np.ndarray, clusters: Sequence[Hashable]
 def _recommend(
     results: Sequence[SignalResult], signals: Sequence[Signal], target_DG: np.ndarray, clusters: Sequence[Hashable]
 ) -> str:
-    """By the rule in `design.STATISTICS`."""
+    """By the rule in `STATISTICS`."""
     tells = [
         (result, signal)
         for result, signal in zip(results, signals, strict=True)

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 HELDOUT_SHARE = 0.3
 """Share of the items that are never rewarded, if the data does not name their splits."""
 
-QUESTION_KEYS = ["question", "prompt", "answer", "choices", "distractors", "split"]
+QUESTION_KEYS = ["question", "prompt", "answer", "choices", "distractors", "split", "kind"]
 
 
 class FixedQuestions:
@@ -35,7 +35,8 @@ def parse_question(item: dict[str, Any], template: str, document_id: str = "") -
     """A question from its JSON form `{question | prompt, answer, choices?, distractors?, split?}`.
 
     `question` is put into the template, `prompt` is asked as it is. `distractors` are wrong answers; without them the
-    other `choices` are. SQuAD's `answers: {text: [...]}` is not read.
+    other `choices` are. A `kind` is for who compares kinds of questions, no exam reads it. SQuAD's `answers: {text:
+    [...]}` is not read.
 
     Raises:
         UserError: a key is missing or unknown, the answer is empty, it is none of the choices, or it is a distractor.

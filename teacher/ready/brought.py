@@ -1,4 +1,4 @@
-"""Texts that documents bring in their `rewrites`: the one place that reads that field."""
+"""Texts that documents bring, mostly in their `rewrites`: the one place that reads that field."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -48,13 +48,29 @@ def brought_texts(document: Document) -> list[BroughtText]:
         raise UserError(f"document {document.id!r}: {error}") from None
 
 
+def texts_named(document: Document, name: str) -> list[str]:
+    """The different texts of that name (without `PREFIX`): of the document's `rewrites`, else of a field of that name
+    that is a list of texts, such as `paraphrases: [...]`. None where `rewrites` cannot be read: in a corpus that is no
+    reason to stop."""
+    try:
+        own = brought_texts(document)
+    except UserError:
+        return []
+    texts = [brought.text for brought in own if brought.strategy == name]
+    field = document.metadata.get(name)
+    if not texts and isinstance(field, list) and all(isinstance(text, str) and text.strip() for text in field):
+        texts = field
+    return list(dict.fromkeys(texts))
+
+
 def check_brought(names: Iterable[str], documents: Iterable[Document], key: str = "teacher.strategies") -> None:
     """Raises UserError for a name (without `PREFIX`) of which no document brings a text."""
     names = dict.fromkeys(names)
     if not names:
         return
+    documents = list(documents)
     known = {brought.strategy for document in documents for brought in brought_texts(document)}
     for name in names:
-        if name not in known:
+        if name not in known and not any(texts_named(document, name) for document in documents):
             advice = nearest(name, sorted(known)) if known else "none has any `rewrites`"
             raise UserError(f"{key}: no document brings a text {PREFIX + name!r}: {advice}")

@@ -3,10 +3,9 @@
 import random
 from collections import Counter
 
-from configs.errors import UserError
 from configs.seeds import stable_seed
 from student.records import Document
-from teacher.ready.brought import brought_texts
+from teacher.ready.brought import texts_named
 from teacher.ready.rules import RULES
 
 
@@ -25,12 +24,8 @@ class ReadyTexts:
 
     def brought(self, name: str) -> str | None:
         """The next text of that name that the document brings, in a seeded order and all of them before one comes
-        again; None where it brings none, or `rewrites` that cannot be read: in a corpus that is no reason to stop."""
-        try:
-            own = brought_texts(self.document)
-        except UserError:
-            own = []
-        texts = list(dict.fromkeys(brought.text for brought in own if brought.strategy == name))
+        again; None where it brings none."""
+        texts = texts_named(self.document, name)
         order = random.Random(stable_seed(self.seed, self.document.id, "brought", name)).sample(texts, len(texts))
         number = self._number(f"brought {name}")
         return order[number % len(order)] if order else None

@@ -70,3 +70,15 @@ def test_a_study_measures_ready_strategies_where_they_are_named(ready_config, sh
     assert [candidate.strategy for candidate in brought[0].candidates] == ["rewrite"] * 3 + ["raw"]
     with pytest.raises(UserError, match="unknown strategy 'fag'"):
         read_groups(ready_config(strategies=["sentences", "fag"]), str(shop_file), 3, None)
+
+
+def test_documents_that_only_best_of_cannot_judge_are_left_out(make_config, shop_file, capsys):
+    rows = [json.loads(line) for line in shop_file.read_text().splitlines()]
+    rows[0]["questions"] = rows[0]["questions"][:1]
+    shop_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    teacher = {"model": "", "prompting": "strategy", "strategies": ["sentences"]}
+    arms = ["none", "repeated", "best-of:2"]
+    inputs = read_inputs(make_config(teacher=teacher, evaluation={"arms": arms}))
+    assert len(inputs.documents) == len(rows) - 1
+    assert "1 of 8 documents have no reward question, by which best-of chooses" in capsys.readouterr().err
+    assert len(read_inputs(make_config(teacher=teacher, evaluation={"arms": arms[:2]})).documents) == len(rows)

@@ -24,7 +24,7 @@ from teacher.prompting.strategies import (
     strategy_label,
     tag_of,
 )
-from teacher.ready.brought import BroughtText, brought_texts, check_brought, read_brought
+from teacher.ready.brought import BroughtText, brought_texts, check_brought, read_brought, texts_named
 from teacher.ready.texts import ReadyTexts
 from teacher.sampling import Sampling, sample_rewrites
 from teacher.writers.no_model import NoModel, load_writer
@@ -48,6 +48,20 @@ def test_texts_have_the_name_of_their_strategy_or_prompt():
             read_brought(wrong)
     with pytest.raises(UserError, match="document 'd': `rewrites` must be a list"):
         brought_texts(document("t", 7))
+
+
+def test_a_list_of_texts_in_a_field_of_its_own_is_brought_too():
+    bringing = document("t", {"text": "a", "strategy": "faq"})
+    bringing.metadata |= {"paraphrases": ["b", "c", "b"], "faq": ["d"], "numbers": [1]}
+    assert [texts_named(bringing, name) for name in ("paraphrases", "faq", "numbers", "id")] == [
+        ["b", "c"],
+        ["a"],
+        [],
+        [],
+    ]
+    check_brought(["paraphrases"], [bringing])
+    [group] = sample(["brought:paraphrases"], [bringing], 2)
+    assert {rewrite.text for rewrite in group} == {"b", "c"}
 
 
 def test_all_texts_of_a_name_come_before_one_comes_again():

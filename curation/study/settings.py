@@ -1,0 +1,95 @@
+"""At which settings of a student does a lesson teach more than text about something else, and more than the passage?
+`notewright bench settings CONFIG`, before rounds are trained there.
+
+Students of every setting in `search.settings` learn the same texts of the same documents, one document each, and are
+asked all its questions. What is compared is fixed in the config and kept with the run before anything is measured; the
+rule is `settings_report.VERDICT`. No document that something is judged on later may be among these.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from configs.errors import UserError
+from configs.files import write_whole
+from configs.format import without_nan
+from configs.schema import Config
+from curation.console.progress import StudentProgress, say
+from curation.corpus.training_data import group_of
+from curation.study.arms import read_arms
+from curation.study.costs import Costs
+from curation.study.design import fix_design
+from curation.study.groups import Group
+from curation.study.settings_report import VERDICT, Measured, summarise
+from curation.study.students import RewriteStudy, changed_student
+from student.benchmarks.sources import DocumentQuestions
+from student.pools import make_pool
+from student.pools.inline import NOT_IN_FINGERPRINT
+from student.records import StudentPool
+from teacher.reward.student_models import MakePool
+from teacher.reward.student_runs import StudentRuns
+from teacher.run.journal import Journal, JsonLines
+
+DISTRACTORS = 4
+"""Of each question, unless the config says another number."""
+
+
+def run_settings(config: Config, *, pools: MakePool = make_pool) -> dict[str, Any]:
+    """Measures what is missing, writes `settings.json` into `run.dir`, and returns what it holds. Students are kept in
+    `<run.dir>/settings/`, so that a stopped call goes on. Raises UserError and RunError."""
+    if config.reward.distractors is None:
+        config = config.model_copy(update={"reward": config.reward.model_copy(update={"distractors": DISTRACTORS})})
+    search = config.search
+    decoding = {"decode": True} if "recall" in search.measures else {}
+    students = {
+        name: changed_student(config.student, decoding | changes, f"search.settings.{name}")
+        for name, changes in search.settings.items()
+    }
+    if any(student.models or student.model in ("", "teacher") for student in students.values()):
+        raise UserError("search.settings: every setting needs one student: set student.model to a folder or a Hub id")
+    groups = read_arms(config)
+    clusters = [group_of(group.document) for group in groups]
+    benchmark = DocumentQuestions(config.student.prompt_template, all_as="reward")
+    measured = []
+    with Journal(config.run.dir / "settings") as journal:
+        fix_design(journal.dir.parent, _design(config, groups), begun=len(journal.outcomes) > 0)
+        costs = Costs(JsonLines(journal.dir / "costs.jsonl", ("work", "time")))
+        for number, (name, student) in enumerate(students.items(), start=1):
+            of_setting = config.model_copy(update={"student": student})
+            pool: StudentPool = pools(student)
+            with StudentProgress(f"setting {number}/{len(students)}, {name}", 0) as progress:
+                runs = StudentRuns(
+                    of_setting, [group.document for group in groups], journal, benchmark=benchmark,
+                    on_progress=progress.within,
+                )  # fmt: skip
+                study = RewriteStudy(runs, pool, groups, 1, purpose="settings")
+                with costs.of(name, runs):
+                    recording = study.record(search.repeats, search.repeated_documents)
+            pool.close()
+            for error in recording.errors[:1]:
+                say(f"{name}: {len(recording.errors)} students failed: {error}")
+            measured.append(
+                Measured(
+                    name,
+                    search.settings[name],
+                    recording,
+                    recording.tokens / max(1, recording.students),
+                    costs.seconds_per_unit(name),
+                )
+            )
+    result = without_nan(summarise(config, groups, clusters, measured))
+    write_whole(
+        config.run.dir / "settings.json", json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+    return dict(result)
+
+
+def _design(config: Config, groups: Sequence[Group]) -> dict[str, Any]:
+    return {
+        "student": config.student.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT - {"model"}),
+        "reward": config.reward.model_dump(mode="json", include={"distractors", "retention_texts"}),
+        "seed": config.run.seed,
+        "search": config.search.model_dump(mode="json"),
+        "documents": {group.document.id: [c.text for c in group.candidates] for group in groups},
+        "statistics": VERDICT,
+    }
