@@ -8,8 +8,10 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
 	$$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -qq
 
+REAL ?= configs/real-text-cpu.yaml
+
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint format smollm2 vllm clean
+.PHONY: help setup quickstart real-text test test-slow lint format smollm2 vllm clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +38,9 @@ $(READY): pyproject.toml
 
 quickstart: setup ## the whole job on the embedded lab: train a teacher, curate, report; minutes on two cores
 	$(VENV)/bin/notewright quickstart
+
+real-text: setup ## real passages and a real student: warm-up, two training runs, every arm; REAL=CONFIG, SET='key=value ...'
+	PYTHON=$(VENV)/bin/python bash configs/jobs/real-text.sh $(REAL) $(SET)
 
 test: lint ## lint and the fast tests, those of a file in one of two processes
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
