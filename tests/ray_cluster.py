@@ -4,7 +4,6 @@ import hashlib
 import os
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from student.pools.inline import InlinePool
 from student.records import Job
+from tests.processes import happens
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
@@ -37,20 +37,12 @@ def two_nodes(*modules: str) -> Iterator:
 
 
 def lose_node(cluster, node) -> None:
-    """Kills a node, and waits until Ray knows: until then its processes may go on, and what they do may count.
-
-    Raises:
-        TimeoutError: Ray has not noticed within a minute.
-    """
+    """Kills a node, and waits until Ray knows: until then its processes may go on, and what they do may count."""
     import ray
 
     alive = sum(known["Alive"] for known in ray.nodes())
     cluster.remove_node(node, allow_graceful=False)
-    deadline = time.monotonic() + 60
-    while sum(known["Alive"] for known in ray.nodes()) >= alive:
-        if time.monotonic() > deadline:
-            raise TimeoutError("Ray does not notice that a node is lost")
-        time.sleep(0.05)
+    assert happens(lambda: sum(known["Alive"] for known in ray.nodes()) < alive, pause=0.05), "Ray does not notice"
 
 
 class Noting(InlinePool):

@@ -42,6 +42,8 @@ SUPERVISOR = Path(__file__).with_name("supervisor.py")
 POLL_SECONDS = 0.5
 SILENT_SECONDS = 60.0
 """A server whose health check fails for so long is killed."""
+LEFTOVER_SECONDS = 60.0
+"""How long a killed process is waited for: one with much memory takes seconds, one in a stuck driver call for ever."""
 
 
 class Launch(NamedTuple):
@@ -238,13 +240,24 @@ class VllmServer:
         write_whole(self.path, state.model_dump_json())
 
     def _end_leftovers(self) -> None:
-        """Kills what an earlier server of this folder left behind, should even its supervisor have been killed."""
+        """Kills what an earlier server of this folder left behind, should even its supervisor have been killed. Returns
+        when it is gone: until then it holds the GPU's memory, which the next server needs."""
+        end = time.monotonic() + LEFTOVER_SECONDS
+        while self._kill_leftovers() and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def _kill_leftovers(self) -> int:
+        """Kills what runs for this folder's server; returns how many processes there were."""
+        found = 0
         for process in psutil.process_iter():
             try:
+                # A zombie, which holds nothing any more, has no environment.
                 if process.pid != os.getpid() and process.environ().get(FOLDER_VARIABLE) == str(self.folder):
                     process.kill()
+                    found += 1
             except psutil.Error:  # gone, or another user's
                 continue
+        return found
 
     def _last_lines(self, begin: int) -> str:
         """The end of what this start has logged, the line with the cause first where there is one."""

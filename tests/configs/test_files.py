@@ -16,7 +16,7 @@ from pathlib import Path
 from configs.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -25,10 +25,12 @@ def test_a_lock_keeps_out_other_processes_until_its_own_dies(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     holder = subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, text=True, env=environment)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    with pytest.raises(BlockingIOError), locked(path):
-        pass
-    holder.kill()
-    holder.wait()
+    try:
+        with pytest.raises(BlockingIOError), locked(path):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
     with locked(path):
         pass
 

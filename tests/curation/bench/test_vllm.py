@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -21,11 +20,12 @@ from teacher.writers.local import load_teacher
 from teacher.writers.vllm_server import FOLDER_VARIABLE
 from tests.curation.datasets import data_rows, manifest_of, write_jsonl
 from tests.curation.pipeline.test_echo import consistent, terminal_records
+from tests.processes import happens
 
 MODEL = Path(__file__).parents[3] / FOLDER
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(3600),
     pytest.mark.skipif(
         not (Path(sys.prefix) / "vllm/.ready").is_file() or not MODEL.is_dir(), reason="needs `make vllm smollm2`"
     ),
@@ -92,8 +92,7 @@ def test_a_curation_is_whole_though_its_server_was_killed(tmp_path: Path) -> Non
     killed: list[int] = []
 
     def kill() -> None:
-        while len(list(parts.glob("*.parquet"))) < 2:
-            time.sleep(0.01)
+        happens(lambda: len(list(parts.glob("*.parquet"))) >= 2)
         for process in server_in(config.curation.output):
             if "vllm.entrypoints.openai.api_server" in process.cmdline() and "-P" not in process.cmdline():
                 process.kill()
@@ -102,7 +101,7 @@ def test_a_curation_is_whole_though_its_server_was_killed(tmp_path: Path) -> Non
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     summary = curate(config)
-    killer.join(10)
+    killer.join()
     assert killed and not server_in(config.curation.output)
     assert summary.documents_in == DOCUMENTS and summary.failed == 0 and consistent(manifest_of(config))
     assert set(terminal_records(config).values()) == {1} and len(terminal_records(config)) == DOCUMENTS
@@ -119,12 +118,9 @@ def test_a_killed_run_leaves_no_server_and_goes_on(tmp_path: Path) -> None:
     run = multiprocessing.get_context("spawn").Process(target=curate, args=(config,))
     run.start()
     assert run.pid is not None
-    deadline = time.monotonic() + 900
-    while len(list(parts.glob("*.parquet"))) < 2:
-        assert run.is_alive() and time.monotonic() < deadline, "it does not come to its work"
-        time.sleep(0.01)
+    assert happens(lambda: len(list(parts.glob("*.parquet"))) >= 2, alive=run.is_alive), "it does not come to its work"
     os.kill(run.pid, signal.SIGKILL)
-    run.join(10)
+    run.join()
     summary = curate(config)
     assert summary.resumed >= 8 and summary.documents_in == DOCUMENTS
     assert Counter(terminal_records(config).values()) == {1: DOCUMENTS} and not server_in(config.curation.output)

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -48,12 +47,8 @@ def plain(text: str) -> str:
 
 
 def test_help_lists_the_verbs_and_needs_no_heavy_import():
-    started = time.monotonic()
-    done = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, timeout=60)
-    seconds = time.monotonic() - started
+    done = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and all(verb in done.stdout for verb in VERBS)
-    # 0.4 s of CPU; the limit leaves room for a busy machine, and is far below the 10 s and more that torch would add.
-    assert seconds < 8
     code = "import sys, curation.cli; print([m for m in ('torch', 'transformers', 'datatrove') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
@@ -62,12 +57,12 @@ def test_shells_complete_the_verbs(capsys):
     # The shell is named here: Typer would look for it among the parent processes, which under make are a plain sh.
     named = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     call = [PROGRAM, "--show-completion", "bash"]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=60, env=named)
+    done = subprocess.run(call, capture_output=True, text=True, env=named)
     assert done.returncode == 0 and "_NOTEWRIGHT_COMPLETE=complete_bash" in done.stdout
     assert main(["--help"]) == 0
     assert "--install-completion" in plain(capsys.readouterr().out)
     request = {"_NOTEWRIGHT_COMPLETE": "complete_bash", "COMP_WORDS": "notewright warm", "COMP_CWORD": "1"}
-    done = subprocess.run([PROGRAM], capture_output=True, text=True, env=os.environ | request, timeout=60)
+    done = subprocess.run([PROGRAM], capture_output=True, text=True, env=os.environ | request)
     assert done.stdout.split() == ["warm-up"]
 
 
@@ -111,14 +106,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(experiment, capsys, arguments, pa
     assert sorted(path.name for path in experiment.parent.iterdir()) == ["documents.jsonl", "experiment.yaml"]
 
 
-# Ran in a process of its own: what it has imported at its end, and the processor seconds it took.
+# Ran in a process of its own: what it has imported at its end. With torch and transformers an answer takes ten times as
+# long.
 MEASURED = """
-import resource, sys
+import sys
 from curation.cli import main
 code = main(sys.argv[1:])
-used = resource.getrusage(resource.RUSAGE_SELF)
-heavy = [name for name in ("torch", "transformers", "trl", "datasets") if name in sys.modules]
-print(code, round(used.ru_utime + used.ru_stime, 2), heavy)
+print(code, [name for name in ("torch", "transformers", "trl", "datasets", "datatrove") if name in sys.modules])
 """
 
 
@@ -145,9 +139,7 @@ print(code, round(used.ru_utime + used.ru_stime, 2), heavy)
 )
 def test_a_mistake_is_answered_before_anything_heavy_is_imported(experiment, arguments):
     done = subprocess.run([sys.executable, "-c", MEASURED, *arguments.split()], capture_output=True, text=True)
-    code, seconds, heavy = done.stdout.split(maxsplit=2)
-    assert (code, heavy.strip()) == ("2", "[]"), done
-    assert float(seconds) < 1, "0.1 to 0.5 s; with torch and transformers 6 s"
+    assert done.stdout == "2 []\n", done
 
 
 @pytest.mark.parametrize(
@@ -181,7 +173,7 @@ def test_a_defect_of_ours_keeps_its_traceback(experiment, monkeypatch):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_a_help_that_cannot_be_written_is_no_success():
     with open("/dev/full", "w") as full:
-        done = subprocess.run([PROGRAM, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run([PROGRAM, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode != 0
 
 

@@ -1,7 +1,6 @@
 """The doctor on machines that are broken on purpose."""
 
 import json
-import socket
 import sys
 from collections import namedtuple
 from importlib import metadata
@@ -19,6 +18,7 @@ from curation.doctor import services as doctor_services
 from curation.doctor.checks import exit_code
 from curation.doctor.examine import examine
 from student.engine import precision
+from tests.processes import refusing_port
 from tests.teacher.conftest import teacher_folder
 
 assert teacher_folder  # a fixture: a tiny model folder with a tokenizer
@@ -179,12 +179,10 @@ def test_a_vllm_that_trl_does_not_support_fails(config, monkeypatch, tmp_path):
 
 
 def test_a_ray_cluster_that_does_not_answer_fails(config, monkeypatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     ray = config(student={"model": config().student.model, "pool": "ray"})
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-    assert f"RAY_ADDRESS 127.0.0.1:{port}: Connection refused" in found(ray, "ray")
+    with refusing_port() as port:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        assert f"RAY_ADDRESS 127.0.0.1:{port}: Connection refused" in found(ray, "ray")
     monkeypatch.delenv("RAY_ADDRESS")
     found(ray, "ray", "ok")
 

@@ -33,6 +33,7 @@ def test_results_keep_the_order_of_tasks_and_lines_are_shown(workers, capsys):
 
 
 def test_the_first_error_ends_all_tasks():
+    others = multiprocessing.active_children()
     with pytest.raises(RunError, match="the disk is full"):
         run_tasks("evaluating", [never_ends, fails], 2)
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= set(others)

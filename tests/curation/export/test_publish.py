@@ -143,9 +143,7 @@ def test_datasets_reads_it_back(folder: Path, server: HubServer, tmp_path: Path)
     assert export(folder) == 0
     environment = os.environ | {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
     environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_writer"}
-    done = subprocess.run(
-        [sys.executable, "-c", READ_BACK, REPO], env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", READ_BACK, REPO], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     back, table = json.loads(done.stdout.splitlines()[-1]), pq.read_table(folder / "data").to_pydict()
     assert back["texts"] == table["text"] and back["ids"] == table["id"] and back["first"] == table["text"][0]

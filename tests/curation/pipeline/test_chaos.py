@@ -27,6 +27,7 @@ from tests.curation.pipeline.test_echo import (
     faulty_corpus,
     terminal_records,
 )
+from tests.processes import PATIENCE, happens
 
 SETTINGS = ("curation.dedup=minhash", "curation.filters.secrets=true", "curation.keep_raw=0.1")
 DOCUMENTS = 3000
@@ -73,10 +74,7 @@ def start(config: Config) -> Any:
 
 
 def wait_until(process: Any, there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not there():
-        assert process.is_alive() and time.monotonic() < deadline, "ended or stalled before it could be killed"
-        time.sleep(0.001)
+    assert happens(there, alive=process.is_alive, pause=0.001), "ended or stalled before it could be killed"
 
 
 def children_of(pid: int) -> list[int]:
@@ -93,7 +91,7 @@ def kill(process: Any, whom: str, generator: random.Random) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         case _:
             process.kill()
-    process.join(60)
+    process.join(PATIENCE)
     assert process.exitcode not in (None, 0), f"goes on although the {whom} was killed"
 
 
@@ -118,7 +116,7 @@ def small_disk(folder: Path) -> Iterator[Callable[[int], None] | None]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_chaos(tmp_path: Path) -> None:
     generator = random.Random(11)
     chaotic_corpus(tmp_path / "in")
@@ -152,7 +150,7 @@ def test_chaos(tmp_path: Path) -> None:
             if number == 4 and leave_free is not None:
                 leave_free(100_000)
                 run = start(config)
-                run.join(120)
+                run.join(PATIENCE)
                 assert run.exitcode == 1, "a full disk ends the run"
                 assert parts() > most[-1]
                 leave_free(1 << 28)
@@ -163,7 +161,7 @@ def test_chaos(tmp_path: Path) -> None:
             time.sleep(0.01 * generator.random())
             kill(run, "parent", generator)
         run = start(config)
-        run.join(240)
+        run.join(PATIENCE)
         assert run.exitcode == 0
         summary = curate(config)
         assert sorted(most) == most, "finished parts were lost"

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from teacher.records import Completion
 from teacher.run.checkpoints import write_best
 from teacher.writers.local import TransformersWriter
 from tests.curation.datasets import curation_config, data_bytes, data_rows, lines, manifest_of, rows, write_jsonl
+from tests.processes import PATIENCE, happens
 
 
 def quarantine(config: Config) -> list[dict[str, Any]]:
@@ -293,7 +293,7 @@ def test_only_one_curation_writes_to_a_folder(tmp_path: Path, teacher: Path) -> 
     lock = config.curation.output / ".notewright/lock"
     lock.parent.mkdir(parents=True)
     hold = f"import fcntl,time; f=open({str(lock)!r},'a'); fcntl.lockf(f,fcntl.LOCK_EX); "
-    hold += "print('held',flush=True); time.sleep(60)"
+    hold += "print('held',flush=True); time.sleep(3600)"
     other = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
@@ -338,8 +338,6 @@ def processes_of(session: int) -> list[int]:
     return found
 
 
-# Each spawned worker imports torch and transformers anew, tens of seconds on a busy machine.
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_kill_9_half_way_then_rerun(tmp_path: Path, teacher: Path, workers: int) -> None:
     inputs = [write_jsonl(tmp_path / f"in/{n}.jsonl", rows(80, start)) for n, start in (("a", 0), ("b", 500))]
@@ -356,10 +354,8 @@ def test_kill_9_half_way_then_rerun(tmp_path: Path, teacher: Path, workers: int)
         [sys.executable, "-c", COMMAND, str(tmp_path / "config.yaml")], env=environment, start_new_session=True
     )
     parts = config.curation.output / ".notewright/parts"
-    deadline = time.monotonic() + 240
-    while len(list(parts.glob("*/*.parquet"))) < 12:
-        assert child.poll() is None and time.monotonic() < deadline, "ended or stalled before it could be killed"
-        time.sleep(0.005)
+    there = happens(lambda: len(list(parts.glob("*/*.parquet"))) >= 12, alive=lambda: child.poll() is None)
+    assert there, "ended or stalled before it could be killed"
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     # At once: nobody waits for orphans.
@@ -369,17 +365,13 @@ def test_kill_9_half_way_then_rerun(tmp_path: Path, teacher: Path, workers: int)
     assert Counter((r["source_file"], r["source_row"]) for r in [*data_rows(config), *quarantine(config)]) == {
         (path.name, row): 1 for path in inputs for row in range(80)
     }
-    deadline = time.monotonic() + 10
-    while processes_of(child.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not processes_of(child.pid), "the killed run left processes behind"
+    assert happens(lambda: not processes_of(child.pid)), "the killed run left processes behind"
     curate(undisturbed)
     assert data_bytes(config) == data_bytes(undisturbed)
     assert manifest_of(config) == manifest_of(undisturbed)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_kill_9_of_one_worker_then_rerun(tmp_path: Path, teacher: Path) -> None:
     inputs = [write_jsonl(tmp_path / f"in/{n}.jsonl", rows(80, start)) for n, start in (("a", 0), ("b", 500))]
     config, again, undisturbed = (
@@ -393,16 +385,14 @@ def test_kill_9_of_one_worker_then_rerun(tmp_path: Path, teacher: Path) -> None:
     command = [sys.executable, "-c", COMMAND, str(tmp_path / "config.yaml")]
     child = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
     parts = config.curation.output / ".notewright/parts"
-    deadline = time.monotonic() + 400
     try:
-        while len(list(parts.glob("*/*.parquet"))) < 6:
-            assert child.poll() is None and time.monotonic() < deadline, "ended or stalled before it could be killed"
-            time.sleep(0.005)
+        there = happens(lambda: len(list(parts.glob("*/*.parquet"))) >= 6, alive=lambda: child.poll() is None)
+        assert there, "ended or stalled before it could be killed"
         # The workers are those that say they were spawned to work; the other child keeps track of resources.
         spawned = [pid for pid in processes_of(child.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(spawned[0], signal.SIGKILL)
-        # A second on a quiet machine; datatrove's own pool would wait for ever.
-        _, errors = child.communicate(timeout=60)
+        # datatrove's own pool would wait for ever.
+        _, errors = child.communicate(timeout=PATIENCE)
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)

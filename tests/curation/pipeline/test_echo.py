@@ -318,7 +318,7 @@ def curate_until_killed(config: Config, module: Any, name: str, call: int, pause
 
 @pytest.mark.parametrize(
     ("documents", "kills"),
-    [(300, 5), pytest.param(3000, 20, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+    [(300, 5), pytest.param(3000, 20, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
     ids=["short", "long"],
 )
 def test_random_kills_change_nothing(tmp_path: Path, documents: int, kills: int) -> None:
@@ -358,6 +358,7 @@ def test_random_kills_change_nothing(tmp_path: Path, documents: int, kills: int)
 
 
 def test_pages_of_a_crawl_become_rows(tmp_path: Path) -> None:
+    others = multiprocessing.active_children()
     body = "".join(f"<p>{sentences(i, 40)}.</p>" for i in range(5))
     page = f"<html><body><nav><a href='/'>Home</a></nav><article>{body}</article></body></html>".encode()
     (tmp_path / "in").mkdir()
@@ -370,7 +371,7 @@ def test_pages_of_a_crawl_become_rows(tmp_path: Path) -> None:
     reasons = [(record["source_row"], record["reason"], record["detail"]) for record in lines(config, "filtered")]
     assert reasons == [(5, "extract/empty", None), (8, "duplicate", "crawl.warc.gz#2")]
     assert consistent(manifest_of(config)) and set(terminal_records(config).values()) == {1}
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= set(others)
 
 
 def test_one_bad_file_costs_itself(tmp_path: Path) -> None:

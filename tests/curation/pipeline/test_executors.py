@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,8 @@ from curation.pipeline.steps import ReadShard
 from tests.curation.datasets import data_bytes, manifest_of, rows, write_jsonl
 from tests.curation.pipeline import fake_slurm
 from tests.curation.pipeline.test_echo import CONFIG, consistent, echo_config, faulty_corpus
-from tests.curation.pipeline.test_workers import Dawdle, kill_when_there
+from tests.curation.pipeline.test_workers import Dawdle
+from tests.processes import PATIENCE, happens, kill_when_there
 from tests.ray_cluster import lose_node
 
 SETTINGS = ("curation.dedup=minhash", "curation.filters.secrets=true", "curation.keep_raw=0.1")
@@ -51,10 +51,11 @@ def submit(tmp_path: Path, files: int, name: str = "notewright-abc", again: bool
 
 def finish(folder: Path) -> None:
     """Waits for all jobs."""
-    deadline = time.monotonic() + 300
-    while any(state in ("PENDING", "RUNNING") for job in fake_slurm.jobs(folder) for state in job["states"]):
-        assert time.monotonic() < deadline, "the jobs do not end"
-        time.sleep(0.05)
+
+    def under_way() -> bool:
+        return any(state in ("PENDING", "RUNNING") for job in fake_slurm.jobs(folder) for state in job["states"])
+
+    assert happens(lambda: not under_way(), pause=0.05), "the jobs do not end"
 
 
 def test_what_is_submitted(tmp_path: Path, slurm: Path) -> None:
@@ -97,16 +98,12 @@ def parts_of(config: Config, task: int) -> int:
 
 def kill_task(folder: Path, config: Config, task: int) -> None:
     """SIGKILL to all processes of a task of the last job, in the middle of its work."""
-    deadline = time.monotonic() + 240
-    while parts_of(config, task) < 5:
-        assert time.monotonic() < deadline, "the task does not come to its work"
-        time.sleep(0.002)
+    assert happens(lambda: parts_of(config, task) >= 5, pause=0.002), "the task does not come to its work"
     job = fake_slurm.jobs(folder)[-1]
     os.killpg(int((folder / f"jobs/{job['id']}_{task}.pid").read_text()), signal.SIGKILL)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_same_dataset_from_slurm(tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     faulty_corpus(tmp_path / "in", 600)
     undisturbed = echo_config(tmp_path / "in", tmp_path / "undisturbed", *SETTINGS, batch_size=1)
@@ -153,12 +150,11 @@ def test_the_same_dataset_from_slurm(tmp_path: Path, slurm: Path, capsys: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_waiting_for_slurm_ends_with_the_reason(tmp_path: Path, slurm: Path) -> None:
     write_jsonl(tmp_path / "in/a.jsonl", rows(400))
     options = ("curation.executor=slurm", "curation.wait=true", "curation.slurm.poll_seconds=0.1")
     config = echo_config(tmp_path / "in", tmp_path / "out", *options, batch_size=1)
-    killer = threading.Thread(target=kill_task, args=(slurm, config, 0))
+    killer = threading.Thread(target=kill_task, args=(slurm, config, 0), daemon=True)
     killer.start()
     with pytest.raises(RunError, match=r"1 tasks ended before they were complete \(1 FAILED\); .* submits these"):
         curate(config)
@@ -168,7 +164,6 @@ def test_waiting_for_slurm_ends_with_the_reason(tmp_path: Path, slurm: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_node_of_a_ray_cluster_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
@@ -188,15 +183,14 @@ def test_a_node_of_a_ray_cluster_dies(tmp_path: Path, monkeypatch: pytest.Monkey
         lost: list[int] = []
 
         def lose_a_node() -> None:
-            while sum(parts_of(config, task) > 2 for task in range(3)) < 3:
-                time.sleep(0.002)
+            happens(lambda: all(parts_of(config, task) > 2 for task in range(3)), pause=0.002)
             lose_node(cluster, nodes[0])
             lost.append(sum(node["Alive"] for node in ray.nodes()))
 
         losing = threading.Thread(target=lose_a_node, daemon=True)
         losing.start()
         curate(config)
-        losing.join(60)  # the tasks may end before Ray knows
+        losing.join(PATIENCE)  # the tasks may end before Ray knows
         assert lost == [2], "no node died while tasks ran"
     finally:
         ray.shutdown()
@@ -205,7 +199,6 @@ def test_a_node_of_a_ray_cluster_dies(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_errors_on_a_ray_cluster_come_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -220,14 +213,14 @@ def test_errors_on_a_ray_cluster_come_out(tmp_path: Path, monkeypatch: pytest.Mo
             run_on_ray([Dawdle(tmp_path / "fails", fails=True)], 3, Ray(), tmp_path / "logs")
         assert caught.value.errno == 28
         (tmp_path / "dies").mkdir()
-        killer = threading.Thread(target=kill_when_there, args=(tmp_path / "dies/1.pid",))
+        killer = threading.Thread(target=kill_when_there, args=(tmp_path / "dies/1.pid",), daemon=True)
         killer.start()
         with pytest.raises(RunError, match="died again and again"):
             run_on_ray([Dawdle(tmp_path / "dies")], 3, Ray(retries=0), tmp_path / "logs-dies")
         killer.join()
         # Here the task starts again by itself.
         (tmp_path / "retried").mkdir()
-        threading.Thread(target=kill_and_end, args=(tmp_path / "retried",)).start()
+        threading.Thread(target=kill_and_end, args=(tmp_path / "retried",), daemon=True).start()
         run_on_ray([Dawdle(tmp_path / "retried")], 2, Ray(most_at_once=1), tmp_path / "logs-retried")
         assert len(list((tmp_path / "logs-retried/completions").iterdir())) == 2
     finally:
@@ -238,6 +231,5 @@ def kill_and_end(folder: Path) -> None:
     """Kills the task once, and lets it end when it is there again."""
     kill_when_there(folder / "1.pid")
     (folder / "1.pid").unlink()
-    while not (folder / "1.pid").exists():
-        time.sleep(0.02)
+    happens((folder / "1.pid").exists)
     (folder / "end").touch()

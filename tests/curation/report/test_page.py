@@ -26,7 +26,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=0)
         yield found
         found.close()
 
@@ -43,6 +43,7 @@ def opened(browser, report):
 
     def go(viewport, scheme="light"):
         contexts.append(browser.new_context(viewport=viewport, color_scheme=scheme))
+        contexts[-1].set_default_timeout(0)  # a busy machine takes its time
         page = contexts[-1].new_page()
         page.asked, page.complaints = [], []
         page.on("request", lambda request: page.asked.append(request.url))

@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from configs.schema import Config, Lora, Reward, Run, Student
 from curation.scoring.score import output_row, run_score
 from student.pools.inline import InlinePool
 from student.records import Answer, Outcome
+from tests.processes import happens
 from tests.student.conftest import build, tokenizer  # noqa: F401
 
 ROOT = Path(__file__).parents[3]
@@ -206,7 +206,7 @@ def test_an_output_of_another_call_is_refused(tmp_path, pool, config):
 def test_two_processes_never_write_one_output(tmp_path, pool, config):
     lock = tmp_path / "out.lock"
     hold = f"import fcntl,time; f=open({str(lock)!r},'a'); fcntl.lockf(f,fcntl.LOCK_EX); "
-    hold += "print('held',flush=True); time.sleep(60)"
+    hold += "print('held',flush=True); time.sleep(3600)"
     with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as other:
         try:
             assert other.stdout is not None and other.stdout.readline() == "held\n"
@@ -243,10 +243,8 @@ def test_kill_9_loses_at_most_one_batch(tmp_path, tokenizer, config):  # noqa: F
         f"run_score(Path({str(source)!r}), load_config({str(tmp_path / 'config.yaml')!r}), Path({str(output)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", call], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 120
-    while not (output.exists() and output.stat().st_size) and time.monotonic() < deadline:
-        assert process.poll() is None, "the process ended by itself"
-        time.sleep(0.02)
+    begun = happens(lambda: output.exists() and output.stat().st_size, alive=lambda: process.poll() is None)
+    assert begun and process.poll() is None, "the process ended by itself"
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = [json.loads(line) for line in output.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from student.pools.inline import InlinePool
 from student.pools.ray import RayPool
 from student.pools.ray_cluster import actor_resources, count_actors
 from student.records import Exam, Job, Lesson, Question
+from tests.processes import happens
 from tests.ray_cluster import Noting, kill_another, name_of, noted, times_begun, two_nodes
 from tests.student.conftest import build
 
@@ -85,11 +85,10 @@ def inline(settings):
 
 
 def wait_for_all(pool):
-    deadline = time.monotonic() + 120
-    while not all(worker.ready for worker in pool._workers) and time.monotonic() < deadline:
-        pool.examine(jobs(1))
-        time.sleep(0.2)
-    assert all(worker.ready for worker in pool._workers)
+    def all_ready():
+        return pool.examine(jobs(1)) and all(worker.ready for worker in pool._workers)
+
+    assert happens(all_ready, pause=0.2)
 
 
 def differences(outcomes, expected):

@@ -103,7 +103,7 @@ def run_and_kill(make_config, tmp_path, kills, **sections):
     doubles = Path(__file__).parents[1] / "conftest.py"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", FORKS, doubles, *(attempt for attempt, _ in attempts)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     codes = [line.split(" -> ") for line in done.stdout.splitlines() if " -> " in line]
     assert [(attempt, int(code)) for attempt, code in codes] == attempts, done.stderr[-3000:]
     return what_is_left(tmp_path / "whole"), what_is_left(tmp_path / "killed")

@@ -8,7 +8,6 @@ import json
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,14 +43,15 @@ class Endpoint:
                     endpoint._now += 1
                     endpoint.most_at_once = max(endpoint.most_at_once, endpoint._now)
                 try:
-                    self.answer(endpoint.behave(body, attempt))
+                    how = endpoint.behave(body, attempt)
                 finally:
-                    with endpoint._lock:
+                    with endpoint._lock:  # before the reply: whoever has that may send the next request at once
                         endpoint._now -= 1
+                self.answer(how)
 
             def answer(self, how: Answer) -> None:
                 if how == "hang":
-                    endpoint._over.wait(60)
+                    endpoint._over.wait()
                     self.close_connection = True
                 elif how == "drip":
                     self.send_response(200)
@@ -111,14 +111,3 @@ def answering(behave: Callable[[dict[str, Any], int], Answer]) -> Iterator[Endpo
         endpoint.server.shutdown()
         endpoint.server.server_close()
         thread.join()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def slowly(text: str, seconds: float) -> str:
-    time.sleep(seconds)
-    return text

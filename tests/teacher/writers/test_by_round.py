@@ -13,7 +13,8 @@ from teacher.run.checkpoints import finished_rounds, save_checkpoint
 from teacher.training.loop import train_teacher
 from teacher.writers.by_round import Writers
 from teacher.writers.local import load_teacher
-from tests.teacher.writers.test_vllm_server import left, server_of, stand_in, wait_until
+from tests.processes import happens
+from tests.teacher.writers.test_vllm_server import left, server_of, stand_in
 
 assert stand_in  # a fixture
 
@@ -100,7 +101,7 @@ def test_a_server_that_starts_again_loads_its_adapter(vllm_config, stand_in):
         before = server_of(folder)
         before.kill()
         assert len(writers.of(2).write(["gold iron salt"], 2, 0)[0]) == 2
-        wait_until(lambda: len(left(folder)) == 3)
+        assert happens(lambda: len(left(folder)) == 3)
         assert server_of(folder).pid != before.pid
         writers.of(1).write(["gold iron salt"], 1, 0)
         with pytest.raises(RunError, match=r"knows no model 'checkpoint-0002'.* \(HTTP 404\)"):

@@ -1,5 +1,6 @@
 """A teacher behind an OpenAI-compatible endpoint: what is asked, and what becomes of an endpoint's faults."""
 
+import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,8 @@ from teacher.writers import endpoint
 from teacher.writers.endpoint import load_endpoint
 from teacher.writers.local import load_teacher
 from teacher.writers.replies import retry_after
-from tests.teacher.writers.openai_server import answering, free_port, slowly
+from tests.processes import refusing_port
+from tests.teacher.writers.openai_server import answering
 
 PROMPTS = [f"in the shop {i} <lesson>" for i in range(10)]
 
@@ -29,7 +31,7 @@ def quick(monkeypatch):
 
 
 def writer_on(make_config, url, teacher=None, **serving):
-    serving = {"url": url, "model": "big", "timeout_seconds": 5, "deadline_seconds": 20, **serving}
+    serving = {"url": url, "model": "big", "timeout_seconds": 300, "deadline_seconds": 300, **serving}
     config = make_config(teacher={"writer": "endpoint", **(teacher or {})}, serving=serving)
     return load_endpoint(config.teacher, config.serving)
 
@@ -87,9 +89,8 @@ def test_busy_replies_torn_replies_and_resets_are_retried(make_config, quick):
 def test_a_reply_that_takes_too_long_is_asked_for_again(make_config, quick, fault):
     with answering(lambda body, attempt: fault if attempt < 2 else echo(body, attempt)) as server:
         writer = writer_on(make_config, server.url, timeout_seconds=0.3)
-        started = time.monotonic()
         assert writer.write(PROMPTS[:3], 1, seed=0)[2][0].text == "gold 2"
-    assert 0.6 < time.monotonic() - started < 5
+    assert len(server.requests) >= 3 * 3
 
 
 def test_an_error_of_one_prompt_leaves_the_others_alone(make_config, quick):
@@ -97,20 +98,20 @@ def test_an_error_of_one_prompt_leaves_the_others_alone(make_config, quick):
         return {"3": 400, "4": 503, "5": "hang", "6": "reset"}.get(body["prompt"].split()[3]) or echo(body, attempt)
 
     with answering(partly) as server:
-        writer = writer_on(make_config, server.url, timeout_seconds=0.2, deadline_seconds=1)
+        writer = writer_on(make_config, server.url, timeout_seconds=1.5, deadline_seconds=1.5)
         results = [result for [result] in writer.attempt(PROMPTS, 1, seed=0)]
         with pytest.raises(RunError, match="HTTP 400"):
             writer.write(PROMPTS, 1, seed=0)
     errors = {i: str(result.error) for i, result in enumerate(results) if result.error is not None}
     assert errors.keys() == {3, 4, 5, 6}
     assert errors[3].startswith("HTTP 400") and errors[4].startswith("HTTP 503: no (given up after ")
-    assert errors[5].startswith("no reply in 0.2 seconds") and "ReadError" in errors[6]
+    assert errors[5].startswith("no reply in 1.5 seconds") and "ReadError" in errors[6]
     assert all(results[i] == Completion(f"gold {i}", True) for i in range(10) if i not in errors)
 
 
 def test_a_retry_after_header_is_respected(make_config, quick):
-    later = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
-    assert 0.5 < retry_after({"retry-after": later}) <= 2
+    later = format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)
+    assert 3600 < retry_after({"retry-after": later}) <= 7200
     with answering(lambda body, n: echo(body, n) if n else (429, {"Retry-After": "0.7"})) as server:
         writer = writer_on(make_config, server.url)
         started = time.monotonic()
@@ -118,14 +119,19 @@ def test_a_retry_after_header_is_respected(make_config, quick):
     assert time.monotonic() - started >= 0.7
     # A pause beyond the deadline is not waited for.
     with answering(lambda body, n: (429, {"Retry-After": "3600"})) as server:
-        started = time.monotonic()
         [[completion]] = writer_on(make_config, server.url).attempt(PROMPTS[:1], 1, seed=0)
-    assert completion.error is not None and time.monotonic() - started < 5
+    assert completion.error is not None and len(server.requests) == 1
 
 
 def test_no_more_requests_than_allowed_are_under_way(make_config):
-    with answering(lambda body, n: slowly(echo(body, n), 0.05)) as server:
-        writer_on(make_config, server.url, concurrency=3).write(PROMPTS, 2, seed=0)
+    three = threading.Barrier(3)
+
+    def together(body, attempt):
+        three.wait(300)  # each waits for two others: 7 times 3 requests
+        return echo(body, attempt)
+
+    with answering(together) as server:
+        writer_on(make_config, server.url, concurrency=3).write(PROMPTS[:7], 3, seed=0)
     assert server.most_at_once == 3
 
 
@@ -148,9 +154,8 @@ def test_a_key_comes_from_the_environment_and_shows_up_nowhere(make_config, monk
 def test_an_error_that_is_no_prompts_fault_ends_the_run(make_config, quick):
     with answering(lambda *_: 404) as server, pytest.raises(RunError, match="knows no model 'big'"):
         writer_on(make_config, server.url).write(PROMPTS, 1, seed=0)
-    gone = writer_on(make_config, f"http://127.0.0.1:{free_port()}/v1", deadline_seconds=0.2)
-    with pytest.raises(RunError, match=r"cannot be reached: ConnectError \(given up"):
-        gone.write(PROMPTS, 1, seed=0)
+    with refusing_port() as port, pytest.raises(RunError, match=r"cannot be reached: ConnectError \(given up"):
+        writer_on(make_config, f"http://127.0.0.1:{port}/v1", deadline_seconds=0.2).write(PROMPTS, 1, seed=0)
 
 
 def test_a_chat_endpoint_gets_the_users_turn(make_config):

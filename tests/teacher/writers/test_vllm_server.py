@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -20,6 +19,7 @@ from teacher.writers import by_round as writers
 from teacher.writers import vllm_server
 from teacher.writers.endpoint import load_endpoint
 from teacher.writers.vllm_server import FOLDER_VARIABLE, STATE_VARIABLE, read_state, serving, state_file
+from tests.processes import happens
 
 STAND_IN = """
 import json, os, random, subprocess, sys, time
@@ -30,11 +30,12 @@ if "--fail" in given:
     print("loading"); sys.exit("ValueError: no such model")
 # In a session of its own, it does not notice when the server dies; a stubborn one does not mind SIGTERM either.
 stubborn = "signal.signal(15, signal.SIG_IGN);" if "--stubborn" in given else ""
-engine = f"import os, signal, time; {stubborn} os.setsid(); time.sleep(600)"
+engine = f"import os, signal, time; {stubborn} os.setsid(); time.sleep(3600)"
 subprocess.Popen([sys.executable, "-c", engine])
 time.sleep(float(given[given.index("--sleep") + 1]) if "--sleep" in given else 0)
-adapters = set()
+adapters, asked = set(), []
 sick = given[given.index("--sick") + 1] if "--sick" in given else "/nowhere"
+free = given[given.index("--stuck") + 1] if "--stuck" in given else "/"
 
 class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_): ...
@@ -58,7 +59,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply({}, 404)
         if "--refuse" in given:
             return self.reply({"message": "too long"}, 422)
-        if "--slow" in given: time.sleep(0.2)
+        # A stuck one answers three requests, and no more until there is that file.
+        asked.append(body)
+        while len(asked) > 3 and not os.path.exists(free): time.sleep(0.02)
         tokens = [body["prompt"][-2], body["stop_token_ids"][0]]
         if "--sampling" in given: tokens[:1] = [random.Random(body["seed"]).choice(body["prompt"]) for _ in range(4)]
         self.reply({"choices": [{"token_ids": tokens, "finish_reason": "stop"}], "model": body["model"]})
@@ -97,15 +100,8 @@ def server_of(folder: Path) -> psutil.Process:
     )
 
 
-def wait_until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-
-
 def config_with(make_config, *arguments, **settings):
-    given = {"arguments": arguments, "start_seconds": 20, **settings}
+    given = {"arguments": arguments, "start_seconds": 300, **settings}
     return make_config(teacher={"writer": "vllm"}, serving=given)
 
 
@@ -135,11 +131,19 @@ def test_it_serves_while_the_block_lasts_and_leaves_nothing(make_config, tmp_pat
 
 
 def test_requests_wait_for_a_server_that_was_killed(make_config, tmp_path, stand_in):
-    config, folder = config_with(make_config, "--slow", "--stubborn", concurrency=2), tmp_path / "vllm"
+    free, folder = tmp_path / "free", tmp_path / "vllm"
+    config = config_with(make_config, "--stuck", str(free), "--stubborn", concurrency=2)
+
+    def kill():
+        """Once two requests wait for a reply behind three that have theirs."""
+        happens(lambda: (folder / "vllm.log").read_text().count("asked for") == 5)
+        server_of(folder).kill()
+        free.touch()
+
     with serving(config, None, folder) as url:
         writer = writer_on_server(config)
         first = {process.pid for process in left(folder)}
-        killer = threading.Timer(0.7, lambda: server_of(folder).kill())
+        killer = threading.Thread(target=kill, daemon=True)
         killer.start()
         written = writer.write([f"shop {i} salt" for i in range(10)], 1, 0)
         killer.join()
@@ -157,7 +161,7 @@ def test_a_server_that_dies_too_often_ends_the_run(make_config, tmp_path, stand_
         for url in (first := read_state(folder / "server.json").url, None):
             server_of(folder).kill()
             if url is not None:
-                wait_until(lambda: read_state(folder / "server.json").url != first)
+                assert happens(lambda: read_state(folder / "server.json").url != first)
         with pytest.raises(RunError, match=r"died 2 times, the last time because it ended with status .*; its log is"):
             writer.write(["gold iron salt"], 1, 0)
     assert not left(folder)
@@ -170,9 +174,9 @@ def test_a_server_whose_engine_is_sick_is_replaced(make_config, tmp_path, stand_
     with serving(config, None, folder):
         before = server_of(folder).pid
         sick.touch()
-        wait_until(lambda: left(folder) and before not in {p.pid for p in left(folder)})
+        assert happens(lambda: left(folder) and before not in {p.pid for p in left(folder)})
         sick.unlink()
-        wait_until(lambda: len(left(folder)) == 3)
+        assert happens(lambda: len(left(folder)) == 3)
         writer_on_server(config).write(["gold iron salt"], 1, 0)
 
 
@@ -181,7 +185,7 @@ def test_a_server_that_does_not_start_says_why(make_config, tmp_path, stand_in):
     message = r"vLLM did not start: it ended with status 1: ValueError: no such model .*; its log is .*vllm\.log"
     with pytest.raises(RunError, match=message), serving(config_with(make_config, "--fail"), None, folder):
         pytest.fail("it started")
-    slow = config_with(make_config, "--sleep", "60", start_seconds=1)
+    slow = config_with(make_config, "--sleep", "3600", start_seconds=1)
     with pytest.raises(RunError, match="no answer in 1 seconds"), serving(slow, None, folder):
         pytest.fail("it started")
     assert not left(folder) and STATE_VARIABLE not in os.environ
@@ -202,7 +206,7 @@ from teacher.writers import vllm_server
 vllm_server.find_vllm = lambda: sys.executable
 with vllm_server.serving(load_config(sys.argv[1]), None, Path(sys.argv[2])) as url:
     print(url, flush=True)
-    time.sleep(600)
+    time.sleep(3600)
 """
 
 
@@ -228,4 +232,4 @@ def test_a_killed_parent_leaves_no_server(make_config, tmp_path, stand_in, victi
     else:
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    wait_until(lambda: not left(folder))
+    assert happens(lambda: not left(folder))
