@@ -4,12 +4,13 @@ A file may start from another one with a top-level `extends: other.yaml` (relati
 becomes one `UserError` line that names the file and line, or the override, and the key.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +23,10 @@ from configs.schema import Config
 
 Source = tuple[str, Path | None, dict[str, Any]]
 """Where settings come from: how to name it, its file if it is one, and what it sets (interpolations unresolved)."""
+
+UNREADABLE_YAML = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, AttributeError, RecursionError)
+"""What yaml and OmegaConf raise: OSError also for a bare scalar, ValueError for bytes that are no UTF-8 and a number of
+too many digits, AttributeError for `!!timestamp 3`."""
 
 RENAMED: dict[str, tuple[str, ...]] = {
     "rl.epochs": ("rl.rest_em.epochs", "rl.dpo.epochs"),
@@ -46,10 +51,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(*(settings for _, _, settings in sources)), resolve=True)
         return Config.model_validate(merged)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, ValidationError):
+            raise UserError(_explain(error, sources)) from None
         raise UserError(f"{path}: {_first_line(error)}") from None
-    except ValidationError as error:
-        raise UserError(_explain(error, sources)) from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -103,16 +108,15 @@ def _files(path: Path, extended_by: tuple[Path, ...]) -> list[Source]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        presets = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+    if not os.path.isfile(path):
+        presets = sorted(str(p) for p in path.parent.glob("*.y*ml")) if os.path.isdir(path.parent) else []
         raise UserError(f"no config file {str(path)!r}" + (f": {nearest(str(path), presets)}" if presets else ""))
     try:
         settings = OmegaConf.load(path)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {_first_line(error.problem or error)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, OSError) as error:
-        # OmegaConf raises OSError for a file that is a bare scalar, and the system does for one it may not read.
+    except UNREADABLE_YAML as error:
         raise UserError(f"{path}: not a YAML config: {_first_line(error)}") from None
     if not isinstance(settings, DictConfig):
         raise UserError(f"{path}: expected sections ({', '.join(Config.model_fields)}), not a list")
@@ -137,13 +141,13 @@ def _override(text: str) -> Source:
     # Read as YAML, `Question: {question}` would be a mapping, a folder named 2024 a number, and `my # dir` two words.
     elif {str, Path}.intersection(types):
         parsed = _literal(value)
-    elif any(get_origin(kind) is tuple and str in get_args(kind) for kind in types):
+    elif any(get_origin(kind) is tuple and str in map(_bare, get_args(kind)) for kind in types):
         entries = _entries(value)
         parsed = _literal(value) if entries is None else [_literal(entry) for entry in entries]
     else:
         try:
             parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[call-overload, index]
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
+        except UNREADABLE_YAML as error:
             raise UserError(f"override {text!r}: not a YAML value: {_first_line(error)}") from None
     for key in reversed(keys):
         parsed = {key: parsed}
@@ -182,7 +186,8 @@ def _entries(value: str) -> list[str] | None:
     if not value.startswith("[") or depth:
         return None
     stripped = [entry.strip() for entry in entries]
-    return stripped if any(stripped) else []
+    # As in YAML, a comma may follow the last entry.
+    return stripped if stripped[-1] else stripped[:-1]
 
 
 def _types(keys: Sequence[str]) -> tuple[Any, ...]:
@@ -193,7 +198,13 @@ def _types(keys: Sequence[str]) -> tuple[Any, ...]:
     if section is None or keys[-1] not in section.model_fields:
         return ()
     annotation = section.model_fields[keys[-1]].annotation
-    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return tuple(map(_bare, kinds))
+
+
+def _bare(kind: Any) -> Any:
+    """The type by itself, without what is checked beside it."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _section(keys: Sequence[str]) -> type[BaseModel] | None:

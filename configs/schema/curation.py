@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from configs.schema.executor import Ray, Slurm
-from configs.schema.section import Section
+from configs.schema.section import Named, Section
 
 
 class Filters(Section):
@@ -35,7 +35,7 @@ class Filters(Section):
 class Curation(Section):
     """What is rewritten, how, and what the dataset holds."""
 
-    input: tuple[str, ...] = ()
+    input: tuple[Named, ...] = ()
     """Files, folders or globs of documents: JSONL (plain, .gz, .zst), Parquet or WARC; local, any fsspec URL, or
     `hf://datasets/ORG/NAME`, read as a stream."""
     output: Path = Path("runs/experiment/dataset")
@@ -48,10 +48,10 @@ class Curation(Section):
     filters: Filters = Filters()
     dedup: Literal["none", "exact", "minhash"] = "none"
     """Keeps one of the documents, in all files, with equal (`exact`) or nearly equal (`minhash`) filtered texts."""
-    benchmarks: tuple[str, ...] = ()
+    benchmarks: tuple[Named, ...] = ()
     """Benchmarks whose items no row may hold: `file:PATH.jsonl`, `text:PATH.jsonl`, `lm-eval:TASK`, `olmo:TASK`. A text
     holds an item if it has `gates.leak_ngram` words of its question in a row, or a shorter question and the answer."""
-    embedder: str | None = None
+    embedder: Named | None = None
     """A sentence-transformers model (folder or Hub id) that also finds items of `benchmarks` in other words: one or two
     sentences whose cosine similarity to question and answer is `max_similarity` or more."""
     max_similarity: float = Field(default=0.85, gt=0, le=1)
@@ -60,7 +60,7 @@ class Curation(Section):
     """Also refuse source documents that hold an item of `benchmarks`, before the teacher."""
     rewrites_per_document: int = Field(default=1, ge=1)
     """Rewrites that the teacher writes of each document."""
-    strategies: dict[str, float] = Field(default_factory=dict)
+    strategies: dict[Named, float] = Field(default_factory=dict)
     """Relative share of each strategy, e.g. {question-answer: 2, table: 1}; empty: even, of `teacher.strategies`."""
     max_overlap: float = Field(default=0.9, gt=0, le=1)
     """A rewrite is refused if a larger share of its word 4-grams is in an earlier rewrite of its document."""

@@ -1,16 +1,17 @@
 """Settings of `notewright evaluate`: which texts are compared, on which students, and how."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from configs.schema.section import Section
+from configs.schema.section import Named, Section
 
 
 class Evaluation(Section):
     """Students learn from arms of texts about the documents of `data.heldout`, and answer their held-out questions."""
 
-    arms: tuple[str, ...] = ("none", "raw", "repeated", "untrained", "trained")
+    arms: tuple[Named, ...] = ("none", "raw", "repeated", "untrained", "trained")
     """What students are taught with. `none`: nothing. `raw`: the documents themselves, `student.epochs` times.
     `repeated`: the same for as many tokens and steps as all arms below. `untrained`: the teacher as it is.
     `strategy:NAME`: the untrained teacher with one strategy, or a ready one without it (see `teacher.strategies`):
@@ -19,9 +20,9 @@ class Evaluation(Section):
     of `run.dir`, or `trained:RUN` of another run. `best-of:N`: of N lessons by the untrained teacher the one with the
     largest gain on the documents' `reward` questions. `file:PATH.jsonl`: your own rewrites, in the format of
     `notewright score`. `file:lab`: rewrites by the lab's world itself."""
-    students: tuple[str, ...] = ()
+    students: tuple[Named, ...] = ()
     """Base models of the students, e.g. one of another family; empty: that of `student`, as all other settings."""
-    against: str = "repeated"
+    against: Named = "repeated"
     """The arm with which all others are compared. The trained teacher is also compared with all others."""
     seeds: int = Field(default=2, ge=1)
     """Students of each arm and batch of documents."""
@@ -31,7 +32,7 @@ class Evaluation(Section):
     """Tokens of a step, the same for all arms; null takes `student.tokens_per_step`."""
     questions: Literal["heldout", "all"] = "heldout"
     """`all` also asks the documents' reward questions. Not with `trained` and `best-of`, which they chose."""
-    ensemble: tuple[str, ...] = (
+    ensemble: tuple[Named, ...] = (
         "implications", "rewrite", "question-answer", "key-concepts", "case-study", "tutorial", "faq",
     )  # fmt: skip
     """Strategies that the arm `ensemble` takes in turn."""
@@ -45,20 +46,20 @@ class Evaluation(Section):
     """Also teach one document to each student (SEAL's table), for so many documents and one seed; 0 does not."""
     scaling: tuple[int, ...] = ()
     """Numbers of rewrites per document, e.g. [1, 2, 4, 8]: the gain at each, at equal tokens and steps, one seed."""
-    scaling_arms: tuple[str, ...] = ()
+    scaling_arms: tuple[Named, ...] = ()
     """Arms with such a curve; empty takes all that can write several rewrites."""
-    benchmarks: tuple[str, ...] = ()
+    benchmarks: tuple[Named, ...] = ()
     """Benchmarks whose items every student is asked and which are never rewarded: `file:PATH.jsonl`, `text:PATH.jsonl`,
     `lm-eval:TASK`, `olmo:TASK`. `lab`: people of whom the lab's students have read and were never asked."""
     benchmark_limit: int | None = Field(default=200, ge=1)
     """Use the first items of each benchmark."""
-    retention_texts: str | None = None
+    retention_texts: Path | None = None
     """JSONL of texts (`text`) whose loss shows what students forgot; null takes `reward.retention_texts`."""
-    retention_questions: str | None = None
+    retention_questions: Named | None = None
     """A benchmark, as above, of what students knew before. `lab`: people about whom both its students were asked."""
     edits: int = Field(default=0, ge=0)
     """Teach so many batches of documents in turn, and merge each into the student before the next; 0 does not."""
-    edits_arm: str = ""
+    edits_arm: Named = ""
     """The arm that writes the lessons of `edits`; empty takes `trained`, or else the last arm."""
     replay: float = Field(default=0.5, ge=0, lt=1)
     """Share of a lesson's documents that come from earlier edits when a sequence is run again; 0: it is not."""

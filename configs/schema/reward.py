@@ -1,10 +1,11 @@
 """Settings of the reward: the unit of credit, repeats, and penalties."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from configs.schema.section import Section
+from configs.schema.section import Named, Section
 
 Credit = Literal["document", "shared", "shard"]
 Measure = Literal["loglik", "contrast", "choice", "recall"]
@@ -24,7 +25,7 @@ class Reward(Section):
     and each rewrite is rewarded with its own document's gain. `shard`: that student's gain over everything, for all."""
     documents_per_student: int = Field(default=8, ge=1)
     """Documents that share a student, for `credit: shared` and `shard`."""
-    benchmarks: tuple[str, ...] = ()
+    benchmarks: tuple[Named, ...] = ()
     """Only under `shard` credit: `file:PATH.jsonl`, `text:PATH.jsonl`, `lm-eval:TASK`, `olmo:TASK`
     (student/benchmarks/sources.py). Their `reward` items are asked beside the documents' own questions; their
     `heldout` items are kept out of lessons."""
@@ -46,7 +47,7 @@ class Reward(Section):
     minimum_reliability: float = Field(default=0.0, ge=0, lt=1)
     """Before the first round some lessons are taught repeatedly to measure the reward's reliability. If it is below
     this number or cannot be told, RL would fit noise, and no round is run. 0 skips the measurement."""
-    retention_texts: str | None = None
+    retention_texts: Path | None = None
     """JSONL of texts (`text`) that students should not forget."""
     retention_weight: float = Field(default=0.0, ge=0)
     """Penalty for each nat by which the loss on the retention texts rises."""

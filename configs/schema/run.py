@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from configs.schema.section import Section
+from configs.schema.section import Named, Section
 
 
 class Run(Section):
@@ -16,9 +16,9 @@ class Run(Section):
 
 
 class Data(Section):
-    train: tuple[str, ...] = ()
+    train: tuple[Named, ...] = ()
     """Documents with questions that the teacher learns on: JSONL or Parquet files, or globs."""
-    heldout: tuple[str, ...] = ()
+    heldout: tuple[Named, ...] = ()
     """Documents that the teacher never learns on; the gains at the end are measured on them."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first `limit` documents of `train`."""

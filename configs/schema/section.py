@@ -1,34 +1,41 @@
-"""What every part of the config is made from."""
+"""What every part of the config is made from, and how its texts name files, folders and models."""
 
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
 
-MODELS = ("model", "models", "embedder")
-"""Fields that name a model: a folder or a Hub id."""
+Name = TypeVar("Name", str, Path)
+
+
+def at_home(name: Name) -> Name:
+    """The name with the home folder in the place of a `~` that opens it, or the path in `file:~/x` and `a+~/x.txt`.
+    Raises ValueError for what can be no path."""
+    text = str(name)
+    if "\0" in text:
+        raise ValueError("a path has no NUL in it")
+    try:
+        os.fsencode(text).decode()
+    except UnicodeError:
+        raise ValueError("a path is UTF-8") from None
+    expanded = re.sub(r"(^|[:+])(~[^/:+]*)(?=/|$)", lambda found: found[1] + os.path.expanduser(found[2]), text)
+    return name if expanded == text else type(name)(expanded)
+
+
+Named = Annotated[str, AfterValidator(at_home)]
+"""What names a file or folder, or may do so: a glob, a model, a strategy, `file:PATH`."""
 
 
 class Section(BaseModel):
-    """A part of the config: frozen, and closed to unknown keys. A path that begins with `~` is below the home folder,
-    and so is a model's."""
+    """A part of the config: frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     @field_validator("*")
     @classmethod
-    def _path(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, Path):
-            if "\0" in str(value):
-                raise ValueError("a path has no NUL in it")
-            try:
-                os.fsencode(value).decode()
-            except UnicodeError:
-                raise ValueError("a path is UTF-8") from None
-            return Path(os.path.expanduser(value))
-        if info.field_name in MODELS:
-            names = value if isinstance(value, tuple) else (value,)
-            expanded = tuple(os.path.expanduser(name) if isinstance(name, str) else name for name in names)
-            return expanded if isinstance(value, tuple) else expanded[0]
-        return value
+    def _usable(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("expected a number below 2**63")
+        return at_home(value) if isinstance(value, Path) else value

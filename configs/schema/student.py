@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from configs.schema.section import Section
+from configs.schema.section import Named, Section
 
 TEACHER = "teacher"
 """Stands for a model: for the round's teacher in `student.model`, for the untrained teacher in `questions.model`."""
@@ -24,10 +24,10 @@ class Lora(Section):
 
 
 class Student(Section):
-    model: str = ""
+    model: Named = ""
     """Path or Hub id of the student's base model. `teacher`: the student is the teacher as it is at the round's start
     (SEAL's single-model mode, arXiv 2506.10943)."""
-    models: tuple[str, ...] = ()
+    models: tuple[Named, ...] = ()
     """Several base models instead of one: each lesson is taught to a student of each, see `reward.across_students`."""
     mode: Literal["lora", "full"] = "lora"
     """`lora`: many students in one batch. `full`: all weights, one student at a time (continued pretraining)."""

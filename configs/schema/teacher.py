@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from configs.schema.section import Section
+from configs.schema.section import Named, Section
 from configs.schema.student import Lora
 
 
 class Teacher(Section):
-    model: str = ""
+    model: Named = ""
     """Path or Hub id of the teacher's base model. Not needed where all `strategies` are ready and nobody chooses."""
     writer: Literal["transformers", "vllm", "endpoint"] = "transformers"
     """What samples: this process, a vLLM server that a run starts, or (for curation alone) an OpenAI-compatible
@@ -24,7 +24,7 @@ class Teacher(Section):
     model with a chat template is shown what `strategies` are, any other the document alone. Where some are ready, it
     chooses among the tags of `strategies` alone; the tag of a ready one is all that it writes and learns from, so that
     a small model can be a teacher."""
-    strategies: tuple[str, ...] = ("implications", "rewrite", "question-answer")
+    strategies: tuple[Named, ...] = ("implications", "rewrite", "question-answer")
     """Ways of rewriting. The teacher writes those that are names of files in teacher/strategies, or paths of your own
     .txt files. Ready without it are rules (`sentences`, `permutation`, `cloze`, `densest`, `echo`: made of the
     document's own sentences, see teacher/ready/rules.py) and `brought:NAME`: texts that documents bring in `rewrites:
@@ -155,7 +155,7 @@ class Gates(Section):
 class Questions(Section):
     """Questions for documents that bring none. They are written once, and the teacher never sees them."""
 
-    model: str = ""
+    model: Named = ""
     """Path or Hub id of the model that writes them, `teacher` for the untrained teacher; empty writes none."""
     file: Path | None = None
     """File that keeps them, one document in a line, which you may edit; null takes `run.dir/questions.jsonl`."""

@@ -1,5 +1,6 @@
 """Settings of `notewright validity`: which cheap signals are held against which target, and on what."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -29,7 +30,7 @@ class Validity(Section):
     """Signs that need no student of the rewrite, by their names (curation/validity/signs.py); empty takes all."""
     target: Literal["file", "student"] = "file"
     """`file`: numbers beside the rewrites. `student`: the gain of other students than those of the signals."""
-    target_file: str | None = None
+    target_file: Path | None = None
     """JSONL with `id` and `rewrites`, which are in the order of the documents' own and hold `target_field`; null: the
     documents' own `rewrites` hold it."""
     target_field: str = "accuracies"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from configs.errors import UserError
 from configs.load import load_config
+from configs.schema.section import at_home
 
 pytestmark = pytest.mark.wild
 
@@ -16,7 +17,12 @@ ECHO = Path(__file__).parents[2] / "configs/curate-echo.yaml"
 # Printable, with what shells, globs, YAML, OmegaConf, URLs and markup read in their own way.
 TEXTS = st.text(st.sampled_from(list("ab7 #:%@!&*?-,{}()$\\~|>'\"[]=/.\t日é\u2028\U0001f600")), min_size=1, max_size=12)
 # Quotes around a text are YAML's, brackets around it make a list, and `???` is OmegaConf's word for a missing value.
-PLAIN = TEXTS.filter(lambda text: not (text[0] in "'\"" and text[0] == text[-1]) and text[0] != "[" and text != "???")
+# A `~` that begins a path is the home folder.
+PLAIN = TEXTS.filter(
+    lambda text: (
+        not (text[0] in "'\"" and text[0] == text[-1]) and text[0] != "[" and text != "???" and at_home(text) == text
+    )
+)
 
 
 def given_input(value: str) -> tuple[str, ...]:
@@ -53,6 +59,9 @@ def test_so_are_the_entries_of_a_list(texts: list[str]) -> None:
         ("[x[1,2].jsonl, {a,b}.jsonl]", ["x[1,2].jsonl", "{a,b}.jsonl"]),
         ("['a, b', 2024, 1: 2]", ["a, b", "2024", "1: 2"]),
         ("[]", []),
+        ("[a, b,]", ["a", "b"]),
+        ("[a,\t]", ["a"]),
+        ("[a,'',]", ["a", ""]),
         ("[[1]]", ["[1]"]),
         ("[???, x]", ["???", "x"]),
         ("${oc.env:HOME}", ["${oc.env:HOME}"]),
@@ -91,6 +100,20 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(ECHO, overrides)
     assert (config.curation.output, config.run.dir) == (Path("/home/ann/out"), Path("/home/ann"))
     assert (config.teacher.model, config.student.models) == ("/home/ann/teacher", ("/home/ann/a", "org/b"))
+    overrides = [
+        "data.train=[~/a.jsonl, b~.jsonl]", "teacher.strategies=[~/a.txt, cloze+~/b.txt]",
+        "curation.strategies={~/a.txt: 2}", "reward.benchmarks=[file:~/q.jsonl, lm-eval:~/t.yaml]",
+        "reward.credit=shard", "reward.retention_texts=~/r.jsonl",
+        "evaluation.arms=[file:~/r.jsonl, trained:~/run, strategy:~/a.txt]", "validity.target_file=~/t.jsonl",
+    ]  # fmt: skip
+    config = load_config(ECHO, overrides)
+    assert config.data.train == ("/home/ann/a.jsonl", "b~.jsonl")
+    assert config.teacher.strategies == ("/home/ann/a.txt", "cloze+/home/ann/b.txt")
+    assert config.curation.strategies == {"/home/ann/a.txt": 2}
+    assert config.reward.benchmarks == ("file:/home/ann/q.jsonl", "lm-eval:/home/ann/t.yaml")
+    assert config.evaluation.arms == ("file:/home/ann/r.jsonl", "trained:/home/ann/run", "strategy:/home/ann/a.txt")
+    assert config.reward.retention_texts == Path("/home/ann/r.jsonl")
+    assert config.validity.target_file == Path("/home/ann/t.jsonl")
     # What has no such home is a name like any other.
     config = load_config(ECHO, ["curation.output=~nobody-of-that-name/x"])
     assert config.curation.output == Path("~nobody-of-that-name/x")
