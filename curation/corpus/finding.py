@@ -156,7 +156,7 @@ def _below(folder: str, skipped: Skipped, own: set[str]) -> Iterator[str]:
             elif of_dataset and entry.name in OF_DATASETS:
                 skipped.setdefault("with refused rows of a dataset", []).append(entry.path)
             else:
-                yield from _shard_of(entry.path, skipped)
+                yield from _shard_of(entry.path, skipped, own)
 
 
 def _glob(pattern: str, skipped: Skipped, own: set[str]) -> Iterator[str]:
@@ -172,7 +172,7 @@ def _glob(pattern: str, skipped: Skipped, own: set[str]) -> Iterator[str]:
         folders = [path for path in matching if os.path.isdir(path) and not _is_own(path, own, skipped)]
     for path in dict.fromkeys(path for folder in folders for path in _matches(folder, last, skipped, own)):
         if not os.path.isdir(path):
-            yield from _shard_of(path, skipped)
+            yield from _shard_of(path, skipped, own)
         elif _is_own(path, own, skipped):
             continue
         elif _is_readable(path):  # as Spark calls the folder of a table
@@ -213,14 +213,14 @@ def _matches(folder: str, part: str, skipped: Skipped, own: set[str]) -> Iterato
                 yield entry.path
 
 
-def _is_own(folder: str, own: set[str], skipped: Skipped) -> bool:
-    """Whether the run writes the folder; then it is counted, once."""
-    real = PurePosixPath(os.path.realpath(folder))
+def _is_own(path: str, own: set[str], skipped: Skipped) -> bool:
+    """Whether the run writes the folder, or the file that a link leads to; then it is counted, once."""
+    real = PurePosixPath(os.path.realpath(path))
     if not any(real.is_relative_to(other) for other in own):
         return False
     names = skipped.setdefault("written by this run", [])
-    if folder not in names:
-        names.append(folder)
+    if path not in names:
+        names.append(path)
     return True
 
 
@@ -235,7 +235,9 @@ def _is_dataset(names: set[str]) -> bool:
     return ".notewright" in names or names.issuperset(("manifest.json", *OF_DATASETS))
 
 
-def _shard_of(path: str, skipped: Skipped) -> Iterator[str]:
+def _shard_of(path: str, skipped: Skipped, own: set[str]) -> Iterator[str]:
+    if os.path.islink(path) and _is_own(path, own, skipped):
+        return
     if not _is_readable(path):
         skipped.setdefault("of another kind", []).append(path)
     elif os.path.exists(path) and not os.path.isfile(path):

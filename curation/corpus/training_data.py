@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Hashable, Iterator, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from datatrove.data import Document
@@ -34,9 +34,12 @@ def read_documents(
     titles: int | None = None,
     optional: bool = False,
     questions_needed: bool = True,
+    limit_each: int | None = None,
+    own: Sequence[Path] = (),
 ) -> list[Document]:
     """The first `limit` documents with questions (all, unless `questions_needed`) under the first `titles` titles, for
-    training and evaluation.
+    training and evaluation: of the first `limit_each` documents of each file, without what is in folders that are the
+    run's `own` (see `find_shards`).
 
     Their ids are `training_id`s. A document without questions gets those that are `known` (teacher.questions.cache).
     Rows that cannot be read and documents without questions are left out, and a warning on stderr counts them. Raises
@@ -46,7 +49,7 @@ def read_documents(
     unreadable: list[str] = []
     without = 0
     groups: set[Hashable] = set()
-    for document in _read_rows(patterns, unreadable):
+    for document in _read_rows(patterns, unreadable, limit_each, own):
         if "questions" not in document.metadata:
             [document] = attach_questions([document], known or {})
         if document.metadata.get("questions") or not questions_needed:
@@ -72,14 +75,16 @@ def read_documents(
     return documents
 
 
-def _read_rows(patterns: tuple[str, ...], unreadable: list[str]) -> Iterator[Document]:
+def _read_rows(
+    patterns: tuple[str, ...], unreadable: list[str], limit: int | None, own: Sequence[Path]
+) -> Iterator[Document]:
     """All documents, with `metadata["questions"]` only where it is valid. `unreadable` gets a line for each bad row."""
     skipped: Skipped = {}
-    shards = find_shards(patterns, skipped)
+    shards = find_shards(patterns, skipped, own)
     if skipped:
         say(f"not read in {', '.join(patterns)}: {describe_skipped(skipped)}")
     for shard in shards:
-        for item in read_shard(shard):
+        for item in read_shard(shard, limit):
             if isinstance(item, BadRow):
                 unreadable.append(f"{shard.name}{'' if item.row is None else f' row {item.row}'}: {item.reason}")
                 continue

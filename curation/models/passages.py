@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from configs.errors import UserError
 from configs.schema import Config
 from configs.seeds import stable_seed
+from curation.console.progress import say
 from curation.corpus.training_data import group_of, read_documents, words_of
 from student.engine.schedule import Step
 from student.records import Benchmark, Question, Segment
@@ -41,19 +41,23 @@ class Split(NamedTuple):
 
 
 def used_later(config: Config) -> list[Document]:
-    """The documents that the teacher is trained and judged on, and those with questions that it is to curate."""
-    data, asked = config.data, not config.questions.model
-    named = [
-        (data.train, data.limit, data.titles, asked),
-        (data.heldout, data.heldout_limit, data.heldout_titles, asked),
-    ]
-    named.append((config.curation.input, None, None, True))
-    return [
-        document
-        for files, limit, titles, needed in named
-        if files
-        for document in read_documents(files, limit, titles=titles, optional=True, questions_needed=needed)
-    ]
+    """The documents that the teacher is trained and judged on, and those with questions that it is to curate, of the
+    files that are there by now."""
+    data, curation, asked = config.data, config.curation, not config.questions.model
+    documents = []
+    for files, limit, titles in (
+        (data.train, data.limit, data.titles),
+        (data.heldout, data.heldout_limit, data.heldout_titles),
+    ):
+        if files:
+            documents += read_documents(files, limit, titles=titles, optional=True, questions_needed=asked)
+    if curation.input:
+        own = (curation.output, config.run.dir)
+        try:
+            documents += read_documents(curation.input, optional=True, limit_each=curation.limit, own=own)
+        except UserError as error:
+            say(f"warning: nothing of curation.input is left out of the passages: {error}")
+    return documents
 
 
 def split_by_title(documents: Sequence[Document], later: Sequence[Document], seed: int) -> Split:
@@ -96,12 +100,11 @@ class Asked(NamedTuple):
 
 
 def questions_about(documents: Sequence[Document], benchmark: Benchmark, limit: int) -> Asked:
-    """At most so many questions, as many about each title as about any other, where it has them. An exam asks questions
-    of one split: all count as reward questions here."""
+    """At most so many questions, as many about each title as about any other, where it has them."""
     of_group: dict[Hashable, dict[Question, None]] = {}
     for document in documents:
         for question in benchmark.exam(document).questions:
-            of_group.setdefault(group_of(document), {})[replace(question, split="reward")] = None
+            of_group.setdefault(group_of(document), {})[question] = None
     lists = {group: list(questions) for group, questions in of_group.items()}
     pairs = [
         (questions[n], group)

@@ -63,7 +63,8 @@ def warm_up(
     check_model("--model", model)
     later = used_later(config)
     split = split_by_title(read_documents(tuple(data), limit), later, config.run.seed)
-    benchmark = DocumentQuestions(config.student.prompt_template)
+    # An exam asks questions of one split.
+    benchmark = DocumentQuestions(config.student.prompt_template, all_as="reward")
     probe = questions_about(split.probe, benchmark, PROBE_QUESTIONS)
     pool = InlinePool(_settings(config.student, model, learning_rate))
     longest = pool.settings.max_text_tokens

@@ -101,6 +101,7 @@ def test_a_glob_reads_nothing_below_the_folders_that_a_run_writes(tmp_path: Path
     for name in ("a.jsonl", "out/data/train.jsonl", "runs/x/lab/b.jsonl", "runs/x/top.jsonl", "runs/y/lab/c.jsonl"):
         write_jsonl(tmp_path / name, rows(1))
     (tmp_path / "link").symlink_to("out/data")
+    (tmp_path / "link.jsonl").symlink_to("runs/x/top.jsonl")
     own = (tmp_path / "out", tmp_path / "runs/x")
 
     def found(pattern: str) -> tuple[list[str], list[str]]:
@@ -111,8 +112,9 @@ def test_a_glob_reads_nothing_below_the_folders_that_a_run_writes(tmp_path: Path
 
     for pattern in ("**/*.jsonl", "**"):
         assert found(pattern)[0] == ["a.jsonl", "runs/y/lab/c.jsonl"]
-        assert {"out", "runs/x"} <= set(found(pattern)[1]) and len(found(pattern)[1]) <= 3
-    assert found("") == (["a.jsonl", "runs/y/lab/c.jsonl"], ["link", "out", "runs/x"])
+        assert {"out", "runs/x", "link.jsonl"} <= set(found(pattern)[1]) and len(found(pattern)[1]) <= 4
+    assert found("") == (["a.jsonl", "runs/y/lab/c.jsonl"], ["link", "link.jsonl", "out", "runs/x"])
+    assert found("link.jsonl") == (["link.jsonl"], [])
     assert found("runs/*/lab/*.jsonl") == (["runs/y/lab/c.jsonl"], ["runs/x"])
     # What is named to the letter inside of them is meant, in every form.
     for pattern in ("runs/x/lab", "runs/x/lab/b.jsonl", "runs/x/lab/*.jsonl", "runs/x/lab/**"):

@@ -77,7 +77,6 @@ def test_each_title_gives_as_many_questions():
     documents = [document(0, "a", questions=9), document(1, "a", questions=9), document(2, "b"), document(3)]
     asked = questions_about(documents, BENCHMARK, 7)
     assert Counter(asked.clusters) == {("title", "a"): 3, ("title", "b"): 2, ("text", "text 3"): 2}
-    assert all(question.split == "reward" for question in asked.questions)
     assert len(questions_about(documents, BENCHMARK, 100).questions) == 22
 
 
