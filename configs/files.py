@@ -1,14 +1,17 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and files that the user names."""
 
+import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from configs.errors import RunError
+from configs.errors import RunError, UserError
+
+T = TypeVar("T")
 
 Record = dict[str, Any]
 """One line of a JSONL file."""
@@ -18,19 +21,43 @@ _locks_held: set[Path] = set()
 os.register_at_fork(after_in_child=_locks_held.clear)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or the user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says of an OSError inside that `path` cannot be written, with a RunError. A full disk stays an OSError: what is
+    kept, and how to go on, depends on the run."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def make_folder(path: Path) -> None:
+    """The folder and those above it, where they are not there yet. Raises RunError, OSError for a full disk."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def write_whole(path: Path, content: bytes | str) -> None:
     """Writes `path` beside its place and renames it there: after a kill it is as it was, or complete, never half.
-    Raises OSError as the system does, with nothing left behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Raises RunError, OSError for a full disk, with nothing left behind."""
+    make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
+        with writing(path), partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 @contextmanager
@@ -46,8 +73,10 @@ def locked(path: Path, *, wait: bool = False, if_taken: Exception | None = None)
     # The kernel gives a process its own record lock a second time, and frees it with the first of the two.
     if name in _locks_held:
         raise if_taken or BlockingIOError(f"{path} is locked by this process")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    make_folder(path.parent)
+    with writing(path):
+        file = path.open("a")
+    with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
@@ -91,9 +120,80 @@ def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
-def read_json_lines(path: Path) -> list[Record]:
-    """The records of a journal file, without a torn last line; empty if there is no such file."""
+def read_given(what: str, path: Path) -> str:
+    """The text of a file that the user named as `what`. Raises UserError."""
+    if not os.path.isfile(path):
+        raise UserError(f"{what}: {path} is no regular file" if os.path.lexists(path) else f"{what}: no file {path}")
+    try:
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{what}: {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{what}: {path}, line {line}: not UTF-8: byte {content[error.start]:#04x}") from None
+
+
+def parse_lines(what: str, path: Path, parse: Callable[[Any], T], limit: int | None = None) -> list[T]:
+    """What `parse` makes of each line of a JSONL file that the user named as `what`, of the first `limit` lines;
+    blank ones are left out. Raises UserError with the number of the line, also where `parse` raises it."""
+    parsed = []
+    for number, line in enumerate(read_given(what, path).split("\n")[:limit], start=1):
+        if line.strip():
+            try:
+                parsed.append(parse(parse_json(line)))
+            except UserError as error:
+                raise UserError(f"{what}: {path}, line {number}: {error}") from None
+    return parsed
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text that the user wrote. Raises UserError for what is none, for one that is nested too
+    deeply, and for halves of surrogate pairs, which are no characters."""
+    try:
+        value = json.loads(text)
+        # Only an escape can make a half in a text that was UTF-8.
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise UserError("holds half of a surrogate pair, which is no character") from None
+    except RecursionError:
+        raise UserError("not JSON that can be read: nested too deeply") from None
+    except ValueError as error:
+        raise UserError(f"not JSON: {error}") from None
+
+
+def read_json_lines(path: Path, *keys: str) -> list[Record]:
+    """The records of a journal file, each with these keys, without a torn last line; empty if there is no such file.
+    Raises UserError for a line that is no such record."""
     if not path.is_file():
         return []
-    with path.open("rb") as file:
-        return [json.loads(line) for line in file if line.endswith(b"\n")]
+    records = []
+    with written_by_us(path), path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                records.append(dict(json.loads(line)))
+                [records[-1][key] for key in keys]
+    return records
+
+
+def read_own(path: Path, parse: Callable[[Any], T]) -> T:
+    """What `parse` makes of the JSON in a file that an earlier call wrote. Raises UserError as `written_by_us`."""
+    with written_by_us(path):
+        return parse(json.loads(path.read_bytes()))
+
+
+@contextmanager
+def written_by_us(path: Path) -> Iterator[None]:
+    """Raises UserError where the content of the file, which an earlier call wrote, is not as this version writes it:
+    it was copied in part, edited, or written by another version."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+        raise UserError(f"{path} is not as this version writes it ({reason}): move it away, or put it back") from None

@@ -22,9 +22,11 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from configs.errors import UserError
+from configs.files import parse_lines
 from configs.format import without_nan
 from configs.schema import Config
 from configs.seeds import stable_seed
+from student.benchmarks.sources import text_of
 from student.engine.models import check_model
 from student.statistics.intervals import estimate_share
 from teacher.gates.checks import INSTRUCTION_GATES, build_gates, check, gate_names
@@ -82,16 +84,20 @@ class Faithful(NamedTuple):
 def read_faithful(path: Path | None = None) -> list[Faithful]:
     """The embedded rewrites, or those of a JSONL file: `text` and `rewrites`, of which the name of each is its kind.
     Raises UserError."""
-    found = []
-    with (path or Path(__file__).with_name("faithful.jsonl")).open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                document = Document(text=row["text"], id=str(row.get("id", number)))
-                rewrites = row["rewrites"] if path else [{"text": row["rewrite"], "prompt": row["kind"]}]
-                found += [Faithful(brought.strategy, document, brought.text) for brought in read_brought(rewrites)]
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{path}, line {number}: no document with `text` and `rewrites` ({error})") from None
+    found: list[Faithful] = []
+
+    def add(row: Any) -> None:
+        text = text_of(row)
+        try:
+            rewrites = row["rewrites"] if path else [{"text": row["rewrite"], "prompt": row["kind"]}]
+            document = Document(text=text, id=str(row.get("id", f"{len(found)}")))
+            found.extend(Faithful(one.strategy, document, one.text) for one in read_brought(rewrites))
+        except (KeyError, ValueError) as error:
+            raise UserError(f"no document with `text` and `rewrites` ({error})") from None
+
+    parse_lines("--rewrites", path or Path(__file__).with_name("faithful.jsonl"), add)
+    if not found:
+        raise UserError(f"--rewrites: {path} holds no rewrites")
     return found
 
 

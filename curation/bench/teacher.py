@@ -23,7 +23,7 @@ import yaml
 
 import configs
 from configs.errors import UserError
-from configs.files import write_whole
+from configs.files import read_own, write_whole
 from configs.load import load_config
 from configs.processes import worker_pool
 from configs.schema import Config, Student
@@ -85,7 +85,7 @@ def begun_design(folder: Path, design: Design) -> dict[str, Any]:
     path = folder / "design.json"
     if not path.is_file():
         write_whole(path, json.dumps(design.model_dump(mode="json"), indent=2).encode() + b"\n")
-    return json.loads(path.read_text())
+    return read_own(path, dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def run_bench(folder: Path, design: Design, overrides: Sequence[str]) -> dict[st
     for unit in work:
         path = folder / unit.name / "result.json"
         if path.is_file():
-            results[unit.name] = json.loads(path.read_text())
+            results[unit.name] = read_own(path, dict)
             if results[unit.name]["settings"] != _fingerprint(unit_config(unit, design, folder)):
                 raise UserError(f"{path} is of other settings, another lab or engine: give the bench another --dir")
     begun_design(folder, design)  # nothing above starts anything

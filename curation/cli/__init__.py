@@ -4,9 +4,7 @@ Exit codes: 0 done; 1 the run failed, what was finished is kept; 2 the call or t
 Those print one line on stderr. A traceback is a defect of ours.
 """
 
-import errno
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from typer.exceptions import Abort, Exit, TyperException
 
 import configs
 from configs.errors import RunError, UserError, check_known
+from configs.files import is_full
 from curation.cli.arguments import ConfigFile, Overrides, load
 from curation.cli.bench import bench
 from curation.cli.init import init
@@ -383,12 +382,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, Abort):
         return _fail("interrupted; what was finished is kept, and the same command goes on from there", INTERRUPTED)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            if error.filename is None:
-                raise
-            # A file that is there and may be read was to be written.
-            unreadable = os.path.exists(error.filename) and not os.access(error.filename, os.R_OK)
-            return _fail(f"cannot {'read' if unreadable else 'write'} {error.filename}: {error.strerror}", 1)
+        if not is_full(error):
+            # What was done with the file, and what is kept, says the place that did it, where it can.
+            return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
         where = f" at {error.filename}" if error.filename else ""
         return _fail(f"the disk is full{where}; what was finished is kept: free some space and run the same command", 1)
 

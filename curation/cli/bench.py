@@ -220,9 +220,7 @@ def bench_injections(
     samples: Annotated[int, typer.Option(min=1, help="Rewrites of each document and arm.")] = 1,
     save: Annotated[Path | None, typer.Option(help="JSONL of all outputs.")] = None,
     gates: Annotated[bool, typer.Option("--gates", help="Only what the gates refuse of texts by hand.")] = False,
-    rewrites: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="With --gates: JSONL of `text` and `rewrites` too.")
-    ] = None,
+    rewrites: Annotated[Path | None, typer.Option(help="With --gates: JSONL of `text` and `rewrites` too.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """How often documents make the teacher do as they say: 90 with an injection, with and without the defences.

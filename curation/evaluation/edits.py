@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from configs.files import write_whole
+from configs.files import read_own, write_whole
 from configs.seeds import stable_seed
 from curation.evaluation.students import ArmStudents, Row, RunKey
 from student.records import Job
@@ -97,7 +97,7 @@ def _run_sequence(
         kept = first if edit == 1 else folder / f"{key.arm}-{edit:02d}"
         if not (kept / ROWS_FILE).is_file():
             _save_edit(students, edit_of, key, job, edit, base, make_pool, kept)
-        answers = json.loads((kept / ROWS_FILE).read_text(encoding="utf-8"))
+        answers = read_own(kept / ROWS_FILE, list)
         if not answers:
             say(f"edit {edit} of sequence {key.seed + 1} ({key.arm}) failed: the sequence ends before it")
             break

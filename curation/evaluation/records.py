@@ -15,6 +15,8 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from configs.files import read_own
+
 RESULT_FILE = "evaluation.json"
 ITEMS_FILE = "evaluation/items.parquet"
 LESSONS_FILE = "evaluation/lessons.parquet"
@@ -298,7 +300,6 @@ class EvaluationResult(Record):
 
 
 def read_result(run_dir: Path) -> EvaluationResult | None:
-    """The evaluation in a run directory; None where there is none. Raises pydantic's ValidationError for another
-    format."""
+    """The evaluation in a run directory; None where there is none. Raises UserError for another format."""
     path = run_dir / RESULT_FILE
-    return EvaluationResult.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_own(path, EvaluationResult.model_validate) if path.is_file() else None

@@ -1,6 +1,5 @@
 """What a dataset folder must pass before it leaves the machine."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
+from configs.files import written_by_us
 from curation.corpus.licences import forbids_derivatives, is_unknown, licence_name
 from curation.corpus.secrets import find_secrets
 from curation.export.hub import Upload
@@ -26,13 +26,9 @@ def check_folder(output: Path) -> tuple[dict[str, Any], list[Upload]]:
     UserError if the folder holds no dataset, or if anything in it is not as the manifest says."""
     if not output.is_dir():
         raise UserError(f"no such folder: {output}")
-    try:
-        manifest = read_manifest(output)
+    manifest = read_manifest(output)
+    with written_by_us(output / "manifest.json"):
         wrong = list(_wrong_sums(manifest))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{output}/manifest.json is broken ({error}): curate again") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        wrong = [f"it lacks {error}" if isinstance(error, KeyError) else str(error)]
     if wrong:
         raise UserError(f"{output}/manifest.json does not hold ({'; '.join(wrong[:3])}): curate again")
     names = {shard["path"] for shard in manifest["shards"]}

@@ -17,7 +17,7 @@ from configs.format import interval
 from configs.load import load_config
 from configs.schema import Config
 from curation.corpus.licences import UNKNOWN, licence_of
-from curation.evaluation.records import RESULT_FILE, read_result
+from curation.evaluation.records import read_result
 from curation.pipeline.fingerprint import teacher_hash
 from teacher.records import ONE_RUN
 
@@ -89,11 +89,7 @@ def evaluation_results(output: Path, run: TeacherRun | None) -> tuple[Result, ..
     """The results of `evaluation.json` in the dataset's folder, else in its run's: every arm, its documents together.
     Without one those of the run's journal. Raises UserError for a file of another form."""
     for folder in (output, *([run.dir] if run else [])):
-        try:
-            evaluation = read_result(folder)
-        except ValueError as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"{folder / RESULT_FILE} is no evaluation ({reason}): move it away") from None
+        evaluation = read_result(folder)
         if evaluation is None:
             continue
         results = []

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
+from configs.files import read_own
 from curation.export.hub import CARD, Upload
 from curation.export.provenance import TeacherRun
 from curation.pipeline.card import licence_ids, render
@@ -27,7 +28,7 @@ def teacher_uploads(run: TeacherRun, weights_hash: str, repo_id: str, dataset: s
         content: Path | bytes = path
         if path.name == "adapter_config.json":
             # It names its base model by a path, which would show this machine's disk and help nobody.
-            settings = json.loads(path.read_bytes()) | {"base_model_name_or_path": run.base.name}
+            settings = read_own(path, dict) | {"base_model_name_or_path": run.base.name}
             content = json.dumps(settings, indent=2).encode() + b"\n"
         uploads.append(Upload.of(path.name, content))
     facts = {

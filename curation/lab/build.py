@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import RunError
-from configs.files import locked, write_json_lines
+from configs.files import locked, read_own, write_json_lines
 from configs.processes import worker_pool
 from configs.schema import Lab
 from curation.lab import world
@@ -74,7 +74,7 @@ def _fingerprint(lab: Lab, part: str) -> str:
 
 def _is_built(lab: Lab, part: str) -> bool:
     mark = lab.dir / part / MARK
-    return mark.is_file() and json.loads(mark.read_text())["fingerprint"] == _fingerprint(lab, part)
+    return mark.is_file() and read_own(mark, lambda built: built["fingerprint"]) == _fingerprint(lab, part)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ part is named by its task and its place in the file, and the dataset appears onl
 that preflight counted.
 """
 
-import errno
 import shutil
 import time
 from collections.abc import Sequence
@@ -23,11 +22,11 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.errors import RunError, UserError
-from configs.files import locked, write_whole
+from configs.files import is_full, locked, make_folder, write_whole
 from configs.schema import Config
 from curation.console.progress import CurationProgress, say
 from curation.console.tables import stdout_console
-from curation.corpus.finding import Shard, Skipped, describe_skipped, one_line
+from curation.corpus.finding import Shard, Skipped, describe_skipped
 from curation.corpus.inputs import model_writes
 from curation.pipeline.card import dataset_card
 from curation.pipeline.dataset import WORK, FileCounts, documents_done, merge
@@ -83,7 +82,7 @@ def curate(config: Config) -> CurateSummary:
     queued = None
     try:
         refuse_foreign(output)
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         while True:
             try:
                 with locked(work / "lock"):
@@ -99,8 +98,8 @@ def curate(config: Config) -> CurateSummary:
     except BlockingIOError:
         raise UserError(f"another curation is writing to {output}: wait, or name another curation.output") from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(f"cannot write {error.filename or output}: {one_line(error)}") from error
+        if not is_full(error):
+            raise
         done = documents_done(work / "parts")
         raise RunError(
             f"the disk is full at {output}: {done} documents are finished and kept in {work}; free some space "

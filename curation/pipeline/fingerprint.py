@@ -13,7 +13,7 @@ import orjson
 from transformers.utils import cached_file
 
 from configs.errors import UserError
-from configs.files import write_whole
+from configs.files import read_own, write_whole
 from configs.load import differences
 from configs.schema import Config
 from curation.corpus.decontaminate import BenchmarkIndex
@@ -105,7 +105,7 @@ def acquire_output(output: Path, settings: dict[str, Any]) -> None:
     for path in (output / "manifest.json", state):
         if not path.exists():
             continue
-        before = json.loads(path.read_bytes())["settings"]
+        before = read_own(path, lambda run: dict(run["settings"]))
         if fingerprint(before) == fingerprint(settings):
             return
         changed = sorted(differences(before, json.loads(orjson.dumps(settings))))

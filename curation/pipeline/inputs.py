@@ -15,7 +15,7 @@ import orjson
 from datatrove.data import Document
 
 from configs.errors import UserError
-from configs.files import Record, write_whole
+from configs.files import Record, read_own, write_whole
 from configs.load import load_config
 from configs.schema import Config
 from curation.console.progress import say
@@ -214,7 +214,7 @@ def check_files(
     Raises UserError if no shard has a document, and then leaves their reasons in quarantine.jsonl."""
     state = work / "checked.json"
     versions = [_version(shard) for shard in shards]
-    known = [CheckedFile(**entry) for entry in json.loads(state.read_bytes())] if state.exists() else []
+    known = read_own(state, lambda files: [CheckedFile(**file) for file in files]) if state.exists() else []
     wanted = [(shard.name, version, limit) for shard, version in zip(shards, versions, strict=True)]
     if [(file.name, file.version, file.limit) for file in known] == wanted:
         return known, None

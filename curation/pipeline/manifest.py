@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from datatrove.data import Document
 
 from configs.errors import UserError
-from configs.files import write_whole
+from configs.files import read_own, write_whole
 from configs.format import shorten
 from curation.console.progress import say
 from curation.corpus.decontaminate import BenchmarkIndex
@@ -51,7 +51,7 @@ def read_manifest(output: Path) -> dict[str, Any]:
     path = output / "manifest.json"
     if not path.is_file():
         raise UserError(f"{output} is no finished dataset: it has no manifest.json")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return read_own(path, dict)
 
 
 def _as_text(name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.files import Record
+from configs.files import Record, written_by_us
 from configs.format import duration
 from configs.load import differences, inline_yaml
 from configs.schema import Config
@@ -98,7 +98,8 @@ def manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / "manifest.json"
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
     names = ("documents_in", "documents_out", "filtered", "quarantined", "failed")
-    counts = {name: sum(file[name] for file in content["files"]) for name in names}
-    return {"folder": str(folder), "files": len(content["files"]), **counts, "shards": content["shards"]}
+    with written_by_us(path):
+        content = json.loads(path.read_bytes())
+        counts = {name: sum(file[name] for file in content["files"]) for name in names}
+        return {"folder": str(folder), "files": len(content["files"]), **counts, "shards": content["shards"]}

@@ -9,7 +9,6 @@ documents that the config names; fetches nothing.
 from pathlib import Path
 
 import jinja2
-from pydantic import ValidationError
 
 from configs.errors import UserError
 from configs.files import write_whole
@@ -28,12 +27,7 @@ def write_report(run_dir: Path) -> Path:
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"{run_dir} holds no run: no config.yaml")
     config = load_config(run_dir / "config.yaml")
-    try:
-        result = read_result(run_dir)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{run_dir / RESULT_FILE} is none of this version: {where}: {first['msg']}") from None
+    result = read_result(run_dir)
     run = read_training(run_dir)
     if run is None and result is None:
         raise UserError(f"{run_dir} has nothing to report yet: its journal is empty, and there is no {RESULT_FILE}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from configs.errors import UserError
+from configs.files import parse_json
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Exam
 from teacher.ready.brought import FORM, read_brought
@@ -60,19 +61,11 @@ def read_rewrite_file(path: Path, benchmark: DocumentQuestions) -> Iterator[Rewr
 def _parse(line: bytes, benchmark: DocumentQuestions) -> RewriteLine:
     """Raises UserError with the reason where the line is no document with rewrites."""
     try:
-        row = json.loads(line.decode("utf-8").removeprefix("\ufeff"))
+        row = parse_json(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(f"not UTF-8: byte {line[error.start]:#04x} at {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"not JSON: {error}") from None
-    except RecursionError:
-        raise UserError("not JSON that can be read: nested too deeply") from None
     if not isinstance(row, dict):
         raise UserError(f"not an object but {type(row).__name__}")
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise UserError("holds half of a surrogate pair, which is no character") from None
     for key in ("id", "text"):
         if not isinstance(row.get(key), str) or not row[key].strip():
             raise UserError(f"`{key}` must be a non-empty string")

@@ -67,8 +67,8 @@ def _score_file(path: Path, config: Config, output: Path, pool: StudentPool | No
             row_counts[line.id], digests[line.id] = len(line.texts), line.digest
     _write_rejects(output.with_suffix(".rejects.jsonl"), path, rejects)
     if not digests:
-        say(f"{path}: no line holds a document with questions and rewrites; nothing was scored")
-        return 2
+        why = f" (line {rejects[0].line}: {rejects[0].reason})" if rejects else ""
+        raise UserError(f"{path}: no line holds a document with questions and rewrites{why}; nothing was scored")
     pool = pool or make_pool(config.student)
     state = {
         "format": 1,

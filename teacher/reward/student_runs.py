@@ -2,22 +2,21 @@
 journal as batches finish, so that `kill -9` costs no more than the batches that were being trained. Also what an
 outcome says about one document."""
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
 from configs.errors import UserError
+from configs.files import parse_lines
 from configs.schema import Config
 from configs.schema import Reward as RewardSettings
 from configs.schema import Student as StudentSettings
 from configs.schema.reward import Measure
-from student.benchmarks.sources import Combined, DocumentQuestions, make_benchmark
+from student.benchmarks.sources import Combined, DocumentQuestions, make_benchmark, text_of
 from student.engine.models import pick_device
 from student.pools.inline import most_slots
 from student.records import (
@@ -211,16 +210,12 @@ def forgotten(outcome: Outcome) -> float:
 
 def retention_texts(reward: RewardSettings) -> tuple[str, ...]:
     """The `text` of each line of `reward.retention_texts`, empty where it names no file. Raises UserError."""
-    if not reward.retention_texts:
+    if reward.retention_texts is None:
         return ()
-    path = Path(reward.retention_texts)
-    if not path.is_file():
-        raise UserError(f"reward.retention_texts: no file {str(path)!r}")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return tuple(json.loads(line)["text"] for line in lines if line.strip())
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"reward.retention_texts: {path}: every line is a JSON object with `text` ({error})") from None
+    texts = tuple(parse_lines("reward.retention_texts", reward.retention_texts, text_of))
+    if not texts:
+        raise UserError(f"reward.retention_texts: {reward.retention_texts} holds no texts")
+    return texts
 
 
 def heldout_items(config: Config, documents: Sequence[Document]) -> list[Question]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from configs.errors import RunError
-from configs.files import write_whole
+from configs.files import read_own, write_whole
 from configs.schema import Teacher
 from student.engine.models import generation_config
 
@@ -43,7 +43,7 @@ def best_checkpoint(run_dir: Path) -> Path | None:
 def best_round(run_dir: Path) -> int | None:
     """The round that validated best so far, 0 for the untrained teacher; None for a run that validates nothing."""
     path = run_dir / "teacher" / BEST_FILE
-    return json.loads(path.read_text(encoding="utf-8"))["round"] if path.is_file() else None
+    return read_own(path, lambda best: int(best["round"])) if path.is_file() else None
 
 
 def write_best(run_dir: Path, round: int, reward: float) -> None:

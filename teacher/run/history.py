@@ -23,7 +23,7 @@ class History:
         self.first_step: Record | None = None
         self._costs: dict[tuple[str, int, int | None], int] = {}
         finished = finished_rounds(run_dir)
-        for line in read_json_lines(journal.metrics.path):
+        for line in read_json_lines(journal.metrics.path, "kind", "round"):
             if line["round"] <= finished:
                 self.add(line["kind"], line["round"], line, step=line.get("step"))
 

@@ -110,9 +110,14 @@ class OutcomeCache:
     """Student outcomes on disk, so that no student is trained twice."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, timeout=60)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("CREATE TABLE IF NOT EXISTS outcomes (key TEXT PRIMARY KEY, outcome TEXT NOT NULL)")
+        try:
+            self._db = sqlite3.connect(path, timeout=60)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("CREATE TABLE IF NOT EXISTS outcomes (key TEXT PRIMARY KEY, outcome TEXT NOT NULL)")
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{path} cannot be used ({error}): move it away, and its students are taught again"
+            ) from None
 
     def __len__(self) -> int:
         return self._db.execute("SELECT count(*) FROM outcomes").fetchone()[0]

@@ -36,7 +36,7 @@ def acquire_run(config: Config, data: str) -> None:
     data. Raises UserError."""
     journal = config.run.dir / "journal"
     metrics, data_file = journal / "metrics.jsonl", journal / "data"
-    measured = any(line["kind"] not in KNOWN_AT_START for line in read_json_lines(metrics))
+    measured = any(line["kind"] not in KNOWN_AT_START for line in read_json_lines(metrics, "kind"))
     begun = measured or any((journal / "samples").glob("*"))
     if data_file.is_file() and not begun:
         # Nothing was measured or sampled: a mistake in the config that shows only later, such as a model that cannot
@@ -124,7 +124,7 @@ def _copy_journal(source: Path, folder: Path, rounds: int, *, same_data: bool) -
         if path.is_file():
             shutil.copyfile(path, new / path.relative_to(old))
     finished = {
-        name: [line for line in read_json_lines(old / name) if line["round"] <= rounds]
+        name: [line for line in read_json_lines(old / name, "round") if line["round"] <= rounds]
         for name in ("metrics.jsonl", "rewrites.jsonl")
     }
     metrics = [line for line in finished["metrics.jsonl"] if line["kind"] not in MEASURED_ANEW]

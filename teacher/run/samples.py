@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from configs.files import write_whole
+from configs.files import read_own, write_whole
 from teacher.records import Reward, Rewrite
 from teacher.run.journal import Journal
 
@@ -17,7 +17,7 @@ def write_rewrites(path: Path, groups: Sequence[Sequence[Rewrite]]) -> None:
 
 def read_rewrites(path: Path) -> list[list[Rewrite]]:
     """What `write_rewrites` wrote."""
-    return [[Rewrite(**rewrite) for rewrite in group] for group in json.loads(path.read_text(encoding="utf-8"))]
+    return read_own(path, lambda groups: [[Rewrite(**rewrite) for rewrite in group] for group in groups])
 
 
 def journal_rewrites(

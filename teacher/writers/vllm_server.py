@@ -28,7 +28,7 @@ import psutil
 from pydantic import BaseModel
 
 from configs.errors import RunError, UserError
-from configs.files import write_whole
+from configs.files import read_own, write_whole
 from configs.schema import Config, Serving, Teacher
 from student.engine.models import pick_device, pick_dtype
 from teacher.run.checkpoints import is_adapter
@@ -296,7 +296,7 @@ def plan_launch(
         guess = {"method": "ngram", "num_speculative_tokens": settings.ngram_tokens, "prompt_lookup_max": 4}
         arguments += ["--speculative-config", json.dumps(guess)]
     if checkpoint is not None and adapter:
-        lora_rank = json.loads((checkpoint / "adapter_config.json").read_bytes())["r"]
+        lora_rank = read_own(checkpoint / "adapter_config.json", lambda adapter: adapter["r"])
         arguments += ["--lora-modules", f"teacher={checkpoint.absolute()}"]
     if lora_rank is not None:
         ranks_of_vllm = (8, 16, 32, 64, 128, 256, 320, 512)

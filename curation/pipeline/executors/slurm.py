@@ -20,7 +20,7 @@ from datatrove.executor import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from configs.errors import RunError, UserError
-from configs.files import write_whole
+from configs.files import read_own, write_whole
 from configs.schema.executor import Slurm
 from curation.console.progress import say
 from curation.pipeline.executors import local  # noqa: F401  # ends datatrove's logs, on the nodes too
@@ -184,7 +184,7 @@ def _why_ended(logs: Path, incomplete: list[int]) -> str:
 
 def _submitted(logs: Path) -> dict[str, Any]:
     path = logs / "slurm.json"
-    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+    return read_own(path, dict) if path.is_file() else {}
 
 
 def _error_path(logs: Path, rank: int) -> Path:

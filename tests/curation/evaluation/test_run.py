@@ -123,7 +123,7 @@ def test_the_parquet_makes_the_json(evaluated):
         ({"arms": ["repeated", "best-of:2"], "questions": "all"}, "was chosen by"),
         ({"arms": ["repeated"], "edits": 9}, "are 4 batches"),
         ({"arms": ["repeated"], "students": ["no/model"]}, "evaluation.students 'no/model' cannot be loaded"),
-        ({"arms": ["repeated"], "benchmarks": ["file:none.jsonl"]}, "none.jsonl does not exist"),
+        ({"arms": ["repeated"], "benchmarks": ["file:none.jsonl"]}, "no file none.jsonl"),
     ],
 )
 def test_mistakes_are_one_line_and_start_nothing(make_config, evaluation, words, monkeypatch):

@@ -187,7 +187,10 @@ def _forget_a_shard(folder: Path) -> None:
     [
         (lambda folder: shutil.rmtree(folder), "no such folder"),
         (lambda folder: (folder / "manifest.json").unlink(), "no finished dataset: it has no manifest.json"),
-        (lambda folder: (folder / "manifest.json").write_text('{"rows": '), "manifest.json is broken"),
+        (
+            lambda folder: (folder / "manifest.json").write_text('{"rows": '),
+            "manifest.json is not as this version writes it",
+        ),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json"),
         (_forge(rows=99), "rows is not the sum of the shards' rows"),
         (_forge(fingerprint="0" * 64), "fingerprint is not that of its settings"),
@@ -503,5 +506,5 @@ def test_another_teacher_is_refused(
     shutil.rmtree(run / "teacher/checkpoint-0002")
     assert "has no teacher/checkpoint-0002" in refused(capsys, 2, output, "--teacher", str(run))
     (output / "evaluation.json").write_text(orjson.dumps([1]).decode())
-    assert "is no evaluation" in refused(capsys, 2, output)
+    assert "evaluation.json is not as this version writes it" in refused(capsys, 2, output)
     assert not server.log

@@ -219,6 +219,6 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 def test_an_evaluation_of_another_format_is_refused_in_a_line(tmp_path):
     run = new_run(tmp_path)
     (run / RESULT_FILE).write_text('{"format": 1}')
-    with pytest.raises(UserError, match=r"evaluation\.json is none of this version: format: ") as refused:
+    with pytest.raises(UserError, match=r"evaluation\.json is not as this version writes it") as refused:
         write_report(run)
     assert "\n" not in str(refused.value)

@@ -154,9 +154,11 @@ def test_malformed_lines_are_named_and_kept_apart(tmp_path, pool, config, capsys
 
 def test_nothing_valid_trains_nobody(tmp_path, pool, config):
     source = write(tmp_path / "in.jsonl", b"{", b"[]")
-    assert run_score(source, config, tmp_path / "out.jsonl", Counting(pool, stop_after=0)) == 2
+    with pytest.raises(UserError, match=r"in\.jsonl: no line holds .* \(line 1: not JSON"):
+        run_score(source, config, tmp_path / "out.jsonl", Counting(pool, stop_after=0))
     assert len(read(tmp_path / "out.rejects.jsonl")) == 2
-    assert run_score(write(tmp_path / "none.jsonl"), config, tmp_path / "out2.jsonl", pool) == 2
+    with pytest.raises(UserError, match=r"none\.jsonl: no line holds"):
+        run_score(write(tmp_path / "none.jsonl"), config, tmp_path / "out2.jsonl", pool)
     with pytest.raises(UserError, match="no such file"):
         run_score(tmp_path / "missing.jsonl", config, tmp_path / "out.jsonl", pool)
     with pytest.raises(UserError, match="input itself"):
