@@ -44,7 +44,7 @@ TEACHER = STUDENT | {"trl", "peft", "datasets", "httpx"}
 ALLOWED_AT_IMPORT = {"configs": CONFIGS, "student": STUDENT, "teacher": TEACHER}
 # Inside a function: what the one feature needs, so that the rest runs without it.
 ALLOWED_INSIDE = {
-    "configs": set(),
+    "configs": {"langcodes"},
     # huggingface_hub and httpx come with transformers.
     "student": {"peft", "ray", "lm_eval", "olmo_eval", "huggingface_hub", "httpx"},
     "teacher": {"wandb", "vllm", "accelerate"},

@@ -1,12 +1,26 @@
 """Settings of the curation of a corpus: filters, teacher, what is refused, and where it runs."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from configs.schema.executor import Ray, Slurm
 from configs.schema.section import Named, Section
+
+
+def language_code(tag: Any) -> Any:
+    """The shortest code of a language tag's language (BCP 47, ISO 639): `tha` and `th-TH` are `th`, `cmn` is `zh`. What
+    is no tag stays, to be refused where the nearest ones are known."""
+    import langcodes  # a student needs no config of a corpus
+
+    if tag is False:  # `language: no` in YAML 1.1
+        return "no"
+    known = isinstance(tag, str) and langcodes.tag_is_valid(tag)
+    return langcodes.Language.get(langcodes.standardize_tag(tag, macro=True)).language or tag if known else tag
+
+
+Language = Annotated[str, BeforeValidator(language_code)]
 
 
 class Filters(Section):
@@ -18,8 +32,8 @@ class Filters(Section):
     """Refuse documents with credentials of known forms: keys, tokens, private keys (detect-secrets)."""
     pii: bool = False
     """Replace e-mail and public IP addresses."""
-    languages: tuple[str, ...] = ()
-    """Keep documents in these languages (ISO 639-1), by py3langid; empty keeps all."""
+    languages: tuple[Language, ...] = ()
+    """Keep documents in these languages (as in `curation.language`), by py3langid; empty keeps all."""
     min_language_probability: float = Field(default=0.65, ge=0, le=1)
     """Least probability of the language, for `languages`."""
     gopher_repetition: bool = False
@@ -82,9 +96,10 @@ class Curation(Section):
     """Licence of documents whose metadata names none."""
     allow_unknown_licence: bool = False
     """Also curate documents whose licence is `unknown`."""
-    language: str = "en"
-    """Language of the texts (ISO 639-1), for the dataset card, and for filters and dedup to divide them into words. A
-    filter that has no rules for it is refused."""
+    language: Language = "en"
+    """Language of the texts, for the dataset card, and for filters and dedup to divide them into words: a code of ISO
+    639 or a tag of BCP 47, of which the language counts (`th`, `tha`, `pt-BR`). A filter that has no rules for it is
+    refused."""
     source_datasets: tuple[str, ...] = ("original",)
     """For the card: Hub ids of the datasets that the documents come from; `original` if they come from none."""
 

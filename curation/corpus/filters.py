@@ -22,7 +22,7 @@ from datatrove.pipeline.filters.base_filter import get_filter_result
 from datatrove.pipeline.formatters import FTFYFormatter, PIIFormatter
 
 from configs.errors import UserError
-from configs.schema.curation import Curation, Filters
+from configs.schema.curation import Curation, Filters, language_code
 from curation.corpus.languages import ENGLISH, c4, check_rules, stop_words, words_of
 from curation.corpus.licences import is_unknown, licence_of
 from curation.corpus.secrets import find_secrets
@@ -142,15 +142,15 @@ def _keep_languages(filters: Filters) -> Filter:
     """Refuses other languages, and texts whose language is unsure. Identifies 97 languages by py3langid, whose model is
     part of its package (datatrove's filter downloads fastText's). Raises UserError for one that it does not know."""
     identifier = _language_identifier()
-    known = [str(label) for label in identifier.nb_classes]
-    unknown = [language for language in filters.languages if language not in known]
+    known = {str(label): language_code(str(label)) for label in identifier.nb_classes}
+    unknown = [language for language in filters.languages if language not in known.values()]
     if unknown:
-        raise UserError(f"curation.filters.languages: {unknown[0]!r} is none of {', '.join(sorted(known))}")
+        raise UserError(f"curation.filters.languages: {unknown[0]!r} is none of {', '.join(sorted({*known.values()}))}")
 
     def apply(document: Document) -> str | None:
-        language, probability = identifier.classify(document.text)
-        if language not in filters.languages:
-            return str(language)
+        label, probability = identifier.classify(document.text)
+        if (language := known[str(label)]) not in filters.languages:
+            return language
         return None if probability >= filters.min_language_probability else "unsure"
 
     return apply

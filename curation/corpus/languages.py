@@ -5,26 +5,23 @@ English has datatrove's own words, with which the published thresholds were made
 refused for the others, by name and before anything runs.
 """
 
-import csv
 import difflib
-from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
+import langcodes
 import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.dedup import MinhashDedupSignature
 from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.pipeline.filters.c4_filters import CITATION_REGEX, POLICY_SUBSTRINGS
 from datatrove.pipeline.filters.gopher_quality_filter import STOP_WORDS
-from datatrove.utils._import_utils import ASSETS_PATH
 from datatrove.utils.text import TERMINAL_PUNCTUATION
 from datatrove.utils.typeshelper import Languages
 from datatrove.utils.word_tokenizers import WordTokenizer, simple_span_tokenize
 
 from configs.errors import UserError
-from configs.schema.curation import Curation
+from configs.schema.curation import Curation, language_code
 from student.text.sentences import split_sentences
 from student.text.words import length_in_words, ngrams, segments, words
 
@@ -33,7 +30,7 @@ _OTHER_WORDS = frozenset("zh yue ja ko th lo km my bo dz".split())
 """Their words are shorter than Gopher's three letters in the mean, or have no borders."""
 _NO_SENTENCE_ENDS = frozenset("th lo bo dz".split())
 _CLOSING = "\"'”’»」』）)】》›］]"
-_STOP_WORDS_OF = {"no": "nb", "nn": "nb"}
+_STOP_WORDS_OF = {"no": "nb", "nn": "nb", "fil": "tl"}
 
 
 class Segmenter(WordTokenizer):
@@ -74,13 +71,14 @@ class Signatures(MinhashDedupSignature):
 def check_rules(curation: Curation) -> None:
     """Raises UserError for a language that has no code, and for a filter that has no rules for the language."""
     language, filters = curation.language, curation.filters
-    codes, names = _languages()
-    if language not in codes:
+    if "-" in language or not langcodes.tag_is_valid(language):  # a code in its one form is one subtag
+        names = _names()
         shorter = language.lower().replace("_", "-").split("-")[0]
-        known = next((c for c in (names.get(shorter), shorter) if c in codes), None)
-        near = known or next(iter(difflib.get_close_matches(shorter, sorted(codes), n=1)), ENGLISH)
+        known = shorter if shorter and langcodes.tag_is_valid(shorter) else names.get(shorter)
+        near = known or next((names[name] for name in difflib.get_close_matches(shorter, names, n=1)), ENGLISH)
         raise UserError(
-            f"curation.language: {language!r} is no ISO 639 code such as en, de or zh; did you mean {near!r}?"
+            f"curation.language: {language!r} is no code or tag of a language such as en, tha or pt-BR; did you mean "
+            f"{language_code(near)!r}?"
         )
     why = {
         "gopher_quality": (
@@ -136,12 +134,6 @@ def c4(document: Document) -> str | None:
     return None
 
 
-@lru_cache(maxsize=1)
-def _languages() -> tuple[frozenset[str], dict[str, str]]:
-    """ISO 639 codes of one language each, of two and three letters, and the codes by their English names."""
-    with (Path(ASSETS_PATH) / "tokenizer_assignment.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    codes = {row[key] for row in rows for key in ("code_1", "code_3") if row[key]}
-    shorter = {row["code_3"]: row["code_1"] for row in rows if row["code_1"]}
-    names = {name: shorter.get(code, code) for name, code in vars(Languages).items() if isinstance(code, str)}
-    return frozenset(codes), names
+def _names() -> dict[str, str]:
+    """Codes of languages by their English names."""
+    return {name: code for name, code in vars(Languages).items() if isinstance(code, str) and name.isalpha()}

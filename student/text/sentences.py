@@ -50,13 +50,22 @@ def _unwrapped(text: str) -> Iterator[str]:
     """The lines of a text, without line breaks in the middle of a sentence, and without empty ones."""
     whole = ""
     for line in [*(" ".join(line.split()) for line in text.splitlines()), ""]:
-        goes_on = len(whole) >= _WRAPPED and line[:1].islower() and not _END.search(f"{whole[-4:]} ")
-        if goes_on:
+        if len(whole) >= _WRAPPED and line and _goes_on(whole, line):
             whole = f"{whole} {line}"
             continue
         if whole:
             yield whole
         whole = line
+
+
+def _goes_on(line: str, following: str) -> bool:
+    """Whether the sentence at the end of a long line goes on in the next: with a small letter where the line ends in no
+    sentence's end, or behind an abbreviation (`Roe vs.`) or an initial."""
+    if (end := _END.search(f"{line[-4:]} ")) is None:
+        return following[:1].islower()
+    # A small letter behind a full stop may begin an item of a list: here only the word before the stop decides.
+    rest = following.lstrip(_OPENING)
+    return end[0] == "." and _LAST_WORD.search(line) is not None and not _ends(line, rest[:1].upper() + rest[1:])
 
 
 def _split_line(line: str) -> Iterator[str]:

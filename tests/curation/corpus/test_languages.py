@@ -66,11 +66,42 @@ def test_a_filter_without_rules_is_refused_by_name(language: str, rule: str, mes
 
 
 @pytest.mark.parametrize(
-    ("language", "near"), [("english", "en"), ("en-US", "en"), ("German", "de"), ("zh_CN", "zh"), ("", "")]
+    ("language", "near"),
+    [("english", "en"), ("German", "de"), ("germn", "de"), ("en-", "en"), ("xx", "en"), ("x-foo", "en"), ("", "en")],
 )
 def test_a_language_has_a_code(language: str, near: str) -> None:
-    with pytest.raises(UserError, match=rf"is no ISO 639 code .* did you mean '{near}"):
+    with pytest.raises(UserError, match=rf"is no code or tag of a language .* did you mean '{near}'"):
         Cleaner(Curation(language=language))
+
+
+@pytest.mark.parametrize(
+    ("tag", "code"),
+    [
+        *[("tha", "th"), ("eng", "en"), ("EN", "en"), ("deu", "de"), ("ger", "de"), ("zho", "zh"), ("cmn", "zh")],
+        *[("pt-BR", "pt"), ("zh-Hant", "zh"), ("zh_CN", "zh"), ("cmn-Hans-CN", "zh"), ("en-US", "en"), ("arb", "ar")],
+        *[("tl", "fil"), ("iw", "he"), ("mo", "ro"), ("in", "id"), ("yue", "yue"), ("i-klingon", "tlh")],
+        *[(code, code) for code in ("aa", "ae", "ii", "na", "pi", "no", "nb", "grc", "und")],
+        (False, "no"),  # as YAML reads `no`
+    ],
+)
+def test_a_language_has_one_form_in_all_its_spellings(tag: object, code: str) -> None:
+    curation = Curation(language=tag, filters=Filters(languages=(tag,)))  # type: ignore[arg-type]
+    assert curation.language == code and curation.filters.languages == (code,)
+    assert clean(tag, "A text.") is None  # type: ignore[arg-type]
+
+
+def test_rules_are_those_of_the_language_in_any_spelling() -> None:
+    assert clean("deu", PAGES["de"] * 4, gopher_quality=True) == clean("de-AT", PAGES["de"] * 4, gopher_quality=True)
+    assert clean("zho", PAGES["zh"], c4=True) is clean("zh-Hant", PAGES["zh"], c4=True) is None
+    with pytest.raises(UserError, match="=th: it does not mark"):
+        clean("tha", "x", c4=True)
+    for tag in ("tl", "fil"):
+        with Cleaner(Curation(licence="mit", filters=Filters(languages=(tag,), min_language_probability=0))) as cleaner:
+            tagalog = (
+                "Ang ilog na ito ay dating hangganan ng dalawang kaharian at walang nakakaalam kung sino ang nagbayad."
+            )
+            assert cleaner.clean(Document(tagalog, "a#0")) is None
+            assert cleaner.clean(Document(PAGES["de"], "a#1")) == Refusal("filter", "language/de")
 
 
 @pytest.mark.parametrize("language", [*PAGES, "th", "ko"])

@@ -48,6 +48,29 @@ def test_a_line_is_a_sentence_unless_it_was_wrapped():
     ]  # fmt: skip
 
 
+@pytest.mark.wild
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("The court decided in the year 1973 on Roe vs.\nWade. It was news.", 2),
+        ("It was the birthplace of the late Prof. J. R. R.\nTolkien. He left.", 2),
+        ("They sell herring and many other things, e.g.\nfish. It is cold.", 2),
+        ("He gave to the church of the town of St.\nLouis all that he had.", 1),
+        ("It stands in the third volume of the work, p.\n17, and not only there.", 1),
+        ("The king of the country was born on the 3.\nMai 1900 in Berlin. Er ging.", 2),
+        # A line that ends a sentence, or a list or heading that a capital follows.
+        ("They sell herring and many other things, etc.\nFish is cold.", 2),
+        ("It was sold in the spring of the year of 1900.\nand never came back", 2),
+        ("The harbour of the town of Tallinn froze over\nFishermen walked", 2),
+        ("No. He shouted that he would never come back!\nmore was not said", 3),
+        ("The harbour of the town of Tallinn froze, no. 5\n\nof them walked", 2),
+        ("Short vs.\nWade", 2),
+    ],
+)
+def test_a_line_that_was_wrapped_behind_an_abbreviation_goes_on(text, sentences):
+    assert len(split_sentences(text)) == sentences, split_sentences(text)
+
+
 def test_nothing_has_no_sentence_and_one_is_one():
     assert split_sentences("") == split_sentences(" \n\n\t ") == []
     assert split_sentences("One.") == ["One."]
