@@ -6,6 +6,9 @@ LAYER := $(VENV)/vllm
 # The first interpreter that runs, is new enough and can make environments (a pyenv shim may be none of it).
 PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
 	$$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# A mirror that stumbles is asked again.
+export PIP_RETRIES ?= 10
+export PIP_DEFAULT_TIMEOUT ?= 60
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -qq
 
 REAL ?= configs/real-text-cpu.yaml

@@ -10,6 +10,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["WANDB_SILENT"] = "true"
+# Servers of tests are on this machine, and what starts tests (a job of Slurm or Ray, `torchrun`) is not their matter.
+for name in list(os.environ):
+    if name.upper().endswith("_PROXY") or name.startswith(("SLURM_", "RAY_")) or name in ("RANK", "WORLD_SIZE"):
+        del os.environ[name]
 # The tests' models are so small that a second thread costs more than it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -32,6 +32,11 @@ def jobs(folder: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted((folder / "jobs").glob("*.json"))]
 
 
+def cancel(folder: Path) -> None:
+    """Ends the jobs that wait in the queue."""
+    (folder / "jobs/cancel").touch()
+
+
 def release(folder: Path) -> None:
     """Lets the jobs that wait in the queue start."""
     (folder / "jobs/hold").unlink()
@@ -73,6 +78,8 @@ def work(state: Path, arguments: list[str]) -> None:
         os.replace(partial, path)
 
     while (state / "hold").exists():
+        if (state / "cancel").exists():
+            return
         time.sleep(0.05)
     exported = dict(item.split("=") for item in job["options"]["export"].split(",") if "=" in item)
     script = state / f"{job['id']}.sh"

@@ -79,7 +79,7 @@ def test_what_is_submitted(tmp_path: Path, slurm: Path) -> None:
     # Nothing is submitted twice.
     assert "6 pending" in submit(tmp_path, 5)
     assert len(fake_slurm.jobs(slurm)) == 2
-    fake_slurm.release(slurm)
+    fake_slurm.cancel(slurm)
 
 
 def test_no_slurm_and_a_refusal_are_one_line(tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:

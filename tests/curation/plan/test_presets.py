@@ -12,7 +12,6 @@ from configs.errors import UserError
 from configs.load import load_config
 from curation.plan.models import parameters_in_name
 from curation.plan.plan import make_plan
-from tests.processes import happens
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 PRESETS = sorted(path.name for path in CONFIGS.glob("*.yaml"))
@@ -86,19 +85,25 @@ def test_a_presets_header_states_hardware_memory_and_what_plan_says(name, other_
 
 
 def record(folder: Path, *names: str) -> None:
-    """Puts programs of these names into a folder that note how they are called, and run what `srun` is to run."""
+    """Puts programs of these names into a folder that note how they are called. `srun` runs what it is to run, as often
+    as it is to, and `ray status` names a node for each start."""
     folder.mkdir()
     for name in names:
         script = f'#!/bin/bash\necho "{name} $* | cuda=$CUDA_VISIBLE_DEVICES ray=$RAY_ADDRESS" >> "$CALLS"\n'
         if name == "srun":
-            script += 'while [[ $1 == --* ]]; do shift; done\n"$@"\n'
+            script += "while [[ $1 == --* ]]; do [[ $1 == --ntasks=* ]] && tasks=${1#*=}; shift; done\n"
+            script += 'for _ in $(seq "$tasks"); do "$@"; done\n'
+        if name == "ray":
+            script += '[[ $1 == status ]] && echo Active: && sed -n "s/^ray start/ 1 node_/p" "$CALLS"; true\n'
         if name == "scontrol":
             script += "echo node1; echo node2; echo node3\n"
         (folder / name).write_text(script)
         (folder / name).chmod(0o755)
 
 
-def test_the_slurm_job_starts_ray_on_every_node_and_keeps_a_gpu_for_the_teacher(tmp_path):
+@pytest.fixture
+def slurm_job(tmp_path):
+    """`slurm_job(**variables)`: runs the job on three nodes of four GPUs; how it ended, and the calls that it made."""
     programs, calls = tmp_path / "programs", tmp_path / "calls"
     record(programs, "srun", "scontrol", "ray", "notewright")
     environment = os.environ | {
@@ -107,19 +112,34 @@ def test_the_slurm_job_starts_ray_on_every_node_and_keeps_a_gpu_for_the_teacher(
     }  # fmt: skip
     environment.pop("CUDA_VISIBLE_DEVICES", None)
     script = CONFIGS / "jobs/cluster-slurm.sbatch"
-    subprocess.run(["bash", script, "c.yaml", "rl.rounds=1"], check=True, env=environment)
-    # Head and workers start beside the training, which takes no time here: whoever is last, all are waited for.
-    starts = [f"\nray start --{kind}" for kind in ("head", "address")]
-    assert happens(lambda: all(start in calls.read_text() for start in starts)), calls.read_text()
-    lines = calls.read_text().splitlines()
+
+    def run(**variables):
+        command = ["bash", script, "c.yaml", "rl.rounds=1"]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment | variables)
+        return done, calls.read_text().splitlines()
+
+    return run
+
+
+def test_the_slurm_job_starts_ray_on_every_node_and_keeps_a_gpu_for_the_teacher(slurm_job):
+    done, lines = slurm_job()
+    assert done.returncode == 0
     [head] = [line for line in lines if line.startswith("ray start --head")]
-    [worker] = [line for line in lines if line.startswith("ray start --address=node1:6379")]
+    worker, other = (line for line in lines if line.startswith("ray start --address=node1:6379"))
     [train] = [line for line in lines if line.startswith("notewright")]
     assert "--num-gpus=3" in head and "cuda=1,2,3" in head
-    assert "--num-gpus=4" in worker
+    assert "--num-gpus=4" in worker and worker == other
+    assert max(map(lines.index, (head, worker))) < lines.index(train), "training begins when all nodes are there"
     assert train == "notewright train c.yaml rl.rounds=1 | cuda=0 ray=node1:6379"
     assert any(line.startswith("srun --overlap --nodes=2 --ntasks=2 --exclude=node1") for line in lines)
     assert any(line.startswith("ray stop") for line in lines[lines.index(train) :]), "nothing is left on the nodes"
+
+
+def test_the_slurm_job_trains_on_all_its_nodes_or_says_so(slurm_job):
+    done, lines = slurm_job(SLURM_JOB_NUM_NODES="1", JOIN_SECONDS="60")
+    assert done.returncode == 0 and not any("--address" in line for line in lines)
+    done, lines = slurm_job(SLURM_JOB_NUM_NODES="1", JOIN_SECONDS="0", CALLS="/dev/null")
+    assert done.returncode == 1 and done.stderr == "error: 0 of 1 nodes joined the Ray cluster in 0 s\n"
 
 
 def test_the_ray_job_names_the_cluster_and_asks_for_the_teachers_gpu(tmp_path):

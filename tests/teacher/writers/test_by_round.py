@@ -28,7 +28,7 @@ def vllm_config(make_config):
     def make(lora=LORA, **sections):
         return make_config(
             teacher={"writer": "vllm", "lora": lora},
-            serving={"arguments": ("--sampling",), "start_seconds": 60, "concurrency": 2},
+            serving={"arguments": ("--sampling",), "start_seconds": 300, "concurrency": 2},
             **sections,
         )
 
@@ -112,7 +112,7 @@ def test_a_server_that_starts_again_loads_its_adapter(vllm_config, stand_in):
 
 def test_a_prompt_that_the_server_refuses_ends_the_run_in_one_line(make_config, make_documents, gold_pool, stand_in):
     config = make_config(
-        teacher={"writer": "vllm", "lora": LORA}, serving={"arguments": ("--refuse",), "start_seconds": 60}
+        teacher={"writer": "vllm", "lora": LORA}, serving={"arguments": ("--refuse",), "start_seconds": 300}
     )
     with pytest.raises(RunError, match=r"gave no completion of a prompt: HTTP 422.*the same command goes on"):
         train_teacher(config, make_documents(8), [], lambda _: gold_pool(), lambda _: None)
