@@ -5,8 +5,9 @@ refused document stays in the stream with its reason, so that it ends as a recor
 function of the one document: a filter that remembers earlier documents would give other bytes after a resume.
 """
 
+import signal
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from datatrove.data import Document
@@ -32,6 +33,11 @@ Filter = Callable[[Document], str | None]
 
 REPAIRS = ("extract", "ftfy", "pii", "c4")
 """The filters that change a text; all others only refuse."""
+
+PAGE_SECONDS = 30.0
+"""Of processor time for the extraction of a page: a busy machine refuses the same pages as a quiet one."""
+STALLED_SECONDS = 1800.0
+"""After which a page stands still, whatever else the machine does."""
 
 
 class Refusal(NamedTuple):
@@ -72,7 +78,7 @@ class Cleaner:
             ("fineweb", _rule(FineWebQualityFilter, language) if filters.fineweb else None),
         ]
         self.filters = [(name, function) for name, function in named if function is not None]
-        self._sandbox = ExtractorSandbox(timeout=30.0)
+        self._sandbox = ExtractorSandbox(timeout=STALLED_SECONDS)
         # Its `deduplicate` remembers earlier pages.
         self._trafilatura = Trafilatura(deduplicate=False)
 
@@ -104,13 +110,23 @@ class Cleaner:
         # Where trafilatura is not installed, the sandbox would report a timeout for each page.
         import trafilatura  # noqa: F401
 
+        extract = partial(_within_limit, self._trafilatura.extract)
         try:
-            document.text = self._sandbox.process_document(document.text, self._trafilatura.extract) or ""
+            document.text = self._sandbox.process_document(document.text, extract) or ""
         except TimeoutError:
             return "timeout"
         except EOFError:
-            return "crash"
+            return "timeout" if self._sandbox.all_processes[-1].exitcode == -signal.SIGPROF else "crash"
         return None
+
+
+def _within_limit(extract: Callable[[str], str | None], html: str) -> str | None:
+    """In the sandbox, whose process the kernel ends where a page takes too much."""
+    signal.setitimer(signal.ITIMER_PROF, PAGE_SECONDS)
+    try:
+        return extract(html)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _gopher_quality(language: str) -> Filter:

@@ -78,7 +78,7 @@ def check_ray(student: Student, curation: Curation) -> Checks:
     setup = "import json, ray; ray.init(log_to_driver=False, logging_level=50)"
     code = f"{setup}; print(json.dumps(ray.cluster_resources()))"
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
         resources = json.loads(done.stdout.strip().splitlines()[-1])
     except (subprocess.TimeoutExpired, ValueError, IndexError):
         fix = "the same Ray and Python versions on all nodes; `ray status` on the head says more"
@@ -118,7 +118,7 @@ def check_compiler(student: Student) -> Checks:
         source.write_text("#include <vector>\nint main() { return int(std::vector<int>(1)[0]); }\n")
         command = [name, "-O2", "-fopenmp", "-shared", "-fPIC", str(source), "-o", str(source.with_suffix(".so"))]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
             problem = (done.stderr.strip().splitlines() or ["it failed"])[0] if done.returncode else ""
         except (OSError, subprocess.TimeoutExpired) as error:
             problem = str(error)

@@ -1,12 +1,17 @@
 """Each step before the teacher: a document that it keeps, one that it refuses or repairs, and the reason."""
 
+import os
+import signal
+import time
 from typing import Any
 
 import pytest
 from datatrove.data import Document
+from datatrove.pipeline.extractors.trafilatura import Trafilatura
 
 from configs.errors import UserError
 from configs.schema.curation import Curation, Filters
+from curation.corpus import filters
 from curation.corpus.filters import Cleaner, Refusal
 
 PROSE = (
@@ -77,6 +82,29 @@ def test_pages_are_extracted() -> None:
     refusal, text = clean(page, {}, html=True)
     assert refusal is None and "sings when the wind" in text and "Log in" not in text and "<p>" not in text
     assert clean("<html><body></body></html>", {}, html=True)[0] == Refusal("filter", "extract/empty")
+
+
+def test_a_page_is_limited_by_the_work_that_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by how long a busy machine lets it wait. The pages after one that ended its process are extracted too."""
+
+    def extract(_: Trafilatura, page: str) -> str:
+        match page:
+            case "waits":
+                time.sleep(2)
+            case "never ends":
+                while True:
+                    pass
+            case "crashes":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return page
+
+    monkeypatch.setattr(filters, "PAGE_SECONDS", 1.0)
+    monkeypatch.setattr(Trafilatura, "extract", extract)
+    with Cleaner(Curation(allow_unknown_licence=True)) as cleaner:
+        found = [cleaner.clean(Document(page, "a#0", metadata={"html": True})) for page in (
+            "waits", "never ends", "crashes", "waits",
+        )]  # fmt: skip
+    assert [refusal and refusal.reason for refusal in found] == [None, "extract/timeout", "extract/crash", None]
 
 
 def test_unknown_language() -> None:
