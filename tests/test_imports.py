@@ -40,7 +40,7 @@ ROOMS = {
 floor and those below it; that no two import each other is checked on top."""
 CONFIGS = {"omegaconf", "pydantic", "yaml"}
 STUDENT = CONFIGS | {"torch", "transformers", "safetensors", "numpy", "psutil", "regex", "icu4py"}
-TEACHER = STUDENT | {"trl", "peft", "datasets", "httpx"}
+TEACHER = STUDENT | {"trl", "peft", "datasets", "httpx", "tokenizers"}
 ALLOWED_AT_IMPORT = {"configs": CONFIGS, "student": STUDENT, "teacher": TEACHER}
 # Inside a function: what the one feature needs, so that the rest runs without it.
 ALLOWED_INSIDE = {

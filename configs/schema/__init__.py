@@ -1,6 +1,8 @@
 """What can be set: one experiment, one YAML file, one `Config` of sections. Keys are strict (a misspelt one is refused
 with the nearest valid name, see `configs/load.py`); the text under each field is its documentation."""
 
+from typing import Any
+
 from pydantic import model_validator
 
 from configs.schema.curation import Curation, Filters
@@ -11,8 +13,8 @@ from configs.schema.rl import Rl
 from configs.schema.run import Data, Lab, Run, Tracking
 from configs.schema.search import Search
 from configs.schema.section import Section
-from configs.schema.student import Lora, Student
-from configs.schema.teacher import Gates, Questions, Serving, Teacher
+from configs.schema.student import TEACHER, Lora, Student
+from configs.schema.teacher import HEAD, Gates, Questions, Serving, Teacher
 from configs.schema.validity import Validity
 
 __all__ = [
@@ -39,6 +41,16 @@ class Config(Section):
     search: Search = Search()
     lab: Lab = Lab()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="before")
+    @classmethod
+    def with_defaults_of_head(cls, settings: Any) -> Any:
+        """A head has other defaults than a language model: steps of 2e-5 would not move it."""
+        teacher, rl = (settings.get(name, {}) if isinstance(settings, dict) else None for name in ("teacher", "rl"))
+        if not (isinstance(teacher, dict) and isinstance(rl, dict) and teacher.get("model") == HEAD):
+            return settings
+        teacher, rl = {"prompting": "policy", "lora": None} | teacher, {"learning_rate": 0.2} | rl
+        return settings | {"teacher": teacher, "rl": rl}
 
     @model_validator(mode="after")
     def consistent(self) -> "Config":
@@ -76,6 +88,14 @@ class Config(Section):
             raise ValueError(
                 "serving.chat begins no completion with a tag: curation.strategies needs teacher.prompting 'strategy'"
             )
+        if self.teacher.chooses_only:
+            if self.teacher.prompting != "policy" or self.teacher.writer != "transformers" or self.teacher.lora:
+                raise ValueError(
+                    "teacher.model 'head' chooses and is small: it goes with teacher.prompting 'policy', teacher.writer"
+                    " 'transformers' and teacher.lora null"
+                )
+            if TEACHER in (*self.student.names, self.questions.model):
+                raise ValueError("teacher.model 'head' reads no text: name another student.model and questions.model")
         if self.reward.benchmarks and self.reward.credit != "shard":
             raise ValueError("reward.benchmarks are about no document: they need reward.credit 'shard'")
         return self

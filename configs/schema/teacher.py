@@ -10,10 +10,16 @@ from pydantic import Field, field_validator
 from configs.schema.section import Named, Section
 from configs.schema.student import Lora
 
+HEAD = "head"
+"""Stands for a model in `teacher.model`: a softmax over strategies, from features of the document."""
+
 
 class Teacher(Section):
     model: Named = ""
-    """Path or Hub id of the teacher's base model. Not needed where all `strategies` are ready and nobody chooses."""
+    """Path or Hub id of the teacher's base model. Not needed where all `strategies` are ready and nobody chooses.
+    `head`: a small softmax that chooses among ready strategies by features of the document (its length, its shares of
+    numbers and capitals ..., see teacher/prompting/features.py), and at first takes each as often. It has `prompting:
+    policy`, `lora: null` and `rl.learning_rate: 0.2` unless you set others."""
     writer: Literal["transformers", "vllm", "endpoint"] = "transformers"
     """What samples: this process, a vLLM server that a run starts, or (for curation alone) an OpenAI-compatible
     endpoint; see `serving`. ReST-EM and DPO load each round's adapter into the running server; GRPO runs vLLM inside
@@ -53,6 +59,11 @@ class Teacher(Section):
     """Adapters that RL trains; null trains all weights (small teachers)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def chooses_only(self) -> bool:
+        """Whether the teacher is a head, which is made here and writes nothing."""
+        return self.model == HEAD
 
     @field_validator("thinking_tags")
     @classmethod

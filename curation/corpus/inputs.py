@@ -7,7 +7,7 @@ from configs.schema import Config
 from configs.schema.student import TEACHER
 from curation.corpus.finding import Shard, Skipped, find_shards
 from student.engine.model_names import check_available
-from teacher.prompting.strategies import check_answered_once, check_strategy, is_ready, needs_model
+from teacher.prompting.strategies import check_answered_once, check_chosen, check_strategy, is_ready, needs_model
 
 
 def model_writes(config: Config) -> bool:
@@ -24,7 +24,7 @@ def models_of(config: Config) -> dict[str, str]:
     only_curates = bool(config.curation.input) and not config.data.train
     student_key = "student.models" if config.student.models else "student.model"
     without_teacher = not (model_writes(config) if only_curates else needs_model(config.teacher))
-    named = [("teacher.model", config.teacher.model, without_teacher)]
+    named = [("teacher.model", config.teacher.model, without_teacher)] * (not config.teacher.chooses_only)
     named += [(student_key, name, only_curates) for name in config.student.names]
     named += [("questions.model", config.questions.model, True)]
     keys: dict[str, str] = {}
@@ -45,6 +45,7 @@ def find_curation_input(config: Config, skipped: Skipped | None = None) -> list[
             check_strategy(strategy, "curation.strategies" if curation.strategies else "teacher.strategies")
     elif curation.writer == "teacher":
         check_answered_once(tuple(curation.strategies or teacher.strategies))
+        check_chosen(teacher, tuple(curation.strategies), "curation.strategies")
     if not teacher.model and model_writes(config):
         raise UserError("teacher.model is not set: a folder or a Hub id of a causal language model")
     return find_shards(config.curation.input, skipped, own=(config.curation.output, config.run.dir))

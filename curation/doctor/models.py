@@ -19,6 +19,7 @@ from student.engine.memory import free_bytes
 from student.engine.model_names import MissingFolder, check_name, hub_problem
 from student.engine.models import check_model, has_bfloat16
 from student.engine.precision import LEAST_WIDTH, student_dtype
+from teacher.prompting.features import head_tokenizer
 from teacher.prompting.template import load_tokenizer
 from teacher.reward.student_models import adapter_coverages, starting_bases
 
@@ -27,6 +28,12 @@ COPY = "copy the folder here and name its path, or set HF_HOME to a cache that h
 
 def check_models(config: Config) -> Checks:
     """Folders are opened, Hub ids looked for in the cache and on the Hub; nothing is downloaded."""
+    if config.teacher.chooses_only:
+        try:
+            head_tokenizer(config.teacher)
+            yield Check("teacher.model", "ok", f"a head that chooses among {len(config.teacher.strategies)} strategies")
+        except UserError as error:
+            yield Check("teacher.model", "fail", str(error), "other teacher.strategies")
     for key, name in models_of(config).items():
         if not name:
             yield Check(key, "fail", "it is not set", f"{key}=a folder or a Hub id of a causal language model")

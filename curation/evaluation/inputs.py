@@ -19,6 +19,7 @@ from curation.lab.items import REWRITES, lab_rewrites
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
 from student.records import Question, Split
+from teacher.prompting.features import head_tokenizer
 from teacher.prompting.strategies import brought_names
 from teacher.ready.brought import check_brought
 from teacher.reward.assignment import batches_of
@@ -131,7 +132,10 @@ def _check(inputs: Inputs) -> None:
     for model in inputs.students.values():
         check_model("evaluation.students", model)
     if any(arm.needs_model(config.evaluation, config.teacher) for arm in arms):
-        check_model("teacher.model", config.teacher.model)
+        if config.teacher.chooses_only:
+            head_tokenizer(config.teacher)  # for its checks
+        else:
+            check_model("teacher.model", config.teacher.model)
     for arm in arms:
         if arm.written or arm.kind == "best-of":
             check_brought(

@@ -16,6 +16,7 @@ from configs.files import read_json_lines
 from configs.format import interval
 from configs.load import load_config
 from configs.schema import Config
+from configs.schema.teacher import HEAD
 from curation.corpus.licences import UNKNOWN, licence_of
 from curation.evaluation.records import read_result
 from curation.pipeline.fingerprint import teacher_hash
@@ -138,6 +139,8 @@ def _result(label: str, gain: Mapping[str, Any] | None, accuracy: Mapping[str, A
 def describe_model(model: str) -> Model:
     """A model folder by its name, a Hub model by its id, with the licence of its card or config.json."""
     folder = Path(model)
+    if model == HEAD:
+        return Model("a head over features of the document, made of nothing", UNKNOWN, local=True)
     if folder.is_dir():
         return Model(folder.resolve().name, _folder_licence(folder), local=True)
     # The cache is asked first, then the Hub. A card is not worth a failure where neither knows the licence.

@@ -16,6 +16,7 @@ from configs.errors import UserError
 from configs.files import read_own, write_whole
 from configs.load import differences
 from configs.schema import Config
+from configs.schema.teacher import HEAD
 from curation.corpus.decontaminate import BenchmarkIndex
 from curation.corpus.inputs import model_writes
 from curation.pipeline.dataset import NO_TEACHER, WORK
@@ -138,7 +139,9 @@ def teacher_hash(model: str, checkpoint: Path | None) -> str:
     model from the Hub its commit stands instead."""
     if checkpoint is not None and not is_adapter(checkpoint):
         return hash_folder(checkpoint)
-    if Path(model).is_dir():
+    if model == HEAD:
+        base = HEAD  # untrained it chooses at random
+    elif Path(model).is_dir():
         base = hash_folder(Path(model))
     else:
         try:

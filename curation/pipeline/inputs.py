@@ -108,7 +108,8 @@ def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs
             "no document names its licence: set curation.licence to theirs, or curation.allow_unknown_licence=true"
         )
     if model_writes(config):
-        check_available(config.teacher.model, config.lab.dir)
+        if not config.teacher.chooses_only:
+            check_available(config.teacher.model, config.lab.dir)
         load_tokenizer(config.teacher, config.serving, config.teacher.model)  # for its checks, before tasks start
     inputs = rewriting_inputs(config)
     hashes = {file.name: file.sha256 for file in files}

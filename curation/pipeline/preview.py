@@ -78,7 +78,7 @@ def preview(config: Config, documents: int) -> Iterator[PreviewedRow]:
     """The result of `documents` documents of `curation.input`, spread over its files, and of the rows before them that
     cannot be read; each as soon as it is done. Raises UserError for missing input or a teacher that does not exist."""
     shards = find_input(config)
-    if model_writes(config):
+    if model_writes(config) and not config.teacher.chooses_only:
         check_name(config.teacher.model, config.lab.dir)
     with standalone_step(config) as step, Cleaner(config.curation) as cleaner, rewriting(step.inputs):
         for number, item in enumerate(_spread(shards, documents, config.curation.limit)):

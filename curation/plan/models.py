@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from configs.errors import UserError
 from configs.schema import Lora, Teacher
+from configs.schema.teacher import HEAD
 from curation.plan.quantity import Quantity, exact
 from student.engine.lora import decoder_config
 from student.engine.memory import free_bytes
@@ -23,6 +24,8 @@ TRAINED_BYTES = 16
 """Memory of a trainable parameter: its float32 weight, its gradient and AdamW's two moments."""
 CHARACTERS_PER_TOKEN = 4.0
 """The usual rule of thumb for English, where no tokenizer is on this machine."""
+HEAD_PARAMETERS = 4e3
+"""Of a head, give or take one for each strategy more: nothing beside any student."""
 MEMORY_SHARE = 0.7
 """Share of the free memory for the weights of a model that is loaded to be measured."""
 
@@ -35,6 +38,8 @@ def model_size(model: str, stated: float | None = None, notes: list[str] | None 
         return exact(stated, "assumed")
     if not model:
         return None
+    if model == HEAD:
+        return exact(HEAD_PARAMETERS)
     with suppress(UserError, OSError, ValueError):
         return exact(float(empty_model(model).num_parameters()))
     by_name = parameters_in_name(model)

@@ -134,12 +134,13 @@ def measure_teacher(
     where not, states what is assumed. `parameters` is its size as the user states it."""
     with standalone_step(config) as step:
         documents = _documents_for_teacher(step, sample)
-        if not model_writes(step.inputs.config):
+        if not model_writes(step.inputs.config) or config.teacher.chooses_only:
             records = step.rewrite(documents[:MANY], 0)
             words = mean_of([float(count_words(document.text)) for document in documents])
             lengths, kept_lengths, kept = _lengths([record for record in records if record["strategy"] != RAW], words)
             return TeacherCost(
-                parameters=None, weights_gb=None, source_tokens=words, rewrite_tokens=lengths,
+                parameters=model_size(config.teacher.model) if config.teacher.chooses_only else None, weights_gb=None,
+                source_tokens=words, rewrite_tokens=lengths,
                 sampled_tokens=exact(0.0), kept=kept, kept_tokens=kept_lengths, rewrites_measured=len(records),
                 tokens_per_second=None, at_once=None, notes=("no model writes: tokens are words",),
             )  # fmt: skip

@@ -26,6 +26,7 @@ from teacher.prompting.strategies import prompts_of, spread
 from teacher.ready.texts import ReadyTexts
 from teacher.run.checkpoints import OPTIMIZER_FILE
 from teacher.sampling import deal, explore_share, make_rewrite
+from teacher.writers.head import untrained_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,9 +47,6 @@ def train_round(round: SamplingRound) -> tuple[Metrics, torch.optim.Optimizer]:
         optimizer.load_state_dict(torch.load(round.start / OPTIMIZER_FILE, weights_only=True))
         for group in optimizer.param_groups:  # the moments go on, but a fork may have another rate
             group["lr"] = group["initial_lr"] = rl.learning_rate
-    # TRL loads the reference by the name in the model's config: the KL is to the untrained teacher, not to the round's
-    # start.
-    writer.model.config._name_or_path = round.config.teacher.model
     writer.tokenizer.padding_side = "left"
     student_gain, rollout, rows = _reward_function(round), _rollout(round), _rows(round)
     sizes = step_sizes(round.config.reward, len(documents))
@@ -58,7 +56,11 @@ def train_round(round: SamplingRound) -> tuple[Metrics, torch.optim.Optimizer]:
     for size in sorted(set(sizes), reverse=True):
         steps, done = sizes.count(size), sum(other for other in sizes if other > size)
         part = rows.select(range(done, done + steps * size))
-        log_history = _train(round, part, size, student_gain, rollout, optimizer)
+        with untrained_name(round.config.teacher) as name:
+            # TRL loads the reference by the name in the model's config: the KL is to the untrained teacher, not to the
+            # round's start.
+            writer.model.config._name_or_path = name
+            log_history = _train(round, part, size, student_gain, rollout, optimizer)
         losses += [log_history[-1]["train_loss"]] * steps
         history += log_history
     metrics = {

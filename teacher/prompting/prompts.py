@@ -10,6 +10,7 @@ from configs.schema import Teacher
 from student.engine.encoding import prompt_ids
 from student.records import Document
 from teacher.prompting.defence import LESSON_TOKEN, markers, neutralise
+from teacher.prompting.features import head_prompt
 from teacher.prompting.strategies import menu, read_strategy
 from teacher.prompting.template import user_turn
 
@@ -47,8 +48,11 @@ def build_prompt(
     It goes through the chat template where the tokenizer has one, and then the document stands between `markers` unless
     `teacher.delimit` is off. Control tokens that occur in the document are broken up, so that a document cannot end the
     user's turn or open a lesson. A document that would make the prompt longer than `max_tokens` is cut at its end.
-    `defended=False` puts the document in as it is, to measure what these defences are worth.
+    `defended=False` puts the document in as it is, to measure what these defences are worth. A head reads features of
+    the document instead.
     """
+    if settings.chooses_only:
+        return head_prompt(settings, document)
     text = neutralise(tokenizer, document.text) if defended else document.text
     marker_lines = markers(text) if defended and settings.delimit and tokenizer.chat_template else None
     prompt = _render(tokenizer, settings, text, strategy, marker_lines)

@@ -135,6 +135,16 @@ def check_answered_once(strategies: Sequence[str]) -> None:
         )
 
 
+def check_chosen(settings: Teacher, strategies: Sequence[str], key: str = "teacher.strategies") -> None:
+    """Raises UserError where a head is the teacher and one of the strategies needs a model that writes."""
+    written = [name for name in strategies if settings.chooses_only and not is_ready(name)]
+    if written:
+        raise UserError(
+            f"{key}: teacher.model 'head' chooses among texts and writes none, so {written[0]!r} cannot be had: take"
+            f" rules ({', '.join(RULES)}), {PREFIX}NAME, or a language model as the teacher"
+        )
+
+
 def content_of(strategy: str) -> str:
     """What a strategy is made of, to be hashed: its prompts' texts, and the version of its rules. Raises UserError for
     a prompt without a file."""
@@ -166,17 +176,23 @@ def tag_of(strategy: str) -> str:
     return f"<{strategy_label(strategy)}>"
 
 
-def menu(strategies: Sequence[str]) -> str:
-    """One line for each strategy: its tag, and what its text is. Raises UserError where two have one tag."""
-    twice = [tag for tag, count in Counter(map(tag_of, strategies)).items() if count > 1]
+def tags_of(strategies: Sequence[str]) -> list[str]:
+    """The tag of each strategy. Raises UserError where two have one tag."""
+    tags = list(map(tag_of, strategies))
+    twice = [tag for tag, count in Counter(tags).items() if count > 1]
     if twice:
         raise UserError(f"teacher.strategies: two strategies have the tag {twice[0]}: rename one of their files")
+    return tags
+
+
+def menu(strategies: Sequence[str]) -> str:
+    """One line for each strategy: its tag, and what its text is. Raises UserError where two have one tag."""
     lines = []
-    for strategy in strategies:
+    for tag, strategy in zip(tags_of(strategies), strategies, strict=True):
         # What a ready strategy's lesson is stands fast, so the teacher has nothing to add.
         alone = " (write the tag alone)" if is_ready(strategy) else ""
         about = " Together with it: ".join(_about(part) for part in _prompts_first(strategy))
-        lines.append(f"{tag_of(strategy)} {about}{alone}")
+        lines.append(f"{tag} {about}{alone}")
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from configs.errors import UserError
 from configs.schema import Serving, Teacher
 from student.engine.encoding import check_offsets
+from teacher.prompting.features import head_tokenizer
 
 PROMPT_DATE = datetime(2024, 7, 26)
 """The day that templates with a date print, the one that Llama 3.1's takes where it is told none: today's would make
@@ -33,7 +34,9 @@ Messages = Sequence[dict[str, Any]]
 
 def load_tokenizer(teacher: Teacher, serving: Serving, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of the teacher at `name`, with which its prompts can be made: see `check_prompts`. Raises
-    UserError."""
+    UserError, for a head also where its strategies are no choice."""
+    if teacher.chooses_only:
+        return head_tokenizer(teacher)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ from student.engine.models import end_ids, generation_config, load_model, positi
 from teacher.prompting.template import check_prompts
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
+from teacher.writers.head import load_head
 from teacher.writers.opening import AfterTag, TagChoice, check_tags
 
 logger = logging.getLogger(__name__)
@@ -133,6 +134,8 @@ def load_teacher(
     that no prompts can be made for."""
     if checkpoint is not None and not checkpoint.is_dir():
         raise UserError(f"no teacher checkpoint at {checkpoint}")
+    if settings.chooses_only:
+        return TransformersWriter(*load_head(settings, checkpoint), settings)
     train, adapter = train_seed is not None, is_adapter(checkpoint)
     name = settings.model if checkpoint is None or adapter else str(checkpoint)
     dtype = "float32" if train and settings.lora is None and settings.dtype == "auto" else settings.dtype
