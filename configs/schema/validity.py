@@ -27,7 +27,7 @@ class Validity(Section):
     """On so many documents each rewrite is taught once more than `reward.repeats` says, so that the noise of the
     signals is known, and their correlation with the target can be corrected for it. 0: it is not."""
     signs: tuple[str, ...] = ()
-    """Signs that need no student of the rewrite, by their names (curation/validity/signs.py); empty takes all."""
+    """Signs that need no student of the rewrite, by their names (teacher/reward/signs.py); empty takes all."""
     target: Literal["file", "student"] = "file"
     """`file`: numbers beside the rewrites. `student`: the gain of other students than those of the signals."""
     target_file: Path | None = None

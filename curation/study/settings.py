@@ -17,7 +17,6 @@ from configs.schema import Config
 from curation.console.progress import StudentProgress, say
 from curation.corpus.training_data import group_of
 from curation.study.arms import read_arms
-from curation.study.costs import Costs
 from curation.study.design import fix_design
 from curation.study.groups import Group
 from curation.study.settings_report import VERDICT, Measured, summarise
@@ -26,6 +25,7 @@ from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.pools.inline import NOT_IN_FINGERPRINT
 from student.records import StudentPool
+from teacher.reward.costs import Costs
 from teacher.reward.student_models import MakePool
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal, JsonLines

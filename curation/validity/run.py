@@ -2,8 +2,8 @@
 
 Documents with several rewrites each have a target a rewrite: outcomes that a file brings, or the gain of other students
 than those of the signals (longer trained, larger, or asked in another measure). Signals are the gains of students, by
-measure, unit of credit and number of steps, and signs that need no student (`signs.SIGNS`). Only differences within
-documents count. What is compared, and how, is kept with the run before anything is measured (`verdicts.STATISTICS`).
+measure, unit of credit and number of steps, and signs that need no student (`teacher.reward.signs`). Only differences
+within documents count. What is compared, and how, is kept with the run before anything is measured (`verdicts.STATISTICS`).
 
 All questions of the documents are asked, held-out ones too: nothing is trained by what is found here.
 """
@@ -22,13 +22,11 @@ from configs.format import without_nan
 from configs.schema import Config
 from curation.console.progress import StudentProgress, say
 from curation.corpus.training_data import group_of
-from curation.study.costs import Costs
 from curation.study.design import fix_design
 from curation.study.groups import Group, read_groups
 from curation.study.students import RewriteStudy
 from curation.validity.report import print_validity, write_plot
 from curation.validity.signals import MeasuredStudents, Signal, sign_signals
-from curation.validity.signs import SIGNS, SignWork
 from curation.validity.targets import match_outcomes, target_student
 from curation.validity.verdicts import STATISTICS, judge, judge_target
 from student.benchmarks.sources import DocumentQuestions
@@ -36,6 +34,8 @@ from student.pools import make_pool
 from student.pools.inline import NOT_IN_FINGERPRINT
 from student.records import StudentPool, mean_gain
 from student.statistics.reliability import gains_table
+from teacher.reward.costs import Costs
+from teacher.reward.signs import SIGNS, SignWork, Texts
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal, JsonLines
 
@@ -80,7 +80,12 @@ def run_validity(
             for steps in settings.steps or (config.student.steps,)
         ]
         work = SignWork(
-            runs, pool, groups, costs, JsonLines(journal.dir / "alignments.jsonl", ("key",)), progress.within
+            runs,
+            pool,
+            [Texts(group.document, tuple(c.text for c in group.candidates)) for group in groups],
+            costs,
+            JsonLines(journal.dir / "alignments.jsonl", ("key",)),
+            progress.within,
         )
         target_study = None
         if target_settings is not None and target_pool is not None:

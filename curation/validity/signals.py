@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from configs.schema.reward import Credit, Measure
-from curation.study.costs import Costs
 from curation.study.groups import Group
 from curation.study.students import RewriteStudy
-from curation.validity.signs import SIGNS, SignWork
 from student.records import Outcome, StudentPool, mean_gain
 from student.statistics.reliability import gains_table, mean_of_runs
+from teacher.reward.costs import Costs
+from teacher.reward.signs import SIGNS, SignWork
 from teacher.reward.student_runs import StudentRuns
 
 NEEDS: dict[Measure, str] = {

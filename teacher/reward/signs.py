@@ -7,17 +7,16 @@ taken at a fresh adapter.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
-from curation.study.costs import Costs
-from curation.study.groups import Group
 from student.engine.schedule import plan_schedule
 from student.pools.inline import InlinePool
-from student.records import Answer, Exam, Job, Lesson, Outcome, Question, Segment, StudentPool
+from student.records import Answer, Document, Exam, Job, Lesson, Outcome, Question, Segment, StudentPool
 from student.text.words import length_in_words, ngrams, word_line, words
+from teacher.reward.costs import Costs
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import JsonLines, outcome_key
 
@@ -28,20 +27,27 @@ OVERLAP_WORDS = 4
 """Words in a row that count as taken from the document."""
 
 
+class Texts(NamedTuple):
+    """A document and the texts that students may learn of it."""
+
+    document: Document
+    texts: tuple[str, ...]
+
+
 class SignWork:
     """The students and gradients that signs read, each made when the first sign asks for it."""
 
     def __init__(
-        self, runs: StudentRuns, pool: StudentPool, groups: list[Group], costs: Costs, alignments: JsonLines,
+        self, runs: StudentRuns, pool: StudentPool, groups: Sequence[Texts], costs: Costs, alignments: JsonLines,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:  # fmt: skip
         self.runs, self.pool, self.groups, self.costs = runs, pool, groups, costs
         self.alignments, self.on_progress = alignments, on_progress
-        self.rewrites = sum(len(group.candidates) for group in groups)
+        self.rewrites = sum(len(group.texts) for group in groups)
         self.units = {"": 0, "in_context": self.rewrites, "probe": len(groups), "alignment": self.rewrites}
         """What each kind of work is done for: a rewrite each, or a document each."""
 
-    def questions(self, group: Group) -> list[Question]:
+    def questions(self, group: Texts) -> list[Question]:
         """What a student is asked about the document."""
         return self.runs.questions(group.document, "reward")
 
@@ -51,12 +57,10 @@ class SignWork:
         jobs = [
             Job(
                 lesson=Lesson(texts=()),
-                exam=Exam(
-                    questions=tuple(replace(q, prompt=f"{candidate.text}\n\n{q.prompt}") for q in self.questions(group))
-                ),
+                exam=Exam(questions=tuple(replace(q, prompt=f"{text}\n\n{q.prompt}") for q in self.questions(group))),
             )
             for group in self.groups
-            for candidate in group.candidates
+            for text in group.texts
         ]
         return self._by_document(self._examine("in_context", jobs))
 
@@ -70,7 +74,7 @@ class SignWork:
             texts = tuple((Segment("prompt", q.prompt.rstrip(" ")), Segment("answer", f" {q.answer}")) for q in asked)
             lesson = Lesson(texts=texts, loss_on="answer", steps=self.runs.config.student.steps)
             # A rewrite is asked for as the answer to its own first word.
-            rewrites = tuple(_continued(candidate.text) for candidate in group.candidates)
+            rewrites = tuple(_continued(text) for text in group.texts)
             jobs.append(Job(lesson=lesson, exam=Exam(questions=tuple(q for q in rewrites if q is not None))))
             asked_for.append(rewrites)
         values = []
@@ -84,11 +88,11 @@ class SignWork:
     def alignment(self) -> list[list[float | None]]:
         """Cosine between the gradients of each rewrite as a lesson and of the document's exam."""
         if not isinstance(self.pool, InlinePool):
-            return [[None] * len(group.candidates) for group in self.groups]
+            return [[None] * len(group.texts) for group in self.groups]
         jobs = [
-            self.runs.job([group.document.id], [(group.document.id, candidate.text)], 0, "reward")
+            self.runs.job([group.document.id], [(group.document.id, text)], 0, "reward")
             for group in self.groups
-            for candidate in group.candidates
+            for text in group.texts
         ]
         schedules = [plan_schedule(self.pool.tokenizer, job.lesson, self.pool.settings) for job in jobs]
         tokens = sum(len(text) for schedule in schedules for text in schedule.texts)
@@ -117,7 +121,7 @@ class SignWork:
     def _by_document(self, of_rewrites: list) -> list[list]:
         """A list of all rewrites as one a document."""
         items = iter(of_rewrites)
-        return [[next(items) for _ in group.candidates] for group in self.groups]
+        return [[next(items) for _ in group.texts] for group in self.groups]
 
 
 def contained(work: SignWork) -> Values:
@@ -135,7 +139,7 @@ def length(work: SignWork) -> Values:
 def overlap(work: SignWork) -> Values:
     """Share of the rewrite's word 4-grams that its document has; 0 for a shorter one."""
 
-    def share(group: Group, text: str) -> float:
+    def share(group: Texts, text: str) -> float:
         own, source = list(ngrams(words(text), OVERLAP_WORDS)), set(ngrams(words(group.document.text), OVERLAP_WORDS))
         return sum(gram in source for gram in own) / len(own) if own else 0.0
 
@@ -193,8 +197,8 @@ SIGNS = {
 }
 
 
-def _of_texts(work: SignWork, value: Callable[[Group, str], float]) -> Values:
-    return [[value(group, candidate.text) for candidate in group.candidates] for group in work.groups]
+def _of_texts(work: SignWork, value: Callable[[Texts, str], float]) -> Values:
+    return [[value(group, text) for text in group.texts] for group in work.groups]
 
 
 def _in_context(work: SignWork, value: Callable[[Answer], float | None]) -> Values:
