@@ -3,7 +3,8 @@
 Documents with several rewrites each have a target a rewrite: outcomes that a file brings, or the gain of other students
 than those of the signals (longer trained, larger, or asked in another measure). Signals are the gains of students, by
 measure, unit of credit and number of steps, and signs that need no student (`teacher.reward.signs`). Only differences
-within documents count. What is compared, and how, is kept with the run before anything is measured (`verdicts.STATISTICS`).
+within documents count. What is compared, and how, is kept with the run before anything is measured
+(`verdicts.STATISTICS`).
 
 All questions of the documents are asked, held-out ones too: nothing is trained by what is found here.
 """
