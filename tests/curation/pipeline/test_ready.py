@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from configs.errors import RunError, UserError
 from configs.schema import Config
@@ -13,7 +14,9 @@ from curation.pipeline.curate import curate
 from curation.pipeline.preview import preview
 from curation.plan.plan import make_plan
 from teacher.ready import rules
+from teacher.run.checkpoints import save_checkpoint
 from teacher.writers import local
+from teacher.writers.head import load_head
 from tests.curation.datasets import curation_config, data_rows, lines, manifest_of, write_jsonl
 
 
@@ -123,3 +126,24 @@ def test_a_teacher_that_writes_some_says_of_the_others_that_it_did_not(tmp_path:
     assert rows["sentences"]["teacher"] == "none" and rows["sentences"]["teacher_hash"] is None
     assert rows["own"]["teacher"] == teacher.name and rows["own"]["teacher_hash"] is not None
     assert json.loads((config.curation.output / "manifest.json").read_text())["settings"]["teacher_hash"]
+
+
+def test_a_trained_head_chooses_each_documents_text(ready_config) -> None:
+    """No model is loaded, plan and preview run it, and nothing is chosen that a document does not bring."""
+    base = ready_config(("sentences", "brought:facts"), rewrites_per_document=2)
+    teacher = {"model": "head", "strategies": ("sentences", "brought:facts")}
+    settings = base.model_dump(exclude={"teacher", "rl"}) | {"teacher": teacher}
+    config = Config.model_validate(settings)
+    head, tokenizer = load_head(config.teacher, None)
+    with torch.no_grad():  # all prefer the brought text
+        head.scores.weights[:, tokenizer.convert_tokens_to_ids("<brought:facts>")] = 20.0
+    checkpoint = save_checkpoint(config.run.dir, 1, head, tokenizer, config.teacher, None)
+    assert all(record["strategy"] != "none" for row in preview(config, 2) for record in row.records)
+    planned = make_plan(config, progress=lambda line: None).curate
+    assert planned is not None and planned.teacher is not None and planned.teacher.sampled_tokens.value == 0.0
+    summary = curate(config)
+    assert summary.trained and summary.documents_out == 6
+    chosen = Counter((row["source_id"], row["strategy"]) for row in data_rows(config))
+    assert {id for id, name in chosen if name == "brought:facts"} == {"town-1", "town-3", "town-5"}
+    assert {id for id, name in chosen if name == "sentences"} == {"town-0", "town-2", "town-4"}
+    assert manifest_of(config)["settings"]["teacher_name"] == f"head+{checkpoint.name}"
