@@ -137,6 +137,40 @@ class Outcome:
     error: str | None = None
 
 
+class Proof(NamedTuple):
+    """What the engine showed of itself on a base of students: see `student.engine.proof`."""
+
+    dtype: str
+    """Type of the base weights, such as `bfloat16`; `student.dtype: auto` leaves it open."""
+    packed: bool
+    """Texts share rows without seeing each other. Else a row holds one text."""
+    shares_prompts: bool
+    """Answers to a question share the computation of its prompt."""
+    left_out: tuple[str, ...] = ()
+    """Linear layers that the family's code cannot be given with an adapter: last parts of their names."""
+    rounding: float | None = None
+    """How far a step in bfloat16 is off one in float32: the difference of losses, or of gradients by their norms, as a
+    share. None where all is float32, or does not fit in memory."""
+    most_rounding: float = 0.0
+    """The most that it may be."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether bfloat16 is as good as float32 here, but for rounding."""
+        return self.rounding is None or self.rounding <= self.most_rounding  # not so with NaN
+
+    def __str__(self) -> str:
+        words = [f"base weights in {self.dtype}"]
+        if self.rounding is not None:
+            words.append(f"a step in bfloat16 differs by {self.rounding:.1%} (at most {self.most_rounding:.0%})")
+        words.append("packed rows are exact" if self.packed else "one text a row, since packed texts see each other")
+        if not self.shares_prompts:
+            words.append("answers share no prompt")
+        if self.left_out:
+            words.append(f"{', '.join(self.left_out)} cannot carry adapters")
+        return "; ".join(words)
+
+
 OnDone = Callable[[dict[int, Outcome]], None]
 """Is called with outcomes as soon as they are known, by their indices among the jobs."""
 
@@ -163,8 +197,8 @@ class StudentPool(Protocol):
         ...
 
     @property
-    def dtype(self) -> str:
-        """Type of the base weights that was taken, such as `bfloat16`: `student.dtype: auto` leaves it open."""
+    def proof(self) -> Proof:
+        """What the engine showed of itself on this base when the pool started."""
         ...
 
     @property

@@ -20,7 +20,7 @@ from curation.lab import world
 from curation.lab.build import RETENTION_TEXTS
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
-from student.records import Exam, Job, OnDone, Outcome, Question, StudentPool, mean_gain
+from student.records import Exam, Job, OnDone, Outcome, Proof, Question, StudentPool, mean_gain
 from student.text.words import word_line, words
 from teacher.gates.checks import build_gates, check
 from teacher.reward.assignment import batches_of
@@ -55,8 +55,8 @@ class ShuffledPool:
         return f"shuffled {self.pool.fingerprint}"
 
     @property
-    def dtype(self) -> str:
-        return self.pool.dtype
+    def proof(self) -> Proof:
+        return self.pool.proof
 
     @property
     def at_once(self) -> int:

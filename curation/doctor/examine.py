@@ -12,7 +12,7 @@ from configs.schema import Config
 from curation.corpus.finding import find_shards
 from curation.doctor.checks import Check, Checks
 from curation.doctor.machine import check_devices, check_disk, check_hub, check_versions
-from curation.doctor.models import check_adapters, check_dtypes, check_memory, check_models
+from curation.doctor.models import check_adapters, check_dtypes, check_engine, check_memory, check_models
 from curation.doctor.services import check_compiler, check_ray, check_slurm, check_tracking, check_vllm
 from curation.pipeline.inputs import find_input
 from teacher.algorithms.distributed import Ranks
@@ -25,8 +25,8 @@ def examine(config: Config) -> list[Check]:
     """All checks that the config calls for, in the order in which a run would meet what is wrong."""
     groups = (
         check_versions(), check_devices(config.student, config.teacher), check_settings(config), check_data(config),
-        check_models(config), check_adapters(config), check_dtypes(config), check_memory(config), check_disk(config),
-        check_hub(), check_vllm(config),
+        check_models(config), check_adapters(config), check_dtypes(config), check_engine(config), check_memory(config),
+        check_disk(config), check_hub(), check_vllm(config),
         check_ray(config.student, config.curation), check_slurm(config.curation), check_compiler(config.student),
         check_tracking(config.tracking),
     )  # fmt: skip

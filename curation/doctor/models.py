@@ -17,11 +17,14 @@ from curation.doctor.checks import Check, Checks
 from curation.plan.models import TRAINED_BYTES, device_here, has_weights, model_size, teacher_bytes
 from student.engine.memory import free_bytes
 from student.engine.model_names import MissingFolder, check_name, hub_problem
-from student.engine.models import check_model, has_bfloat16
-from student.engine.precision import LEAST_WIDTH, student_dtype
 from teacher.prompting.features import head_tokenizer
+from student.engine.models import LEAST_WIDTH, check_model, has_bfloat16, student_dtype
+from student.engine.proof import proved_scorer
 from teacher.prompting.template import load_tokenizer
 from teacher.reward.student_models import adapter_coverages, starting_bases
+
+PROVED_BYTES = 1e9
+"""Most weights that are loaded to show what the engine computes on them: seconds."""
 
 COPY = "copy the folder here and name its path, or set HF_HOME to a cache that has it"
 
@@ -84,6 +87,24 @@ def check_dtypes(config: Config) -> Checks:
                 if has_bfloat16("cpu"):
                     why = f": bfloat16 is twice as fast only from a width of {LEAST_WIDTH}"
             yield Check("student.dtype", "ok", f"{name}: base weights in {dtype}{why}")
+
+
+def check_engine(config: Config) -> Checks:
+    """What the engine shows of itself on each student's model: whether texts can share rows, or whether the model is
+    refused. Large models, and those that are not here, are left to the run."""
+    settings = config.student
+    absent_gpu = settings.device == "cuda" and not torch.cuda.is_available()
+    for name in starting_bases(config).values() if config.data.train and not absent_gpu else ():
+        size = model_size(name) if Path(name).is_dir() and has_weights(Path(name)) else None
+        if size is None or size.value * 4 > PROVED_BYTES:
+            continue
+        try:
+            _, proof = proved_scorer(settings.model_copy(update={"model": name, "models": ()}))
+        except UserError as error:
+            yield Check("student.engine", "fail", str(error), "another student.model")
+        else:
+            slower = "" if proof.packed else "nothing: short texts are slower, since their rows hold padding"
+            yield Check("student.engine", "ok" if proof.packed else "warn", f"{name}: {proof}", slower)
 
 
 def _check_on_hub(key: str, name: str) -> Check:

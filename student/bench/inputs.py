@@ -22,8 +22,7 @@ from transformers import (
 from configs.errors import UserError, nearest
 from configs.files import parse_lines
 from configs.schema import Student
-from student.engine.models import pick_device, pick_dtype
-from student.engine.precision import load_student, student_dtype
+from student.engine.models import load_student, pick_device, pick_dtype, student_dtype
 from student.engine.schedule import Schedule
 from student.pools.inline import InlinePool
 from student.records import Exam, Question

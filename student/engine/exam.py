@@ -12,12 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from configs.schema import Student
 from student.engine.encoding import Encoded, encode_answer, encode_prompt, encode_text
 from student.engine.helpers import Helpers, torch_threads
-from student.engine.lora import AdapterStack
 from student.engine.models import fitted_prompt, generation_config, positions_of
 from student.engine.schedule import Schedule
 from student.engine.scores import Score, Scorer
@@ -63,21 +60,13 @@ class ExamPart(NamedTuple):
 
 
 class Examiner:
-    """Asks questions of the students in a stack, or of the base that they share."""
+    """Asks questions of the students in a scorer's stack, or of the base that they share."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        stack: AdapterStack | None,
-        settings: Student,
-        *,
-        autocast: bool = False,
-    ):
-        """With `autocast` texts are scored in bfloat16; decoding, which would round all weights at each token, is
-        not."""
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.scorer = Scorer(model, tokenizer, stack, settings, autocast=autocast)
+    def __init__(self, scorer: Scorer):
+        """Decoding, which would round all weights at each token, is never in bfloat16 where the scorer's `autocast`
+        is."""
+        self.scorer, self.model, self.tokenizer = scorer, scorer.model, scorer.tokenizer
+        self.settings = scorer.settings
         self._base_grades: dict[Question, Grade] = {}
         self._base_scores: dict[str, Score] = {}
         self._whole_exams: dict[Exam, ExamResult] = {}
@@ -210,11 +199,13 @@ class Examiner:
         longest = max(map(len, prompts), default=0) + self.settings.max_answer_tokens
         at_once = max(1, max_tokens // longest)
         order = sorted(range(len(prompts)), key=lambda i: questions[i][0])
+        # Without a cache that padding leaves alone, only prompts of one length are decoded together.
+        widths = {len(prompts[i]) for i in order} if not self.scorer.shares_prompts else {None}
+        groups = ([i for i in order if width in (None, len(prompts[i]))] for width in widths)
         pad, device = self.tokenizer.pad_token_id, self.model.device
         greedy = generation_config(self.model, self.tokenizer, max_new_tokens=self.settings.max_answer_tokens)
         answers: dict[int, str] = {}
-        for start in range(0, len(order), at_once):
-            members = order[start : start + at_once]
+        for members in (group[start : start + at_once] for group in groups for start in range(0, len(group), at_once)):
             width = max(len(prompts[i]) for i in members)
             ids_BT = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in members], device=device)
             mask_BT = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in members])

@@ -4,7 +4,6 @@ It serves continued pretraining on a shard's rewrites, where an adapter is too s
 Packing, documents' shares and loss are those of `training.py`.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,16 +13,9 @@ import torch
 from transformers import PreTrainedModel
 
 from configs.schema import Student
-from student.engine.encoding import Encoded
-from student.engine.packing import Piece, pack
+from student.engine.packing import pack
 from student.engine.schedule import Schedule, learning_rate, step_pieces
 from student.engine.training import EPSILON, Progress, Usage, batch_loss
-
-log = logging.getLogger(__name__)
-
-LEAST_AGREEMENT = 0.98
-"""Least cosine between a step's gradient in bfloat16 and in float32. SmolLM2-135M has 0.9993, the lab's students
-0.9999; a gradient with an error as large as itself has 0.7."""
 
 
 class FullTraining:
@@ -134,34 +126,6 @@ def train_full(
         yield training
     finally:
         training.close()
-
-
-def bfloat16_agrees(model: PreTrainedModel, pad_id: int) -> bool:
-    """Whether a step's gradient in bfloat16 points where it does in float32, on one text of 64 tokens. A warning says
-    so where it does not."""
-    vocabulary = model.get_output_embeddings().weight.shape[0]  # type: ignore[union-attr]
-    ids = torch.randint(vocabulary, (64,), generator=torch.Generator().manual_seed(0)).tolist()
-    [batch] = pack([Piece(0, Encoded.of(ids, [True] * 64), share=1 / 63)], 1, pad_id, model.device, max_tokens=64)
-    wanted = [parameter.requires_grad for parameter in model.parameters()]
-    model.requires_grad_(True)
-    try:
-        gradients = []
-        for autocast in (False, True):
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-                loss, *_ = batch_loss(model, batch)
-            loss.backward()
-            gradients.append([p.grad for p in model.parameters() if p.grad is not None])
-            model.zero_grad(set_to_none=True)
-    finally:
-        for parameter, want in zip(model.parameters(), wanted, strict=True):
-            parameter.requires_grad_(want)
-    exact, rounded = gradients
-    product = sum((a * b).sum().item() for a, b in zip(exact, rounded, strict=True))
-    lengths = [math.sqrt(sum(g.square().sum().item() for g in parts)) for parts in gradients]
-    agreement = product / max(math.prod(lengths), 1e-30)
-    if not agreement >= LEAST_AGREEMENT:  # not a number is no agreement
-        log.warning("bfloat16 gives other gradients than float32 (cosine %.3f): training in float32", agreement)
-    return agreement >= LEAST_AGREEMENT
 
 
 def _on_cpu(model: PreTrainedModel) -> dict[str, torch.Tensor]:

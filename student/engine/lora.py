@@ -75,7 +75,11 @@ class _Adapted(torch.autograd.Function):
 
 
 class StackedLinear(nn.Module):
-    """A frozen linear layer with one adapter for each slot. Outside `AdapterStack.using` it is the base layer."""
+    """A frozen linear layer with one adapter for each slot. Outside `AdapterStack.using` it is the base layer.
+
+    The code of some families (Mamba's step sizes) reads a layer's weight instead of calling it: `weight` and `bias` are
+    the base's, without any adapter, and `bypassed` says so.
+    """
 
     stack: "AdapterStack"
 
@@ -83,10 +87,27 @@ class StackedLinear(nn.Module):
         super().__init__()
         self.base, self.stack = base, stack
         self.number = number  # its place among the stack's layers
+        self.in_features, self.out_features = base.in_features, base.out_features
         self.a_KrI: Tensor | None = None
         self.b_KrO: Tensor | None = None
+        self._called = self._read = False
+
+    @property
+    def weight(self) -> Tensor:
+        self._read = True
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    @property
+    def bypassed(self) -> bool:
+        """Whether its weight has been read, and it has never been called."""
+        return self._read and not self._called
 
     def forward(self, x_RTI: Tensor) -> Tensor:
+        self._called = True
         rows, slots = self.stack.rows, self.stack.slots_in_use
         if rows is None or slots is None:
             return self.base(x_RTI)
@@ -136,9 +157,19 @@ class AdapterStack:
         for number, name in enumerate(target_names(model, settings)):
             self.layers[name] = StackedLinear(model.get_submodule(name), self, number)  # type: ignore[arg-type]
             model.set_submodule(name, self.layers[name])
-        rank = settings.rank
-        self.size = sum(rank * (layer.base.in_features + layer.base.out_features) for layer in self.layers.values())
+        self.release()
+
+    @property
+    def size(self) -> int:
         """Parameters of one student (P)."""
+        return sum(self.settings.rank * (layer.in_features + layer.out_features) for layer in self.layers.values())
+
+    def leave_out(self, names: list[str]) -> None:
+        """Unwraps these layers, which get no adapter then, and frees the students."""
+        for name in names:
+            self.model.set_submodule(name, self.layers.pop(name).base)
+        for number, layer in enumerate(self.layers.values()):
+            layer.number = number
         self.release()
 
     @property
@@ -153,14 +184,14 @@ class AdapterStack:
         """
         self.adopt(torch.zeros(len(seeds), self.size, device=self.device))
         # A seed's numbers go to the layers in their order. They are drawn on the CPU: the same start on every device.
-        sizes = [self.settings.rank * layer.base.in_features for layer in self.layers.values()]
+        sizes = [self.settings.rank * layer.in_features for layer in self.layers.values()]
         number = {seed: i for i, seed in enumerate(dict.fromkeys(seeds))}
         generator = torch.Generator()
         drawn = torch.stack([torch.rand(sum(sizes), generator=generator.manual_seed(seed)) for seed in number])
         index_K = torch.tensor([number[seed] for seed in seeds])
         for layer, uniform in zip(self.layers.values(), drawn.split(sizes, dim=1), strict=True):
             assert layer.a_KrI is not None
-            starts = uniform.mul(2).sub_(1).div_(math.sqrt(layer.base.in_features)).index_select(0, index_K)
+            starts = uniform.mul(2).sub_(1).div_(math.sqrt(layer.in_features)).index_select(0, index_K)
             layer.a_KrI.copy_(starts.view(layer.a_KrI.shape))
 
     def adopt(self, params_KP: Tensor) -> Slots:
@@ -186,8 +217,7 @@ class AdapterStack:
             return view
 
         adapters = [
-            (trainable_view(layer.base.in_features), trainable_view(layer.base.out_features))
-            for layer in self.layers.values()
+            (trainable_view(layer.in_features), trainable_view(layer.out_features)) for layer in self.layers.values()
         ]
         return Slots(params_KP, grads_KP, adapters)
 
@@ -200,9 +230,7 @@ class AdapterStack:
 
     def detach(self) -> None:
         """Unwraps the model's layers; the stack cannot be used any more."""
-        self.release()
-        for name, layer in self.layers.items():
-            self.model.set_submodule(name, layer.base)
+        self.leave_out(list(self.layers))
 
     @contextmanager
     def using(self, rows: Rows, slots: Slots | None = None) -> Iterator[None]:
@@ -261,7 +289,7 @@ def target_names(model: PreTrainedModel, settings: Lora) -> list[str]:
     linear = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module in decoder and module is not head
+        if isinstance(module, nn.Linear) and module in decoder and module is not head and _is_product(module)
     ]
     if not linear:
         raise UserError(f"student.model: the decoder of a {model.config.model_type} has no nn.Linear layers to adapt")
@@ -272,6 +300,19 @@ def target_names(model: PreTrainedModel, settings: Lora) -> list[str]:
         if target not in suffixes:
             raise UserError(f"student.lora.target: no linear layer {target!r}; {nearest(target, sorted(suffixes))}")
     return [name for name in linear if name.rpartition(".")[2] in settings.target]
+
+
+@torch.no_grad()
+def _is_product(layer: nn.Linear) -> bool:
+    """Whether a layer gives its input times its weight and no more: Llama 4's router, a kind of nn.Linear, gives the
+    experts that it chose, and nothing can be added to these."""
+    if type(layer).forward is nn.Linear.forward:
+        return True
+    try:
+        output = layer(layer.weight.new_zeros(1, layer.in_features))
+    except (RuntimeError, TypeError, ValueError):  # DeepSeek V4's takes its input in groups
+        return False
+    return isinstance(output, Tensor) and output.shape == (1, layer.out_features)
 
 
 class Coverage(NamedTuple):

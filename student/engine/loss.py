@@ -9,18 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.errors import UserError
-
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**27}
 """Logits of one chunk: 64 MiB in float32 on a CPU; 512 MiB on a GPU, where each chunk reads the weights again."""
-
-
-def check_head(model: nn.Module) -> None:
-    """Raises UserError for a model that changes the logits after its output layer, which the fused loss would miss."""
-    config = model.config.get_text_config()  # type: ignore[operator,union-attr]
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(config, name, None) not in (None, 1, 1.0):
-            raise UserError(f"model {config.model_type} is not supported as a student: it sets {name}")
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -7,7 +7,6 @@ follows it: one of a single token needs no row.
 """
 
 import copy
-import logging
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,22 +20,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Student
-from student.engine.encoding import Encoded, encode_prompt, ending_tokens
+from student.engine.encoding import Encoded, ending_tokens
 from student.engine.lora import AdapterStack, Rows
 from student.engine.loss import likeliest_tokens, target_logliks
-from student.engine.memory import is_out_of_memory
 from student.engine.models import end_ids, positions_of
 from student.engine.packing import Part, Piece, pack, padded, pass_tokens, passes
 from student.engine.training import last_hidden, loss_at_labels
-
-log = logging.getLogger(__name__)
-
-PROBE = {
-    "The castle on the hill above the town was built by": (" a king.", " the Romans, as most people there believe."),
-    "The capital of France is": (" Paris, the largest city of the country.", " Lyon."),
-}
-FLOAT32_TOLERANCE, BFLOAT16_TOLERANCE = 1e-4, 0.15
-"""How many nats a token a score with a cache may be off: rounding alone gives 1e-5 and 0.04 on SmolLM2-135M."""
 
 
 class Score(NamedTuple):
@@ -104,12 +93,11 @@ class Scorer:
         tokenizer: PreTrainedTokenizerBase,
         stack: AdapterStack | None,
         settings: Student,
-        *,
-        autocast: bool = False,
     ):
-        """With `autocast` products are computed in bfloat16."""
         self.model, self.tokenizer, self.stack, self.settings = model, tokenizer, stack, settings
-        self.autocast = autocast
+        self.shares_prompts = self.autocast = False
+        """Whether the answers to a question share the computation of its prompt, and whether products are computed in
+        bfloat16. `proof` sets both, and `settings.row_tokens`, as the model allows."""
         self.pad_id: int = tokenizer.pad_token_id  # type: ignore[assignment]  # load_model sees to it
         self.head: torch.nn.Linear = model.get_output_embeddings()  # type: ignore[assignment]
         self.positions = 0
@@ -172,42 +160,15 @@ class Scorer:
         shared = [q for q in asked if q.can_share(max_tokens) and max(map(len, q.texts)) <= most]
         scores: dict[int, list[Score]] = {}
         if shared and self.shares_prompts:
-            together = self._together(shared, trained, max_tokens)
+            together = self.together(shared, trained, max_tokens)
             scores = {question.tag: of_question for question, of_question in zip(shared, together, strict=True)}
         apart = [question for question in asked if question.tag not in scores]
         of_texts = iter(self.texts([(q.slot, text) for q in apart for text in q.texts], trained, max_tokens))
         scores |= {question.tag: [next(of_texts) for _ in question.texts] for question in apart}
         return [scores[tag] for tag in range(len(asked))]
 
-    @cached_property
-    def shares_prompts(self) -> bool:
-        """Whether this model's scores with a cache are those without. A small pass of each shows it: some families
-        read padding, keep a state that cannot be taken over, or have no cache."""
-        # All tokens count, in natural texts: rounding moves what is unlikely most.
-        texts = [
-            [
-                Encoded.of(ids, [True] * len(ids))
-                for answer in answers
-                if (ids := encode_prompt(self.tokenizer, prompt + answer))
-            ]
-            for prompt, answers in PROBE.items()
-        ]
-        asked = [Candidates.of(0, tag, pair) for tag, pair in enumerate(texts)]
-        alone = [self.texts([(0, text)], False, 64)[0].loglik for pair in texts for text in pair]
-        try:
-            together = [score.loglik for scores in self._together(asked, False, 64) for score in scores]
-        except Exception as failure:  # a family's own code fails in its own way
-            if is_out_of_memory(failure):
-                raise
-            log.info("%s has no cache that prompts can share: %s", type(self.model).__name__, failure)
-            return False
-        error = max(abs(a - b) for a, b in zip(together, alone, strict=True))
-        log.info("%s: scores with a shared prompt are off by %.1g nats a token", type(self.model).__name__, error)
-        rounded = self.autocast or self.model.dtype != torch.float32
-        return error <= (BFLOAT16_TOLERANCE if rounded else FLOAT32_TOLERANCE)
-
     @torch.no_grad()
-    def _together(self, questions: Sequence[Candidates], trained: bool, max_tokens: int) -> list[list[Score]]:
+    def together(self, questions: Sequence[Candidates], trained: bool, max_tokens: int) -> list[list[Score]]:
         """Scores of questions whose answers share the computation of their prompt."""
         pass_cost = pass_tokens(self.model.device)
         scores: dict[int, list[Score]] = {}

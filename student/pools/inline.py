@@ -27,11 +27,9 @@ from configs.errors import UserError
 from configs.schema import Student
 from student.engine.encoding import Encoded, check_offsets
 from student.engine.exam import Examiner, outcome_of
-from student.engine.full import bfloat16_agrees, train_full
+from student.engine.full import train_full
 from student.engine.helpers import Helpers, torch_threads
 from student.engine.influence import gradient_alignments
-from student.engine.lora import AdapterStack
-from student.engine.loss import check_head
 from student.engine.memory import (
     STATE_BYTES,
     activation_bytes_per_token,
@@ -39,8 +37,8 @@ from student.engine.memory import (
     is_out_of_memory,
     keep_freed_memory,
 )
-from student.engine.models import exam_problem, has_bfloat16, positions_of, within_positions
-from student.engine.precision import attend_in_float32, load_student
+from student.engine.models import exam_problem, positions_of
+from student.engine.proof import proved_scorer
 from student.engine.schedule import Schedule, plan_schedule
 from student.engine.training import Progress, Usage, student_helpers, train_slots
 from student.pools.batching import TrainingSize, chunks, longest_first
@@ -48,7 +46,7 @@ from student.records import Exam, Job, OnDone, Outcome
 
 log = logging.getLogger(__name__)
 
-ENGINE_VERSION = 5
+ENGINE_VERSION = 6
 """Part of the key of a cached outcome; raised whenever the same job would give another outcome."""
 
 NOT_IN_FINGERPRINT = {
@@ -83,8 +81,8 @@ MOST_PASSES = 16
 
 
 class InlinePool:
-    """Students in this process, on one device. Raises UserError if the model cannot be loaded, or a target layer does
-    not exist."""
+    """Students in this process, on one device. Raises UserError if the model cannot be loaded, a target layer does not
+    exist, or students would not be what they are alone (see `engine.proof`)."""
 
     def __init__(
         self,
@@ -93,24 +91,13 @@ class InlinePool:
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ):
-        if model is None or tokenizer is None:
-            model, tokenizer = load_student(settings)
-        attend_in_float32(model)
-        check_head(model)
+        scorer, self.proof = proved_scorer(settings, model, tokenizer)
+        self.settings, self.stack = settings, _ = scorer.settings, scorer.stack
+        self.model, self.tokenizer = model, tokenizer = scorer.model, scorer.tokenizer
         check_offsets(tokenizer)
-        settings = within_positions(settings, model.config)
-        self.settings, self.model, self.tokenizer = settings, model, tokenizer
-        self.stack = AdapterStack(model, settings.lora) if settings.mode == "lora" else None
         self.pad_id: int = tokenizer.pad_token_id  # type: ignore[assignment]  # load_model sees to it
-        # All weights in training stay float32, and `auto` computes their products in bfloat16 where that is faster.
-        self.autocast = (
-            self.stack is None
-            and settings.dtype == "auto"
-            and model.dtype == torch.float32
-            and has_bfloat16(model.device.type)
-            and bfloat16_agrees(model, self.pad_id)
-        )
-        self.examiner = Examiner(model, tokenizer, self.stack, settings, autocast=self.autocast)
+        self.autocast = scorer.autocast
+        self.examiner = Examiner(scorer)
         self._token_bytes: float | None = None  # activations of one position, measured on the first batch planned
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -136,7 +123,7 @@ class InlinePool:
         rules = json.loads(backend.to_str()) if backend is not None else self.tokenizer.get_vocab()
         parts = [
             ENGINE_VERSION,
-            self.settings.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT) | {"dtype": self.dtype},
+            self.settings.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT) | {"dtype": self.proof.dtype},
             {name: value for name, value in self.model.config.to_dict().items() if name not in NOT_ARCHITECTURE},
             # Padding and truncation are left out: they are whatever the tokenizer's last call asked for.
             [{k: v for k, v in rules.items() if k not in ("padding", "truncation")}, self.tokenizer.special_tokens_map],
@@ -147,11 +134,6 @@ class InlinePool:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
-
-    @property
-    def dtype(self) -> str:
-        """Type of the base weights."""
-        return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def at_once(self) -> int:

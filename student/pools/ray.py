@@ -30,7 +30,7 @@ from student.engine.model_names import check_name
 from student.pools.batching import JobBatch, TrainingSize, batch_sizes, chunks, longest_first
 from student.pools.inline import InlinePool, most_slots
 from student.pools.ray_cluster import actor_resources, connect, count_actors
-from student.records import Job, OnDone, Outcome, StudentPool
+from student.records import Job, OnDone, Outcome, Proof, StudentPool
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +44,15 @@ FAILED_STARTS = 5
 class StudentActor:
     """The actor: a pool in a process of its own."""
 
-    def start(self, settings: Student, build: Callable[[Student], StudentPool]) -> tuple[str, str]:
-        """Loads the model; returns the pool's fingerprint and dtype."""
+    def start(self, settings: Student, build: Callable[[Student], StudentPool]) -> tuple[str, Proof]:
+        """Loads the model; returns the pool's fingerprint and proof."""
         torch.set_num_threads(settings.cpus_per_actor)
         # Actors on a CPU share its memory; `exact` plans its batches as a process that is alone would.
         if settings.device == "cpu" and not settings.exact:
             share = min(1.0, settings.cpus_per_actor / (os.cpu_count() or 1))
             settings = settings.model_copy(update={"memory_fraction": settings.memory_fraction * share})
         self.pool = build(settings)
-        return self.pool.fingerprint, self.pool.dtype
+        return self.pool.fingerprint, self.pool.proof
 
     def examine(self, jobs: list[Job]) -> list[Outcome]:
         return self.pool.examine(jobs)
@@ -102,7 +102,7 @@ class RayPool:
         self._failed_starts, self.restarts, self._last_loss = 0, 0, ""
         self._workers = [_Worker(*self._start()) for _ in range(settings.actors or room)]
         # Those of an `InlinePool` of the same model and settings, once an actor is ready.
-        self.fingerprint = self.dtype = ""
+        self.fingerprint, self.proof = "", Proof("", packed=False, shares_prompts=False)
         self._until_one_is_ready()
 
     @property
@@ -224,10 +224,11 @@ class RayPool:
             return
         self._failed_starts, worker.ready = 0, True
         if not self.fingerprint:
-            self.fingerprint, self.dtype = started
-        if started[1] != self.dtype:
+            self.fingerprint, self.proof = started
+        here, there = self.proof.dtype, started[1].dtype
+        if here != there:
             raise RunError(
-                f"some nodes of the Ray cluster compute {self.settings.model} in {self.dtype} and some in {started[1]}:"
+                f"some nodes of the Ray cluster compute {self.settings.model} in {here} and some in {there}:"
                 " student.dtype=float32 makes them the same"
             )
         if started[0] != self.fingerprint:

@@ -8,6 +8,7 @@ import copy
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from configs.schema.student import TEACHER
 from configs.seeds import item_hash
 from student.benchmarks.items import split_of
 from student.engine.exam import Examiner
-from student.engine.loss import check_head
+from student.engine.proof import prove
+from student.engine.scores import Scorer
 from student.records import Document, Exam, Question
 from student.text.words import length_in_words, word_line, words
 from teacher.prompting.prompts import build_prompt
@@ -167,7 +169,7 @@ def _split(item: dict[str, str]) -> str:
     return item.get("split") or split_of(item["question"], item["answer"])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class QuestionWriter:
     """Writes questions and checks them."""
 
@@ -246,6 +248,13 @@ class QuestionWriter:
         before, placeholder, after = prompt.rpartition("{count}")
         return f"{before}{self.settings.per_document}{after}" if placeholder else prompt
 
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model's likelihoods. Raises UserError for one of which the engine cannot tell them."""
+        scorer = Scorer(self.writer.model, self.writer.tokenizer, None, Student())
+        prove(scorer)
+        return scorer
+
     def _lifts(
         self, pairs: Sequence[tuple[Document, QuestionAnswer]], kept: Sequence[tuple[Document, QuestionAnswer]] = ()
     ) -> list[float]:
@@ -276,8 +285,7 @@ class QuestionWriter:
             contexts = [(document, pair.question), (blank, pair.question), (document, ""), *swapped]
             questions += [self._exam_question(*context, pair.answer) for context in contexts]
             counts.append(len(contexts))
-        examiner = Examiner(self.writer.model, self.writer.tokenizer, None, Student())
-        grades = iter(examiner.before(Exam(questions=tuple(questions)), PASS_TOKENS).grades)
+        grades = iter(Examiner(self.scorer).before(Exam(questions=tuple(questions)), PASS_TOKENS).grades)
         lifts = []
         for count in counts:
             both, question_alone, document_alone, *by_others = [next(grades).loglik for _ in range(count)]
@@ -298,14 +306,6 @@ def load_question_writer(settings: Questions, teacher: Teacher, seed: int) -> Qu
     model = teacher.model if is_teacher else settings.model
     loaded = load_teacher(teacher.model_copy(update={"model": model, "temperature": 0.0, "top_p": 1.0}))
     tagged = is_teacher and teacher.prompting == "policy" and not loaded.tokenizer.chat_template
-    if settings.min_lift:
-        try:
-            check_head(loaded.model)
-        except UserError:
-            kind = loaded.model.config.model_type
-            raise UserError(
-                f"questions.model {settings.model!r} ({kind}) can write but not check: set questions.min_lift to 0"
-            ) from None
     length = 40 * settings.per_document  # tokens
     if loaded.context is not None:
         # Half of a short context belongs to the document.
@@ -314,4 +314,12 @@ def load_question_writer(settings: Questions, teacher: Teacher, seed: int) -> Qu
     strategies = tuple(name for name in teacher.strategies if not is_ready(name))
     changes = {"prompting": "policy" if tagged else "strategy", "strategies": strategies, "max_new_tokens": length}
     writer = TransformersWriter(loaded.model, loaded.tokenizer, loaded.settings.model_copy(update=changes))
-    return QuestionWriter(settings, writer, seed, tagged)
+    question_writer = QuestionWriter(settings, writer, seed, tagged)
+    if settings.min_lift:
+        try:
+            assert question_writer.scorer
+        except UserError as error:
+            raise UserError(
+                f"questions.model {settings.model!r} can write but not check (set questions.min_lift to 0): {error}"
+            ) from None
+    return question_writer

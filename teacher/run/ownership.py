@@ -24,7 +24,7 @@ SAME_VALIDATION = (
 )  # fmt: skip
 """What a fork cannot change where either run validates: documents that were trained on would validate it."""
 
-KNOWN_AT_START = ("adapters", "dtype")
+KNOWN_AT_START = ("adapters", "proof")
 """Kinds of metrics that are written before anything is measured."""
 
 MEASURED_ANEW = (*KNOWN_AT_START, "validation", "heldout", "difference")

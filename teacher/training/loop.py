@@ -131,17 +131,17 @@ def train_teacher(
 def _describe_students(
     config: Config, students: StudentPools, journal: Journal, progress: Callable[[str], None]
 ) -> None:
-    """Says what of each student's model carries adapters, and the type of its base weights."""
+    """Says what of each student's model carries adapters, and what the engine showed of itself on it."""
     for name, coverage in adapter_coverages(config):
         progress(f"student {name}: {coverage}")
         journal.metric({"kind": "adapters", "round": 0, "arm": name, **coverage._asdict()})
     for name, pool in students.pools.items():
         base = students.bases[name]
-        progress(f"student {base}: base weights in {pool.dtype}")
-        if not journal.metric({"kind": "dtype", "round": 0, "arm": base, "dtype": pool.dtype}):
+        progress(f"student {base}: {pool.proof}")
+        if not journal.metric({"kind": "proof", "round": 0, "arm": base, **pool.proof._asdict()}):
             lines = read_json_lines(journal.metrics.path)
-            earlier = next(line["dtype"] for line in lines if (line["kind"], line.get("arm")) == ("dtype", base))
-            if earlier != pool.dtype:
+            earlier = next(line["dtype"] for line in lines if (line["kind"], line.get("arm")) == ("proof", base))
+            if earlier != pool.proof.dtype:
                 progress(f"student {base}: this run began in {earlier}, whose outcomes are not reused")
 
 

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from configs.schema import Config
-from student.records import Answer, Job, Outcome, mean_gain
+from student.records import Answer, Job, Outcome, Proof, mean_gain
 
 WORDS = "gold iron salt wood rope sand milk corn silk glass clay wool lime coal horn reed moss bark dust snow".split()
 TAGS = ("copy", "question-answer", "permuted")
@@ -82,7 +82,7 @@ class GoldPool:
     plus noise that their seed fixes. A double of the student engine for the mechanics of the loop alone."""
 
     fingerprint = "gold-1"
-    dtype = "float32"
+    proof = Proof("float32", packed=True, shares_prompts=True)
 
     def __init__(self, noise: float = 0.0) -> None:
         self.noise = noise
@@ -123,7 +123,7 @@ class ForgetfulPool(GoldPool):
     """Students that also forget as many nats as there is a share of the word `gold` in all that they learnt."""
 
     fingerprint = "forgetful-1"
-    dtype = "float32"
+    proof = Proof("float32", packed=True, shares_prompts=True)
 
     def _outcome(self, job: Job) -> Outcome:
         outcome = super()._outcome(job)

@@ -13,7 +13,7 @@ from curation.bench.teacher import _copy_outcomes, begun_design, changed_design,
 from curation.bench.teacher_controls import ShuffledPool
 from curation.bench.teacher_report import print_summary, summarise
 from curation.cli import main
-from student.records import Answer, Exam, Job, Lesson, Outcome, Question, mean_gain
+from student.records import Answer, Exam, Job, Lesson, Outcome, Proof, Question, mean_gain
 from teacher.run.journal import Journal, OutcomeCache
 
 DESIGN = read_design()
@@ -152,7 +152,7 @@ class Counting:
     """Students that gain what their lesson's number says, of each document ten times its own number more."""
 
     fingerprint = "counting"
-    dtype = "float32"
+    proof = Proof("float32", packed=True, shares_prompts=True)
     at_once = 8
 
     def examine(self, jobs, on_done=None):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, LlamaConfig, MambaConfig
 
 from configs.schema import Config
 from curation.cli import main
@@ -17,8 +17,8 @@ from curation.doctor import models as doctor_models
 from curation.doctor import services as doctor_services
 from curation.doctor.checks import exit_code
 from curation.doctor.examine import examine
-from student.engine import precision
 from tests.processes import refusing_port
+from student.engine import models as engine_models
 from tests.teacher.conftest import teacher_folder
 
 assert teacher_folder  # a fixture: a tiny model folder with a tokenizer
@@ -113,17 +113,34 @@ def test_a_missing_gpu_fails(config):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about a machine without a GPU")
 def test_the_types_of_weights_are_told(config, monkeypatch, tmp_path):
     LlamaConfig(hidden_size=256, num_attention_heads=4).save_pretrained(tmp_path / "wide")
-    for module in (machine, doctor_models, precision):
+    for module in (machine, doctor_models, engine_models):
         monkeypatch.setattr(module, "has_bfloat16", lambda device_type: False)
     assert "8 times as slow" in found(config(teacher={"dtype": "bfloat16"}), "dtype", "warn")
     wide = {"model": str(tmp_path / "wide")}
     assert "in float32: the processor has no AVX-512 BF16 or AMX" in found(config(student=wide), "student.dtype", "ok")
-    for module in (machine, doctor_models, precision):
+    for module in (machine, doctor_models, engine_models):
         monkeypatch.setattr(module, "has_bfloat16", lambda device_type: True)
     assert not [check for check in examine(config(teacher={"dtype": "bfloat16"})) if check.name == "dtype"]
     assert "in bfloat16, which this processor computes" in found(config(student=wide), "student.dtype", "ok")
     assert "in float32: bfloat16 is twice as fast only from a width of 256" in found(config(), "student.dtype", "ok")
     assert "all weights vanish" in found(config(student=wide | {"mode": "full"}), "student.dtype", "ok")
+
+
+def test_what_the_engine_shows_of_itself_is_told(config, tmp_path, teacher_folder):
+    assert "base weights in float32; packed rows are exact" in found(config(), "student.engine", "ok")
+    tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
+    small = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.2}
+    attention = {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    for name, model_config in {
+        "mamba": MambaConfig(**small, state_size=8),
+        "gemma2": Gemma2Config(**small, **attention),
+    }.items():
+        AutoModelForCausalLM.from_config(model_config).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    shown = found(config(student={"model": str(tmp_path / "mamba")}), "student.engine", "warn")
+    assert "one text a row" in shown and "dt_proj cannot carry adapters" in shown
+    refused = found(config(student={"model": str(tmp_path / "gemma2")}), "student.engine", "fail")
+    assert "(Gemma2ForCausalLM) cannot be a student: it changes its logits after the output layer" in refused
 
 
 def test_a_wrong_or_missing_package_fails(config, monkeypatch):

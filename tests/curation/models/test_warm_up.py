@@ -19,6 +19,7 @@ from curation.models.warm_up import warm_up
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.exam import Examiner
 from student.engine.models import load_model
+from student.engine.scores import Scorer
 from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson
 from student.statistics.intervals import estimate
@@ -103,7 +104,7 @@ def test_it_ends_where_the_held_out_answers_get_worse_and_keeps_the_best(call, t
     assert 0 < best == len(logliks) - 3 and figures["tokens_trained"] < 30_000
     assert logliks[best] > logliks[0] and logliks[-1] < logliks[best]
     asked = questions_about(split(passages).probe, DocumentQuestions("{question} bal"), 200)
-    examiner = Examiner(*load_model(str(tmp_path / "student")), None, Student())
+    examiner = Examiner(Scorer(*load_model(str(tmp_path / "student")), None, Student()))
     [found] = examiner.after([Exam(questions=asked.questions)], 4096)
     assert sum(g.loglik for g in found.grades) / len(found.grades) == pytest.approx(logliks[best], abs=0.02)
 

@@ -13,7 +13,7 @@ from curation.reliability.run import run_reliability
 from curation.study.groups import read_groups
 from curation.study.students import RewriteStudy
 from student.pools.inline import InlinePool
-from student.records import Answer, Outcome
+from student.records import Answer, Outcome, Proof
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal
 from tests.student.conftest import build, tokenizer  # noqa: F401
@@ -73,7 +73,7 @@ class Planted:
     """
 
     fingerprint = "planted"
-    dtype = "float32"
+    proof = Proof("float32", packed=True, shares_prompts=True)
     merit = {"told": 0.5, "asked": 1.0, "filler": 0.0}  # noqa: RUF012
 
     def __init__(self, noise, seed_effect=1.0):

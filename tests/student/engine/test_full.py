@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 
-import student.engine.full
+import student.engine.proof
 from configs.schema import Student
-from student.engine.full import bfloat16_agrees, train_full
+from student.engine.full import train_full
 from student.engine.loss import linear_cross_entropy
+from student.engine.proof import prove
 from student.engine.schedule import Step, schedule_of_steps
+from student.engine.scores import Scorer
 from student.pools.inline import InlinePool
 from student.records import Segment
 
@@ -87,7 +89,9 @@ def test_a_state_goes_on_with_the_same_bits(llama, tokenizer, tmp_path):
 
 def test_products_in_bfloat16_train_alike(any_model, tokenizer):
     """On every processor: where there are no units for it, it is slow and as exact."""
-    assert bfloat16_agrees(any_model, tokenizer.pad_token_id)
+    scorer = Scorer(any_model, tokenizer, None, SETTINGS)
+    proof = prove(scorer, rounded=True)
+    assert proof.packed and proof.agrees and proof.rounding > 1e-4
     schedule, ends, base = schedule_of_steps(tokenizer, BLOCKS, SETTINGS, tokens=200), [], weights(any_model)
     for autocast in (False, True):
         with train(any_model, schedule, tokenizer, autocast=autocast) as training:
@@ -101,20 +105,20 @@ def test_products_in_bfloat16_train_alike(any_model, tokenizer):
 
 
 def test_a_processor_that_rounds_wrongly_is_found_out(llama, tokenizer, monkeypatch, caplog):
-    monkeypatch.setattr("student.pools.inline.has_bfloat16", lambda device_type: True)
+    monkeypatch.setattr("student.engine.proof.has_bfloat16", lambda device_type: True)
     assert InlinePool(SETTINGS, model=llama, tokenizer=tokenizer).autocast
     exact = SETTINGS.model_copy(update={"dtype": "float32"})
     assert not InlinePool(exact, model=llama, tokenizer=tokenizer).autocast
     assert all(parameter.grad is None for parameter in llama.parameters())
-    real = student.engine.full.batch_loss
+    real = student.engine.proof.batch_loss
 
     def wrong_when_rounded(model, batch):
         loss, *rest = real(model, batch)
         return (-loss if torch.is_autocast_enabled("cpu") else loss), *rest
 
-    monkeypatch.setattr(student.engine.full, "batch_loss", wrong_when_rounded)
+    monkeypatch.setattr(student.engine.proof, "batch_loss", wrong_when_rounded)
     assert not InlinePool(SETTINGS, model=llama, tokenizer=tokenizer).autocast
-    assert "training in float32" in caplog.text
+    assert "trained in float32" in caplog.text
 
 
 def test_a_tie_that_rounding_made_is_no_right_answer():

@@ -11,6 +11,7 @@ from configs.schema import Lora, Student
 from student.engine.encoding import encode_answer
 from student.engine.exam import Examiner
 from student.engine.lora import AdapterStack
+from student.engine.proof import prove, proved_scorer
 from student.engine.scores import Scorer
 from student.records import Exam, Question
 from tests.student.conftest import SHAPE, WORDS
@@ -33,10 +34,12 @@ def random_questions(tokenizer, count, slots, *, prompt=(1, 20), answer=(1, 5)):
 
 def scorer_of(model, tokenizer, slots):
     stack = AdapterStack(model, SETTINGS.lora)
+    scorer = Scorer(model, tokenizer, stack, SETTINGS)
+    prove(scorer)
     stack.allocate(list(range(slots)))
     with torch.no_grad():
         stack.params_KP.normal_(std=0.1)
-    return Scorer(model, tokenizer, stack, SETTINGS)
+    return scorer
 
 
 def one_by_one(scorer, questions, trained):
@@ -79,7 +82,7 @@ def test_a_shared_prompt_is_computed_once(llama, tokenizer):
 def test_a_family_without_such_a_cache_computes_separate_texts(tokenizer):
     torch.manual_seed(0)
     config = MambaConfig(vocab_size=SHAPE["vocab_size"], hidden_size=32, state_size=8, num_hidden_layers=2)
-    scorer = Scorer(MambaForCausalLM(config).eval(), tokenizer, None, SETTINGS)
+    scorer, _ = proved_scorer(SETTINGS, MambaForCausalLM(config).eval(), tokenizer)
     questions = random_questions(tokenizer, 5, 1)
     texts = [(slot, text) for slot, texts in questions for text in texts]
     assert [score for scores in scorer.answers(questions, False, 4096) for score in scores] == scorer.texts(
@@ -107,7 +110,7 @@ def test_measures_are_those_of_a_hand_computation(llama, tokenizer):
         return [logprobs[i - 1, ids[i]].item() for i in range(len(prompt), len(ids))]
 
     gold, *wrong = (loglik(answer) for answer in (question.answer, *question.distractors))
-    [grade] = Examiner(llama, tokenizer, None, SETTINGS).before(Exam(questions=(question,)), 4096).grades
+    [grade] = Examiner(Scorer(llama, tokenizer, None, SETTINGS)).before(Exam(questions=(question,)), 4096).grades
     means = [statistics.fmean(of_answer) for of_answer in wrong]
     per_character = [sum(gold) / 10, sum(wrong[0]) / 3, sum(wrong[1]) / 12]
     assert grade.loglik == pytest.approx(statistics.fmean(gold), abs=1e-5)
