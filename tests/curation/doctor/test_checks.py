@@ -17,8 +17,8 @@ from curation.doctor import models as doctor_models
 from curation.doctor import services as doctor_services
 from curation.doctor.checks import exit_code
 from curation.doctor.examine import examine
-from tests.processes import refusing_port
 from student.engine import models as engine_models
+from tests.processes import refusing_port
 from tests.teacher.conftest import teacher_folder
 
 assert teacher_folder  # a fixture: a tiny model folder with a tokenizer
