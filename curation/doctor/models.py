@@ -17,9 +17,9 @@ from curation.doctor.checks import Check, Checks
 from curation.plan.models import TRAINED_BYTES, device_here, has_weights, model_size, teacher_bytes
 from student.engine.memory import free_bytes
 from student.engine.model_names import MissingFolder, check_name, hub_problem
-from teacher.prompting.features import head_tokenizer
 from student.engine.models import LEAST_WIDTH, check_model, has_bfloat16, student_dtype
 from student.engine.proof import proved_scorer
+from teacher.prompting.features import head_tokenizer
 from teacher.prompting.template import load_tokenizer
 from teacher.reward.student_models import adapter_coverages, starting_bases
 
