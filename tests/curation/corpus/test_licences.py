@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -180,6 +181,98 @@ def test_no_derivatives_in_any_spelling(begin, sign, element, version, form):
     text = f"{begin}{sign}{element}{version}"
     value = text if form is list else form(text)
     assert forbids_derivatives(licence_name(value)), value
+
+
+ALLOWING = ["MIT", "Apache-2.0", "cc-by-4.0", "CC0", "The MIT License (MIT)", "https://opensource.org/licenses/MIT"]
+FORBIDDING = [
+    *("cc-by-nd-4.0", "CC BY-NC-ND 3.0", "ccbynd", "No derivative works allowed", "All rights reserved", "proprietary"),
+    *("https://creativecommons.org/licenses/by-nd/4.0/", "Attribution-NoDerivatives 4.0 International", "MIT (ND)"),
+    *("CC BY 4.0 Keine Bearbeitungen", "署名-禁止演绎", "cc-by-n\u00add", "House rules, no modifications", "by_nd"),
+]
+JOINTS = {
+    "and": [" AND ", ", ", " & ", "; ", " and ", ", and "],
+    "or": [" OR ", "/", " | ", " or ", ", or ", " and/or "],
+}
+
+
+@st.composite
+def joined(draw, signs, depth=3):
+    """A text of licences and signs between them, in brackets, with whether it forbids derived works."""
+    if not depth or draw(st.integers(0, 2)) == 0:
+        forbids = draw(st.booleans())
+        return draw(st.sampled_from(FORBIDDING if forbids else ALLOWING)), forbids
+    kind = draw(st.sampled_from(["and", "or"]))
+    parts = [draw(joined(signs, depth - 1)) for _ in range(draw(st.integers(2, 3)))]
+    text = draw(st.sampled_from(signs[kind])).join(f"({text})" for text, _ in parts)
+    return text, (any if kind == "and" else all)(forbids for _, forbids in parts)
+
+
+FORMS = st.sampled_from([list, json.dumps, repr, dict, "list of records"])
+
+
+def name_in(form, parts):
+    texts = [text for text, _ in parts]
+    records = {dict: {"name": texts[0], "licenses": texts[1:]}, "list of records": [{"type": text} for text in texts]}
+    return licence_name(records[form] if form in records else form(texts))
+
+
+@given(st.lists(joined(JOINTS), min_size=1, max_size=3), FORMS)
+def test_no_mixture_loses_a_prohibition(parts, form):
+    name = name_in(form, parts)
+    assert forbids_derivatives(name) or not any(forbids for _, forbids in parts), name
+
+
+@given(st.lists(joined({"and": [" AND "], "or": [" OR "]}), min_size=1, max_size=3), FORMS)
+def test_an_alternative_offers_a_way_out_at_any_depth(parts, form):
+    name = name_in(form, parts)
+    assert forbids_derivatives(name) == any(forbids for _, forbids in parts), name
+    assert ("no derivatives" in terms([name])) == forbids_derivatives(name)
+
+
+@given(
+    st.sampled_from(FORBIDDING[:3]),
+    st.lists(st.sampled_from(ALLOWING[:4]), min_size=1, max_size=4, unique=True),
+    st.lists(st.sampled_from([" AND ", ", ", " & ", "; ", "/"]), min_size=4, max_size=4),
+    st.sampled_from(["{} AND {}", "{}, {}", "{1} & {0}", "{1}; {0}"]),
+)
+def test_a_slash_binds_what_stands_beside_it(forbidding, others, signs, form):
+    """`cc-by-nd-4.0 AND MIT/Apache-2.0` leaves a choice between the last two alone."""
+    others_text = "".join(f"{sign}{other}" for sign, other in zip(signs, others, strict=False))[len(signs[0]) :]
+    assert forbids_derivatives(form.format(forbidding, others_text))
+
+
+@pytest.mark.parametrize(
+    ("text", "forbidden"),
+    [
+        ("cc-by-nd-4.0 AND MIT/Apache-2.0", True), ("MIT/cc-by-nd-4.0", False), ("MIT, or CC-BY-ND-4.0", False),
+        ("cc-by-nd-4.0, MIT or Apache-2.0", True), ("cc-by-nd-4.0 AND MIT OR Apache-2.0", False),
+        # What nobody knows is no way out.
+        ("All rights reserved, or ask us", True), ("cc-by-nd-4.0 OR House rules", True), ("no derivs or sale", True),
+        ("MIT OR (cc-by-nd-4.0 AND Apache-2.0)", False), ("(MIT OR cc-by-nd-4.0", False), ("MIT) AND (cc-by-nd", True),
+        ("MIT\ncc-by-nd-4.0", True), ("mit&&cc-by-nd-4.0", True), ("(MIT)AND(CC-BY-ND-4.0)", True),
+        ("GPL-2.0-or-later", False), ("CC BY-ND 4.0 or later", True), ("MIT + by-nd", True),
+        ("CC BY/NC/ND", True), ("cc-by/nc-nd 4.0", True), ("CC BY 4.0 / ND", True),
+        ("Anything goes. " * 20 + "But no derivatives.", True), ("Nothing is said. " * 20, False),
+        ("MIT License\n\nCopyright (c) 2020 X\n" + "Permission is granted, and so on, or not.\n" * 9, False),
+        ("MIT License\n\n" + "Permission is granted, and so on, or not.\n" * 9 + "No derivative works.", True),
+    ],
+)  # fmt: skip
+def test_alternatives_and_lists(text, forbidden):
+    name = licence_name(text)
+    assert forbids_derivatives(name) == forbidden and licence_name(name) == name
+
+
+def test_a_licences_own_text_has_the_name_of_its_first_line():
+    rest = (
+        "Permission is hereby granted, free of charge, to any person obtaining a copy, with or without modification.\n"
+    )
+    assert licence_name(f"MIT License\n\nCopyright (c) 2020 Jane Doe\n\n{rest * 4}") == "mit"
+    assert (
+        licence_name(f"BSD 3-Clause License\n\nCopyright (c) 2020. All rights reserved.\n{rest * 4}") == "bsd-3-clause"
+    )
+    apache = Path("LICENSE").read_text()
+    assert licence_name(apache) == "apache-2.0"
+    assert forbids_derivatives("Our licences:\nMIT\ncc-by-nd-4.0\n" + "A line that nobody knows.\n" * 9)
 
 
 LEAVES = (
