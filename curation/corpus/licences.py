@@ -176,16 +176,19 @@ def licence_parts(licence: str) -> list[str]:
 
 def _holds(licence: str, test: Callable[[str], bool], unless: Callable[[str], object] = bool) -> bool:
     """Whether `test` is true of one of the licences that have to be kept. Alternatives are of the user's choice: there
-    it has to be true of all, or of one where `unless` is true of none of the others."""
+    it has to be true of one, and no other may be a way out, of which it is false and `unless` true."""
 
     def holds(expression: Expression) -> bool:
         if isinstance(expression, str):
             return test(expression)
         operator, parts = expression
-        true = [holds(part) for part in parts]
-        if operator == "AND" or not any(true):
-            return any(true)
-        return not any(all(map(unless, leaves(part))) for part, is_true in zip(parts, true, strict=True) if not is_true)
+        return any(map(holds, parts)) and (operator == "AND" or not any(map(way_out, parts)))
+
+    def way_out(expression: Expression) -> bool:
+        if isinstance(expression, str):
+            return bool(unless(expression)) and not test(expression)
+        operator, parts = expression
+        return (all if operator == "AND" else any)(map(way_out, parts))
 
     return holds(parse_expression(licence_name(licence)))
 

@@ -26,10 +26,14 @@ PROBE = (
 ANSWER = "The answer of the probe."
 USERS_TURN = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 """The user's turn as it is, where an endpoint has the chat template."""
+SYSTEM = "You are a helpful assistant."
+"""The system turn, where a template makes no prompt without one. A change changes prompts, as one of `PROMPT_DATE`."""
 RENDERINGS = 8
 """Equal ones show that a template draws nothing at random, which Jinja lets it."""
 
 Messages = Sequence[dict[str, Any]]
+Form = tuple[bool, bool]
+"""Whether a system turn comes first, and whether contents are lists of parts."""
 
 
 def load_tokenizer(teacher: Teacher, serving: Serving, name: str) -> PreTrainedTokenizerBase:
@@ -49,9 +53,8 @@ def load_tokenizer(teacher: Teacher, serving: Serving, name: str) -> PreTrainedT
 
 def user_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """The prompt that holds `text` as the user's only turn and ends where the model is to write. Templates of vision
-    models read a turn's content as a list of parts; they get it so."""
-    in_parts = _reads_parts(tokenizer, str(tokenizer.chat_template))
-    return _render(tokenizer, [{"role": "user", "content": _parts(text) if in_parts else text}])
+    models read a turn's content as a list of parts, and some need a system turn (`SYSTEM`); they get it so."""
+    return _render(tokenizer, _messages(_form(tokenizer, str(tokenizer.chat_template)), text))
 
 
 def check_prompts(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -84,11 +87,10 @@ def check_prompts(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 def _missing_at_end(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """What stands between the end of a prompt and the model's answer; empty where the answer can follow."""
-    turns: list[dict[str, Any]] = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": ANSWER}]
-    if _reads_parts(tokenizer, str(tokenizer.chat_template)):
-        turns = [turn | {"content": _parts(turn["content"])} for turn in turns]
+    form = _form(tokenizer, str(tokenizer.chat_template))
     try:
-        answered, unopened = _render(tokenizer, turns, opened=False), _render(tokenizer, turns[:1], opened=False)
+        answered = _render(tokenizer, _messages(form, PROBE, ANSWER), opened=False)
+        unopened = _render(tokenizer, _messages(form, PROBE), opened=False)
     except Exception:  # a template for one turn alone
         answered = unopened = ""
     if answered.startswith(prompt) and ANSWER in answered:
@@ -100,21 +102,26 @@ def _missing_at_end(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _reads_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
-    """Whether a turn leaves a trace only where its content is a list of parts. `template` is the tokenizer's, which may
-    change."""
-
-    def leaves_trace(content: Any) -> bool:
+def _form(tokenizer: PreTrainedTokenizerBase, template: str) -> Form:
+    """The simplest form of turns in which a text leaves its trace. `template` is the tokenizer's, which may change."""
+    forms = [(system, parts) for system in (False, True) for parts in (False, True)]
+    for form in forms:
         try:
-            return PROBE in _render(tokenizer, [{"role": "user", "content": content}])
+            if PROBE in _render(tokenizer, _messages(form, PROBE)):
+                return form
         except Exception:  # whatever the template's program raises
-            return False
+            continue
+    return forms[0]
 
-    return not leaves_trace(PROBE) and leaves_trace(_parts(PROBE))
 
-
-def _parts(text: str) -> list[dict[str, str]]:
-    return [{"type": "text", "text": text}]
+def _messages(form: Form, text: str, answer: str | None = None) -> Messages:
+    system, parts = form
+    turns = [("system", SYSTEM if system else None), ("user", text), ("assistant", answer)]
+    return [
+        {"role": role, "content": [{"type": "text", "text": content}] if parts else content}
+        for role, content in turns
+        if content is not None
+    ]
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, opened: bool = True) -> str:

@@ -95,7 +95,12 @@ def test_a_prompt_holds_the_document_once_and_ends_where_the_model_writes(chat_t
         (CHATML + "{{ messages[0]['content'] }}", "shows the document twice"),
         (TURNS, "'<|im_start|>assistant' is missing"),
         ("{{ messages[0].content }}<|endoftext|>", "it ends in <|endoftext|>"),
-        (NEEDS_SYSTEM + CHATML, "makes no prompt of a user's turn: A system message is required"),
+        (
+            NEEDS_SYSTEM.replace("!= 'system'", "!= 'tool'") + CHATML,
+            "makes no prompt of a user's turn: A system message",
+        ),
+        (NEEDS_SYSTEM + "<|im_start|>" + OPENED, "makes no prompt of a user's turn: A system message is required"),
+        ("{% if messages | length % 2 == 0 %}{{ raise_exception('even') }}{% endif %}" + CHATML * 2, "twice"),
         ({"rag": CHATML, "tool_use": CHATML}, "makes no prompt of a user's turn"),
         ("{{ messages[0].content", "makes no prompt of a user's turn"),
         ("{{ messages[0].content }}{{ 1 / 0 }}", "makes no prompt of a user's turn: division by zero"),
@@ -103,7 +108,7 @@ def test_a_prompt_holds_the_document_once_and_ends_where_the_model_writes(chat_t
         (CHATML + "{{ range(1000) | random }}", "another prompt each time"),
         ("", "drops"),
     ],
-    ids=range(15),
+    ids=range(17),
 )
 def test_a_template_that_cannot_be_used_is_refused_in_one_line(chat_template, message):
     if not chat_template:
@@ -112,6 +117,29 @@ def test_a_template_that_cannot_be_used_is_refused_in_one_line(chat_template, me
         check_prompts(make(chat_template), "it")
     assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
     assert str(caught.value).startswith("the chat template of it ")
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "tail"),
+    [
+        (NEEDS_SYSTEM + CHATML, "<|im_start|>assistant\n"),
+        (NEEDS_SYSTEM + PARTS, "<|im_start|>assistant\n"),
+        # The first turn is taken for the system's, and not shown.
+        (CHATML.replace("in messages", "in messages[1:]"), "<|im_start|>assistant\n"),
+        ("<<SYS>>{{ messages[0].content }}<</SYS>>[INST] {{ messages[1].content }} [/INST]", "[/INST]"),
+        ("{% if messages[0].role != 'system' or messages[1].role != 'user' or messages | length > 2 %}"
+         "{{ raise_exception('system and user') }}{% endif %}" + CHATML, "<|im_start|>assistant\n"),
+    ],
+    ids=["raises", "parts", "skips", "llama", "one turn"],
+)  # fmt: skip
+def test_a_template_that_needs_a_system_turn_gets_a_neutral_one(chat_template, tail):
+    tokenizer = make(chat_template)
+    check_prompts(tokenizer, "it")
+    prompt = prompt_of(tokenizer)
+    assert prompt.count("SECRET TEXT about herring") == 1 and prompt.endswith(tail)
+    assert prompt.count(template.SYSTEM) == ("messages[1:]" not in chat_template)
+    # One that needs none gets none.
+    assert template.SYSTEM not in prompt_of(make(CHATML))
 
 
 def test_a_prompt_is_the_same_after_midnight(monkeypatch):
