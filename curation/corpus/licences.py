@@ -83,30 +83,13 @@ _URL = re.compile(
     re.I,
 )
 _ALIASES = {
-    "apache": "apache-2.0",
-    "apache2": "apache-2.0",
-    "apache20": "apache-2.0",
-    "asl20": "apache-2.0",
-    "gplv2": "gpl-2.0",
-    "gplv3": "gpl-3.0",
-    "gpl2": "gpl-2.0",
-    "gpl3": "gpl-3.0",
-    "agplv3": "agpl-3.0",
-    "lgplv3": "lgpl-3.0",
-    "lgpl3": "lgpl-3.0",
-    "bsd3": "bsd-3-clause",
-    "bsd2": "bsd-2-clause",
-    "expat": "mit",
-    "publicdomain": "public-domain",
-    "pd": "public-domain",
-    "publicdomainmark10": "public-domain",
-    "newbsd": "bsd-3-clause",
-    "modifiedbsd": "bsd-3-clause",
-    "simplifiedbsd": "bsd-2-clause",
-    "odcby": "odc-by",
-    "odbl": "odbl",
-    "pddl": "pddl",
-}
+    "apache": "apache-2.0", "apache2": "apache-2.0", "apache20": "apache-2.0", "asl20": "apache-2.0",
+    "gplv2": "gpl-2.0", "gplv3": "gpl-3.0", "gpl2": "gpl-2.0", "gpl3": "gpl-3.0", "agplv3": "agpl-3.0",
+    "lgplv3": "lgpl-3.0", "lgpl3": "lgpl-3.0", "bsd3": "bsd-3-clause", "bsd2": "bsd-2-clause", "expat": "mit",
+    "publicdomain": "public-domain", "pd": "public-domain", "publicdomainmark10": "public-domain",
+    "newbsd": "bsd-3-clause", "modifiedbsd": "bsd-3-clause", "simplifiedbsd": "bsd-2-clause", "odcby": "odc-by",
+    "odbl": "odbl", "pddl": "pddl",
+}  # fmt: skip
 
 
 def licence_of(metadata: Mapping[str, Any], default: str) -> str:
@@ -217,9 +200,9 @@ def _with_prohibition(title: str, text: str) -> str:
 def _named(text: str) -> str:
     # Once more, until nothing changes: the name of `"mit"` in quotation marks is another text.
     for _ in range(5):
-        if (name := _read_once(text)) == text:
+        text, before = _read_once(text), text
+        if text == before:
             break
-        text = name
     return text
 
 

@@ -50,7 +50,7 @@ class Mean:
     mean: float
     error: float
     """Standard error; nan with fewer than two clusters."""
-    degrees: int
+    degrees: float
     """Degrees of freedom of the error."""
     skew: float = 0.0
     """Skewness of the clusters over the root of their number, -1 ... 1."""
@@ -186,7 +186,7 @@ def t_quantile(probability: float, degrees: float) -> float:
     return math.sqrt(degrees) * math.tan(angle)
 
 
-def t_tail(t: float, degrees: int) -> float:
+def t_tail(t: float, degrees: float) -> float:
     """Two-sided p-value of Student's t with `degrees` degrees of freedom; integrated as in `t_quantile`."""
     assert degrees >= 1
 

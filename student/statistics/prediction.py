@@ -17,6 +17,8 @@ from student.statistics.reliability import component_sums, variance_components
 
 Clusters = Sequence[Hashable] | None
 
+OFF = 1.5
+"""By how much a document more could miss the regret of the others."""
 LEAST_CLUSTERS = 6
 """Clusters from which on a corrected correlation has an interval."""
 
@@ -78,39 +80,43 @@ def regret(signal_DG: np.ndarray, target_DG: np.ndarray, clusters: Clusters = No
     """What is lost by choosing each document's rewrite with the largest signal: its best target minus that of the
     chosen one, as a share of its best minus its mean, both summed over documents. 0: the best is always chosen; 1: as
     good as a choice at random; above 1: worse. Among equal signals the choice is at random. Where the target is noisy,
-    so is the best: then no signal reaches 0. The error is no smaller than with one document
-    more that is off by 1 either way (`_floored`)."""
+    so is the best: then no signal reaches 0. The error is no smaller than with one document more that is off by 1.5
+    either way (`_floored`): the wrong one of two rewrites costs 2. In simulations of 3 to 24 documents of 2 to 6
+    rewrites, with documents of one spread and of lognormal ones, the 95% interval covers 93 to 100 times in 100."""
     rows_D2 = _choices(signal_DG, target_DG)
-    return _floored(rows_D2[:, 0], rows_D2[:, 1], clusters)
+    return _floored(rows_D2[:, 0], rows_D2[:, 1], clusters, OFF)
 
 
 def regret_difference(
     first_DG: np.ndarray, second_DG: np.ndarray, target_DG: np.ndarray, clusters: Clusters = None
 ) -> Mean:
     """The regret of the first signal minus that of the second, on rewrites that have both. The error is no smaller
-    than with one document more that is off by 1 either way (`_floored`)."""
+    than with one document more that is off by 1.5 either way (`_floored`)."""
     both_DG = np.isfinite(first_DG) & np.isfinite(second_DG)
     first_D2, second_D2 = (
         _choices(np.where(both_DG, table_DG, np.nan), target_DG) for table_DG in (first_DG, second_DG)
     )
-    return _floored(first_D2[:, 0] - second_D2[:, 0], first_D2[:, 1], clusters)
+    return _floored(first_D2[:, 0] - second_D2[:, 0], first_D2[:, 1], clusters, OFF)
 
 
-def _floored(parts_D: np.ndarray, weights_D: np.ndarray, clusters: Clusters, off: float = 1.0) -> Mean:
+def _floored(parts_D: np.ndarray, weights_D: np.ndarray, clusters: Clusters, off: float) -> Mean:
     """The sum of the parts over the sum of the weights, of documents that have a weight: elsewhere there is nothing to
     tell. The jackknife leaves out a cluster at a time. Its error is no smaller than with one cluster more of the mean
     size and weight, each of whose documents is `off` either way (as in `Mean.difference`), so that documents that all
-    agree do not make an interval of no width."""
+    agree do not make an interval of no width. Its degrees of freedom are those of as many equal clusters as the weights
+    are worth (Kish 1965): of documents whose rewrites differ by much and by little the first decide, and with C - 1
+    degrees the regret of 6 documents of two rewrites is covered 85 times in 100."""
     tells_D = weights_D > 0
     rows_D2 = np.column_stack([parts_D, weights_D])[tells_D]
     names = None if clusters is None else [name for name, tells in zip(clusters, tells_D, strict=True) if tells]
     rows_C2 = clustered_sums(rows_D2, names)
     found, C = jackknife(rows_C2, lambda sums: _over(sums[..., 0], sums[..., 1])), len(rows_C2)
     if found.error >= 0:
+        weights_C = rows_C2[:, 1]
+        degrees = max(1.0, min(found.degrees, round(weights_C.sum() ** 2 / (weights_C**2).sum() - 1, 1)))
         off_C = (rows_C2[:, 0] - found.mean * rows_C2[:, 1]) / rows_C2[:, 1].mean()
-        found = replace(
-            found, error=max(found.error, math.sqrt((off_C**2).sum() + off**2 * C / len(rows_D2)) / (C + 1))
-        )
+        least = math.sqrt((off_C**2).sum() + off**2 * C / len(rows_D2)) / (C + 1)
+        found = replace(found, error=max(found.error, least), degrees=degrees)
     return found
 
 
