@@ -21,8 +21,8 @@ class Search(Section):
     neither this nor foreign nor in `controls` is a lesson."""
     controls: tuple[str, ...] = ("echo",)
     """Further arms that are shown and no lessons."""
-    settings: dict[str, dict[str, Any]] = Field(default={"as it is": {}}, min_length=1)
-    """Settings by name, each with the settings of `student` that it changes, e.g. `rank 4: {lora: {rank: 4}}`."""
+    settings: tuple[dict[str, Any], ...] = Field(default=({},), min_length=1)
+    """Settings that are tried, each by what it changes of `student`, e.g. [{}, {steps: 4}, {lora: {rank: 4}}]."""
     measures: tuple[Measure, ...] = ("loglik", "contrast", "choice", "recall")
     """Measures that are shown; with `recall` among them students decode."""
     judged_by: tuple[Measure, ...] = ("contrast", "recall")
@@ -38,8 +38,11 @@ class Search(Section):
     def _consistent(self) -> "Search":
         if self.passage not in self.arms:
             raise ValueError(f"search.passage: {self.passage!r} is none of search.arms")
-        if len(set(self.arms)) < len(self.arms):
-            raise ValueError("search.arms names one twice")
+        for key in ("arms", "measures"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise ValueError(f"search.{key} names one twice")
+        if any(changes in self.settings[:place] for place, changes in enumerate(self.settings)):
+            raise ValueError("search.settings has one twice")
         if not self.judged_by or not set(self.judged_by) <= set(self.measures):
             raise ValueError("search.judged_by are some of search.measures")
         return self

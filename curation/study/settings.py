@@ -7,7 +7,7 @@ rule is `settings_report.VERDICT`. No document that something is judged on later
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.errors import UserError
@@ -42,8 +42,8 @@ def run_settings(config: Config, *, pools: MakePool = make_pool) -> dict[str, An
     search = config.search
     decoding = {"decode": True} if "recall" in search.measures else {}
     students = {
-        name: changed_student(config.student, decoding | changes, f"search.settings.{name}")
-        for name, changes in search.settings.items()
+        setting_name(changes): changed_student(config.student, decoding | changes, "search.settings")
+        for changes in search.settings
     }
     if any(student.models or student.model in ("", "teacher") for student in students.values()):
         raise UserError("search.settings: every setting needs one student: set student.model to a folder or a Hub id")
@@ -54,10 +54,10 @@ def run_settings(config: Config, *, pools: MakePool = make_pool) -> dict[str, An
     with Journal(config.run.dir / "settings") as journal:
         fix_design(journal.dir.parent, _design(config, groups), begun=len(journal.outcomes) > 0)
         costs = Costs(JsonLines(journal.dir / "costs.jsonl", ("work", "time")))
-        for number, (name, student) in enumerate(students.items(), start=1):
+        for number, (name, student) in enumerate(students.items()):
             of_setting = config.model_copy(update={"student": student})
             pool: StudentPool = pools(student)
-            with StudentProgress(f"setting {number}/{len(students)}, {name}", 0) as progress:
+            with StudentProgress(f"setting {number + 1}/{len(students)}, {name}", 0) as progress:
                 runs = StudentRuns(
                     of_setting, [group.document for group in groups], journal, benchmark=benchmark,
                     on_progress=progress.within,
@@ -71,7 +71,7 @@ def run_settings(config: Config, *, pools: MakePool = make_pool) -> dict[str, An
             measured.append(
                 Measured(
                     name,
-                    search.settings[name],
+                    search.settings[number],
                     recording,
                     recording.tokens / max(1, recording.students),
                     costs.seconds_per_unit(name),
@@ -82,6 +82,15 @@ def run_settings(config: Config, *, pools: MakePool = make_pool) -> dict[str, An
         config.run.dir / "settings.json", json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     )
     return dict(result)
+
+
+def setting_name(changes: Mapping[str, Any]) -> str:
+    """What a setting changes: `steps 4, lora.rank 4`."""
+    words = []
+    for key, value in changes.items():
+        inner = value.items() if isinstance(value, Mapping) else [("", value)]
+        words += [f"{key}.{name} {one}" if name else f"{key} {one}" for name, one in inner]
+    return ", ".join(words) or "as it is"
 
 
 def _design(config: Config, groups: Sequence[Group]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ ARMS = ("echo", "sentences", "brought:asked", "foreign:brought:asked")
 
 
 def searching(config, **search):
-    settings = {"as it is": {}, "slow": {"learning_rate": 1e-3, "lora": {"rank": 2}}}
+    settings = ({}, {"learning_rate": 1e-3, "lora": {"rank": 2}})
     of_search = {"documents": 6, "arms": ARMS, "repeated_documents": 3, "settings": settings} | search
     update = {"student": config.student.model_copy(update={"model": "tiny"}), "search": Search(**of_search)}
     return config.model_copy(update=update)
@@ -63,6 +63,7 @@ def test_the_cheapest_setting_is_one_where_a_lesson_beats_foreign_text_and_the_p
     assert json.loads((config.run.dir / "settings.json").read_text()) == result
     bound, slow = result["settings"]
     assert result["cheapest"] == bound["name"] == "as it is" and "brought:asked" in result["words"]
+    assert slow["name"] == "learning_rate 0.001, lora.rank 2"
     [lesson] = bound["lessons"]
     assert lesson["beats_both"] and lesson["p_holm"] < 0.05 and not slow["lessons"][0]["beats_both"]
     for one in lesson["differences"]:
@@ -76,7 +77,7 @@ def test_the_cheapest_setting_is_one_where_a_lesson_beats_foreign_text_and_the_p
 
 
 def test_no_setting_is_named_where_no_lesson_beats_both(config):
-    result = run_settings(searching(config, settings={"slow": {"learning_rate": 1e-3}}), pools=Readers)
+    result = run_settings(searching(config, settings=({"learning_rate": 1e-3},)), pools=Readers)
     assert result["cheapest"] is None and "At none of 1 settings" in result["words"]
 
 
@@ -128,7 +129,7 @@ def test_kinds_of_questions_are_told_apart(config, tmp_path):
         ({"documents": 7}, "6 of 6 documents of data.train have a text of every arm"),
         ({"arms": ("sentences", "brought:nothing")}, "no document brings a text 'brought:nothing'"),
         ({"arms": ("sentences", "nothing")}, "search.arms: unknown strategy 'nothing'"),
-        ({"settings": {"odd": {"lerning_rate": 1}}}, "search.settings.odd"),
+        ({"settings": ({"lerning_rate": 1},)}, "setting in search.settings"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_a_student_is_trained(config, search, words):
