@@ -180,7 +180,7 @@ def print_settings(result: Mapping[str, Any], path: Path) -> None:
 
     gains = Table(title="What students gain", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("setting", "arm", *measures):
-        gains.add_column(name, justify="left" if name in ("setting", "arm") else "right")
+        _add_column(gains, name, measures)
     for row in rows:
         for place, (arm, figures) in enumerate(row["arms"].items()):
             gains.add_row("" if place else row["name"], arm, *(cell(figures[measure]) for measure in measures))
@@ -190,7 +190,7 @@ def print_settings(result: Mapping[str, Any], path: Path) -> None:
         title="Lessons minus what they have to beat", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
     for name in ("setting", "lesson", "minus", *measures, "p (Holm)"):
-        lessons.add_column(name, justify="left" if name in ("setting", "lesson", "minus") else "right")
+        _add_column(lessons, name, measures)
     for row in rows:
         for lesson in row["lessons"]:
             for against in dict.fromkeys(one["against"] for one in lesson["differences"]):
@@ -202,7 +202,7 @@ def print_settings(result: Mapping[str, Any], path: Path) -> None:
     console.print(lessons)
     costs = Table(title="Reliability of one run, and cost", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("setting", *measures, "tokens", "seconds", "students"):
-        costs.add_column(name, justify="left" if name == "setting" else "right")
+        _add_column(costs, name, measures)
     for row in rows:
         found = row["reliability"]
         told = [interval(*(found[m][key] for key in ("reliability", "low", "high"))) for m in measures]
@@ -210,3 +210,9 @@ def print_settings(result: Mapping[str, Any], path: Path) -> None:
     console.print(costs)
     for line in (result["words"], f"written to {path}"):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _add_column(table: Table, name: str, measures: Sequence[str]) -> None:
+    """Names of settings and arms are folded where they are long, figures never."""
+    text = name in ("setting", "arm", "lesson", "minus")
+    table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=name in measures)

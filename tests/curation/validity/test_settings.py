@@ -73,7 +73,8 @@ def test_the_cheapest_setting_is_one_where_a_lesson_beats_foreign_text_and_the_p
     assert bound["reliability"]["contrast"]["reliability"] > 0.99
     assert bound["arms"]["foreign:brought:asked"]["contrast"]["mean"] < 0.2
     print_settings(result, config.run.dir)
-    assert "foreign:brought:asked" in capsys.readouterr().out
+    printed = "".join(capsys.readouterr().out.split())
+    assert "foreign:" in printed and "thecheapestsetting" in printed
 
 
 def test_no_setting_is_named_where_no_lesson_beats_both(config):
