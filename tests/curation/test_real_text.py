@@ -13,10 +13,11 @@ from tests.teacher.conftest import WORDS, student_folder, teacher_folder  # noqa
 ROOT = Path(__file__).parents[2]
 
 
-def rows(first, count):
-    """Documents under a title each, with questions of both splits and two rewrites with their outcomes."""
+def rows(first, count, answer=None):
+    """Documents under a title each, with questions of both splits and three rewrites with their outcomes. With
+    one `answer` to all, a warm-up learns what holds under other titles too."""
     for i in range(first, first + count):
-        one, two = WORDS[i % len(WORDS)], WORDS[(i + 5) % len(WORDS)]
+        one, two = [answer or WORDS[(i + k) % len(WORDS)] for k in (0, 5)]
         yield {
             "title": f"street {i}",
             "text": f"in the shop {i} {one} {two} . the shop {i} {two} .",
@@ -38,14 +39,13 @@ def write(path, documents):
 
 
 @pytest.mark.slow
-def test_the_job_of_a_gpu_runs_whole_and_then_finds_all_done(student_folder, teacher_folder, tmp_path):  # noqa: F811
-    train, other = write(tmp_path / "train.jsonl", rows(0, 12)), write(tmp_path / "other.jsonl", rows(20, 12))
+def test_the_job_of_a_gpu_runs_whole_and_then_finds_all_done(student_folder, tmp_path):  # noqa: F811
+    train, other = write(tmp_path / "train.jsonl", rows(0, 12)), write(tmp_path / "other.jsonl", rows(20, 12, "gold"))
     student, run = tmp_path / "warmed", tmp_path / "run"
     settings = [
         f"run.dir={run}", f"data.train=[{train}]", f"data.heldout=[{train}]", "data.limit=6", "data.heldout_limit=4",
         f"student.model={student}", "student.steps=2", "student.tokens_per_step=16", "student.warmup_steps=1",
-        "student.device=cpu", f"teacher.model={teacher_folder}", "teacher.strategies=[copy, permuted]",
-        "teacher.lora=null", "teacher.device=cpu", "gates.min_words=1", "gates.max_repetition=1", "rl.explore=1.0",
+        "student.device=cpu", "gates.min_words=1", "gates.max_repetition=1",
         "rl.rounds=1", "rl.documents_per_round=4", "rl.group_size=2", "validity.documents=4", "validity.rewrites=2",
         "validity.steps=[1, 2]", "validity.repeated_documents=2", "reward.documents_per_student=2",
         "evaluation.arms=[none, repeated, strategy:sentences, untrained, best-of:2, trained]",
