@@ -120,15 +120,24 @@ def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
-def read_given(what: str, path: Path) -> str:
-    """The text of a file that the user named as `what`. Raises UserError."""
+@contextmanager
+def reading(what: str, path: Path) -> Iterator[None]:
+    """For reading a file that the user named as `what`. Raises UserError where it is no regular file or cannot be
+    read."""
     if not os.path.isfile(path):
         raise UserError(f"{what}: {path} is no regular file" if os.path.lexists(path) else f"{what}: no file {path}")
     try:
-        content = path.read_bytes()
-        return content.decode("utf-8-sig")
+        yield
     except OSError as error:
         raise UserError(f"{what}: {path} cannot be read: {error.strerror}") from None
+
+
+def read_given(what: str, path: Path) -> str:
+    """The text of a file that the user named as `what`. Raises UserError."""
+    with reading(what, path):
+        content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{what}: {path}, line {line}: not UTF-8: byte {content[error.start]:#04x}") from None

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from configs.errors import UserError, nearest
 from configs.files import write_whole
+from configs.format import shorten
 from configs.schema import Config
 
 Source = tuple[str, Path | None, dict[str, Any]]
@@ -51,10 +52,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(*(settings for _, _, settings in sources)), resolve=True)
         return Config.model_validate(merged)
-    except (OmegaConfBaseException, ValueError) as error:
-        if isinstance(error, ValidationError):
-            raise UserError(_explain(error, sources)) from None
-        raise UserError(f"{path}: {_first_line(error)}") from None
+    except ValidationError as error:
+        raise UserError(_explain(error, sources)) from None
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        # A TypeError is a list in the place of a section, where another source has the section.
+        names = ", ".join(name for name, *_ in sources)
+        raise UserError(f"{names}: {_first_line(error)}") from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -94,9 +97,9 @@ def differences(a: Any, b: Any, name: str = "") -> Iterator[tuple[str, Any, Any]
         yield name, a, b
 
 
-def _files(path: Path, extended_by: tuple[Path, ...]) -> list[Source]:
+def _files(path: Path, extended_by: tuple[str, ...]) -> list[Source]:
     """The file's settings, preceded by those of the files it extends."""
-    if path.resolve() in extended_by:
+    if os.path.realpath(path) in extended_by:
         raise UserError(f"{path}: 'extends' goes round in a circle")
     settings = _read(path)
     parent = settings.pop("extends", None)
@@ -104,7 +107,7 @@ def _files(path: Path, extended_by: tuple[Path, ...]) -> list[Source]:
         return [(str(path), path, settings)]
     if not isinstance(parent, str):
         raise UserError(f"{path}: 'extends' is the name of one file (got {parent!r})")
-    return [*_files(path.parent / parent, (*extended_by, path.resolve())), (str(path), path, settings)]
+    return [*_files(path.parent / parent, (*extended_by, os.path.realpath(path))), (str(path), path, settings)]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -125,14 +128,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _override(text: str) -> Source:
     name, equals, value = text.partition("=")
+    shown = f"override {shorten(text, 200)!r}"
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", name):
-        raise UserError(f"override {text!r}: expected section.key=value, e.g. rl.rounds=3")
+        raise UserError(f"{shown}: expected section.key=value, e.g. rl.rounds=3")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UserError(f"override {text!r}: not UTF-8 (name the folder of a file with such a name)") from None
+        raise UserError(f"{shown}: not UTF-8 (name the folder of a file with such a name)") from None
     if value == "???":
-        raise UserError(f"override {text!r}: ??? is no value: in a config it stands for one that is missing")
+        raise UserError(f"{shown}: ??? is no value: in a config it stands for one that is missing")
     keys = name.split(".")
     parsed: Any = None
     types = _types(keys)
@@ -148,10 +152,10 @@ def _override(text: str) -> Source:
         try:
             parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[call-overload, index]
         except UNREADABLE_YAML as error:
-            raise UserError(f"override {text!r}: not a YAML value: {_first_line(error)}") from None
+            raise UserError(f"{shown}: not a YAML value: {_first_line(error)}") from None
     for key in reversed(keys):
         parsed = {key: parsed}
-    return (f"override {text!r}", None, parsed)
+    return shown, None, parsed
 
 
 def _literal(value: str) -> str:
@@ -237,7 +241,7 @@ def _explain(error: ValidationError, sources: Sequence[Source]) -> str:
         expected = f"expected a section with keys of its own ({', '.join(section.model_fields)})"
     elif first["type"] == "tuple_type":
         expected = "expected a list, e.g. [a, b]"
-    return f"{name!r} in {where}: {expected} (got {first['input']!r}){more}"
+    return f"{name!r} in {where}: {expected} (got {shorten(repr(first['input']), 200)}){more}"
 
 
 def _where(keys: Sequence[str], sources: Sequence[Source]) -> str | None:

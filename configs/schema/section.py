@@ -3,9 +3,9 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 
 Name = TypeVar("Name", str, Path)
 
@@ -33,9 +33,21 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _meant(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError("expected another value than true or false")
+        if value == "" and Path in (kind, *get_args(kind)):
+            raise ValueError("expected a path")
+        return value
+
     @field_validator("*")
     @classmethod
     def _usable(cls, value: Any) -> Any:
         if isinstance(value, int) and abs(value) >= 2**63:
             raise ValueError("expected a number below 2**63")
+        if isinstance(value, tuple) and not all(entry.strip() for entry in value if isinstance(entry, str)):
+            raise ValueError("expected no empty text in the list")
         return at_home(value) if isinstance(value, Path) else value

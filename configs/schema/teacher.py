@@ -30,7 +30,7 @@ class Teacher(Section):
     model with a chat template is shown what `strategies` are, any other the document alone. Where some are ready, it
     chooses among the tags of `strategies` alone; the tag of a ready one is all that it writes and learns from, so that
     a small model can be a teacher."""
-    strategies: tuple[Named, ...] = ("implications", "rewrite", "question-answer")
+    strategies: tuple[Named, ...] = Field(default=("implications", "rewrite", "question-answer"), min_length=1)
     """Ways of rewriting. The teacher writes those that are names of files in teacher/strategies, or paths of your own
     .txt files. Ready without it are rules (`sentences`, `permutation`, `cloze`, `densest`, `echo`: made of the
     document's own sentences, see teacher/ready/rules.py) and `brought:NAME`: texts that documents bring in `rewrites:

@@ -19,7 +19,6 @@ from typing import Any, Literal, NamedTuple
 from datatrove.data import Document
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer
 
 from configs.errors import UserError
 from configs.files import parse_lines
@@ -27,7 +26,7 @@ from configs.format import without_nan
 from configs.schema import Config
 from configs.seeds import stable_seed
 from student.benchmarks.sources import text_of
-from student.engine.models import check_model
+from student.engine.models import check_model, read_tokenizer
 from student.statistics.intervals import estimate_share
 from teacher.gates.checks import INSTRUCTION_GATES, build_gates, check, gate_names
 from teacher.gates.injection_patterns import REPORTED
@@ -110,7 +109,7 @@ def measure_gates(config: Config, attacks: Sequence[Attack], faithful: Sequence[
     """
     teacher = config.teacher
     check_model("teacher.model", teacher.model)
-    tokenizer = AutoTokenizer.from_pretrained(teacher.model)
+    tokenizer = read_tokenizer(teacher.model)
     names = [name for name in gate_names(config.gates) if name not in ("leak", "over_length", "truncated")]
     gates = build_gates(config.gates, teacher, tokenizer, names=names)
     texts: dict[str, list[tuple[Document, str]]] = {}

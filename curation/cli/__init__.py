@@ -8,18 +8,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import typer
-from typer.exceptions import Abort, Exit, TyperException
+from typer.exceptions import Abort, TyperException
 
 import configs
-from configs.errors import RunError, UserError, check_known
+from configs.errors import RunError, UserError
 from configs.files import is_full
-from curation.cli.arguments import ConfigFile, Overrides, load
+from curation.cli.arguments import ConfigFile, Overrides, finite, load
 from curation.cli.bench import bench
 from curation.cli.init import init
 from curation.cli.look import doctor, plan, preview
+from curation.cli.measure import evaluate, reliability, score, validity
 
 INTERRUPTED = 130
 LAB = Path(configs.__file__).parent / "lab.yaml"
@@ -140,7 +141,7 @@ def warm_up(
     tokens: Annotated[int, typer.Option(min=1, help="Train on so many at most.")] = 100_000,
     every: Annotated[int, typer.Option(min=1, help="Tokens between two points of the held-out curve.")] = 10_000,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most so many documents.")] = None,
-    learning_rate: Annotated[float, typer.Option(min=1e-12)] = 2e-4,
+    learning_rate: Annotated[float, typer.Option(min=1e-12, callback=finite)] = 2e-4,
     overrides: Overrides = None,
 ) -> None:
     """Makes a student that can answer: trains a model on passages, and on questions without them.
@@ -166,31 +167,7 @@ def warm_up(
 
 
 app.command()(init)
-
-
-@app.command()
-def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Does the text help, by how much, how sure: students taught with arms of texts at equal tokens and equal steps.
-
-    Arms are lines of `evaluation.arms`: no training, raw documents, the untrained and the trained teacher, single
-    strategies, fixed prompts, best-of-n, files that you bring. Writes evaluation.json, per-item Parquet, a picture and
-    report.html into `run.dir`. What was measured before is not measured again.
-
-    **Example:** `notewright evaluate configs/lab-evaluate.yaml`
-    """
-    settings = load(config, overrides)
-
-    from curation.console.tables import stdout_console
-    from curation.evaluation.display import print_evaluation, write_picture
-    from curation.evaluation.run import run_evaluate
-    from curation.report import write_report
-
-    result = run_evaluate(settings)
-    print_evaluation(result, settings.run.dir, stdout_console())
-    print(f"picture: {write_picture(result, settings.run.dir)}")
-    print(f"report: {write_report(settings.run.dir)}")
-
-
+app.command()(evaluate)
 app.command()(preview)
 app.command()(plan)
 app.command()(doctor)
@@ -282,86 +259,9 @@ def report(
     print(write_report(folder))
 
 
-@app.command()
-def score(
-    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Lines of id, text, questions, rewrites.")],
-    config: Annotated[Path, typer.Option("--config", metavar="CONFIG.yaml", help="The experiment.")],
-    output: Annotated[Path, typer.Option("--output", metavar="OUT.jsonl", help="One line a rewrite.")],
-    overrides: Overrides = None,
-) -> None:
-    """Gains of rewrites that you bring, each beside the document's raw text as the lesson.
-
-    A line of the input is {"id", "text", "questions": [{"question", "answer"}], "rewrites": [...]}. Lines that are none
-    go to OUT.rejects.jsonl, and the exit code is then 1.
-
-    **Example:** `notewright score rewrites.jsonl --config configs/smollm2-cpu.yaml --output gains.jsonl`
-    """
-    settings = load(config, overrides)
-    if not file.is_file():
-        raise UserError(f"no such file: {file}")
-
-    from curation.scoring.score import run_score
-
-    raise Exit(run_score(file, settings, output))
-
-
-@app.command()
-def reliability(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    source: Annotated[
-        str | None, typer.Option(help="JSONL or Parquet with rewrites, or `lab`; else data.train.")
-    ] = None,
-    documents: Annotated[int, typer.Option(min=1, help="Documents, each with a group of rewrites.")] = 16,
-    rewrites: Annotated[int | None, typer.Option(min=2, help="Rewrites a document; else rl.group_size.")] = None,
-    repeats: Annotated[int, typer.Option(min=2, help="Students a rewrite.")] = 4,
-    credit: Annotated[list[str] | None, typer.Option(help="document, shared or shard; may be given again.")] = None,
-    adaptive: Annotated[bool, typer.Option("--adaptive", help="Also compare adaptive with uniform repeats.")] = False,
-    output: Annotated[Path | None, typer.Option(help="The JSON, else in run.dir.")] = None,
-) -> None:
-    """How much of the reward is signal and how much retraining noise, before a GPU-day goes into RL.
-
-    **Example:** `notewright reliability configs/lab.yaml --source lab --documents 8`
-    """
-    settings = load(config, overrides)
-
-    from configs.schema.reward import Credit
-
-    units = get_args(Credit)
-    check_known("credit", credit or (), units)
-
-    from curation.reliability.run import run_reliability
-
-    run_reliability(
-        settings, source=source, documents=documents, rewrites=rewrites, repeats=repeats, adaptive=adaptive,
-        output=output, credits=credit or units,
-    )  # fmt: skip
-
-
-@app.command()
-def validity(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    source: Annotated[
-        str | None, typer.Option(help="JSONL or Parquet with rewrites, or `lab`; else data.train.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="The JSON, else in run.dir.")] = None,
-) -> None:
-    """Which cheap signal tells a document's better rewrites: gains of students by measure, credit and steps, and signs
-    that need no student, held against outcomes in a file or other students (`validity.*`).
-
-    Writes validity.json, a picture, and the values of each rewrite into `run.dir`. Students are kept, so that a stopped
-    call goes on.
-
-    **Example:** `notewright validity configs/validity-seal.yaml`
-    """
-    settings = load(config, overrides)
-
-    from curation.validity.run import run_validity
-
-    run_validity(settings, source=source, output=output)
-
-
+app.command()(score)
+app.command()(reliability)
+app.command()(validity)
 app.add_typer(bench, name="bench")
 
 

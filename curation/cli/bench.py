@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,7 +21,7 @@ def bench_student(
     rank: Annotated[int | None, typer.Option(min=1, help="Rank; else 8 for the lab, 32 for others.")] = None,
     lessons: Annotated[Path | None, typer.Option(help="JSONL with `rewrites` or `text`; else generated.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 15,
-    dtype: Annotated[str, typer.Option(help="Of the base: auto, float32 or bfloat16.")] = "auto",
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the base.")] = "auto",
     questions: Annotated[int, typer.Option(min=0, help="Of each student's exam; 0 leaves exams out.")] = 8,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also 1, 2, 4, ... 256 students.")] = False,
     plot: Annotated[Path | None, typer.Option(help="A PNG of the sweep.")] = None,

@@ -50,6 +50,9 @@ def init(
     path = folder / "experiment.yaml"
     _refuse_to_overwrite(path)
     data, heldout, teacher, student = _ask_for_missing(data, heldout, teacher, student)
+
+    from curation.corpus.training_data import has_questions
+
     documents = _sample(data)
     sampled = amount(len(documents), "document")
     train_file, heldout_file = folder / "train.jsonl", folder / "heldout.jsonl"
@@ -58,7 +61,7 @@ def init(
     else:
         train = _split(documents, train_file, heldout_file)
         split = f"{sampled} of --data, copied: one of {ONE_HELD_OUT_OF} is held out, and no text is in both."
-    with_questions = sum(bool(document.metadata.get("questions")) for document in documents)
+    with_questions = sum(map(has_questions, documents))
     if with_questions < len(documents) and questions is None:
         questions = "teacher"
     values = {

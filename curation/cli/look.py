@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.arguments import AsJson, ConfigFile, Overrides, load
+from curation.cli.arguments import AsJson, ConfigFile, Overrides, finite, load
 
 
 def preview(
@@ -32,9 +32,12 @@ def plan(
     config: ConfigFile,
     overrides: Overrides = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="The GPU to assume, e.g. h100, a100-80gb, l4.")] = "h100",
-    price: Annotated[float | None, typer.Option(min=0, metavar="USD", help="Of a GPU-hour; else no cost.")] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, callback=finite, metavar="USD", help="Of a GPU-hour; else no cost.")
+    ] = None,
     parameters: Annotated[
-        float | None, typer.Option(min=1, help="The teacher's size, e.g. 7e9, where its files are not here.")
+        float | None,
+        typer.Option(min=1, callback=finite, help="The teacher's size, e.g. 7e9, where its files are not here."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -89,12 +89,13 @@ def _read_rows(
                 unreadable.append(f"{shard.name}{'' if item.row is None else f' row {item.row}'}: {item.reason}")
                 continue
             item.id = training_id(shard, item.metadata["source_row"], item.text)
-            if not _has_questions(item):
+            if not has_questions(item):
                 item.metadata.pop("questions", None)
             yield item
 
 
-def _has_questions(document: Document) -> bool:
+def has_questions(document: Document) -> bool:
+    """Whether the document brings questions that can be asked, as far as their fields show."""
     questions = document.metadata.get("questions")
     if not isinstance(questions, list) or not questions or not all(isinstance(q, dict) for q in questions):
         return False

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import AutoTokenizer
 
 from configs.files import write_whole
 from curation.evaluation.arms import ALONE
@@ -33,6 +32,7 @@ from curation.evaluation.records import (
 )
 from curation.evaluation.texts import taught_texts
 from curation.lab.items import BEST, JUNK
+from student.engine.models import read_tokenizer
 from student.text.words import overlap_shares
 from teacher.records import ONE_RUN
 
@@ -42,7 +42,7 @@ def student_result(
 ) -> StudentResult:
     """One student's part of evaluation.json; `teacher` is the trained teacher's checkpoint."""
     model, documents = inputs.students[label], len(inputs.documents)
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = read_tokenizer(model)
 
     def lesson_tokens(texts: Mapping[str, Sequence[str]]) -> float:
         # A text that a lesson holds twice counts once: the x axis of a scaling curve is different tokens.

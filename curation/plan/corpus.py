@@ -15,7 +15,7 @@ from datatrove.data import Document
 
 from configs.errors import UserError
 from curation.corpus.finding import SUFFIXES, Shard, open_shard, shard_info
-from curation.corpus.shards import read_shard
+from curation.corpus.shards import BadRow, read_shard
 from curation.plan.quantity import Quantity, exact
 
 FILE_BYTES = 8 << 20
@@ -71,7 +71,11 @@ def survey_corpus(shards: Sequence[Shard], limit: int | None, sample: int) -> Co
             break
         parts.append(_read_part(shards[number], number, sizes[number], limit))
     if not any(part.documents for part in parts):
-        raise UserError(f"no documents in {len(parts)} of {len(shards)} input files, which were looked into")
+        first = shards[order[0]]
+        why = next((item.reason for item in read_shard(first, 1) if isinstance(item, BadRow)), "empty")
+        raise UserError(
+            f"no documents in {len(parts)} of {len(shards)} input files, which were looked into ({first.name}: {why})"
+        )
     documents = _count_documents(parts, [(_suffix(shards[i]), sizes[i]) for i in sorted(order[len(parts) :])], limit)
     return CorpusSurvey(len(shards), len(parts), sum(sizes), documents, _fair_sample(parts, sample, limit))
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoTokenizer
 
 from configs.errors import UserError
 from configs.schema import Lora, Teacher
@@ -18,7 +17,7 @@ from configs.schema.teacher import HEAD
 from curation.plan.quantity import Quantity, exact
 from student.engine.lora import decoder_config
 from student.engine.memory import free_bytes
-from student.engine.models import empty_model, pick_device, pick_dtype
+from student.engine.models import empty_model, pick_device, pick_dtype, read_tokenizer
 
 TRAINED_BYTES = 16
 """Memory of a trainable parameter: its float32 weight, its gradient and AdamW's two moments."""
@@ -118,8 +117,8 @@ def token_counter(model: str, notes: list[str] | None = None) -> tuple[Callable[
     """A function that counts a text's tokens, and whether it does so with the model's own tokenizer. Where that is not
     on this machine, `notes` gets a line, and tokens are estimated from the text's length."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError):
+        tokenizer = read_tokenizer(model)
+    except UserError:
         if notes is not None:
             notes.append(f"{model}'s tokenizer is not at hand: {CHARACTERS_PER_TOKEN:g} characters a token are assumed")
         return lambda text: len(text) / CHARACTERS_PER_TOKEN, False

@@ -65,7 +65,7 @@ class Training(NamedTuple):
 
 def read_training(run_dir: Path, label: str = "") -> Training | None:
     """The run's training; None where it has not begun. Raises UserError for a config that cannot be read."""
-    metrics = read_json_lines(run_dir / "journal" / "metrics.jsonl")
+    metrics = read_json_lines(run_dir / "journal" / "metrics.jsonl", "kind", "round")
     if not metrics:
         return None
     rewrites = read_json_lines(run_dir / "journal" / "rewrites.jsonl")

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from configs.errors import UserError
-from configs.files import parse_json
+from configs.files import parse_json, reading
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Exam
 from teacher.ready.brought import FORM, read_brought
@@ -44,7 +44,7 @@ def read_rewrite_file(path: Path, benchmark: DocumentQuestions) -> Iterator[Rewr
     """The lines of `path` in order, without blank ones. A line with the `id` of an earlier one is rejected: the rows of
     the two could not be told apart."""
     ids: set[str] = set()
-    with path.open("rb") as file:
+    with reading("rewrites", path), path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

@@ -4,13 +4,13 @@ and says what a model cannot read: tokens beyond its embedding, positions beyond
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -87,7 +87,7 @@ def student_dtype(settings: Student, model: str | PretrainedConfig | None = None
         return "bfloat16"
     if not has_bfloat16(device.type):
         return "float32"
-    config = model if isinstance(model, PretrainedConfig) else AutoConfig.from_pretrained(model or settings.model)
+    config = model if isinstance(model, PretrainedConfig) else read_config(model or settings.model)
     width = getattr(config.get_text_config(), "hidden_size", None) or 0
     return "bfloat16" if width >= LEAST_WIDTH else "float32"
 
@@ -102,6 +102,32 @@ def load_student(settings: Student) -> tuple[PreTrainedModel, PreTrainedTokenize
     return load_model(settings.model, device=settings.device, dtype=dtype)
 
 
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Whatever is raised over a model's files becomes a UserError with the model's name: besides OSError and ValueError
+    the libraries raise TypeError, KeyError and ZeroDivisionError for configs and tokenizers of another form, and
+    errors of their own for truncated weights."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = next(filter(str.strip, str(error).splitlines()), type(error).__name__)
+        raise UserError(f"cannot load model {name!r}: {reason}") from error
+
+
+def read_config(name: str) -> PretrainedConfig:
+    """The config of a model. Raises UserError."""
+    with loading(name):
+        return AutoConfig.from_pretrained(name)  # type: ignore[no-any-return]
+
+
+def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, as it is. Raises UserError."""
+    with loading(name):
+        return AutoTokenizer.from_pretrained(name)  # type: ignore[no-any-return]
+
+
 def load_model(
     name: str, *, device: str = "auto", dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -113,11 +139,9 @@ def load_model(
     """
     check_available(name)
     where = pick_device(device)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = read_tokenizer(name)
+    with loading(name):
         model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(dtype, where))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # truncated or ill-fitting weights among them
-        raise UserError(f"cannot load model {name!r}: {str(error).splitlines()[0]}") from error
     fit_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], name)
     model.generation_config = generation_config(model, tokenizer)
     # The declared return type of from_pretrained is wider than what it returns here.
@@ -160,11 +184,10 @@ def end_ids(declared: int | list[int] | None, tokenizer: PreTrainedTokenizerBase
 
 
 def empty_model(name: str) -> PreTrainedModel:
-    """The model by its config alone, on torch's meta device: shapes without weights. Raises UserError, OSError or
-    ValueError where there is none."""
+    """The model by its config alone, on torch's meta device: shapes without weights. Raises UserError."""
     check_available(name)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name))  # type: ignore[no-any-return]
+    with torch.device("meta"), loading(name):
+        return AutoModelForCausalLM.from_config(read_config(name))  # type: ignore[no-any-return]
 
 
 def check_model(key: str, name: str) -> None:
@@ -172,10 +195,10 @@ def check_model(key: str, name: str) -> None:
     because the weights may be large."""
     try:
         check_available(name)
-        rows = getattr(AutoConfig.from_pretrained(name).get_text_config(), "vocab_size", None)
-        fit_tokenizer(AutoTokenizer.from_pretrained(name), rows or sys.maxsize, name)
-    except (OSError, ValueError) as error:  # UserError among them
-        raise UserError(f"{key} {name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+        rows = getattr(read_config(name).get_text_config(), "vocab_size", None)
+        fit_tokenizer(read_tokenizer(name), rows or sys.maxsize, name)
+    except UserError as error:
+        raise UserError(f"{key} {name!r} cannot be loaded: {error}") from None
 
 
 def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None:

@@ -9,11 +9,12 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from configs.errors import UserError
 from configs.schema import Serving, Teacher
 from student.engine.encoding import check_offsets
+from student.engine.models import read_tokenizer
 from teacher.prompting.features import head_tokenizer
 
 PROMPT_DATE = datetime(2024, 7, 26)
@@ -41,10 +42,7 @@ def load_tokenizer(teacher: Teacher, serving: Serving, name: str) -> PreTrainedT
     UserError, for a head also where its strategies are no choice."""
     if teacher.chooses_only:
         return head_tokenizer(teacher)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the tokenizer of {name!r}: {str(error).splitlines()[0]}") from error
+    tokenizer = read_tokenizer(name)
     if teacher.writer == "endpoint" and serving.chat:
         tokenizer.chat_template = USERS_TURN
     check_prompts(tokenizer, name)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from configs.errors import RunError, UserError
 from configs.format import amount
@@ -22,7 +22,7 @@ from configs.schema import Serving, Teacher
 from configs.seeds import stable_seed
 from student.engine.encoding import prompt_ids
 from student.engine.model_names import check_available
-from student.engine.models import end_ids, positions_of
+from student.engine.models import end_ids, positions_of, read_config
 from teacher.prompting.template import load_tokenizer
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
@@ -285,10 +285,7 @@ def load_endpoint(
     if state_file is None and serving.api_key_variable:
         _key(serving.api_key_variable)
     tokenizer = load_tokenizer(settings, serving, name)
-    try:
-        model_config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the config of {name!r}: {str(error).splitlines()[0]}") from error
+    model_config = read_config(name)
     try:
         declared = GenerationConfig.from_pretrained(name).eos_token_id
     except OSError:

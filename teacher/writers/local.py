@@ -12,7 +12,7 @@ from configs.errors import RunError, UserError
 from configs.schema import Teacher
 from student.engine.encoding import prompt_ids
 from student.engine.lora import decoder_config
-from student.engine.models import end_ids, generation_config, load_model, positions_of
+from student.engine.models import end_ids, generation_config, load_model, loading, positions_of
 from teacher.prompting.template import check_prompts
 from teacher.records import Completion, Writer
 from teacher.run.checkpoints import is_adapter
@@ -144,7 +144,8 @@ def load_teacher(
     if adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(checkpoint), is_trainable=train)  # type: ignore[assignment]
+        with loading(str(checkpoint)):
+            model = PeftModel.from_pretrained(model, str(checkpoint), is_trainable=train)  # type: ignore[assignment]
     elif train_seed is not None and (lora := settings.lora) is not None:
         from peft import get_peft_model
 
