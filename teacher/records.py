@@ -64,6 +64,10 @@ class Reward:
     penalties: dict[str, float] = field(default_factory=dict)
     error: SamplingError | None = None
     """Of `value`; None where the noise was not measured."""
+    taught: bool = True
+    """False where `reward.screen` left the lesson out: it has no value then (nan), and nothing is learnt from it."""
+    signs: dict[str, float | None] | None = None
+    """What `reward.screen` read of the lesson; None where it read nothing."""
 
 
 class Completion(NamedTuple):

@@ -8,7 +8,7 @@ from pydantic import model_validator
 from configs.schema.curation import Curation, Filters
 from configs.schema.evaluation import Evaluation
 from configs.schema.executor import Ray, Slurm
-from configs.schema.reward import Reward
+from configs.schema.reward import Reward, Screen
 from configs.schema.rl import Rl
 from configs.schema.run import Data, Lab, Run, Tracking
 from configs.schema.search import Search
@@ -19,7 +19,7 @@ from configs.schema.validity import Validity
 
 __all__ = [
     "Config", "Curation", "Data", "Evaluation", "Filters", "Gates", "Lab", "Lora", "Questions", "Ray", "Reward", "Rl",
-    "Run", "Search", "Section", "Serving", "Slurm", "Student", "Teacher", "Tracking", "Validity",
+    "Run", "Screen", "Search", "Section", "Serving", "Slurm", "Student", "Teacher", "Tracking", "Validity",
 ]  # fmt: skip
 
 
@@ -82,6 +82,18 @@ class Config(Section):
             raise ValueError("reward.adaptive and reward.pool_strategies are two models of the same noise: choose one")
         if self.reward.adaptive and self.reward.repeats < 2:
             raise ValueError("reward.adaptive spends repeats: set reward.repeats to 2 or more")
+        if self.reward.screen.wanted:
+            refused = {
+                "rl.algorithm 'grpo' compares all samples of a document": self.rl.algorithm == "grpo",
+                "reward.credit 'shard' gives no lesson a gain of its own": self.reward.credit == "shard",
+                "reward.adaptive chooses whom it teaches by itself": self.reward.adaptive,
+                "reward.set_credit 'marginal' has gains of parts of lessons": self.reward.set_credit == "marginal",
+                "student.model 'teacher' is another one in each round": "teacher" in self.student.names,
+            }
+            for reason in (reason for reason, holds in refused.items() if holds):
+                raise ValueError(f"reward.screen cannot be set where {reason}")
+            if self.reward.screen.steps and self.student.steps and self.reward.screen.steps >= self.student.steps:
+                raise ValueError("reward.screen.steps are fewer than student.steps")
         if self.teacher.writer == "endpoint" and not (self.serving.url and self.serving.model):
             raise ValueError("teacher.writer 'endpoint' needs serving.url and serving.model")
         if self.serving.chat and self.teacher.prompting == "policy" and self.curation.strategies:

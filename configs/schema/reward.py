@@ -11,6 +11,33 @@ Credit = Literal["document", "shared", "shard"]
 Measure = Literal["loglik", "contrast", "choice", "recall"]
 
 
+class Screen(Section):
+    """Only lessons that may be a document's best are taught in full (teacher/reward/screen.py). It is off without
+    `signs` and `steps`, and turns itself off where they do not tell a document's better lessons. Needs
+    `reward.credit` `document` or `shared`, and `rl.algorithm` `rest_em` or `dpo`."""
+
+    signs: tuple[str, ...] = ()
+    """Cheap signs by which lessons are ranked, by their names in teacher/reward/signs.py, such as [contained, length]
+    (beside each lesson's strategy)."""
+    steps: int | None = Field(default=None, ge=1)
+    """The lessons that are left are first taught with so many steps, and this gain is one more sign."""
+    share: float = Field(default=0.25, gt=0, le=1)
+    """Share of the documents whose lessons are all taught, drawn at random: by them it is fitted and judged."""
+    floor: float = Field(default=0.1, ge=0, lt=1)
+    """Lessons are left out only where the 95% interval of the rank correlation of predicted and measured gains, on
+    documents that were not fitted on, lies above it."""
+    regret: float = Field(default=0.1, gt=0, lt=1)
+    """So much of the best lesson's lead over its document's mean may be lost by what is left out; it says how many are
+    taught."""
+    rounds: int = Field(default=4, ge=1)
+    """Rounds that it is fitted on: the last ones, since the teacher changes."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to screen by."""
+        return bool(self.signs or self.steps)
+
+
 class Reward(Section):
     measure: Measure = "loglik"
     """The measure whose rise is the gain. `loglik`: mean log-likelihood of a gold answer's token, in nats. `contrast`:
@@ -39,6 +66,7 @@ class Reward(Section):
     """Estimate a lesson's gain also from what its strategies gained on all documents of the step (a mixed model,
     teacher/reward/pooling.py). The same ranking then needs fewer students, if a strategy's worth hardly depends on
     the document."""
+    screen: Screen = Screen()
     set_credit: Literal["whole", "marginal"] = "whole"
     """With `rl.rewrites_per_lesson` above 1. `whole`: each rewrite of a set earns the set's gain. `marginal`: the set's
     gain minus the gain of the set without it, which costs one more student a rewrite of the set."""

@@ -9,7 +9,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -171,10 +171,5 @@ class RewriteStudy:
         """A student that is asked about all documents of its batch."""
         names = [self.groups[d].document.id for d in self.batches[self.clusters[min(taught)]]]
         texts = [(self.groups[d].document.id, self.groups[d].candidates[g].text) for d, g in sorted(taught.items())]
-        job = self.runs.job(names, texts, stable_seed(self.runs.config.run.seed, purpose, *names, repeat), "reward")
-        if self.steps is None:
-            return job
-        student = self.runs.config.student
-        # Of fewer steps than the warm-up has, none would be at the full rate.
-        warmup = round(student.warmup_steps * self.steps / (job.lesson.steps or self.steps))
-        return replace(job, lesson=replace(job.lesson, steps=self.steps, warmup_steps=warmup))
+        seed = stable_seed(self.runs.config.run.seed, purpose, *names, repeat)
+        return self.runs.job(names, texts, seed, "reward", self.steps)

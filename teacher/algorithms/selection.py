@@ -38,11 +38,13 @@ class Unit:
 
 
 def units_of(reward: schema.Reward, rl: Rl, group: Sequence[Rewrite], rewards: Sequence[Reward]) -> list[Unit]:
-    """The units of a document's group of rewrites."""
+    """The units of a document's group of rewrites; without lessons that `reward.screen` left out."""
     size = reward.credit_size(rl.rewrites_per_lesson)
     units = []
     for start, rewrites in zip(range(0, len(group), size), lessons_of(group, size), strict=True):
         unit_rewards = rewards[start : start + size]
+        if not all(reward.taught for reward in unit_rewards):
+            continue
         scored = [reward for reward in unit_rewards if reward.outcome is not None]
         gains = [statistics.fmean(reward.gains) for reward in scored if reward.gains]
         units.append(

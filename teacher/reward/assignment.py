@@ -63,30 +63,30 @@ def batches_of(documents: int, size: int) -> list[range]:
 
 
 def assign(
-    documents: int,
-    lessons: int,
+    lessons_DT: Sequence[Sequence[int]],
     size: int,
     repeat: int,
     seed: int,
     *,
     strategies: Sequence[Sequence[str]] | None = None,
 ) -> Iterator[PlannedStudent]:
-    """The students of one repeat, of which exactly one learns each lesson of each document.
+    """The students of one repeat, of which exactly one learns each of a document's lessons in `lessons_DT` (numbers; T
+    are equal for documents that share students).
 
-    In repeat 0 the j-th student learns the j-th lesson of every document of its batch. In later repeats each document's
-    lessons are shuffled by themselves. With `strategies` (D x G, the strategy of each lesson) lessons are sorted by
-    strategy, so most students learn one strategy.
+    In repeat 0 the j-th student learns the j-th of these lessons of every document of its batch. In later repeats each
+    document's lessons are shuffled by themselves. With `strategies` (D x G, the strategy of each lesson) lessons are
+    sorted by strategy, so most students learn one strategy.
     """
-    for number, batch in enumerate(batches_of(documents, size)):
+    for number, batch in enumerate(batches_of(len(lessons_DT), size)):
         orders = []
         for d in batch:
-            order = list(range(lessons))
+            order = list(lessons_DT[d])
             # In new company a lesson meets other neighbours, whose luck averages out over repeats.
             if repeat or strategies is not None:
                 random.Random(f"{seed} {repeat} {d}").shuffle(order)
             if strategies is not None:
                 order.sort(key=strategies[d].__getitem__)
             orders.append(order)
-        for slot in range(lessons):
+        for slot in range(len(orders[0])):
             taught = tuple(TaughtLesson(d, order[slot]) for d, order in zip(batch, orders, strict=True))
             yield PlannedStudent(taught, number, repeat)

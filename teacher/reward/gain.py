@@ -15,6 +15,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from configs.seeds import stable_seed
 from student.records import Document, Job, Split, StudentPool
@@ -35,6 +36,7 @@ from teacher.reward.assignment import (
 )
 from teacher.reward.evaluation import DocumentResult, Evaluation, mean_by_name, mean_penalties
 from teacher.reward.pooling import PooledPredictions, Prediction
+from teacher.reward.screen import SHORT, Screen, Signs
 from teacher.reward.student_runs import StudentRuns, forgotten, gains_of, narrow
 
 PROBE_DOCUMENTS = 8
@@ -58,8 +60,11 @@ class GainReward:
         pools: Mapping[str, StudentPool],
         count_tokens: Callable[[str], int] = count_words,
         earlier_noise: Noise | None = None,
+        screen: Screen | None = None,
     ) -> None:
         self.runs, self.pools, self.count_tokens = runs, pools, count_tokens
+        self.screen = screen
+        """Chooses which lessons of the next step are taught; None teaches all."""
         self.noise = earlier_noise
         """Noise of one run of the reward, over all lessons that were taught repeatedly: those of earlier rounds
         (`earlier_noise`) and of the steps that were scored. None as long as there are none."""
@@ -86,22 +91,25 @@ class GainReward:
         """
         reward = self.reward
         lessons_DG: Lessons = []
+        taught_DT: list[list[int]] = []
+        signs_D: list[dict[int, Signs]] = []
         results: Results = {}
         for groups in batches:
             first = len(lessons_DG)
             assert first % reward.documents_together == 0, "a batch ended among documents that share students"
             lessons_DG += self._lessons(groups)
+            self._choose(lessons_DG, taught_DT, signs_D)
             # Who shares a student depends on a document's number in the step: all students are planned again, which
             # changes none of the earlier ones, and those of the new documents are trained.
             repeats = range(reward.full_repeats)
-            students = [student for repeat in repeats for student in self._students(lessons_DG, repeat)]
+            students = [student for repeat in repeats for student in self._students(lessons_DG, repeat, taught_DT)]
             self._train([s for s in students if s.lessons[0].document >= first], lessons_DG, results)
         repeated, shown, self.step_reliability = lessons_DG, results, None
         if probe and reward.repeats == 1:
             # Whole batches of documents that share students: these students are those of the step.
             together = reward.documents_together
             repeated = lessons_DG[: together * math.ceil(PROBE_DOCUMENTS / together)]
-            shown = self._taught_repeatedly(repeated, 2)
+            shown = self._taught_repeatedly(repeated, 2, taught_DT[: len(repeated)])
             self.step_reliability = self._reliability(repeated, shown)
         self.step_noise = None if reward.adaptive else measured_noise(self._by_unit(repeated, shown, self._worth))
         self.noise = pooled_noise([self.noise, self.step_noise])
@@ -120,8 +128,12 @@ class GainReward:
                 earned += self._rewards(lesson, TaughtLesson(d, g), results, gains, forgotten_parts)
             # A rewrite that was refused, or whose students all failed, is placed below the worst of its group.
             worst = min((accepted.value for accepted in earned if accepted is not None), default=0.0)
+            refused, m = Reward(value=worst - abs(reward.rejected), outcome=None), self.rewrites_per_lesson
             rewards.append(
-                [accepted or Reward(value=worst - abs(reward.rejected), outcome=None) for accepted in earned]
+                [
+                    _with_signs(one or refused, signs_D[d].get(i // m), i // m in taught_DT[d])
+                    for i, one in enumerate(earned)
+                ]
             )
         return rewards
 
@@ -136,10 +148,39 @@ class GainReward:
         clusters = [d // self.reward.documents_together for d in range(len(lessons_DG))]
         return reliability(gains, clusters=clusters, common_seeds=True)
 
-    def _taught_repeatedly(self, lessons_DG: Lessons, repeats: int) -> Results:
-        """All lessons, each taught to a student in each of `repeats`; those of a step are in the journal already."""
+    def _choose(self, lessons_DG: Lessons, taught_DT: list[list[int]], signs_D: list[dict[int, Signs]]) -> None:
+        """Adds which lessons of the documents beyond those of `taught_DT` are taught, and what the screen read of
+        them: all lessons and nothing without a screen."""
+        screen, first, together = self.screen, len(taught_DT), self.reward.documents_together
+        taught_DT += [list(range(len(lessons))) for lessons in lessons_DG[first:]]
+        signs_D += [{} for _ in lessons_DG[first:]]
+        if screen is None:
+            return
+        batches = [batch for batch in batches_of(len(lessons_DG), together) if batch.start >= first]
+        measured = [d for batch in batches if screen.on or screen.untried or screen.whole(batch) for d in batch]
+        screened = [d for batch in batches if screen.on and not screen.whole(batch) for d in batch]
+        found = screen.read([lessons_DG[d] for d in measured], next(iter(self.pools.values()))) if measured else []
+        for d, signs in zip(measured, found, strict=True):
+            signs_D[d] = signs
+        for d in screened:
+            taught_DT[d] = screen.promising(0, taught_DT[d], signs_D[d])
+        if screen.settings.steps is None:
+            return
+        short: Results = {}
+        students = [s for s in self._students(lessons_DG, 0, taught_DT) if s.lessons[0].document in set(measured)]
+        self._train(students, lessons_DG, short, screen.settings.steps)
+        for lesson, shown in short.items():
+            signs_D[lesson.document].setdefault(lesson.lesson, {})[SHORT] = shown[0].gain
+        for d in screened:
+            taught_DT[d] = screen.promising(1, taught_DT[d], signs_D[d])
+
+    def _taught_repeatedly(
+        self, lessons_DG: Lessons, repeats: int, taught_DT: Sequence[Sequence[int]] | None = None
+    ) -> Results:
+        """All lessons (or those of `taught_DT`), each taught to a student in each of `repeats`; those of a step are in
+        the journal already."""
         results: Results = {}
-        students = [student for repeat in range(repeats) for student in self._students(lessons_DG, repeat)]
+        students = [student for repeat in range(repeats) for student in self._students(lessons_DG, repeat, taught_DT)]
         self._train(students, lessons_DG, results)
         return results
 
@@ -170,7 +211,9 @@ class GainReward:
         assert len({len(group) for group in groups}) <= 1, "groups are of one size"
         return [lessons_of(group, self.rewrites_per_lesson) for group in groups]
 
-    def _students(self, lessons_DG: Lessons, repeat: int) -> Iterator[PlannedStudent]:
+    def _students(
+        self, lessons_DG: Lessons, repeat: int, taught_DT: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[PlannedStudent]:
         """The students of one repeat, each followed by those without one rewrite under `marginal` credit."""
         reward, strategies = self.reward, None
         if reward.pool_strategies and (reward.retention_weight > 0 or reward.credit == "shard"):
@@ -178,16 +221,17 @@ class GainReward:
             # which is what a teacher that always writes them brings about, and 1.4 mixed (teacher/RESULTS.md).
             strategies = [[strategy_of(lesson) for lesson in lessons] for lessons in lessons_DG]
         seed = stable_seed(self.seed, "deal")
-        for student in assign(
-            len(lessons_DG), len(lessons_DG[0]), reward.documents_together, repeat, seed, strategies=strategies
-        ):
+        taught_DT = taught_DT or [range(len(lessons)) for lessons in lessons_DG]
+        for student in assign(taught_DT, reward.documents_together, repeat, seed, strategies=strategies):
             yield student
             for i in range(self.rewrites_per_lesson if reward.set_credit == "marginal" else 0):
                 yield student._replace(lessons=tuple(lesson._replace(without=i) for lesson in student.lessons))
 
-    def _train(self, students: Sequence[PlannedStudent], lessons_DG: Lessons, results: Results) -> None:
+    def _train(
+        self, students: Sequence[PlannedStudent], lessons_DG: Lessons, results: Results, steps: int | None = None
+    ) -> None:
         """Trains those of `students` that have anything to learn, and adds to `results` what each of their lessons
-        gained."""
+        gained; `steps` takes the place of the config's."""
         to_train: list[tuple[PlannedStudent, Job]] = []
         for student in students:
             documents: list[str] = []
@@ -200,7 +244,7 @@ class GainReward:
                 accepted = [r for i, r in enumerate(rewrites) if r.rejected is None and i != without]
                 taught += [(rewrite.document_id, rewrite.text) for rewrite in accepted]
             # Common random numbers: nothing about the lessons goes into the seed.
-            job = self.runs.job(documents, taught, stable_seed(self.seed, *documents, student.repeat), "reward")
+            job = self.runs.job(documents, taught, stable_seed(self.seed, *documents, student.repeat), "reward", steps)
             if job.lesson.texts:
                 to_train.append((student, job))
                 continue
@@ -380,6 +424,13 @@ class GainReward:
                 gains = mean_by_name([evaluation.measures[name] for evaluation in measured])
                 across_models[name] = [DocumentResult(gain, accuracy, penalties, gains)]
         return Evaluation.of(across_models, batches, sum(e.failed for e in each), by_model)
+
+
+def _with_signs(reward: Reward, signs: Signs | None, taught: bool) -> Reward:
+    """A lesson that has signs and is not taught was left out by the screen."""
+    if signs is None:
+        return reward
+    return replace(reward, signs=signs) if taught else Reward(value=math.nan, outcome=None, taught=False, signs=signs)
 
 
 def _gains(lesson: TaughtLesson, without: int | None, results: Results) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from configs.errors import UserError
+from configs.errors import UserError, check_known
 from configs.files import read_own
 from configs.schema import Config
 from configs.schema import Student as StudentSettings
@@ -24,6 +24,7 @@ from student.engine.lora import Coverage, adapter_coverage
 from student.engine.models import empty_model, load_model
 from student.records import Job, Outcome, StudentPool
 from teacher.records import Rewrite
+from teacher.reward.signs import SIGNS
 from teacher.reward.student_runs import StudentRuns, lesson_steps
 from teacher.run.checkpoints import is_adapter, latest_numbered, save_folder
 
@@ -38,7 +39,8 @@ class StudentFailed(Exception):
 
 
 def check_students(config: Config) -> None:
-    """Raises UserError for settings of students that exclude each other."""
+    """Raises UserError for settings of students that exclude each other, and for signs that do not exist."""
+    check_known("sign in reward.screen.signs", config.reward.screen.signs, list(SIGNS))
     if TEACHER in config.student.names and config.rl.promotion_threshold is not None:
         raise UserError("rl.promotion_threshold promotes students of their own: student.model cannot be 'teacher'")
 

@@ -128,9 +128,17 @@ class StudentRuns:
             self._drawn[key] = draw_distractors(asked, self.config.reward.distractors_drawn)
         return self._drawn[key]
 
-    def job(self, documents: Sequence[str], taught: Sequence[tuple[str, str]], seed: int, split: Split) -> Job:
+    def job(
+        self,
+        documents: Sequence[str],
+        taught: Sequence[tuple[str, str]],
+        seed: int,
+        split: Split,
+        steps: int | None = None,
+    ) -> Job:
         """A student that learns `taught` (a document's id and a text each) and is asked about all of `documents`. It
-        trains on all texts of one document after those of another."""
+        trains on all texts of one document after those of another. `steps` takes the place of the config's number of
+        optimiser steps, with a warm-up in proportion."""
         student = self.config.student
         by_document: dict[str, list[str]] = {}
         for name, text in taught:
@@ -143,12 +151,16 @@ class StudentRuns:
         questions = [question for name in documents for question in self.questions(self.documents[name], split)]
         if split == "reward":
             questions += self.external
+        # Equal for all lessons of a group, whichever of their texts were refused.
+        planned = lesson_steps(student, self.config.rl.rewrites_per_lesson, len(documents))
+        # Of fewer steps than the warm-up has, none would be at the full rate.
+        warmup = None if steps is None else round(student.warmup_steps * steps / (planned or steps))
         return Job(
             lesson=Lesson(
                 texts=tuple(text for texts in by_document.values() for text in texts),
                 document_ids=tuple(name for name, texts in by_document.items() for _ in texts),
-                # Equal for all lessons of a group, whichever of their texts were refused.
-                steps=lesson_steps(student, self.config.rl.rewrites_per_lesson, len(documents)),
+                steps=steps or planned,
+                warmup_steps=warmup,
                 seed=seed,
             ),
             exam=Exam(questions=tuple(questions), retention_texts=self.retention_texts),

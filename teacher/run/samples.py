@@ -41,4 +41,6 @@ def journal_rewrites(
                 gain = sum(reward.gains) / len(reward.gains) if reward.gains else None
                 line |= {"reward": reward.value, "gain": gain, "gains": list(reward.gains), "noise": reward.noise}
                 line |= {"penalties": reward.penalties}
+                if reward.signs is not None:
+                    line |= {"taught": reward.taught, "signs": reward.signs}
             journal.rewrites.append(line | {"text": rewrite.text})

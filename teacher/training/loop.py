@@ -20,7 +20,7 @@ from configs.schema import Config
 from configs.schema.student import TEACHER
 from student.pools.inline import InlinePool
 from student.records import Document, Question
-from student.statistics.reliability import pooled_noise
+from student.statistics.reliability import Noise, pooled_noise
 from teacher.algorithms.algorithm import SamplingRound
 from teacher.algorithms.distributed import Ranks
 from teacher.algorithms.selection import accepted
@@ -28,6 +28,7 @@ from teacher.algorithms.table import algorithm_of, start_ranks, writes_on_server
 from teacher.records import Reward, Rewrite
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.gain import GainReward
+from teacher.reward.screen import Screen, known_lessons
 from teacher.reward.student_models import (
     MakePool,
     StudentPools,
@@ -249,10 +250,14 @@ class TeacherLoop:
         settings, in order: gains and noise of others do not compare."""
         if TEACHER in self.config.student.names:
             return []
-        lines = self.context.history.lines
-        others = ("promotion", "fork")  # a fork may have other settings
-        first = 1 + max((number for kind, number in lines if kind in others and number < round), default=0)
+        lines, first = self.context.history.lines, self._first_round_with_students_of(round)
         return [lines["step", number] for number in range(first, round) if ("step", number) in lines]
+
+    def _first_round_with_students_of(self, round: int) -> int:
+        """The first round whose students started from the same model as this round's, under the same settings."""
+        others = ("promotion", "fork")  # a fork may have other settings
+        lines = self.context.history.lines
+        return 1 + max((number for kind, number in lines if kind in others and number < round), default=0)
 
     def _score(
         self,
@@ -269,6 +274,8 @@ class TeacherLoop:
         students_before, trained_before = runs.students, runs.trained
         seconds_before = context.clock.seconds("students")
         groups: list[list[Rewrite]] = []
+        number = (round - 1) * self.steps_per_round + step
+        reward.screen = self._screen(round, number, reward.noise)
 
         def collected() -> Iterator[list[list[Rewrite]]]:
             for batch in batches:
@@ -283,7 +290,8 @@ class TeacherLoop:
         metrics |= noise_figures(reward.step_noise)
         # Only students that were trained now: a resumed step reads the others from the journal in no time.
         metrics |= {"students_per_second": (runs.trained - trained_before) / max(seconds, 1e-9), "seconds": seconds}
-        number = (round - 1) * self.steps_per_round + step
+        if reward.screen is not None:
+            metrics |= reward.screen.figures(rl.group_size)
         context.log_rewrites(groups, rewards, arm="train", round=round, step=number)
         metrics = context.log("step", round, metrics, students_before=students_before, step=number)
         self._steps_done += 1
@@ -295,6 +303,16 @@ class TeacherLoop:
         if rl.promotion_threshold is not None:
             kept.extend(accepted(self.config.reward, rl, groups, rewards, floor))
         return groups, rewards
+
+    def _screen(self, round: int, step: int, noise: Noise | None) -> Screen | None:
+        """The screen of a step, fitted on the last rounds' outcomes; None where none is wanted."""
+        settings = self.config.reward.screen
+        if not settings.wanted:
+            return None
+        rounds = range(max(self._first_round_with_students_of(round), round - settings.rounds), round + 1)
+        lines = self.context.journal.rewrites.read()
+        known = known_lessons(lines, rounds, step, self.config.reward.documents_together)
+        return Screen(settings, self.context.student_runs, step, known, noise)
 
     def pilot(self) -> None:
         """Measures the reward's reliability before the first round, where `reward.minimum_reliability` asks for it.

@@ -67,7 +67,7 @@ def step_metrics(groups: Groups, rewards: Rewards, settings: schema.Reward, rewr
     batches = [
         number for number, batch in enumerate(batches_of(len(rewards), settings.documents_together)) for _ in batch
     ]
-    reward = estimate([statistics.fmean(r.value for r in group) for group in rewards], batches)
+    reward = estimate([statistics.fmean(r.value for r in group if r.taught) for group in rewards], batches)
     scored = [(w, r) for ws, rs in zip(groups, rewards, strict=True) for w, r in zip(ws, rs, strict=True) if r.outcome]
     outcomes = [r.outcome for _, r in scored if r.outcome]
     values: Values = {

@@ -18,6 +18,7 @@ def step_line(place: str, metrics: Mapping[str, Any], seconds_left: float) -> st
         f"{place}: reward {interval(metrics['reward/mean'], metrics['reward/low'], metrics['reward/high'], 3)}"
         + (f" · reliability {reliability:.2f}" if reliability is not None else "")
         + _frequent_strategies(metrics)
+        + _screened(metrics)
         + f" · {metrics['students_total']} students, {metrics['students_per_second']:.1f}/s"
         + f" · {duration(seconds_left)} left"
     )
@@ -60,6 +61,18 @@ def promotion_line(round: int, metrics: Mapping[str, Any]) -> str:
     if "error" in metrics:
         return f"{reason}, but nobody is promoted: {metrics['error']}"
     return f"{reason}: a student taught with its {metrics['lessons']} accepted rewrites is the base of the next rounds"
+
+
+def _screened(metrics: Mapping[str, Any]) -> str:
+    """What the screen told and left out."""
+    words = []
+    for stage, name in (("signs", "signs"), ("short", "short students")):
+        if f"screen/{stage}/kept" in metrics:
+            r = interval(*(metrics[f"screen/{stage}/{part}"] for part in ("mean", "low", "high")))
+            words.append(f"{name} r {r} keep {metrics[f'screen/{stage}/kept']} of {metrics['screen/lessons']}")
+    if not words:
+        return " · screen: learns, all lessons are taught" if "screen/on" in metrics else ""
+    return f" · screen{'' if metrics['screen/on'] else ' off, all lessons are taught'}: {', '.join(words)}"
 
 
 def _frequent_strategies(metrics: Mapping[str, Any]) -> str:
