@@ -19,6 +19,7 @@ from teacher.algorithms.selection import best_units, units_of
 from teacher.records import Reward, Rewrite, SamplingError
 from teacher.reward.gain import PROBE_DOCUMENTS
 from teacher.reward.pooling import pooled_values
+from teacher.reward.screen import SHORT, Known, Screen, Signs
 
 DOCUMENTS = 48
 SIZES = (2, 4, 8, 16)
@@ -27,6 +28,11 @@ REFUSED = (0, 1, 5)
 SPREADS = (0.5, 1.0, 2.0)
 STRATEGIES = 6
 LEVEL = 0.05
+SCREENED = ((0.0, 0.0), (0.4, 0.0), (0.8, 0.0), (0.0, 0.7), (0.6, 0.8))
+"""Correlations of signs, and of a short training, with the true worth of a document's lessons."""
+SCREENED_LESSONS = 16
+SHORT_STEPS = 0.125
+"""Of a student's steps."""
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 NOISES: dict[str, Draw] = {
@@ -111,6 +117,10 @@ def run_bench(rounds: int = 60) -> dict[str, Any]:
     * `pooled`: the same of predictions by `reward.pool_strategies` over six strategies. `effect` and `own` are the
       standard deviations of the strategies' worth and of the lessons' own. `regret` is how much less the lesson of the
       highest prediction is truly worth than the best of its group, `regret_alone` that of the highest own gain.
+    * `screened`: runs of four rounds with `reward.screen`, of 16 lessons a document whose true worth has the noise's
+      standard deviation. `on`: share of rounds 2 to 4 in which it leaves lessons out; `regret`, of the lead of the
+      truly best over the mean, and `regret_of_all` without a screen, in these rounds; `tokens` that students train on,
+      as a share of those without a screen.
     """
     generator = np.random.default_rng(0)
     false_keep, power, predictions = [], [], []
@@ -147,8 +157,56 @@ def run_bench(rounds: int = 60) -> dict[str, Any]:
         alone = statistics.fmean(_regret(one, one.shown_DG) for one in simulated)
         regrets = {"regret": regret, "regret_alone": alone}
         predictions.append({"effect": effect, "own": own, **_power(simulated, values), **regrets})
+    screened = [
+        {"signs": signs, "short": short, **_screened(generator, max(1, rounds // 4), signs, short)}
+        for signs, short in SCREENED
+    ]
     return {"level": LEVEL, "rounds": rounds, "documents": DOCUMENTS, "false_keep": false_keep, "power": power,
-            "pooled": predictions}  # fmt: skip
+            "pooled": predictions, "screened": screened}  # fmt: skip
+
+
+def _screened(generator: np.random.Generator, runs: int, signs: float, short: float) -> dict[str, float]:
+    """See `run_bench`; `teacher.reward.screen` decides, on planted signs."""
+    config = Config.model_validate({"reward": {"credit": "document", "screen": {"signs": ["length"]}}})
+    settings, G = config.reward.screen, SCREENED_LESSONS
+    noise = Noise(1.0, 1000.0)
+    on, lost, lost_of_all, tokens = [], [], [], []
+    for _ in range(runs):
+        known: list[Known] = []
+        for step in range(1, 5):
+            true_DG = generator.normal(size=(DOCUMENTS, G))
+            cheap_DG, early_DG = (
+                r * true_DG + (1 - r**2) ** 0.5 * generator.normal(size=true_DG.shape) for r in (signs, short)
+            )
+            gain_DG = true_DG + generator.normal(size=true_DG.shape)
+            screen = Screen(settings, None, step, known, noise)
+            spent = 0.0
+            for d in range(DOCUMENTS):
+                of_lesson: dict[int, Signs] = {g: {"cheap": cheap_DG[d, g]} for g in range(G)}
+                if short:
+                    for g in range(G):
+                        of_lesson[g][SHORT] = early_DG[d, g]
+                whole = screen.untried or not screen.on or generator.random() < settings.share
+                left = list(range(G)) if whole else screen.promising(0, list(range(G)), of_lesson)
+                spent += SHORT_STEPS * len(left) if short else 0.0
+                if whole:
+                    group = (step, str(d))
+                    known += [Known(group, (step, d), of_lesson[g], gain_DG[d, g]) for g in range(G)]
+                else:
+                    left = screen.promising(1, left, of_lesson) if short else left
+                spent += len(left)
+                if step > 1:
+                    chosen = left[int(gain_DG[d, left].argmax())]
+                    lost.append(true_DG[d].max() - true_DG[d, chosen])
+                    lost_of_all.append(true_DG[d].max() - true_DG[d, gain_DG[d].argmax()])
+            if step > 1:
+                on.append(float(screen.on))
+                tokens.append(spent / (DOCUMENTS * G))
+    lead = float(np.random.default_rng(0).normal(size=(20_000, G)).max(1).mean())
+    return {
+        "on": statistics.fmean(on), "regret": statistics.fmean(lost) / lead,
+        "regret_of_all": statistics.fmean(lost_of_all) / lead, "tokens": statistics.fmean(tokens),
+    }  # fmt: skip
 
 
 def _of_strategies(
@@ -203,6 +261,11 @@ def table(result: dict[str, Any]) -> str:
     for line in result["pooled"]:
         regret = f"regret {line['regret']:.3f} ({line['regret_alone']:.3f})"
         lines.append(f"  effect {line['effect']:.1f}, own {line['own']:.1f}: {_gains(line)}, {regret}")
+    lines.append("screened lessons: rounds with a screen, regret (of all lessons), tokens of students")
+    for line in result["screened"]:
+        regret = f"regret {line['regret']:.2f} ({line['regret_of_all']:.2f})"
+        name = f"signs {line['signs']:.1f}, short {line['short']:.1f}"
+        lines.append(f"  {name}: on {line['on']:.2f}, {regret}, tokens {line['tokens']:.2f}")
     return "\n".join(lines)
 
 

@@ -52,9 +52,11 @@ class Screen:
     """The screen of one step."""
 
     def __init__(
-        self, settings: schema.Screen, runs: StudentRuns, step: int, known: Sequence[Known], noise: Noise | None
+        self, settings: schema.Screen, runs: StudentRuns | None, step: int, known: Sequence[Known], noise: Noise | None
     ) -> None:  # fmt: skip
-        self.settings, self.runs, self.step = settings, runs, step
+        """`runs` read signs and draw documents; without them what is known can be asked alone."""
+        self.settings, self.step = settings, step
+        self._runs = runs
         self.untried = not known
         """Whether nothing is known yet: then all documents are measured."""
         names = sorted({name for one in known for name in one.signs})
@@ -64,6 +66,12 @@ class Screen:
         """The signs of each stage."""
         self.fits = [self._fit(stage, known) for stage in self.names]
         self.reliability = _reliability(known, noise)
+
+    @property
+    def runs(self) -> StudentRuns:
+        """The students of the run."""
+        assert self._runs is not None
+        return self._runs
 
     @property
     def on(self) -> bool:
