@@ -56,5 +56,7 @@ def test_what_is_constant_or_unknown_does_no_harm():
 
 def test_the_better_the_signs_the_fewer_lessons_are_taught_at_equal_regret():
     kept = [lessons_to_teach(r, 16, 0.6, 0.05) for r in (0.0, 0.3, 0.5, 0.7)]
-    assert kept == sorted(kept, reverse=True) and kept[0] >= 14 and kept[-1] <= 5
+    assert (
+        kept == sorted(kept, reverse=True) and kept[0] >= 12 and kept[-1] <= 5
+    )  # three of 16 left out at random cost 5%
     assert lessons_to_teach(0.9, 2, 1.0, 0.05) == 2 and lessons_to_teach(0.9, 1, 1.0, 0.05) == 1
