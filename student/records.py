@@ -14,13 +14,15 @@ from configs.schema.reward import Measure
 Split = Literal["reward", "heldout"]
 
 MEASURES: tuple[Measure, ...] = get_args(Measure)
-UNITS: dict[Measure, str] = {
-    "loglik": "nats a token",
-    "contrast": "nats a token",
-    "choice": "share of questions",
-    "recall": "share of questions",
-}
+SHARES: frozenset[Measure] = frozenset({"choice", "recall"})
+"""Measures of which a question is a hit or none, so that a gain is a difference of shares."""
+UNITS: dict[Measure, str] = {m: "share of questions" if m in SHARES else "nats a token" for m in MEASURES}
 """Of a measure and of its rise, which is a gain."""
+
+
+def in_measure(measure: Measure) -> str:
+    """`in contrast (nats a token)`: what a gain is in, for tables, axes and sentences."""
+    return f"in {measure} ({UNITS[measure]})"
 
 
 class Document(Protocol):
@@ -106,13 +108,18 @@ class Answer:
     """As `NAME_before` and `NAME_after`: sums, bits per byte, `greedy` (as correct, but the answer may go on); of a
     question with distractors `contrast`, `choice` and `choice_sum`; of a decoded answer `recall` and `exact_match`."""
 
-    def gain_of(self, measure: Measure) -> float | None:
-        """The rise of a measure, in its unit (`UNITS`); None where the exam did not tell it: it needs distractors for
-        `contrast` and `choice`, decoded answers for `recall`."""
+    def told(self, measure: Measure) -> tuple[float, float] | None:
+        """A measure before and after, in its unit (`UNITS`); None where the exam did not tell it: it needs distractors
+        for `contrast` and `choice`, decoded answers for `recall`."""
         if measure == "loglik":
-            return self.loglik_after - self.loglik_before
+            return self.loglik_before, self.loglik_after
         before, after = self.extra.get(f"{measure}_before"), self.extra.get(f"{measure}_after")
-        return None if before is None or after is None else after - before
+        return None if before is None or after is None else (before, after)
+
+    def gain_of(self, measure: Measure) -> float | None:
+        """The rise of a measure; None where it is not told."""
+        told = self.told(measure)
+        return None if told is None else told[1] - told[0]
 
 
 def mean_gain(answers: Sequence[Answer], measure: Measure) -> float | None:

@@ -39,7 +39,7 @@ class Rewrite:
 
 
 class SamplingError(NamedTuple):
-    """How far noise alone may move a reward, in nats a token."""
+    """How far noise alone may move a reward, in the unit of `reward.measure`."""
 
     own: float
     """Standard error by the noise that no other reward of the group shares."""
@@ -58,7 +58,7 @@ class Reward:
     outcome: Outcome | None
     """The last repeat's, narrowed to the rewrite's own document; None for a rejected rewrite or a failed student."""
     gains: tuple[float, ...] = ()
-    """Gain of each repeat's student, in nats a token; failed students are left out."""
+    """Gain of each repeat's student, in `reward.measure`; failed students are left out."""
     noise: float | None = None
     """Standard deviation over repeats; None with one repeat."""
     penalties: dict[str, float] = field(default_factory=dict)

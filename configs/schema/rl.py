@@ -78,8 +78,8 @@ class Rl(Section):
     patience: int | None = Field(default=None, ge=1)
     """The run ends after so many rounds without a better validation gain; null runs all rounds."""
     promotion_threshold: float | None = Field(default=None, gt=0)
-    """Nats a token: when a round's validation gain passes it, the student trained on the accepted lessons becomes the
-    base of the next round's students (SOAR, arXiv 2601.18778)."""
+    """When a round's validation gain (in `reward.measure`) passes it, the student trained on the accepted lessons
+    becomes the base of the next round's students (SOAR, arXiv 2601.18778)."""
     diversity_alarm: float = Field(default=1.5, gt=1)
     """Warn that the teacher repeats itself when a group's texts compress so many times better than at first."""
 

@@ -7,8 +7,10 @@ from rich.text import Text
 from configs.format import interval, shorten
 from configs.schema import Config
 from configs.schema.reward import Measure
-from student.records import UNITS
+from student.records import in_measure
+from student.statistics.intervals import Estimate
 from teacher.records import ONE_RUN
+from teacher.reward.evaluation import difference_name
 from teacher.reward.student_models import labels
 from teacher.training.summary import TrainSummary
 
@@ -41,12 +43,15 @@ def print_training(summary: TrainSummary, config: Config) -> None:
     )
 
 
-def _arms(summary: TrainSummary, measure: Measure) -> Table:
-    """All students together, and below them each by itself where there are several."""
+def _arms(summary: TrainSummary, rewarded: Measure) -> Table:
+    """All students together, and below them each by itself where there are several; other measures come last."""
     title = f"Documents that the teacher never learnt on (95% intervals over them, of {ONE_RUN})"
-    table = Table(
-        "students taught with", f"gain in {measure} ({UNITS[measure]})", "accuracy", title=title, title_justify="left"
-    )
+    told = next(iter(summary.heldout.values())).by_measure
+    measures = [rewarded, *(measure for measure in told if measure != rewarded)]
+    gains = [f"gain {in_measure(measure)}" for measure in measures]
+    if len(gains) > 1:
+        gains[0] += ", rewarded"
+    table = Table("students taught with", gains[0], "accuracy", *gains[1:], title=title, title_justify="left")
     students = labels(list(next(iter(summary.heldout.values())).by_student))
     for student, label in [(None, ""), *students.items()]:
         heldout, prefix = summary.heldout, ""
@@ -54,16 +59,22 @@ def _arms(summary: TrainSummary, measure: Measure) -> Table:
             heldout = {arm: evaluation.by_student[student] for arm, evaluation in heldout.items()}
             prefix = f"student/{label}/"
             table.add_section()
-            table.add_row(Text(f"student {label}"), "", "")
+            table.add_row(Text(f"student {label}"))
         for arm, arm_label in ARMS.items():
             if arm in heldout:
-                table.add_row(arm_label, interval(*heldout[arm].gain, 3), interval(*heldout[arm].accuracy))
+                gains = [_cell(heldout[arm].by_measure.get(measure)) for measure in measures]
+                table.add_row(arm_label, gains[0], interval(*heldout[arm].accuracy), *gains[1:])
         for other in ("untrained", "raw"):
-            names = (f"{prefix}{name}_minus_{other}" for name in ("trained", "accuracy"))
-            gain, accuracy = map(summary.differences.get, names)
-            if gain is not None and accuracy is not None:
-                table.add_row(f"trained ({ONE_RUN}) - {other}", interval(*gain, 3), interval(*accuracy))
+            accuracy = summary.differences.get(f"{prefix}accuracy_minus_{other}")
+            if accuracy is not None:
+                names = (prefix + difference_name(measure, rewarded, other) for measure in measures)
+                gains = [_cell(summary.differences.get(name)) for name in names]
+                table.add_row(f"trained ({ONE_RUN}) - {other}", gains[0], interval(*accuracy), *gains[1:])
     return table
+
+
+def _cell(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else interval(*estimate, 3)
 
 
 def print_example(summary: TrainSummary) -> None:

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.format import amount, interval
+from configs.schema.reward import Measure
 from curation.evaluation.records import (
     Comparison,
     EditSequences,
@@ -15,6 +16,7 @@ from curation.evaluation.records import (
     ReplayEffect,
     StudentResult,
 )
+from student.records import MEASURES, in_measure
 
 PICTURE_FILE = "evaluation/arms.png"
 INK, ACCENT, FAINT = "#4a4f55", "#0072b2", "#9aa0a6"
@@ -27,7 +29,9 @@ VERDICTS = {"better": "gains more", "worse": "gains less", "no detectable differ
 def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) -> None:
     """Prints arms with intervals and verdicts, curves, sequences, the check of the verdict, expectations, notes."""
     for label, student in result.students.items():
-        console.print(_arm_table(label, student, result.reference))
+        console.print(_arm_table(label, student, result))
+        if any(len(arm.together.measures) > 1 for arm in student.arms.values()):
+            console.print(_measure_table(student, result.measure))
         console.print(_side_table(student))
         if student.scaling:
             console.print(_scaling_table(student))
@@ -48,9 +52,10 @@ def print_evaluation(result: EvaluationResult, run_dir: Path, console: Console) 
         console.print(line, markup=False)
 
 
-def _arm_table(label: str, student: StudentResult, reference: str) -> Table:
+def _arm_table(label: str, student: StudentResult, result: EvaluationResult) -> Table:
     """Rising in gain; below them the trained teacher against each other arm."""
-    headings = ["students taught with", "tokens", "gain (nats a token)", "accuracy"]
+    reference = result.reference
+    headings = ["students taught with", "tokens", f"gain {in_measure(result.measure)}", "accuracy"]
     headings += [f"gain - {reference}", "MDE", "p (Holm)", "verdict"]
     table = Table(*headings, title=f"student {label}: many documents together", title_justify="left")
     comparisons = [c for c in student.comparisons if (c.setting, c.measure) == ("together", "gain")]
@@ -70,6 +75,21 @@ def _arm_table(label: str, student: StudentResult, reference: str) -> Table:
     for c in comparisons:
         if c.against != reference:
             table.add_row(Text(f"{student.arms[c.arm].words} - {c.against}"), "", "", "", *_comparison_cells(c))
+    return table
+
+
+def _measure_table(student: StudentResult, rewarded: Measure) -> Table:
+    """Arms, and below them the pairs whose verdict is in the rewarded measure, in all measures side by side."""
+    told = [m for m in MEASURES if any(m in arm.together.measures for arm in student.arms.values())]
+    headings = [f"gain {in_measure(measure)}{', rewarded' if measure == rewarded else ''}" for measure in told]
+    table = Table("all measures; those not rewarded describe", *headings, title_justify="left")
+    for arm in student.arms.values():
+        table.add_row(Text(arm.words), *(_interval(arm.together.measures.get(measure)) for measure in told))
+    table.add_section()
+    for c in student.comparisons:
+        if (c.setting, c.measure) == ("together", "gain"):
+            cells = [_interval(c.measures.get(measure), sign=True) for measure in told]
+            table.add_row(Text(f"{c.arm} - {c.against}"), *cells)
     return table
 
 

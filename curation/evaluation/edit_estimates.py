@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from configs.schema.reward import Measure
 from curation.evaluation.records import EditSequences, Estimate, ReplayEffect
-from curation.evaluation.statistics import ClusteredMean, Kind
+from curation.evaluation.statistics import ClusteredMean, Kind, kind_of_gain
 
 Row = Mapping[str, Any]
 
@@ -24,8 +25,8 @@ class _Sequence(NamedTuple):
     """(edits): documents that each edit teaches."""
     accuracy: np.ndarray
     """(states, edits): mean over the documents that an edit teaches."""
-    loglik: np.ndarray
-    """The same of the gold answers' log-likelihood, nats a token."""
+    rewarded: np.ndarray
+    """The same of the rewarded measure."""
     studied: np.ndarray
     """(states): accuracy on all documents taught so far; nan before the first edit."""
     studied_unedited: np.ndarray
@@ -37,15 +38,20 @@ class _Sequence(NamedTuple):
     """(states): on the retention texts; nan without."""
 
 
-def estimate_edits(rows: Sequence[Row], taught: str, replay: float) -> tuple[list[EditSequences], ReplayEffect | None]:
+def estimate_edits(
+    rows: Sequence[Row], taught: str, replay: float, measure: Measure
+) -> tuple[list[EditSequences], ReplayEffect | None]:
     """The estimates of the rows of one student model: without replay and with it, and what replay changes. `taught` is
-    the arm whose lessons were taught, `replay` the share of replayed documents."""
+    the arm whose lessons were taught, `replay` the share of replayed documents, `measure` what is rewarded."""
     grouped: dict[str, dict[int, list[Row]]] = {}
     for row in rows:
         grouped.setdefault(row["arm"], {}).setdefault(row["seed"], []).append(row)
-    by_arm = {arm: {seed: _figures(of_one) for seed, of_one in by_seed.items()} for arm, by_seed in grouped.items()}
+    by_arm = {
+        arm: {seed: _figures(of_one, measure) for seed, of_one in by_seed.items()} for arm, by_seed in grouped.items()
+    }
     estimates = [
-        _estimate(list(by_seed.values()), taught, replay if arm == "replay" else 0.0) for arm, by_seed in by_arm.items()
+        _estimate(list(by_seed.values()), taught, replay if arm == "replay" else 0.0, kind_of_gain(measure))
+        for arm, by_seed in by_arm.items()
     ]
     without, replayed = by_arm.get("none", {}), by_arm.get("replay", {})
     pairs = [(replayed[seed], without[seed]) for seed in without if seed in replayed]
@@ -63,7 +69,7 @@ def estimate_edits(rows: Sequence[Row], taught: str, replay: float) -> tuple[lis
     return estimates, ReplayEffect(studied=changed, retention_accuracy=_means(old, "difference", old_questions))
 
 
-def _figures(rows: Sequence[Row]) -> _Sequence:
+def _figures(rows: Sequence[Row], measure: Measure) -> _Sequence:
     # In rows of this setting the batch is the edit that first teaches the document.
     edit_of = {row["document_id"]: row["batch"] for row in rows if row["kind"] == "document"}
     sizes = Counter(edit_of.values())
@@ -77,7 +83,7 @@ def _figures(rows: Sequence[Row]) -> _Sequence:
         for when, of_state in states:
             by_document: dict[str, list[float]] = {}
             for row in of_state:
-                if row["kind"] == "document":
+                if row["kind"] == "document" and row[f"{value}_{when}"] is not None:
                     by_document.setdefault(row["document_id"], []).append(row[f"{value}_{when}"])
             means = {name: statistics.fmean(values) for name, values in by_document.items()}
             table.append([statistics.fmean(means[n] for n in means if edit_of[n] == edit) for edit in edits])
@@ -97,7 +103,7 @@ def _figures(rows: Sequence[Row]) -> _Sequence:
     return _Sequence(
         sizes=sizes_E,
         accuracy=accuracy,
-        loglik=table("loglik"),
+        rewarded=table(measure),
         studied=studied(lambda state: state),
         studied_unedited=studied(lambda state: 0),
         old_questions=len(old[0]),
@@ -106,7 +112,7 @@ def _figures(rows: Sequence[Row]) -> _Sequence:
     )
 
 
-def _estimate(sequences: Sequence[_Sequence], arm: str, replay: float) -> EditSequences:
+def _estimate(sequences: Sequence[_Sequence], arm: str, replay: float, gain: Kind) -> EditSequences:
     sizes, old_questions = sequences[0].sizes, sequences[0].old_questions
     states = range(max(len(one.accuracy) for one in sequences))
 
@@ -125,7 +131,7 @@ def _estimate(sequences: Sequence[_Sequence], arm: str, replay: float) -> EditSe
         replay=replay,
         sequences=len(sequences),
         accuracy=table([one.accuracy for one in sequences], "share", sizes),
-        gain=table([one.loglik - one.loglik[0] for one in sequences], "mean"),
+        gain=table([one.rewarded - one.rewarded[0] for one in sequences], gain),
         studied=studied,
         studied_unedited=unedited,
         studied_difference=difference,

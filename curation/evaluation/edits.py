@@ -15,6 +15,7 @@ from pathlib import Path
 
 from configs.files import read_own, write_whole
 from configs.seeds import stable_seed
+from curation.evaluation.records import ITEM_COLUMNS
 from curation.evaluation.students import ArmStudents, Row, RunKey
 from student.records import Job
 from teacher.reward.assignment import batches_of
@@ -45,8 +46,11 @@ def run_edits(
             "replay" if replay else "none": _edit_jobs(students, edit_of, texts, replay, sequence)
             for replay in (0.0, settings.replay)
         }
-        # Named by its student and all that it is taught and asked, so that another sequence finds no folder.
-        digest = stable_seed(students.pool.fingerprint, [repr(job) for jobs in jobs_of.values() for job in jobs])
+        # Named by its student, all that it is taught and asked, and what is kept of it, so that another sequence finds
+        # no folder.
+        digest = stable_seed(
+            students.pool.fingerprint, ITEM_COLUMNS.names, [repr(job) for jobs in jobs_of.values() for job in jobs]
+        )
         kept = folder / f"{sequence}-{digest:08x}"
         for arm, jobs in jobs_of.items():
             key = RunKey("sequence", arm, students.config.rl.rewrites_per_lesson, sequence, 0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from configs.schema import Evaluation
+from configs.schema.reward import Measure
 from curation.evaluation.arms import ALONE, Arm, edits_arm, repeated_arm
 from curation.evaluation.edit_estimates import estimate_edits
 from curation.evaluation.records import (
@@ -17,18 +18,12 @@ from curation.evaluation.records import (
     FalsePositives,
     ReplayEffect,
 )
-from curation.evaluation.statistics import LEVEL, ClusteredMean, Kind, false_positives
+from curation.evaluation.statistics import LEVEL, ClusteredMean, Kind, false_positives, kind_of_gain
 from curation.lab.items import BEST
+from student.records import MEASURES
 from student.statistics.intervals import holm
 
 Row = Mapping[str, Any]
-MEASURES = {
-    "gain": ("document", "gain"),
-    "accuracy": ("document", "accuracy"),
-    "benchmark": ("benchmark", "gain"),
-    "retention": ("retention", "accuracy"),
-}
-"""What is compared: the kind of its rows, and what is read off them."""
 COMPARED_SETTINGS = ("together", "single")
 
 
@@ -37,8 +32,8 @@ class StudentEstimates(NamedTuple):
 
     arms: dict[tuple[str, str], ArmEstimates]
     """By setting (`together`, `single`) and arm."""
-    scaling: dict[tuple[str, int], tuple[Estimate, Estimate]]
-    """Gain and accuracy by arm and number of rewrites."""
+    scaling: dict[tuple[str, int], tuple[dict[Measure, Estimate], Estimate]]
+    """Gain in each measure and accuracy, by arm and number of rewrites."""
     comparisons: list[Comparison]
     sequences: list[EditSequences]
     replay_effect: ReplayEffect | None
@@ -46,13 +41,14 @@ class StudentEstimates(NamedTuple):
 
 
 def estimate_students(
-    rows: Sequence[Row], arms: Sequence[Arm], settings: Evaluation
+    rows: Sequence[Row], arms: Sequence[Arm], settings: Evaluation, measure: Measure = "loglik"
 ) -> tuple[dict[str, StudentEstimates], Correction]:
-    """The estimates by student label, and how their comparisons were corrected: over all students at once."""
+    """The estimates by student label, and how their comparisons were corrected: over all students at once. `measure` is
+    the rewarded one, whose rise is the gain."""
     by_student: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         by_student.setdefault(row["student"], {}).setdefault(row["setting"], []).append(row)
-    comparisons, correction = _compare(by_student, arms, settings)
+    comparisons, correction = _compare(by_student, arms, settings, measure)
     gain_p_values = [
         comparison.p
         for of_student in comparisons.values()
@@ -62,10 +58,10 @@ def estimate_students(
     estimates = {}
     for label, by_setting in by_student.items():
         taught = edits_arm(settings, arms).name
-        sequences, replay_effect = estimate_edits(by_setting.get("sequence", []), taught, settings.replay)
+        sequences, replay_effect = estimate_edits(by_setting.get("sequence", []), taught, settings.replay, measure)
         estimates[label] = StudentEstimates(
             arms={
-                (setting, group): _estimate_arm(by_setting[setting], names)
+                (setting, group): _estimate_arm(by_setting[setting], names, measure)
                 for setting in COMPARED_SETTINGS
                 if setting in by_setting
                 for group, names in names_by_group(arms).items()
@@ -76,7 +72,7 @@ def estimate_students(
             sequences=sequences,
             replay_effect=replay_effect,
             false_positives=_check_false_positives(
-                by_setting.get("false-positives", []), repeated_arm(arms), settings, gain_p_values
+                by_setting.get("false-positives", []), repeated_arm(arms), settings, measure, gain_p_values
             ),
         )
     return estimates, correction
@@ -85,11 +81,15 @@ def estimate_students(
 class DocumentMean(NamedTuple):
     """One document (or one batch, of items about no document) under one seed: mean over its questions."""
 
-    gain: float
-    accuracy: float
+    values: Mapping[str, float]
+    """The gain in each measure that its questions tell, and `accuracy`."""
     batch: int
     texts: int = 1
     """How many texts its questions are about."""
+
+    def minus(self, other: "DocumentMean") -> "DocumentMean":
+        """What both tell, as a difference."""
+        return self._replace(values={v: mean - other.values[v] for v, mean in self.values.items() if v in other.values})
 
 
 DocumentMeans = Mapping[tuple[str, int], DocumentMean]
@@ -105,8 +105,7 @@ def document_means(rows: Sequence[Row], arm: str, kind: str = "document", source
             grouped.setdefault((row["document_id"] or str(row["batch"]), row["seed"]), []).append(row)
     return {
         key: DocumentMean(
-            statistics.fmean(row["loglik_after"] - row["loglik_before"] for row in group),
-            statistics.fmean(row["correct_after"] for row in group),
+            _gains(group) | {"accuracy": statistics.fmean(row["correct_after"] for row in group)},
             group[0]["batch"],
             1 if kind == "document" else len(group),
         )
@@ -114,13 +113,24 @@ def document_means(rows: Sequence[Row], arm: str, kind: str = "document", source
     }
 
 
+def _gains(rows: Sequence[Row]) -> dict[str, float]:
+    told = {
+        measure: [
+            row[f"{measure}_after"] - row[f"{measure}_before"] for row in rows if row[f"{measure}_after"] is not None
+        ]
+        for measure in MEASURES
+    }
+    return {measure: statistics.fmean(gains) for measure, gains in told.items() if gains}
+
+
 def mean_over_seeds(means: DocumentMeans, value: str) -> tuple[dict[str, float], dict[str, int]]:
-    """Each document's `gain` or `accuracy`, mean over seeds, and its batch."""
+    """A value of each document that tells it, mean over seeds, and its batch."""
     values: dict[str, list[float]] = {}
     batches: dict[str, int] = {}
     for (name, _), mean in means.items():
-        values.setdefault(name, []).append(getattr(mean, value))
-        batches[name] = mean.batch
+        if value in mean.values:
+            values.setdefault(name, []).append(mean.values[value])
+            batches[name] = mean.batch
     return {name: statistics.fmean(of_seeds) for name, of_seeds in values.items()}, batches
 
 
@@ -133,18 +143,26 @@ def names_by_group(arms: Sequence[Arm]) -> dict[str, list[str]]:
 
 
 def _estimate(runs: Sequence[DocumentMeans], value: str) -> Estimate | None:
-    return _mean(runs, value, "share").estimate if all(runs) else None
+    told = all(any(value in mean.values for mean in means.values()) for means in runs)
+    return _mean(runs, value, "share").estimate if told else None
 
 
-def _mean(runs: Sequence[DocumentMeans], value: str, kind: Kind) -> ClusteredMean:
-    """The mean of a `value` over training runs, one for most; `kind` says what accuracies are."""
+def _in_measures(runs: Sequence[DocumentMeans]) -> dict[Measure, Estimate]:
+    """The gain in every measure that is told."""
+    return {measure: e for measure in MEASURES if (e := _estimate(runs, measure))}
+
+
+def _mean(runs: Sequence[DocumentMeans], value: str, accuracy: Kind) -> ClusteredMean:
+    """The mean of a `value` over training runs, one for most; `accuracy` says what accuracies are. A gain in shares is
+    a difference of them."""
     texts = min(mean.texts for means in runs for mean in means.values())
     values, clusters = zip(*(mean_over_seeds(means, value) for means in runs), strict=True)
     batches = {name: batch for of_run in clusters for name, batch in of_run.items()}
-    return ClusteredMean(values, batches, kind if value == "accuracy" else "mean", texts)
+    kind = accuracy if value == "accuracy" else kind_of_gain(value)
+    return ClusteredMean(values, batches, kind, texts)
 
 
-def _estimate_arm(rows: Sequence[Row], names: Sequence[str]) -> ArmEstimates:
+def _estimate_arm(rows: Sequence[Row], names: Sequence[str], measure: Measure) -> ArmEstimates:
     runs = [[row for row in rows if row["arm"] == name] for name in names]
     # A student that failed left no rows; those of other arms tell that it was asked for.
     expected = {(row["seed"], row["batch"]) for row in rows}
@@ -153,7 +171,9 @@ def _estimate_arm(rows: Sequence[Row], names: Sequence[str]) -> ArmEstimates:
     tokens = [row["tokens"] for row in students]
     losses = [
         {
-            (str(batch), seed): DocumentMean(row["retention_loss_after"] - row["retention_loss_before"], 0.0, batch)
+            (str(batch), seed): DocumentMean(
+                {"loss": row["retention_loss_after"] - row["retention_loss_before"]}, batch
+            )
             for (seed, batch), row in of_run.items()
             if row["retention_loss_after"] is not None
         }
@@ -165,12 +185,14 @@ def _estimate_arm(rows: Sequence[Row], names: Sequence[str]) -> ArmEstimates:
 
     sources = sorted({row["source"] for row in rows if row["kind"] == "benchmark"})
     benchmarks = {source: of_source for source in sources if all(of_source := means("benchmark", source))}
+    measures = _in_measures(means())
     return ArmEstimates(
-        gain=_estimate(means(), "gain"),
+        gain=measures.get(measure),
+        measures=measures,
         accuracy=_estimate(means(), "accuracy"),
-        benchmarks={source: e for source, of_it in benchmarks.items() if (e := _estimate(of_it, "gain"))},
+        benchmarks={source: e for source, of_it in benchmarks.items() if (e := _estimate(of_it, "loglik"))},
         benchmark_accuracies={source: e for source, of_it in benchmarks.items() if (e := _estimate(of_it, "accuracy"))},
-        retention_loss=_estimate(losses, "gain"),
+        retention_loss=_estimate(losses, "loss"),
         retention_accuracy=_estimate(means("retention"), "accuracy"),
         steps=statistics.fmean(row["steps"] for row in students) if students else 0.0,
         tokens=statistics.fmean(tokens) if tokens else 0.0,
@@ -185,23 +207,36 @@ def _estimate_arm(rows: Sequence[Row], names: Sequence[str]) -> ArmEstimates:
 
 
 def _compare(
-    by_student: Mapping[str, Mapping[str, Sequence[Row]]], arms: Sequence[Arm], settings: Evaluation
+    by_student: Mapping[str, Mapping[str, Sequence[Row]]],
+    arms: Sequence[Arm],
+    settings: Evaluation,
+    rewarded: Measure,
 ) -> tuple[dict[str, list[Comparison]], Correction]:
     """The comparisons of all students, with the p-values and verdicts of Holm's procedure in each family."""
+    # The kind of the rows, and the value that verdicts are about: one measure of gain, fixed before looking.
+    compared = {
+        "gain": ("document", rewarded),
+        "accuracy": ("document", "accuracy"),
+        "benchmark": ("benchmark", "loglik"),
+        "retention": ("retention", "accuracy"),
+    }
     means: dict[tuple[str, str, str, str, str], ClusteredMean] = {}
-    for label, setting, measure in itertools.product(by_student, COMPARED_SETTINGS, MEASURES):
-        rows, (kind, value) = by_student[label].get(setting, []), MEASURES[measure]
+    described: dict[tuple[str, str, str, str, str], dict[Measure, Estimate]] = {}
+    for label, setting, measure in itertools.product(by_student, COMPARED_SETTINGS, compared):
+        rows, (kind, value) = by_student[label].get(setting, []), compared[measure]
         by_arm = {arm: document_means(rows, arm, kind) for arm in dict.fromkeys(row["arm"] for row in rows)}
         best = ALONE + BEST[label] if settings.lab and label in BEST else None
         for arm, against in _pairs([arm for arm in arms if arm.name in by_arm], settings.against, best):
             runs = [_differences(by_arm[one.name], by_arm[against]) for one in arms if one.group == arm]
             if all(runs):
-                means[label, setting, measure, arm, against] = _mean(runs, value, "difference")
+                key = label, setting, measure, arm, against
+                means[key] = _mean(runs, value, "difference")
+                described[key] = _in_measures(runs) if measure == "gain" else {}
     p_values = {key: mean.p for key, mean in means.items()}
     corrected: dict[tuple[str, str, str, str, str], float | None] = {}
     families: dict[str, int] = {}
     # One family a measure and setting: whoever reads one measure sees all its comparisons at once.
-    for measure, setting in itertools.product(MEASURES, COMPARED_SETTINGS):
+    for measure, setting in itertools.product(compared, COMPARED_SETTINGS):
         family = [key for key in means if key[1:3] == (setting, measure)]
         corrected |= zip(family, holm([p_values[key] for key in family]), strict=True)
         if family:
@@ -214,7 +249,8 @@ def _compare(
             verdict = "better" if mean.mean > 0 else "worse"
         comparison = {
             "measure": measure, "setting": setting, "arm": arm, "against": against, "difference": mean.estimate,
-            "p": p_values[key], "p_corrected": p, "detectable": mean.detectable, "verdict": verdict,
+            "measures": described[key], "p": p_values[key], "p_corrected": p, "detectable": mean.detectable,
+            "verdict": verdict,
         }  # fmt: skip
         comparisons[label].append(Comparison.model_validate(comparison))
     return comparisons, Correction(method="holm", level=LEVEL, families=families)
@@ -222,11 +258,7 @@ def _compare(
 
 def _differences(means: DocumentMeans, others: DocumentMeans) -> DocumentMeans:
     """Only where both sides' students ran: what a seed does is common to both."""
-    return {
-        key: DocumentMean(mean.gain - other.gain, mean.accuracy - other.accuracy, mean.batch, mean.texts)
-        for key, mean in means.items()
-        if (other := others.get(key))
-    }
+    return {key: mean.minus(other) for key, mean in means.items() if (other := others.get(key))}
 
 
 def _pairs(arms: Sequence[Arm], reference: str, best: str | None = None) -> list[tuple[str, str]]:
@@ -242,24 +274,29 @@ def _pairs(arms: Sequence[Arm], reference: str, best: str | None = None) -> list
     return pairs
 
 
-def _estimate_scaling(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[Estimate, Estimate]]:
+def _estimate_scaling(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[dict[Measure, Estimate], Estimate]]:
     estimates = {}
     for arm, rewrites in dict.fromkeys((row["arm"], row["rewrites"]) for row in rows):
         means = document_means([row for row in rows if row["rewrites"] == rewrites], arm)
-        gain, accuracy = _estimate([means], "gain"), _estimate([means], "accuracy")
-        assert gain is not None and accuracy is not None
-        estimates[arm, rewrites] = gain, accuracy
+        estimates[arm, rewrites] = _in_measures([means]), _mean([means], "accuracy", "share").estimate
     return estimates
 
 
 def _check_false_positives(
-    rows: Sequence[Row], arm: Arm | None, settings: Evaluation, family: Sequence[float | None]
+    rows: Sequence[Row],
+    arm: Arm | None,
+    settings: Evaluation,
+    measure: Measure,
+    family: Sequence[float | None],
 ) -> FalsePositives | None:
     if not rows or arm is None:
         return None
     gains: dict[str, dict[int, float]] = {}
     batches: dict[str, int] = {}
     for (name, seed), mean in document_means(rows, arm.name).items():
-        gains.setdefault(name, {})[seed] = mean.gain
+        gains.setdefault(name, {})[seed] = mean.values[measure]
         batches[name] = mean.batch
-    return false_positives(arm.name, gains, batches, pairs=settings.false_positives, side=settings.seeds, family=family)
+    return false_positives(
+        arm.name, gains, batches, pairs=settings.false_positives, side=settings.seeds, kind=kind_of_gain(measure),
+        family=family,
+    )  # fmt: skip

@@ -23,6 +23,7 @@ from teacher.prompting.features import head_tokenizer
 from teacher.prompting.strategies import brought_names
 from teacher.ready.brought import check_brought
 from teacher.reward.assignment import batches_of
+from teacher.reward.distractors import telling_documents
 from teacher.reward.student_models import labels
 from teacher.reward.student_runs import heldout_items
 from teacher.training.data import check_documents
@@ -110,21 +111,21 @@ def _read_documents(config: Config, arms: Sequence[Arm]) -> tuple[list[Document]
     else:
         documents = read_evaluated(config)
     exams = heldout_questions(config.student, config.evaluation)
-    kept = _asked(documents, "heldout", exams)
+    kept = _asked(config, documents, "heldout", exams)
     if any(arm.kind == "best-of" for arm in arms):
-        kept = _asked(kept, "reward", exams)
+        kept = _asked(config, kept, "reward", exams)
     return train, kept
 
 
-def _asked(documents: list[Document], split: Split, exams: DocumentQuestions) -> list[Document]:
-    """Those that have a question of the split."""
+def _asked(config: Config, documents: list[Document], split: Split, exams: DocumentQuestions) -> list[Document]:
+    """Those that have a question of the split, and whose questions tell what is rewarded."""
     kept = [d for d in documents if any(question.split == split for question in exams.exam(d).questions)]
     name = "held-out question, see `split`" if split == "heldout" else "reward question, by which best-of chooses"
     if not kept:
         raise UserError(f"data.heldout: none of {len(documents)} documents has a {name}")
     if left_out := len(documents) - len(kept):
         say(f"warning: data.heldout: {left_out} of {len(documents)} documents have no {name}, left out")
-    return kept
+    return telling_documents(kept, exams, split, config.reward, "data.heldout", say)
 
 
 def _check(inputs: Inputs) -> None:

@@ -56,8 +56,6 @@ def measure_student(
             # The same tokens a document as in the setting `together`, so that the two can be compared.
             share = max(8, settings.tokens_per_step // config.reward.documents_together)
             settings = settings.model_copy(update={"tokens_per_step": share})
-            documents = inputs.documents[: config.evaluation.single_documents]
-            inputs = inputs._replace(extra={}, documents=documents)
             students = ArmStudents(inputs, label, settings, make_pool(settings), journal, count.reach)
             planned = [job for arm in inputs.arms for job in students.plan("single", arm, texts[arm.name], range(1))]
             count.expect(len(planned))

@@ -4,9 +4,10 @@
     evaluation/items.parquet    one row a question asked of a student, `ITEM_COLUMNS`: every estimate follows from these
     evaluation/lessons.parquet  one row a document, arm and student: what was taught, `LESSON_COLUMNS`
 
-Gains are in nats a gold-answer token, after minus before; accuracies are shares (0 ... 1) of gold answers that greedy
-decoding would give after the lesson. All intervals are 95% and two-sided. A bound is None where one cluster alone makes
-no interval possible.
+A gain is the rise of a measure over the lesson, in the measure's unit (`student.records.UNITS`); where none is named
+it is that of `reward.measure`, which claims and verdicts are about. Accuracies are shares (0 ... 1) of gold answers
+that greedy decoding would give after the lesson. All intervals are 95% and two-sided. A bound is None where one cluster
+alone makes no interval possible.
 """
 
 from pathlib import Path
@@ -16,6 +17,8 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from configs.files import read_own
+from configs.schema.reward import Measure
+from student.records import MEASURES
 
 RESULT_FILE = "evaluation.json"
 ITEMS_FILE = "evaluation/items.parquet"
@@ -43,8 +46,8 @@ ITEM_COLUMNS = pa.schema(
         ("document_id", pa.string()),  # of a document item; else empty
         ("question", pa.string()),  # as the student read it
         ("answer", pa.string()),
-        ("loglik_before", pa.float64()),  # mean log-likelihood of a gold answer's token, nats
-        ("loglik_after", pa.float64()),
+        # Each measure of `reward.measure`; null where the exam does not tell it.
+        *((f"{measure}_{when}", pa.float64()) for measure in MEASURES for when in ("before", "after")),
         ("correct_before", pa.bool_()),
         ("correct_after", pa.bool_()),
         ("steps", pa.int32()),  # optimiser steps of the student
@@ -99,9 +102,11 @@ class ArmEstimates(Record):
 
     gain: Estimate | None
     """On held-out questions of held-out documents; None where all students failed."""
+    measures: dict[Measure, Estimate]
+    """The gain in every measure that the exam tells, the rewarded one among them; of the others as a description."""
     accuracy: Estimate | None
     benchmarks: dict[str, Estimate]
-    """Gain on each external benchmark (`evaluation.benchmarks`), which was never rewarded."""
+    """Gain in loglik on each external benchmark (`evaluation.benchmarks`), which was never rewarded."""
     benchmark_accuracies: dict[str, Estimate]
     retention_loss: Estimate | None
     """Loss gained on the retention texts, nats a token: positive is forgotten. None without `retention_texts`."""
@@ -154,6 +159,8 @@ class ScalingPoint(Record):
     """Different tokens of a document's lesson: the x axis of a token-scaling curve."""
     overlap: float
     gain: Estimate
+    measures: dict[Measure, Estimate]
+    """As in `ArmEstimates`."""
     accuracy: Estimate
 
 
@@ -161,13 +168,16 @@ class Comparison(Record):
     """Two arms of one student, paired by document (items about no document: by batch), question and seed."""
 
     measure: Literal["gain", "accuracy", "benchmark", "retention"]
-    """`gain` and `accuracy` on held-out questions; `benchmark`: gain on the items of all `evaluation.benchmarks`;
-    `retention`: accuracy on `evaluation.retention_questions`."""
+    """`gain` and `accuracy` on held-out questions; `benchmark`: gain in loglik on the items of all
+    `evaluation.benchmarks`; `retention`: accuracy on `evaluation.retention_questions`."""
     setting: Literal["together", "single"]
     arm: str
     against: str
     difference: Estimate
     """`arm` minus `against`; its interval is cluster-robust and not corrected for the number of comparisons."""
+    measures: dict[Measure, Estimate]
+    """Of a `gain`: the same difference in every measure that the exam tells, the rewarded one among them. The others
+    describe and have no verdict, so that none is chosen after looking."""
     p: float | None
     """Two-sided, of Student's t on the clusters; None where one cluster gives none."""
     p_corrected: float | None
@@ -203,7 +213,7 @@ class EditSequences(Record):
     """(edits + 1) x edits: row i is the student after i edits (row 0: never edited), column j the documents of edit
     j + 1: share of their held-out questions answered right."""
     gain: list[list[Estimate]]
-    """The same in nats a token, against the never-edited student."""
+    """Gain of the rewarded measure, against the never-edited student."""
     studied: list[Estimate]
     """For each row from 1 on: accuracy on all documents taught so far."""
     studied_unedited: list[Estimate]
@@ -270,13 +280,15 @@ class Expectation(Record):
     holds: bool
     """By the corrected verdict of a comparison, or because its interval lies on one side."""
     estimate: Estimate
-    """What it rests on: a difference in nats a token or in accuracy, or a share."""
+    """What it rests on: a difference in gain or in accuracy, or a share."""
 
 
 class EvaluationResult(Record):
     """`evaluation.json`."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
+    measure: Measure
+    """`reward.measure`, fixed before the students ran: what every `gain`, claim and verdict is in."""
     documents: int
     documents_per_student: int
     seeds: int

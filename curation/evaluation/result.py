@@ -33,6 +33,7 @@ from curation.evaluation.records import (
 from curation.evaluation.texts import taught_texts
 from curation.lab.items import BEST, JUNK
 from student.engine.models import read_tokenizer
+from student.records import in_measure
 from student.text.words import overlap_shares
 from teacher.records import ONE_RUN
 
@@ -78,10 +79,13 @@ def student_result(
             training_runs=len(runs),
         )
     scaling: dict[str, list[ScalingPoint]] = {}
-    for (name, number), (gain, accuracy) in sorted(estimates.scaling.items(), key=lambda item: item[0][1]):
+    for (name, number), (measures, accuracy) in sorted(estimates.scaling.items(), key=lambda item: item[0][1]):
         texts = taught_texts(measurements.texts[name], number)
         tokens, shared = lesson_tokens(texts), overlap(texts)
-        point = ScalingPoint(rewrites=number, lesson_tokens=tokens, overlap=shared, gain=gain, accuracy=accuracy)
+        point = ScalingPoint(
+            rewrites=number, lesson_tokens=tokens, overlap=shared, gain=measures[inputs.config.reward.measure],
+            measures=measures, accuracy=accuracy,
+        )  # fmt: skip
         scaling.setdefault(name, []).append(point)
     return StudentResult(
         model=model,
@@ -106,7 +110,9 @@ def lesson_table(
         student_rows = [row for row in together if row["student"] == label]
         for arm in inputs.arms:
             means = document_means(student_rows, arm.name)
-            gains, accuracies = (mean_over_seeds(means, value)[0] for value in ("gain", "accuracy"))
+            gains, accuracies = (
+                mean_over_seeds(means, value)[0] for value in (inputs.config.reward.measure, "accuracy")
+            )
             for document, group in zip(inputs.documents, of_student.texts[arm.name], strict=True):
                 taught = [rewrite for rewrite in group[:size] if rewrite.rejected is None]
                 lines.append(
@@ -131,7 +137,7 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
     settings, student, documents = config.evaluation, config.student, len(inputs.documents)
     clusters = math.ceil(documents / config.reward.documents_together)
     asked = "all their questions, none of which was rewarded" if settings.questions == "all" else "held-out questions"
-    kinds = {arm.kind for arm in inputs.arms}
+    kinds, measure = {arm.kind for arm in inputs.arms}, config.reward.measure
     of_run = ""
     if settings.teacher_for == "each" and settings.training_runs > 1 and "trained" in kinds:
         of_run = f"; those of `trained` also draw its {settings.training_runs} training runs, crossed with the batches"
@@ -143,6 +149,7 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
         f"Intervals are 95%, cluster-robust over {clusters} batches of documents that share students (Student's t,"
         f" {clusters - 1} degrees of freedom), {settings.seeds} students a batch and arm, whose random numbers all arms"
         f" have in common{of_run}.",
+        f"Gains, claims and verdicts are {in_measure(measure)}, as `reward.measure` says; other measures describe.",
         "Comparisons are corrected by Holm within each setting and measure, over all students: a verdict other than"
         " `no detectable difference` stands after that.",
     ]

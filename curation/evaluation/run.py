@@ -70,7 +70,7 @@ def _make_result(
     inputs: Inputs, checkpoints: Checkpoints, measurements: dict[str, Measurements], rows: list[Any], started: float
 ) -> EvaluationResult:
     config, settings = inputs.config, inputs.config.evaluation
-    estimates, correction = estimate_students(rows, inputs.arms, settings)
+    estimates, correction = estimate_students(rows, inputs.arms, settings, config.reward.measure)
     for label in inputs.students:
         if label not in estimates:
             raise RunError(
@@ -84,6 +84,7 @@ def _make_result(
         for label in inputs.students
     }
     result = EvaluationResult(
+        measure=config.reward.measure,
         documents=len(inputs.documents),
         documents_per_student=config.reward.documents_together,
         seeds=settings.seeds,

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from curation.evaluation.records import Estimate, FalsePositives
+from student.records import SHARES
 from student.statistics.intervals import clustered_mean, holm, t_quantile
 from teacher.reward.evaluation import crossed_mean
 
@@ -20,6 +21,11 @@ POWER = 0.8
 
 Kind = Literal["mean", "share", "difference"]
 """What is averaged: values, shares of right answers, or differences of such shares."""
+
+
+def kind_of_gain(measure: str) -> Kind:
+    """Of a gain in a measure, and of a difference between two."""
+    return "difference" if measure in SHARES else "mean"
 
 
 class ClusteredMean:
@@ -63,6 +69,7 @@ def false_positives(
     *,
     pairs: int,
     side: int,
+    kind: Kind = "mean",
     family: Sequence[float | None] = (),
 ) -> FalsePositives | None:
     """Compares an arm with itself `pairs` times; None where a batch has fewer students than two sides need.
@@ -86,7 +93,7 @@ def false_positives(
             for name in names:
                 left, right = (statistics.fmean(gains[name][s] for s in half) for half in (drawn[:side], drawn[side:]))
                 differences[name] = left - right
-        p = ClusteredMean(differences, clusters).p
+        p = ClusteredMean(differences, clusters, kind).p
         assert p is not None
         differ += p < LEVEL
         p_corrected = holm([*family, p])[-1]

@@ -14,14 +14,13 @@ from curation.evaluation.arms import Arm
 from curation.evaluation.inputs import Inputs, heldout_questions
 from curation.evaluation.records import Setting
 from curation.evaluation.texts import Groups, choose_best, taught_texts
-from student.records import Job, Outcome, StudentPool
+from student.records import MEASURES, Job, Outcome, StudentPool
 from teacher.reward.assignment import batches_of
 from teacher.reward.gain import GainReward
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal
 
 Row = dict[str, Any]
-ANSWER = ("loglik_before", "loglik_after", "correct_before", "correct_after")
 
 
 class RunKey(NamedTuple):
@@ -66,7 +65,9 @@ class ArmStudents:
         `rl.rewrites_per_lesson`) rewrites a document. Only those of `together` are asked items about no document."""
         documents, rewrites = self.inputs.documents, rewrites or self.config.rl.rewrites_per_lesson
         texts = taught_texts(groups, rewrites)
-        batch_size = 1 if setting == "single" else self.config.reward.documents_together
+        batch_size = self.config.reward.documents_together
+        if setting == "single":
+            documents, batch_size = documents[: self.config.evaluation.single_documents], 1
         for number, batch in enumerate(batches_of(len(documents), batch_size)):
             names = [documents[d].id for d in batch]
             taught = [(name, text) for name in names for text in texts.get(name, ())]
@@ -121,5 +122,11 @@ class ArmStudents:
                 "document_id": question.document_id,
                 "question": question.prompt,
                 "answer": question.answer,
-                **{name: getattr(answer, name) for name in ANSWER},
+                "correct_before": answer.correct_before,
+                "correct_after": answer.correct_after,
+                **{
+                    f"{measure}_{when}": value
+                    for measure in MEASURES
+                    for when, value in zip(("before", "after"), answer.told(measure) or (None, None), strict=True)
+                },
             }

@@ -16,10 +16,12 @@ from configs.files import read_json_lines
 from configs.format import interval
 from configs.load import load_config
 from configs.schema import Config
+from configs.schema.reward import Measure
 from configs.schema.teacher import HEAD
 from curation.corpus.licences import UNKNOWN, licence_of
 from curation.evaluation.records import read_result
 from curation.pipeline.fingerprint import teacher_hash
+from student.records import in_measure
 from teacher.records import ONE_RUN
 
 ARMS = {"raw": "the raw documents", "untrained": "the untrained teacher", "trained": f"the trained teacher, {ONE_RUN}"}
@@ -36,7 +38,8 @@ class Model:
 
 
 Result = dict[str, str]
-"""A line of an evaluation: `arm`, `gain` and `accuracy` (`1.99 [1.08, 2.83]`, empty where not measured), and `n`."""
+"""A line of an evaluation: `arm`, `gain` and `accuracy` (`1.99 [1.08, 2.83]`, empty where not measured), `n`, and what
+the gain is `in`: `in loglik (nats a token)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def find_run(output: Path, manifest: Mapping[str, Any], teacher: Path | None = N
         data.read_text().strip() if data.is_file() else None,
         describe_model(config.teacher.model),
         tuple(describe_model(config.teacher.model if m == "teacher" else m) for m in config.student.names if m),
-        tuple(_journal_results(folder)),
+        tuple(_journal_results(folder, config.reward.measure)),
     )
 
 
@@ -101,12 +104,12 @@ def evaluation_results(output: Path, run: TeacherRun | None) -> tuple[Result, ..
                     None if x is None else x.model_dump() for x in (arm.together.gain, arm.together.accuracy)
                 )
                 n = (gain or accuracy or {}).get("n", "")
-                results.append(_result(ARMS.get(name, arm.words) + of_student, gain, accuracy, n))
+                results.append(_result(ARMS.get(name, arm.words) + of_student, gain, accuracy, n, evaluation.measure))
         return tuple(results)
     return run.results if run else ()
 
 
-def _journal_results(run: Path) -> list[Result]:
+def _journal_results(run: Path, measure: Measure) -> list[Result]:
     """The held-out arms and their paired differences, from the last lines of metrics.jsonl that have them."""
     lines = read_json_lines(run / "journal" / "metrics.jsonl")
 
@@ -115,7 +118,7 @@ def _journal_results(run: Path) -> list[Result]:
 
     arms = {line["arm"]: line for line in lines if line.get("kind") == "heldout"}
     results = [
-        _result(label, estimate(line, "gain"), estimate(line, "accuracy"), line.get("documents", ""))
+        _result(label, estimate(line, "gain"), estimate(line, "accuracy"), line.get("documents", ""), measure)
         for arm, label in ARMS.items()
         if (line := arms.get(arm))
     ]
@@ -123,17 +126,19 @@ def _journal_results(run: Path) -> list[Result]:
     for other, label in DIFFERENCES.items():
         gain, accuracy = (estimate(difference, f"{name}_minus_{other}") for name in ("trained", "accuracy"))
         if gain["mean"] is not None:
-            results.append(_result(label, gain, accuracy, ""))
+            results.append(_result(label, gain, accuracy, "", measure))
     return results
 
 
-def _result(label: str, gain: Mapping[str, Any] | None, accuracy: Mapping[str, Any] | None, n: Any) -> Result:
+def _result(
+    label: str, gain: Mapping[str, Any] | None, accuracy: Mapping[str, Any] | None, n: Any, measure: Measure
+) -> Result:
     def text(values: Mapping[str, Any] | None, digits: int) -> str:
         if not values or values.get("mean") is None:
             return ""
         return interval(values["mean"], values.get("low"), values.get("high"), digits)
 
-    return {"arm": label, "gain": text(gain, 3), "accuracy": text(accuracy, 2), "n": str(n)}
+    return {"arm": label, "gain": text(gain, 3), "accuracy": text(accuracy, 2), "n": str(n), "in": in_measure(measure)}
 
 
 def describe_model(model: str) -> Model:

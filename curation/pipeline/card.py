@@ -35,7 +35,7 @@ def dataset_card(
     """The card of a dataset called `name`; `repo_id` is its place on the Hub, if it is to be there.
 
     `facts` are what an export knows beyond the manifest: `base` and `students` (models with `name` and `licence`),
-    `results` (lines with `arm`, `gain`, `accuracy`, `n`), `teacher_repo`.
+    `results` (lines with `arm`, `gain`, `accuracy`, `n`, `in`), `teacher_repo`.
     """
     files = manifest["files"]
     content = render(

@@ -31,7 +31,7 @@ class Choices:
     best_chosen: float
     """Share of documents whose truly best rewrite was chosen."""
     regret: float
-    """True gain of the best rewrite minus that of the chosen one, nats a token, mean over documents."""
+    """True gain of the best rewrite minus that of the chosen one, mean over documents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

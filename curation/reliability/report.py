@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.format import interval, number
-from configs.schema.reward import Credit
+from configs.schema.reward import Credit, Measure
 from curation.reliability.adaptive_comparison import Comparison
+from student.records import in_measure
 from student.statistics.intervals import Interval
 from student.statistics.reliability import Reliability
 
@@ -24,7 +25,7 @@ class StrategyResult:
     strategy: str
     documents: int
     gain: float
-    """Mean, nats a gold-answer token."""
+    """Mean, in the rewarded measure."""
     gain_interval: Interval
     accuracy: float
     """Share of the reward questions right after the lesson."""
@@ -32,10 +33,23 @@ class StrategyResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """How much of the gain in one measure is signal, in the measure's unit."""
+
+    components: Reliability
+    contrast_sd: float | None
+    """Standard deviation of the strategies' mean gains, controls left out."""
+    contrast_range: float | None
+    """Best strategy's mean gain minus the worst's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CreditReport:
     """What one unit of credit gives."""
 
     credit: Credit
+    measure: Measure
+    """What is rewarded, and all that follows is in."""
     documents_per_student: int
     repeats: int
     students: int
@@ -53,9 +67,10 @@ class CreditReport:
     seconds_per_student: float | None
     ways: list[StrategyResult]
     contrast_sd: float | None
-    """Standard deviation of the strategies' mean gains, controls left out."""
     contrast_range: float | None
-    """Best strategy's mean gain minus the worst's."""
+    """As in `Signal`."""
+    by_measure: dict[Measure, Signal]
+    """Of the same students: every measure that the exam tells, the rewarded one among them."""
     errors: list[str] = field(default_factory=list)
     """Errors of the students that failed."""
     adaptive: list[Comparison] = field(default_factory=list)
@@ -71,9 +86,11 @@ def print_reports(reports: Sequence[CreditReport], output: Path) -> None:
     for label, cells in _rows(reports):
         table.add_row(label, *cells)
     console.print(table)
+    if any(len(report.by_measure) > 1 for report in reports):
+        console.print(_measure_table(reports))
     for report in reports:
         title = f"Ways of rewriting, {report.credit} credit"
-        table = _new_table(title, ["strategy"], ["documents", "gain, nats a token", "accuracy after"])
+        table = _new_table(title, ["strategy"], ["documents", f"gain {in_measure(report.measure)}", "accuracy after"])
         for result in report.ways:
             name = f"{result.strategy} (control)" if result.control else result.strategy
             gain = interval(result.gain, *result.gain_interval)
@@ -86,6 +103,21 @@ def print_reports(reports: Sequence[CreditReport], output: Path) -> None:
         for remark in filter(None, (report.components.reason, failed)):
             console.print(f"{report.credit}: {remark}", highlight=False)
     console.print(f"written to {output}", highlight=False, soft_wrap=True)
+
+
+def _measure_table(reports: Sequence[CreditReport]) -> Table:
+    headings = ["sd between rewrites", "sd of noise", "reliability of one run", "best strategy minus worst"]
+    table = _new_table("The same students in every measure, each in its unit", ["credit", "measure"], headings)
+    table.columns[1].no_wrap = True
+    for report in reports:
+        for measure, signal in report.by_measure.items():
+            parts = signal.components
+            name = f"{measure}{', rewarded' if measure == report.measure else ''}"
+            table.add_row(
+                report.credit, name, _deviation(parts.between_variance), _deviation(parts.noise_variance),
+                interval(parts.reliability, parts.low, parts.high), number(signal.contrast_range, 3),
+            )  # fmt: skip
+    return table
 
 
 def _rows(reports: Sequence[CreditReport]) -> list[tuple[str, list[str]]]:

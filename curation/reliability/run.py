@@ -5,7 +5,8 @@ Every rewrite of some documents is taught to several students. Each unit of cred
 so many, the same ones more often. `shared` and `shard` are two readings of the same students. The verb only reports.
 
 Measured: the variance of the gain between rewrites of a document and between runs of the same rewrite
-(`student.statistics.reliability`), the contrast between strategies, and what a rewarded rewrite costs. All
+(`student.statistics.reliability`) in every measure of gain that the exam tells, the contrast between strategies, and
+what a rewarded rewrite costs. Budgets and adaptive repeats are of `reward.measure`. All
 rewrites of a document share a repeat's seed; the intervals' clusters are documents, or the batches that share students.
 """
 
@@ -13,6 +14,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,17 +22,18 @@ from configs.errors import UserError, check_known
 from configs.files import write_whole
 from configs.format import without_nan
 from configs.schema import Config
-from configs.schema.reward import Credit
+from configs.schema.reward import Credit, Measure
 from curation.console.progress import StudentProgress, say
 from curation.reliability.adaptive_comparison import Comparison, run_live, simulate
-from curation.reliability.report import TARGET, CreditReport, StrategyResult, print_reports
+from curation.reliability.report import TARGET, CreditReport, Signal, StrategyResult, print_reports
 from curation.study.groups import LAB, Group, read_groups
 from curation.study.students import Gains, Recording, RewriteStudy
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
-from student.records import StudentPool
-from student.statistics.intervals import estimate
+from student.records import MEASURES, Outcome, StudentPool, mean_gain
 from student.statistics.reliability import reliability, repeats_for
+from teacher.reward.distractors import telling_documents
+from teacher.reward.evaluation import estimate_gains
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal
 
@@ -88,6 +91,7 @@ def run_reliability(
     result = {
         "source": source or list(config.data.train),
         "student": config.student.model,
+        "measure": config.reward.measure,
         "students": pool.fingerprint,
         "target": TARGET,
         "credits": [without_nan(asdict(report)) for report in reports],
@@ -110,18 +114,27 @@ def _comparable(config: Config, groups: list[Group]) -> list[Group]:
             say(f"{count} documents without {missing} are left out")
     if not kept:
         raise UserError("no document has both reward questions and two rewrites to compare")
-    return kept
+    documents = [group.document for group in kept]
+    telling = {d.id for d in telling_documents(documents, questions, "reward", config.reward, "reliability", say)}
+    return [group for group in kept if group.document.id in telling]
 
 
 def _report(credit: Credit, study: RewriteStudy, recording: Recording, adaptive: list[Comparison]) -> CreditReport:
-    gains = recording.whole if credit == "shard" else recording.own
-    components = reliability(study.rewrites_only(gains), clusters=study.clusters, common_seeds=True)
-    strategies = _by_strategy(study, gains, recording.accuracy)
-    means = [result.gain for result in strategies if not result.control]
+    rewarded = study.runs.config.reward.measure
+    tables = {
+        measure: recording.table(partial(_gain, measure=measure), whole=credit == "shard") for measure in MEASURES
+    }
+    by_measure = {
+        measure: _signal(study, gains, recording.accuracy, measure)
+        for measure, gains in tables.items()
+        if any(gain is not None for group in gains for runs in group for gain in runs)
+    }
+    components = by_measure[rewarded].components
     repeats = repeats_for(components.reliability, TARGET)
     students_per_run = recording.students / sum(len(g.candidates) for g in study.groups) / recording.repeats
     return CreditReport(
         credit=credit,
+        measure=rewarded,
         documents_per_student=study.documents_per_student,
         repeats=recording.repeats,
         students=recording.students,
@@ -132,16 +145,30 @@ def _report(credit: Credit, study: RewriteStudy, recording: Recording, adaptive:
         students_for_target=None if repeats is None else repeats * students_per_run,
         students_per_rewrite=recording.repeats * students_per_run,
         seconds_per_student=recording.seconds_per_student,
-        ways=strategies,
-        contrast_sd=statistics.stdev(means) if len(means) > 1 else None,
-        contrast_range=max(means) - min(means) if len(means) > 1 else None,
+        ways=_by_strategy(study, tables[rewarded], recording.accuracy, rewarded),
+        contrast_sd=by_measure[rewarded].contrast_sd,
+        contrast_range=by_measure[rewarded].contrast_range,
+        by_measure=by_measure,
         errors=recording.errors,
         adaptive=adaptive,
         reliability_by_repeats=[{"repeats": r, "reliability": components.at(r)} for r in (1, 2, 3, 4, 8, 16)],
     )
 
 
-def _by_strategy(study: RewriteStudy, gains: Gains, accuracy: Gains) -> list[StrategyResult]:
+def _gain(outcome: Outcome, measure: Measure) -> float | None:
+    return mean_gain(outcome.answers, measure)
+
+
+def _signal(study: RewriteStudy, gains: Gains, accuracy: Gains, measure: Measure) -> Signal:
+    means = [way.gain for way in _by_strategy(study, gains, accuracy, measure) if not way.control]
+    return Signal(
+        components=reliability(study.rewrites_only(gains), clusters=study.clusters, common_seeds=True),
+        contrast_sd=statistics.stdev(means) if len(means) > 1 else None,
+        contrast_range=max(means) - min(means) if len(means) > 1 else None,
+    )
+
+
+def _by_strategy(study: RewriteStudy, gains: Gains, accuracy: Gains, measure: Measure) -> list[StrategyResult]:
     """Strategies by falling mean gain; each document counts once in a strategy."""
     runs: dict[tuple[str, bool], dict[int, list[tuple[float, float]]]] = {}
     for d, group in enumerate(study.groups):
@@ -154,7 +181,7 @@ def _by_strategy(study: RewriteStudy, gains: Gains, accuracy: Gains) -> list[Str
     for (strategy, control), by_document in runs.items():
         means = [statistics.fmean(gain for gain, _ in of_document) for of_document in by_document.values()]
         share = statistics.fmean(statistics.fmean(right for _, right in pairs) for pairs in by_document.values())
-        gain_estimate = estimate(means, [study.clusters[d] for d in by_document])
+        gain_estimate = estimate_gains(means, [study.clusters[d] for d in by_document], measure)
         result = StrategyResult(
             strategy=strategy, documents=len(by_document), gain=gain_estimate.mean,
             gain_interval=gain_estimate.interval, accuracy=share,

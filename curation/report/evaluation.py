@@ -3,19 +3,21 @@
 from markupsafe import Markup
 
 from configs.format import amount
+from configs.schema.reward import Measure
 from curation.evaluation.records import Comparison, Estimate, EvaluationResult, StudentResult
 from curation.report.parts import Kind, Table, Tile, Verdict, cell, count, number, shares
 from curation.report.plots import Interval, interval_text
+from student.records import MEASURES, in_measure
 from teacher.records import ONE_RUN
 
-UNIT = {
-    "gain": "nats a token",
-    "accuracy": "share of answers right",
-    "benchmark": "gain in nats a token on what was never rewarded",
-    "retention": "share of old questions still answered",
+COMPARED = {
+    "gain": "gain",
+    "accuracy": "accuracy (share of answers right)",
+    "benchmark": f"gain {in_measure('loglik')} on benchmarks, which were never rewarded",
+    "retention": "retention (share of old questions still answered)",
 }
 SETTINGS = {"together": "many documents share a student", "single": "one document, one student"}
-"""The measures and the settings of a comparison."""
+"""What is compared, and in which setting."""
 KINDS: dict[str, Kind] = {"better": "better", "worse": "worse", "no detectable difference": "same"}
 TRAINED_GAINS: dict[Kind, str] = {
     "better": "gains more than with", "worse": "gains less than with", "same": "no detectable difference from",
@@ -32,6 +34,12 @@ OTHERS_GAIN: dict[Kind, str] = {
 def bounds(estimate: Estimate | None) -> Interval | None:
     """(mean, low, high), or None."""
     return None if estimate is None else estimate.bounds
+
+
+def told(student: StudentResult, rewarded: Measure) -> list[Measure]:
+    """The measures that the student's exams tell, the rewarded one first."""
+    found = {measure for arm in student.arms.values() for measure in arm.together.measures}
+    return [rewarded, *(measure for measure in MEASURES if measure in found and measure != rewarded)]
 
 
 def verdicts(evaluation: EvaluationResult) -> list[Verdict]:
@@ -58,8 +66,8 @@ def verdicts(evaluation: EvaluationResult) -> list[Verdict]:
     if _of_one_run(evaluation):
         of_run = f" The trained teacher is that of {ONE_RUN}: what another run's would be worth was not measured."
     note = (
-        f"Gain in nats a token on {documents}, {students} each, at equal tokens and steps (but for †). The intervals"
-        " are 95% each by itself; the verdicts are corrected by Holm's method over"
+        f"Gain {in_measure(evaluation.measure)} on {documents}, {students} each, at equal tokens and steps (but for"
+        " †). The intervals are 95% each by itself; the verdicts are corrected by Holm's method over"
         f" {amount(family, 'comparison')}: were nothing different, at most {evaluation.correction.level:.0%} of such"
         f" evaluations would call anything so.{of_run}"
     )
@@ -134,15 +142,18 @@ def _of_one_run(evaluation: EvaluationResult) -> bool:
     )
 
 
-def arm_table(student: StudentResult) -> Table:
+def arm_table(student: StudentResult, rewarded: Measure) -> Table:
     """What each arm taught and what came of it."""
+    measures = told(student, rewarded)
     benchmarks = list(dict.fromkeys(name for arm in student.arms.values() for name in arm.together.benchmarks))
     outside = [f"{benchmark}, gain" for benchmark in benchmarks]
-    head = ["arm", "gain", "answered right", *outside, "tokens in texts", "trained on", "overlap", "strategies"]
+    gains = [f"gain in {measure}" for measure in measures]
+    head = ["arm", *gains, "answered right", *outside, "tokens in texts", "trained on", "overlap", "strategies"]
     rows: list[list[str | Markup]] = []
     for name, arm in student.arms.items():
         flag = "" if arm.equal_tokens else " †"
-        estimates = [arm.together.gain, arm.together.accuracy, *(arm.together.benchmarks.get(b) for b in benchmarks)]
+        estimates = [*map(arm.together.measures.get, measures), arm.together.accuracy]
+        estimates += map(arm.together.benchmarks.get, benchmarks)
         refused = f"{arm.rejected} refused" if arm.rejected else ""
         failed = f"{arm.together.failed} students failed" if arm.together.failed else ""
         strategies = "; ".join(filter(None, (shares(list(arm.strategies.items())), refused, failed)))
@@ -159,23 +170,38 @@ def arm_table(student: StudentResult) -> Table:
     return Table(head, rows, "w" + "r" * (len(head) - 2) + "w")
 
 
-def comparison_tables(student: StudentResult) -> list[Table]:
-    """One a setting and measure; that of the verdicts is open."""
+def comparison_tables(student: StudentResult, rewarded: Measure) -> list[Table]:
+    """One a setting and what is compared; that of the verdicts is open. Last the differences in all measures."""
     head = ["pair", "difference", "p", "p, corrected", "detectable", "verdict"]
     tables = []
     for setting, words in SETTINGS.items():
-        for measure, unit in UNIT.items():
+        for measure, compared in COMPARED.items():
             rows = [_row(c) for c in student.comparisons if (c.setting, c.measure) == (setting, measure)]
             if rows:
-                title = f"{measure.capitalize()} ({unit}), {words}"
+                unit = f" {in_measure(rewarded)}" if measure == "gain" else ""
+                title = f"{compared.capitalize()}{unit}, {words}"
                 tables.append(Table(head, rows, "lrrrrl", title, folded=(setting, measure) != ("together", "gain")))
+    measures = told(student, rewarded)
+    if len(measures) > 1:
+        rows = [
+            [_pair(c), *(cell(bounds(c.measures.get(measure)), sign=True) for measure in measures)]
+            for c in student.comparisons
+            if (c.measure, c.setting) == ("gain", "together")
+        ]
+        title = f"All measures side by side: verdicts are in {rewarded}, the others describe"
+        tables.append(Table(["pair", *map(in_measure, measures)], rows, "l" + "r" * len(measures), title))
     return tables
+
+
+def _pair(comparison: Comparison) -> Markup:
+    """`trained − raw`."""
+    return Markup("<b>{}</b> − {}").format(comparison.arm, comparison.against)
 
 
 def _row(comparison: Comparison) -> list[str | Markup]:
     p_values = comparison.p, comparison.p_corrected
     return [
-        Markup("<b>{}</b> − {}").format(comparison.arm, comparison.against),
+        _pair(comparison),
         cell(comparison.difference.bounds, sign=True),
         *("< 0.001" if p is not None and p < 0.001 else number(p, 3) for p in p_values),
         number(comparison.detectable),

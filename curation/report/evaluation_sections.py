@@ -1,22 +1,24 @@
 """The sections that evaluation.json fills: arms, comparisons, scaling, forgetting, edits. A block a student."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from configs.format import amount
-from curation.evaluation.records import EditSequences, Estimate, EvaluationResult, ScalingPoint, StudentResult
+from configs.schema.reward import Measure
+from curation.evaluation.records import (
+    ArmEstimates,
+    EditSequences,
+    Estimate,
+    EvaluationResult,
+    ScalingPoint,
+    StudentResult,
+)
 from curation.report import plots
-from curation.report.evaluation import arm_table, bounds, comparison_tables, intervals_of
+from curation.report.evaluation import arm_table, bounds, comparison_tables, intervals_of, told
 from curation.report.parts import Block, Figure, Section, Table, cell, draw, number
 from curation.report.plots import Curve, Interval, Row
+from student.records import in_measure
 
-GAIN = "held-out gain (nats a token)"
-RIGHT = "held-out questions answered right (share)"
-SCALED: Sequence[tuple[str, str, Callable[[ScalingPoint], Interval | None]]] = (
-    ("gain", GAIN, lambda point: point.gain.bounds),
-    ("overlap", "shared 4-grams in a lesson (share)", lambda point: (point.overlap, None, None)),
-    ("accuracy", "answered right (share)", lambda point: point.accuracy.bounds),
-)
-"""Measure, axis, value of a point; diversity stands beside the gain."""
 FORGOTTEN = (
     ("retention_accuracy", "Old questions still answered", "share of questions it could answer before"),
     ("retention_loss", "Loss gained on old texts", "nats a token; above zero is forgotten"),
@@ -32,57 +34,93 @@ def sections(evaluation: EvaluationResult) -> list[Section]:
 def _blocks(
     evaluation: EvaluationResult,
     figures_of: Callable[[str, StudentResult], Sequence[Figure]],
-    tables_of: Callable[[StudentResult], Sequence[Table]] = lambda student: (),
+    tables_of: Callable[[StudentResult, Measure], Sequence[Table]] = lambda student, rewarded: (),
 ) -> list[Block]:
     """A block for each student that has figures."""
     students = evaluation.students.items()
-    return [Block(f, tables_of(student), label) for label, student in students if (f := figures_of(label, student))]
+    return [
+        Block(figures, tables_of(student, evaluation.measure), label)
+        for label, student in students
+        if (figures := figures_of(label, student))
+    ]
+
+
+class Shown(NamedTuple):
+    """What a figure shows of arms, of scaling points, or of pairs."""
+
+    what: str
+    """`gain`, `accuracy`, or `gain in choice, not rewarded`."""
+    axis: str
+    measure: Measure | None
+    """None: the accuracy."""
+
+    def read(self, estimates: ArmEstimates | ScalingPoint | None) -> Interval | None:
+        """The value with its bounds, as far as it was measured."""
+        if estimates is None:
+            return None
+        return bounds(estimates.measures.get(self.measure) if self.measure else estimates.accuracy)
+
+
+def _shown(evaluation: EvaluationResult, student: StudentResult) -> list[Shown]:
+    """The rewarded measure, the accuracy, and the measures that are told beside them."""
+    rewarded, *others = told(student, evaluation.measure)
+    return [
+        Shown("gain", f"gain {in_measure(rewarded)}", rewarded),
+        Shown("accuracy", "questions answered right (share)", None),
+        *(Shown(f"gain in {measure}, not rewarded", f"gain {in_measure(measure)}", measure) for measure in others),
+    ]
 
 
 def _arms(evaluation: EvaluationResult) -> Section:
     def figures(label: str, student: StudentResult) -> list[Figure]:
         return [
             draw(
-                plots.forest, f"{measure.capitalize()}{words}: {label}", rows,
-                f"Whiskers: {intervals_of(evaluation, setting)}.", xlabel=xlabel, share=measure == "accuracy",
+                plots.forest, f"{shown.what.capitalize()}{words}: {label}", rows,
+                f"Whiskers: {intervals_of(evaluation, setting)}.", xlabel=f"held-out {shown.axis}",
+                share=shown.measure is None,
             )
             for setting, words in (("together", ""), ("single", ", one document a student"))
-            for measure, xlabel in (("gain", GAIN), ("accuracy", RIGHT))
-            if (rows := _rows(student, measure, setting))
+            for shown in _shown(evaluation, student)
+            if (rows := _rows(student, [shown.read(getattr(arm, setting)) for arm in student.arms.values()]))
         ]  # fmt: skip
 
     text = (
         f"Every arm trains its students for {evaluation.steps} steps of {evaluation.tokens_per_step} tokens, from up "
         f"to {amount(evaluation.rewrites, 'text')} a document; † marks arms that do not. Gain and accuracy are of "
-        "held-out questions about held-out documents. Tokens in texts: different ones of a document's lesson, and its "
+        f"held-out questions about held-out documents; what is rewarded is the gain {in_measure(evaluation.measure)}, "
+        "and other measures stand beside it. Tokens in texts: different ones of a document's lesson, and its "
         "texts. Overlap: the share of a text's 4-grams that another text of its lesson holds."
     )
-    blocks = _blocks(evaluation, figures, lambda student: [arm_table(student)])
+    blocks = _blocks(evaluation, figures, lambda student, rewarded: [arm_table(student, rewarded)])
     return Section("arms", "Arms", "Arms: what students gain from each kind of text", text, blocks)
 
 
-def _rows(student: StudentResult, measure: str, setting: str = "together") -> list[Row]:
-    """The arms' estimates of a field of `ArmEstimates`."""
+def _rows(student: StudentResult, values: Sequence[Interval | None]) -> list[Row]:
+    """A row an arm that has a value."""
     return [
         Row(name if arm.equal_tokens else f"{name} †", value, name == "trained")
-        for name, arm in student.arms.items()
-        if (value := bounds(getattr(getattr(arm, setting), measure, None)))
+        for (name, arm), value in zip(student.arms.items(), values, strict=True)
+        if value
     ]
 
 
 def _comparisons(evaluation: EvaluationResult) -> Section:
-    caption = f"Whiskers: {intervals_of(evaluation)}, not corrected. Diamonds: differs after correction."
+    whiskers = f"Whiskers: {intervals_of(evaluation)}, not corrected."
 
     def figures(label: str, student: StudentResult) -> list[Figure]:
         figures = []
-        for measure, xlabel in (("gain", f"difference in {GAIN}"), ("accuracy", "difference in share answered right")):
+        for shown in _shown(evaluation, student):
+            judged = shown.measure in (None, evaluation.measure)
             rows = [
-                Row(f"{c.arm} − {c.against}", c.difference.bounds, c.verdict != "no detectable difference")
+                Row(f"{c.arm} − {c.against}", estimate.bounds, judged and c.verdict != "no detectable difference")
                 for c in student.comparisons
-                if (c.measure, c.setting) == (measure, "together")
+                if (c.measure, c.setting) == (shown.what if judged else "gain", "together")
+                and (estimate := c.measures.get(shown.measure) if shown.measure and not judged else c.difference)
             ]
             if rows:
-                title = f"Differences in {measure}: {label}"
+                title = f"Differences in {shown.what}: {label}"
+                caption = f"{whiskers} {'Diamonds: differs after correction.' if judged else 'No verdict.'}"
+                xlabel = f"difference in {shown.axis}"
                 figures.append(draw(plots.forest, title, rows, caption, xlabel=xlabel, sign=True))
         return figures
 
@@ -101,7 +139,11 @@ def _comparisons(evaluation: EvaluationResult) -> Section:
 def _scaling(evaluation: EvaluationResult) -> Section:
     def figures(label: str, student: StudentResult) -> list[Figure]:
         figures = []
-        for measure, ylabel, read in SCALED if student.scaling else ():
+        scaled: list[tuple[str, str, Callable[[ScalingPoint], Interval | None]]]
+        scaled = [(shown.what, shown.axis, shown.read) for shown in _shown(evaluation, student)]
+        # Diversity stands beside the gain.
+        scaled.insert(1, ("overlap", "shared 4-grams in a lesson (share)", lambda point: (point.overlap, None, None)))
+        for measure, ylabel, read in scaled if student.scaling else ():
             curves = {
                 arm: Curve([point.lesson_tokens for point in points], [read(point) for point in points])
                 for arm, points in student.scaling.items()
@@ -138,7 +180,7 @@ def _forgetting(evaluation: EvaluationResult) -> Section:
                 batches = amount(max(estimate.clusters for estimate in estimates), "batch")
                 caption = f"Whiskers: 95% intervals over {batches} of documents."
                 share = measure == "retention_accuracy"
-                rows = _rows(student, measure)
+                rows = _rows(student, [bounds(getattr(a.together, measure)) for a in student.arms.values()])
                 figures.append(draw(plots.forest, f"{title}: {label}", rows, caption, xlabel=xlabel, share=share))
         return figures
 

@@ -11,12 +11,14 @@ from markupsafe import Markup, escape
 
 from configs.errors import UserError
 from configs.schema import Data
+from configs.schema.reward import Measure
 from curation.corpus.finding import find_shards
 from curation.corpus.shards import read_shard
 from curation.corpus.training_data import training_id
 from curation.evaluation.records import LESSONS_FILE, EvaluationResult
 from curation.report.parts import marked, number
 from curation.report.training import Training, round_and_step
+from student.records import in_measure
 
 SEPARATOR = "\n\n"
 
@@ -52,13 +54,14 @@ def _trained(run: Training, heldout: bool) -> Iterator[Example]:
     scored = [line for line in run.rewrites if line["arm"] == "train" and line.get("gain") is not None]
     last = max(map(round_and_step, scored), default=None)
     extremes = _extremes(_lessons(line for line in scored if round_and_step(line) == last))
+    measure = run.config.reward.measure
     texts = _document_texts(run.config.data, {*changed, *(lesson.document_id for _, lesson in extremes)})
     for name in changed:
         lessons = [("untrained teacher", before[name]), ("trained teacher", after[name])]
-        yield _side_by_side(f"Held-out, {name}", texts.get(name), lessons)
+        yield _side_by_side(f"Held-out, {name}", texts.get(name), lessons, measure)
     for which, lesson in extremes:
         title = f"{which} gain of the last training step, {lesson.document_id}"
-        yield _side_by_side(title, texts.get(lesson.document_id), [("the lesson", lesson)])
+        yield _side_by_side(title, texts.get(lesson.document_id), [("the lesson", lesson)], measure)
 
 
 def _evaluated(evaluation: EvaluationResult, path: Path) -> Iterator[Example]:
@@ -82,7 +85,7 @@ def _evaluated(evaluation: EvaluationResult, path: Path) -> Iterator[Example]:
             if arm == "trained" and before is not None:
                 shown.insert(0, ("untrained", before))
             title = f"{which} gain of {label}, held-out, {lesson.document_id}"
-            yield _side_by_side(title, text_by_id[lesson.document_id], shown)
+            yield _side_by_side(title, text_by_id[lesson.document_id], shown, evaluation.measure)
 
 
 def _extremes(lessons: Iterable[Lesson]) -> list[tuple[str, Lesson]]:
@@ -109,9 +112,9 @@ def _lessons(lines: Iterable[Mapping[str, Any]]) -> list[Lesson]:
     return lessons
 
 
-def _side_by_side(title: str, document: str | None, lessons: Sequence[tuple[str, Lesson]]) -> Example:
+def _side_by_side(title: str, document: str | None, lessons: Sequence[tuple[str, Lesson]], measure: Measure) -> Example:
     """The document beside its lessons, with words marked that only one holds. Without a document, two lessons are
-    marked against each other."""
+    marked against each other. Gains are in `measure`."""
     texts = [lesson.text for _, lesson in lessons]
     columns = []
     if document is not None:
@@ -122,7 +125,7 @@ def _side_by_side(title: str, document: str | None, lessons: Sequence[tuple[str,
         reference = " ".join(texts[:n] + texts[n + 1 :]) if document is None else document
         text = marked(lesson.text, reference, "ins") if reference else Markup(escape(lesson.text))
         strategy = f" ({lesson.strategy})" if lesson.strategy else ""
-        gain = f", {number(lesson.gain, sign=True)} nats a token" if lesson.gain is not None else ""
+        gain = f", {number(lesson.gain, sign=True)} {in_measure(measure)}" if lesson.gain is not None else ""
         columns.append((f"{name}{strategy}{gain}", text))
     return title, columns
 

@@ -9,8 +9,10 @@ from configs.files import Record, read_json_lines
 from configs.format import amount
 from configs.load import load_config
 from configs.schema import Config
+from configs.schema.reward import Measure
 from curation.report.parts import Tile, Verdict, number, slug
 from curation.report.plots import Interval, interval_text
+from student.records import MEASURES, in_measure
 from teacher.records import ONE_RUN
 from teacher.reward.assignment import batches_of
 
@@ -19,7 +21,6 @@ ARMS = {
     "untrained": "the untrained teacher's lessons",
     "trained": "the trained teacher's lessons",
 }
-GAIN = "gain (nats a token)"
 
 
 class Training(NamedTuple):
@@ -39,6 +40,17 @@ class Training(NamedTuple):
     def kind(self, kind: str) -> list[Record]:
         """The lines of one kind, in the order of their rounds (a fork may count its steps otherwise)."""
         return sorted((line for line in self.metrics if line["kind"] == kind), key=round_and_step)
+
+    @property
+    def gains(self) -> dict[Measure, str]:
+        """The measures that the journal tells, and how each line names its gain: the rewarded one first."""
+        rewarded = self.config.reward.measure
+        told = {key.split("/")[1] for line in self.metrics for key in line if key.startswith("gain/")}
+        return {rewarded: "gain", **{m: f"gain/{m}" for m in MEASURES if m in told and m != rewarded}}
+
+    def gain(self, measure: Measure) -> str:
+        """`gain`, or `gain in choice, not rewarded`: the words of a title."""
+        return "gain" if measure == self.config.reward.measure else f"gain in {measure}, not rewarded"
 
     @property
     def heldout(self) -> dict[str, Record]:
@@ -95,7 +107,7 @@ def verdicts(run: Training) -> list[Verdict]:
         if value is None:
             continue
         mean, low, high = value
-        gain = f"{number(mean, sign=True)} nats a token"
+        gain = f"{number(mean, sign=True)} {in_measure(run.config.reward.measure)}"
         if low is None or high is None:
             words = f"Trained teacher minus {other}: {gain}, from too few batches of students for an interval."
             verdicts.append(Verdict(words, "note"))
@@ -139,7 +151,8 @@ def tiles(run: Training) -> list[Tile]:
     if len(rewards) > 1:
         change = f"{number(rewards[0][0])} → {number(rewards[-1][0])}"
         tiles.append(Tile("reward, first → last step", change, "on the questions that are rewarded"))
-    for name, title in (("gain", "held-out gain, trained"), ("accuracy", "held-out answers right, trained")):
+    gain = f"held-out gain in {run.config.reward.measure}, trained"
+    for name, title in (("gain", gain), ("accuracy", "held-out answers right, trained")):
         value = estimate(heldout.get("trained", {}), name)
         if value is not None:
             raw = estimate(heldout.get("raw", {}), name)

@@ -8,7 +8,9 @@ from configs.files import Record
 from curation.report import plots
 from curation.report.parts import Block, Figure, Section, Table, cell, count, draw, number, shares
 from curation.report.plots import Curve, Interval, Row, interval_text
-from curation.report.training import ARMS, GAIN, Training, best_validated, estimate, round_and_step
+from curation.report.training import ARMS, Training, best_validated, estimate, round_and_step
+from student.records import UNITS, in_measure
+from teacher.reward.evaluation import difference_name
 
 RIGHT = "questions answered right (share)"
 DIVERSITY = (
@@ -47,7 +49,8 @@ def sections(run: Training) -> list[Section]:
     sections += [section_of(run, steps) for section_of in (_reward, _strategies, _reliability, _diversity)]
     sections.append(_gates(run))
     if penalties := dict(sorted(_metrics_with("penalty/", steps).items())):
-        axis, title = "taken off (nats a token)", "Forgetting and other penalties in the reward"
+        axis = f"taken off ({UNITS[run.config.reward.measure]})"
+        title = "Forgetting and other penalties in the reward"
         figures = _by_step(run, "Penalties", penalties, "Means, no interval.", ylabel=axis, floor=0.0)
         text = "What was taken off the gain, mean over the step's rewrites; `retention` is what students forgot."
         sections.append(Section(run.id("penalties"), "Penalties", title, text, [Block(figures)]))
@@ -63,16 +66,25 @@ def _heldout(run: Training) -> Section:
         rows = [Row(name, value, name.startswith("trained")) for name, value in values.items() if value is not None]
         return [draw(plots.forest, title, rows, caption, within=run.label, **options)] if rows else []
 
-    gains, accuracies = (
-        {arm: estimate(line, metric) for arm, line in run.heldout.items()} for metric in ("gain", "accuracy")
-    )
-    differences = {f"trained − {other}": estimate(difference, f"trained_minus_{other}") for other in run.heldout}
-    paired = f"Paired by document. {whiskers}"
+    def by_arm(metric: str) -> dict[str, Interval | None]:
+        return {arm: estimate(line, metric) for arm, line in run.heldout.items()}
+
     figures = [
-        *forest("Held-out gain", gains, whiskers, xlabel=GAIN),
-        *forest("Held-out answers", accuracies, whiskers, xlabel=RIGHT, share=True),
-        *forest("Trained teacher against the others", differences, paired, xlabel=f"difference in {GAIN}", sign=True),
+        figure
+        for measure, key in run.gains.items()
+        for figure in forest(
+            f"Held-out {run.gain(measure)}", by_arm(key), whiskers, xlabel=f"gain {in_measure(measure)}"
+        )
     ]
+    figures[1:1] = forest("Held-out answers", by_arm("accuracy"), whiskers, xlabel=RIGHT, share=True)
+    for measure in run.gains:
+        differences = {
+            f"trained − {other}": estimate(difference, difference_name(measure, run.config.reward.measure, other))
+            for other in run.heldout
+        }
+        title = f"Trained teacher against the others, {run.gain(measure)}"
+        axis = f"difference in gain {in_measure(measure)}"
+        figures += forest(title, differences, f"Paired by document. {whiskers}", xlabel=axis, sign=True)
     text = "Documents and questions that the teacher never learnt on, equal optimiser steps for all."
     blocks = [Block(figures, [_arm_table(run)])]
     return Section(run.id("heldout"), "Held-out documents", "What students gain, on held-out documents", text, blocks)
@@ -87,23 +99,26 @@ def _arm_table(run: Training) -> Table:
         strategies = [(key.removeprefix("strategy/"), line[key]) for key in line if key.startswith("strategy/")]
         written = shares(sorted(strategies, key=lambda item: -item[1])) or ARMS[arm]
         for prefix, name, words in (("", arm, written), *((f"student/{s}/", f"{arm}, {s}", "") for s in students)):
-            gain, accuracy = estimate(line, f"{prefix}gain"), estimate(line, f"{prefix}accuracy")
-            rows.append([name, cell(gain), cell(accuracy), str(line.get("documents", "")), words])
-    return Table(["lessons", GAIN, "answered right", "documents", "what they are"], rows, "lrrrw")
+            values = [cell(estimate(line, prefix + key)) for key in (*run.gains.values(), "accuracy")]
+            rows.append([name, *values, str(line.get("documents", "")), words])
+    gains = [f"gain {in_measure(measure)}" for measure in run.gains]
+    head = ["lessons", *gains, "answered right", "documents", "what they are"]
+    return Table(head, rows, "l" + "r" * (len(head) - 2) + "w")
 
 
 def _validation(run: Training) -> Section:
     lines, best, figures = run.kind("validation"), best_validated(run), []
     rounds = [line["round"] for line in lines]
     documents = lines[-1].get("documents", run.config.rl.validation_documents)
-    for metric, ylabel in (("gain", GAIN), ("accuracy", RIGHT)):
+    shown = [(key, run.gain(measure), f"gain {in_measure(measure)}") for measure, key in run.gains.items()]
+    for metric, words, ylabel in (shown[0], ("accuracy", "accuracy", RIGHT), *shown[1:]):
         values = [estimate(line, metric) for line in lines]
         if any(values):
             rows = [[str(round), cell(value)] for round, value in zip(rounds, values, strict=True)]
             figures.append(
                 draw(
-                    plots.curves, f"Validation {metric}", {metric: Curve(rounds, values)},
-                    run.bounds("Band", documents), Table(["round", metric], rows, "rr"), within=run.label,
+                    plots.curves, f"Validation {words}", {words: Curve(rounds, values)},
+                    run.bounds("Band", documents), Table(["round", words], rows, "rr"), within=run.label,
                     xlabel="round", ylabel=ylabel, share=metric == "accuracy",
                     mark=None if best is None else (best, "kept"),
                 )
@@ -148,8 +163,20 @@ def _reward(run: Training, steps: Sequence[Record]) -> Section:
     ]
     figures = _by_step(
         run, "Reward", series, run.bounds("Band", max(map(len, documents.values()), default=0)),
-        Table(["round", "step", "reward", "student runs"], rows, "rrrr"), ylabel="mean reward (nats a token)",
+        Table(["round", "step", "reward", "student runs"], rows, "rrrr"),
+        ylabel=f"mean reward ({UNITS[run.config.reward.measure]})",
     )  # fmt: skip
+    if len(run.gains) > 1:
+        for unit in dict.fromkeys(UNITS[measure] for measure in run.gains):
+            told: dict[str, Values] = {
+                f"{measure}, rewarded" if measure == run.config.reward.measure else measure: [
+                    line.get(f"gain/{measure}") for line in steps
+                ]
+                for measure in run.gains
+                if UNITS[measure] == unit
+            }
+            caption = "Mean gain before penalties, in each measure that the exam tells; no interval."
+            figures += _by_step(run, f"Gain in {unit}", told, caption, ylabel=f"gain ({unit})", named=True)
     text = (
         "Mean reward of what the teacher sampled while it learnt, on the questions that are rewarded. A rising curve "
         "shows that RL works, not that the lessons help elsewhere: that is what held-out documents are for."
@@ -170,7 +197,8 @@ def _strategies(run: Training, steps: Sequence[Record]) -> Section:
             )
         )  # fmt: skip
     caption = "Mean gain of students taught with it; no interval, and few samples where a strategy is rare."
-    figures += _by_step(run, "Gain by strategy", gains, caption, _series_table(gains), ylabel=GAIN)
+    ylabel = f"gain {in_measure(run.config.reward.measure)}"
+    figures += _by_step(run, "Gain by strategy", gains, caption, _series_table(gains), ylabel=ylabel)
     text = "Share of the samples by strategy, and what students gained from each."
     return Section(run.id("strategies"), "Strategies", "What the teacher writes", text, [Block(figures)])
 

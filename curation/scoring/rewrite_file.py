@@ -3,15 +3,17 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 from configs.errors import UserError
 from configs.files import parse_json, reading
+from configs.schema import Reward
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Exam
 from teacher.ready.brought import FORM, read_brought
+from teacher.reward.distractors import draw_distractors
 
 RAW = "raw"
 
@@ -40,9 +42,12 @@ class Reject:
     content: str
 
 
-def read_rewrite_file(path: Path, benchmark: DocumentQuestions) -> Iterator[RewriteLine | Reject]:
+def read_rewrite_file(
+    path: Path, benchmark: DocumentQuestions, reward: Reward | None = None
+) -> Iterator[RewriteLine | Reject]:
     """The lines of `path` in order, without blank ones. A line with the `id` of an earlier one is rejected: the rows of
-    the two could not be told apart."""
+    the two could not be told apart. With `reward` questions have its distractors, and a line that does not tell its
+    measure is rejected."""
     ids: set[str] = set()
     with reading("rewrites", path), path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -50,12 +55,22 @@ def read_rewrite_file(path: Path, benchmark: DocumentQuestions) -> Iterator[Rewr
                 continue
             try:
                 parsed = _parse(line, benchmark)
+                if reward is not None:
+                    parsed = _with_distractors(parsed, reward)
                 if parsed.id in ids:
                     raise UserError(f"id {parsed.id!r} stands on an earlier line")
                 ids.add(parsed.id)
                 yield parsed
             except UserError as error:
                 yield Reject(number, str(error), line.decode("utf-8", errors="replace").rstrip("\n"))
+
+
+def _with_distractors(line: RewriteLine, reward: Reward) -> RewriteLine:
+    """Raises UserError where no question has any, and `reward.measure` needs them."""
+    questions = draw_distractors({line.id: line.exam.questions}, reward.distractors_drawn).questions[line.id]
+    if reward.needs_distractors and not any(question.distractors for question in questions):
+        raise UserError(f"no question has a distractor, so that {reward.measure} cannot be told: give `distractors`")
+    return replace(line, exam=replace(line.exam, questions=tuple(questions)))
 
 
 def _parse(line: bytes, benchmark: DocumentQuestions) -> RewriteLine:

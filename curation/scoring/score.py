@@ -5,11 +5,14 @@ object with one, as in teacher.ready.brought. Every rewrite teaches students of 
 whatever `reward.credit` is), which are asked all of its document's questions. The output has one line a rewrite, in
 input order, as soon as its document is done:
 
-    {"id", "rewrite", "gain", "gain_se", "accuracy_before", "accuracy_after", "loglik_before", "loglik_after", "error"}
+    {"id", "rewrite", "gain", "gain_se", "gains", "accuracy_before", "accuracy_after", "loglik_before", "loglik_after",
+     "error"}
 
 `rewrite` is the position in `rewrites`, from 0, or first `"raw"`: the document's own text as the lesson. `gain` is in
-nats a gold-answer token, `gain_se` its standard error over repeats, or with one repeat over the questions. A failed
-student leaves nulls and its `error`. OUT.jsonl only grows; `OUT.state.json` beside it records what made it (students,
+`reward.measure`, `gain_se` its standard error over repeats, or with one repeat over the questions; `gains` has every
+measure that the exam tells. Distractors (`reward.distractors`) are answers of the document's other questions: a line
+is scored without looking at others, so that one whose questions tell no gain is rejected. A failed student leaves
+nulls and its `error`. OUT.jsonl only grows; `OUT.state.json` beside it records what made it (students,
 settings, seed), so that the same call goes on where the last one was stopped, and another call is refused.
 """
 
@@ -24,12 +27,15 @@ from typing import Any
 
 from configs.errors import RunError, UserError
 from configs.files import append_whole, locked, write_json_lines, write_whole
-from configs.schema import Config
+from configs.schema import Config, Reward
+from configs.schema.reward import Measure
 from curation.console.progress import StudentProgress, say
 from curation.scoring.rewrite_file import Reject, RewriteLine, read_rewrite_file
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.records import Job, Lesson, Outcome, StudentPool
+from teacher.reward.evaluation import mean_by_name
+from teacher.reward.student_runs import gains_of, narrow
 
 
 def run_score(path: Path, config: Config, output: Path, pool: StudentPool | None = None) -> int:
@@ -38,10 +44,6 @@ def run_score(path: Path, config: Config, output: Path, pool: StudentPool | None
     Returns the exit status: 0: all scored; 1: some lines were rejected, or some students failed; 2: no line is a
     document. Raises UserError (`output` was made by another call), RunError (the disk is full, `output` is locked).
     """
-    if config.reward.measure != "loglik":
-        raise UserError(
-            f"score tells the rise of loglik: reward.measure {config.reward.measure!r} is not told here yet"
-        )
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     if output.exists() and not output.is_file():
@@ -60,7 +62,7 @@ def _score_file(path: Path, config: Config, output: Path, pool: StudentPool | No
     row_counts: dict[str, int] = {}
     digests: dict[str, str] = {}
     # A first reading checks all lines and keeps only their digests: the file may be larger than memory.
-    for line in read_rewrite_file(path, benchmark):
+    for line in read_rewrite_file(path, benchmark, config.reward):
         if isinstance(line, Reject):
             rejects.append(line)
         else:
@@ -71,9 +73,10 @@ def _score_file(path: Path, config: Config, output: Path, pool: StudentPool | No
         raise UserError(f"{path}: no line holds a document with questions and rewrites{why}; nothing was scored")
     pool = pool or make_pool(config.student)
     state = {
-        "format": 1,
+        "format": 2,
         "students": pool.fingerprint,
         "prompt_template": config.student.prompt_template,
+        "measure": config.reward.measure,
         "repeats": repeats,
         "seed": config.run.seed,
     }
@@ -86,11 +89,11 @@ def _score_file(path: Path, config: Config, output: Path, pool: StudentPool | No
 
     failed = sum(failed_rows.values())
     total, done = (sum(row_counts[name] for name in names) * repeats for names in (row_counts, failed_rows))
-    valid = (line for line in read_rewrite_file(path, benchmark) if isinstance(line, RewriteLine))
+    valid = (line for line in read_rewrite_file(path, benchmark, config.reward) if isinstance(line, RewriteLine))
     waiting = (line for line in valid if line.id not in failed_rows)
     with StudentProgress("scoring", total, done) as progress:
         for batch in _batches(waiting, repeats, pool.at_once):
-            rows = _score_batch(batch, repeats, config.run.seed, pool)
+            rows = _score_batch(batch, config.reward, config.run.seed, pool)
             failed += sum(row["gain"] is None for row in rows)
             lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
             append_whole(output, lines.encode())
@@ -166,7 +169,11 @@ def _batches(lines: Iterator[RewriteLine], repeats: int, at_once: int) -> Iterat
         yield batch
 
 
-def _score_batch(lines: Sequence[RewriteLine], repeats: int, run_seed: int, pool: StudentPool) -> list[dict[str, Any]]:
+def _score_batch(
+    lines: Sequence[RewriteLine], reward: Reward, run_seed: int, pool: StudentPool
+) -> list[dict[str, Any]]:
+    repeats = reward.repeats
+
     def seed(id: str, repeat: int) -> int:
         # The same for all rewrites of a document (common random numbers), another in each repeat.
         digest = hashlib.sha256(json.dumps([run_seed, id, repeat]).encode()).digest()
@@ -178,20 +185,29 @@ def _score_batch(lines: Sequence[RewriteLine], repeats: int, run_seed: int, pool
         for text in line.texts.values()
         for repeat in range(repeats)
     ]
-    outcomes = iter(pool.examine(jobs))
-    return [output_row(line.id, key, [next(outcomes) for _ in range(repeats)]) for line in lines for key in line.texts]
+    outcomes = (
+        outcome if outcome.gain is None else narrow(job, outcome, None, reward.measure)
+        for job, outcome in zip(jobs, pool.examine(jobs), strict=True)
+    )
+    return [
+        output_row(line.id, key, [next(outcomes) for _ in range(repeats)], reward.measure)
+        for line in lines
+        for key in line.texts
+    ]
 
 
-def output_row(id: str, rewrite: int | str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def output_row(id: str, rewrite: int | str, outcomes: Sequence[Outcome], measure: Measure) -> dict[str, Any]:
     """The output line of one rewrite from its repeats; failed ones are left out as long as one succeeded."""
     succeeded = [outcome for outcome in outcomes if outcome.gain is not None]
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
-    numbers = ("gain", "gain_se", "accuracy_before", "accuracy_after", "loglik_before", "loglik_after")
+    numbers = ("gain", "gain_se", "gains", "accuracy_before", "accuracy_after", "loglik_before", "loglik_after")
     row: dict[str, Any] = {"id": id, "rewrite": rewrite, **dict.fromkeys(numbers)}
     if succeeded:
-        gains = [outcome.gain for outcome in succeeded if outcome.gain is not None]
-        samples = gains if len(outcomes) > 1 else [answer.gain_of("loglik") or 0.0 for answer in succeeded[0].answers]
-        row["gain"] = statistics.fmean(gains)
+        samples = [outcome.gain for outcome in succeeded if outcome.gain is not None]
+        row["gain"], row["gains"] = statistics.fmean(samples), mean_by_name([gains_of(o) for o in succeeded])
+        if len(outcomes) == 1:
+            each = (answer.gain_of(measure) for answer in succeeded[0].answers)
+            samples = [gain for gain in each if gain is not None]
         row["gain_se"] = statistics.stdev(samples) / math.sqrt(len(samples)) if len(samples) > 1 else None
         for key in row.keys() & succeeded[0].metrics.keys():
             row[key] = statistics.fmean(outcome.metrics[key] for outcome in succeeded)

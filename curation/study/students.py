@@ -25,6 +25,8 @@ from teacher.reward.student_runs import StudentRuns, narrow
 
 Gains = list[list[list[float | None]]]
 """Documents x candidates x repeats; None where a student failed."""
+Outcomes = list[list[list[Outcome | None]]]
+"""The same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +34,10 @@ class Recording:
     """What was measured of all candidates."""
 
     repeats: int
-    outcomes: list[list[list[Outcome | None]]]
-    """Documents x candidates x repeats, each narrowed to the document's own questions; None where a student failed."""
-    whole: Gains
-    """Gain of the student on all that it was asked."""
+    outcomes: Outcomes
+    """Each narrowed to the document's own questions."""
+    whole: Outcomes
+    """The student's on all that it was asked."""
     students: int
     tokens: int
     """Tokens that all students trained on, in all their steps."""
@@ -53,11 +55,11 @@ class Recording:
         """Share of the document's own questions that were right after the lesson."""
         return self.table(lambda outcome: outcome.metrics["accuracy_after"])
 
-    def table(self, value: Callable[[Outcome], float | None]) -> Gains:
+    def table(self, value: Callable[[Outcome], float | None], *, whole: bool = False) -> Gains:
         """A value of each student that did not fail."""
         return [
             [[None if outcome is None else value(outcome) for outcome in repeats] for repeats in candidates]
-            for candidates in self.outcomes
+            for candidates in (self.whole if whole else self.outcomes)
         ]
 
 
@@ -112,8 +114,8 @@ class RewriteStudy:
         sizes = [len(group.candidates) for group in self.groups]
         numbers = self._batches_and_repeats(repeats, repeated_documents)
         runs = Counter(d for batch, _ in numbers for d in batch)
-        outcomes: list[list[list[Outcome | None]]] = [[[None] * runs[d] for _ in range(n)] for d, n in enumerate(sizes)]
-        whole: Gains = [[[None] * runs[d] for _ in range(n)] for d, n in enumerate(sizes)]
+        outcomes: Outcomes = [[[None] * runs[d] for _ in range(n)] for d, n in enumerate(sizes)]
+        whole: Outcomes = [[[None] * runs[d] for _ in range(n)] for d, n in enumerate(sizes)]
         planned = [(repeat, taught) for batch, repeat in numbers for taught in self._deal_candidates(batch, repeat)]
         jobs = [self._job(taught, self.purpose, repeat) for repeat, taught in planned]
         trained, started = self.runs.trained, time.monotonic()
@@ -123,7 +125,7 @@ class RewriteStudy:
             for d, g in taught.items() if outcome.gain is not None else ():
                 measure = self.runs.config.reward.measure
                 outcomes[d][g][repeat] = narrow(job, outcome, self.groups[d].document.id, measure)
-                whole[d][g][repeat] = narrow(job, outcome, None, measure).gain
+                whole[d][g][repeat] = narrow(job, outcome, None, measure)
         return Recording(
             repeats=repeats,
             outcomes=outcomes,

@@ -38,7 +38,7 @@ class LessonResult(NamedTuple):
 
     student: PlannedStudent
     gain: float
-    """Gain on the lesson's document (under `shard` credit on all that the student was asked), in nats a token."""
+    """Gain on the lesson's document (under `shard` credit on all that the student was asked), in `reward.measure`."""
     forgotten: float
     """Loss gained on the retention texts by the whole student, in nats a token."""
     outcome: Outcome | None

@@ -2,15 +2,19 @@
 
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
+from configs.errors import UserError
+from configs.format import amount
+from configs.schema import Reward
 from configs.seeds import item_hash
-from student.records import Question
+from student.records import Benchmark, Document, Question, Split
 from student.text.grading import normalise
 from student.text.words import graded_words, word_line
 
+AnyDocument = TypeVar("AnyDocument", bound=Document)
 Kind = Literal["number", "name", "phrase"]
 
 
@@ -27,7 +31,41 @@ class Drawn:
 
     def __str__(self) -> str:
         count = sum(map(len, self.questions.values()))
-        return f"distractors: of {count} questions {self.from_others} have some of other documents, {self.without} none"
+        return f"of {count} questions {self.from_others} have some of other documents, {self.without} none"
+
+
+def ask_documents(documents: Iterable[Document], benchmark: Benchmark, split: Split, reward: Reward) -> Drawn:
+    """Each document's questions of one split, with the distractors that `reward` asks for."""
+    asked = {d.id: [q for q in benchmark.exam(d).questions if q.split == split] for d in documents}
+    return draw_distractors(asked, reward.distractors_drawn)
+
+
+def telling_documents(
+    documents: Sequence[AnyDocument],
+    benchmark: Benchmark,
+    split: Split,
+    reward: Reward,
+    key: str,
+    say: Callable[[str], None],
+) -> list[AnyDocument]:
+    """The documents whose questions tell `reward.measure`; says how distractors were drawn, and how many documents are
+    left out. `key` of the config names them. Raises UserError where none is left."""
+    if not reward.distractors_drawn and not reward.needs_distractors:
+        return list(documents)
+    drawn = ask_documents(documents, benchmark, split, reward)
+    kept = list(documents)
+    if reward.needs_distractors:
+        kept = [document for document in documents if any(q.distractors for q in drawn.questions[document.id])]
+    if documents and not kept:
+        raise UserError(
+            f"{key}: no {split} question with a distractor in {amount(len(documents), 'document')}, so that"
+            f" reward.measure {reward.measure!r} cannot be told: set reward.distractors, or give questions"
+            " `distractors`"
+        )
+    left_out = len(documents) - len(kept)
+    words = f"; {left_out} of {len(documents)} documents tell no {reward.measure} and are left out" if left_out else ""
+    say(f"{key}: distractors: {drawn}{words}")
+    return kept
 
 
 def draw_distractors(asked: Mapping[str, Sequence[Question]], count: int) -> Drawn:

@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from configs.schema.reward import Measure
+from student.records import MEASURES, SHARES
 from student.statistics.intervals import (
     Estimate,
     Mean,
     clustered_mean,
     estimate,
+    estimate_difference,
     estimate_share,
     independent_documents,
     skewness,
@@ -23,7 +26,7 @@ class DocumentResult(NamedTuple):
     """What one student showed about one document."""
 
     gain: float
-    """Nats a token."""
+    """In the rewarded measure."""
     accuracy: float
     """Share of answers right after the lesson."""
     penalties: Mapping[str, float]
@@ -37,10 +40,12 @@ class Evaluation:
     """What lessons were worth to students, asked questions of one split."""
 
     gain: Estimate
-    """Nats a token, over documents."""
+    """In `measure`, over documents."""
     accuracy: Estimate
     reward: Estimate
     """Gain minus penalties: what the teacher is trained for."""
+    measure: Measure = "loglik"
+    """What is rewarded."""
     gains: dict[str, float] = field(default_factory=dict)
     """Mean over seeds, by document."""
     accuracies: dict[str, float] = field(default_factory=dict)
@@ -62,6 +67,7 @@ class Evaluation:
         batches: Mapping[str, int],
         failed: int = 0,
         by_student: "Mapping[str, Evaluation] | None" = None,
+        measure: Measure = "loglik",
     ) -> "Evaluation":
         """From the results of each document, one for each seed; documents without any are left out."""
         results = {name: of_document for name, of_document in results.items() if of_document}
@@ -72,9 +78,10 @@ class Evaluation:
         rewards = [gain - sum(penalties[name].values()) for name, gain in gains.items()]
         clusters = [batches[name] for name in results]
         return cls(
-            gain=estimate(list(gains.values()), clusters),
+            gain=estimate_gains(list(gains.values()), clusters, measure),
             accuracy=estimate_share(list(accuracies.values()), clusters),
-            reward=estimate(rewards, clusters),
+            reward=estimate_gains(rewards, clusters, measure),
+            measure=measure,
             gains=gains,
             accuracies=accuracies,
             penalties=penalties,
@@ -85,16 +92,29 @@ class Evaluation:
         )
 
     @property
-    def by_measure(self) -> dict[str, Estimate]:
+    def by_measure(self) -> dict[Measure, Estimate]:
         """The mean rise of every measure, each over the documents that tell it."""
-        names = dict.fromkeys(name for gains in self.measures.values() for name in gains)
-        told = {name: [document for document, gains in self.measures.items() if name in gains] for name in names}
         return {
-            name: estimate(
-                [self.measures[document][name] for document in documents], [self.batches[d] for d in documents]
-            )
-            for name, documents in told.items()
+            measure: estimate_gains([gains[d] for d in gains], [self.batches[d] for d in gains], measure)
+            for measure in MEASURES
+            if (gains := self.in_measure(measure))
         }
+
+    def in_measure(self, measure: Measure) -> dict[str, float]:
+        """The rise of a measure in each document that tells it."""
+        if measure == self.measure:
+            return self.gains
+        return {document: gains[measure] for document, gains in self.measures.items() if measure in gains}
+
+
+def estimate_gains(gains: Sequence[float], clusters: Sequence[int], measure: Measure) -> Estimate:
+    """Mean and interval of gains in a measure, or of differences between such: those of shares are differences."""
+    return (estimate_difference if measure in SHARES else estimate)(gains, clusters)
+
+
+def difference_name(measure: Measure, rewarded: Measure, against: str) -> str:
+    """How a trained teacher's gain minus another arm's is named in metrics."""
+    return f"{'trained' if measure == rewarded else measure}_minus_{against}"
 
 
 def mean_by_name(values: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -411,7 +411,7 @@ class GainReward:
                     accuracy = on_document.metrics["accuracy_after"]
                     results[name].append(DocumentResult(gain, accuracy, penalties, gains_of(on_document)))
             failed = sum(outcome.gain is None for outcome in outcomes)
-            by_model[model] = Evaluation.of(results, batches, failed)
+            by_model[model] = Evaluation.of(results, batches, failed, measure=self.reward.measure)
         each = list(by_model.values())
         if len(each) == 1:
             return each[0]
@@ -423,7 +423,7 @@ class GainReward:
                 penalties = mean_penalties([evaluation.penalties[name] for evaluation in measured])
                 gains = mean_by_name([evaluation.measures[name] for evaluation in measured])
                 across_models[name] = [DocumentResult(gain, accuracy, penalties, gains)]
-        return Evaluation.of(across_models, batches, sum(e.failed for e in each), by_model)
+        return Evaluation.of(across_models, batches, sum(e.failed for e in each), by_model, measure=self.reward.measure)
 
 
 def _with_signs(reward: Reward, signs: Signs | None, taught: bool) -> Reward:

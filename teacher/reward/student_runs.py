@@ -32,7 +32,7 @@ from student.records import (
     StudentPool,
     mean_gain,
 )
-from teacher.reward.distractors import Drawn, draw_distractors
+from teacher.reward.distractors import Drawn, ask_documents
 from teacher.run.clock import Clock
 from teacher.run.journal import Journal, outcome_key
 
@@ -110,22 +110,15 @@ class StudentRuns:
         if not questions:
             raise UserError(f"document {document.id!r} has no {split} questions: no student can be asked")
         if reward.needs_distractors and not any(question.distractors for question in questions):
-            raise UserError(
-                f"document {document.id!r} has no {split} question with a distractor, so that reward.measure"
-                f" {reward.measure!r} cannot be told: set reward.distractors, or give its questions `distractors`"
-            )
+            raise UserError(f"document {document.id!r}: its {split} questions do not tell {reward.measure!r}")
         return questions
 
     def drawn(self, split: Split, heldout: bool = False) -> Drawn:
         """The questions of one split with their distractors, of documents that are held out or of the others."""
         key = split, heldout
         if key not in self._drawn:
-            asked = {
-                name: [question for question in self.benchmark.exam(document).questions if question.split == split]
-                for name, document in self.documents.items()
-                if (name in self._heldout_ids) == heldout
-            }
-            self._drawn[key] = draw_distractors(asked, self.config.reward.distractors_drawn)
+            documents = [d for name, d in self.documents.items() if (name in self._heldout_ids) == heldout]
+            self._drawn[key] = ask_documents(documents, self.benchmark, split, self.config.reward)
         return self._drawn[key]
 
     def job(

@@ -58,13 +58,6 @@ class RunContext:
             clock=self.clock,
             heldout_ids=[document.id for document in heldout],
         )
-        if config.reward.distractors_drawn:
-            self.progress(str(self.student_runs.drawn("reward")))
-        if config.reward.needs_distractors:  # else the held-out exam would tell of it after all rounds
-            for document in self.documents:
-                self.student_runs.questions(document, "reward")
-            for document in heldout:
-                self.student_runs.questions(document, "heldout")
         # No lesson may quote what held-out exams ask.
         items = [*heldout_items(config, [*self.documents, *heldout]), *self.exam_items]
         self.gates: list[Gate] = build_gates(

@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from configs.files import read_json_lines
 from configs.schema import Config
 from configs.schema.student import TEACHER
+from student.benchmarks.sources import DocumentQuestions
 from student.pools.inline import InlinePool
 from student.records import Document, Question
 from student.statistics.reliability import Noise, pooled_noise
@@ -26,6 +27,7 @@ from teacher.algorithms.distributed import Ranks
 from teacher.algorithms.selection import accepted
 from teacher.algorithms.table import algorithm_of, start_ranks, writes_on_server
 from teacher.records import Reward, Rewrite
+from teacher.reward.distractors import telling_documents
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.gain import GainReward
 from teacher.reward.screen import Screen, known_lessons
@@ -94,6 +96,11 @@ def train_teacher(
     ranks = ranks or start_ranks(config)
     external_questions(config.reward, config.student.prompt_template)
     retention_texts(config.reward)
+    # Now, since held-out exams are asked after all rounds.
+    benchmark = DocumentQuestions(config.student.prompt_template)
+    tell: Progress = (lambda _: None) if ranks.is_helper else progress
+    train = telling_documents(train, benchmark, "reward", config.reward, "data.train", tell)
+    heldout = telling_documents(heldout, benchmark, "heldout", config.reward, "data.heldout", tell)
     training, validation = split_validation(config, train)
     disable_progress_bar()  # a bar for every model loaded would drown our line a step
     if ranks.is_helper:

@@ -11,13 +11,13 @@ from typing import Any
 from configs import schema
 from configs.errors import RunError
 from configs.format import interval
-from student.statistics.intervals import Estimate, estimate
+from student.statistics.intervals import Estimate
 from student.statistics.reliability import Noise, Reliability, reliability, repeats_for
 from student.text.words import overlap_shares
 from teacher.algorithms.algorithm import Groups, Rewards
 from teacher.records import Rewrite
 from teacher.reward.assignment import batches_of, lessons_of
-from teacher.reward.evaluation import Evaluation, mean_by_name, mean_penalties
+from teacher.reward.evaluation import Evaluation, estimate_gains, mean_by_name, mean_penalties
 from teacher.reward.student_models import labels
 from teacher.reward.student_runs import gains_of
 
@@ -67,7 +67,8 @@ def step_metrics(groups: Groups, rewards: Rewards, settings: schema.Reward, rewr
     batches = [
         number for number, batch in enumerate(batches_of(len(rewards), settings.documents_together)) for _ in batch
     ]
-    reward = estimate([statistics.fmean(r.value for r in group if r.taught) for group in rewards], batches)
+    means = [statistics.fmean(r.value for r in group if r.taught) for group in rewards]
+    reward = estimate_gains(means, batches, settings.measure)
     scored = [(w, r) for ws, rs in zip(groups, rewards, strict=True) for w, r in zip(ws, rs, strict=True) if r.outcome]
     outcomes = [r.outcome for _, r in scored if r.outcome]
     values: Values = {
@@ -95,7 +96,7 @@ def step_metrics(groups: Groups, rewards: Rewards, settings: schema.Reward, rewr
 
 def noise_metrics(rewards: Rewards, credit_size: int = 1, *, common_seeds: bool = True) -> dict[str, float | None]:
     """Reliability of the mean of a lesson's repeats (the share of the variance between a document's lessons that is not
-    retraining noise), and the standard deviation of one run's noise in nats a token; empty with one repeat.
+    retraining noise), and the standard deviation of one run's noise in the gain's unit; empty with one repeat.
 
     With `common_seeds` all lessons of a group have one seed in a repeat, and what it does to all of them is no noise.
     `credit_size` rewrites have one gain, which counts once.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.files import Record, read_json_lines
-from student.records import Document
-from student.statistics.intervals import Estimate, estimate, estimate_difference
-from teacher.reward.evaluation import Evaluation
+from student.records import MEASURES, Document
+from student.statistics.intervals import Estimate, estimate_difference
+from teacher.reward.evaluation import Evaluation, difference_name, estimate_gains
 from teacher.reward.student_models import labels
 from teacher.run.checkpoints import best_checkpoint, best_round, finished_rounds
 from teacher.training.context import RunContext
@@ -28,7 +28,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSummary:
-    """Gains are in nats a token of gold answers; intervals are 95% over documents, of this one training run."""
+    """Gains are in `reward.measure`; intervals are 95% over documents, of this one training run."""
 
     algorithm: str
     rounds: int
@@ -82,24 +82,34 @@ def summarise(context: RunContext, arms: Mapping[str, Evaluation], seconds: floa
 def differences(arms: Mapping[str, Evaluation]) -> dict[str, Estimate]:
     """The trained teacher's arm minus each other one, paired by document; empty where it was not measured.
 
-    `trained_minus_<arm>` is the difference of the gains, `accuracy_minus_<arm>` that of the accuracies. Where there are
-    several students the same of each follows, under `student/<name>/`.
+    `trained_minus_<arm>` is the difference of the gains, `accuracy_minus_<arm>` that of the accuracies, and
+    `<measure>_minus_<arm>` that of the gains in a measure that is not rewarded. Where there are several students the
+    same of each follows, under `student/<name>/`.
     """
     if "trained" not in arms:
         return {}
     trained, results = arms["trained"], {}
     for arm, other in arms.items():
         if arm != "trained":
-            both = [document for document in trained.gains if document in other.gains]
-            clusters = [trained.batches[document] for document in both]
-            gains = [trained.gains[d] - other.gains[d] for d in both]
-            accuracies = [trained.accuracies[d] - other.accuracies[d] for d in both]
-            results[f"trained_minus_{arm}"] = estimate(gains, clusters)
-            results[f"accuracy_minus_{arm}"] = estimate_difference(accuracies, clusters)
+            paired, clusters = _paired(trained.accuracies, other.accuracies, trained.batches)
+            results[f"accuracy_minus_{arm}"] = estimate_difference(paired, clusters)
+            for measure in MEASURES:
+                paired, clusters = _paired(trained.in_measure(measure), other.in_measure(measure), trained.batches)
+                if paired:
+                    name = difference_name(measure, trained.measure, arm)
+                    results[name] = estimate_gains(paired, clusters, measure)
     for student, label in labels(list(trained.by_student)).items():
         of_student = differences({arm: evaluation.by_student[student] for arm, evaluation in arms.items()})
         results |= {f"student/{label}/{name}": difference for name, difference in of_student.items()}
     return results
+
+
+def _paired(
+    values: Mapping[str, float], others: Mapping[str, float], batches: Mapping[str, int]
+) -> tuple[list[float], list[int]]:
+    """The differences of the documents that both have, and their batches."""
+    both = [document for document in values if document in others]
+    return [values[d] - others[d] for d in both], [batches[d] for d in both]
 
 
 def _examples(lines: Sequence[Record], heldout: Sequence[Document], count: int = 3) -> list[Example]:

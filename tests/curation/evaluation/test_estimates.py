@@ -9,6 +9,7 @@ from curation.evaluation.estimates import estimate_students
 from curation.evaluation.records import ArmResult, EvaluationResult, StudentResult
 from curation.evaluation.result import lab_expectations
 from curation.lab.items import BEST
+from student.records import MEASURES
 
 ARMS = [Arm("none", "none"), Arm("repeated", "repeated"), Arm("trained", "trained")]
 
@@ -22,6 +23,7 @@ def row(arm, document, gain, **more):
     return {
         "setting": "together", "student": "s", "arm": arm, "rewrites": 1, "seed": 0, "batch": document // 2, "edit": 0,
         "kind": "document", "source": "", "document_id": f"d{document}", "question": "q", "answer": "a",
+        **{f"{measure}_{when}": None for measure in MEASURES for when in ("before", "after")},
         "loglik_before": -3.0, "loglik_after": -3.0 + gain, "correct_before": False, "correct_after": gain > 1,
         "steps": 4, "tokens": 100, "longest_text": 9, "planned_tokens": 96,
         "retention_loss_before": None, "retention_loss_after": None,
@@ -148,8 +150,9 @@ def result(gains, lab=True):
         replay_effect=None, false_positives=None,
     )  # fmt: skip
     return EvaluationResult(
-        documents=12, documents_per_student=2, seeds=1, steps=1, tokens_per_step=8, rewrites=1, reference=names[0],
-        students={"student-fixed": student}, correction=correction, claims=[], student_runs=1, seconds=0.0, notes=[],
+        measure="loglik", documents=12, documents_per_student=2, seeds=1, steps=1, tokens_per_step=8, rewrites=1,
+        reference=names[0], students={"student-fixed": student}, correction=correction, claims=[],
+        student_runs=1, seconds=0.0, notes=[],
     )  # fmt: skip
 
 

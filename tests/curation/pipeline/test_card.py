@@ -97,6 +97,7 @@ def test_mixed_filtered_and_evaluated(folder: Path) -> None:
     manifest["leak_check"] = leaks
     manifest["settings"] = manifest["settings"] | {"benchmark_items": "ab" * 32}
     result = {"arm": "raw text", "gain": "0.5 [0.4, 0.6]", "accuracy": "", "n": "48"}
+    result["in"] = "in choice (share of questions)"
     facts = {
         "base": {"name": "b", "licence": "mit", "local": True},
         "results": [result],
@@ -105,6 +106,7 @@ def test_mixed_filtered_and_evaluated(folder: Path) -> None:
     content = dataset_card("x", manifest, "me/x", facts).content
     assert f"{manifest['rows'] - 4} lessons that" in content and "With them are 4 source texts" in content
     assert "| language | 7 |" in content and "| file:x.jsonl | 30 | 2 |" in content
+    assert "| gain in choice (share of questions) |" in content
     assert "| raw text | 0.5 [0.4, 0.6] |  | 48 |" in content and "What was refused is not published" in content
     assert "`b` (a folder of its maker), licence mit" in content and "huggingface.co/me/x-teacher" in content
     assert "What students gained" not in dataset_card("x", manifest).content

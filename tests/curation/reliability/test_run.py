@@ -161,6 +161,30 @@ def test_planted_noise_and_contrast_are_reported(config):
     assert shard["students"] == shared["students"]
 
 
+def test_the_same_students_tell_the_reliability_of_every_measure(config, capsys):
+    """Contrast is as noisy as log-likelihood here, and its rewrites differ by a tenth as much."""
+
+    class Told(Planted):
+        def _outcome(self, job):
+            outcome = super()._outcome(job)
+            noise = random.Random(repr(outcome.answers)).gauss
+            answers = tuple(
+                replace(a, extra={"contrast_before": 0.0, "contrast_after": a.loglik_after / 10 + noise(0, self.noise)})
+                for a in outcome.answers
+            )
+            return replace(outcome, answers=answers)
+
+    result = run_reliability(config, repeats=20, documents=6, pool=Told(0.2, seed_effect=0.0), credits=["document"])
+    [report] = result["credits"]
+    loglik, contrast = report["by_measure"].values()
+    assert list(report["by_measure"]) == ["loglik", "contrast"] and result["measure"] == "loglik"
+    assert loglik["components"] == report["components"] and loglik["components"]["reliability"] > 0.8
+    assert contrast["components"]["reliability"] < 0.3
+    assert contrast["contrast_range"] < 0.5 * loglik["contrast_range"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "loglik, rewarded" in printed and "contrast" in printed
+
+
 def test_every_candidate_is_taught_once_a_repeat_in_changing_company(config):
     pool = Planted(0.1)
     run_reliability(config, repeats=12, documents=6, pool=pool, credits=["shared"])

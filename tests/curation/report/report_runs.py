@@ -34,11 +34,22 @@ def interval(name, mean, half):
     return {f"{name}/mean": mean, f"{name}/low": mean - half, f"{name}/high": mean + half}
 
 
+def in_measures(gain, half):
+    """Of an evaluation that rewards contrast: half the gain is of form, which loglik holds too."""
+    measures = {"gain": gain, "gain/contrast": gain, "gain/loglik": 2 * gain, "gain/choice": gain / 4}
+    return {key: value for name, mean in measures.items() for key, value in interval(name, mean, half).items()}
+
+
 def new_run(folder: Path) -> Path:
     """A run directory with its config alone; its document lies in a file beside it."""
     data = folder / "people.jsonl"
     data.write_text(json.dumps({"text": DOCUMENT, "questions": [{"question": "Where?", "answer": "Oslo"}]}) + "\n")
-    settings = {"run": {"dir": folder / "run"}, "data": {"train": [str(data)]}, "curation": {"output": folder / "none"}}
+    settings = {
+        "run": {"dir": folder / "run"},
+        "reward": {"measure": "contrast"},
+        "data": {"train": [str(data)]},
+        "curation": {"output": folder / "none"},
+    }
     save_config(Config.model_validate(settings), folder / "run" / "config.yaml")
     return folder / "run"
 
@@ -61,7 +72,8 @@ def add_training(run: Path, rounds: int = 3, heldout: bool = True) -> None:
     with Journal(run) as journal:
         for step in range(1, rounds + 1):
             shares = {"strategy/copy": 1 - step / 4, "strategy/question-answer": step / 4, "gates/leak": step}
-            gains = {"gain_by_strategy/copy": 0.2, "gain_by_strategy/question-answer": 1.5}
+            gains = {"gain/loglik": 0.2 * step, "gain/contrast": 0.1 * step, "gain/choice": 0.05 * step}
+            gains |= {"gain_by_strategy/copy": 0.2, "gain_by_strategy/question-answer": 1.5}
             varied = {"diversity/compression_ratio": 2.0 + step / 9, "diversity/distinct_strategies": 2}
             cost = {"students": 8, "students_total": 10 * step, "seconds": 1.5, "reward/reliability": 0.6 + step / 10}
             line = {"kind": "step", "round": step, "step": step, **interval("reward", step / 2, 0.1)}
@@ -74,15 +86,16 @@ def add_training(run: Path, rounds: int = 3, heldout: bool = True) -> None:
             journal.rewrites.append({**place, "sample": 2} | refused)
             journal.metric({"kind": "update", "round": step, "seconds": 2.0})
         for round in range(rounds + 1):
-            figures = interval("gain", 0.1 * (round + 1), 0.1) | interval("accuracy", 0.2, 0.1) | {"documents": 16}
+            figures = in_measures(0.1 * (round + 1), 0.1) | interval("accuracy", 0.2, 0.1) | {"documents": 16}
             journal.metric({"kind": "validation", "round": round, "students": 2, **figures})
         for arm, gain in (("raw", 0.5), ("untrained", 0.4), ("trained", 1.4)) if heldout else ():
-            figures = interval("gain", gain, 0.2) | interval("accuracy", gain / 2, 0.1)
+            figures = in_measures(gain, 0.2) | interval("accuracy", gain / 2, 0.1)
             journal.metric({"kind": "heldout", "round": 0, "arm": arm, "documents": 12, **figures})
             if arm != "raw":
                 place = {"arm": arm, "round": 0, "step": 0, "document_id": "h", "sample": 0}
                 journal.rewrites.append(place | {"strategy": "copy", "rejected": None, "text": f"Ada by the {arm} one"})
         differences = interval("trained_minus_raw", 0.9, 0.3) | interval("trained_minus_untrained", 0.1, 0.3)
+        differences |= interval("loglik_minus_raw", 2.5, 0.4) | interval("choice_minus_raw", 0.2, 0.1)
         if heldout:
             journal.metric({"kind": "difference", "round": rounds, **differences})
 
@@ -91,7 +104,7 @@ def add_evaluation(run: Path) -> records.EvaluationResult:
     """evaluation.json and its lessons, with everything in them that a page can show."""
     students = {label: _student(shift) for shift, label in enumerate(STUDENTS)}
     found = records.EvaluationResult(
-        documents=48, documents_per_student=8, seeds=3, steps=40, tokens_per_step=400, rewrites=5,
+        measure="contrast", documents=48, documents_per_student=8, seeds=3, steps=40, tokens_per_step=400, rewrites=5,
         reference="raw-repeated", students=students,
         correction=records.Correction(
             method="holm", level=0.05, families={"together/gain": 12, "together/accuracy": 12}
@@ -118,13 +131,18 @@ def add_evaluation(run: Path) -> records.EvaluationResult:
     return found
 
 
+def measured(gain: float) -> dict[str, records.Estimate]:
+    """A gain in contrast beside those in the other measures, see `in_measures`."""
+    return {"loglik": figure(2 * gain), "contrast": figure(gain), "choice": figure(gain / 4, 0.05)}
+
+
 def figure(mean: float, half: float = 0.15, n: int = 48, clusters: int = 6) -> records.Estimate:
     return records.Estimate(mean=mean, low=mean - half, high=mean + half, n=n, clusters=clusters)
 
 
 def _measured(gain: float) -> records.ArmEstimates:
     return records.ArmEstimates(
-        gain=figure(gain), accuracy=figure(min(0.98, gain / 2.1), 0.02),
+        gain=figure(gain), measures=measured(gain), accuracy=figure(min(0.98, gain / 2.1), 0.02),
         benchmarks={"arc-easy": figure(0.01, 0.04, 6)}, benchmark_accuracies={},
         retention_loss=figure(0.1 + gain / 9, 0.03, 6), retention_accuracy=figure(0.8, 0.05, 6),
         steps=40, tokens=16000, tokens_least=15990, tokens_most=16010, planned_tokens=16000,
@@ -152,6 +170,7 @@ def _student(shift: int) -> records.StudentResult:
                 records.Comparison(
                     measure=measure, setting="together", arm=name, against="raw-repeated",
                     difference=figure(difference, 0.25),
+                    measures=measured(difference) if measure == "gain" else {},
                     p=0.0001 if sure else 0.2, p_corrected=0.0004 if sure else 0.6, detectable=0.31, verdict=verdict,
                 )
             )  # fmt: skip
@@ -159,7 +178,8 @@ def _student(shift: int) -> records.StudentResult:
         name: [
             records.ScalingPoint(
                 rewrites=n, lesson_tokens=40.0 * n, overlap=overlap * (1 - 1 / n),
-                gain=figure(1 + slope * k + chance.uniform(0, 0.1)), accuracy=figure(0.5 + 0.4 * slope * k, 0.03),
+                gain=figure(1 + slope * k + chance.uniform(0, 0.1)), measures=measured(1 + slope * k),
+                accuracy=figure(0.5 + 0.4 * slope * k, 0.03),
             )
             for k, n in enumerate((1, 2, 4, 8))
         ]

@@ -51,6 +51,18 @@ def test_the_page_says_what_the_journal_says(page):
     assert "by reason: 4 of 12 sampled" in words, "refused by a gate"
 
 
+def test_all_measures_stand_side_by_side_and_the_rewarded_one_is_named(page):
+    words = words_of(page)
+    assert "what is rewarded is the gain in contrast (nats a token)" in words
+    assert "Gain in contrast (nats a token) on 48 held-out documents" in words, "what the verdicts are about"
+    assert "Differences in gain in choice, not rewarded: student-fixed" in words
+    assert words.count("not corrected. No verdict.") == 4, "of two students in two measures"
+    assert "All measures side by side: verdicts are in contrast, the others describe" in words
+    assert "Held-out gain in loglik, not rewarded" in words and "Validation gain in choice, not rewarded" in words
+    assert "Gain in share of questions" in words, "by step, apart from those in nats"
+    assert "+0.90 in contrast (nats a token), 95% interval of one training run" in words
+
+
 def test_a_teacher_that_the_evaluation_trained_has_its_curves_too(page):
     words = words_of(page)
     assert "Training for student-fixed" in words and "student runs of training, student-fixed 20" in words
@@ -83,7 +95,7 @@ def test_the_page_is_self_contained_and_its_plots_have_descriptions(page):
     plots = re.findall(r"<svg .*?</svg>", page, flags=re.DOTALL)
     assert len(plots) > 25
     assert all(plot.count("<path") > 5 for plot in plots)
-    assert all("currentColor" in plot and "var(--s" in plot for plot in plots), "colours are the page's"
+    assert all("currentColor" in plot for plot in plots) and page.count("var(--s") > 100, "colours are the page's"
     assert all(re.search(r"<title id=.+?</title><desc id=.+?</desc>", plot) for plot in plots)
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
@@ -102,7 +114,7 @@ def test_a_fork_that_counts_its_steps_otherwise_ends_with_its_last_round(run):
         place = {"arm": "train", "round": 4, "step": 2, "document_id": "forked", "sample": 0}
         journal.rewrites.append(place | {"strategy": "copy", "text": "forked", "gain": 7.0, "rejected": None})
     words = words_of(write_report(run).read_text(encoding="utf-8"))
-    assert "lesson lacks) the lesson (copy), +7.00 nats a token forked" in words
+    assert "lesson lacks) the lesson (copy), +7.00 in contrast (nats a token) forked" in words
     assert "student runs of training 99" in words
 
 

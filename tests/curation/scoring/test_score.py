@@ -80,15 +80,28 @@ def test_every_rewrite_and_the_raw_text_has_its_line(tmp_path, pool, config):
         ("cat", "raw"), ("cat", 0), ("cat", 1), ("dog", "raw"), ("dog", 0),
     ]  # fmt: skip
     assert " ".join(rows[0]) == (
-        "id rewrite gain gain_se accuracy_before accuracy_after loglik_before loglik_after error"
+        "id rewrite gain gain_se gains accuracy_before accuracy_after loglik_before loglik_after error"
     )
     answers, filler = rows[1], rows[2]
     assert answers["gain"] > filler["gain"] + 1
     assert answers["accuracy_after"] > filler["accuracy_after"] == 0.0 and answers["error"] is None
     for row in rows:
         assert row["gain"] == pytest.approx(row["loglik_after"] - row["loglik_before"], abs=1e-5)
-        assert row["gain_se"] >= 0
+        assert row["gain_se"] >= 0 and row["gains"] == {"loglik": row["gain"]}
     assert not (tmp_path / "out.rejects.jsonl").exists()
+
+
+def test_every_measure_is_told_and_a_line_without_distractors_is_rejected(tmp_path, pool):
+    config = Config(student=SETTINGS, reward=Reward(measure="contrast"))
+    told = CAT | {"questions": [question | {"distractors": ["the sea"]} for question in CAT["questions"]]}
+    alone = DOG | {"questions": DOG["questions"][:1]}
+    output = tmp_path / "out.jsonl"
+    assert run_score(write(tmp_path / "in.jsonl", told, alone), config, output, pool) == 1
+    answers, filler = read(output)[1:]
+    assert set(answers["gains"]) == {"loglik", "contrast", "choice"} and answers["gain"] == answers["gains"]["contrast"]
+    assert answers["gain"] > filler["gain"]
+    [rejected] = read(tmp_path / "out.rejects.jsonl")
+    assert "contrast cannot be told" in rejected["reason"]
 
 
 def test_the_standard_error_is_over_repeats_where_there_are_some(tmp_path, pool):
@@ -101,8 +114,8 @@ def test_the_standard_error_is_over_repeats_where_there_are_some(tmp_path, pool)
         for after in (-3.0, -1.0)
     )
     outcomes = [Outcome(gain=gain, answers=answers) for gain in (1.0, 2.0, 3.0)]
-    assert output_row("cat", 0, outcomes)["gain_se"] == pytest.approx(1 / 3**0.5)
-    assert output_row("cat", 0, outcomes[1:2])["gain_se"] == pytest.approx(1.0)
+    assert output_row("cat", 0, outcomes, "loglik")["gain_se"] == pytest.approx(1 / 3**0.5)
+    assert output_row("cat", 0, outcomes[1:2], "loglik")["gain_se"] == pytest.approx(1.0)
 
 
 def test_a_failed_student_is_a_row_with_its_error(tmp_path, pool, config):
@@ -119,7 +132,7 @@ def test_a_failed_student_is_a_row_with_its_error(tmp_path, pool, config):
     assert rows[0]["error"] is rows[2]["error"] is None
     # Nothing is left to do, and the exit status still says that a gain is missing.
     assert run_score(tmp_path / "in.jsonl", config, output, Counting(pool, stop_after=0)) == 1
-    half = output_row("cat", 0, [Outcome(gain=1.0), Outcome(gain=None, error="out of memory")])
+    half = output_row("cat", 0, [Outcome(gain=1.0), Outcome(gain=None, error="out of memory")], "loglik")
     assert half["gain"] == 1.0 and half["error"] == "1 of 2 students failed: out of memory"
 
 

@@ -29,7 +29,7 @@ def test_a_heldout_exam_that_cannot_tell_the_measure_is_refused_before_the_first
     train, [heldout] = make_documents(4), make_documents(1, "town")
     for document, answer in zip(train, ("gold", "iron", "salt", "rope"), strict=True):
         document.metadata["questions"] = [q | {"answer": answer} for q in document.metadata["questions"]]
-    with pytest.raises(UserError, match="no heldout question with a distractor"):
+    with pytest.raises(UserError, match=r"data\.heldout: no heldout question with a distractor in 1 document, so"):
         train_teacher(config, train, [heldout], lambda _: gold_pool(), lambda _: None)
     assert not journalled(config, "heldout") and not journalled(config, "step"), "no student was taught"
 
