@@ -122,6 +122,8 @@ def lessons_to_teach(correlation: float, lessons: int, reliability: float, regre
     all by a share `regret` of what the truly best has above the mean. True gains, predictions and noise are normal;
     predictions have this correlation with measured gains, whose share of true differences is `reliability`.
     """
+    if lessons <= LEAST_TAUGHT:
+        return lessons
     share = min(1.0, max(LEAST_RELIABILITY, reliability))
     true = min(0.99, max(0.0, correlation) / math.sqrt(share))
     generator = np.random.default_rng(0)
@@ -133,4 +135,4 @@ def lessons_to_teach(correlation: float, lessons: int, reliability: float, regre
         np.take_along_axis(true_DG, shown_DG[:, :k].argmax(1)[:, None], 1).mean() for k in range(1, lessons + 1)
     ]
     allowed = chosen_K[-1] - regret * true_DG.max(1).mean()
-    return next(k for k, chosen in enumerate(chosen_K, 1) if k >= min(LEAST_TAUGHT, lessons) and chosen >= allowed)
+    return next(k for k, chosen in enumerate(chosen_K, 1) if k >= LEAST_TAUGHT and chosen >= allowed)
