@@ -1,4 +1,5 @@
 import io
+import json
 
 import pyarrow.parquet as pq
 import pytest
@@ -153,3 +154,35 @@ def test_rewrites_of_other_documents_are_refused(make_config, shop_file, tmp_pat
     other.write_text(shop_file.read_text().replace("in the shop 3", "in the wood 3"))
     with pytest.raises(UserError, match="1 of 8 documents"):
         run_evaluate(make_config(evaluation={"arms": ["repeated", f"file:{other}"]}))
+
+
+def test_verdicts_are_in_the_rewarded_measure_and_the_others_stand_beside_it(make_config, shop_file, capsys):
+    """One document brings distractors that are its own answer: it tells no contrast, and is left out with a word."""
+    lines = [json.loads(line) for line in shop_file.read_text().splitlines()]
+    for question in lines[0]["questions"]:
+        question["answer"] = "shop"
+    for question in (question for line in lines[1:] for question in line["questions"]):
+        question["distractors"] = ["gold"]
+    shop_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {"arms": ["none", "repeated", "best-of:2", f"file:{shop_file}"], "seeds": 1, "single_documents": 1}
+    reward = {"measure": "contrast", "distractors": 0, "documents_per_student": 2}
+    config = make_config(reward=reward, evaluation=settings | {"edits": 2, "sequences": 2})
+    result = run_evaluate(config)
+    assert "data.heldout: distractors: of 8 questions 0 have some of other documents, 1 none; 1 of 8 documents" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+    (student,) = result.students.values()
+    taught = student.arms["shops"].together
+    assert (result.documents, result.measure, set(taught.measures)) == (7, "contrast", {"loglik", "contrast", "choice"})
+    assert taught.gain == taught.measures["contrast"] != taught.measures["loglik"]
+    assert student.arms["shops"].single.gain.n == 1
+    items = pq.read_table(config.run.dir / ITEMS_FILE).to_pandas()
+    own = items[(items.setting == "together") & (items.kind == "document") & (items.arm == "shops")]
+    assert taught.gain.mean == pytest.approx((own.contrast_after - own.contrast_before).mean(), abs=1e-12)
+    [pair] = [c for c in student.comparisons if (c.measure, c.arm, c.setting) == ("gain", "shops", "together")]
+    assert pair.difference == pair.measures["contrast"] != pair.measures["loglik"]
+    assert result.correction.families["together/gain"] == 3, "one family of gains, not one a measure"
+    console = Console(file=io.StringIO(), width=200)
+    print_evaluation(result, config.run.dir, console)
+    assert "gain in contrast (nats a token), rewarded" in console.file.getvalue()
+    assert "gain in choice (share of questions)" in console.file.getvalue()
