@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
 
 Name = TypeVar("Name", str, Path)
 
@@ -36,8 +36,11 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _meant(cls, value: Any, info: ValidationInfo) -> Any:
-        kind = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and kind is not bool:
+        field = cls.model_fields[str(info.field_name)]
+        kind = field.annotation
+        # A field that reads its values itself knows what true and false may mean: the language `no` of YAML 1.1.
+        reads_itself = any(isinstance(rule, BeforeValidator) for rule in field.metadata)
+        if isinstance(value, bool) and kind is not bool and not reads_itself:
             raise ValueError("expected another value than true or false")
         if value == "" and Path in (kind, *get_args(kind)):
             raise ValueError("expected a path")

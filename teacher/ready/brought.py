@@ -57,7 +57,8 @@ def texts_named(document: Document, name: str) -> list[str]:
     except UserError:
         return []
     texts = [brought.text for brought in own if brought.strategy == name]
-    field = document.metadata.get(name)
+    # `rewrites` itself is no name: its texts have names of their own.
+    field = document.metadata.get(name) if name != "rewrites" else None
     if not texts and isinstance(field, list) and all(isinstance(text, str) and text.strip() for text in field):
         texts = field
     return list(dict.fromkeys(texts))

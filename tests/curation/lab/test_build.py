@@ -197,7 +197,7 @@ def test_a_killed_build_leaves_nothing_half_used(tmp_path: Path, monkeypatch: py
 def test_a_failing_training_is_one_clear_line_and_keeps_what_is_done(tmp_path: Path):
     beyond_torch = 2**70
     with pytest.raises(RunError, match=r"the lab's teacher failed \(.*call again"):
-        build_lab(tiny(tmp_path / "lab", seed=beyond_torch), progress=lambda line: None)
+        build_lab(tiny(tmp_path / "lab").model_copy(update={"seed": beyond_torch}), progress=lambda line: None)
     assert (tmp_path / "lab" / "shards" / "train.jsonl").is_file()
 
 

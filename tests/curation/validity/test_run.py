@@ -192,7 +192,7 @@ def test_the_command_refuses_what_is_wrong(config, tmp_path, capsys):
         ("validity.sign=[length]", "did you mean 'signs'?"),
         ("validity.signs=[lenght]", "did you mean 'length'?"),
         ("validity.target_field=accuracy", "validity.target_field 'accuracy' in the documents"),
-        ("validity.target_file=nowhere.jsonl", "cannot be read"),
+        ("validity.target_file=nowhere.jsonl", "no file nowhere.jsonl"),
         ("validity.rewrites=5", "no document brings 5 rewrites"),
         ("student.model=teacher", "set student.model"),
         ("run.seed=0", "none"),  # the model is not there

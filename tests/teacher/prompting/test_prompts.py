@@ -49,7 +49,7 @@ def test_a_users_own_file_works_and_must_show_the_document(tmp_path):
     bad.write_text("Sing!")
     with pytest.raises(UserError, match="placeholder"):
         read_strategy(str(bad))
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no file"):
         read_strategy(str(tmp_path / "absent.txt"))
 
 

@@ -44,7 +44,9 @@ def test_a_lesson_holds_no_thinking_and_its_completion_holds_it_all():
     assert (rewrite.strategy, rewrite.text, rewrite.completion) == ("copy", "gold", written.text)
 
 
-@pytest.mark.parametrize("tags", ['["", "</think>"]', "[a, a]"])
-def test_tags_that_cannot_be_told_apart_are_refused(tags):
-    with pytest.raises(UserError, match="expected an opening and a closing tag"):
+@pytest.mark.parametrize(
+    ("tags", "words"), [('["", "</think>"]', "no empty text"), ("[a, a]", "an opening and a closing tag")]
+)
+def test_tags_that_cannot_be_told_apart_are_refused(tags, words):
+    with pytest.raises(UserError, match=f"expected {words}"):
         load_config("configs/smollm2-cpu.yaml", [f"teacher.thinking_tags={tags}"])

@@ -468,7 +468,7 @@ def test_the_rewarded_measure_makes_the_gain_and_the_others_stand_beside_it(buil
 def test_a_document_that_cannot_tell_the_rewarded_measure_is_named(build, gold_pool):
     """All answers of the shops are `gold`."""
     gain_reward, documents = build(gold_pool(), reward={"measure": "choice"})
-    with pytest.raises(UserError, match=r"'shop-0' has no reward question with a distractor"):
+    with pytest.raises(UserError, match=r"'shop-0': its reward questions do not tell 'choice'"):
         gain_reward.score([[rewrite(document, "gold")] for document in documents])
 
 
