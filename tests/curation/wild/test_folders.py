@@ -56,7 +56,7 @@ def test_runs(file, content, line, finished, tmp_path, monkeypatch, capfd):
     assert not (wrong := complaint(capfd, line.split(), (file.partition("/")[0], "checkpoint"), passes=())), wrong
 
 
-OUTPUTS = ("e.yaml/x", "/proc/none/x", "/dev/null/x", "nowhere/x", "teacher/config.json")
+OUTPUTS = ("e.yaml/x", "/proc/none/x", "/dev/null/x", "nowhere/x", "teacher/config.json", "/proc/fs")
 WRITERS = (
     "train e.yaml run.dir={}", "curate e.yaml curation.writer=echo data.heldout=[] curation.output={}",
     "score train.jsonl --config e.yaml --output {}", "init {} --data train.jsonl --teacher teacher --student student",
