@@ -162,7 +162,9 @@ class _Step(NamedTuple):
         pairs = zip(self.gradients, exact.gradients, strict=True)
         apart = sum(float((a - b).square().sum()) for a, b in pairs)
         whole = sum(float(b.square().sum()) for b in exact.gradients)
-        return float(loss), math.sqrt(apart / whole) if self.gradients else 0.0
+        if not self.gradients:
+            return float(loss), 0.0
+        return float(loss), math.sqrt(apart / whole) if whole else math.inf
 
     def within(self, exact: "_Step", tolerances: tuple[float, float]) -> bool:
         return all(a <= most for a, most in zip(self.beside(exact), tolerances, strict=True))  # not so with NaN
@@ -264,7 +266,7 @@ class _Probe:
         hidden = self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
         ours, logits = self.scorer.head(hidden), self.model(input_ids=ids, use_cache=False).logits
         if not float((ours - logits).norm() / logits.norm()) <= LOSS_TOLERANCE:
-            return "it changes its logits after the output layer"
+            return "it changes its logits after the output layer, or its states before it"
         loss, gradient = step.beside(alone)
         return f"one text a row differs from the text alone by {loss:.1%} in loss and {gradient:.1%} in gradient"
 
