@@ -1,28 +1,31 @@
 """Every family of causal language models that the installed transformers has, with tiny random weights: what the
 engine shows of itself on it, held against separate forward passes and PEFT.
 
-    python -m student.bench.families                   the table of BENCHMARKS.md, in a minute of a core
+    python -m student.bench.families                   the table of BENCHMARKS.md, in half a minute of a core
     python -m student.bench.families opt mamba
 """
 
 import copy
 import logging
+import math
+import signal
 import sys
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from textwrap import shorten
 from typing import Any, Literal, NamedTuple
 
 import torch
 import transformers
-from peft import get_peft_model
-from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
+    GPT2Tokenizer,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -41,6 +44,8 @@ FAMILIES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 VOCABULARY = 96
 MOST_PARAMETERS = 8_000_000
+MOST_SECONDS = 20.0
+"""Of a core, for one family: most take 0.2."""
 SETTINGS = Student(lora=Lora(rank=2, alpha=4.0), dtype="float32")
 
 SIZES: dict[str, Any] = {
@@ -57,15 +62,33 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "sliding_window"), 16),
     **dict.fromkeys(("head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "rotary_dim", "state_size"), 8),
     **dict.fromkeys(("mamba_d_state", "mamba_n_heads", "mamba_d_head", "ssm_state_size"), 8),
-    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 8),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 8),
     **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "mamba_n_groups"), 1),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len"), 128),
+    **dict.fromkeys(("mamba_num_heads", "mamba_head_dim", "mamba_headdim"), 8),
+    **dict.fromkeys(("mamba_chunk_size", "chunk_size", "attention_chunk_size"), 16),
+    **dict.fromkeys(("moe_shared_expert_intermediate_size",), 24),
     "linear_num_value_heads": 4, "vocab_size": VOCABULARY, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3,
     "is_decoder": True,  # encoders that can be decoders, such as BERT
 }  # fmt: skip
 """Small values of the settings that families share by name."""
 
+_RECURRENT_FIRST = {"layer_types": ["linear_attention", "full_attention"]}
+_SLIDING_FIRST = {"layer_types": ["sliding_attention", "full_attention"]}
 ODD: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "granitemoehybrid": _RECURRENT_FIRST,
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), _RECURRENT_FIRST),
+    **{name: {"text_config": _RECURRENT_FIRST} for name in ("qwen3_5", "qwen3_5_moe")},
+    **dict.fromkeys(("gemma3_text", "cohere2", "olmo3", "exaone4"), _SLIDING_FIRST),
+    "gemma3": {"text_config": _SLIDING_FIRST},
+    "llama4_text": {"layer_types": ["chunked_attention", "full_attention"], "no_rope_layers": [1, 0]},
+    "llama4": {"text_config": {"layer_types": ["chunked_attention", "full_attention"], "no_rope_layers": [1, 0]}},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "kimi_linear": {"linear_num_heads": 4, **_RECURRENT_FIRST},
+    "longcat_flash": {"moe_topk": 2, "zero_expert_num": 2},
+    "dbrx": {"attn_config": {"rope_theta": 10_000.0, "clip_qkv": 8.0, "kv_n_heads": 2}},
     "reformer": {
         "axial_pos_embds": False,
         "attn_layers": ["local", "local"],
@@ -86,8 +109,8 @@ ODD: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 16},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
-    "ministral": {"head_dim": 8},
-    "dots1": {"n_shared_experts": 1, "n_routed_experts": 4},
+    "ministral": {"head_dim": 8, **_SLIDING_FIRST},
+    "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2},
     "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
     "mamba2": {"num_heads": 8},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
@@ -137,38 +160,76 @@ def tiny_model(name: str) -> PreTrainedModel:
     return model  # type: ignore[no-any-return]
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> GPT2Tokenizer:
     """A tokenizer of as many words."""
-    inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
     special = {"unk_token": "w0", "pad_token": "w1", "bos_token": "w2", "eos_token": "w3"}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+    return GPT2Tokenizer(vocab={f"w{i}": i for i in range(VOCABULARY)}, merges=[], **special)
+
+
+Verdict = Literal["packed", "single", "refused", "not tried"]
+
+VERDICTS: dict[Verdict, str] = {
+    "packed": "packed rows are exact",
+    "single": "one text a row is exact",
+    "refused": "refused",
+    "not tried": "not tried: not built tiny, or too slow",
+}
 
 
 class Family(NamedTuple):
     """What a family came to."""
 
     name: str
-    verdict: Literal["packed", "single", "refused", "not built"]
+    verdict: Verdict
     reason: str = ""
-    """Why it is refused or was not built; of one that serves, what it cannot do."""
+    """Why it is refused or was not tried; of one that serves, what it cannot do."""
     loss: float = 0.0
     """Largest difference from separate PEFT runs, as a share: of losses, gradients and scores of answers."""
     gradient: float = 0.0
     score: float = 0.0
 
 
-def examine_family(name: str) -> Family:
+class _TooSlow(BaseException):
+    """No Exception, so that no part of the engine takes it for a failure of the model."""
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raises _TooSlow after so many seconds of this process's own time. For the main thread."""
+
+    def stop(*_: object) -> None:
+        raise _TooSlow
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def examine_family(name: str, most_seconds: float = MOST_SECONDS) -> Family:
     """The engine on a tiny model of a family, as a pool would start it, beside separate runs."""
     try:
-        model = tiny_model(name)
-    except Exception as failure:
-        return Family(name, "not built", _line(failure))
-    plain = copy.deepcopy(model)
-    try:
-        scorer, proof = proved_scorer(SETTINGS, model, tiny_tokenizer())
-    except UserError as refusal:
-        return Family(name, "refused", str(refusal).rpartition("cannot be a student: ")[2])
-    return Family(name, "packed" if proof.packed else "single", _limits(proof), *_beside_peft(scorer, plain))
+        with _limited(most_seconds):
+            try:
+                model = tiny_model(name)
+            except Exception as failure:  # a family's own code fails in its own way
+                return Family(name, "not tried", _line(failure))
+            plain = copy.deepcopy(model)
+            try:
+                scorer, proof = proved_scorer(SETTINGS, model, tiny_tokenizer())
+            except UserError as refusal:
+                reason = str(refusal).rpartition("cannot be a student: ")[2]
+                return Family(name, "refused", shorten(reason, 120, placeholder=" ..."))
+            verdict: Verdict = "packed" if proof.packed else "single"
+            try:
+                return Family(name, verdict, _limits(proof), *_beside_peft(scorer, plain))
+            except Exception as failure:
+                return Family(name, verdict, f"no comparison: {_line(failure)}", *[math.inf] * 3)
+    except _TooSlow:
+        return Family(name, "not tried", f"too slow: more than {most_seconds:g} s of a core")
 
 
 def _limits(proof: Proof) -> str:
@@ -179,6 +240,8 @@ def _limits(proof: Proof) -> str:
 def _beside_peft(scorer: Scorer, plain: PreTrainedModel) -> tuple[float, float, float]:
     """The largest relative differences between three students of several texts each and separate runs with PEFT: of
     losses, of the gradients of each student, and of the log-likelihoods of answers after a shared prompt."""
+    from peft import get_peft_model
+
     stack = scorer.stack
     assert stack is not None and not stack.n_slots
     generator = torch.Generator().manual_seed(2)
@@ -192,18 +255,16 @@ def _beside_peft(scorer: Scorer, plain: PreTrainedModel) -> tuple[float, float, 
     stack.allocate(list(range(len(lengths))))
     with torch.no_grad():
         stack.params_KP.normal_(std=0.2, generator=generator)
+    # PEFT's rules for families by name leave layers out: Mamba's `out_proj`, what is fused elsewhere (AFMoE's gates).
+    plain.config.model_type = ""
     with torch.random.fork_rng(devices=[]):
         student = get_peft_model(plain, peft_config(SETTINGS.lora, list(stack.layers))).eval()
     parameters = dict(student.named_parameters())
-    # PEFT leaves out what is fused in another version of the family's code (AFMoE's gates), so it has none here either.
-    names = [name for name in stack.layers if _in_peft(name, "A") in parameters]
-    of_layer = [[parameters[_in_peft(name, which)] for which in "AB"] for name in names]
-    for name in stack.layers.keys() - set(names):
-        stack.layers[name].b_KrO.detach().zero_()  # type: ignore[union-attr]
+    of_layer = [[parameters[f"base_model.model.{name}.lora_{w}.default.weight"] for w in "AB"] for name in stack.layers]
     pieces = [Piece(slot, encoded, 1 / len(encoded.labelled), tag) for tag, (slot, encoded) in enumerate(texts)]
     losses = torch.zeros(len(texts))
-    limits = {"max_tokens": 64, "row_tokens": scorer.settings.row_tokens}
-    for batch in pack(pieces, len(lengths), scorer.pad_id, torch.device("cpu"), **limits):
+    row_tokens, device = scorer.settings.row_tokens, torch.device("cpu")
+    for batch in pack(pieces, len(lengths), scorer.pad_id, device, max_tokens=64, row_tokens=row_tokens):
         with torch.enable_grad(), stack.using(batch.rows):
             loss, nll_N, _ = batch_loss(scorer.model, batch)
             loss.backward()
@@ -218,8 +279,7 @@ def _beside_peft(scorer: Scorer, plain: PreTrainedModel) -> tuple[float, float, 
     for slot, of_slot in enumerate(answers):
         student.zero_grad()
         with torch.no_grad():
-            for name, (a_rI, b_Or) in zip(names, of_layer, strict=True):
-                layer = stack.layers[name]
+            for layer, (a_rI, b_Or) in zip(stack.layers.values(), of_layer, strict=True):
                 a_rI.copy_(layer.a_KrI[slot])  # type: ignore[index]
                 b_Or.copy_(layer.b_KrO[slot].t())  # type: ignore[index]
         for (owner, encoded), ours in zip(texts, losses.tolist(), strict=True):
@@ -228,8 +288,7 @@ def _beside_peft(scorer: Scorer, plain: PreTrainedModel) -> tuple[float, float, 
                     loss = _loglik(student, encoded).neg() / len(encoded.labelled)
                     loss.backward()
                 loss_off = max(loss_off, abs(ours / loss.item() - 1))
-        layers = [stack.layers[name] for name in names]
-        ours = [w.grad[slot].flatten() for layer in layers for w in (layer.a_KrI, layer.b_KrO)]  # type: ignore[union-attr, index]
+        ours = [w.grad[slot].flatten() for layer in stack.layers.values() for w in (layer.a_KrI, layer.b_KrO)]  # type: ignore[union-attr, index]
         ours_P = torch.cat(ours)
         theirs_P = torch.cat([_gradient(w).flatten() for a_rI, b_Or in of_layer for w in (a_rI, b_Or)])
         gradient_off = max(gradient_off, float((ours_P - theirs_P).norm() / theirs_P.norm()))
@@ -237,10 +296,6 @@ def _beside_peft(scorer: Scorer, plain: PreTrainedModel) -> tuple[float, float, 
             with torch.no_grad():
                 score_off = max(score_off, abs(score.loglik_sum / _loglik(student, encoded).item() - 1))
     return loss_off, gradient_off, score_off
-
-
-def _in_peft(name: str, which: str) -> str:
-    return f"base_model.model.{name}.lora_{which}.default.weight"
 
 
 def _loglik(model: Any, text: Encoded) -> Tensor:
@@ -257,11 +312,13 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 def _line(failure: Exception) -> str:
-    return f"{type(failure).__name__}: {' '.join(str(failure).split())[:100]}"
+    return shorten(f"{type(failure).__name__}: {failure}", 120, placeholder=" ...")
 
 
 def markdown(families: Sequence[Family]) -> str:
     """The table: verdicts with their families, and below what is refused or could not be built, and why."""
+    import peft
+
     by_verdict, reasons = defaultdict(list), defaultdict(list)
     for family in families:
         by_verdict[family.verdict].append(family.name)
@@ -270,17 +327,17 @@ def markdown(families: Sequence[Family]) -> str:
     served = [family for family in families if family.verdict in ("packed", "single")]
     loss, gradient, score = (max((f[i] for f in served), default=0.0) for i in (3, 4, 5))
     lines = [
-        f"{len(families)} families of transformers {transformers.__version__}. Largest differences from separate PEFT"
+        f"{len(families)} families of transformers {transformers.__version__} (torch {torch.__version__}, peft"
+        f" {peft.__version__}). Largest differences from separate PEFT"
         f" runs among the {len(served)} that serve: losses {loss:.0e}, gradients {gradient:.0e}, scores of answers"
         f" {score:.0e}.",
         "",
-        "| verdict | families | |",
+        "| | families | |",
         "|---|---|---|",
     ]
-    titles = {"packed": "packed rows are exact", "single": "one text a row is exact", "refused": "refused"}
-    for verdict, title in (titles | {"not built": "not built tiny, so not tried"}).items():
+    for verdict, title in VERDICTS.items():
         lines.append(f"| {title} | {len(by_verdict[verdict])} | {', '.join(by_verdict[verdict])} |")
-    lines += ["", "| | why | families |", "|---|---|---|"]
+    lines += ["", "| | why, or what it cannot do | families |", "|---|---|---|"]
     lines += [f"| {verdict} | {reason} | {', '.join(names)} |" for (verdict, reason), names in sorted(reasons.items())]
     return "\n".join(lines)
 
@@ -288,13 +345,15 @@ def markdown(families: Sequence[Family]) -> str:
 def main() -> None:
     """The command `python -m student.bench.families`: examines the families named, or all, and prints the table."""
     logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     names = sys.argv[1:] or FAMILIES
-    families = []
     for name in names:
         if name not in FAMILIES:
             sys.exit(f"error: transformers has no causal language model {name!r}; {nearest(name, list(FAMILIES))}")
+    families = []
+    for number, name in enumerate(names, 1):
         families.append(examine_family(name))
-        print(*families[-1], file=sys.stderr)
+        print(f"{number} of {len(names)}:", *families[-1], file=sys.stderr, flush=True)
     print(markdown(families))
 
 

@@ -268,6 +268,8 @@ class _Probe:
         if not float((ours - logits).norm() / logits.norm()) <= LOSS_TOLERANCE:
             return "it changes its logits after the output layer, or its states before it"
         loss, gradient = step.beside(alone)
+        if math.isinf(gradient):
+            return "no adapter has a gradient"
         return f"one text a row differs from the text alone by {loss:.1%} in loss and {gradient:.1%} in gradient"
 
     def _step(self, loss_N: Tensor) -> _Step:
