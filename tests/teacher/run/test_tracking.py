@@ -7,6 +7,7 @@ import pytest
 from configs.files import read_json_lines
 from teacher.run.journal import Journal
 from teacher.run.tracking import Tracker
+from tests.processes import happens
 
 
 def test_metrics_are_always_written_and_wandb_is_not_imported_when_disabled(tmp_path):
@@ -27,12 +28,14 @@ def read_wandb_file(path):
     """Records of a .wandb file: a 7-byte header, then LevelDB's log format (blocks of 32 KiB, fragments with CRC)."""
     content, place, records, parts = path.read_bytes(), 7, [], b""
     assert content[:4] == b":W&B"
-    while place < len(content):
+    while place + 7 <= len(content):
         room = 32768 - place % 32768
         if room < 7:
             place += room
             continue
         _, length, kind = struct.unpack("<IHB", content[place : place + 7])
+        if place + 7 + length > len(content):
+            break  # still being written
         parts += content[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # a whole record, or its last fragment
@@ -55,13 +58,19 @@ def test_wandb_offline_leaves_a_run_that_parses(make_config, tmp_path, monkeypat
         tracker.log("heldout", 1, {"gain/mean": 0.99}, arm="trained")  # a repeat is mirrored no more than it is written
     [file] = (config.run.dir / "wandb").glob("offline-run-*/run-*.wandb")
     history, projects = {}, set()
-    for data in read_wandb_file(file):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            history |= {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
-        if record.WhichOneof("record_type") == "run":
-            projects.add(record.run.project)
+
+    def is_written() -> bool:
+        """wandb's process may write the last records after it has answered that the run is finished."""
+        for data in read_wandb_file(file):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.WhichOneof("record_type") == "history":
+                history.update({"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item})
+            if record.WhichOneof("record_type") == "run":
+                projects.add(record.run.project)
+        return "reward/mean" in history and "heldout/trained/gain/mean" in history
+
+    assert happens(is_written)
     assert history["reward/mean"] == "0.25"
     assert history["heldout/trained/gain/mean"] == "0.75"
     assert projects == {"lab"}
