@@ -8,6 +8,7 @@ rule is `settings_report.VERDICT`. No document that something is judged on later
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from configs.errors import UserError
@@ -24,7 +25,6 @@ from curation.study.students import RewriteStudy, changed_student
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.pools.inline import NOT_IN_FINGERPRINT
-from student.records import StudentPool
 from teacher.reward.costs import Costs
 from teacher.reward.student_models import MakePool
 from teacher.reward.student_runs import StudentRuns
@@ -56,8 +56,10 @@ def run_settings(config: Config, *, pools: MakePool = make_pool) -> dict[str, An
         costs = Costs(JsonLines(journal.dir / "costs.jsonl", ("work", "time")))
         for number, (name, student) in enumerate(students.items()):
             of_setting = config.model_copy(update={"student": student})
-            pool: StudentPool = pools(student)
-            with StudentProgress(f"setting {number + 1}/{len(students)}, {name}", 0) as progress:
+            with (
+                closing(pools(student)) as pool,
+                StudentProgress(f"setting {number + 1}/{len(students)}, {name}", 0) as progress,
+            ):
                 runs = StudentRuns(
                     of_setting, [group.document for group in groups], journal, benchmark=benchmark,
                     on_progress=progress.within,
@@ -65,7 +67,6 @@ def run_settings(config: Config, *, pools: MakePool = make_pool) -> dict[str, An
                 study = RewriteStudy(runs, pool, groups, 1, purpose="settings")
                 with costs.of(name, runs):
                     recording = study.record(search.repeats, search.repeated_documents)
-            pool.close()
             for error in recording.errors[:1]:
                 say(f"{name}: {len(recording.errors)} students failed: {error}")
             measured.append(
