@@ -53,7 +53,7 @@ class Student(Section):
     loss_on: str = "all"
     """The loss is on `all` tokens of a text, or on segments of one kind (`output`, or any that the lesson names)."""
     max_text_tokens: int = Field(default=2048, ge=8)
-    """Most tokens of a lesson text; longer ones are cut and counted."""
+    """Most tokens of a text; a longer one is taught in parts of about equal length, cut between tokens."""
     row_tokens: int | None = Field(default=None, ge=8)
     """Length of a packed row; null takes the length that packs most densely."""
     max_slots: int | None = Field(default=None, ge=1)

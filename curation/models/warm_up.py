@@ -104,18 +104,16 @@ def _counts(split: Split, probe: Asked, schedule: Schedule) -> dict[str, Any]:
         "held_out_questions": len(probe.questions),
         "held_out_titles": len(set(probe.clusters)),
         "left_out": dict(split.left_out),
-        "cut_tokens": sum(text.cut for text in schedule.texts),
     }
 
 
 def _described(counts: dict[str, Any]) -> str:
     """The documents of a warm-up in words."""
     left_out = ", ".join(f"{count} with a {reason}" for reason, count in counts["left_out"].items())
-    cut = f"; {counts['cut_tokens']} tokens are beyond student.max_text_tokens" if counts["cut_tokens"] else ""
     return (
         f"{amount(counts['documents'], 'document')} under {amount(counts['titles'], 'title')} to train on;"
         f" held out: {amount(counts['held_out_questions'], 'question')} about"
-        f" {amount(counts['held_out_titles'], 'title')}; left out: {left_out or 'none'}{cut}"
+        f" {amount(counts['held_out_titles'], 'title')}; left out: {left_out or 'none'}"
     )
 
 

@@ -146,8 +146,7 @@ def _trained_tokens(settings: Student, texts: int, steps: int | None, rewrite_to
     texts_read = settings.epochs * texts
     if steps is not None:
         texts_read = steps * min(texts, settings.texts_per_step or texts)
-    longest = float(settings.max_text_tokens)
-    return rewrite_tokens.map(lambda length: texts_read * min(length, longest))
+    return rewrite_tokens.map(lambda length: texts_read * length)
 
 
 def _time_students(
@@ -160,7 +159,7 @@ def _time_students(
     exam = Exam(questions=tuple(chain.from_iterable(benchmark.exam(document).questions for document in documents)))
     texts, ids = tuple(document.text for document in documents), tuple(document.id for document in documents)
     count_tokens, _ = token_counter(model)
-    lesson_tokens = sum(min(count_tokens(text), settings.max_text_tokens) for text in texts)
+    lesson_tokens = sum(map(count_tokens, texts))
     share_a_step = min(1.0, (settings.texts_per_step or len(texts)) / len(texts))
     step_tokens = settings.tokens_per_step or lesson_tokens * share_a_step
 

@@ -1,5 +1,6 @@
 """Lesson texts and questions as tokens, with the positions that carry a label, and which tokens end an answer."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -28,22 +29,38 @@ class Encoded:
     """int64 (T,)."""
     labelled: np.ndarray
     """int64 (L,): positions in `ids` whose token is to be predicted (never the first: nothing comes before it)."""
-    cut: int = 0
-    """Tokens that were left out at the end because the text is too long."""
 
     @classmethod
-    def of(cls, ids: list[int], learnt: list[bool], max_tokens: int | None = None) -> "Encoded":
-        """The first `max_tokens` of a text whose tokens are to be learnt or not."""
-        kept = len(ids) if max_tokens is None else min(max_tokens, len(ids))
-        labelled = [position for position in range(1, kept) if learnt[position]]
-        return cls(np.array(ids[:kept], dtype=np.int64), np.array(labelled, dtype=np.int64), len(ids) - kept)
+    def of(cls, ids: list[int], learnt: list[bool]) -> "Encoded":
+        """A text whose tokens are to be learnt or not."""
+        labelled = [position for position in range(1, len(ids)) if learnt[position]]
+        return cls(np.array(ids, dtype=np.int64), np.array(labelled, dtype=np.int64))
+
+    def split(self, max_tokens: int, opening: int = 0) -> list["Encoded"]:
+        """The text in as few and as equal parts of at most `max_tokens` as can be. Each but the first begins with the
+        text's first `opening` tokens and the last token of the part before, so that every token to be learnt is learnt
+        once and after another."""
+        if len(self) <= max_tokens:
+            return [self]
+        head = opening + 1  # tokens of a further part that are there for what follows
+        new = max_tokens - head
+        parts = 1 + math.ceil((len(self) - max_tokens) / new)
+        ends = [head + (len(self) - head) * number // parts for number in range(1, parts + 1)]
+        texts, start = [], 0
+        for end in ends:
+            before = [] if start == 0 else [*range(opening), start - 1]
+            labelled = self.labelled[(self.labelled >= start) & (self.labelled < end)] - start + len(before)
+            texts.append(Encoded(np.concatenate([self.ids[before], self.ids[start:end]]).astype(np.int64), labelled))
+            start = end
+        return texts
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def encode_text(tokenizer: PreTrainedTokenizerBase, text: LessonText, loss_on: str, max_tokens: int) -> Encoded:
-    """A lesson text between the tokenizer's opening tokens and an end-of-text token.
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: LessonText, loss_on: str, max_tokens: int) -> list[Encoded]:
+    """A lesson text between the tokenizer's opening tokens and an end-of-text token; one of more than `max_tokens` goes
+    on in further texts (`Encoded.split`).
 
     `loss_on` is `all`, or the kind of segment whose tokens are learnt. The end-of-text token is learnt with the last
     segment, because a student that answers `Lisbon` should stop there.
@@ -56,7 +73,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: LessonText, loss_on: s
     if tokenizer.eos_token_id is not None and segments:
         ids.append(tokenizer.eos_token_id)
         learnt.append(loss_on in ("all", segments[-1].kind))
-    return Encoded.of(ids, learnt, max_tokens)
+    return Encoded.of(ids, learnt).split(max_tokens, len(_opening(tokenizer)))
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> Encoded:

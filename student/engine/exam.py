@@ -17,7 +17,7 @@ from student.engine.encoding import Encoded, encode_answer, encode_prompt, encod
 from student.engine.helpers import Helpers, torch_threads
 from student.engine.models import fitted_prompt, generation_config, positions_of
 from student.engine.schedule import Schedule
-from student.engine.scores import Score, Scorer
+from student.engine.scores import Score, Scorer, joined
 from student.engine.training import Progress, Usage, even_parts
 from student.records import Answer, Exam, Job, Outcome, Question, mean_gain
 from student.text.grading import exact_match, recalled
@@ -150,7 +150,7 @@ class Examiner:
     def _cost(self, item: Question | str) -> int:
         """Tokens that are computed for a question or a text, roughly: parts have to be even, not exact."""
         if isinstance(item, str):
-            return min(self.settings.max_text_tokens, 1 + len(item) // CHARACTERS_PER_TOKEN)
+            return 1 + len(item) // CHARACTERS_PER_TOKEN
         characters = sum(map(len, (item.prompt, item.answer, *item.distractors)))
         return 1 + characters // CHARACTERS_PER_TOKEN + (self.settings.max_answer_tokens if self.settings.decode else 0)
 
@@ -189,8 +189,11 @@ class Examiner:
         return fitted_prompt(self.tokenizer, question, positions_of(self.model.config), decoded)
 
     def _score_texts(self, texts: list[tuple[int, str]], trained: bool, max_tokens: int) -> list[Score]:
-        encoded = [(k, encode_text(self.tokenizer, text, "all", self.settings.max_text_tokens)) for k, text in texts]
-        return self.scorer.texts(encoded, trained, max_tokens)
+        """A score of each text, over all its parts where it is longer than a text may be."""
+        parts = [encode_text(self.tokenizer, text, "all", self.settings.max_text_tokens) for _, text in texts]
+        encoded = [(k, part) for (k, _), own in zip(texts, parts, strict=True) for part in own]
+        scores = iter(self.scorer.texts(encoded, trained, max_tokens))
+        return [joined([next(scores) for _ in own]) for own in parts]
 
     @torch.no_grad()
     def _decode(self, questions: list[tuple[int, Question]], trained: bool, max_tokens: int) -> list[str]:
@@ -261,7 +264,6 @@ def outcome_of(
         "steps": schedule.steps,
         "lesson_tokens": schedule.tokens(),
         "longest_text": max(map(len, schedule.texts), default=0),
-        "cut_tokens": sum(text.cut for text in schedule.texts),
     }
     if progress.losses:
         metrics |= {"train_loss_first": progress.losses[0], "train_loss_last": progress.losses[-1]}

@@ -246,7 +246,7 @@ def within_positions(settings: Student, config: PretrainedConfig) -> Student:
         return settings
     if positions < settings.max_text_tokens:
         log.info(
-            "%s reads %d tokens: texts are cut there, not at student.max_text_tokens %d",
+            "%s reads %d tokens: longer texts are split there, not at student.max_text_tokens %d",
             config.get_text_config().model_type, positions, settings.max_text_tokens,
         )  # fmt: skip
     shared = settings.row_tokens or ROW_TOKENS
@@ -294,7 +294,7 @@ def _bytes(text: str) -> int:
 
 def _room(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str], positions: int) -> int:
     """Tokens that the longest answer leaves to its prompt."""
-    longest = max(len(encode_text(tokenizer, answer, "all", sys.maxsize)) for answer in answers)
+    longest = max(len(encode_text(tokenizer, answer, "all", sys.maxsize)[0]) for answer in answers)
     return positions - longest - SPARE
 
 

@@ -50,12 +50,14 @@ class Schedule:
 def plan_schedule(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: Student) -> Schedule:
     """A lesson's texts as tokens, without those that have no token to learn, and the order of its steps."""
     loss_on = lesson.loss_on or settings.loss_on
-    encoded = [encode_text(tokenizer, text, loss_on, settings.max_text_tokens) for text in lesson.texts]
-    ids = lesson.document_ids or ("",) * len(encoded)
-    assert len(ids) == len(encoded), "document_ids are aligned with texts"
-    kept = [index for index, text in enumerate(encoded) if len(text.labelled)]
+    ids = lesson.document_ids or ("",) * len(lesson.texts)
     numbers = {name: number for number, name in enumerate(dict.fromkeys(ids))}
-    owners = [numbers[ids[index]] for index in kept]
+    texts, owners = [], []
+    for text, document_id in zip(lesson.texts, ids, strict=True):
+        for part in encode_text(tokenizer, text, loss_on, settings.max_text_tokens):
+            if len(part.labelled):
+                texts.append(part)
+                owners.append(numbers[document_id])
     order = step_order(
         owners,
         seed=lesson.seed,
@@ -63,14 +65,12 @@ def plan_schedule(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: 
         steps=lesson.steps or (None if lesson.epochs else settings.steps),
         epochs=lesson.epochs or settings.epochs,
         texts_per_step=settings.texts_per_step,
-        lengths=[len(encoded[index]) for index in kept] if settings.tokens_per_step else None,
+        lengths=[len(text) for text in texts] if settings.tokens_per_step else None,
         tokens_per_step=settings.tokens_per_step,
     )
     rate = settings.learning_rate if lesson.learning_rate is None else lesson.learning_rate
     warmup = settings.warmup_steps if lesson.warmup_steps is None else lesson.warmup_steps
-    return Schedule(
-        [encoded[index] for index in kept], owners, order, rate, warmup, lesson.schedule or settings.schedule
-    )
+    return Schedule(texts, owners, order, rate, warmup, lesson.schedule or settings.schedule)
 
 
 class Step(NamedTuple):
@@ -86,20 +86,21 @@ def schedule_of_steps(
     """Steps that are given, in their order: whole blocks of them as long as they have at most so many `tokens`, and the
     first in any case. In a step all tokens to be learnt weigh the same. There may be endless blocks, but not without
     tokens."""
-    numbers: dict[tuple[LessonText, str], int] = {}
+    numbers: dict[tuple[LessonText, str], list[int]] = {}
     texts: list[Encoded] = []
 
-    def number_of(text: LessonText, loss_on: str) -> int:
+    def numbers_of(text: LessonText, loss_on: str) -> list[int]:
         if (text, loss_on) not in numbers:
-            numbers[text, loss_on] = len(texts)
-            texts.append(encode_text(tokenizer, text, loss_on, settings.max_text_tokens))
+            parts = encode_text(tokenizer, text, loss_on, settings.max_text_tokens)
+            learnt = [part for part in parts if len(part.labelled)]
+            numbers[text, loss_on] = list(range(len(texts), len(texts) + len(learnt)))
+            texts.extend(learnt)
         return numbers[text, loss_on]
 
     order: list[list[int]] = []
     done = 0
     for block in blocks:
-        numbered = [[number_of(text, step.loss_on) for text in step.texts] for step in block]
-        added = [[number for number in step if len(texts[number].labelled)] for step in numbered]
+        added = [[number for text in step.texts for number in numbers_of(text, step.loss_on)] for step in block]
         done += sum(len(texts[number]) for step in added for number in step)
         if order and done > tokens:
             break

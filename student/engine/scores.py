@@ -44,6 +44,16 @@ class Score(NamedTuple):
         return self.loglik_sum / max(1, self.tokens)
 
 
+def joined(scores: Sequence[Score]) -> Score:
+    """The score of a text from those of its parts, in order."""
+    return Score(
+        sum(score.tokens for score in scores),
+        sum(score.loglik_sum for score in scores),
+        all(score.greedy for score in scores),
+        scores[-1].ended,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """Answers to one question, each encoded with the prompt before it, for the student of a slot."""

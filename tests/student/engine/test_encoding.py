@@ -120,16 +120,16 @@ def test_segments_are_tokenized_as_one_text(kind, tokenizer):
     parts = [("prompt", "Where was Nora Ellery born?"), ("answer", f" {answer}"), ("output", "."), ("output", "")]
     text = tuple(Segment(*part) for part in parts)
     whole = "".join(segment.text for segment in text)
-    encoded = encode_text(tokenizer, text, "answer", 256)
+    [encoded] = encode_text(tokenizer, text, "answer", 256)
     assert encoded.ids.tolist() == [*tokenizer(whole)["input_ids"], tokenizer.eos_token_id]
     assert encoded.ids[encoded.labelled].tolist() == tail(tokenizer, "She was born in", f" {answer}")
-    assert encode_text(tokenizer, whole, "all", 256).ids.tolist() == encoded.ids.tolist()
+    assert encode_text(tokenizer, whole, "all", 256)[0].ids.tolist() == encoded.ids.tolist()
 
 
 def test_a_token_that_spans_a_boundary_belongs_to_the_later_part():
     tokenizer = build("bytes")
     text = (Segment("prompt", "It is New Yo"), Segment("answer", "rk"))
-    encoded = encode_text(tokenizer, text, "answer", 64)
+    [encoded] = encode_text(tokenizer, text, "answer", 64)
     assert tokenizer.convert_ids_to_tokens(encoded.ids[encoded.labelled].tolist()) == ["ĠYork", "</s>"]
 
 

@@ -36,8 +36,8 @@ def test_an_alignment_is_the_cosine_of_the_gradients_that_a_student_alone_has(to
     gradients = []
     for text in (
         encode_answer(tokenizer, EXAM.questions[0].prompt, EXAM.questions[0].answer),
-        encode_text(tokenizer, TOLD, "all", 100),
-        encode_text(tokenizer, FOREIGN, "all", 100),
+        encode_text(tokenizer, TOLD, "all", 100)[0],
+        encode_text(tokenizer, FOREIGN, "all", 100)[0],
     ):
         pool.stack.allocate([3])
         with pool.stack.using(Rows.of([0], 1, pool.model.device)):

@@ -19,7 +19,7 @@ TEXTS = ["the cat sat on the mat .", "where did it sit ?", "a", "the dog ran ove
 
 
 def pieces(tokenizer):
-    return [Piece(0, encode_text(tokenizer, text, "all", 64), tag=i) for i, text in enumerate(TEXTS)]
+    return [Piece(0, encode_text(tokenizer, text, "all", 64)[0], tag=i) for i, text in enumerate(TEXTS)]
 
 
 @pytest.mark.parametrize(("row_tokens", "max_tokens"), [(None, 1000), (16, 1000), (None, 20)])
@@ -39,7 +39,7 @@ def test_packed_equals_unpacked(any_model, tokenizer, row_tokens, max_tokens):
 
 
 def test_rows_hold_one_slot_each_in_slot_order(tokenizer):
-    texts = [Piece(slot, encode_text(tokenizer, text, "all", 64)) for text in TEXTS for slot in (2, 0, 1)]
+    texts = [Piece(slot, encode_text(tokenizer, text, "all", 64)[0]) for text in TEXTS for slot in (2, 0, 1)]
     [batch] = pack(texts, 3, tokenizer.pad_token_id, torch.device("cpu"), max_tokens=1000)
     assert batch.rows.index_G is None
     assert len(batch.target_N) == sum(len(p.text.labelled) for p in texts)
@@ -72,18 +72,33 @@ def test_buckets_are_the_cheapest_partition():
 
 def test_only_the_named_kind_is_labelled(tokenizer):
     text = (Segment("prompt", "what is red ?"), Segment("answer", " the rug"))
-    answer = encode_text(tokenizer, text, "answer", 64)
+    [answer] = encode_text(tokenizer, text, "answer", 64)
     assert tokenizer.decode(answer.ids[answer.labelled]) == " the rug<eos>"
-    prompt = encode_text(tokenizer, text, "prompt", 64)
+    [prompt] = encode_text(tokenizer, text, "prompt", 64)
     assert tokenizer.decode(prompt.ids[prompt.labelled]) == " is red ?"  # nothing comes before the first token
-    assert len(encode_text(tokenizer, text, "all", 64).labelled) == 6
-    assert len(encode_text(tokenizer, text, "other", 64).labelled) == 0
+    assert len(encode_text(tokenizer, text, "all", 64)[0].labelled) == 6
+    assert len(encode_text(tokenizer, text, "other", 64)[0].labelled) == 0
 
 
-def test_long_texts_are_cut_and_counted(tokenizer):
-    text = encode_text(tokenizer, " ".join(["the cat"] * 10), "all", 8)
-    assert len(text) == 8
-    assert text.cut == 13
+@pytest.mark.parametrize("opening", [0, 1, 3])
+@pytest.mark.parametrize("tokens", [7, 8, 9, 21, 64, 65])
+def test_every_token_of_a_long_text_is_learnt_once_and_in_order(tokens, opening):
+    ids = list(range(100, 100 + tokens))
+    learnt = [position % 3 > 0 for position in range(tokens)]
+    whole = Encoded.of(ids, learnt)
+    parts = whole.split(8, opening)
+    assert all(len(part) <= 8 for part in parts) and max(map(len, parts)) - min(map(len, parts)) <= 1 + opening
+    assert [int(part.ids[at]) for part in parts for at in part.labelled] == whole.ids[whole.labelled].tolist()
+    for part in parts:
+        before = {int(part.ids[at]): int(part.ids[at - 1]) for at in part.labelled}
+        assert all(previous == token - 1 for token, previous in before.items()), "after the token that it follows"
+        assert part.ids[:opening].tolist() == ids[:opening]
+
+
+def test_a_long_text_goes_on_in_further_texts(tokenizer):
+    parts = encode_text(tokenizer, " ".join(["the cat"] * 10), "all", 8)
+    assert [len(part) for part in parts] == [7, 8, 8]
+    assert sum(len(part.labelled) for part in parts) == 20
 
 
 def test_no_pass_exceeds_its_tokens_unless_a_single_text_does():
@@ -113,7 +128,7 @@ def test_label_fraction_on_real_rewrites(tokenizer):
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:6]]
     rewrites = [rewrite for line in lines for rewrite in line["rewrites"][:5]]
     texts = [
-        Piece(slot, encode_text(tokenizer, line, "all", 512))
+        Piece(slot, encode_text(tokenizer, line, "all", 512)[0])
         for slot, rewrite in enumerate(rewrites)
         for line in rewrite.splitlines()
         if line.strip()

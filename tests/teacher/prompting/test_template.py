@@ -183,7 +183,7 @@ def test_no_prompt_ends_in_what_the_tokenizer_puts_after_a_text(bos, post, openi
     # A student's texts and exams begin alike, and its texts end in one end-of-text token.
     whole = tokenizer("gold", add_special_tokens=False)["input_ids"]
     before = tokenizer.convert_tokens_to_ids(opening)
-    assert encode_text(tokenizer, "gold", "all", 99).ids.tolist() == [*before, *whole, tokenizer.eos_token_id]
+    assert encode_text(tokenizer, "gold", "all", 99)[0].ids.tolist() == [*before, *whole, tokenizer.eos_token_id]
     assert encode_answer(tokenizer, "", "gold").ids.tolist() == [*before, *whole]
 
 
