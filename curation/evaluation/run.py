@@ -9,7 +9,7 @@ A measurement goes through these modules, one step each:
     estimates  gains, accuracies and comparisons, from these rows alone (statistics)
     result     evaluation.json (records)
 
-The terminal's tables and the picture are made from evaluation.json (display).
+The terminal's tables, the pictures and the page are made from evaluation.json (`curation.report`).
 """
 
 import time

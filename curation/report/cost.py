@@ -12,8 +12,9 @@ from configs.files import Record, written_by_us
 from configs.format import duration
 from configs.load import differences, inline_yaml
 from configs.schema import Config
+from curation.console.tables import Table
 from curation.evaluation.records import EvaluationResult
-from curation.report.parts import Table, count
+from curation.report.parts import count
 from curation.report.training import Training
 from teacher.run.history import COSTS
 

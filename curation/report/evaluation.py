@@ -1,11 +1,14 @@
 """What evaluation.json says, in words: verdicts, key figures, tables of arms and of comparisons."""
 
+from collections.abc import Callable
+
 from markupsafe import Markup
 
 from configs.format import amount
 from configs.schema.reward import Measure
-from curation.evaluation.records import Comparison, Estimate, EvaluationResult, StudentResult
-from curation.report.parts import Kind, Table, Tile, Verdict, cell, count, number, shares
+from curation.console.tables import Table
+from curation.evaluation.records import ArmResult, Comparison, Estimate, EvaluationResult, StudentResult
+from curation.report.parts import Kind, Tile, Verdict, cell, count, number, shares
 from curation.report.plots import Interval, interval_text
 from student.records import MEASURES, in_measure
 from teacher.records import ONE_RUN
@@ -142,36 +145,44 @@ def _of_one_run(evaluation: EvaluationResult) -> bool:
     )
 
 
-def arm_table(student: StudentResult, rewarded: Measure) -> Table:
-    """What each arm taught and what came of it."""
-    measures = told(student, rewarded)
-    benchmarks = list(dict.fromkeys(name for arm in student.arms.values() for name in arm.together.benchmarks))
-    outside = [f"{benchmark}, gain" for benchmark in benchmarks]
-    gains = [f"gain in {measure}" for measure in measures]
-    head = ["arm", *gains, "answered right", *outside, "tokens in texts", "trained on", "overlap", "strategies"]
-    rows: list[list[str | Markup]] = []
+def arm_tables(student: StudentResult, rewarded: Measure) -> list[Table]:
+    """What each arm taught and what came of it; and what was measured beside that, as far as it was."""
+    head = [f"gain {in_measure(rewarded)}", "answered right", "tokens in texts", "trained on", "overlap", "strategies"]
+    rows: list[list[str]] = []
     for name, arm in student.arms.items():
         flag = "" if arm.equal_tokens else " †"
-        estimates = [*map(arm.together.measures.get, measures), arm.together.accuracy]
-        estimates += map(arm.together.benchmarks.get, benchmarks)
         refused = f"{arm.rejected} refused" if arm.rejected else ""
         failed = f"{arm.together.failed} students failed" if arm.together.failed else ""
         strategies = "; ".join(filter(None, (shares(list(arm.strategies.items())), refused, failed)))
         rows.append(
             [
                 Markup("<b>{}</b>{}<br><small>{}</small>").format(name, flag, arm.words),
-                *(cell(bounds(estimate)) for estimate in estimates),
+                cell(bounds(arm.together.gain)),
+                cell(bounds(arm.together.accuracy)),
                 Markup("{} <small>in {}</small>").format(number(arm.lesson_tokens, 0), number(arm.texts, 1)),
                 count(arm.together.tokens),
                 number(arm.overlap),
                 Markup("<small>{}</small>").format(strategies),
             ]
         )
-    return Table(head, rows, "w" + "r" * (len(head) - 2) + "w")
+    benchmarks = dict.fromkeys(name for arm in student.arms.values() for name in arm.together.benchmarks)
+    beside: dict[str, Callable[[ArmResult], Estimate | None]] = {
+        **{f"{name}, gain": lambda arm, name=name: arm.together.benchmarks.get(name) for name in benchmarks},  # type: ignore[misc]
+        "old questions answered": lambda arm: arm.together.retention_accuracy,
+        "loss gained on old texts": lambda arm: arm.together.retention_loss,
+        "one document a student, gain": lambda arm: arm.single.gain if arm.single else None,
+    }
+    found = {title: [cell(bounds(read(arm))) for arm in student.arms.values()] for title, read in beside.items()}
+    found = {title: cells for title, cells in found.items() if set(cells) != {cell(None)}}
+    tables = [Table(["arm", *head], rows, "w" + "r" * 5 + "w")]
+    if found:
+        others = [list(row) for row in zip(student.arms, *found.values(), strict=True)]
+        tables.append(Table(["arm", *found], others, title="Beside it"))
+    return tables
 
 
 def comparison_tables(student: StudentResult, rewarded: Measure) -> list[Table]:
-    """One a setting and what is compared; that of the verdicts is open. Last the differences in all measures."""
+    """One a setting and what is compared; that of the verdicts is open. Last arms and differences in all measures."""
     head = ["pair", "difference", "p", "p, corrected", "detectable", "verdict"]
     tables = []
     for setting, words in SETTINGS.items():
@@ -180,16 +191,17 @@ def comparison_tables(student: StudentResult, rewarded: Measure) -> list[Table]:
             if rows:
                 unit = f" {in_measure(rewarded)}" if measure == "gain" else ""
                 title = f"{compared.capitalize()}{unit}, {words}"
-                tables.append(Table(head, rows, "lrrrrl", title, folded=(setting, measure) != ("together", "gain")))
+                tables.append(Table(head, rows, "wrrrrl", title, folded=(setting, measure) != ("together", "gain")))
     measures = told(student, rewarded)
     if len(measures) > 1:
+        pairs = [c for c in student.comparisons if (c.measure, c.setting) == ("gain", "together")]
         rows = [
-            [_pair(c), *(cell(bounds(c.measures.get(measure)), sign=True) for measure in measures)]
-            for c in student.comparisons
-            if (c.measure, c.setting) == ("gain", "together")
+            [name, *(cell(bounds(arm.together.measures.get(m))) for m in measures)]
+            for name, arm in student.arms.items()
         ]
+        rows += [[_pair(c), *(cell(bounds(c.measures.get(m)), sign=True) for m in measures)] for c in pairs]
         title = f"All measures side by side: verdicts are in {rewarded}, the others describe"
-        tables.append(Table(["pair", *map(in_measure, measures)], rows, "l" + "r" * len(measures), title))
+        tables.append(Table(["arm or pair", *map(in_measure, measures)], rows, title=title))
     return tables
 
 
@@ -198,7 +210,7 @@ def _pair(comparison: Comparison) -> Markup:
     return Markup("<b>{}</b> − {}").format(comparison.arm, comparison.against)
 
 
-def _row(comparison: Comparison) -> list[str | Markup]:
+def _row(comparison: Comparison) -> list[str]:
     p_values = comparison.p, comparison.p_corrected
     return [
         _pair(comparison),

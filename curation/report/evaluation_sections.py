@@ -1,10 +1,16 @@
-"""The sections that evaluation.json fills: arms, comparisons, scaling, forgetting, edits. A block a student."""
+"""The sections that evaluation.json fills: arms, comparisons, scaling, forgetting, edits. A block a student. A page
+shows all of it, a terminal the tables."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+from markupsafe import Markup
+from rich.console import Console
 
 from configs.format import amount
 from configs.schema.reward import Measure
+from curation.console.tables import Table, print_tables
 from curation.evaluation.records import (
     ArmEstimates,
     EditSequences,
@@ -14,8 +20,8 @@ from curation.evaluation.records import (
     StudentResult,
 )
 from curation.report import plots
-from curation.report.evaluation import arm_table, bounds, comparison_tables, intervals_of, told
-from curation.report.parts import Block, Figure, Section, Table, cell, draw, number
+from curation.report.evaluation import arm_tables, bounds, comparison_tables, intervals_of, told, verdicts
+from curation.report.parts import Block, Figure, Section, cell, draw, number
 from curation.report.plots import Curve, Interval, Row
 from student.records import in_measure
 
@@ -91,7 +97,7 @@ def _arms(evaluation: EvaluationResult) -> Section:
         "and other measures stand beside it. Tokens in texts: different ones of a document's lesson, and its "
         "texts. Overlap: the share of a text's 4-grams that another text of its lesson holds."
     )
-    blocks = _blocks(evaluation, figures, lambda student, rewarded: [arm_table(student, rewarded)])
+    blocks = _blocks(evaluation, figures, arm_tables)
     return Section("arms", "Arms", "Arms: what students gain from each kind of text", text, blocks)
 
 
@@ -138,37 +144,38 @@ def _comparisons(evaluation: EvaluationResult) -> Section:
 
 def _scaling(evaluation: EvaluationResult) -> Section:
     def figures(label: str, student: StudentResult) -> list[Figure]:
-        figures = []
-        scaled: list[tuple[str, str, Callable[[ScalingPoint], Interval | None]]]
         scaled = [(shown.what, shown.axis, shown.read) for shown in _shown(evaluation, student)]
         # Diversity stands beside the gain.
-        scaled.insert(1, ("overlap", "shared 4-grams in a lesson (share)", lambda point: (point.overlap, None, None)))
-        for measure, ylabel, read in scaled if student.scaling else ():
-            curves = {
-                arm: Curve([point.lesson_tokens for point in points], [read(point) for point in points])
-                for arm, points in student.scaling.items()
-            }
-            rows = [
-                [arm, str(point.rewrites), number(point.lesson_tokens, 0), cell(read(point))]
-                for arm, points in student.scaling.items()
-                for point in points
-            ]
-            band = f"Bands: {intervals_of(evaluation)}." if measure != "overlap" else "No interval: it is of the texts."
-            figures.append(
-                draw(
-                    plots.curves, f"{measure.capitalize()} by lesson tokens: {label}", curves, band,
-                    Table(["arm", "rewrites", "lesson tokens", "value"], rows, "lrrr"),
-                    xlabel="different tokens of a document's lesson", ylabel=ylabel, log_x=True, named=True,
-                )
-            )  # fmt: skip
-        return figures
+        scaled.insert(1, ("overlap", "shared 4-grams in a lesson (share)", lambda point: (point.overlap, None, None)))  # type: ignore[union-attr, arg-type]
+        return [
+            draw(
+                plots.curves, f"{what.capitalize()} by lesson tokens: {label}",
+                {
+                    arm: Curve([point.lesson_tokens for point in points], [read(point) for point in points])
+                    for arm, points in student.scaling.items()
+                },
+                f"Bands: {intervals_of(evaluation)}." if what != "overlap" else "No interval: it is of the texts.",
+                xlabel="different tokens of a document's lesson", ylabel=ylabel, log_x=True, named=True,
+            )
+            for what, ylabel, read in scaled if student.scaling
+        ]  # fmt: skip
+
+    def tables(student: StudentResult, rewarded: Measure) -> list[Table]:
+        shown = _shown(evaluation, student)
+        rows = [
+            [arm, str(p.rewrites), number(p.lesson_tokens, 0), number(p.overlap), *(cell(one.read(p)) for one in shown)]
+            for arm, points in student.scaling.items()
+            for p in points
+        ]
+        return [Table(["arm", "rewrites", "lesson tokens", "overlap", *(one.what for one in shown)], rows)]
 
     text = (
         "What more text about a document brings: 1, 2, 4, … rewrites a document, every point trained on the same "
         "number of tokens and steps. Overlap is diversity's opposite: where a gain bends and the overlap climbs, the "
         "texts repeat each other."
     )
-    return Section("scaling", "Scaling", "Scaling: gain against lesson tokens", text, _blocks(evaluation, figures))
+    blocks = _blocks(evaluation, figures, tables)
+    return Section("scaling", "Scaling", "Scaling: gain against lesson tokens", text, blocks)
 
 
 def _forgetting(evaluation: EvaluationResult) -> Section:
@@ -200,8 +207,28 @@ def _edits(evaluation: EvaluationResult) -> Section:
         "of it what is still known, right of it (in italics) what was not taught yet. Sequences edit the same "
         "documents in other orders and groups, with other seeds: intervals are over them alone."
     )
-    blocks = _blocks(evaluation, figures)
+    blocks = _blocks(evaluation, figures, _after_edits)
     return Section("edits", "Edits in a row", "Edits in a row: what is still known", text, blocks)
+
+
+def _after_edits(student: StudentResult, rewarded: Measure) -> list[Table]:
+    """After the last edit, and the first edit's documents after both."""
+    rows = [
+        [
+            _replayed(edits), *map(_cell, (edits.studied, edits.studied_unedited, edits.studied_difference)),
+            cell(edits.accuracy[1][0].bounds), cell(edits.accuracy[-1][0].bounds), _cell(edits.retention_accuracy),
+        ]
+        for edits in student.sequences
+    ]  # fmt: skip
+    if (effect := student.replay_effect) is not None:
+        rows.append(["replay minus none", _cell(effect.studied), *[""] * 4, _cell(effect.retention_accuracy)])
+    head = ["", "all studied", "never edited", "difference", "first edit's, after it", "in the end", "old questions"]
+    return [Table(head, rows, title="Share of questions answered right in the end")]
+
+
+def _cell(states: Sequence[Estimate] | None) -> Markup:
+    """The last state."""
+    return cell(states[-1].bounds if states else None)
 
 
 def _matrix(label: str, edits: EditSequences) -> Figure:
@@ -271,3 +298,29 @@ def _notes(evaluation: EvaluationResult) -> Section:
     blocks = [Block(tables=[Table(head, rows, "lwr")])] if rows else []
     title = "How it was measured, and tested on itself"
     return Section("notes", "How it was measured", title, " ".join([*evaluation.notes, *tested]), blocks)
+
+
+def print_evaluation(evaluation: EvaluationResult, path: Path, console: Console) -> None:
+    """The verdicts, the tables that are open on a page, and what is to be known of them."""
+    *shown, notes = sections(evaluation)
+    for section in shown:
+        for block in section.blocks:
+            tables = [table for table in block.tables if not table.folded]
+            if tables:
+                console.print(f"{section.title}; student {block.title}", markup=False, style="bold")
+            print_tables(console, *tables)
+    for block in notes.blocks:
+        print_tables(console, *block.tables)
+    said = [verdict.words for verdict in verdicts(evaluation)]
+    for line in (*said, notes.text, f"{evaluation.student_runs} students, {evaluation.seconds:.0f} s; {path}"):
+        console.print(f"* {line}", markup=False)
+
+
+def write_pictures(evaluation: EvaluationResult, folder: Path) -> list[Path]:
+    """For each student a PNG for a README or a dataset card: its arms' accuracy on held-out questions."""
+    paths = [folder / f"arms-{label.replace('/', '-')}.png" for label in evaluation.students]
+    for path, (label, student) in zip(paths, evaluation.students.items(), strict=True):
+        rows = _rows(student, [bounds(arm.together.accuracy) for arm in student.arms.values()])
+        axis = "held-out questions answered right, with 95% interval"
+        plots.forest("arms", label, rows, xlabel=axis, share=True, picture=path)
+    return paths

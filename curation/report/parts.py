@@ -4,11 +4,13 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
 from configs import format
+from curation.console.tables import Table
 from curation.report.plots import MINUS, Interval, interval_text
 
 UNKNOWN = "\N{EN DASH}"
@@ -30,24 +32,18 @@ class Tile(NamedTuple):
     detail: str = ""
 
 
-class Table(NamedTuple):
-    """Cells are text or markup. `align` has a letter a column: l, r, or w for text that may wrap. A `folded` one shows
-    its title alone until it is opened."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str | Markup]]
-    align: str
-    title: str = ""
-    folded: bool = False
-
-
 class Figure(NamedTuple):
     """A plot, what its intervals and n are, and its numbers for who would rather read or copy them."""
 
     title: str
-    svg: Markup
+    plot: Callable[[], Markup]
     caption: str
     table: Table | None = None
+
+    @property
+    def svg(self) -> Markup:
+        """The plot, drawn now: a terminal shows tables alone."""
+        return self.plot()
 
 
 class Block(NamedTuple):
@@ -80,7 +76,7 @@ def draw(
 ) -> Figure:
     """A figure by one of the kinds of `plots`. `within` tells figures of one title on a page apart."""
     name = slug(f"{within}-{title}" if within else title)
-    return Figure(title, plot(name, title, data, **options), caption, table)
+    return Figure(title, partial(plot, name, title, data, **options), caption, table)
 
 
 def number(value: float | None, digits: int = 2, *, sign: bool = False) -> str:

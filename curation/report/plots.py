@@ -4,6 +4,7 @@ its ids unique on the page."""
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -128,9 +129,11 @@ def stacked(
 
 
 def forest(
-    name: str, title: str, rows: Sequence[Row], *, xlabel: str, sign: bool = False, share: bool = False
-) -> Markup:
-    """A point with its whisker a row, the figures beside; a line at zero, or `share` for an axis from 0 to 1."""
+    name: str, title: str, rows: Sequence[Row], *, xlabel: str, sign: bool = False, share: bool = False,
+    picture: Path | None = None,
+) -> Markup:  # fmt: skip
+    """A point with its whisker a row, the figures beside; a line at zero, or `share` for an axis from 0 to 1. A
+    `picture` is written there, too, with the title."""
     names = [_wrapped(row.name) for row in rows]
     with canvas(0.8 + sum(0.15 + 0.16 * (wrapped.count("\n") + 1) for wrapped in names)) as drawing:
         axes = drawing.axes
@@ -152,6 +155,8 @@ def forest(
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+        if picture is not None:
+            drawing.write_png(picture, title)
         return drawing.svg(name, title, "; ".join(f"{row.name}: {interval_text(row.value, sign=sign)}" for row in rows))
 
 

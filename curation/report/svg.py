@@ -11,10 +11,13 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
 from markupsafe import Markup, escape
+
+from configs.files import make_folder
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
@@ -86,6 +89,13 @@ class Canvas:
         # Nearly clear, for a wholly clear one is not written.
         self.axes.plot([x], [y], "o", markersize=13, color=INK, alpha=0.001, gid=name, zorder=9)
         self._tips[name] = text
+
+    def write_png(self, path: Path, title: str) -> None:
+        """The figure with its title, on white."""
+        self.axes.set_title(title, fontsize=11)
+        self.figure.patch.set_alpha(1)
+        make_folder(path.parent)
+        self.figure.savefig(path, dpi=200, facecolor="white")
 
     def svg(self, name: str, title: str, description: str) -> Markup:
         """The figure; `name` makes its ids unique on the page."""

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.files import Record
+from curation.console.tables import Table
 from curation.report import plots
-from curation.report.parts import Block, Figure, Section, Table, cell, count, draw, number, shares
+from curation.report.parts import Block, Figure, Section, cell, count, draw, number, shares
 from curation.report.plots import Curve, Interval, Row, interval_text
 from curation.report.training import ARMS, Training, best_validated, estimate, round_and_step
 from student.records import UNITS, in_measure

@@ -9,9 +9,9 @@ from rich.console import Console
 from configs.errors import UserError
 from configs.load import save_config
 from curation.cli import main
-from curation.evaluation.display import print_evaluation, write_picture
 from curation.evaluation.records import ITEM_COLUMNS, ITEMS_FILE, LESSONS_FILE, read_result
 from curation.evaluation.run import run_evaluate
+from curation.report.evaluation_sections import print_evaluation, write_pictures
 
 
 def test_every_arm_and_setting(evaluated):
@@ -79,11 +79,12 @@ def test_nothing_is_measured_twice(evaluated, monkeypatch):
 
 def test_the_picture_has_a_row_for_every_arm(evaluated, tmp_path):
     _, result = evaluated
-    whole = imread(write_picture(result, tmp_path))
+    [picture] = write_pictures(result, tmp_path)
+    whole = imread(picture)
     (label, student), = result.students.items()  # fmt: skip
     fewer = {name: arm for name, arm in student.arms.items() if name != "shops"}
     without = result.model_copy(update={"students": {label: student.model_copy(update={"arms": fewer})}})
-    assert len(imread(write_picture(without, tmp_path))) < len(whole)
+    assert write_pictures(without, tmp_path) == [picture] and len(imread(picture)) < len(whole)
     assert (whole[..., :3].min(axis=(1, 2)) < 0.7).mean() > 0.3, "something is drawn over much of its height"
 
 
@@ -184,5 +185,5 @@ def test_verdicts_are_in_the_rewarded_measure_and_the_others_stand_beside_it(mak
     assert result.correction.families["together/gain"] == 3, "one family of gains, not one a measure"
     console = Console(file=io.StringIO(), width=200)
     print_evaluation(result, config.run.dir, console)
-    assert "gain in contrast (nats a token), rewarded" in console.file.getvalue()
-    assert "gain in choice (share of questions)" in console.file.getvalue()
+    assert "gain in contrast (nats a token)" in console.file.getvalue()
+    assert "in choice (share of questions)" in console.file.getvalue()

@@ -8,11 +8,11 @@ import pytest
 from configs.errors import UserError
 from configs.load import load_config
 from curation.console.tables import stdout_console
-from curation.evaluation.display import print_evaluation
 from curation.evaluation.inputs import read_inputs
 from curation.evaluation.records import ITEMS_FILE
 from curation.evaluation.run import run_evaluate
 from curation.report import write_report
+from curation.report.evaluation_sections import print_evaluation
 from teacher.reward.evaluation import crossed_estimate
 
 DATA = {"limit": 4, "apart": True}
