@@ -45,6 +45,10 @@ class LessonResult(NamedTuple):
     """Narrowed to the lesson's document; None where nothing was left to teach."""
 
 
+Results = dict[TaughtLesson, list[LessonResult]]
+"""In the order of the students that learnt the lesson; failed ones are left out."""
+
+
 def lessons_of(group: Sequence[Rewrite], size: int) -> list[RewriteSet]:
     """A group of G x m rewrites as its G lessons of m."""
     assert len(group) % size == 0, f"a group of {len(group)} rewrites holds no whole lessons of {size}"

@@ -25,7 +25,7 @@ from configs.seeds import stable_seed
 from student.records import StudentPool
 from student.statistics.reliability import Noise
 from student.statistics.screening import Fit, fit_screen, lessons_to_teach
-from teacher.reward.assignment import RewriteSet
+from teacher.records import Rewrite
 from teacher.reward.costs import Costs
 from teacher.reward.signs import SIGNS, SignWork, Texts
 from teacher.reward.student_runs import StudentRuns
@@ -105,7 +105,7 @@ class Screen:
         best = [usable[i] for i in self.fits[stage].rank(np.array(table))] if usable else []
         return sorted([*best, *(g for g in left if g not in signs)][:count])
 
-    def read(self, lessons_DG: Sequence[Sequence[RewriteSet]], pool: StudentPool) -> list[dict[int, Signs]]:
+    def read(self, lessons_DG: Sequence[Sequence[Sequence[Rewrite]]], pool: StudentPool) -> list[dict[int, Signs]]:
         """The cheap signs of each document's lessons that passed the gates."""
         usable = [
             {g: "\n".join(r.text for r in lesson if r.rejected is None) for g, lesson in enumerate(lessons)}
