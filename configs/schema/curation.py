@@ -73,7 +73,11 @@ class Curation(Section):
     decontaminate: bool = True
     """Also refuse source documents that hold an item of `benchmarks`, before the teacher."""
     rewrites_per_document: int = Field(default=1, ge=1)
-    """Rewrites that the teacher writes of each document."""
+    """Rewrites of each document."""
+    best_of: int = Field(default=1, ge=1)
+    """The teacher writes so many texts for each rewrite, and that is kept whose students are predicted to gain most, by
+    the screen that the run in `run.dir` fitted on its own students (`teacher/screen.json`). The prediction stands in
+    columns of the row. Refused where that screen tells too little (`reward.screen.floor`)."""
     strategies: dict[Named, float] = Field(default_factory=dict)
     """Relative share of each strategy, e.g. {question-answer: 2, table: 1}; empty: even, of `teacher.strategies`."""
     max_overlap: float = Field(default=0.9, gt=0, le=1)

@@ -40,6 +40,9 @@ COLUMNS = pa.schema(
         pa.field("licence", pa.string(), metadata={"about": "licence of the source row"}),
         pa.field("tokens", pa.int32(), metadata={"about": "length of `text` in the teacher's tokens"}),
         pa.field("source_tokens", pa.int32(), metadata={"about": "length of the source text in the teacher's tokens"}),
+        pa.field("predicted_gain", pa.float64(), metadata={"about": "with `best_of`: gain above the row's samples"}),
+        pa.field("predicted_low", pa.float64(), metadata={"about": "lower end of its 95% interval for one student"}),
+        pa.field("predicted_high", pa.float64(), metadata={"about": "upper end of that interval"}),
     ]
 )
 PART = pa.schema([*COLUMNS, *(pa.field(name, pa.string()) for name in ("stage", "reason", "detail"))])

@@ -23,6 +23,7 @@ from curation.pipeline.dataset import NO_TEACHER, WORK
 from student.records import Question
 from teacher.gates.checks import VERSION as GATES_VERSION
 from teacher.prompting.strategies import content_of, is_ready, strategy_label
+from teacher.reward.best_of import FittedScreen
 from teacher.run.checkpoints import is_adapter
 from teacher.sampling import SAMPLING_VERSION
 
@@ -41,6 +42,7 @@ def run_settings(
     input_hashes: dict[str, str],
     items: Sequence[Question],
     index: BenchmarkIndex,
+    screen: FittedScreen | None = None,
 ) -> dict[str, Any]:
     """Everything that changes the rows, as JSON values. `input_hashes` are those of the files' contents, by name."""
     echo, by_endpoint, without_model = (
@@ -73,7 +75,7 @@ def run_settings(
         folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
         embedder = _sha256("\n".join(map(hash_folder, folders)))
     return {
-        "format": 4,  # of the rows that this code makes
+        "format": 5,  # of the rows that this code makes
         "sampling": SAMPLING_VERSION,
         "seed": config.run.seed,
         "teacher_name": written_by,
@@ -90,6 +92,7 @@ def run_settings(
         "benchmarks": list(index.items),
         "benchmark_items": items_hash,
         "embedder_hash": embedder,
+        "screen": None if screen is None else _sha256(repr(screen)),
         "curation": config.curation.model_dump(mode="json", exclude=elsewhere),
         "input": input_hashes,
     }

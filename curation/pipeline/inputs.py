@@ -32,11 +32,12 @@ from curation.pipeline.fingerprint import fingerprint, run_settings, written_by_
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.model_names import check_available
 from student.records import Question
-from teacher.prompting.strategies import is_same
+from teacher.prompting.strategies import is_same, strategy_label
 from teacher.prompting.template import load_tokenizer
 from teacher.questions.cache import questions_file, read_questions
+from teacher.reward.best_of import FittedScreen, read_screen
 from teacher.reward.student_runs import heldout_items
-from teacher.run.checkpoints import best_checkpoint, latest_checkpoint
+from teacher.run.checkpoints import SCREEN_FILE, best_checkpoint, latest_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class CurationInputs:
     """Items of `curation.benchmarks`, which neither a document nor a row may hold."""
     settings: dict[str, Any]
     """Everything that changes the rows (`run_settings`)."""
+    screen: FittedScreen | None = None
+    """What chooses among `curation.best_of` samples."""
     skipped: Skipped = field(default_factory=dict)
     """What was found beside the shards, and is not read."""
 
@@ -100,8 +103,9 @@ def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs
     Raises UserError for input without documents or licences, a teacher that does not exist, makes no prompts or is not
     the one that the run in `run.dir` trained, and benchmarks that cannot be read."""
     curation = config.curation
-    # Raises where a filter is impossible, which a task would find out in the middle of the run.
+    # Raise where a filter is impossible, which a task would find out in the middle of the run, or a choice is.
     Cleaner(curation)
+    fitted_screen(config)
     files, bad_rows = check_files(shards, curation.limit, curation.output / WORK)
     if is_unknown(curation.licence) and not curation.allow_unknown_licence and not any(f.licensed for f in files):
         raise UserError(
@@ -113,7 +117,7 @@ def read_inputs(config: Config, shards: Sequence[Shard]) -> tuple[CurationInputs
         load_tokenizer(config.teacher, config.serving, config.teacher.model)  # for its checks, before tasks start
     inputs = rewriting_inputs(config)
     hashes = {file.name: file.sha256 for file in files}
-    settings = run_settings(inputs.config, inputs.checkpoint, hashes, inputs.items, inputs.index)
+    settings = run_settings(inputs.config, inputs.checkpoint, hashes, inputs.items, inputs.index, inputs.screen)
     return replace(inputs, shards=tuple(shards), files=tuple(files), settings=settings), bad_rows
 
 
@@ -127,6 +131,7 @@ def rewriting_inputs(config: Config) -> CurationInputs:
         unbeaten=unbeaten,
         items=benchmark_items(config),
         index=read_benchmarks(config.curation, config.gates.leak_ngram, config.student.prompt_template),
+        screen=fitted_screen(config),
         settings=settings | dict.fromkeys(("teacher_hash", "adapter_hash")),
     )
 
@@ -145,11 +150,12 @@ def find_input(config: Config, skipped: Skipped | None = None) -> list[Shard]:
         different = math.floor(sum(shares.values()) / max(shares.values()))
     else:
         different = 1 if teacher.prompting == "policy" else len(set(teacher.strategies))
-    if curation.rewrites_per_document > different:
+    if curation.rewrites_per_document * curation.best_of > different:
         more = "set curation.temperature above 0" if model_writes(config) else "add strategies"
+        of = f", curation.best_of={curation.best_of}" if curation.best_of > 1 else ""
         raise UserError(
-            f"curation.rewrites_per_document={curation.rewrites_per_document} would write the same text again: at most "
-            f"{different}, or {more}"
+            f"curation.rewrites_per_document={curation.rewrites_per_document}{of} would write the same text again: at "
+            f"most {different}, or {more}"
         )
     return shards
 
@@ -167,6 +173,32 @@ def sampling_config(config: Config) -> Config:
         "prompting": teacher.prompting if model_writes(config) else "strategy",
     }
     return config.model_copy(update={"teacher": teacher.model_copy(update=changes)})
+
+
+def fitted_screen(config: Config) -> FittedScreen | None:
+    """What chooses among `curation.best_of` samples; None where a row has one. Raises UserError where the run in
+    `run.dir` fitted no screen, or one that tells too little of what is sampled here."""
+    run, asked, floor = config.run.dir, f"curation.best_of={config.curation.best_of}", config.reward.screen.floor
+    if config.curation.best_of == 1:
+        return None
+    path = run / "teacher" / SCREEN_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{asked} chooses by what a training run learnt of its students, and there is no {path}: train there with"
+            " reward.credit 'document' or 'shared' and one rewrite a lesson, or leave best_of out"
+        )
+    screen, teacher = read_screen(path), sampling_config(config).teacher
+    if not screen.correlation.low > floor:
+        raise UserError(
+            f"{asked}: the screen of {run} is off, with a {screen.told} and reward.screen.floor={floor:g}: leave"
+            " best_of out, or train with other reward.screen.signs"
+        )
+    unseen = [name for name in map(strategy_label, teacher.strategies) if name not in screen.strategies]
+    if unseen and teacher.prompting == "strategy":
+        raise UserError(f"{asked}: the screen of {run} has seen no lesson of strategy {unseen[0]!r}")
+    if screen.student is not None:
+        check_available(config.student.names[0], config.lab.dir)
+    return screen
 
 
 def teacher_checkpoint(config: Config) -> tuple[Path | None, bool]:

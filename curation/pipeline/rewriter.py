@@ -16,7 +16,8 @@ from configs.schema import Config, Curation, Teacher
 from curation.corpus.inputs import model_writes
 from curation.pipeline.dataset import WORK
 from curation.pipeline.inputs import CurationInputs
-from student.records import Question
+from student.pools import make_pool
+from student.records import StudentPool
 from teacher.gates.checks import Gate, build_gates, gate_names
 from teacher.prompting.prompts import build_prompt
 from teacher.prompting.strategies import PartKind, parts_of, prompts_of, spread, tag_of
@@ -33,7 +34,7 @@ _loaded: list[Any] = []
 
 
 class RewriteRequest(NamedTuple):
-    """One rewrite to be written. Without a strategy the teacher chooses."""
+    """One text to be written for the rewrite `number`. Without a strategy the teacher chooses."""
 
     document: Document
     number: int
@@ -53,6 +54,8 @@ class Rewriter:
 
     writer: Writer
     gates: tuple[Gate, ...]
+    students: StudentPool | None = None
+    """The untouched student, where the screen of `curation.best_of` asks it."""
 
     @property
     def leak_gates(self) -> list[Gate]:
@@ -76,14 +79,23 @@ def rewriting(inputs: CurationInputs) -> Iterator[None]:
         _loaded.clear()
 
 
-def load_rewriter(config: Config, checkpoint: Path | None, items: tuple[Question, ...]) -> Rewriter:
-    """Loads the teacher once a process, however many tasks the process runs. No rewrite may hold one of `items`."""
-    if _loaded and _loaded[0] == (config, checkpoint, items):
+def load_rewriter(inputs: CurationInputs) -> Rewriter:
+    """Loads the teacher once a process, however many tasks the process runs. Raises RunError where the students are not
+    those that the screen was fitted on."""
+    config, checkpoint, items, screen = inputs.config, inputs.checkpoint, inputs.items, inputs.screen
+    if _loaded and _loaded[0] == (config, checkpoint, items, screen):
         return _loaded[1]
     _loaded.clear()  # frees another teacher before this one is loaded
+    students = None
+    if screen is not None and screen.student is not None:
+        # A pool forks its helpers, which has to be done before a teacher starts threads.
+        model = config.student.names[0]
+        students = make_pool(config.student.model_copy(update={"pool": "inline", "model": model, "models": ()}))
+        if students.fingerprint != screen.student:
+            raise RunError(f"the screen of {config.run.dir} was fitted on other students than those of {model}")
     writer = _load_writer(config, checkpoint) if model_writes(config) else NoModel(config.teacher)
     gates = build_gates(config.gates, config.teacher, writer.tokenizer, items, config.student.prompt_template)
-    _loaded[:] = (config, checkpoint, items), Rewriter(writer, tuple(gates))
+    _loaded[:] = (config, checkpoint, items, screen), Rewriter(writer, tuple(gates), students)
     return _loaded[1]
 
 
@@ -110,20 +122,23 @@ def kinds_of(strategies: Iterable[str], prompting: str = "strategy") -> set[Part
 
 
 def rewrite_requests(curation: Curation, teacher: Teacher, documents: Sequence[Document]) -> list[RewriteRequest]:
-    """The rewrites of documents, `rewrites_per_document` each, with their strategies."""
-    n = curation.rewrites_per_document
+    """What is written of documents for `rewrites_per_document` rewrites each, `best_of` texts for one, with their
+    strategies."""
+    wanted, best_of = curation.rewrites_per_document, curation.best_of
+    n = wanted * best_of
     requests = []
     for document in documents:
         row = document.metadata["source_row"]
         strategies: Sequence[str | None]
         if curation.strategies and curation.writer == "teacher":
-            strategies = strategies_by_share(curation.strategies, n, row)
+            # The shares are of rewrites, so the texts among which one is chosen have its strategy.
+            strategies = [s for s in strategies_by_share(curation.strategies, wanted, row) for _ in range(best_of)]
         elif teacher.prompting == "policy":
             strategies = [None] * n
         else:
             # Rotated by the row, so that with one rewrite a document each strategy gets its share too.
             strategies = spread(teacher.strategies, n, offset=row * n)
-        requests += [RewriteRequest(document, number, strategy) for number, strategy in enumerate(strategies)]
+        requests += [RewriteRequest(document, i // best_of, strategy) for i, strategy in enumerate(strategies)]
     return requests
 
 

@@ -1,7 +1,7 @@
 """The steps of a curation task: a reader of one shard, and the teacher that turns its documents into durable parts."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -30,10 +30,13 @@ from curation.pipeline.rewriter import (
     rewrite_requests,
     write,
 )
+from student.records import StudentPool
 from student.text.words import overlap_shares
 from teacher.gates.checks import KINDS, check, gate_names
 from teacher.prompting.strategies import by_label
 from teacher.ready.texts import ReadyTexts
+from teacher.reward.best_of import FittedScreen
+from teacher.reward.signs import Texts
 from teacher.sampling import make_rewrite
 
 SAMPLED_WITH = ("temperature", "top_p", "max_new_tokens")
@@ -43,6 +46,31 @@ SAMPLED_WITH = ("temperature", "top_p", "max_new_tokens")
 def _as_trained(document: Document) -> Document:
     """The document under the id that it has in training: the gate `leak` knows the owners of its items by those."""
     return Document(document.text, document.metadata["training_id"], metadata=document.metadata)
+
+
+def _predict(
+    documents: Sequence[Document],
+    drafts: Sequence[Sequence[Record]],
+    screen: FittedScreen,
+    students: StudentPool | None,
+) -> None:
+    """Adds what is predicted of drafts that passed the gates, among those for the same rewrite; of one alone nothing
+    can be."""
+    passed = [[draft for draft in of_one if draft["reason"] is None] for of_one in drafts]
+    groups = [
+        Texts(document, tuple(draft["text"] for draft in of_one))
+        for document, of_one in zip(documents, passed, strict=True)
+    ]
+    found = screen.read(groups, [[draft["strategy"] for draft in of_one] for of_one in passed], students)
+    for of_one, signs in zip(passed, found, strict=True):
+        rewrites: dict[int, list[int]] = {}
+        for i, draft in enumerate(of_one):
+            rewrites.setdefault(draft["rewrite"], []).append(i)
+        for members in rewrites.values():
+            for i, (gain, error) in zip(members, screen.predict([signs[i] for i in members]), strict=True):
+                if len(members) > 1:
+                    ends = {"predicted_low": gain - error, "predicted_high": gain + error}
+                    of_one[i] |= {"predicted_gain": gain} | ends
 
 
 class ReadShard(PipelineStep):
@@ -160,7 +188,7 @@ class RewriteWithTeacher(PipelineStep):
 
     def load_rewriter(self) -> Rewriter:
         """The teacher; loaded by the first call in a process."""
-        return load_rewriter(self.inputs.config, self.inputs.checkpoint, self.inputs.items)
+        return load_rewriter(self.inputs)
 
     def rewrite(self, documents: list[Document], batch: int) -> list[Record]:
         """The terminal records of a batch, in the order of its documents: `rewrites_per_document` each, then the
@@ -173,23 +201,29 @@ class RewriteWithTeacher(PipelineStep):
         seed = stable_seed(run_seed, documents[0].metadata["source_file"], batch)
         requests = rewrite_requests(curation, teacher, documents)
         written = zip(requests, write(rewriter, teacher, requests, seed), strict=True)
-        records: list[Record] = []
+        drafts: list[list[Record]] = []
         for document in documents:
-            source = self._source(document) | {"source_tokens": rewriter.count_tokens(document.text)}
-            accepted: list[str] = []
+            source = self._source(document) | {"source_tokens": rewriter.count_tokens(document.text), "seed": seed}
             ready = ReadyTexts(_as_trained(document), seed)
-            for request, answered in islice(written, curation.rewrites_per_document):
-                record = source | {"seed": seed} | self._rewritten(rewriter, request, answered, ready, accepted)
+            texts = islice(written, curation.rewrites_per_document * curation.best_of)
+            drafts.append([source | self._rewritten(rewriter, request, answered, ready) for request, answered in texts])
+        if self.inputs.screen is not None:
+            _predict(documents, drafts, self.inputs.screen, rewriter.students)
+        records: list[Record] = []
+        for document, of_document in zip(documents, drafts, strict=True):
+            accepted: list[str] = []
+            for start in range(0, len(of_document), curation.best_of):
+                record = self._kept(of_document[start : start + curation.best_of], accepted)
                 if record["reason"] is None:
                     accepted.append(record["text"])
                 records.append(record)
             # Drawn by a hash of the id, so that the choice does not depend on batches.
             if stable_seed(run_seed, RAW, document.id) / 2**31 < curation.keep_raw:
                 raw = {"id": f"{document.id}/{RAW}", "rewrite": None, "strategy": RAW, "text": document.text}
-                raw |= {"gates": [], "tokens": source["source_tokens"]}
+                raw |= dict.fromkeys(("tokens", "source_tokens"), of_document[0]["source_tokens"]) | {"gates": []}
                 leaks = check(_as_trained(document), document.text, rewriter.leak_gates)
                 refused = {"stage": "gate", "reason": leaks} if leaks else self._leak(document.text)
-                records.append(source | raw | refused)
+                records.append(self._source(document) | raw | refused)
         return records
 
     def _source(self, document: Document) -> Record:
@@ -200,9 +234,8 @@ class RewriteWithTeacher(PipelineStep):
             **dict.fromkeys(("strategy", "stage", "reason", "detail")),
         }
 
-    def _rewritten(
-        self, rewriter: Rewriter, request: RewriteRequest, written: Written, ready: ReadyTexts, accepted: list[str]
-    ) -> Record:
+    def _rewritten(self, rewriter: Rewriter, request: RewriteRequest, written: Written, ready: ReadyTexts) -> Record:
+        """The record of a text, as far as it can be told without the other texts of its document."""
         config, settings, document = self.inputs.config, self.inputs.settings, request.document
         teacher, by_model = config.teacher, bool(written.prompts)
         # The echo is the teacher of its own rows.
@@ -223,11 +256,19 @@ class RewriteWithTeacher(PipelineStep):
         record |= {"text": text, "strategy": rewrite.strategy, "tokens": rewriter.count_tokens(text)}
         chosen = by_label(rewrite.strategy, teacher.strategies)
         record["gates"] = gate_names(config.gates, kinds_of([chosen]) if chosen is not None else KINDS)
-        reason = rewrite.rejected
-        if reason is None and accepted:
-            repeated = text in accepted or overlap_shares([text, *accepted])[0] > config.curation.max_overlap
-            reason = "overlap" if repeated else None
-        return record | ({"stage": "gate", "reason": reason} if reason else self._leak(text))
+        return record | ({"stage": "gate", "reason": rewrite.rejected} if rewrite.rejected else self._leak(text))
+
+    def _kept(self, drafts: list[Record], accepted: list[str]) -> Record:
+        """The draft of a rewrite that is predicted best of those that pass beside the document's `accepted` texts;
+        where none passes, the first that a gate refused, or the first of all."""
+        passed = sorted((d for d in drafts if d["reason"] is None), key=lambda d: -(d.get("predicted_gain") or 0.0))
+        refused = [draft for draft in drafts if draft["reason"] is not None]
+        for draft in passed:
+            text, most = draft["text"], self.inputs.config.curation.max_overlap
+            if not accepted or (text not in accepted and overlap_shares([text, *accepted])[0] <= most):
+                return draft
+            refused.append(draft | {"stage": "gate", "reason": "overlap"})
+        return min(refused, key=lambda draft: draft["stage"] == "teacher")
 
     def _leak(self, text: str) -> Record:
         benchmark = self.inputs.index.benchmark_in(text)

@@ -156,7 +156,8 @@ def _plan_curate(
     progress(f"looking into {amount(len(shards), 'input file')}")
     corpus = survey_corpus(shards, curation.limit, SAMPLE)
     pipeline = measure_pipeline(config, corpus.sample)
-    teacher = measure_teacher(config, corpus.sample, parameters, progress)
+    one = config.model_copy(update={"curation": curation.model_copy(update={"best_of": 1})})
+    teacher = measure_teacher(one, corpus.sample, parameters, progress)
     notes += teacher.notes
     if curation.dedup != "none":
         notes.append("duplicates are not seen in a sample: with them there is less to write than planned")
@@ -165,7 +166,7 @@ def _plan_curate(
     reached = corpus.documents * pipeline.past_filters
     rewrites = reached * curation.rewrites_per_document
     tokens_in = reached * teacher.source_tokens
-    tokens_written = rewrites * teacher.sampled_tokens
+    tokens_written = rewrites * curation.best_of * teacher.sampled_tokens
     tokens_out = rewrites * teacher.kept * teacher.kept_tokens + tokens_in * curation.keep_raw
     cpu_hours = corpus.documents * pipeline.cpu_ms / 3.6e6
     hours_here = None
@@ -210,7 +211,8 @@ def _plan_train(
     if teacher is None and documents:
         # The teacher is measured on training documents, without filters, one rewrite each.
         changes = {"writer": "teacher", "filters": Filters(), "benchmarks": (), "strategies": {}, "dedup": "none",
-                   "rewrites_per_document": 1, "keep_raw": 0.0, "allow_unknown_licence": True}  # fmt: skip
+                   "rewrites_per_document": 1, "best_of": 1, "keep_raw": 0.0,
+                   "allow_unknown_licence": True}  # fmt: skip
         curation = config.curation.model_copy(update=changes)
         curating = config.model_copy(update={"curation": curation})
         teacher = measure_teacher(curating, documents[:SAMPLE], parameters, progress)

@@ -112,7 +112,7 @@ def _curate_echo(config: Config, sample: Sequence[Document], folder: Path) -> tu
     source.write_bytes(b"".join(orjson.dumps(row, default=str) + b"\n" for row in rows))
     changes = {
         "input": (str(source),), "output": folder / "dataset", "limit": None, "writer": "echo", "workers": 1,
-        "executor": "local", "rewrites_per_document": 1, "strategies": {}, "keep_raw": 0.0,
+        "executor": "local", "rewrites_per_document": 1, "best_of": 1, "strategies": {}, "keep_raw": 0.0,
     }  # fmt: skip
     curation, run = config.curation.model_copy(update=changes), config.run.model_copy(update={"dir": folder / "run"})
     # The teacher's texts are gated elsewhere; here a text is refused only for what the filters say of it.

@@ -21,6 +21,8 @@ PENALTIES = np.geomspace(0.1, 1e4, 21)
 LEAST_TAUGHT = 2
 """Of a document: a lesson that is taught alone stands out of nothing."""
 DRAWS = 4000
+COVERED = 0.95
+"""Share of gains that the interval of a prediction holds."""
 LEAST_RELIABILITY = 0.2
 """Below it the correction for the gains' noise would be a guess."""
 
@@ -38,10 +40,21 @@ class Fit:
     """Documents that tell of it."""
     predicted_N: np.ndarray
     """What each lesson was predicted to gain above its document's mean, by a fit without its document."""
+    spread: float
+    """How far 95 in 100 gains lie at most from what was predicted so, by the mean of a document with many lessons
+    (split conformal prediction, Lei et al. 2018). nan where too few lessons tell it."""
+
+    def predict(self, signs_GS: np.ndarray) -> np.ndarray:
+        """What the lessons of one document gain above their mean (G,)."""
+        return within(signs_GS, np.zeros(len(signs_GS), int)) @ self.weights_S
 
     def rank(self, signs_GS: np.ndarray) -> np.ndarray:
         """The lessons of one document from the best prediction to the worst (G,); equal ones in their order."""
-        return np.argsort(-(within(signs_GS, np.zeros(len(signs_GS), int)) @ self.weights_S), kind="stable")
+        return np.argsort(-self.predict(signs_GS), kind="stable")
+
+    def error(self, lessons: int) -> float:
+        """Half the 95% interval of a prediction among so many lessons, whose own luck is part of their mean."""
+        return self.spread * math.sqrt(1 - 1 / lessons)
 
 
 def fit_screen(
@@ -83,7 +96,15 @@ def fit_screen(
     )
     nothing = Estimate(math.nan, math.nan, math.nan)
     correlation = agreement.estimate() if agreement.documents else nothing
-    return Fit(_ridge(x_NS, y_N), correlation, agreement.documents, predicted_N)
+    return Fit(_ridge(x_NS, y_N), correlation, agreement.documents, predicted_N, _spread(y_N - predicted_N, group_N))
+
+
+def _spread(off_N: np.ndarray, group_N: np.ndarray) -> float:
+    sizes_N = np.bincount(group_N)[group_N] if len(group_N) else group_N
+    compared_N = sizes_N > 1
+    off_N = np.sort(np.abs(off_N[compared_N]) / np.sqrt(1 - 1 / sizes_N[compared_N]))
+    place = math.ceil(COVERED * (len(off_N) + 1))
+    return float(off_N[place - 1]) if place <= len(off_N) else math.nan
 
 
 def within(values_NC: np.ndarray, group_N: np.ndarray) -> np.ndarray:

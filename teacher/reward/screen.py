@@ -26,15 +26,12 @@ from student.records import StudentPool
 from student.statistics.reliability import Noise
 from student.statistics.screening import Fit, fit_screen, lessons_to_teach
 from teacher.records import Rewrite
-from teacher.reward.costs import Costs
-from teacher.reward.signs import SIGNS, SignWork, Texts
+from teacher.reward.signs import Signs, SignWork, Texts, read_signs
 from teacher.reward.student_runs import StudentRuns
-from teacher.run.journal import JsonLines
 
 SHORT = "short"
 """The sign that is the gain after `reward.screen.steps`."""
 STRATEGY = "strategy "
-Signs = dict[str, float | None]
 
 
 class Known(NamedTuple):
@@ -46,6 +43,30 @@ class Known(NamedTuple):
     """Step, and which documents shared students in it."""
     signs: Signs
     gain: float
+
+
+class Stage(NamedTuple):
+    """The signs that lessons are ranked by, and what they were seen to tell."""
+
+    names: tuple[str, ...]
+    fit: Fit
+
+    @classmethod
+    def of(cls, names: Sequence[str], known: Sequence[Known]) -> "Stage":
+        """Fitted on what is known."""
+        signs_NS = np.array([[_number(one.signs.get(name)) for name in names] for one in known])
+        groups = [one.group for one in known]
+        fit = fit_screen(
+            signs_NS, np.array([one.gain for one in known]), groups, [document for _, document in groups],
+            {one.group: one.batch for one in known},
+        )  # fmt: skip
+        return cls(tuple(names), fit)
+
+    def table(self, signs: Sequence[Signs]) -> np.ndarray:
+        """Signs of a document's lessons as the fit takes them (G, S)."""
+        # A strategy that a lesson does not have is a share of 0, and not unknown.
+        none = {name: 0.0 for name in self.names if name.startswith(STRATEGY)}
+        return np.array([[_number((none | of_one).get(name)) for name in self.names] for of_one in signs])
 
 
 class Screen:
@@ -62,9 +83,7 @@ class Screen:
         names = sorted({name for one in known for name in one.signs})
         cheap = [name for name in names if name != SHORT]
         stages = [cheap, names] if SHORT in names and cheap else [names]
-        self.names = [stage for stage in stages if stage]
-        """The signs of each stage."""
-        self.fits = [self._fit(stage, known) for stage in self.names]
+        self.stages = [Stage.of(stage, known) for stage in stages if stage]
         self.reliability = _reliability(known, noise)
 
     @property
@@ -76,7 +95,7 @@ class Screen:
     @property
     def on(self) -> bool:
         """Whether any stage may drop lessons."""
-        return any(map(self._predicts, self.fits))
+        return any(map(self._predicts, self.stages))
 
     def whole(self, batch: range) -> bool:
         """Whether the documents that share students are drawn to be taught whole."""
@@ -85,12 +104,12 @@ class Screen:
 
     def kept(self, lessons: int, stage: int) -> int:
         """How many of a document's lessons are left after a stage."""
-        if stage >= len(self.fits) or not self._predicts(self.fits[stage]):
+        if stage >= len(self.stages) or not self._predicts(self.stages[stage]):
             return lessons
-        regret = self.settings.regret / len(self.fits)
+        regret = self.settings.regret / len(self.stages)
         # Of a short training the noise is partly that of the long one: nothing is corrected for it.
-        reliability = 1.0 if SHORT in self.names[stage] else self.reliability
-        low = math.floor(100 * self.fits[stage].correlation.low) / 100
+        reliability = 1.0 if SHORT in self.stages[stage].names else self.reliability
+        low = math.floor(100 * self.stages[stage].fit.correlation.low) / 100
         return lessons_to_teach(low, lessons, round(reliability, 2), regret)
 
     def promising(self, stage: int, left: Sequence[int], signs: Mapping[int, Signs]) -> list[int]:
@@ -99,10 +118,8 @@ class Screen:
         if count == len(left):
             return list(left)
         usable = [g for g in left if g in signs]
-        # A strategy that a lesson does not have is a share of 0, and not unknown.
-        none = {name: 0.0 for name in self.names[stage] if name.startswith(STRATEGY)}
-        table = [[_number((none | signs[g]).get(name)) for name in self.names[stage]] for g in usable]
-        best = [usable[i] for i in self.fits[stage].rank(np.array(table))] if usable else []
+        one = self.stages[stage]
+        best = [usable[i] for i in one.fit.rank(one.table([signs[g] for g in usable]))] if usable else []
         return sorted([*best, *(g for g in left if g not in signs)][:count])
 
     def read(self, lessons_DG: Sequence[Sequence[Sequence[Rewrite]]], pool: StudentPool) -> list[dict[int, Signs]]:
@@ -116,40 +133,28 @@ class Screen:
             Texts(self.runs.documents[lessons[0][0].document_id], tuple(texts.values()))
             for lessons, texts in zip(lessons_DG, usable, strict=True)
         ]
-        folder = self.runs.journal.dir
-        costs = Costs(JsonLines(folder / "costs.jsonl", ("work", "time")))
-        work = SignWork(self.runs, pool, documents, costs, JsonLines(folder / "alignments.jsonl", ("key",)))
-        found: list[dict[int, Signs]] = [
-            {g: strategy_signs([r.strategy for r in lessons[g] if r.rejected is None]) for g in texts}
-            for lessons, texts in zip(lessons_DG, usable, strict=True)
+        work = SignWork.of_run(self.runs, pool, documents)
+        return [
+            {
+                g: strategy_signs([r.strategy for r in lessons[g] if r.rejected is None]) | of_lesson
+                for g, of_lesson in zip(texts, signs, strict=True)
+            }
+            for lessons, texts, signs in zip(lessons_DG, usable, read_signs(work, self.settings.signs), strict=True)
         ]
-        for name in self.settings.signs if work.rewrites else ():
-            for signs, values in zip(found, SIGNS[name].value(work), strict=True):
-                for of_lesson, value in zip(signs.values(), values, strict=True):
-                    of_lesson[name] = value
-        return found
 
     def figures(self, lessons: int) -> dict[str, float | int | None]:
         """What a step's line says of it."""
         values: dict[str, float | int | None] = {"screen/on": int(self.on), "screen/lessons": lessons}
         left = lessons
-        for stage, (names, fit) in enumerate(zip(self.names, self.fits, strict=True)):
+        for stage, (names, fit) in enumerate(self.stages):
             label = SHORT if SHORT in names else "signs"
             left = self.kept(left, stage)
             values |= {f"screen/{label}/{part}": value for part, value in fit.correlation._asdict().items()}
             values |= {f"screen/{label}/documents": fit.documents, f"screen/{label}/kept": left}
         return values
 
-    def _predicts(self, fit: Fit) -> bool:
-        return fit.correlation.low > self.settings.floor
-
-    def _fit(self, names: Sequence[str], known: Sequence[Known]) -> Fit:
-        signs_NS = np.array([[_number(one.signs.get(name)) for name in names] for one in known])
-        groups = [one.group for one in known]
-        return fit_screen(
-            signs_NS, np.array([one.gain for one in known]), groups, [document for _, document in groups],
-            {one.group: one.batch for one in known},
-        )  # fmt: skip
+    def _predicts(self, stage: Stage) -> bool:
+        return stage.fit.correlation.low > self.settings.floor
 
 
 def strategy_signs(strategies: Sequence[str]) -> Signs:
@@ -157,24 +162,45 @@ def strategy_signs(strategies: Sequence[str]) -> Signs:
     return {f"{STRATEGY}{name}": count / len(strategies) for name, count in Counter(strategies).items()}
 
 
-def known_lessons(lines: Sequence[Mapping[str, Any]], rounds: range, step: int, together: int) -> list[Known]:
-    """The lessons of documents that were measured and taught whole in these rounds, before `step`."""
+class Taught(NamedTuple):
+    """A document of an earlier step whose lessons were all taught, with the lines of each lesson that passed."""
+
+    group: tuple[int, str]
+    batch: tuple[int, int]
+    lessons: list[list[Mapping[str, Any]]]
+
+
+def taught_whole(
+    lines: Sequence[Mapping[str, Any]], rounds: range, together: int, before: float = math.inf
+) -> list[Taught]:
+    """The documents that were taught whole in these rounds, before a step, of the lines of journal/rewrites.jsonl."""
     documents: dict[tuple[int, str], dict[int, list[Mapping[str, Any]]]] = {}
     for line in lines:
-        if line["arm"] == "train" and line["round"] in rounds and line["step"] < step:
+        if line["arm"] == "train" and line["round"] in rounds and line["step"] < before:
             documents.setdefault((line["step"], line["document_id"]), {}).setdefault(line["set"], []).append(line)
-    known = []
+    found = []
     place: Counter[int] = Counter()
-    strategies = sorted({line["strategy"] for sets in documents.values() for of in sets.values() for line in of})
     for group, sets in documents.items():
         batch = group[0], place[group[0]] // together
         place[group[0]] += 1
         lessons = [[line for line in of if line["rejected"] is None] for of in sets.values()]
         lessons = [of for of in lessons if of]
-        if all(of[0].get("signs") is not None and of[0]["taught"] for of in lessons):
-            none = {f"{STRATEGY}{name}": 0.0 for name in strategies}
+        if all(of[0].get("taught", True) for of in lessons):
+            found.append(Taught(group, batch, lessons))
+    return found
+
+
+def known_lessons(documents: Sequence[Taught], signs_DG: Sequence[Sequence[Signs | None]]) -> list[Known]:
+    """The lessons of documents of which all have signs."""
+    names = sorted({line["strategy"] for one in documents for lesson in one.lessons for line in lesson})
+    none = {f"{STRATEGY}{name}": 0.0 for name in names}
+    known = []
+    for (group, batch, lessons), signs_G in zip(documents, signs_DG, strict=True):
+        if None not in signs_G:
             known += [
-                Known(group, batch, none | of[0]["signs"], of[0]["gain"]) for of in lessons if of[0]["gain"] is not None
+                Known(group, batch, {**none, **(signs or {})}, lesson[0]["gain"])
+                for lesson, signs in zip(lessons, signs_G, strict=True)
+                if lesson[0]["gain"] is not None
             ]
     return known
 

@@ -1,16 +1,16 @@
 """Signs of a rewrite's worth that need no student of it. A sign is a function and its row in `SIGNS`.
 
 Some read the text alone. Others share what is costly (`SignWork`), which is done once for all rewrites and kept in the
-journal: the untouched student reads each rewrite before the questions; a probe is tuned once a document; gradients are
-taken at a fresh adapter.
+journal: the untouched student reads each rewrite, alone and before the questions; a probe is tuned once a document;
+gradients are taken at a fresh adapter. Those that need no questions (`TextWork`) can be read while curating.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from student.engine.schedule import plan_schedule
 from student.pools.inline import InlinePool
@@ -23,6 +23,9 @@ from teacher.run.journal import JsonLines, outcome_key
 Values = list[list[float | None]]
 """Documents x rewrites; None where the sign cannot be told."""
 
+Signs = dict[str, float | None]
+"""Of one rewrite, by name."""
+
 OVERLAP_WORDS = 4
 """Words in a row that count as taken from the document."""
 
@@ -34,18 +37,56 @@ class Texts(NamedTuple):
     texts: tuple[str, ...]
 
 
-class SignWork:
+class TextWork:
+    """What signs read that need no questions."""
+
+    def __init__(self, groups: Sequence[Texts], pool: StudentPool | None = None) -> None:
+        """Signs with `work` ask the untouched student of `pool`."""
+        self.groups, self._pool = groups, pool
+        self.rewrites = sum(len(group.texts) for group in groups)
+
+    @cached_property
+    def likelihood(self) -> list[list[Outcome]]:
+        """The untouched student's log-likelihood of each rewrite: after its own first word, and after its document. A
+        rewrite of one word is asked for after the document alone."""
+        jobs = []
+        for group in self.groups:
+            for text in group.texts:
+                after_document = Question(prompt=f"{group.document.text}\n\n", answer=text)
+                asked = [question for question in (_continued(text), after_document) if question is not None]
+                jobs.append(Job(lesson=Lesson(texts=()), exam=Exam(questions=tuple(asked))))
+        return self._by_document(self._examine("likelihood", jobs))
+
+    def _examine(self, work: str, jobs: list[Job]) -> list[Outcome]:
+        assert self._pool is not None, f"{work} asks a student"
+        return self._pool.examine(jobs)
+
+    def _by_document(self, of_rewrites: list) -> list[list]:
+        """A list of all rewrites as one a document."""
+        items = iter(of_rewrites)
+        return [[next(items) for _ in group.texts] for group in self.groups]
+
+
+class SignWork(TextWork):
     """The students and gradients that signs read, each made when the first sign asks for it."""
 
     def __init__(
         self, runs: StudentRuns, pool: StudentPool, groups: Sequence[Texts], costs: Costs, alignments: JsonLines,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:  # fmt: skip
-        self.runs, self.pool, self.groups, self.costs = runs, pool, groups, costs
+        super().__init__(groups, pool)
+        self.runs, self.pool, self.costs = runs, pool, costs
         self.alignments, self.on_progress = alignments, on_progress
-        self.rewrites = sum(len(group.texts) for group in groups)
-        self.units = {"": 0, "in_context": self.rewrites, "probe": len(groups), "alignment": self.rewrites}
+        one_each = dict.fromkeys(("likelihood", "in_context", "alignment"), self.rewrites)
+        self.units = {"": 0, "probe": len(groups), **one_each}
         """What each kind of work is done for: a rewrite each, or a document each."""
+
+    @classmethod
+    def of_run(cls, runs: StudentRuns, pool: StudentPool, groups: Sequence[Texts]) -> "SignWork":
+        """Kept in the journal of a run."""
+        folder = runs.journal.dir
+        costs = Costs(JsonLines(folder / "costs.jsonl", ("work", "time")))
+        return cls(runs, pool, groups, costs, JsonLines(folder / "alignments.jsonl", ("key",)))
 
     def questions(self, group: Texts) -> list[Question]:
         """What a student is asked about the document."""
@@ -118,11 +159,6 @@ class SignWork:
         self.costs.tokens_per_rewrite[work] = tokens / self.rewrites
         return outcomes
 
-    def _by_document(self, of_rewrites: list) -> list[list]:
-        """A list of all rewrites as one a document."""
-        items = iter(of_rewrites)
-        return [[next(items) for _ in group.texts] for group in self.groups]
-
 
 def contained(work: SignWork) -> Values:
     """Share of the questions whose gold answer stands in the rewrite, word by word."""
@@ -131,12 +167,12 @@ def contained(work: SignWork) -> Values:
     ))  # fmt: skip
 
 
-def length(work: SignWork) -> Values:
+def length(work: TextWork) -> Values:
     """Words of the rewrite."""
     return _of_texts(work, lambda group, text: float(length_in_words(words(text))))
 
 
-def overlap(work: SignWork) -> Values:
+def overlap(work: TextWork) -> Values:
     """Share of the rewrite's word 4-grams that its document has; 0 for a shorter one."""
 
     def share(group: Texts, text: str) -> float:
@@ -144,6 +180,16 @@ def overlap(work: SignWork) -> Values:
         return sum(gram in source for gram in own) / len(own) if own else 0.0
 
     return _of_texts(work, share)
+
+
+def likelihood(work: TextWork) -> Values:
+    """Log-likelihood of the rewrite, nats a token: how much of it the untouched student could have written."""
+    return [[o.answers[0].loglik_before if len(o.answers) > 1 else None for o in of_one] for of_one in work.likelihood]
+
+
+def supported(work: TextWork) -> Values:
+    """The same with the document before it: how much of the rewrite follows from its source."""
+    return [[o.answers[-1].loglik_before if o.answers else None for o in of_one] for of_one in work.likelihood]
 
 
 def in_context_loglik(work: SignWork) -> Values:
@@ -178,17 +224,22 @@ class Sign(NamedTuple):
     """A row of the table."""
 
     words: str
-    value: Callable[[SignWork], Values]
+    value: Callable[[Any], Values]
+    """Of a `SignWork`; without questions of a `TextWork`."""
     work: str = ""
-    """What of `SignWork` it costs; empty: it reads the text alone."""
+    """What of the work it costs; empty: it reads the text alone."""
     needs: str = ""
     """Why it may not be told."""
+    questions: bool = True
+    """Whether it is about a document's questions."""
 
 
 SIGNS = {
     "contained": Sign("gold answers in the rewrite", contained),
-    "length": Sign("length", length),
-    "overlap": Sign("overlap with the document", overlap),
+    "length": Sign("length", length, questions=False),
+    "overlap": Sign("overlap with the document", overlap, questions=False),
+    "likelihood": Sign("loglik of the rewrite", likelihood, "likelihood", questions=False),
+    "supported": Sign("loglik of the rewrite, document in context", supported, "likelihood", questions=False),
     "in-context-loglik": Sign("loglik, rewrite in context", in_context_loglik, "in_context"),
     "in-context-contrast": Sign("contrast, rewrite in context", in_context_contrast, "in_context", "distractors"),
     "in-context-choice": Sign("choice, rewrite in context", in_context_choice, "in_context", "distractors"),
@@ -197,7 +248,17 @@ SIGNS = {
 }
 
 
-def _of_texts(work: SignWork, value: Callable[[Texts, str], float]) -> Values:
+def read_signs(work: TextWork, names: Iterable[str]) -> list[list[Signs]]:
+    """The named signs of each rewrite of each document."""
+    found: list[list[Signs]] = [[{} for _ in group.texts] for group in work.groups]
+    for name in names if work.rewrites else ():
+        for signs, values in zip(found, SIGNS[name].value(work), strict=True):
+            for of_text, value in zip(signs, values, strict=True):
+                of_text[name] = value
+    return found
+
+
+def _of_texts(work: TextWork, value: Callable[[Texts, str], float]) -> Values:
     return [[value(group, text) for text in group.texts] for group in work.groups]
 
 

@@ -1,5 +1,5 @@
 """Where a run keeps its teacher: `teacher/checkpoint-NNNN`, a model or adapter folder for each finished round, and
-`teacher/best.json`, the round that validated best."""
+`teacher/best.json`, the round that validated best; `teacher/screen.json`, see `teacher.reward.best_of`."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from student.engine.models import generation_config
 
 OPTIMIZER_FILE = "optimizer.pt"
 BEST_FILE = "best.json"
+SCREEN_FILE = "screen.json"
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:

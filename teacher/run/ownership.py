@@ -9,7 +9,7 @@ from configs.errors import UserError
 from configs.files import read_json_lines, write_json_lines, write_whole
 from configs.load import config_difference, load_config, save_config
 from configs.schema import Config
-from teacher.run.checkpoints import BEST_FILE, finished_rounds, save_folder
+from teacher.run.checkpoints import BEST_FILE, SCREEN_FILE, finished_rounds, save_folder
 from teacher.run.journal import held
 
 FREE_KEYS = ("run.dir", "curation.", "evaluation.", "tracking.", "reward.minimum_reliability")
@@ -103,8 +103,9 @@ def fork_run(config: Config, new_dir: Path) -> Config:
         for part in ("teacher", "student"):
             if (source / part).is_dir():
                 shutil.copytree(source / part, folder / part, ignore=shutil.ignore_patterns(".*"))
-        # The new run validates its rounds anew, and then knows which is best.
-        (folder / "teacher" / BEST_FILE).unlink(missing_ok=True)
+        # The new run validates its rounds anew, and then knows which is best. It may have other students.
+        for name in (BEST_FILE, SCREEN_FILE):
+            (folder / "teacher" / name).unlink(missing_ok=True)
         if (source / "questions.jsonl").is_file():
             shutil.copyfile(source / "questions.jsonl", folder / "questions.jsonl")
         _copy_journal(source, folder, rounds, same_data=validates)

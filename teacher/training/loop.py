@@ -27,10 +27,11 @@ from teacher.algorithms.distributed import Ranks
 from teacher.algorithms.selection import accepted
 from teacher.algorithms.table import algorithm_of, start_ranks, writes_on_server
 from teacher.records import Reward, Rewrite
+from teacher.reward.best_of import fit_for_curation, write_screen
 from teacher.reward.distractors import telling_documents
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.gain import GainReward
-from teacher.reward.screen import Screen, known_lessons
+from teacher.reward.screen import Screen, known_lessons, taught_whole
 from teacher.reward.student_models import (
     MakePool,
     StudentPools,
@@ -309,6 +310,11 @@ class TeacherLoop:
             self.progress(f"warning: {alarm}")
         if rl.promotion_threshold is not None:
             kept.extend(accepted(self.config.reward, rl, groups, rewards, floor))
+        if step == self.steps_per_round:
+            lines, rounds = context.journal.rewrites.read(), self._rounds_of_screen(round)
+            fitted = fit_for_curation(runs, next(iter(reward.pools.values())), lines, rounds)
+            if fitted is not None:
+                write_screen(self.config.run.dir, fitted)
         return groups, rewards
 
     def _screen(self, round: int, step: int, noise: Noise | None) -> Screen | None:
@@ -316,10 +322,15 @@ class TeacherLoop:
         settings = self.config.reward.screen
         if not settings.wanted:
             return None
-        rounds = range(max(self._first_round_with_students_of(round), round - settings.rounds), round + 1)
-        lines = self.context.journal.rewrites.read()
-        known = known_lessons(lines, rounds, step, self.config.reward.documents_together)
+        lines, together = self.context.journal.rewrites.read(), self.config.reward.documents_together
+        documents = taught_whole(lines, self._rounds_of_screen(round), together, before=step)
+        known = known_lessons(documents, [[of[0].get("signs") for of in one.lessons] for one in documents])
         return Screen(settings, self.context.student_runs, step, known, noise)
+
+    def _rounds_of_screen(self, round: int) -> range:
+        """The rounds whose outcomes a screen is fitted on."""
+        first = max(self._first_round_with_students_of(round), round - self.config.reward.screen.rounds)
+        return range(round if TEACHER in self.config.student.names else first, round + 1)
 
     def pilot(self) -> None:
         """Measures the reward's reliability before the first round, where `reward.minimum_reliability` asks for it.

@@ -23,6 +23,7 @@ from curation.corpus.training_data import training_id
 from curation.pipeline import curate as pipeline
 from curation.pipeline import dataset
 from curation.pipeline.curate import curate, print_curation
+from curation.pipeline.inputs import rewriting_inputs
 from curation.pipeline.rewriter import load_rewriter
 from teacher.questions.cache import questions_file
 from teacher.records import Completion
@@ -58,7 +59,7 @@ def test_shards_in_dataset_out(tmp_path: Path, teacher: Path, capsys: pytest.Cap
     assert metadata.row_group(0).column(0).compression == "ZSTD"
     assert metadata.row_group(0).column(0).has_column_index and metadata.row_group(0).column(0).has_offset_index
     # The writer's greedy continuation of the bare document is what stands in the row.
-    writer = load_rewriter(config, None, ()).writer
+    writer = load_rewriter(rewriting_inputs(config)).writer
     assert writer is not None
     assert writer.write([rows(1)[0]["text"] + "\n<lesson>"], 1, 0)[0][0].text == table[0]["text"]
 

@@ -60,3 +60,20 @@ def test_the_better_the_signs_the_fewer_lessons_are_taught_at_equal_regret():
         kept == sorted(kept, reverse=True) and kept[0] >= 12 and kept[-1] <= 5
     )  # three of 16 left out at random cost 5%
     assert lessons_to_teach(0.9, 2, 1.0, 0.05) == 2 and lessons_to_teach(0.9, 1, 1.0, 0.05) == 1
+
+
+def test_the_interval_of_the_best_of_a_few_holds_its_gain_and_the_choice_raises_the_true_one():
+    generator = np.random.default_rng(3)
+    held, chosen, best, size = [], [], [], 4
+    for _ in range(20):
+        fit = fit_screen(*(drawn := simulated(generator, 24, 8, 0.6)), drawn[2])
+        signs_NS, gains_N, _ = simulated(generator, 150, size, 0.6)
+        for signs_GS, gains_G in zip(signs_NS.reshape(-1, size, 8), gains_N.reshape(-1, size), strict=True):
+            predicted_G = fit.predict(signs_GS)
+            first = int(predicted_G.argmax())
+            lead = gains_G[first] - gains_G.mean()
+            held.append(abs(lead - predicted_G[first]) <= fit.error(size))
+            chosen.append(0.6 * (signs_GS[first, 0] - signs_GS[:, 0].mean()))  # without the noise
+            best.append(0.6 * (signs_GS[:, 0].max() - signs_GS[:, 0].mean()))
+    assert 0.94 <= np.mean(held) <= 0.97
+    assert np.mean(chosen) > 0.9 * np.mean(best) > 0.5

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from configs.errors import UserError
 from configs.files import read_json_lines
 from configs.seeds import stable_seed
+from teacher.reward.best_of import read_screen
 from teacher.training.loop import train_teacher
 
 SCREEN = {"signs": ("contained", "length"), "steps": 1, "share": 0.3, "floor": 0.0, "regret": 0.3}
@@ -86,6 +87,37 @@ def test_lessons_are_left_out_once_signs_tell_and_a_killed_run_ends_alike(
     train_teacher(again, documents, [], make_pool=lambda _: early_pool(), progress=shown.append)
     assert lines_of(again) == lines_of(config)
     assert lines_of(again, "metrics") == lines_of(config, "metrics")
+    fitted, again_fitted = (of.run.dir / "teacher" / "screen.json" for of in (config, again))
+    assert fitted.read_bytes() == again_fitted.read_bytes()
+    # Only documents that were taught whole, and of the signs those that need no question.
+    screen = read_screen(fitted)
+    assert screen.signs == ("length", "overlap") and screen.student is None
+    whole = [of for of in by_document.values() if all(of)]
+    unmeasured = len({(line["step"], line["document_id"]) for line in lines}) - len(by_document)
+    assert 8 < screen.documents <= len(whole) + unmeasured
+
+
+def test_every_run_fits_what_curation_chooses_by_unless_a_lesson_is_a_set(
+    make_config, make_documents, gold_pool, tmp_path
+):
+    """The share of `gold` falls with every other word: a lesson's length tells it where each holds one."""
+
+    class ShortPool(gold_pool):
+        fingerprint = "short-1"
+
+        def _outcome(self, job):
+            gold = tuple(f"gold {text}" for text in job.lesson.texts)
+            return super()._outcome(replace(job, lesson=replace(job.lesson, texts=gold)))
+
+    config = make_config(run_dir=tmp_path / "run", rl={"documents_per_round": 16, "group_size": 8})
+    train_teacher(config, make_documents(20), [], make_pool=lambda _: ShortPool(), progress=lambda _: None)
+    screen = read_screen(config.run.dir / "teacher" / "screen.json")
+    assert 8 < screen.documents <= 32 and screen.correlation.low > 0.3
+    short, long = screen.predict([{"length": 3.0, "overlap": 0.0}, {"length": 9.0, "overlap": 0.0}])
+    assert short.gain > 0 > long.gain
+    sets = make_config(run_dir=tmp_path / "sets", rl={"rounds": 1, "group_size": 2, "rewrites_per_lesson": 2})
+    train_teacher(sets, make_documents(8), [], make_pool=lambda _: gold_pool(), progress=lambda _: None)
+    assert not (sets.run.dir / "teacher" / "screen.json").exists()
 
 
 def test_a_screen_of_noise_turns_itself_off_and_says_so(make_config, make_documents, gold_pool, tmp_path):
