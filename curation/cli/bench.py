@@ -178,14 +178,28 @@ def bench_pool(
 @bench.command("selection")
 def bench_selection(
     rounds: Annotated[int, typer.Option(min=1, help="Simulated rounds of 48 documents in each design.")] = 60,
+    lab: Annotated[bool, typer.Option("--lab", help="Real students: training runs with and without a screen.")] = False,
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where the lab's runs are kept.")] = Path(
+        "runs/bench-selection"
+    ),
     as_json: AsJson = False,
+    overrides: Overrides = None,
 ) -> None:
     """How often ReST-EM and DPO keep a lesson where all are equal, and what `rl.false_keep` costs where they differ.
 
-    Simulated gains, chosen by the code of a run; about a minute on one core.
+    Simulated gains, chosen by the code of a run; about a minute on one core. With `--lab` two training runs of
+    configs/lab.yaml, one of which teaches only lessons that its screen finds promising: students' tokens, held-out
+    gains, and what `curation.best_of` adds; some minutes on two cores, and it goes on where it stopped.
 
     **Example:** `notewright bench selection --json`
     """
+    if lab:
+        from curation.bench.lab.screened import run_screened
+        from curation.bench.lab.screened import table as lab_table
+
+        found = run_screened(folder, overrides or ())
+        print(json.dumps(found, allow_nan=False) if as_json else lab_table(found))
+        return
     from curation.bench.selection import run_bench, table
 
     result = run_bench(rounds)

@@ -50,7 +50,7 @@ def _training_costs(run: Training) -> list[tuple[str, str, str]]:
     costs = [("student runs of training", count(runs), purposes)]
     if heldout := total(run.heldout.values(), "students"):
         costs.append(("student runs of the held-out arms", count(heldout), ""))
-    students, tokens, steps = _taught(run.folder / "journal" / "outcomes.sqlite")
+    students, tokens, steps = taught_students(run.folder / "journal" / "outcomes.sqlite")
     if students:
         details = f"{count(students)} students in the reward cache, {count(steps)} optimiser steps"
         costs.append(("lesson tokens of all students", count(tokens), details))
@@ -65,7 +65,7 @@ def _training_costs(run: Training) -> list[tuple[str, str, str]]:
     return costs
 
 
-def _taught(path: Path) -> tuple[int, float, float]:
+def taught_students(path: Path) -> tuple[int, float, float]:
     """Students, lesson tokens and optimiser steps of the whole reward cache; zeros where it cannot be read."""
     metric = "coalesce(sum(json_extract(outcome, '$.metrics.{}')), 0)"
     query = f"SELECT count(*), {metric.format('lesson_tokens')}, {metric.format('steps')} FROM outcomes"
