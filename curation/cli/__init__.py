@@ -222,7 +222,8 @@ def export(
 ) -> None:
     """Publishes a curated dataset on the Hugging Face Hub: checks, card, push, verification, tag.
 
-    The token comes from HF_TOKEN or `hf auth login`. An interrupted push goes on with the same command.
+    The token comes from HF_TOKEN or `hf auth login`. An interrupted push leaves what was published as it was, and goes
+    on with the same command; once all is there the command does nothing.
 
     **Example:** `notewright export runs/lab/dataset --repo-id me/lessons --dry-run`
     """
@@ -239,9 +240,9 @@ def export(
         print(describe(plan))
         return
     for done in publish(plan):
-        print(
-            f"{done.url} at {done.commit[:8]}, tag {tag}: {done.sent} files sent, {done.present} were there, verified"
-        )
+        did = f"{done.sent} files sent, {done.present} were there, verified"
+        did = did if done.changed else "all is there, nothing was done"
+        print(f"{done.url} at {done.commit[:8]}, tag {tag}: {did}")
 
 
 @app.command()

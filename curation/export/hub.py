@@ -1,7 +1,11 @@
-"""Pushes files to a repository of the Hugging Face Hub: sends only what is not there yet, and checks what arrived.
+"""Pushes files to a repository of the Hugging Face Hub: sends only what is not there yet, and publishes it at once.
 
-Large files are sent one by one before they are committed, so a push that was cut off goes on after the last complete
-one. Up to `FILES_PER_COMMIT` files appear in one commit, all or none.
+The files go to a branch that is named by their content, where they are checked. Then one commit changes `main`: it
+copies from the branch what main lacks (the Hub does so by hash, without a file being sent again) and takes out what is
+too many. A push that is killed leaves main as it was or as it is to be, and the same command goes on.
+
+The Hub has no better step. Its API moves no existing branch on the condition that nobody else moved it, and merging a
+pull request would take in what others committed meanwhile; `create_commit` refuses unless main is at `parent_commit`.
 """
 
 import hashlib
@@ -12,7 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_session, get_token
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationCopy,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    get_session,
+    get_token,
+)
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
@@ -21,6 +33,9 @@ from configs.errors import RunError, UserError
 from curation.console.progress import say
 
 FILES_PER_COMMIT = 50
+"""On the branch; the commit to main copies all (the Hub's limit is 25,000 files)."""
+BRANCHES = "notewright-"
+"""How the branches of unfinished pushes begin."""
 CARD = "README.md"
 
 
@@ -63,6 +78,9 @@ class Target:
     """`dataset` or `model`."""
     mark: str
     """The file that marks a repository as one of ours."""
+    fingerprint: str
+    """What the files were made from: the dataset's fingerprint, or the hash of the teacher's weights. The commit names
+    it."""
     tag: str
     public: bool
     replace: bool
@@ -75,10 +93,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """Result of a push; `present` files were there already."""
+    """Result of a push; `present` files were there already. Not `changed`: all was there, and nothing was done."""
 
     url: str
     commit: str
+    changed: bool
     sent: int
     present: int
 
@@ -104,43 +123,52 @@ def login() -> HfApi:
 
 
 def push(api: HfApi, target: Target, uploads: Sequence[Upload]) -> Published:
-    """Makes the repository hold exactly `uploads`, checks that it does, tags the commit, and only then makes it public.
+    """Makes the repository hold exactly `uploads`, tags that commit, and only then makes it public. Does nothing where
+    all this is so already.
 
     Raises UserError where the repository holds something else, the tag is taken or the token lacks the right; RunError
-    where the Hub cannot be reached or what arrived is wrong. After both, files that were sent are not sent again.
+    where the Hub cannot be reached, what arrived is wrong, or somebody else changes main meanwhile. After both, what
+    was published before is as it was, and files that were sent are not sent again.
     """
     with _errors_in_a_line(target):
         # The library itself would wait for ever.
         get_session().timeout = httpx.Timeout(600, connect=30)
         api.create_repo(target.repo_id, repo_type=target.repo_type, private=True, exist_ok=True)
         info = api.repo_info(target.repo_id, repo_type=target.repo_type)
+        assert info.sha is not None, "a repository has a first commit"
         if not info.private and not target.public:
             raise UserError(f"{target.repo_id} is public already: say --public, or name another --repo-id")
-        remote = _files_at(api, target, "main")
+        remote = _files_at(api, target, info.sha)
         missing = [upload for upload in uploads if not upload.is_in(remote)]
         stale = _extra(remote, uploads)
         _refuse_other_content(target, missing, stale, remote.keys())
-        tagged = _tagged_commit(api, target)
+        tagged, branches = _refs(api, target)
         if tagged is not None and (missing or stale or tagged != info.sha):
             raise _tag_taken(target, tagged)
-        commit = _send(api, target, missing, stale, info.sha)
-        remote = _files_at(api, target, commit)
-        arrived_wrong = [upload.path for upload in uploads if not upload.is_in(remote)]
-        wrong = [f"{path} {'differs' if path in remote else 'is missing'}" for path in arrived_wrong]
-        wrong += [f"{path} is too many" for path in _extra(remote, uploads)]
-        if wrong:
-            raise RunError(
-                f"{target.repo_id} at {commit[:8]} is not what was pushed ({'; '.join(wrong[:3])}): it stays untagged "
-                "and as visible as it was; the same command sends what differs"
-            )
+        content = _content_hash(uploads)
+        branch = BRANCHES + content[:12]
+        hidden = target.public and info.private
+        changed = bool(missing or stale or tagged is None or branch in branches or hidden)
+        sent, commit = 0, info.sha
+        if missing or stale:
+            sent, checked = _send(api, target, missing, branch, branches.get(branch), info.sha)
+            commit = _move_main(api, target, missing, stale, checked, info.sha, content)
+            _check(api, target, uploads, commit, "it stays untagged and as visible as it was", whole=True)
         if tagged is None:
             api.create_tag(target.repo_id, tag=target.tag, revision=commit, repo_type=target.repo_type, exist_ok=True)
+        if changed:
+            tagged, branches = _refs(api, target)
             # Someone else may have made the tag meanwhile.
-            if (tagged := _tagged_commit(api, target)) != commit:
+            if tagged != commit:
                 raise _tag_taken(target, tagged or "another commit")
-        if target.public and info.private:
+        if branch in branches:
+            api.delete_branch(target.repo_id, branch=branch, repo_type=target.repo_type)
+        for other in sorted(branches.keys() - {branch}):
+            if other.startswith(BRANCHES):
+                say(f"the branch {other} of {target.repo_id} is of another push that has not ended")
+        if hidden:
             api.update_repo_settings(target.repo_id, repo_type=target.repo_type, private=False)
-    return Published(url=target.url, commit=commit, sent=len(missing), present=len(uploads) - len(missing))
+    return Published(url=target.url, commit=commit, changed=changed, sent=sent, present=len(uploads) - sent)
 
 
 def _files_at(api: HfApi, target: Target, revision: str) -> dict[str, RepoFile]:
@@ -169,38 +197,82 @@ def _refuse_other_content(target: Target, missing: list[Upload], stale: list[str
     raise UserError(f"{target.repo_id} holds other content ({names}): name another --repo-id")
 
 
-def _send(api: HfApi, target: Target, missing: list[Upload], stale: list[str], head: str | None) -> str:
-    """Sends and commits; returns the commit that the repository is at afterwards."""
-    starts = range(0, len(missing) or bool(stale), FILES_PER_COMMIT)
-    for start in starts:
-        operations: list[CommitOperationAdd | CommitOperationDelete] = []
-        for number, upload in enumerate(missing[start : start + FILES_PER_COMMIT], start + 1):
+def _content_hash(uploads: Sequence[Upload]) -> str:
+    lines = sorted(f"{upload.sha256}  {upload.path}\n" for upload in uploads)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _send(
+    api: HfApi, target: Target, missing: Sequence[Upload], branch: str, branch_head: str | None, main: str
+) -> tuple[int, str]:
+    """Makes the branch hold `missing`, and checks that it does. Returns how many files it lacked, and its head.
+    `branch_head` is None where there is no such branch yet."""
+    if branch_head is None:
+        api.create_branch(target.repo_id, repo_type=target.repo_type, branch=branch, revision=main, exist_ok=True)
+    head = branch_head or main
+    there = _files_at(api, target, head)
+    lacking = [upload for upload in missing if not upload.is_in(there)]
+    for start in range(0, len(lacking), FILES_PER_COMMIT):
+        additions = []
+        for number, upload in enumerate(lacking[start : start + FILES_PER_COMMIT], start + 1):
             content = upload.content if isinstance(upload.content, bytes) else str(upload.content)
-            addition = CommitOperationAdd(path_in_repo=upload.path, path_or_fileobj=content)
+            additions.append(CommitOperationAdd(path_in_repo=upload.path, path_or_fileobj=content))
             # This sends large files alone; small ones are sent with the commit.
-            api.preupload_lfs_files(target.repo_id, repo_type=target.repo_type, additions=[addition])
-            say(f"{number}/{len(missing)} {upload.path} ({upload.size:,} bytes)")
-            operations.append(addition)
-        message = f"Notewright {target.tag}"
-        if start == starts[-1]:
-            operations += [CommitOperationDelete(path_in_repo=path) for path in stale]
-        else:
-            message += f", files {start + 1} to {start + FILES_PER_COMMIT}"
-        commit = api.create_commit(
+            api.preupload_lfs_files(
+                target.repo_id, repo_type=target.repo_type, additions=additions[-1:], revision=branch
+            )
+            say(f"{number}/{len(lacking)} {upload.path} ({upload.size:,} bytes)")
+        head = api.create_commit(
             target.repo_id,
             repo_type=target.repo_type,
-            operations=operations,
-            commit_message=message,
+            operations=additions,
+            commit_message=f"Notewright {target.tag}, {start + len(additions)} of {len(lacking)} files",
+            revision=branch,
             parent_commit=head,
+        ).oid
+    _check(api, target, missing, head, "main is as it was", whole=False)
+    return len(lacking), head
+
+
+def _move_main(
+    api: HfApi, target: Target, missing: Sequence[Upload], stale: Sequence[str], checked: str, main: str, content: str
+) -> str:
+    """The one commit that publishes, by copies from the commit `checked`; the Hub refuses it unless main is still at
+    `main`. Returns the new commit."""
+    copies = [
+        CommitOperationCopy(src_path_in_repo=upload.path, path_in_repo=upload.path, src_revision=checked)
+        for upload in missing
+    ]
+    commit = api.create_commit(
+        target.repo_id,
+        repo_type=target.repo_type,
+        operations=[*copies, *(CommitOperationDelete(path_in_repo=path) for path in stale)],
+        commit_message=f"Notewright {target.tag}",
+        commit_description=f"Fingerprint: {target.fingerprint}\nFiles: {content}",
+        parent_commit=main,
+    )
+    return commit.oid
+
+
+def _check(api: HfApi, target: Target, uploads: Sequence[Upload], commit: str, kept: str, *, whole: bool) -> None:
+    """Raises RunError unless the commit holds `uploads`, and nothing else if it has to be the `whole`."""
+    remote = _files_at(api, target, commit)
+    arrived_wrong = [upload.path for upload in uploads if not upload.is_in(remote)]
+    wrong = [f"{path} {'differs' if path in remote else 'is missing'}" for path in arrived_wrong]
+    if whole:
+        wrong += [f"{path} is too many" for path in _extra(remote, uploads)]
+    if wrong:
+        raise RunError(
+            f"{target.repo_id} at {commit[:8]} is not what was pushed ({'; '.join(wrong[:3])}): {kept}; the same "
+            "command sends what differs"
         )
-        head = commit.oid
-    assert head is not None, "a repository has a first commit"
-    return head
 
 
-def _tagged_commit(api: HfApi, target: Target) -> str | None:
+def _refs(api: HfApi, target: Target) -> tuple[str | None, dict[str, str]]:
+    """The commit that has the target's tag, if any, and the heads of the branches by name."""
     refs = api.list_repo_refs(target.repo_id, repo_type=target.repo_type)
-    return next((ref.target_commit for ref in refs.tags if ref.name == target.tag), None)
+    tagged = next((ref.target_commit for ref in refs.tags if ref.name == target.tag), None)
+    return tagged, {ref.name: ref.target_commit for ref in refs.branches}
 
 
 def _tag_taken(target: Target, commit: str) -> UserError:

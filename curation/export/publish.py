@@ -79,11 +79,15 @@ def plan_export(
     if teacher is not None:
         assert run is not None
         facts["teacher_repo"] = f"{repo_id}-teacher"
-        uploads = teacher_uploads(run, manifest["settings"]["teacher_hash"], facts["teacher_repo"], repo_id)
-        pushes.append((target(repo_id=facts["teacher_repo"], repo_type="model", mark=MARK), uploads))
+        weights = manifest["settings"]["teacher_hash"]
+        uploads = teacher_uploads(run, weights, facts["teacher_repo"], repo_id)
+        of_teacher = target(repo_id=facts["teacher_repo"], repo_type="model", mark=MARK, fingerprint=weights)
+        pushes.append((of_teacher, uploads))
     card = str(dataset_card(repo_id.partition("/")[2], manifest, repo_id, facts)).encode()
     texts = [Upload.of("manifest.json", output / "manifest.json"), Upload.of(CARD, card)]
-    pushes.append((target(repo_id=repo_id, repo_type="dataset", mark="manifest.json"), [*shards, *texts]))
+    made_from = manifest["fingerprint"]
+    of_dataset = target(repo_id=repo_id, repo_type="dataset", mark="manifest.json", fingerprint=made_from)
+    pushes.append((of_dataset, [*shards, *texts]))
     if not allow_secrets:
         _refuse_secret_cards(pushes)
     not_pushed = sorted(path.name for path in output.iterdir() if path.name in NOT_PUSHED)
@@ -102,7 +106,7 @@ def _refuse_secret_cards(pushes: Sequence[tuple[Target, list[Upload]]]) -> None:
 
 
 def publish(plan: ExportPlan) -> list[Published]:
-    """Pushes a plan. What is there already is not sent again; see `hub.push`."""
+    """Pushes a plan. What is there already is not sent again, and where all is, nothing is done; see `hub.push`."""
     api = login()
     results = []
     for target, uploads in plan.pushes:

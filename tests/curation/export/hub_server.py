@@ -46,7 +46,9 @@ class Blob:
 class Repo:
     private: bool
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
-    """By sha, in order; the last one is main."""
+    """By sha, in order."""
+    messages: dict[str, str] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,19 +56,19 @@ class Repo:
 
     @property
     def head(self) -> str:
-        return list(self.commits)[-1]
+        return self.branches["main"]
 
     @property
     def files(self) -> dict[str, Blob]:
         return self.commits[self.head]
 
-    def commit(self, files: dict[str, Blob]) -> str:
+    def commit(self, files: dict[str, Blob], branch: str = "main", message: str = "") -> str:
         sha = hashlib.sha1(f"{len(self.commits)}{sorted(files)}".encode()).hexdigest()
-        self.commits[sha] = files
+        self.commits[sha], self.messages[sha], self.branches[branch] = files, message, sha
         return sha
 
     def at(self, revision: str) -> str | None:
-        sha = self.head if revision == "main" else self.tags.get(revision, revision)
+        sha = (self.branches | self.tags).get(revision, revision)
         return sha if sha in self.commits else None
 
 
@@ -100,6 +102,8 @@ class HubServer(ThreadingHTTPServer):
         self.large: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.log: list[tuple[str, str]] = []
+        self.kill: Callable[[bool], bool] = lambda answered: False
+        """Asked before a request is done (false) and after (true); says whether its client has been killed."""
         self.spoil: Callable[[bytes], bytes] = lambda content: content
         """What becomes of a large file on its way into a commit."""
 
@@ -145,6 +149,9 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path, self.query = unquote(url.path), parse_qs(url.query)
         self.server.log.append((self.command, path))
+        if self.server.kill(False):
+            self.close_connection = True
+            return
         fault = next((fault for fault in self.server.faults if fault.hits(self.command, path)), None)
         if fault is not None and fault.status == 0:
             self.rfile.read(min(100, int(self.headers.get("Content-Length") or 0)))
@@ -155,12 +162,16 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if fault is not None:
                 raise Refused(fault.status, "on purpose")
-            self._answer(*self._route(path))
+            answer = self._route(path)
         except Refused as refused:
             message = json.dumps({"error": str(refused), **refused.more}).encode()
-            self._answer(refused.status, message, {"X-Error-Code": refused.code, "X-Error-Message": str(refused)})
+            answer = refused.status, message, {"X-Error-Code": refused.code, "X-Error-Message": str(refused)}
+        if self.server.kill(True):
+            self.close_connection = True
+            return
+        self._answer(*answer)
 
-    do_GET = do_HEAD = do_POST = do_PUT = handle_any
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -222,13 +233,15 @@ class Handler(BaseHTTPRequestHandler):
                 return self._info(kind, name, repo, revision or "main")
             if verb == "refs":
                 tags = [{"name": t, "ref": f"refs/tags/{t}", "targetCommit": c} for t, c in repo.tags.items()]
-                main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repo.head}
-                return 200, {"branches": [main], "converts": [], "tags": tags}
+                heads = [{"name": b, "ref": f"refs/heads/{b}", "targetCommit": c} for b, c in repo.branches.items()]
+                return 200, {"branches": heads, "converts": [], "tags": tags}
             if verb == "settings":
                 repo.private = json.loads(self.body)["visibility"] == "private"
                 return 200, {}
+            if verb == "branch":
+                return self._branch(repo, revision)
             sha = repo.at(revision or "main")
-            if sha is None:
+            if sha is None or (verb == "commit" and revision not in repo.branches):
                 raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
             if verb == "tree":
                 return self._tree(repo.commits[sha], rest or "")
@@ -236,9 +249,9 @@ class Handler(BaseHTTPRequestHandler):
                 wanted = self._form().get("paths", [])
                 return 200, [b.entry(p) for p, b in repo.commits[sha].items() if p in wanted]
             if verb == "preupload":
-                return self._preupload(repo)
+                return self._preupload(repo.commits[sha])
             if verb == "commit":
-                return self._commit(repo, self._url(kind, name))
+                return self._commit(repo, revision, self._url(kind, name))
             if verb == "tag":
                 return self._tag(repo, sha)
         raise Refused(404, f"no such page: {path}", "EntryNotFound")
@@ -298,10 +311,10 @@ class Handler(BaseHTTPRequestHandler):
         folders = {f for f in folders if recursive or "/" not in f.removeprefix(prefix)}
         return 200, [{"type": "directory", "path": f, "size": 0, "oid": "0" * 40} for f in sorted(folders)] + entries
 
-    def _preupload(self, repo: Repo) -> tuple[Any, ...]:
+    def _preupload(self, files: dict[str, Blob]) -> tuple[Any, ...]:
         answers = []
         for file in json.loads(self.body)["files"]:
-            there = repo.files.get(file["path"])
+            there = files.get(file["path"])
             mode = "lfs" if file["path"].endswith(LARGE) else "regular"
             answer = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
             answers.append(answer | ({"oid": there.sha256 if there.lfs else there.oid} if there else {}))
@@ -321,15 +334,29 @@ class Handler(BaseHTTPRequestHandler):
         self.server.large[oid] = self.body
         return 200, b""
 
-    def _commit(self, repo: Repo, url: str) -> tuple[Any, ...]:
-        files = dict(repo.files)
+    def _branch(self, repo: Repo, branch: str) -> tuple[Any, ...]:
+        if self.command == "DELETE":
+            if branch == "main" or branch not in repo.branches:
+                raise Refused(403 if branch == "main" else 404, f"{branch} cannot be deleted")
+            del repo.branches[branch]
+            return 200, {}
+        start = repo.at(json.loads(self.body).get("startingPoint", "main"))
+        if branch in repo.branches or start is None:
+            raise Refused(404 if start is None else 409, f"Reference {branch} already exists, or no starting point")
+        repo.branches[branch] = start
+        return 200, {}
+
+    def _commit(self, repo: Repo, branch: str, url: str) -> tuple[Any, ...]:
+        head = repo.branches[branch]
+        files, message = dict(repo.commits[head]), ""
         for line in self.body.splitlines():
             entry = json.loads(line)
             value = entry["value"]
             match entry["key"]:
                 case "header":
-                    if value.get("parentCommit") not in (None, repo.head):
+                    if value.get("parentCommit") not in (None, head):
                         raise Refused(412, "A commit has happened since")
+                    message = f"{value['summary']}\n\n{value['description']}"
                 case "file":
                     files[value["path"]] = Blob(base64.b64decode(value["content"]), False)
                 case "lfsFile":
@@ -337,8 +364,10 @@ class Handler(BaseHTTPRequestHandler):
                         raise Refused(400, f"{value['path']}: no such large file")
                     files[value["path"]] = Blob(self.server.spoil(self.server.large[value["oid"]]), True)
                 case "deletedFile":
+                    if value["path"] not in files:
+                        raise Refused(404, "A file with this name doesn't exist", "EntryNotFound")
                     del files[value["path"]]
-        sha = repo.commit(files)
+        sha = repo.commit(files, branch, message)
         return 200, {"commitUrl": f"{url}/commit/{sha}", "commitOid": sha}
 
     def _tag(self, repo: Repo, sha: str) -> tuple[Any, ...]:

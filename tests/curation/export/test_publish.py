@@ -1,11 +1,16 @@
 """Export against a Hub on the loopback: what arrives there, what is refused, and how a broken push goes on."""
 
+import copy
 import hashlib
+import itertools
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,9 +37,11 @@ from teacher.run.journal import Journal
 from tests.curation.datasets import curation_config, rows, write_jsonl
 from tests.curation.evaluation.conftest import shop_config, write_shops
 from tests.curation.export.hub_server import Blob, Fault, HubServer, Repo, running
+from tests.processes import PATIENCE
 from tests.teacher.conftest import student_folder, teacher_folder  # noqa: F401  (fixtures)
 
 REPO = "me/lessons"
+FILES_AT = "{repo_id}/resolve/{revision}/{filename}"
 AWS_KEY = "AKIA" + "Q3EGRZ7TPL5MX2AB"
 
 
@@ -84,6 +91,7 @@ def folder(curated: Path, tmp_path: Path) -> Path:
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     with running() as found:
         monkeypatch.setattr(hub_constants, "ENDPOINT", found.url)
+        monkeypatch.setattr(hub_constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{found.url}/{FILES_AT}")
         monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(hub_constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(hub_constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
@@ -110,11 +118,17 @@ def remote(server: HubServer, repo_id: str = REPO, kind: str = "dataset") -> dic
     return {p: b.content for p, b in server.repos[kind, repo_id].files.items() if p != ".gitattributes"}
 
 
+def changes(server: HubServer) -> list[str]:
+    """The requests that may change something; that the repository shall exist is said by each push."""
+    return [path for method, path in server.log if method not in ("GET", "HEAD") and "/paths-info/" not in path]
+
+
 def test_what_arrives(folder: Path, server: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert export(folder) == 0
     repo, manifest = server.repos["dataset", REPO], read_manifest(folder)
-    assert repo.private and repo.tags == {"v1": repo.head}
+    assert repo.private and repo.tags == {"v1": repo.head} and repo.branches.keys() == {"main"}
+    assert f"Fingerprint: {manifest['fingerprint']}" in repo.messages[repo.head]
     arrived = remote(server)
     assert arrived.keys() == {shard["path"] for shard in manifest["shards"]} | {"manifest.json", "README.md"}
     for shard in manifest["shards"]:
@@ -126,8 +140,8 @@ def test_what_arrives(folder: Path, server: HubServer, capsys: pytest.CaptureFix
     # The same again: nothing is sent, nothing committed, the tag is the same.
     commits, server.log = len(repo.commits), []
     assert export(folder) == 0
-    assert len(repo.commits) == commits and not server.sent() and not any("/commit/" in path for _, path in server.log)
-    assert "0 files sent, 5 were there" in capsys.readouterr().out
+    assert len(repo.commits) == commits and changes(server) == ["/api/repos/create"]
+    assert "all is there, nothing was done" in capsys.readouterr().out
 
 
 READ_BACK = """
@@ -378,20 +392,116 @@ def test_many_files_go_in_several_commits(
     monkeypatch.setattr(hub, "FILES_PER_COMMIT", 2)
     server.faults = [Fault("POST", "/commit/", 500, skip=1)]
     assert "answered 500" in refused(capsys, 1, folder)
-    assert len(remote(server)) == 2 and not server.repos["dataset", REPO].tags
+    assert not remote(server) and not server.repos["dataset", REPO].tags
     server.faults = []
     assert export(folder) == 0 and len(remote(server)) == 5
-    # The card comes last: nobody is shown half a dataset.
-    *_, before, last = server.repos["dataset", REPO].commits.values()
-    assert "README.md" in last and "README.md" not in before
+    # They come together on a branch: nobody is shown half a dataset.
+    repo = server.repos["dataset", REPO]
+    assert [len(files) - 1 for files in repo.commits.values()] == [0, 2, 4, 5, 5]
 
 
 def test_what_arrived_wrong_is_not_tagged(folder: Path, server: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.spoil = lambda content: content[:-1] + b"?"
     line = refused(capsys, 1, folder, "--public")
-    assert "is not what was pushed" in line and "00000-of-00003.parquet differs" in line
+    assert "is not what was pushed" in line and "00000-of-00003.parquet differs" in line and "main is as it was" in line
     repo = server.repos["dataset", REPO]
-    assert not repo.tags and repo.private
+    assert not repo.tags and repo.private and not remote(server)
+    server.spoil = lambda content: content
+    assert export(folder) == 0 and len(remote(server)) == 5
+
+
+@pytest.mark.parametrize("branch", ["main", "notewright-"])
+def test_a_change_by_somebody_else_meanwhile(
+    folder: Path, server: HubServer, capsys: pytest.CaptureFixture[str], branch: str
+) -> None:
+    def somebody_commits(answered: bool) -> bool:
+        path = server.log[-1][1]
+        if "/commit/" in path and f"/{branch}" in path and not answered:
+            repo = server.repos["dataset", REPO]
+            name = next(name for name in repo.branches if name.startswith(branch))
+            repo.commit(repo.commits[repo.branches[name]] | {"README.md": Blob(b"---\n{}\n---\n", False)}, name)
+            server.kill = lambda answered: False
+        return False
+
+    server.kill = somebody_commits
+    assert f"{REPO} was changed by someone else meanwhile" in refused(capsys, 1, folder)
+    assert remote(server).keys() == ({"README.md"} if branch == "main" else set())
+    assert export(folder) == 0 and len(remote(server)) == 5
+
+
+def test_the_branch_of_another_push_stays(folder: Path, server: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.faults = [Fault("POST", "/commit/main", 500)]
+    assert "answered 500" in refused(capsys, 1, folder)
+    server.faults = []
+    [left] = server.repos["dataset", REPO].branches.keys() - {"main"}
+    rewrite_shards(folder, 2)
+    assert export(folder) == 0
+    assert f"the branch {left} of {REPO} is of another push" in capsys.readouterr().err
+    assert server.repos["dataset", REPO].branches.keys() == {"main", left}
+
+
+def export_in_a_process(folder: Path, server: HubServer, options: tuple[str, ...], number: int, answered: bool) -> bool:
+    """Runs an export that is killed at its request of this number, before or after the Hub did what it asks for.
+    Returns whether it was; false where it makes fewer requests."""
+    process = multiprocessing.get_context("fork").Process(target=lambda: os._exit(export(folder, *options)))
+    begun, killed = len(server.log), False
+
+    def kill(after: bool) -> bool:
+        nonlocal killed
+        if not killed and after == answered and len(server.log) - begun == number:
+            killed = True
+            process.kill()
+        return killed
+
+    server.kill = kill
+    process.start()
+    process.join(PATIENCE)
+    server.kill = lambda answered: False
+    assert process.exitcode == (-signal.SIGKILL if killed else 0)
+    return killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_push_killed_at_any_request(
+    folder: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch, version: int, answered: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(hub, "FILES_PER_COMMIT", 2)
+    options: tuple[str, ...] = ("--public",)
+    if version == 2:
+        assert export(folder) == 0
+        rewrite_shards(folder, 2)
+        options = ("--public", "--replace", "--tag", "v2")
+    start = copy.deepcopy(server.repos), dict(server.large)
+    old = remote(server) if version == 2 else {}
+    new = {shard["path"] for shard in read_manifest(folder)["shards"]} | {"manifest.json", "README.md"}
+    for number in itertools.count(1):
+        server.repos, server.large, server.log = copy.deepcopy(start[0]), dict(start[1]), []
+        killed = export_in_a_process(folder, server, options, number, answered)
+        repo = server.repos.get(("dataset", REPO))
+        if repo is None:
+            assert killed and number == 1
+        else:
+            published = remote(server)
+            assert published == old or published.keys() == new
+            assert {tag: set(repo.commits[sha]) - {".gitattributes"} for tag, sha in repo.tags.items()} in (
+                *([{}, {"v1": new}] if version == 1 else [{"v1": set(old)}, {"v1": set(old), "v2": new}]),
+            )
+            assert repo.private or (published.keys() == new and f"v{version}" in repo.tags)
+        assert export(folder, *options) == 0
+        repo = server.repos["dataset", REPO]
+        assert remote(server).keys() == new and repo.branches == {"main": repo.head} and not repo.private
+        assert repo.tags[f"v{version}"] == repo.head and len(repo.tags) == version
+        # A file that had arrived is not sent again.
+        assert max(Counter(server.sent()).values()) == 1 or not answered
+        if not killed:
+            break
+        server.log = []
+        assert export(folder, *options) == 0 and changes(server) == ["/api/repos/create"]
+    capsys.readouterr()
+    assert number > 20
 
 
 @pytest.fixture
