@@ -28,7 +28,7 @@ ROOMS = {
     "curation": [
         "console lab",
         "corpus scoring",
-        "pipeline train models evaluation study",
+        "pipeline train models evaluation study collect",
         "reliability validity",
         "plan",
         "export report doctor bench",

@@ -174,6 +174,27 @@ app.command()(doctor)
 
 
 @app.command()
+def collect(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders, archives, packages, files.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="A folder of JSONL shards.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents of a source at most, drawn by a hash.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Of documents whose package names none, as an SPDX id.")] = None,
+) -> None:
+    """Makes a corpus of what lies on a machine: documents of many formats in, JSONL shards with Markdown texts out.
+
+    Reads HTML, Markdown, reStructuredText, manual pages, plain text, EPUB, DOCX, ODT, Org and notebooks in folders and
+    in archives, without unpacking these: tar, zip, Debian packages, Python packages. Needs pandoc. What cannot be read
+    is counted and named in DIR/collected.json.
+
+    **Example:** `notewright collect /usr/share/doc packages/*.deb sources/*.tar.gz --output runs/corpus --limit 100`
+    """
+    from curation.collect.collect import collect as run
+    from curation.collect.collect import print_collected
+
+    print_collected(run(sources, output, limit, licence))
+
+
+@app.command()
 def curate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Rewrites a corpus with the trained teacher: shards in, a dataset folder for the Hub out.
 

@@ -157,7 +157,7 @@ def _format_with(formatter: Any) -> Filter:
 def _keep_languages(filters: Filters) -> Filter:
     """Refuses other languages, and texts whose language is unsure. Identifies 97 languages by py3langid, whose model is
     part of its package (datatrove's filter downloads fastText's). Raises UserError for one that it does not know."""
-    identifier = _language_identifier()
+    identifier = language_identifier()
     known = {str(label): language_code(str(label)) for label in identifier.nb_classes}
     unknown = [language for language in filters.languages if language not in known.values()]
     if unknown:
@@ -173,8 +173,8 @@ def _keep_languages(filters: Filters) -> Filter:
 
 
 @lru_cache(maxsize=1)
-def _language_identifier() -> Any:
+def language_identifier() -> Any:
+    """What tells the language of a text: `classify(text)` gives its code and probability, which sum to 1."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    # With probabilities that sum to 1.
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
