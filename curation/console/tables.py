@@ -147,7 +147,7 @@ def print_example(summary: TrainSummary) -> None:
 
 def stdout_console() -> Console:
     """The console of a verb's results."""
-    # Made anew each time, so that a redirected stdout is the one written to. In a pipe rich would assume 80 columns, where
-    # tables with an interval for every measure fold their words.
+    # Made anew each time, so that a redirected stdout is the one written to. In a pipe rich would assume 80 columns,
+    # where tables with an interval for every measure fold their words.
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=200)
