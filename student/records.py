@@ -34,6 +34,31 @@ class Document(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """The part of a document that another document is: `metadata["passage"]` of a passage of a longer one."""
+
+    number: int
+    """1 is the first."""
+    of: int
+    """Passages of the document."""
+    start_index: int
+    end_index: int
+    """The passage is `text[start_index:end_index]` of the document's text, as the filters leave it."""
+    headings: tuple[str, ...]
+    """Those under which the passage begins, the outermost first, without one that it begins with itself."""
+    document_id: str
+    document_hash: str
+    """Of the document's words: equal in all its passages, and in those of a copy."""
+
+
+def passage_of(document: Document) -> Passage | None:
+    """Which passage of a longer document this is; None where it is a whole document. A field `passage` that the row
+    itself has is none."""
+    passage = document.metadata.get("passage")
+    return passage if isinstance(passage, Passage) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """One benchmark item."""
 

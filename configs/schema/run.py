@@ -20,6 +20,12 @@ class Data(Section):
     """Documents with questions that the teacher learns on: JSONL or Parquet files, or globs."""
     heldout: tuple[Named, ...] = ()
     """Documents that the teacher never learns on; the gains at the end are measured on them."""
+    passage_tokens: int | None = Field(default=1024, ge=16)
+    """A document of more tokens (of the teacher; of more words where no model writes) is cut into passages of so many
+    at most and a quarter of it at least, where headings, paragraphs or sentences end. Training, evaluation, previews,
+    plans and curation then work on passages as on documents. A shorter document is one passage. A document that brings
+    texts of its own (`rewrites`) is not cut, since these are about all of it. null cuts none: what does not fit into
+    the teacher's context is then lost at the document's end."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first `limit` documents of `train`."""
     titles: int | None = Field(default=None, ge=1)

@@ -68,14 +68,22 @@ def _goes_on(line: str, following: str) -> bool:
     return end[0] == "." and _LAST_WORD.search(line) is not None and not _ends(line, rest[:1].upper() + rest[1:])
 
 
+def sentence_ends(text: str) -> Iterator[int]:
+    """The places behind the sentences of a text that is one paragraph; it need not be one line."""
+    begin = 0
+    for end in _END.finditer(text):
+        sentence, rest = text[begin : end.end()], text[end.end() :]
+        # Signs alone are no sentence.
+        if _ends(sentence.strip(), rest.lstrip(_OPENING + "\r\n")) and any(c.isalnum() for c in sentence):
+            begin = end.end()
+            yield begin
+
+
 def _split_line(line: str) -> Iterator[str]:
     begin = 0
-    for end in _END.finditer(line):
-        sentence, rest = line[begin : end.end()], line[end.end() :]
-        # Signs alone are no sentence.
-        if _ends(sentence.strip(), rest.lstrip(_OPENING)) and any(c.isalnum() for c in sentence):
-            yield sentence.strip()
-            begin = end.end()
+    for end in sentence_ends(line):
+        yield line[begin:end].strip()
+        begin = end
     if rest := line[begin:].strip():
         yield rest
 

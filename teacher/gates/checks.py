@@ -13,7 +13,7 @@ from typing import NamedTuple, get_args
 from transformers import PreTrainedTokenizerBase
 
 from configs.schema import Gates, Teacher
-from student.records import Document, Question
+from student.records import Document, Question, passage_of
 from student.text.words import count_words, length_in_words, ngrams, word_line, words
 from teacher.gates import injection
 from teacher.prompting.defence import CHAT_MARK, MARKER, control_tokens
@@ -221,9 +221,13 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
         if not long_hits and not short_hits:
             return False
         text_line, document_line = word_line(tokens), word_line(words(document.text))
+        passage = passage_of(document)
+        owner = document.id if passage is None else passage.document_id
 
         def leaks(item: Question, question: str, carried: str) -> bool:
-            if item.document_id != document.id and question in document_line:
+            # A question about another passage of the document is about the document too.
+            about_it = item.document_id == owner or item.document_id.startswith(f"{owner}/")
+            if not about_it and question in document_line:
                 return question in text_line
             return carried not in document_line
 

@@ -1,0 +1,179 @@
+"""Documents become passages: nothing is lost, structure is kept, and questions go where they are answered."""
+
+import random
+from functools import lru_cache
+from typing import Any
+
+import pytest
+from datatrove.data import Document
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from configs.schema import Config
+from curation.corpus.passages import Cutter, find_headings, heading_paths, join_small
+from student.records import passage_of
+
+
+@lru_cache
+def cutter(most: int | None, tokens: bool = False) -> Cutter:
+    cutter = Cutter(Config.model_validate({"data": {"passage_tokens": most}}), writes=False)
+    if tokens:  # one a byte, as a byte-level tokenizer without merges has them
+        vocabulary = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+        backend = Tokenizer(models.BPE(vocabulary, []))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.enable_truncation(5)
+        cutter.__dict__["tokenizer"] = PreTrainedTokenizerFast(tokenizer_object=backend)
+    return cutter
+
+
+def cut(text: str, most: int | None, tokens: bool = False, **metadata: Any) -> list[Document]:
+    return cutter(most, tokens).cut(Document(text, "a.jsonl#3", metadata=metadata))
+
+
+MARKS = st.sampled_from(
+    ["# ", "## ", "\n", "\n\n", "\r\n", "\r", "```\n", "    ", "- ", "| a | b |\n|---|---|\n", "===\n", "\t", " ",
+     "word ", "A sentence. ", "今天天气很好。", "ภาษาไทย", "e\u0301", "\U0001f469\u200d\U0001f467", "\x0b", "\x0c",
+     "\u2028", "$$x$$", "\0", "\ufeff"]
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(MARKS | st.text(max_size=30) | st.text("ab .\n", min_size=20), max_size=60), st.booleans())
+def test_every_character_is_in_exactly_one_passage(parts: list[str], tokens: bool) -> None:
+    text = "".join(parts)
+    passages = cut(text, 16, tokens)
+    assert "".join(passage.text for passage in passages) == text
+    if len(passages) > 1:
+        places = [passage_of(passage) for passage in passages]
+        assert all(p and d.text == text[p.start_index : p.end_index] for p, d in zip(places, passages, strict=True))
+        assert [d.id for d in passages] == [f"a.jsonl#3/{i}" for i in range(1, len(passages) + 1)]
+        assert {p.of for p in places if p} == {len(passages)}
+
+
+def test_a_document_that_fits_is_itself() -> None:
+    document = Document("one two three", "a#1", metadata={"questions": [], "passage": "its own field"})
+    assert cutter(16).cut(document) == [document] and passage_of(document) is None
+    assert len(cut("word " * 16, 16)) == 1 and len(cut("word " * 17, 16)) > 1
+    assert len(cut("word " * 5000, None)) == 1
+    # What a document brings is about all of it.
+    assert len(cut("word " * 5000, 16, rewrites=["its gist"])) == 1
+
+
+def manual(sections: int, words: int = 60) -> str:
+    rng = random.Random(0)
+    parts = ["# The manual\n\nWhat it is about.\n"]
+    for i in range(sections):
+        sentences = [" ".join(rng.choices("ab cd ef gh".split(), k=10)).capitalize() + "." for _ in range(words // 10)]
+        parts.append(f"\n## Part {i}\n\n{' '.join(sentences)}\n\n```python\n# no heading\nx = {i}\n\ny = x\n```\n")
+    return "".join(parts)
+
+
+def test_passages_begin_at_headings_and_know_those_above() -> None:
+    text = manual(20)
+    passages = cut(text, 200)
+    assert "".join(p.text for p in passages) == text
+    places = [passage_of(p) for p in passages]
+    assert all(p.text.lstrip().startswith(("# The manual", "## Part")) for p in passages)
+    assert all(place and place.headings == ("The manual",) for place in places[1:]) and places[0].headings == ()
+    # One long section is cut between its paragraphs, and each part is under its heading.
+    paragraphs = "\n\n".join(f"Number {i} is said here. " + "It has some more words. " * 8 for i in range(12))
+    passages = cut(f"Top\n===\n\nBelow\n---\n\n{paragraphs}", 100)
+    assert all(p.text.lstrip().startswith(("Top", "Number")) for p in passages) and len(passages) > 3
+    assert all(passage_of(p).headings == ("Top", "Below") for p in passages[1:])
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_lengths_are_within_the_bounds(tokens: bool) -> None:
+    count = cutter(240, tokens).count
+    for text in (
+        manual(30),
+        "word " * 3000,
+        "今天天气很好。我们去公园散步吧!" * 200,
+        "x" * 4000,
+        "# A\n\n" + "word " * 3000,
+    ):
+        lengths = [count(p.text) for p in cut(text, 240, tokens)]
+        # Without spaces there are no words to count: a run of signs is one.
+        assert max(lengths) <= 240 * 1.05
+        assert min(lengths) >= 60 or len(lengths) == 1
+
+
+@pytest.mark.parametrize(
+    ("sentence", "ends"),
+    [
+        ("Dr. A. Smith met Mr. Jones in the U.S. Army base of the town. ", ". "),
+        ("A wrapped line of the text that goes on and\non until it comes to its own end here. ", ". "),
+        ("今天天气很好我们去公园散步吧然后我们回家吃饭。", "。"),
+        ("これは日本語の文章でありとても長いので切られる。", "。"),
+    ],
+)
+def test_long_paragraphs_are_cut_at_sentences(sentence: str, ends: str) -> None:
+    passages = cut(sentence * 100, 120)
+    assert len(passages) > 5 and "".join(p.text for p in passages) == sentence * 100
+    assert all(p.text.endswith(ends) for p in passages)
+
+
+def test_code_and_tables_stay_whole_where_they_fit() -> None:
+    code = "```\n" + "".join(f"line {i} of the code.\n\n" for i in range(8)) + "```\n"
+    table = "| name | worth |\n|---|---|\n" + "".join(f"| row {i} | has a worth |\n" for i in range(8))
+    text = "\n".join(f"A paragraph before block {i}. " + "Some words of it. " * 10 + f"\n\n{block}" for i in range(8)
+                     for block in (code, table))  # fmt: skip
+    passages = cut(text, 160)
+    assert len(passages) > 8
+    for p in passages:
+        assert p.text.count("```") % 2 == 0
+        assert p.text.count("row 0 ") == p.text.count("row 7 ") == p.text.count("| name")
+
+
+def test_small_pieces_join_their_neighbours() -> None:
+    assert join_small(["# A\n", "b " * 70, "c " * 70], [2, 70, 70], 100) == ["# A\n" + "b " * 70, "c " * 70]
+    assert join_small(["x"], [500], 100) == ["x"]
+    assert "".join(join_small([str(i) for i in range(50)], [0] * 50, 20)) == "".join(map(str, range(50)))
+
+
+def test_headings_of_both_forms() -> None:
+    text = "A\n=\n\ntwo rows\nTitle\n=====\ntext\n\n# One #\n~~~\n# code\n~~~\n### Three\n\nline\nno title\n---\n"
+    text += "#hash\n## Two\r\n"
+    assert [(h.level, h.title) for h in find_headings(text)] == [(1, "A"), (1, "One"), (3, "Three"), (2, "Two")]
+    at = [text.index(part) for part in ("text", "# One", "### Th", "line", "## Two")]
+    assert list(heading_paths(find_headings(text), text, at)) == [
+        ("A",), (), ("One",), ("One", "Three"), ("One",)
+    ]  # fmt: skip
+
+
+def test_each_question_goes_to_the_passage_that_answers_it() -> None:
+    parts = [
+        "Anna was born in Riga. She liked the sea and the ships of the harbour very much.",
+        "Boris was born in Oslo. He liked the hills. The year was 1931 and the winter was long.",
+        "Clara was born in Riga too. She liked bread. In 1931 she moved to a town on the coast.",
+    ]
+    questions = [
+        {"question": "Where was Clara born?", "answer": "Riga"},
+        {"question": "What did Anna like?", "answer": "the sea"},
+        {"question": "What did Boris think of the hills?", "answer": "nothing is known"},
+        {"question": "Who?", "answer": "xyz"},
+        {"question": "When did she move?", "answer": "1931"},
+    ]
+    passages = cut("\n\n".join(parts), 20, questions=questions)
+    assert len(passages) == 3
+    asked = [[q["answer"] for q in p.metadata.get("questions", [])] for p in passages]
+    assert asked == [["the sea", "xyz"], ["nothing is known"], ["Riga", "1931"]]
+
+
+@pytest.mark.parametrize("size", [100, 400])
+def test_cost_is_linear_in_the_text(size: int) -> None:
+    calls = 0
+    ours = Cutter(Config.model_validate({"data": {"passage_tokens": 200}}), writes=False)
+    count = ours.count
+
+    def counted(text: str) -> int:
+        nonlocal calls
+        calls += len(text)
+        return count(text)
+
+    ours.__dict__["count"] = counted
+    text = manual(size)
+    ours.cut(Document(text, "1"))
+    assert calls < 40 * len(text)
