@@ -167,12 +167,30 @@ class Questions(Section):
     """Questions for documents that bring none. They are written once, and the teacher never sees them."""
 
     model: Named = ""
-    """Path or Hub id of the model that writes them, `teacher` for the untrained teacher; empty writes none."""
+    """Path or Hub id of the model that writes them, `teacher` for the untrained teacher. Empty: only kinds that are
+    made by rule can be written."""
+    kinds: tuple[Named, ...] = ()
+    """Kinds of questions: `fact`, `why`, `implication`, `term`, `number`, paths of your own .yaml files (see
+    teacher/questions/kinds.py), and `cloze`: a sentence with a name or number left out, made by rule, also without a
+    model. Empty writes `fact` where `model` is set, and else nothing. A model without a chat template writes `fact`
+    alone."""
     file: Path | None = None
-    """File that keeps them, one document in a line, which you may edit; null takes `run.dir/questions.jsonl`."""
+    """File that keeps them, one document in a line, which you may edit; null takes `run.dir/questions.jsonl`. A table
+    of what was written, kept and refused stands beside it."""
     per_document: int = Field(default=5, ge=1)
-    """Questions that the model is asked to write for a document."""
+    """Most questions that are kept of a document; kinds take turns."""
+    replace: bool = False
+    """Put the own questions of `data.train` aside and write others: shows what training on the bare text is worth,
+    judged by the questions that `data.heldout` brings."""
     min_lift: float = Field(default=0.3, ge=0)
     """A question stays if the writing model finds its answer likelier by this many nats a token after document and
     question than after the question alone, the document alone, and the document with its other questions; 0 does not
     check. Of a passage's answers SmolLM2-135M keeps 13 of 18 at 0.3, and 3 or 4 of 36 put behind the wrong question."""
+    max_known: float = Field(default=0.5, gt=0, le=1)
+    """A question is refused, since nothing can be gained, if every student answers it before any lesson: the answer is
+    what it would write, or its tokens are likelier than this (their geometric mean); 1 does not check."""
+
+    @property
+    def asked_kinds(self) -> tuple[str, ...]:
+        """The kinds that are written; none where documents keep to what they bring."""
+        return self.kinds or (("fact",) if self.model else ())

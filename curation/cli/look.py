@@ -13,19 +13,27 @@ def preview(
     config: ConfigFile,
     overrides: Overrides = None,
     documents: Annotated[int, typer.Option(min=1, help="Documents, spread over the input files.")] = 5,
+    questions: Annotated[
+        bool, typer.Option("--questions", help="The written questions of data.train instead.")
+    ] = False,
 ) -> None:
     """Shows what `curate` makes of a few documents: before and after, and every verdict; nothing is written.
 
     The same filters, teacher, gates and leak check as in a run, one document at a time. Duplicates are found by
-    `curate` alone. Colours on a terminal, unless NO_COLOR is set.
+    `curate` alone. Colours on a terminal, unless NO_COLOR is set. With --questions: how many questions were
+    written, kept and refused for the documents to train on, with examples; where no run has written any, they are
+    written now for a few documents, and not kept.
 
     **Example:** `notewright preview configs/smollm2-cpu.yaml --documents 5`
     """
     settings = load(config, overrides)
 
-    from curation.pipeline.preview import print_preview
+    if questions:
+        from curation.corpus.question_preview import print_questions as show
+    else:
+        from curation.pipeline.preview import print_preview as show
 
-    print_preview(settings, documents)
+    show(settings, documents)
 
 
 def plan(

@@ -8,6 +8,7 @@ from configs.schema.student import TEACHER
 from curation.corpus.finding import Shard, Skipped, find_shards
 from student.engine.model_names import check_available
 from teacher.prompting.strategies import check_answered_once, check_chosen, check_strategy, is_ready, needs_model
+from teacher.questions.kinds import kinds_of
 
 
 def model_writes(config: Config) -> bool:
@@ -55,6 +56,7 @@ def check_inputs(config: Config) -> None:
     """Raises UserError if `data.train` is not set, or a file of documents or a model is not there."""
     if not config.data.train:
         raise UserError("data.train is not set: name JSONL or Parquet files with `text` and `questions`")
+    kinds_of(config.questions)
     for pattern in (*config.data.train, *config.data.heldout):
         try:
             find_shards((pattern,))

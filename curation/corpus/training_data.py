@@ -125,11 +125,14 @@ def training_id(shard: Shard, row: int, text: str) -> str:
 
 
 def read_splits(config: Config) -> tuple[list[Document], list[Document]]:
-    """The documents of `data.train` and `data.heldout` that have questions of their split; where `questions.model` is
-    set, it writes those that lack any. Documents and models are checked before that. Raises UserError."""
+    """The documents of `data.train` and `data.heldout` that have questions of their split; those that lack any get them
+    where `questions` says so. Documents and models are checked before that. Raises UserError."""
     check_inputs(config)
     data = config.data
     train = _read(config, data.train, data.limit, data.titles)
+    if config.questions.replace:
+        for document in train:
+            document.metadata.pop("questions", None)
     heldout = _read_heldout(config, train) if data.heldout else []
     questions_missing = any("questions" not in document.metadata for document in [*train, *heldout])
     if not questions_missing:
@@ -149,8 +152,8 @@ def read_splits(config: Config) -> tuple[list[Document], list[Document]]:
 def read_asked(
     config: Config, patterns: tuple[str, ...], limit: int | None, titles: int | None = None
 ) -> list[Document]:
-    """The first `limit` documents, under the first `titles` titles, with questions: their own, or those of
-    `questions.model`. Raises UserError."""
+    """The first `limit` documents, under the first `titles` titles, with questions: their own, or those
+    that are written. Raises UserError."""
     return ensure_questions(config, _read(config, patterns, limit, titles), say)
 
 
@@ -192,11 +195,13 @@ def apart_from(train: Sequence[Document], documents: Sequence[Document], data: D
 
 
 def _read(config: Config, patterns: tuple[str, ...], limit: int | None, titles: int | None) -> list[Document]:
-    """The first `limit` documents: all where `questions.model` is set, else those with questions."""
+    """The first `limit` documents: all where questions can be written, else those with questions."""
     try:
-        return read_documents(patterns, limit, titles=titles, questions_needed=not config.questions.model)
+        return read_documents(patterns, limit, titles=titles, questions_needed=not config.questions.asked_kinds)
     except NoQuestions as error:
-        raise NoQuestions(f"{error}; set questions.model to a model that writes them, or to 'teacher'") from None
+        raise NoQuestions(
+            f"{error}; set questions.model to a model that writes them, or to 'teacher', or questions.kinds=[cloze]"
+        ) from None
 
 
 def _with_split(config: Config, key: Literal["train", "heldout"], documents: list[Document]) -> list[Document]:

@@ -43,7 +43,7 @@ class Split(NamedTuple):
 def used_later(config: Config) -> list[Document]:
     """The documents that the teacher is trained and judged on, and those with questions that it is to curate, of the
     files that are there by now."""
-    data, curation, asked = config.data, config.curation, not config.questions.model
+    data, curation, asked = config.data, config.curation, not config.questions.asked_kinds
     documents = []
     for files, limit, titles in (
         (data.train, data.limit, data.titles),

@@ -96,9 +96,11 @@ def training_documents(config: Config, notes: list[str]) -> tuple[list[Document]
     there are as many as its limits say. Raises UserError where nothing says how many to train on."""
     data, documents = config.data, list[Document]()
     if data.train:
-        if config.questions.model:
+        if config.questions.asked_kinds:
             notes.append("documents without questions get theirs before training: they and the cost are not counted")
-        documents = read_documents(data.train, data.limit, titles=data.titles, optional=bool(config.questions.model))
+        documents = read_documents(
+            data.train, data.limit, titles=data.titles, optional=bool(config.questions.asked_kinds)
+        )
     train = len(documents) or data.limit or 0
     if not train:
         raise UserError("data.train is not set: name JSONL or Parquet files with `text` and `questions`")

@@ -1,31 +1,39 @@
-"""Questions for documents that have none: written once by a model, checked, kept in a file that is yours to edit.
+"""Questions for documents that have none: written once, checked, kept in a file that is yours to edit.
 
     documents = ensure_questions(config, documents, print)
 
-The file (`questions.file`) has one document a line, `{"id", "text_hash", "questions": [{"question", "answer"}],
-"dropped": [{"question", "answer", "reason"}]}`. A line that is there is taken as it is, also with questions changed or
-removed. A document whose text has changed gets new questions. The teacher never sees any of it.
+The file (`questions.file`) has one document a line, `{"id", "text_hash", "questions": [{"question", "answer", "kind",
+"split"}], "dropped": [{"question", "answer", "kind", "reason"}]}`. A line that is there is taken as it is, also with
+questions changed, added or removed; one without `split` gets it by the fact that it asks for (teacher.questions.sides).
+A document whose text has changed gets new questions. The teacher never sees any of it. A table of what was written,
+kept and refused stands beside the file (teacher.questions.quality).
 """
 
 import copy
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError, nearest
-from configs.files import append_whole, drop_torn_line, locked, parse_json, read_given
+from configs.files import Record, append_whole, drop_torn_line, locked, parse_json, read_given, write_whole
 from configs.schema import Config
 from configs.seeds import item_hash
 from student.benchmarks.items import parse_question
 from student.records import Document
-from teacher.questions.writer import load_question_writer
+from teacher.questions.quality import Quality, table_file
+from teacher.questions.refusals import AskedQuestions
+from teacher.questions.sides import with_sides
+from teacher.questions.writer import CheckedQuestions, choose, load_question_writer
 
 LINE_KEYS = ["id", "text_hash", "questions", "dropped"]
 SECONDS_BETWEEN_LINES = 10.0
+HOPELESS = 32
+"""Documents without any usable question after which nothing more is written: a model that cannot do it costs no
+more."""
 
 DocumentKey = tuple[str, str]
 """A document's id and the hash of its text, by which its line of the file is found."""
@@ -39,13 +47,14 @@ def questions_file(config: Config) -> Path:
 
 
 def ensure_questions(config: Config, documents: Sequence[Document], progress: Callable[[str], None]) -> list[Document]:
-    """The documents that have questions: their own, those of the file, or else those that `questions.model` writes now.
+    """The documents that have questions: their own, those of the file, or else those of `questions.kinds` that are
+    written now.
 
     What is written is on disk batch by batch, so a killed call goes on where it stopped and ends with the same file.
     Documents that end without a question are left out, and counted in a warning.
 
     Raises:
-        UserError: the file holds a malformed line, there is no such model, or no document has a question.
+        UserError: the file holds a malformed line, there is no such kind or model, or no document has a question.
         RunError: the disk is full; the questions written so far are kept.
     """
     path = questions_file(config)
@@ -55,23 +64,31 @@ def ensure_questions(config: Config, documents: Sequence[Document], progress: Ca
         written = _write_missing(config, without, path, progress)
     kept = [document for document in attach_questions(documents, written) if document.metadata.get("questions")]
     if documents and not kept:
-        raise UserError(
-            f"none of {len(documents)} documents has a question that passed the checks; {path} names each with its"
-            " reason: edit it, or remove it and set another questions.model or a lower questions.min_lift"
-        )
+        raise _nothing_usable(config, len(documents), path)
     if missing := len(documents) - len(kept):
         progress(f"warning: {missing} of {len(documents)} documents have no question that passed, left out: see {path}")
     return kept
 
 
+def _nothing_usable(config: Config, documents: int, path: Path) -> UserError:
+    settings = config.questions
+    ways = ["questions.kinds=[cloze] (made by rule)"] * (settings.asked_kinds != ("cloze",))
+    ways += ["another questions.model", "a lower questions.min_lift"] * bool(settings.model)
+    return UserError(
+        f"none of {documents} documents has a question that passed the checks; {path} names each with its reason: edit"
+        f" it, or remove it and set {', '.join(ways) or 'questions.max_known=1'}"
+    )
+
+
 def attach_questions(documents: Sequence[Document], written: WrittenQuestions) -> list[Document]:
-    """The same documents; those without questions as copies with the written ones in `metadata["questions"]`."""
+    """The same documents; those without questions as copies with the written ones in `metadata["questions"]`, each on
+    its side."""
     attached = []
     for document in documents:
         questions = written.get(document_key(document))
         if questions is not None and not document.metadata.get("questions"):
             document = copy.copy(document)
-            document.metadata = {**document.metadata, "questions": questions}
+            document.metadata = {**document.metadata, "questions": with_sides(document, questions)}
         attached.append(document)
     return attached
 
@@ -84,12 +101,17 @@ def document_key(document: Document) -> DocumentKey:
 def read_questions(path: Path) -> WrittenQuestions:
     """The questions of each document of the file, without a torn last line; of two lines of one key the later one. No
     file is no questions. Raises UserError naming the line that is malformed."""
+    return {key: record["questions"] for key, record in read_lines(path).items()}
+
+
+def read_lines(path: Path) -> dict[DocumentKey, Record]:
+    """`read_questions` with the whole line of each document."""
     if not os.path.lexists(path):
         return {}
     lines = read_given("questions.file", path).encode().split(b"\n")
     if not _is_json(lines[-1]):
         lines.pop()
-    written: WrittenQuestions = {}
+    written: dict[DocumentKey, Record] = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
@@ -99,7 +121,7 @@ def read_questions(path: Path) -> WrittenQuestions:
     return written
 
 
-def _parse_line(line: bytes) -> tuple[DocumentKey, list[dict[str, Any]]]:
+def _parse_line(line: bytes) -> tuple[DocumentKey, Record]:
     record = parse_json(line.decode())
     if not isinstance(record, dict):
         raise UserError("not an object")
@@ -107,11 +129,14 @@ def _parse_line(line: bytes) -> tuple[DocumentKey, list[dict[str, Any]]]:
         if key not in LINE_KEYS:
             raise UserError(f"unknown key {key!r}; {nearest(key, LINE_KEYS)}")
     name, text_hash, questions = record.get("id"), record.get("text_hash"), record.get("questions")
+    dropped = record.setdefault("dropped", [])
+    if not isinstance(dropped, list) or not all(isinstance(item, dict) for item in dropped):
+        raise UserError("`dropped` is not a list of objects")
     if not isinstance(name, str) or not isinstance(text_hash, str) or not isinstance(questions, list):
         raise UserError("needs `id`, `text_hash` and a list `questions`")
     for item in questions:
         parse_question(item, "{question}", name)
-    return (name, text_hash), questions
+    return (name, text_hash), record
 
 
 def _write_missing(
@@ -123,10 +148,17 @@ def _write_missing(
     lock = path.with_name(f".{path.name}.lock")
     with locked(lock, if_taken=UserError(f"another process is writing questions to {path}")):
         _mend_last_line(path, progress)
-        written = read_questions(path)
-        writer = load_question_writer(config.questions, config.teacher, config.run.seed)
+        quality = Quality()
+        asked = AskedQuestions()
+        lines_by_key = read_lines(path)
+        written = {key: line["questions"] for key, line in lines_by_key.items()}
+        for line in lines_by_key.values():
+            quality.count(line["questions"], line["dropped"])
+        # Not those of an earlier text of a document, which its new questions resemble.
+        for item in chain.from_iterable(written.get(document_key(document), ()) for document in documents):
+            asked.add(item)
+        writer = load_question_writer(config.questions, config.teacher, config.run.seed, config.student)
         started = last_line = time.perf_counter()
-        documents_done, kept, dropped = 0, 0, Counter[str]()
         size = config.teacher.batch_size
         # Batches are cut before the written ones are left out, and a batch is written whole: a resumed call draws the
         # same random numbers as one that was never stopped.
@@ -138,23 +170,40 @@ def _write_missing(
                 key = document_key(document)
                 if key in written:
                     continue
-                record = dict(zip(LINE_KEYS, (*key, checked.questions, checked.dropped), strict=True))
+                written[key] = _chosen(document, checked, asked, config.questions.per_document)
+                record = dict(zip(LINE_KEYS, (*key, written[key], checked.dropped), strict=True))
                 lines += json.dumps(record, ensure_ascii=False).encode() + b"\n"
-                written[key] = checked.questions
-                documents_done, kept = documents_done + 1, kept + len(checked.questions)
-                dropped.update(item["reason"].partition(":")[0] for item in checked.dropped)
+                quality.count(written[key], checked.dropped)
             append_whole(path, lines)
             now = time.perf_counter()
-            if done == len(batches) or now - last_line > SECONDS_BETWEEN_LINES:
+            hopeless = len(written) >= HOPELESS and not any(written.values())
+            if done == len(batches) or now - last_line > SECONDS_BETWEEN_LINES or hopeless:
                 last_line = now
                 remaining = round((len(batches) - done) * (now - started) / done)
-                reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
                 progress(
-                    f"questions for {documents_done} documents in {path}: {kept} kept, {dropped.total()} dropped"
-                    + (f" ({reasons})" if reasons else "")
+                    f"questions for {len(written)} documents in {path}: {quality.line()}"
                     + (f" · {remaining} s left" if remaining else "")
                 )
+            if hopeless:
+                raise _nothing_usable(config, len(written), path)
+    table = quality.table()
+    write_whole(table_file(path), table)
+    progress(table.rstrip())
     return written
+
+
+def _chosen(document: Document, checked: CheckedQuestions, asked: AskedQuestions, count: int) -> list[Record]:
+    """The questions of a document that stay, each on its side; the others are put to the dropped ones."""
+    fresh = []
+    for item in checked.questions:
+        if reason := asked.refuse(item):
+            checked.dropped.append(item | {"reason": reason})
+        else:
+            fresh.append(item)
+            asked.add(item)
+    chosen = choose(document, fresh, count)
+    checked.dropped += [item | {"reason": "more than asked for"} for item in fresh if item not in chosen]
+    return with_sides(document, chosen)
 
 
 def _is_json(line: bytes) -> bool:

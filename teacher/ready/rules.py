@@ -57,8 +57,9 @@ def cloze(text: str, rng: random.Random) -> str:
     """
     lines = []
     for sentence in split_sentences(text):
-        answer = _answer(sentence, rng)
-        lines.append(f"{_without(sentence, answer)} {GAP} = {answer}" if answer else sentence)
+        known = facts(sentence)
+        answer = rng.choice(known) if known else longest_word(sentence)
+        lines.append(f"{without(sentence, answer)} {GAP} = {answer}" if answer else sentence)
     return "\n".join(lines)
 
 
@@ -130,10 +131,8 @@ def facts(sentence: str) -> list[str]:
     return found
 
 
-def _answer(sentence: str, rng: random.Random) -> str | None:
-    """What a cloze asks for."""
-    if known := facts(sentence):
-        return rng.choice(known)
+def longest_word(sentence: str) -> str | None:
+    """What can be asked for in a sentence that holds no name and no number."""
     words = _WORD.findall(sentence)
     candidates = [word for word in words if len(word) >= _LEAST_LETTERS and not _without_spaces(word)]
     # With a word or two around it a gap could be anything.
@@ -145,7 +144,7 @@ def _without_spaces(word: str) -> bool:
     return any(c >= "\u2e80" for c in word)
 
 
-def _without(sentence: str, answer: str) -> str:
+def without(sentence: str, answer: str) -> str:
     """The sentence with a gap wherever it says the answer; 19 is not said by 1932, nor 5 by 2.5 or `art` by `party`."""
     before, after = rf"(?<!{_LETTER})", rf"(?!{_LETTER})"
     if answer[0].isdecimal():

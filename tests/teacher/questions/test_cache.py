@@ -16,21 +16,24 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from configs.errors import UserError
-from configs.schema import Config, Lab
+from configs.schema import Config, Lab, Questions
 from curation.lab.build import build_lab
-from student.benchmarks.items import split_of
 from teacher.questions.cache import document_key, ensure_questions, questions_file, read_questions
-from teacher.questions.writer import QuestionAnswer, QuestionWriter, load_question_writer, parse_pairs, refuse, select
+from teacher.questions.kinds import kinds_of
+from teacher.questions.parsing import QuestionAnswer, parse_pairs
+from teacher.questions.refusals import refuse
+from teacher.questions.writer import QuestionWriter, load_question_writer
 
-PEOPLE = "Ada Bob Cleo Dan".split()
+PEOPLE = "Ada Bob Cleo Dan Eve Finn Gina Hugo Ida Jan Kim".split()
 VALUES = {"city": "Lisbon Oslo Rome Cairo Lima Perth".split(), "craft": "optics law logic music chess yoga".split()}
 STEPS = 120
+FACT = kinds_of(Questions(model="teacher"))[0]
 
 
-def fact_sheet(rng: random.Random) -> str:
+def fact_sheet(rng: random.Random, name: str = "") -> str:
     facts = [f"{name} {rng.choice(values)}" for name, values in VALUES.items()]
     rng.shuffle(facts)
-    return f"{rng.choice(PEOPLE)} has {facts[0]} and {facts[1]} ."
+    return f"{name or rng.choice(PEOPLE)} has {facts[0]} and {facts[1]} ."
 
 
 def quiz(text: str, order: tuple[int, int]) -> str:
@@ -40,12 +43,14 @@ def quiz(text: str, order: tuple[int, int]) -> str:
 
 def documents(count: int = 10) -> list[Document]:
     rng = random.Random(1)
-    return [Document(id=f"sheet-{i}", text=fact_sheet(rng), metadata={"source_row": i}) for i in range(count)]
+    return [
+        Document(id=f"sheet-{i}", text=fact_sheet(rng, PEOPLE[i]), metadata={"source_row": i}) for i in range(count)
+    ]
 
 
 def later_text() -> str:
     """Another sheet that the reader knows."""
-    return fact_sheet(random.Random(99))
+    return fact_sheet(random.Random(99), PEOPLE[10])
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +150,8 @@ def test_lines_are_kept_as_edited_and_changed_texts_get_new_questions(config, mo
         asked = ensure_questions(config, given, said.append)
     assert path.read_bytes() == before
     assert [document.id for document in asked] == [document.id for document in given if document is not given[1]]
-    assert asked[0].metadata["questions"] == lines[0]["questions"]
+    [item] = asked[0].metadata["questions"]
+    assert item == lines[0]["questions"][0] | {"split": item["split"]}
     assert said == [f"warning: 1 of 6 documents have no question that passed, left out: see {path}"]
 
     given[2].text = later_text()
@@ -227,7 +233,7 @@ def test_no_question_at_all_is_an_error_that_names_the_file(config):
     lines = lines_of(strict)
     reasons = [item["reason"].partition(" lift ")[0] for line in lines for item in line["dropped"]]
     assert len(lines) == 2 and not any(line["questions"] for line in lines)
-    assert set(reasons) - {"question asked already"} == {"not answered by the text:"}
+    assert set(reasons) - {"asked already with another answer"} == {"not answered by the text:"}
 
 
 def test_a_missing_model_is_refused_before_anything_is_written(config):
@@ -237,14 +243,16 @@ def test_a_missing_model_is_refused_before_anything_is_written(config):
 
 
 def test_the_lift_is_high_only_where_question_and_answer_belong_together(config):
-    writer = question_writer_of(config)
+    model = question_writer_of(config).model
     right, swapped, absent = [], [], []
     for document in documents():
         name, _, first, value, _, second, other, _ = document.text.split()
         asking = [f"What is the {attribute} of {name} ?" for attribute in (first, second)]
         elsewhere = [next(word for word in VALUES[key] if word not in document.text) for key in (first, second)]
         for lifts, answers in ((right, (value, other)), (swapped, (other, value)), (absent, elsewhere)):
-            lifts += writer._lifts([(document, QuestionAnswer(*pair)) for pair in zip(asking, answers, strict=True)])
+            lifts += model.lifts(
+                [(document, QuestionAnswer(*pair)) for pair in zip(asking, answers, strict=True)], FACT
+            )
     enough = config.questions.min_lift
     assert sum(lift > enough for lift in right) >= 18, "the tiny reader may misread one of twenty"
     assert max(swapped) < enough, "words of the text behind the wrong question"
@@ -252,17 +260,16 @@ def test_the_lift_is_high_only_where_question_and_answer_belong_together(config)
 
 
 def test_a_question_in_other_words_does_not_count_against_its_twin(config):
-    writer = question_writer_of(config)
+    model = question_writer_of(config).model
     document = documents()[0]
     name, _, first, value, _, second, other, _ = document.text.split()
     pair = QuestionAnswer(f"What is the {first} of {name} ?", value)
     twin = QuestionAnswer(f"What is {name} {first} ?", value)
-    assert writer._lifts([(document, pair), (document, twin)])[0] == pytest.approx(
-        writer._lifts([(document, pair)])[0], abs=1e-4
-    )
+    alone = model.lifts([(document, pair)], FACT)[0]
+    assert model.lifts([(document, pair), (document, twin)], FACT)[0] == pytest.approx(alone, abs=1e-4)
     another = QuestionAnswer(f"What is the {second} of {name} ?", other)
-    held_against = writer._lifts([(document, pair)], kept=[(document, another)])[0]
-    assert held_against == pytest.approx(writer._lifts([(document, pair), (document, another)])[0], abs=1e-4)
+    held_against = model.lifts([(document, pair)], FACT, kept=[(document, another)])[0]
+    assert held_against == pytest.approx(model.lifts([(document, pair), (document, another)], FACT)[0], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -310,27 +317,19 @@ def test_a_question_without_an_answer_is_left_out():
 )
 def test_questions_that_words_alone_refuse(question, answer, reason):
     text = "Ada was born in Oslo and lived there for a long time with many cats and dogs."
-    found = refuse(Document(id="a", text=text), QuestionAnswer(question, answer))
+    found = refuse(Document(id="a", text=text), QuestionAnswer(question, answer), FACT)
     assert found is None if reason is None else found.startswith(reason)
 
 
-def test_both_splits_get_a_question_where_there_is_one():
-    items = [{"question": f"What is fact {i}?", "answer": str(i)} for i in range(40)]
-    by_split = {s: [i for i in items if split_of(i["question"], i["answer"]) == s] for s in ("reward", "heldout")}
-    row = [*by_split["reward"][:5], by_split["heldout"][0]]
-    assert select(row, 3) == [*row[:2], row[5]]
-    assert select(row[:5], 3) == [*row[:2], row[2] | {"split": "heldout"}], "or one is put on the other side"
-    assert select(row, 1) == row[:1]
-
-
-def test_a_chat_model_gets_the_prompt_file_with_the_number(config):
-    writer = question_writer_of(changed(config, per_document=7))
-    writer.writer.tokenizer.chat_template = "USER {{ messages[0].content }} TEACHER "
-    writer.writer.settings = writer.writer.settings.model_copy(update={"prompting": "strategy"})
-    writer.writer.context = 4096
-    prompt = replace(writer, tagged=False)._prompt(Document(id="a", text="Ada has {count} cats ."))
-    assert prompt.startswith("USER ") and "\nAda has {count} cats .\n" in prompt
-    assert "Write 7 short questions" in prompt
+def test_a_chat_model_gets_the_prompt_file_with_the_number_and_what_to_ask_for(config):
+    model = question_writer_of(config).model
+    model.writer.tokenizer.chat_template = "USER {{ messages[0].content }} TEACHER "
+    model.writer.settings = model.writer.settings.model_copy(update={"prompting": "strategy"})
+    model.writer.context = 4096
+    why = kinds_of(Questions(model="teacher", kinds=("why",)))[0]
+    prompt = replace(model, tagged=False)._prompt(Document(id="a", text="Ada has {count} cats {ask} ."), why, 7)
+    assert prompt.startswith("USER ") and "\nAda has {count} cats {ask} .\n" in prompt
+    assert "Write 7 short questions" in prompt and f'"A:". {why.ask} Each question names' in prompt
 
 
 @pytest.mark.slow
@@ -349,5 +348,3 @@ def test_the_labs_teacher_writes_for_its_people():
     for row, sheet in zip(rows, sheets, strict=True):
         known = {item["answer"] for item in row["questions"]}
         assert len(sheet.questions) >= 4 and {item["answer"] for item in sheet.questions} <= known
-        splits = {item.get("split") or split_of(item["question"], item["answer"]) for item in sheet.questions}
-        assert splits == {"reward", "heldout"}
