@@ -7,7 +7,8 @@ from typing import Any
 
 from configs.errors import RunError
 
-MOST_LOSS_DIFFERENCE = 1e-5
+MOST_LOSS_DIFFERENCE = 5e-5
+"""Nats. Rounding gives 2e-6 with the lab's students, and 1.1e-5 with SmolLM2's 30 layers after four steps at 1e-3."""
 
 
 def max_difference(engine: list[list[float]], peft: list[list[float]]) -> float:
