@@ -33,7 +33,9 @@ NAMED = 200
 SURE = 0.65
 """Least probability of a language that is written down, as `filters.min_language_probability`."""
 FORMAT = 1
+"""Raised when the same source would give other rows."""
 OTHER = "not a document by its name"
+TESTS = ("test", "tests", "testing", "testdata")
 _LICENCE_FILES = ("copyright", "PKG-INFO", "METADATA")
 _LICENCE = re.compile(
     r"^(?:License-Expression: *|License: *|Classifier: License :: (?:OSI Approved :: )?)(\S.*)$", re.M
@@ -122,11 +124,12 @@ def _collect_source(source: Path, shard: Path, limit: int | None, licence: str |
 
 
 def _choose(source: Path, limit: int | None, refused: dict[str, list[str]]) -> frozenset[str]:
-    """Paths of the documents. Hidden folders are none of a source: `_sources` holds a manual a second time."""
+    """Paths of the documents. Hidden folders are none of a source: `_sources` holds a manual a second time. Nor are a
+    program's tests, whose inputs look like documents."""
     paths: list[str] = []
     for member in members(source):
         folders = PurePosixPath(member.path).parts
-        is_document = kind_of(member.path) and not any(part.startswith((".", "_")) for part in folders)
+        is_document = kind_of(member.path) and not any(part.startswith((".", "_")) or part in TESTS for part in folders)
         (paths if is_document else refused.setdefault(OTHER, [])).append(member.path)
     if limit is not None:
         paths = sorted(paths, key=lambda path: (stable_seed("collect", path), path))[:limit]
@@ -162,7 +165,8 @@ def _licences(source: Path) -> dict[str, str]:
                 text = member.read().decode(errors="replace")
             except BROKEN:
                 continue
-            names = _LICENCE.findall(text)[:1] or sorted({name.rstrip(".") for name in _COMMON.findall(text)})
+            told = _LICENCE.findall(text)[:1] if text.startswith(("Format", "Metadata-Version")) else []
+            names = told or sorted({name.rstrip(".") for name in _COMMON.findall(text)})
             if len(names) == 1 and (name := licence_name(names[0])):
                 found["" if source.is_file() else str(path.parent)] = name
     return found

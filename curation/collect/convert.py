@@ -20,15 +20,17 @@ KINDS = {
     "txt": "plain", "text": "plain", "docx": "docx", "odt": "odt", "epub": "epub", "org": "org", "ipynb": "ipynb",
 }  # fmt: skip
 """Kinds of documents by suffix. `man` is known by its first line."""
+_CODE_OR_ESCAPE = re.compile(r"(```.*?```|`[^`\n]*`|^    [^\n]*$)|\\([\[\]<>$~])", re.M | re.S)
+_IN_CELLS = "p div ul ol li dl dt dd blockquote br".split()
 BINARY = ("docx", "odt", "epub")
 NO_PROSE = frozenset(
     "authors buildinfo changelog changes copying copyright credits contributors history install license licence "
     "makefile maintainers manifest news pkg-info releases release-notes requirements thanks todo version".split()
 )
 """First parts of names whose files are lists of changes and names, or a licence again and again."""
-_ROFF = re.compile(rb"(?:\xef\xbb\xbf)?(?:['.]\\\"|\.(?:TH|Dd|so|de|ds|nr|if|ie|ig)\b)")
-LETTERS = 0.8
-"""Least share of letters and spaces in plain text: licences and books have 0.92 to 0.97, code and tables 0.5 to 0.8."""
+_ROFF = re.compile(rb"\s*(?:['.]\\\"|\.(?:TH|Dd|so|de|ds|nr|if|ie|ig)\b)")
+LETTERS = 0.85
+"""Least share of letters and spaces in plain text: licences and books have 0.92 to 0.97, tables 0.5 to 0.84."""
 _MDOC = re.compile(rb"^\.(?:Dd|Sh) ", re.M)
 _SECTION = re.compile(r"[0-9][a-z0-9]*|[nlp]")
 _HEADING = re.compile(r"^(?:#{1,6} +(.+?)[ #]*|(\S.*)\n(?:={3,}|-{3,}) *)$", re.M)
@@ -48,7 +50,7 @@ def kind_of(path: str) -> str | None:
     section as a suffix, and for files without one: both are `plain` until their first bytes are seen."""
     name = PurePosixPath(path).name.lower().removesuffix(".gz")
     stem, _, suffix = name.rpartition(".")
-    if (stem or name).split(".")[0] in NO_PROSE:
+    if (stem or name).split(".")[0] in NO_PROSE or name.startswith(("genindex", "py-modindex")):
         return None
     if suffix in KINDS and stem:
         return KINDS[suffix]
@@ -144,7 +146,26 @@ def _inside(page: bytes) -> bytes:
             body = main
             break
     etree.strip_tags(body, "a", "span", "font")
+    for table in list(body.iter("table")):
+        _flatten(table)
     return b"<html><body>" + etree.tostring(body, encoding="utf-8", method="html") + b"</body></html>"
+
+
+def _flatten(table: etree._Element) -> None:
+    """Makes a table one of plain cells, which Markdown has: pandoc would leave nothing of any other. One that only lays
+    out the page becomes what its cells hold."""
+    rows = [sum(bool(cell.text_content().strip()) for cell in row.iter("td", "th")) for row in table.iter("tr")]
+    # Of a table with one full cell a row the others hold the picture of a note, or nothing.
+    if table.find(".//table") is not None or table.find(".//pre") is not None or max(rows, default=0) < 2:
+        for cell in table.iter("td", "th"):
+            cell.tag = "div"
+        etree.strip_tags(table, "tr", "tbody", "thead", "tfoot", "caption")
+        table.tag = "div"
+        return
+    for cell in table.iter("td", "th"):
+        etree.strip_tags(cell, *_IN_CELLS)
+        for name in ("colspan", "rowspan"):
+            cell.attrib.pop(name, None)
 
 
 def _pandoc(kind: str, content: bytes) -> str:
@@ -156,4 +177,6 @@ def _pandoc(kind: str, content: bytes) -> str:
     if done.returncode:
         why = " ".join(done.stderr.decode(errors="replace").split())
         raise ValueError(f"pandoc cannot read it: {why[:200] or done.returncode}")
-    return done.stdout.decode()
+    # Escapes that readers of the text do not need, and breaks of lines that stand alone.
+    text = re.sub(r"^\\\n", "", done.stdout.decode(), flags=re.M)
+    return _CODE_OR_ESCAPE.sub(lambda found: found[1] or found[2], text)

@@ -29,7 +29,9 @@ except (ImportError, OSError):
 PAGE = """<html><head><title>Window</title></head><body><div class="navheader"><a href="x">Previous</a></div>
 <h1>Weather&nbsp;stations</h1><div class="toc">Contents</div><p>A station measures <a href="w">wind</a>.</p>
 <div class="sidebar"><p>Rain is measured too.</p></div><pre>read  --wind</pre>
-<table><tr><th>sign</th></tr><tr><td>gale</td></tr></table><footer>Imprint</footer></body></html>"""
+<table><tr><th>sign</th><th colspan='2'>force</th></tr>
+<tr><td><p>gale</p> <p>8 [force]</p></td><td>none</td></tr></table>
+<table><tr><td><p>Laid out</p></td></tr></table><footer>Imprint</footer></body></html>"""
 MAN = ".TH VANE 1\n.SH NAME\nvane \\- shows the wind\n.SH OPTIONS\n.TP\n.B \\-v\nprints more\n"
 MDOC = ".Dd May 1, 2020\n.Dt GAUGE 8\n.Os\n.Sh NAME\n.Nm gauge\n.Nd measures rain\n"
 RST = "Rain\n====\n\nIt falls.\n\n.. include:: /etc/passwd\n\n.. code:: python\n\n   x = 1\n"
@@ -66,7 +68,8 @@ def deb_of(files: dict[str, bytes]) -> bytes:
 def test_headings_code_and_tables_stay_and_what_surrounds_a_page_goes():
     kind, text = to_markdown("html", PAGE.encode())
     assert kind == "html" and text.startswith("# Weather stations\n\nA station measures wind.\n\nRain is measured too.")
-    assert "    read  --wind" in text and "| sign |" in text
+    assert "    read  --wind" in text and "| sign" in text
+    assert "| gale 8 [force] | none" in text and text.endswith("\n\nLaid out")
     assert not [word for word in ("Previous", "Contents", "Imprint", "Window") if word in text]
     assert to_markdown("plain", MAN.encode()) == (
         "man",
