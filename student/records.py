@@ -163,7 +163,8 @@ class Outcome:
     `teacher.reward.student_runs.narrow` puts in its place: that of the rewarded measure. None if the student failed."""
     metrics: dict[str, float] = field(default_factory=dict)
     """`loglik_before/after`, `accuracy_before/after`, `heldout_gain`, `retention_before/after` (nats a token), `steps`,
-    `train_loss_first/last`, `lesson_tokens` (trained on in all steps), `longest_text` (its tokens), `label_fraction`
+    `train_loss_first/last`, `steps_cut` (left out for `student.max_lesson_tokens`),
+    `lesson_tokens` (trained on in all steps), `longest_text` (its tokens), `label_fraction`
     (share of its batch's positions that carried a label)."""
     answers: tuple[Answer, ...] = ()
     error: str | None = None

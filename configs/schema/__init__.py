@@ -8,6 +8,7 @@ from pydantic import model_validator
 from configs.schema.curation import Curation, Filters
 from configs.schema.evaluation import Evaluation
 from configs.schema.executor import Ray, Slurm
+from configs.schema.plans import PLAN, Plans
 from configs.schema.reward import Reward, Screen
 from configs.schema.rl import Rl
 from configs.schema.run import Data, Lab, Run, Tracking
@@ -18,8 +19,9 @@ from configs.schema.teacher import HEAD, Gates, Questions, Serving, Teacher
 from configs.schema.validity import Validity
 
 __all__ = [
-    "Config", "Curation", "Data", "Evaluation", "Filters", "Gates", "Lab", "Lora", "Questions", "Ray", "Reward", "Rl",
-    "Run", "Screen", "Search", "Section", "Serving", "Slurm", "Student", "Teacher", "Tracking", "Validity",
+    "Config", "Curation", "Data", "Evaluation", "Filters", "Gates", "Lab", "Lora", "Plans", "Questions", "Ray",
+    "Reward", "Rl", "Run", "Screen", "Search", "Section", "Serving", "Slurm", "Student", "Teacher", "Tracking",
+    "Validity",
 ]  # fmt: skip
 
 
@@ -110,6 +112,15 @@ class Config(Section):
                 )
             if TEACHER in (*self.student.names, self.questions.model):
                 raise ValueError("teacher.model 'head' reads no text: name another student.model and questions.model")
+        if PLAN in " ".join([*self.teacher.strategies, *self.evaluation.ensemble, *self.evaluation.arms]):
+            refused = {
+                "reward.credit other than 'document'": self.reward.credit != "document",
+                "rl.rewrites_per_lesson above 1": self.rl.rewrites_per_lesson > 1,
+                "student.split_lines": self.student.split_lines,
+                "student.with_document": self.student.with_document,
+            }
+            for setting in (setting for setting, holds in refused.items() if holds):
+                raise ValueError(f"a plan ({PLAN}NAME) is how one student learns one document, without {setting}")
         if self.reward.benchmarks and self.reward.credit != "shard":
             raise ValueError("reward.benchmarks are about no document: they need reward.credit 'shard'")
         return self

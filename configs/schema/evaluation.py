@@ -18,8 +18,10 @@ class Evaluation(Section):
     `strategy:sentences`, `strategy:brought:NAME`. `strategies`: one such arm for each of `teacher.strategies`.
     `ensemble`: the strategies of `ensemble` in turn, without RL (SPA, arXiv 2603.22213). `trained`: the best checkpoint
     of `run.dir`, or `trained:RUN` of another run. `best-of:N`: of N lessons by the untrained teacher the one with the
-    largest gain on the documents' `reward` questions. `file:PATH.jsonl`: your own rewrites, in the format of
-    `notewright score`. `file:lab`: rewrites by the lab's world itself."""
+    largest gain on the documents' `reward` questions. `oracle`: of one lesson by each of `teacher.strategies` the one
+    with the largest gain on all questions of its document, which are the answers: a bound, no method.
+    `file:PATH.jsonl`: your own rewrites, in the format of `notewright score`. `file:lab`: rewrites by the lab's world
+    itself."""
     students: tuple[Named, ...] = ()
     """Base models of the students, e.g. one of another family; empty: that of `student`, as all other settings."""
     against: Named = "repeated"

@@ -41,8 +41,11 @@ class Data(Section):
 
 
 class Lab(Section):
-    """The embedded world of fictional people (curation/lab)."""
+    """The embedded worlds (curation/lab): documents, and small models that are trained from scratch."""
 
+    world: Literal["people", "grids"] = "people"
+    """`people`: biographies of fictional people, with two students and a teacher. `grids`: tasks of small grids, with a
+    student that has met other rules."""
     dir: Path = Path("models/lab")
     """Folder of its documents and models; what is there already is used again."""
     base_people: int = Field(default=240, ge=16)
@@ -51,6 +54,10 @@ class Lab(Section):
     heldout_people: int = Field(default=96, ge=8)
     """People whom no teacher learns on: eight share a student, so that 96 make twelve independent batches."""
     curate_people: int = Field(default=64, ge=8)
+    train_tasks: int = Field(default=208, ge=8)
+    """Tasks of 26 families of rules that neither the student nor the held-out tasks have."""
+    heldout_tasks: int = Field(default=104, ge=8)
+    """Tasks of 26 other families."""
     effort: float = Field(default=1.0, gt=0, le=1)
     """Share of the usual training steps of the lab's models. Models of less effort are poor, and enough for tests."""
     seed: int = 0

@@ -54,6 +54,9 @@ class Student(Section):
     """The loss is on `all` tokens of a text, or on segments of one kind (`output`, or any that the lesson names)."""
     max_text_tokens: int = Field(default=2048, ge=8)
     """Most tokens of a text; a longer one is taught in parts of about equal length, cut between tokens."""
+    max_lesson_tokens: int | None = Field(default=None, ge=8)
+    """Most tokens that a student is trained on in all its steps; later steps are left out, and counted in `steps_cut`.
+    null: no limit."""
     row_tokens: int | None = Field(default=None, ge=8)
     """Length of a packed row; null takes the length that packs most densely."""
     max_slots: int | None = Field(default=None, ge=1)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from configs.schema.plans import Plans
 from configs.schema.section import Named, Section
 from configs.schema.student import Lora
 
@@ -35,7 +36,9 @@ class Teacher(Section):
     .txt files. Ready without it are rules (`sentences`, `permutation`, `cloze`, `densest`, `echo`: made of the
     document's own sentences, see teacher/ready/rules.py) and `brought:NAME`: texts that documents bring in `rewrites:
     [{strategy: NAME, text: ...}]`, or in a list of texts `NAME`. `a+b` joins the texts of several, e.g.
-    `sentences+question-answer` (arXiv 2603.23562) or `implications+rewrite+faq` (2603.18534)."""
+    `sentences+question-answer` (arXiv 2603.23562) or `implications+rewrite+faq` (2603.18534). `plan:NAME`: no text but
+    a plan (teacher/plans/*.json, or the path of your own) by which a student makes its data of a task of grids and
+    trains on it; needs `reward.credit: document`."""
     delimit: bool = True
     """Documents are data: a model with a chat template reads each between two markers that its author cannot know, and
     is told that nothing between them is an instruction. Other models get the document alone."""
@@ -161,6 +164,8 @@ class Gates(Section):
     for strategies that translate documents with few of these."""
     leak_ngram: int = Field(default=8, ge=2)
     """A rewrite that shares this many words in a row with a benchmark item, absent from its source, is a leak."""
+    plans: Plans = Plans()
+    """Bounds of plans."""
 
 
 class Questions(Section):

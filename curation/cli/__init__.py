@@ -16,6 +16,7 @@ from typer.exceptions import Abort, TyperException
 import configs
 from configs.errors import RunError, UserError
 from configs.files import is_full
+from curation.cli.arc import arc
 from curation.cli.arguments import ConfigFile, Overrides, finite, load
 from curation.cli.bench import bench
 from curation.cli.init import init
@@ -167,6 +168,7 @@ def warm_up(
 
 
 app.command()(init)
+app.command()(arc)
 app.command()(evaluate)
 app.command()(preview)
 app.command()(plan)

@@ -4,10 +4,18 @@ from pathlib import Path
 
 from configs.errors import UserError
 from configs.schema import Config
+from configs.schema.plans import PLAN
 from configs.schema.student import TEACHER
 from curation.corpus.finding import Shard, Skipped, find_shards
 from student.engine.model_names import check_available
-from teacher.prompting.strategies import check_answered_once, check_chosen, check_strategy, is_ready, needs_model
+from teacher.prompting.strategies import (
+    check_answered_once,
+    check_chosen,
+    check_strategy,
+    is_ready,
+    needs_model,
+    planned_names,
+)
 from teacher.questions.kinds import kinds_of
 
 
@@ -41,6 +49,8 @@ def find_curation_input(config: Config, skipped: Skipped | None = None) -> list[
     if not config.curation.input:
         raise UserError("curation.input names no shards: name JSONL or Parquet files, e.g. curation.input=[a.jsonl]")
     curation, teacher = config.curation, config.teacher
+    if curation.writer == "teacher" and (planned := planned_names(curation.strategies or teacher.strategies)):
+        raise UserError(f"{PLAN}{planned[0]} is how a student learns, and no text that a dataset could hold")
     if curation.writer == "teacher" and teacher.prompting == "strategy":
         for strategy in curation.strategies or teacher.strategies:
             check_strategy(strategy, "curation.strategies" if curation.strategies else "teacher.strategies")

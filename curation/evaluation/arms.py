@@ -13,7 +13,7 @@ from teacher.records import ONE_RUN
 
 FORMS = [
     "none", "raw", "repeated", "untrained", "strategy:NAME", "strategies", "ensemble", "trained", "trained:RUN",
-    "best-of:N", "file:PATH.jsonl",
+    "best-of:N", "oracle", "file:PATH.jsonl",
 ]  # fmt: skip
 
 LAB_ARM = "world"
@@ -22,7 +22,7 @@ LAB_ARM = "world"
 ALONE = "strategy:"
 """Begins the names of arms of one strategy."""
 
-Kind = Literal["none", "raw", "repeated", "untrained", "strategy", "ensemble", "trained", "best-of", "file"]
+Kind = Literal["none", "raw", "repeated", "untrained", "strategy", "ensemble", "trained", "best-of", "oracle", "file"]
 
 
 class Arm(NamedTuple):
@@ -43,6 +43,11 @@ class Arm(NamedTuple):
         return self.kind if self.run else self.name
 
     @property
+    def chosen(self) -> bool:
+        """Whether students choose among several lessons of each document."""
+        return self.kind in ("best-of", "oracle")
+
+    @property
     def written(self) -> bool:
         """Whether a teacher writes its texts, so that there can be more of them."""
         return self.kind in ("untrained", "strategy", "ensemble", "trained")
@@ -53,7 +58,7 @@ class Arm(NamedTuple):
 
     def needs_model(self, settings: Evaluation, teacher: Teacher) -> bool:
         """Whether a teacher is loaded for its texts. Where the arm names the strategies, nobody has to choose one."""
-        if self.kind in ("strategy", "ensemble"):
+        if self.kind in ("strategy", "ensemble", "oracle"):
             return not all(map(is_ready, self.strategies(settings, teacher)))
         return self.kind == "trained" or (self.kind in ("untrained", "best-of") and needs_model(teacher))
 
@@ -74,6 +79,7 @@ class Arm(NamedTuple):
             "ensemble": "fixed-prompt ensemble",
             "trained": f"trained teacher, {ONE_RUN}{f' ({self.value or self.run})' if self.value or self.run else ''}",
             "best-of": f"best of {self.value} by reward",
+            "oracle": "the best strategy of each document, chosen with the answers",
             "file": "the world's own rewrites" if self.name == LAB_ARM else f"rewrites of {Path(self.value).name}",
         }
         return words[self.kind]
@@ -101,7 +107,7 @@ def parse_arms(settings: Evaluation, teacher: Teacher, lab_rewrites: Path) -> li
 def _parse_arm(line: str, settings: Evaluation, teacher: Teacher, lab_rewrites: Path) -> Arm:
     kind, _, value = line.partition(":")
     match kind, bool(value):
-        case ("none" | "raw" | "repeated" | "untrained") as plain, False:
+        case ("none" | "raw" | "repeated" | "untrained" | "oracle") as plain, False:
             return Arm(plain, plain)  # type: ignore[arg-type]
         case "strategy", True:
             _check_strategy(value, teacher, "evaluation.arms")

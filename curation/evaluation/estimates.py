@@ -83,7 +83,7 @@ class DocumentMean(NamedTuple):
 
     values: Mapping[str, float]
     """The gain in each measure that its questions tell, and `accuracy`."""
-    batch: int
+    cluster: int
     texts: int = 1
     """How many texts its questions are about."""
 
@@ -106,7 +106,7 @@ def document_means(rows: Sequence[Row], arm: str, kind: str = "document", source
     return {
         key: DocumentMean(
             _gains(group) | {"accuracy": statistics.fmean(row["correct_after"] for row in group)},
-            group[0]["batch"],
+            group[0]["cluster"],
             1 if kind == "document" else len(group),
         )
         for key, group in grouped.items()
@@ -124,13 +124,13 @@ def _gains(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def mean_over_seeds(means: DocumentMeans, value: str) -> tuple[dict[str, float], dict[str, int]]:
-    """A value of each document that tells it, mean over seeds, and its batch."""
+    """A value of each document that tells it, mean over seeds, and its cluster."""
     values: dict[str, list[float]] = {}
     batches: dict[str, int] = {}
     for (name, _), mean in means.items():
         if value in mean.values:
             values.setdefault(name, []).append(mean.values[value])
-            batches[name] = mean.batch
+            batches[name] = mean.cluster
     return {name: statistics.fmean(of_seeds) for name, of_seeds in values.items()}, batches
 
 
@@ -172,7 +172,7 @@ def _estimate_arm(rows: Sequence[Row], names: Sequence[str], measure: Measure) -
     losses = [
         {
             (str(batch), seed): DocumentMean(
-                {"loss": row["retention_loss_after"] - row["retention_loss_before"]}, batch
+                {"loss": row["retention_loss_after"] - row["retention_loss_before"]}, row["cluster"]
             )
             for (seed, batch), row in of_run.items()
             if row["retention_loss_after"] is not None
@@ -202,6 +202,7 @@ def _estimate_arm(rows: Sequence[Row], names: Sequence[str], measure: Measure) -
         # Steps end where the tokens so far come nearest to the plan, so they miss it by a text at most.
         as_planned=bool(students)
         and all(abs(row["tokens"] - row["planned_tokens"]) <= row["longest_text"] for row in students),
+        cut=sum(row["steps_cut"] > 0 for row in students),
         failed=len(expected) * len(names) - len(students),
     )
 
@@ -295,7 +296,7 @@ def _check_false_positives(
     batches: dict[str, int] = {}
     for (name, seed), mean in document_means(rows, arm.name).items():
         gains.setdefault(name, {})[seed] = mean.values[measure]
-        batches[name] = mean.batch
+        batches[name] = mean.cluster
     return false_positives(
         arm.name, gains, batches, pairs=settings.false_positives, side=settings.seeds, kind=kind_of_gain(measure),
         family=family,

@@ -20,8 +20,9 @@ from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
 from student.records import Question, Split
 from teacher.prompting.features import head_tokenizer
-from teacher.prompting.strategies import brought_names
+from teacher.prompting.strategies import brought_names, planned_names
 from teacher.ready.brought import check_brought
+from teacher.ready.plans import check_plans
 from teacher.reward.assignment import batches_of
 from teacher.reward.distractors import telling_documents
 from teacher.reward.student_models import labels
@@ -67,6 +68,7 @@ def read_inputs(config: Config) -> Inputs:
     if settings.lab:
         # Built before documents are read: they and the file of the arm `file:lab` are part of it.
         build_lab(config.lab, progress=say)
+    if settings.lab and config.lab.world == "people":
         most = max(config.rl.rewrites_per_lesson, *settings.scaling, 1)
         strategies = [name for name in settings.ensemble if name in world.STRATEGIES] or list(world.STRATEGIES)
         lab_rewrites(config.lab, folder, strategies, most)
@@ -138,10 +140,10 @@ def _check(inputs: Inputs) -> None:
         else:
             check_model("teacher.model", config.teacher.model)
     for arm in arms:
-        if arm.written or arm.kind == "best-of":
-            check_brought(
-                brought_names(arm.strategies(config.evaluation, config.teacher)), documents, "evaluation.arms"
-            )
+        if arm.written or arm.chosen:
+            strategies = arm.strategies(config.evaluation, config.teacher)
+            check_brought(brought_names(strategies), documents, "evaluation.arms")
+            check_plans(planned_names(strategies), config.gates.plans, documents, "evaluation.arms")
     batches, edits = len(batches_of(len(documents), config.reward.documents_together)), config.evaluation.edits
     if edits > batches:
         raise UserError(f"evaluation.edits={edits}, but {len(documents)} documents are {batches} batches")

@@ -43,7 +43,7 @@ def measure_student(
         texts = {}
         for arm in inputs.arms:
             groups = lesson_texts.of(arm, checkpoints.get(arm.name))
-            texts[arm.name] = students.choose(groups) if arm.kind == "best-of" else groups
+            texts[arm.name] = students.choose(groups, arm) if arm.chosen else groups
         del lesson_texts  # and with it a teacher in memory
         rows = _together(students, texts, count)
         student_runs = students.runs.students

@@ -40,6 +40,8 @@ ITEM_COLUMNS = pa.schema(
             pa.int32(),
         ),  # number of the repeat or sequence; arms of one number and batch share their luck
         ("batch", pa.int32()),  # documents of one batch share a student: a cluster; sequence: the edit that teaches it
+        # What an interval draws: the batch; where each student learns one document, the documents of one title.
+        ("cluster", pa.int32()),
         ("edit", pa.int32()),  # sequence: edits that the student has been through; else 0
         ("kind", pa.string()),  # `document`, `benchmark` (never rewarded) or `retention` (what the student knew)
         ("source", pa.string()),  # of a benchmark or retention item: the config's line; else empty
@@ -51,6 +53,7 @@ ITEM_COLUMNS = pa.schema(
         ("correct_before", pa.bool_()),
         ("correct_after", pa.bool_()),
         ("steps", pa.int32()),  # optimiser steps of the student
+        ("steps_cut", pa.int32()),  # left out for `student.max_lesson_tokens`
         ("tokens", pa.int64()),  # it trained on in all steps; a text that comes twice counts twice
         ("longest_text", pa.int32()),  # tokens of its lesson's longest text
         ("planned_tokens", pa.int64()),  # steps times tokens a step, which arms of equal tokens are given
@@ -81,7 +84,8 @@ class Record(BaseModel):
 
 
 class Estimate(Record):
-    """A mean over documents with its 95% interval over the batches of documents that share students."""
+    """A mean over documents with its 95% interval over the batches of documents that share students, or where none do
+    over titles."""
 
     mean: float
     low: float | None
@@ -89,7 +93,7 @@ class Estimate(Record):
     n: int
     """Documents (of a benchmark or retention estimate: batches of documents)."""
     clusters: int
-    """Batches; the interval has `clusters - 1` degrees of freedom."""
+    """Batches or titles; the interval has `clusters - 1` degrees of freedom."""
 
     @property
     def bounds(self) -> tuple[float, float | None, float | None]:
@@ -125,6 +129,8 @@ class ArmEstimates(Record):
     """Whether every student trained on `planned_tokens`, give or take its longest text."""
     failed: int
     """Students that gave no outcome; their documents count with the other seeds."""
+    cut: int = 0
+    """Students whose last steps were left out for `student.max_lesson_tokens`."""
 
 
 class ArmResult(Record):

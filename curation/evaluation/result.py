@@ -65,7 +65,7 @@ def student_result(
         rewrites = [rewrite for groups in of_runs for group in groups for rewrite in group[:size]]
         taught = [rewrite for rewrite in rewrites if rewrite.rejected is None]
         arm = next(arm for arm in inputs.arms if arm.name == runs[0])
-        strategies = Counter(rewrite.strategy for rewrite in taught if arm.written or arm.kind == "best-of")
+        strategies = Counter(rewrite.strategy for rewrite in taught if arm.written or arm.chosen)
         arms[name] = ArmResult(
             words=arm.words if len(runs) == 1 else f"trained teacher, {len(runs)} training runs",
             equal_tokens=arm.equal_tokens and estimates.arms["together", name].as_planned,
@@ -162,6 +162,9 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
                     f" {measured.together.tokens_most} tokens of `{arm.name}`, not on the planned"
                     f" {measured.together.planned_tokens}: a text is longer than a step, or a lesson has none."
                 )
+    cut = sum(arm.together.cut for of_student in students.values() for arm in of_student.arms.values())
+    if cut:
+        sentences.append(f"student.max_lesson_tokens={student.max_lesson_tokens} cut the last steps of {cut} students.")
     if "raw" in kinds:
         sentences.append(
             f"`raw` reads the documents {student.epochs} times, with as many tokens and steps as that takes."
@@ -170,6 +173,8 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
         sentences.append(
             "`best-of` chose among lessons by the same documents' reward questions, which are not asked here."
         )
+    if "oracle" in kinds:
+        sentences.append("`oracle` chose by the questions that are asked here, on other students: a bound, no method.")
     if settings.scaling:
         sentences.append("Scaling curves: more different rewrites at the same tokens and steps, one seed.")
     if settings.single_documents:

@@ -19,7 +19,6 @@ from typing import Any
 import pyarrow.parquet as pq
 from transformers.utils.logging import disable_progress_bar
 
-from configs.errors import RunError
 from configs.schema import Config
 from curation.console.progress import say
 from curation.evaluation.estimates import estimate_students
@@ -50,7 +49,7 @@ def run_evaluate(config: Config) -> EvaluationResult:
     texts = LessonTexts(inputs.config, inputs.documents, secret)
     for arm in inputs.arms:
         # A teacher that is trained here writes for its own student alone, which comes later.
-        if arm.kind == "best-of" or (arm.written and (arm.kind != "trained" or arm.value)):
+        if arm.chosen or (arm.written and (arm.kind != "trained" or arm.value)):
             say(f"texts: {arm.words}")
             texts.of(arm, of_arms.get(arm.name))
     del texts  # and with it a teacher in memory
@@ -71,11 +70,6 @@ def _make_result(
 ) -> EvaluationResult:
     config, settings = inputs.config, inputs.config.evaluation
     estimates, correction = estimate_students(rows, inputs.arms, settings, config.reward.measure)
-    for label in inputs.students:
-        if label not in estimates:
-            raise RunError(
-                f"no student of {label} gave an outcome: see student.learning_rate and student.max_text_tokens"
-            )
     # A student's first trained teacher: in reverse order it is set last.
     teachers = {label: teacher for (_, label), teacher in reversed(checkpoints.items()) if teacher is not None}
     assert config.student.steps is not None and config.student.tokens_per_step is not None

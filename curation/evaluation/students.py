@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from configs.errors import RunError
 from configs.schema import Student
 from configs.seeds import stable_seed
+from curation.corpus.training_data import group_of
 from curation.evaluation.arms import Arm
 from curation.evaluation.inputs import Inputs, heldout_questions
 from curation.evaluation.records import Setting
 from curation.evaluation.texts import Groups, choose_best, taught_texts
+from student.benchmarks.sources import DocumentQuestions
 from student.records import MEASURES, Job, Outcome, StudentPool
 from teacher.reward.assignment import batches_of
 from teacher.reward.gain import GainReward
@@ -50,11 +53,21 @@ class ArmStudents:
         self.config = inputs.config.model_copy(update={"student": settings})
         questions = heldout_questions(settings, self.config.evaluation)
         self.runs = StudentRuns(self.config, inputs.documents, journal, benchmark=questions, on_progress=on_progress)
+        groups = list(map(group_of, inputs.documents))
+        self.titles = [groups.index(group) for group in groups]
+        """For each document the number of the first one under its title."""
         self.extra_questions = tuple(question for items in inputs.extra.values() for question in items)
 
-    def choose(self, groups: Groups) -> Groups:
-        """The lessons of a `best-of` arm: chosen by the reward on their documents' `reward` questions."""
-        gain_reward = GainReward(self.runs, {self.settings.model: self.pool})
+    def choose(self, groups: Groups, arm: Arm) -> Groups:
+        """The lessons of an arm that are chosen by their reward: on their documents' `reward` questions, of `oracle` on
+        all of their questions."""
+        runs = self.runs
+        if arm.kind == "oracle":
+            questions = DocumentQuestions(self.settings.prompt_template, all_as="reward")
+            runs = StudentRuns(
+                self.config, self.inputs.documents, runs.journal, benchmark=questions, on_progress=runs.on_progress
+            )
+        gain_reward = GainReward(runs, {self.settings.model: self.pool})
         values = [[reward.value for reward in rewards] for rewards in gain_reward.score(groups)]
         return choose_best(groups, self.config.rl.rewrites_per_lesson, values)
 
@@ -88,8 +101,11 @@ class ArmStudents:
         return replace(job, exam=replace(job.exam, questions=(*job.exam.questions, *self.extra_questions)))
 
     def run(self, planned: Sequence[tuple[RunKey, Job]]) -> list[Row]:
-        """Trains what is missing; a row for each question that a student was asked. Failed students leave none."""
+        """Trains what is missing; a row for each question that a student was asked. Failed students leave none. Raises
+        RunError where all failed."""
         outcomes = self.runs.examine([job for _, job in planned], self.pool)
+        if planned and all(outcome.error is not None for outcome in outcomes):
+            raise RunError(f"no student of {self.label} gave an outcome, the first since {outcomes[0].error}")
         return [
             row
             for (key, job), outcome in zip(planned, outcomes, strict=True)
@@ -104,11 +120,14 @@ class ArmStudents:
         if len(job.exam.questions) > len(kinds):
             kinds += [source for source, items in self.inputs.extra.items() for _ in items]
         metrics = outcome.metrics
+        alone = key.setting == "single" or (key.setting != "sequence" and self.config.reward.documents_together == 1)
         of_student = {
             **key._asdict(),
+            "cluster": self.titles[key.batch] if alone else key.batch,
             "student": self.label,
             "edit": edit,
             "steps": int(metrics.get("steps", 0)),
+            "steps_cut": int(metrics.get("steps_cut", 0)),
             "tokens": int(metrics.get("lesson_tokens", 0)),
             "longest_text": int(metrics.get("longest_text", 0)),
             "planned_tokens": (self.settings.steps or 0) * (self.settings.tokens_per_step or 0),

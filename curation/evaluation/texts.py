@@ -49,8 +49,8 @@ class LessonTexts:
             case "file":
                 return self._read_file(Path(arm.value))
         rewrites = self.config.rl.rewrites_per_lesson
-        if arm.kind == "best-of":
-            rewrites *= int(arm.value)
+        if arm.chosen:
+            rewrites *= int(arm.value or len(self.config.teacher.strategies))
         elif arm.scaled:
             rewrites = max(rewrites, *self.config.evaluation.scaling)
         checkpoint = checkpoint if arm.kind == "trained" else None
@@ -94,7 +94,7 @@ class LessonTexts:
                 self._writers.clear()
                 self._writers[checkpoint] = load_teacher(teacher, checkpoint).at(teacher.evaluation_temperature)
             writer = self._writers[checkpoint]
-        strategies = arm.strategies(settings, teacher) if arm.kind in ("strategy", "ensemble") else None
+        strategies = arm.strategies(settings, teacher) if arm.kind in ("strategy", "ensemble", "oracle") else None
         # A policy teacher chooses its strategy itself, unless it is dealt one, as in exploration.
         dealt = strategies is not None and writer.settings.prompting == "policy"
         # All arms have the same random numbers: the trained teacher differs from the untrained one in what it learnt.

@@ -1,4 +1,6 @@
-"""Builds the lab once: shards of fictional people, a teacher, two students. `notewright lab CONFIG.yaml`.
+"""Builds the lab once: shards of documents and small models. `notewright lab CONFIG.yaml`.
+
+`lab.world: people` has fictional people, a teacher and two students; `grids` has tasks of grids and a student.
 
 The students differ in one thing, and so in what helps them. `student-fixed` read each biography in one wording and
 learns new people from questions with answers; `student-augmented` read each in 24 wordings and learns new people best
@@ -19,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +29,29 @@ from configs.errors import RunError
 from configs.files import locked, read_own, write_json_lines
 from configs.processes import worker_pool
 from configs.schema import Lab
-from curation.lab import world
+from curation.lab import grids, world
+from student.records import Split
 
 VERSION = 2
 """Raised whenever the code would build something else from the same settings."""
 
 MODELS = ("teacher", "student-augmented", "student-fixed")
-"""Slowest first: they are trained beside each other where there are cores."""
+"""Of the people's world, slowest first: they are trained beside each other where there are cores."""
+GRID_STUDENT = "student-grids"
 
 MARK = "lab.json"
 RETENTION_TEXTS = 64
 
 
 def build_lab(lab: Lab, *, progress: Callable[[str], None] = print) -> None:
-    """Builds what is missing of the lab in `lab.dir`: a folder for each of `MODELS`, and JSONL files in `shards`: lines
-    `{id, text, questions, licence}` in train, heldout and curate, `{text}` in retention.
+    """Builds what is missing of the lab in `lab.dir`: a folder for each of its models, and JSONL files in `shards`:
+    lines `{id, text, questions, licence}` in train, heldout and (of people) curate, `{text}` in retention.
 
     Training runs in processes of their own, as many at a time as there are cores. `progress` is called from this thread
     with plain lines. Raises RunError where a model's training ends badly; what was finished is kept.
     """
-    if all(_is_built(lab, part) for part in ("shards", *MODELS)):
+    models = (GRID_STUDENT,) if lab.world == "grids" else MODELS
+    if all(_is_built(lab, part) for part in ("shards", *models)):
         return
     lab.dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -59,16 +65,21 @@ def build_lab(lab: Lab, *, progress: Callable[[str], None] = print) -> None:
             shutil.rmtree(leftover)
         if not _is_built(lab, "shards"):
             with _placed(lab, "shards") as folder:
-                _write_shards(lab, folder)
-            progress(f"shards: {lab.train_people + lab.heldout_people + lab.curate_people} people written")
-        if missing := [name for name in MODELS if not _is_built(lab, name)]:
+                progress(f"shards: {_write_tasks(lab, folder) if lab.world == 'grids' else _write_people(lab, folder)}")
+        if missing := [name for name in models if not _is_built(lab, name)]:
             _train(missing, lab, progress)
 
 
 def _fingerprint(lab: Lab, part: str) -> str:
-    """Names what a part is built from. The students depend on the base people alone."""
-    relevant = {"seed", "base_people", "effort"} if part.startswith("student") else None
-    settings = lab.model_dump(mode="json", include=relevant, exclude={"dir"})
+    """Names what a part is built from. The students depend on the base people alone, that of grids on none."""
+    of_people = {"base_people", "train_people", "heldout_people", "curate_people", "seed", "effort"}
+    if part == GRID_STUDENT:
+        relevant = {"seed", "effort"}
+    elif lab.world == "grids":
+        relevant = {"seed", "world", "train_tasks", "heldout_tasks"}
+    else:
+        relevant = {"seed", "base_people", "effort"} if part.startswith("student") else of_people
+    settings = lab.model_dump(mode="json", include=relevant)
     return hashlib.sha256(json.dumps([VERSION, part, settings], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -91,7 +102,18 @@ def _placed(lab: Lab, part: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_shards(lab: Lab, folder: Path) -> None:
+def _write_tasks(lab: Lab, folder: Path) -> str:
+    parts: list[tuple[str, int, Split]] = [
+        ("train", lab.train_tasks, "reward"),
+        ("heldout", lab.heldout_tasks, "heldout"),
+    ]
+    for group, count, split in parts:
+        rows = [task.row(split, family.name) for family, task in grids.make_tasks(group, count, lab.seed)]
+        write_json_lines(folder / f"{group}.jsonl", [row | {"licence": "cc0-1.0"} for row in rows])
+    return f"{lab.train_tasks + lab.heldout_tasks} tasks written"
+
+
+def _write_people(lab: Lab, folder: Path) -> str:
     start = lab.base_people  # the students have read of the people before these
     for name, count in ("train", lab.train_people), ("heldout", lab.heldout_people), ("curate", lab.curate_people):
         people = world.make_people(lab.seed, start, count)
@@ -106,6 +128,7 @@ def _write_shards(lab: Lab, folder: Path) -> None:
         for number, person in enumerate(known)
     ]
     write_json_lines(folder / "retention.jsonl", [{"text": text} for text in texts])
+    return f"{lab.train_people + lab.heldout_people + lab.curate_people} people written"
 
 
 def _train(names: list[str], lab: Lab, progress: Callable[[str], None]) -> None:
@@ -139,11 +162,13 @@ def _start(lines: Any, threads: int) -> None:
 
 
 def _train_one(name: str, lab: Lab) -> None:
+    from curation.lab.grid_student import train_grid_student
     from curation.lab.models import train_model
 
     try:
         with _placed(lab, name) as folder:
-            train_model(name, lab, folder, lambda line: _lines.put(f"{name}: {line}"))
+            train = train_grid_student if name == GRID_STUDENT else partial(train_model, name)
+            train(lab, folder, lambda line: _lines.put(f"{name}: {line}"))
     except Exception as error:
         problem = f"training the lab's {name} failed ({error or type(error).__name__})"
         raise RunError(f"{problem}; {lab.dir} keeps what is done: call again") from error

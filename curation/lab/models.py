@@ -203,7 +203,7 @@ def train_model(name: str, lab: Lab, folder: Path, say: Callable[[str], None] = 
     tokenizer = make_tokenizer()
     model = new_model(tokenizer, lab.seed, width=128, layers=3, heads=8)
     fit(model, teacher_batches(tokenizer, lab), steps=max(2, round(1400 * lab.effort)), learning_rate=4e-3, say=say)
-    _save(model, tokenizer, folder)
+    save(model, tokenizer, folder)
 
 
 def train_student(recipe: StudentRecipe, lab: Lab, folder: Path, say: Callable[[str], None] = print) -> None:
@@ -212,10 +212,11 @@ def train_student(recipe: StudentRecipe, lab: Lab, folder: Path, say: Callable[[
     model = new_model(tokenizer, lab.seed + recipe.seed, width=recipe.width, layers=2, heads=4)
     steps = max(2, round(recipe.steps * lab.effort))
     fit(model, student_batches(tokenizer, recipe, lab), steps=steps, learning_rate=3e-3, say=say)
-    _save(model, tokenizer, folder)
+    save(model, tokenizer, folder)
 
 
-def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Writes model and tokenizer, ready for `from_pretrained`."""
     transformers_logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

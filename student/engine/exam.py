@@ -248,6 +248,8 @@ def outcome_of(
     """
     if job.lesson.texts and not schedule.texts:
         return Outcome(gain=None, error="no token of the lesson is to be learnt: see loss_on")
+    if schedule.steps_cut and not schedule.steps:
+        return Outcome(gain=None, error="the lesson's first step has more tokens than student.max_lesson_tokens")
     if progress.error is not None:
         return Outcome(gain=None, error=progress.error)
     answers = tuple(
@@ -262,6 +264,7 @@ def outcome_of(
         return Outcome(gain=None, error="the exam gave a log-likelihood that is not finite")
     metrics: dict[str, float] = {
         "steps": schedule.steps,
+        "steps_cut": schedule.steps_cut,
         "lesson_tokens": schedule.tokens(),
         "longest_text": max(map(len, schedule.texts), default=0),
     }

@@ -1,5 +1,6 @@
 """A student's training, planned before it starts: texts as tokens, the texts of every step, weights, learning rates."""
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,8 @@ class Schedule:
     warmup_steps: int = 0
     decay: str = "constant"
     """Schedule of the learning rate after the warm-up: `constant`, `linear` or `cosine`."""
+    steps_cut: int = 0
+    """Steps that were left out at the end, since there were too many tokens in them."""
 
     @property
     def steps(self) -> int:
@@ -70,7 +73,17 @@ def plan_schedule(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: 
     )
     rate = settings.learning_rate if lesson.learning_rate is None else lesson.learning_rate
     warmup = settings.warmup_steps if lesson.warmup_steps is None else lesson.warmup_steps
-    return Schedule(texts, owners, order, rate, warmup, lesson.schedule or settings.schedule)
+    kept = _within(order, [len(text) for text in texts], settings.max_lesson_tokens)
+    cut = len(order) - len(kept)
+    return Schedule(texts, owners, kept, rate, warmup, lesson.schedule or settings.schedule, cut)
+
+
+def _within(order: list[list[int]], lengths: list[int], max_tokens: int | None) -> list[list[int]]:
+    """The first steps that have at most so many tokens together."""
+    if max_tokens is None:
+        return order
+    totals = itertools.accumulate(sum(lengths[index] for index in step) for step in order)
+    return order[: sum(total <= max_tokens for total in totals)]
 
 
 class Step(NamedTuple):

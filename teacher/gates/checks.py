@@ -13,6 +13,9 @@ from typing import NamedTuple, get_args
 from transformers import PreTrainedTokenizerBase
 
 from configs.schema import Gates, Teacher
+from configs.schema.plans import Plans
+from student.grids.grid import read_pairs
+from student.plans import read_plan
 from student.records import Document, Question, passage_of
 from student.text.words import count_words, length_in_words, ngrams, word_line, words
 from teacher.gates import injection
@@ -88,12 +91,15 @@ class Row(NamedTuple):
     """The field of `gates` that turns it on and off; None: it is always on."""
     without_model: bool = False
     """Whether a text that no model wrote passes it too."""
+    of_plans: bool = False
+    """Whether it judges plans, which no other gate does, and nothing else."""
 
     def judges(self, settings: Gates) -> tuple[PartKind, ...]:
         """The kinds of strategies whose texts the gate judges."""
         if self.name == "over_length" and settings.max_tokens is None:
             return ("prompt",)  # the limit is what the teacher may write
-        return tuple(kind for kind in KINDS if kind != "rule" or self.without_model)
+        kinds = tuple(kind for kind in KINDS if (kind == "plan") == self.of_plans)
+        return tuple(kind for kind in kinds if kind != "rule" or self.without_model)
 
 
 def build_gates(
@@ -179,6 +185,18 @@ def over_length(max_tokens: int, count_tokens: Callable[[str], int]) -> Refuses:
     return lambda document, text, ended: count_tokens(text) > max_tokens
 
 
+def no_plan(bounds: Plans) -> Refuses:
+    """Refuses what is no plan within its bounds, or whose document is no task of grids."""
+
+    def refuses(document: Document, text: str, ended: bool) -> bool:
+        try:
+            return not (read_plan(text, bounds) and read_pairs(document.text))
+        except ValueError:
+            return True
+
+    return refuses
+
+
 def bare_question(prompt: str, prompt_template: str) -> str:
     """The question of a prompt that a template made."""
     before, *_, after = prompt_template.split("{question}")
@@ -241,6 +259,7 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
 
 
 GATES = (
+    Row("plan", lambda inputs: no_plan(inputs.settings.plans), of_plans=True),
     Row("empty", lambda inputs: empty(inputs.settings.min_words), without_model=True),
     Row("truncated", lambda inputs: truncated, "truncated"),
     Row(

@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from configs.schema import Teacher
+from student.grids.grid import Pair, read_pairs
 from student.records import Document
 from student.text.sentences import split_sentences
 from student.text.words import count_words, words
@@ -32,6 +33,31 @@ BUCKETS = 16
 documents of one language or form can be told from others."""
 _WORD = re.compile(r"\w+")
 _QUESTION = re.compile(r"[?？؟]")
+
+
+def _of_pairs(measure: Callable[[list[Pair]], float]) -> Callable[[str], float]:
+    """A measure of a task of grids; 0 of any other text."""
+
+    def of_text(text: str) -> float:
+        try:
+            return measure(read_pairs(text))
+        except ValueError:
+            return 0.0
+
+    return of_text
+
+
+def _kept_colours(pairs: list[Pair]) -> float:
+    """The share of pairs whose output has each colour as often as the input."""
+    return sum(Counter(pair.input.flat) == Counter(pair.output.flat) for pair in pairs) / len(pairs)
+
+
+def _recoloured(pairs: list[Pair]) -> float:
+    """1 where every output is the input with each colour replaced by always the same one."""
+    if any(pair.input.shape != pair.output.shape for pair in pairs):
+        return 0.0
+    changes = {change for pair in pairs for change in zip(pair.input.flat, pair.output.flat, strict=True)}
+    return float(len(changes) == len({colour for colour, _ in changes}))
 
 
 class Quantity(NamedTuple):
@@ -58,9 +84,11 @@ QUANTITIES = {
     "capitals": Quantity(_share(lambda word: word[0].isupper()), (0.05, 0.1, 0.2, 0.4)),
     "letters": Quantity(lambda text: sum(map(str.isalpha, text)) / max(1, count_words(text)), (3.5, 4, 4.5, 5, 6)),
     "questions": Quantity(lambda text: len(_QUESTION.findall(text)), (1, 2, 4, 8)),
+    "kept-colours": Quantity(_of_pairs(_kept_colours), (0.5, 1)),
+    "recoloured": Quantity(_of_pairs(_recoloured), (1,)),
 }
 """Cheap, and of any language: words with a digit and words with a capital are shares of all words, letters are a mean
-of a word."""
+of a word. The last two are of tasks of grids: what all their pairs have in common."""
 
 
 def head_prompt(settings: Teacher, document: Document) -> str:

@@ -1,6 +1,6 @@
 """Strategies: the ways in which a lesson's text comes about, and the tags by which a policy teacher names them.
 
-A strategy is a prompt, a rule or what documents bring:
+A strategy is a prompt, a rule, what documents bring, or a plan:
 
     implications         a prompt file in `teacher/strategies/` with a `{document}` placeholder; a user's own is a path
                          of a `.txt` file. The teacher writes the text.
@@ -9,6 +9,7 @@ A strategy is a prompt, a rule or what documents bring:
     sentences+implications
                          the texts of several strategies, one after another: questions and document together (arXiv
                          2603.23562), or rewrites of one document stitched into one text (arXiv 2603.18534).
+    plan:turns           no text but a plan (student.plans), by which the student makes its own of the document.
 
 A strategy without a prompt in it is ready: no teacher has to write.
 """
@@ -25,7 +26,9 @@ from typing import Literal, NamedTuple
 from configs.errors import UserError, nearest
 from configs.files import read_given
 from configs.schema import Teacher
+from configs.schema.plans import PLAN
 from teacher.ready.brought import PREFIX
+from teacher.ready.plans import named_plan
 from teacher.ready.rules import RULES
 from teacher.ready.rules import VERSION as RULES_VERSION
 
@@ -36,7 +39,7 @@ NO_STRATEGY = "none"
 """Strategy of a completion that opens with no known tag."""
 _TAG = re.compile(r"\s*<([^<>\n]{1,80})>\s*")
 
-PartKind = Literal["prompt", "rule", "brought"]
+PartKind = Literal["prompt", "rule", "brought", "plan"]
 
 
 class Part(NamedTuple):
@@ -44,7 +47,7 @@ class Part(NamedTuple):
 
     kind: PartKind
     name: str
-    """Of the prompt, the rule, or the texts that documents bring (without `brought:`)."""
+    """Of the prompt, the rule, the texts that documents bring (without `brought:`), or the plan (without `plan:`)."""
 
 
 @lru_cache
@@ -52,13 +55,15 @@ def parts_of(strategy: str) -> tuple[Part, ...]:
     """The parts of a strategy, one for most. What is no rule and not brought is a prompt, whether its file is there or
     not: see `check_strategy`."""
     is_file = strategy.endswith(".txt") and os.path.isfile(strategy)
-    names = [strategy] if is_file else strategy.split(JOINT)
+    names = [strategy] if is_file or strategy.startswith(PLAN) else strategy.split(JOINT)
     return tuple(map(_part, names))
 
 
 def _part(name: str) -> Part:
     if name.startswith(PREFIX):
         return Part("brought", name.removeprefix(PREFIX))
+    if name.startswith(PLAN):
+        return Part("plan", name.removeprefix(PLAN))
     return Part("rule" if name in RULES else "prompt", name)
 
 
@@ -74,12 +79,18 @@ def is_ready(strategy: str) -> bool:
 
 def is_same(strategy: str) -> bool:
     """Whether it makes one text of a document, however often it is asked and with whatever random numbers."""
-    return all(part.kind == "rule" and not RULES[part.name].varies for part in parts_of(strategy))
+    parts = parts_of(strategy)
+    return all(part.kind == "plan" or (part.kind == "rule" and not RULES[part.name].varies) for part in parts)
 
 
 def brought_names(strategies: Iterable[str]) -> list[str]:
     """The names of texts that documents are to bring, without `brought:`."""
     return [part.name for strategy in strategies for part in parts_of(strategy) if part.kind == "brought"]
+
+
+def planned_names(strategies: Iterable[str]) -> list[str]:
+    """The names of plans among strategies, without `plan:`."""
+    return [part.name for strategy in strategies for part in parts_of(strategy) if part.kind == "plan"]
 
 
 def needs_model(settings: Teacher, strategies: Iterable[str] | None = None) -> bool:
@@ -112,6 +123,8 @@ def check_strategy(strategy: str, key: str = "teacher.strategies") -> None:
             raise UserError(f"{key}: {strategy!r} names nothing where a part should stand, e.g. {PREFIX}implications")
         if part.kind == "prompt":
             read_strategy(part.name, key)
+        elif part.kind == "plan":
+            named_plan(part.name, key)
 
 
 def check_trainable(settings: Teacher) -> None:
@@ -141,7 +154,7 @@ def check_chosen(settings: Teacher, strategies: Sequence[str], key: str = "teach
     if written:
         raise UserError(
             f"{key}: teacher.model 'head' chooses among texts and writes none, so {written[0]!r} cannot be had: take"
-            f" rules ({', '.join(RULES)}), {PREFIX}NAME, or a language model as the teacher"
+            f" rules ({', '.join(RULES)}), {PREFIX}NAME, {PLAN}NAME, or a language model as the teacher"
         )
 
 
@@ -152,6 +165,7 @@ def content_of(strategy: str) -> str:
     if [part.kind for part in parts] == ["prompt"]:
         return read_strategy(strategy)
     versions = {part: f"rule {part.name} {RULES_VERSION}" for part in parts if part.kind == "rule"}
+    versions |= {part: f"plan {named_plan(part.name)}" for part in parts if part.kind == "plan"}
     return "\n".join(
         read_strategy(part.name) if part.kind == "prompt" else versions.get(part, f"{part.kind} {part.name}")
         for part in parts
@@ -163,6 +177,8 @@ def strategy_label(strategy: str) -> str:
     parts = parts_of(strategy)
     if len(parts) > 1:
         return JOINT.join(strategy_label(PREFIX * (part.kind == "brought") + part.name) for part in parts)
+    if parts[0].kind == "plan":
+        return PLAN + (Path(parts[0].name).stem if strategy.endswith(".json") else parts[0].name)
     return Path(strategy).stem if strategy.endswith(".txt") else strategy
 
 
@@ -204,6 +220,8 @@ def _about(part: Part) -> str:
     """A part in a sentence: of a prompt, its instruction without the document."""
     if part.kind == "rule":
         return f"{RULES[part.name].about}."
+    if part.kind == "plan":
+        return f"The plan {named_plan(part.name)}."
     if part.kind == "brought":
         return f"A text about the passage that is there already: {part.name}."
     template = read_strategy(part.name)

@@ -32,6 +32,7 @@ from student.records import (
     StudentPool,
     mean_gain,
 )
+from teacher.ready.plans import plan_of
 from teacher.reward.distractors import Drawn, ask_documents
 from teacher.run.clock import Clock
 from teacher.run.journal import Journal, outcome_key
@@ -133,6 +134,14 @@ class StudentRuns:
         trains on all texts of one document after those of another. `steps` takes the place of the config's number of
         optimiser steps, with a warm-up in proportion."""
         student = self.config.student
+        for name, text in taught:
+            if plan := plan_of(text):
+                assert len(taught) == 1, "a plan is how one student learns one document"
+                # An end-of-text token and an opening one are not of the text.
+                most = student.max_text_tokens - 2
+                warmup = None if steps is None else round(student.warmup_steps * steps / (plan.steps or steps))
+                lesson = plan.lesson(name, self.documents[name].text, seed, most, steps, warmup)
+                return Job(lesson=lesson, exam=self._exam(documents, split))
         by_document: dict[str, list[str]] = {}
         for name, text in taught:
             lines = [line.strip() for line in text.splitlines()] if student.split_lines else [text]
@@ -141,9 +150,6 @@ class StudentRuns:
             for name, texts in by_document.items():
                 if self.documents[name].text not in texts:
                     texts.append(self.documents[name].text)
-        questions = [question for name in documents for question in self.questions(self.documents[name], split)]
-        if split == "reward":
-            questions += self.external
         # Equal for all lessons of a group, whichever of their texts were refused.
         planned = lesson_steps(student, self.config.rl.rewrites_per_lesson, len(documents))
         # Of fewer steps than the warm-up has, none would be at the full rate.
@@ -156,8 +162,14 @@ class StudentRuns:
                 warmup_steps=warmup,
                 seed=seed,
             ),
-            exam=Exam(questions=tuple(questions), retention_texts=self.retention_texts),
+            exam=self._exam(documents, split),
         )
+
+    def _exam(self, documents: Sequence[str], split: Split) -> Exam:
+        questions = [question for name in documents for question in self.questions(self.documents[name], split)]
+        if split == "reward":
+            questions += self.external
+        return Exam(questions=tuple(questions), retention_texts=self.retention_texts)
 
 
 def students_at_once(student: StudentSettings) -> int:

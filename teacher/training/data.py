@@ -14,8 +14,9 @@ from configs.schema import Config
 from configs.seeds import stable_seed
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Document
-from teacher.prompting.strategies import brought_names, check_strategy, check_trainable, content_of
+from teacher.prompting.strategies import brought_names, check_strategy, check_trainable, content_of, planned_names
 from teacher.ready.brought import check_brought
+from teacher.ready.plans import check_plans
 from teacher.reward.assignment import batches_of
 from teacher.reward.student_runs import students_at_once
 
@@ -45,6 +46,8 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
     for name in config.teacher.strategies if config.teacher.prompting == "strategy" else ():
         check_strategy(name)
     check_brought(brought_names(config.teacher.strategies), train)
+    planned = planned_names(config.teacher.strategies)
+    check_plans(planned, config.gates.plans, [*train, *heldout], "teacher.strategies")
     benchmark = DocumentQuestions(config.student.prompt_template)
     for documents, split, key in ((train, "reward", "train"), (heldout, "heldout", "heldout")):
         for document in documents:

@@ -22,6 +22,7 @@ def row(arm, document, gain, **more):
     """A student's answer to the one question about a document; two documents a batch."""
     return {
         "setting": "together", "student": "s", "arm": arm, "rewrites": 1, "seed": 0, "batch": document // 2, "edit": 0,
+        "cluster": more.get("batch", document // 2), "steps_cut": 0,
         "kind": "document", "source": "", "document_id": f"d{document}", "question": "q", "answer": "a",
         **{f"{measure}_{when}": None for measure in MEASURES for when in ("before", "after")},
         "loglik_before": -3.0, "loglik_after": -3.0 + gain, "correct_before": False, "correct_after": gain > 1,

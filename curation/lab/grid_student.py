@@ -1,0 +1,76 @@
+"""The student of the lab's grids: a small causal language model that has met tasks of other families.
+
+From them it has its skill at grids: to read a pair, to take an output's cells from an input's, to change a colour. A
+new rule it can hardly tell from the pairs in its context; it learns it by training on them.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from configs.schema import Lab
+from curation.lab.grids import SHOWN, SIDE, families
+from curation.lab.models import Batch, fit, new_model, save
+from student.grids.grid import ANSWER, COLOURS, ROW
+
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of single characters: each cell is a token."""
+    characters = [*SPECIAL, "\n", ROW, ANSWER[0], *map(str, range(COLOURS))]
+    vocabulary = {token: i for i, token in enumerate(characters)}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    core.decoder = decoders.Fuse()
+    core.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>",
+        clean_up_tokenization_spaces=False, model_max_length=256,
+    )  # fmt: skip
+
+
+def task_batches(tokenizer: PreTrainedTokenizerFast, seed: int, rows_B: int = 32) -> Iterator[Batch]:
+    """Endless batches of tasks, one a row, of families drawn anew for each. Outputs are learnt."""
+    rng = np.random.default_rng(seed)
+    known = families("base")
+    to_id = tokenizer.convert_tokens_to_ids
+    line_break, row, equals, *digits = to_id(["\n", ROW, ANSWER[0], *map(str, range(COLOURS))])
+    P, cells = SHOWN + 1, SIDE * SIDE
+    while True:
+        inputs_BPC = rng.integers(COLOURS, size=(rows_B, P, cells), dtype=np.int8)
+        chosen = rng.integers(len(known), size=rows_B)
+        outputs_BPC = np.stack([known[i].apply(grids, rng) for i, grids in zip(chosen, inputs_BPC, strict=True)])
+
+        def as_tokens(grids_BPC: np.ndarray) -> np.ndarray:
+            """Cells with `ROW` between rows."""
+            tokens = np.full((rows_B, P, SIDE, SIDE + 1), row)
+            tokens[..., :SIDE] = np.array(digits)[grids_BPC].reshape(rows_B, P, SIDE, SIDE)
+            return tokens.reshape(rows_B, P, -1)[..., :-1]
+
+        ends_BP1 = np.full((rows_B, P, 1), line_break)
+        ends_BP1[:, -1] = tokenizer.eos_token_id
+        asked_BPT = np.concatenate([as_tokens(inputs_BPC), [[[equals, line_break]] * P] * rows_B], axis=-1)
+        answers_BPT = np.concatenate([as_tokens(outputs_BPC), ends_BP1], axis=-1)
+        ids_BT = np.concatenate([asked_BPT, answers_BPT], axis=-1).reshape(rows_B, -1)
+        labels_BT = np.concatenate([np.full_like(asked_BPT, -100), answers_BPT], axis=-1).reshape(rows_B, -1)
+        opening_B1 = np.full((rows_B, 1), tokenizer.bos_token_id)
+        yield (
+            torch.from_numpy(np.concatenate([opening_B1, ids_BT], axis=-1)),
+            torch.from_numpy(np.concatenate([np.full_like(opening_B1, -100), labels_BT], axis=-1)),
+        )
+
+
+def train_grid_student(lab: Lab, folder: Path, say: Callable[[str], None] = print) -> None:
+    """Trains the student and saves it with its tokenizer in `folder`."""
+    tokenizer = make_tokenizer()
+    model = new_model(tokenizer, lab.seed, width=128, layers=3, heads=4)
+    steps = max(2, round(1000 * lab.effort))
+    fit(model, task_batches(tokenizer, lab.seed), steps=steps, learning_rate=3e-3, say=say)
+    save(model, tokenizer, folder)

@@ -1,0 +1,179 @@
+"""The lab's grids: families are apart, the right plan keeps a rule, `train` and `evaluate` run on tasks and plans."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from configs.errors import UserError
+from configs.load import load_config
+from configs.schema import Lab
+from curation.cli import main
+from curation.lab import build, grids
+from curation.lab.build import build_lab
+from curation.lab.grid_student import make_tokenizer, task_batches, train_grid_student
+from student.grids.augmentations import draw_view
+from student.grids.grid import grid_text, pairs_text
+from teacher.prompting.features import QUANTITIES
+
+TINY = [
+    "lab.effort=0.002",
+    "lab.train_tasks=8",
+    "lab.heldout_tasks=8",
+    "student.steps=2",
+    "student.tokens_per_step=100",
+]
+
+
+def test_families_are_apart_and_half_of_each_kind():
+    names = [{family.name for family in grids.families(group)} for group in grids.GROUPS]
+    places = [{family.place for family in grids.families(group)} - {()} for group in grids.GROUPS]
+    assert all(len(of_group) == 26 for of_group in names) and len(set.union(*names)) == 78
+    assert all(len(of_group) == 13 for of_group in places) and len(set.union(*places)) == 39
+
+
+def outputs(family, inputs, chance=0):
+    return family.apply(inputs, np.random.default_rng(chance))
+
+
+def test_a_plan_keeps_the_rules_that_it_should_and_no_others():
+    """Colours keep every rule of places; turns keep every rule of colours, and few of places."""
+    rng = np.random.default_rng(0)
+    cells = rng.integers(10, size=(20, 9), dtype=np.int8)
+    kept = {(kind, chain): 0 for kind in ("places", "colours") for chain in ("all-colours", "rotate-90")}
+    for family in grids.families("heldout"):
+        for chain in ("all-colours", "rotate-90"):
+            view = draw_view(chain, np.random.default_rng(1), 1)
+
+            def seen(grids_, view=view):
+                return np.stack([view.of(grid.reshape(3, 3)).reshape(9) for grid in grids_])
+
+            same = np.array_equal(outputs(family, seen(cells)), seen(outputs(family, cells)))
+            kept["places" if family.place else "colours", chain] += same
+    assert kept["places", "all-colours"] == kept["colours", "rotate-90"] == 13
+    assert kept["colours", "all-colours"] == 0 and kept["places", "rotate-90"] <= 3
+
+
+def test_a_batch_is_the_text_of_tasks_and_outputs_are_learnt():
+    tokenizer = make_tokenizer()
+    ids_BT, labels_BT = next(task_batches(tokenizer, 0, rows_B=3))
+    _, task = next(grids.make_tasks("base", 1, 0))
+    text = pairs_text([*task.shown, *task.asked])
+    assert len(tokenizer(text)["input_ids"]) + 1 == ids_BT.shape[1]
+    for ids, labels in zip(ids_BT, labels_BT, strict=True):
+        written = tokenizer.decode(ids[1:-1])
+        assert tokenizer(written)["input_ids"] == ids[:-1].tolist()
+        learnt = tokenizer.decode(torch.where(labels == -100, 0, labels), skip_special_tokens=True)
+        assert learnt == "".join(line + "\n" for line in written.split("\n")[1::2])[:-1]
+
+
+def test_tasks_are_those_of_the_seed_and_their_questions_are_no_part_of_the_text():
+    tasks = [task for _, task in grids.make_tasks("heldout", 30, 0)]
+    again = [task for _, task in grids.make_tasks("heldout", 30, 0)]
+    assert [task.row("heldout") for task in tasks] == [task.row("heldout") for task in again]
+    assert all(grid_text(task.asked[0].output) not in pairs_text(task.shown) for task in tasks)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Built in this process: another one imports torch for as long as all the rest takes."""
+    folder = tmp_path_factory.mktemp("grids")
+
+    def train(names, lab, progress):
+        for name in names:
+            with build._placed(lab, name) as place:
+                train_grid_student(lab, place, progress)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_train", train)
+        build_lab(Lab(world="grids", dir=folder, effort=0.002, train_tasks=8, heldout_tasks=8), progress=lambda _: None)
+    return folder
+
+
+def settings(lab, run, *changes):
+    return [
+        "configs/lab-grids.yaml", f"lab.dir={lab}", f"run.dir={run}", f"data.train=[{lab}/shards/train.jsonl]",
+        f"data.heldout=[{lab}/shards/heldout.jsonl]", f"student.model={lab}/student-grids", "rl.rounds=1",
+        "rl.documents_per_round=4", "rl.group_size=4", *TINY, *changes,
+    ]  # fmt: skip
+
+
+def plan_file(folder, **changes):
+    plan = {"augmentations": {"identity": 1}, "learning_rate": 0.001, "steps": 2} | changes
+    path = folder / "own.json"
+    path.write_text(json.dumps(plan))
+    return f"plan:{path}"
+
+
+def test_the_same_verbs_train_and_evaluate_on_tasks_and_plans(lab, tmp_path, capsys):
+    own = plan_file(tmp_path)
+    arguments = settings(lab, tmp_path / "run", f"teacher.strategies=[{own},plan:turns]")
+    assert main(["train", *arguments]) == 0
+    assert main(["evaluate", *arguments, "evaluation.lab=false"]) == 0
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    arms = result["students"]["student-grids"]["arms"]
+    assert list(arms) == ["none", "untrained", "trained", "strategy:plan:own", "strategy:plan:turns", "oracle"]
+    assert set(arms["oracle"]["strategies"]) <= {"plan:own", "plan:turns"}
+    # Eight tasks of eight families: each is a cluster.
+    assert arms["strategy:plan:own"]["together"]["accuracy"]["clusters"] == 8
+    assert all(arm["together"]["failed"] == arm["rejected"] == 0 for arm in arms.values())
+    assert (
+        arms["strategy:plan:own"]["together"]["steps"] == 2 and arms["strategy:plan:turns"]["together"]["steps"] == 24
+    )
+
+
+def test_what_the_budget_cuts_is_said_and_a_budget_that_no_plan_meets_is_an_error(lab, tmp_path, capsys):
+    arguments = settings(lab, tmp_path / "run", "evaluation.lab=false", "evaluation.arms=[none,strategy:plan:turns]",
+                         "evaluation.against=none")  # fmt: skip
+    assert main(["evaluate", *arguments, "student.max_lesson_tokens=1000"]) == 0
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    arm = result["students"]["student-grids"]["arms"]["strategy:plan:turns"]["together"]
+    assert arm["tokens_most"] <= 1000 and arm["steps"] < 24 and arm["cut"] == 8
+    assert "student.max_lesson_tokens=1000 cut the last steps of 8 students." in result["notes"]
+    capsys.readouterr()
+    arguments = [line.replace(str(tmp_path / "run"), str(tmp_path / "other")) for line in arguments]
+    assert main(["evaluate", *arguments, "evaluation.arms=[strategy:plan:turns,strategy:plan:colours]",
+                 "evaluation.against=strategy:plan:turns", "student.max_lesson_tokens=8"]) == 1  # fmt: skip
+    error = capsys.readouterr().err
+    assert "student.max_lesson_tokens" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (["teacher.strategies=[plan:turn,plan:colours]"], "unknown plan 'plan:turn': did you mean 'turns'?"),
+        (["gates.plans.max_steps=10"], "plan:as-it-is has 'steps' 24: a whole number from 1 to 10 is allowed"),
+        (["reward.credit=shared"], "a plan (plan:NAME) is how one student learns one document"),
+        (["rl.rewrites_per_lesson=2"], "without rl.rewrites_per_lesson above 1"),
+        (["data.train=[models.jsonl]"], "a plan needs tasks of grids, and document"),
+        (["gates.plans.learning_rates=[1,0]"], "the lowest and the highest"),
+    ],
+)
+def test_mistakes_with_plans_cost_one_line_before_anything_runs(lab, tmp_path, capsys, changes, problem):
+    text = {"text": "Ada was born in Oslo.", "questions": [{"question": "Where?", "answer": "Oslo", "split": "reward"}]}
+    (tmp_path / "models.jsonl").write_text(json.dumps(text) + "\n")
+    changes = [change.replace("models.jsonl", str(tmp_path / "models.jsonl")) for change in changes]
+    assert main(["train", *settings(lab, tmp_path / "run", *changes)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and problem in error
+
+
+def test_a_plan_is_no_text_for_a_dataset(lab, tmp_path, capsys):
+    arguments = settings(lab, tmp_path / "run", f"curation.input=[{lab}/shards/train.jsonl]")
+    assert main(["curate", *arguments]) == 2
+    assert "is how a student learns, and no text that a dataset could hold" in capsys.readouterr().err
+
+
+def test_the_head_is_told_what_the_pairs_of_a_task_have_in_common():
+    for family, task in grids.make_tasks("heldout", 26, 0):
+        kept = QUANTITIES["kept-colours"].measure(pairs_text(task.shown))
+        recoloured = QUANTITIES["recoloured"].measure(pairs_text(task.shown))
+        assert (kept, recoloured) == (1, 0) if family.place else kept < 1 and recoloured == 1, family.name
+    assert QUANTITIES["kept-colours"].measure("Ada was born in Oslo.\nShe lives there.") == 0
+
+
+def test_the_config_is_one_that_loads():
+    assert load_config("configs/lab-grids.yaml").lab.world == "grids"
+    with pytest.raises(UserError, match="world"):
+        load_config("configs/lab-grids.yaml", ["lab.world=grid"])
