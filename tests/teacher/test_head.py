@@ -60,7 +60,8 @@ def test_it_learns_which_text_teaches_which_documents(planted, gold_pool, tmp_pa
     config = head_config(tmp_path / "run", rl={"algorithm": algorithm})
     train_teacher(config, planted(32), planted(12, "heldout"), lambda _: gold_pool(), lambda line: None)
     shares = better_shares(config)
-    assert abs(shares[0] - 0.5) < 0.1 and shares[-1] > 0.8, shares
+    # GRPO learns within its first round already.
+    assert 0.4 < shares[0] < 0.65 and shares[-1] > 0.8, shares
     assert better_shares(config, "trained") > [0.8], "of documents that it never saw"
 
 
