@@ -77,7 +77,10 @@ def run_arm(name: str, folder: Path, overrides: tuple[str, ...]) -> dict[str, An
     path = folder / name / "result.json"
     if path.is_file():
         return read_own(path, dict)
-    config = load_config(CONFIG, [*ARMS[name], *overrides, f"run.dir={folder / name}"])
+    lab = load_config(CONFIG, overrides).lab.dir
+    places = [f"data.{part}=[{lab}/shards/{part}.jsonl]" for part in ("train", "heldout")]
+    places += [f"teacher.model={lab}/teacher", f"student.model={lab}/student-fixed", f"run.dir={folder / name}"]
+    config = load_config(CONFIG, [*ARMS[name], *places, *overrides])
     train, heldout = read_splits(config)
     train_teacher(config, train, [], make_pool, lambda line: say(f"{name}: {line}"))
     # Nothing else has used this journal: these are the students of the rounds.
