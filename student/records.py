@@ -16,7 +16,9 @@ Split = Literal["reward", "heldout"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 SHARES: frozenset[Measure] = frozenset({"choice", "recall"})
 """Measures of which a question is a hit or none, so that a gain is a difference of shares."""
-UNITS: dict[Measure, str] = {m: "share of questions" if m in SHARES else "nats a token" for m in MEASURES}
+UNITS: dict[Measure, str] = {m: "share of questions" if m in SHARES else "nats a token" for m in MEASURES} | {
+    "bits": "bits a byte"
+}
 """Of a measure and of its rise, which is a gain."""
 
 
@@ -70,6 +72,8 @@ class Question:
     split: Split = "reward"
     document_id: str = ""
     """The document that it asks about; empty if there is none."""
+    text: bool = False
+    """It asks for running text: it tells `bits` and nothing else, which all other questions do not."""
 
 
 class Segment(NamedTuple):
@@ -131,15 +135,21 @@ class Answer:
     correct_after: bool
     extra: dict[str, float] = field(default_factory=dict)
     """As `NAME_before` and `NAME_after`: sums, bits per byte, `greedy` (as correct, but the answer may go on); of a
-    question with distractors `contrast`, `choice` and `choice_sum`; of a decoded answer `recall` and `exact_match`."""
+    question with distractors `contrast`, `choice` and `choice_sum`; of a decoded answer `recall` and `exact_match`; of
+    running text `bits`, the bits per byte that it takes, below 0."""
 
     def told(self, measure: Measure) -> tuple[float, float] | None:
         """A measure before and after, in its unit (`UNITS`); None where the exam did not tell it: it needs distractors
-        for `contrast` and `choice`, decoded answers for `recall`."""
-        if measure == "loglik":
+        for `contrast` and `choice`, decoded answers for `recall`, running text for `bits`."""
+        if measure == "loglik" and not self.of_text:
             return self.loglik_before, self.loglik_after
         before, after = self.extra.get(f"{measure}_before"), self.extra.get(f"{measure}_after")
         return None if before is None or after is None else (before, after)
+
+    @property
+    def of_text(self) -> bool:
+        """Whether running text was asked for."""
+        return "bits_before" in self.extra
 
     def gain_of(self, measure: Measure) -> float | None:
         """The rise of a measure; None where it is not told."""

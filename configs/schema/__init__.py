@@ -60,6 +60,8 @@ class Config(Section):
             raise ValueError("reward.credit 'shared' with documents_per_student 1 is 'document': say so")
         if self.reward.measure == "recall" and not self.student.decode:
             raise ValueError("reward.measure 'recall' is of decoded answers: set student.decode to true")
+        if self.reward.measure == "bits" and not self.data.continuation:
+            raise ValueError("reward.measure 'bits' is of text: set data.continuation to the share of it that is asked")
         if self.reward.retention_weight and not self.reward.retention_texts:
             raise ValueError("reward.retention_weight without reward.retention_texts penalises nothing: name a file")
         if self.student.tokens_per_step and self.student.texts_per_step:

@@ -8,7 +8,7 @@ from pydantic import Field
 from configs.schema.section import Named, Section
 
 Credit = Literal["document", "shared", "shard"]
-Measure = Literal["loglik", "contrast", "choice", "recall"]
+Measure = Literal["loglik", "contrast", "choice", "recall", "bits"]
 
 
 class Screen(Section):
@@ -43,7 +43,9 @@ class Reward(Section):
     """The measure whose rise is the gain. `loglik`: mean log-likelihood of a gold answer's token, in nats. `contrast`:
     that minus the mean of the question's distractors, in nats. `choice`: whether the gold answer beats every distractor
     by log-likelihood a character (lm-eval's acc_norm). `recall`: whether the decoded answer has 60% of the gold words
-    (needs `student.decode`). The other measures stand beside it where the exam tells them."""
+    (needs `student.decode`). `bits`: the bits per byte that the student spares on the end of the document, which the
+    teacher does not see (needs `data.continuation`, and no questions). The other measures stand beside it where the
+    exam tells them."""
     distractors: int | None = Field(default=None, ge=0)
     """Wrong answers to each question that brings none: answers of its document's other questions, then of other
     documents. null takes 4 where the measure needs them, else 0."""

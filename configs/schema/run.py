@@ -26,6 +26,9 @@ class Data(Section):
     plans and curation then work on passages as on documents. A shorter document is one passage. A document that brings
     texts of its own (`rewrites`) is not cut, since these are about all of it. null cuts none: what does not fit into
     the teacher's context is then lost at the document's end."""
+    continuation: float = Field(default=0.0, ge=0, le=0.9)
+    """Share of each document, at its end, that the teacher does not see and its students are asked for: an exam that
+    needs no questions, for `reward.measure: bits`. Only where texts are measured; curation rewrites whole documents."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first `limit` documents of `train`."""
     titles: int | None = Field(default=None, ge=1)

@@ -14,6 +14,7 @@ from curation.console.progress import say
 from curation.corpus.finding import Shard, Skipped, describe_skipped, find_shards
 from curation.corpus.inputs import check_inputs, models_of
 from curation.corpus.shards import BadRow, read_shard
+from student.benchmarks.continuation import set_apart
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
 from student.records import Split
@@ -134,7 +135,7 @@ def read_splits(config: Config) -> tuple[list[Document], list[Document]]:
         for document in train:
             document.metadata.pop("questions", None)
     heldout = _read_heldout(config, train) if data.heldout else []
-    questions_missing = any("questions" not in document.metadata for document in [*train, *heldout])
+    questions_missing = not _text_alone(config) and any("questions" not in d.metadata for d in [*train, *heldout])
     if not questions_missing:
         train, heldout = _with_split(config, "train", train), _with_split(config, "heldout", heldout)
     for key, name in models_of(config).items():
@@ -154,14 +155,14 @@ def read_asked(
 ) -> list[Document]:
     """The first `limit` documents, under the first `titles` titles, with questions: their own, or those
     that are written. Raises UserError."""
-    return ensure_questions(config, _read(config, patterns, limit, titles), say)
+    return _with_questions(config, _read(config, patterns, limit, titles))
 
 
 def read_evaluated(config: Config) -> list[Document]:
     """The documents of `data.heldout` with questions, where no teacher is trained. Raises UserError."""
     data = config.data
     train = _read(config, data.train, data.limit, data.titles) if data.apart else []
-    return ensure_questions(config, _read_heldout(config, train), say)
+    return _with_questions(config, _read_heldout(config, train))
 
 
 def _read_heldout(config: Config, train: Sequence[Document]) -> list[Document]:
@@ -195,13 +196,26 @@ def apart_from(train: Sequence[Document], documents: Sequence[Document], data: D
 
 
 def _read(config: Config, patterns: tuple[str, ...], limit: int | None, titles: int | None) -> list[Document]:
-    """The first `limit` documents: all where questions can be written, else those with questions."""
+    """The first `limit` documents: all where questions can be written or text is asked for, else those with
+    questions."""
+    share = config.data.continuation
     try:
-        return read_documents(patterns, limit, titles=titles, questions_needed=not config.questions.asked_kinds)
+        needed = not config.questions.asked_kinds and not share
+        documents = read_documents(patterns, limit, titles=titles, questions_needed=needed)
+        return [set_apart(document, share) for document in documents] if share else documents
     except NoQuestions as error:
         raise NoQuestions(
             f"{error}; set questions.model to a model that writes them, or to 'teacher', or questions.kinds=[cloze]"
         ) from None
+
+
+def _text_alone(config: Config) -> bool:
+    """Whether documents need no questions, since their ends are asked for."""
+    return bool(config.data.continuation) and not config.questions.asked_kinds
+
+
+def _with_questions(config: Config, documents: list[Document]) -> list[Document]:
+    return documents if _text_alone(config) else ensure_questions(config, documents, say)
 
 
 def _with_split(config: Config, key: Literal["train", "heldout"], documents: list[Document]) -> list[Document]:

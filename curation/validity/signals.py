@@ -17,6 +17,7 @@ from teacher.reward.student_runs import StudentRuns
 
 NEEDS: dict[Measure, str] = {
     "contrast": "distractors", "choice": "distractors", "recall": "student.decode",
+    "bits": "data.continuation",
 }  # fmt: skip
 """What an exam needs that not every exam has."""
 

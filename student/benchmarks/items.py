@@ -13,7 +13,13 @@ log = logging.getLogger(__name__)
 HELDOUT_SHARE = 0.3
 """Share of the items that are never rewarded, if the data does not name their splits."""
 
+CONTINUATION = "continuation"
+"""The `kind` of an item that asks for running text (student/benchmarks/continuation.py)."""
 QUESTION_KEYS = ["question", "prompt", "answer", "choices", "distractors", "split", "kind"]
+
+
+class Continuation(tuple):
+    """Items that ask for a document's end, in its metadata. A field `continuation` that a row itself has is none."""
 
 
 class FixedQuestions:
@@ -35,8 +41,8 @@ def parse_question(item: dict[str, Any], template: str, document_id: str = "") -
     """A question from its JSON form `{question | prompt, answer, choices?, distractors?, split?}`.
 
     `question` is put into the template, `prompt` is asked as it is. `distractors` are wrong answers; without them the
-    other `choices` are. A `kind` is for who compares kinds of questions, no exam reads it. SQuAD's `answers: {text:
-    [...]}` is not read.
+    other `choices` are. A `kind` is for who compares kinds of questions; an exam knows `continuation`. SQuAD's
+    `answers: {text: [...]}` is not read.
 
     Raises:
         UserError: a key is missing or unknown, the answer is empty, it is none of the choices, or it is a distractor.
@@ -61,7 +67,7 @@ def parse_question(item: dict[str, Any], template: str, document_id: str = "") -
     prompt = template.format(question=text) if "question" in item else text
     return Question(
         prompt=prompt, answer=answer, distractors=distractors or _without(choices, answer), split=split,
-        document_id=document_id,
+        document_id=document_id, text=item.get("kind") == CONTINUATION,
     )  # fmt: skip
 
 

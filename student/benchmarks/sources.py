@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.errors import UserError
 from configs.files import parse_lines
-from student.benchmarks.items import FixedQuestions, parse_question, split_of
+from student.benchmarks.items import Continuation, FixedQuestions, parse_question, split_of
 from student.records import Benchmark, Document, Exam, Question, Split
 
 PROMPT_WORDS = 8
@@ -30,8 +30,8 @@ def checked_template(template: str) -> str:
 
 
 class DocumentQuestions:
-    """Each document's own questions, from its `questions` metadata. With `all_as` those of either split count as of
-    this one."""
+    """Each document's own questions, from its `questions` metadata, and what is asked of its `continuation`. With
+    `all_as` those of either split count as of this one."""
 
     def __init__(self, template: str = "{question}", all_as: Split | None = None):
         self.template, self.all_as = checked_template(template), all_as
@@ -41,6 +41,8 @@ class DocumentQuestions:
         items = document.metadata.get("questions") or []
         if not isinstance(items, list):
             raise UserError(f"document {document.id!r}: questions is not a list: {items!r}")
+        asked = document.metadata.get("continuation")
+        items = [*items, *(asked if isinstance(asked, Continuation) else ())]
         questions = (parse_question(item, self.template, document.id) for item in items)
         if self.all_as is not None:
             questions = (replace(question, split=self.all_as) for question in questions)

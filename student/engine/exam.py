@@ -169,7 +169,9 @@ class Examiner:
                 "bits_per_byte": bits / max(1, len(question.answer.encode())),
                 "greedy": float(gold.greedy),  # lm-eval's acc of loglikelihood tasks, which may go on
             }
-            if wrong:
+            if question.text:
+                extra["bits"] = -extra["bits_per_byte"]
+            elif wrong:
                 extra |= _against_distractors(question, gold, wrong)
             if self.settings.decode:
                 answer = next(decoded)

@@ -50,22 +50,27 @@ def telling_documents(
 ) -> list[AnyDocument]:
     """The documents whose questions tell `reward.measure`; says how distractors were drawn, and how many documents are
     left out. `key` of the config names them. Raises UserError where none is left."""
-    if not reward.distractors_drawn and not reward.needs_distractors:
-        return list(documents)
     drawn = ask_documents(documents, benchmark, split, reward)
-    kept = list(documents)
-    if reward.needs_distractors:
-        kept = [document for document in documents if any(q.distractors for q in drawn.questions[document.id])]
+    kept = [document for document in documents if any(tells(q, reward) for q in drawn.questions[document.id])]
     if documents and not kept:
+        asked, advice = f"{split} question", "give documents questions"
+        if reward.needs_distractors:
+            asked, advice = f"{asked} with a distractor", "set reward.distractors, or give questions `distractors`"
         raise UserError(
-            f"{key}: no {split} question with a distractor in {amount(len(documents), 'document')}, so that"
-            f" reward.measure {reward.measure!r} cannot be told: set reward.distractors, or give questions"
-            " `distractors`"
+            f"{key}: no {asked} in {amount(len(documents), 'document')}, so that reward.measure {reward.measure!r}"
+            f" cannot be told: {advice}"
         )
     left_out = len(documents) - len(kept)
-    words = f"; {left_out} of {len(documents)} documents tell no {reward.measure} and are left out" if left_out else ""
-    say(f"{key}: distractors: {drawn}{words}")
+    words = f"{left_out} of {len(documents)} documents tell no {reward.measure} and are left out" if left_out else ""
+    told = f"distractors: {drawn}" if reward.distractors_drawn or reward.needs_distractors else ""
+    if words or told:
+        say(f"{key}: {'; '.join(part for part in (told, words) if part)}")
     return kept
+
+
+def tells(question: Question, reward: Reward) -> bool:
+    """Whether the question tells `reward.measure`."""
+    return question.text == (reward.measure == "bits") and (bool(question.distractors) or not reward.needs_distractors)
 
 
 def draw_distractors(asked: Mapping[str, Sequence[Question]], count: int) -> Drawn:
@@ -77,15 +82,15 @@ def draw_distractors(asked: Mapping[str, Sequence[Question]], count: int) -> Dra
     random by the question. Left out is an answer that is, holds, or is part of the gold answer.
     """
     pools: dict[Kind, list[str]] = {"number": [], "name": [], "phrase": []}
-    for answer in sorted({question.answer for questions in asked.values() for question in questions}):
+    for answer in sorted({q.answer for questions in asked.values() for q in questions if not q.text}):
         pools[kind_of(answer)].append(answer)
     drawn: dict[str, list[Question]] = {}
     from_others = without = 0
     for document, questions in asked.items():
         drawn[document] = []
         for question in questions:
-            if not question.distractors and count:
-                own = _own(question, {other.answer for other in questions})
+            if not question.distractors and count and not question.text:
+                own = _own(question, {other.answer for other in questions if not other.text})
                 found = _different(question.answer, own, count)
                 if len(found) < count:
                     chance = random.Random(item_hash(question.prompt, question.answer))
@@ -99,7 +104,7 @@ def draw_distractors(asked: Mapping[str, Sequence[Question]], count: int) -> Dra
                     from_others += len(filled) > len(found)
                     found = filled
                 question = replace(question, distractors=tuple(found))
-            without += not question.distractors
+            without += not question.distractors and not question.text
             drawn[document].append(question)
     return Drawn(questions=drawn, from_others=from_others, without=without)
 

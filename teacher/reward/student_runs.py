@@ -33,7 +33,7 @@ from student.records import (
     mean_gain,
 )
 from teacher.ready.plans import plan_of
-from teacher.reward.distractors import Drawn, ask_documents
+from teacher.reward.distractors import Drawn, ask_documents, tells
 from teacher.run.clock import Clock
 from teacher.run.journal import Journal, outcome_key
 
@@ -110,7 +110,7 @@ class StudentRuns:
         questions = self.drawn(split, document.id in self._heldout_ids).questions[document.id]
         if not questions:
             raise UserError(f"document {document.id!r} has no {split} questions: no student can be asked")
-        if reward.needs_distractors and not any(question.distractors for question in questions):
+        if not any(tells(question, reward) for question in questions):
             raise UserError(f"document {document.id!r}: its {split} questions do not tell {reward.measure!r}")
         return questions
 
@@ -206,9 +206,10 @@ def narrow(job: Job, outcome: Outcome, document_id: str | None, measure: Measure
         if document_id in (None, question.document_id)
     )
     assert answers, f"the exam asks nothing about {document_id!r}"
+    graded = [answer for answer in answers if not answer.of_text] or answers
     accuracies = {
-        "accuracy_before": statistics.fmean(answer.correct_before for answer in answers),
-        "accuracy_after": statistics.fmean(answer.correct_after for answer in answers),
+        "accuracy_before": statistics.fmean(answer.correct_before for answer in graded),
+        "accuracy_after": statistics.fmean(answer.correct_after for answer in graded),
     }
     gain = mean_gain(answers, measure)
     assert gain is not None, f"no answer about {document_id!r} tells {measure}"

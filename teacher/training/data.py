@@ -12,6 +12,7 @@ import torch
 from configs.errors import UserError
 from configs.schema import Config
 from configs.seeds import stable_seed
+from student.benchmarks.items import Continuation
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Document
 from teacher.prompting.strategies import brought_names, check_strategy, check_trainable, content_of, planned_names
@@ -60,6 +61,8 @@ def data_hash(config: Config, train: Sequence[Document], heldout: Sequence[Docum
     content: list[object] = [
         [d.id, d.text, d.metadata.get("questions")] for documents in (train, heldout) for d in documents
     ]
+    asked = (document.metadata.get("continuation") for document in (*train, *heldout))
+    content += [items for items in asked if isinstance(items, Continuation)]
     for name in config.teacher.strategies:
         try:
             content.append(content_of(name))

@@ -1,5 +1,7 @@
 """The measures of an answer, and their rises."""
 
+from dataclasses import replace
+
 import pytest
 
 from student.records import MEASURES, UNITS, Answer, mean_gain
@@ -10,8 +12,10 @@ BARE = Answer(loglik_before=-3.0, loglik_after=-2.0, correct_before=False, corre
 
 
 def test_a_gain_is_the_rise_of_a_measure():
-    assert [TOLD.gain_of(measure) for measure in MEASURES] == [2.0, 1.5, 1.0, None]
-    assert [BARE.gain_of(measure) for measure in MEASURES] == [1.0, None, None, None]
+    assert [TOLD.gain_of(measure) for measure in MEASURES] == [2.0, 1.5, 1.0, None, None]
+    assert [BARE.gain_of(measure) for measure in MEASURES] == [1.0, None, None, None, None]
+    text = replace(BARE, extra={"bits_before": -2.5, "bits_after": -1.0})
+    assert [text.gain_of(measure) for measure in MEASURES] == [None, None, None, None, 1.5]
 
 
 def test_answers_that_do_not_tell_a_measure_are_left_out_of_its_mean():

@@ -1,0 +1,69 @@
+"""A run on text alone: `data.continuation` and `reward.measure: bits`."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from configs.errors import UserError
+from configs.files import read_json_lines
+from configs.schema import Config
+from curation.corpus.training_data import read_evaluated, read_splits
+from curation.train import train_from_config
+from tests.curation.datasets import WORDS, write_jsonl
+
+
+def documents(start: int, count: int) -> list[dict[str, str]]:
+    """Each has three words of its own, which it repeats to its end."""
+    return [
+        {"text": " ".join(f"{WORDS[i]} {WORDS[i + 1]} {WORDS[i + 2]} so ." for _ in range(8))}
+        for i in range(start, start + count)
+    ]
+
+
+@pytest.fixture
+def config(tmp_path, teacher) -> Config:
+    train = write_jsonl(tmp_path / "train.jsonl", documents(0, 8))
+    heldout = write_jsonl(tmp_path / "heldout.jsonl", documents(10, 8))
+    return Config.model_validate(
+        {
+            "run": {"dir": tmp_path / "run"},
+            "data": {"train": [str(train)], "heldout": [str(heldout)], "continuation": 0.25},
+            "student": {
+                "model": str(teacher), "device": "cpu", "steps": 6, "learning_rate": 0.02, "lora": {"rank": 8},
+            },
+            "teacher": {
+                "model": str(teacher), "prompting": "policy", "strategies": ["copy"], "max_new_tokens": 8, "lora": None,
+                "device": "cpu",
+            },
+            "gates": {"min_words": 1, "max_repetition": 1.0, "truncated": False},
+            "reward": {"measure": "bits", "documents_per_student": 4},
+            "rl": {"rounds": 1, "documents_per_round": 8, "group_size": 2, "evaluation_lessons": 1},
+        }
+    )  # fmt: skip
+
+
+def test_from_bare_text_to_gains_in_bits_a_byte(config):
+    summary = train_from_config(config)
+    raw = summary.heldout["raw"]
+    assert raw.measure == "bits" and raw.by_measure.keys() == {"bits"}
+    assert raw.gain.low > 0.05, "who read the beginning finds the end likelier"
+    step = next(
+        line for line in read_json_lines(config.run.dir / "journal" / "metrics.jsonl") if line["kind"] == "step"
+    )
+    assert step["gain/mean"] == step["gain/bits"] and "gain/loglik" not in step
+    samples = json.loads((config.run.dir / "journal" / "samples" / "heldout-untrained.json").read_text())
+    assert len(samples) == 8
+
+
+def test_only_the_beginning_is_read_wherever_texts_are_measured(config):
+    for document in [*read_splits(config)[0], *read_evaluated(config)]:
+        assert len(document.text.split()) == 30 and "questions" not in document.metadata
+
+
+def test_what_cannot_be_told_is_refused(config):
+    with pytest.raises(ValidationError, match=r"'bits' is of text: set data\.continuation"):
+        Config.model_validate(config.model_dump() | {"data": config.data.model_dump() | {"continuation": 0.0}})
+    loglik = config.model_copy(update={"reward": config.reward.model_copy(update={"measure": "loglik"})})
+    with pytest.raises(UserError, match=r"no reward question in 8 documents, so that reward\.measure 'loglik' cannot"):
+        train_from_config(loglik)
