@@ -130,6 +130,8 @@ def _curate(
         if inputs.checkpoint is None and model_writes(config):
             why = "no round gained more than the untrained teacher" if inputs.unbeaten else "no trained teacher"
             say(f"{why} in {config.run.dir}: curating with {config.teacher.model} as it is")
+        if inputs.screen is not None:
+            say(f"of {curation.best_of} texts that is kept which the run's screen predicts best: {inputs.screen.told}")
         if done:
             say(f"going on: {done} of {inputs.documents} documents are finished")
     read = ReadShard(list(shards), curation.limit, [file.documents for file in inputs.files])

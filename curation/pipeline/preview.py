@@ -22,6 +22,7 @@ from rich.text import Text
 from transformers.utils.logging import disable_progress_bar
 
 from configs.files import Record
+from configs.format import number as figure
 from configs.schema import Config
 from curation.console.progress import say
 from curation.corpus.filters import Cleaner, Refusal
@@ -154,6 +155,8 @@ def _heading(name: str, tokens: int | None, *refusal: str | None) -> Text:
 
 def _heading_of(record: Record) -> Text:
     name = "its own text" if record["strategy"] == RAW else str(record["strategy"] or "a rewrite")
+    if (gain := record.get("predicted_gain")) is not None:
+        name += f" · predicted {figure(gain, sign=True)} above the other samples"
     return _heading(name, record.get("tokens"), record["stage"], record["reason"], record["detail"])
 
 

@@ -76,7 +76,7 @@ def rewriting(inputs: CurationInputs) -> Iterator[None]:
         with serving(inputs.config, inputs.checkpoint, inputs.work / "vllm") if model else nullcontext():
             yield
     finally:
-        _loaded.clear()
+        _unload()
 
 
 def load_rewriter(inputs: CurationInputs) -> Rewriter:
@@ -85,7 +85,7 @@ def load_rewriter(inputs: CurationInputs) -> Rewriter:
     config, checkpoint, items, screen = inputs.config, inputs.checkpoint, inputs.items, inputs.screen
     if _loaded and _loaded[0] == (config, checkpoint, items, screen):
         return _loaded[1]
-    _loaded.clear()  # frees another teacher before this one is loaded
+    _unload()  # frees another teacher before this one is loaded
     students = None
     if screen is not None and screen.student is not None:
         # A pool forks its helpers, which has to be done before a teacher starts threads.
@@ -97,6 +97,12 @@ def load_rewriter(inputs: CurationInputs) -> Rewriter:
     gates = build_gates(config.gates, config.teacher, writer.tokenizer, items, config.student.prompt_template)
     _loaded[:] = (config, checkpoint, items, screen), Rewriter(writer, tuple(gates), students)
     return _loaded[1]
+
+
+def _unload() -> None:
+    if _loaded and _loaded[1].students is not None:
+        _loaded[1].students.close()
+    _loaded.clear()
 
 
 def _load_writer(config: Config, checkpoint: Path | None) -> Writer:

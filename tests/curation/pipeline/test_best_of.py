@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from configs.errors import UserError
+from configs.errors import RunError, UserError
 from configs.schema import Config
 from curation.pipeline.curate import curate
+from student.pools import make_pool
 from student.statistics.intervals import Estimate
 from student.text.words import count_words
 from teacher.records import Completion
@@ -82,6 +83,23 @@ def test_without_a_screen_that_tells_nothing_is_sampled(sampled: Config, monkeyp
     greedy = sampled.curation.model_copy(update={"temperature": 0.0, "rewrites_per_document": 1})
     with pytest.raises(UserError, match=r"rewrites_per_document=1, curation\.best_of=3 would write the same text"):
         curate(sampled.model_copy(update={"curation": greedy}))
+
+
+def test_a_sign_may_ask_the_untouched_student_but_no_other(sampled: Config, teacher: Path) -> None:
+    student = sampled.student.model_copy(update={"model": str(teacher), "device": "cpu"})
+    config = sampled.model_copy(update={"student": student})
+    pool = make_pool(student)
+    names = ("likelihood", "supported", "strategy none")
+    asks = dataclasses.replace(SCREEN, signs=names[:2], names=names, weights=(1.0, 1.0, 0.0), student=pool.fingerprint)
+    write_screen(config.run.dir, asks)
+    curate(config)
+    for row in data_rows(config):
+        assert row["predicted_gain"] > 0  # every text of six words has another likelihood
+    other = student.model_copy(update={"steps": 3})
+    elsewhere = config.curation.model_copy(update={"output": config.run.dir / "other"})
+    with pytest.raises(RunError, match="was fitted on other students"):
+        curate(config.model_copy(update={"student": other, "curation": elsewhere}))
+    assert not (elsewhere.output / "manifest.json").exists()
 
 
 def test_a_screen_is_read_as_it_was_written(tmp_path: Path) -> None:
