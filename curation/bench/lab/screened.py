@@ -43,12 +43,11 @@ from teacher.training.loop import train_teacher
 from teacher.writers.local import load_teacher
 
 CONFIG = Path(configs.__file__).parent / "lab.yaml"
-ARMS = {
-    "all": ("rl.group_size=16",),
-    "screened": (
-        "rl.group_size=16", "reward.screen.signs=[contained,length,overlap]", "reward.screen.share=0.15",
-    ),
-}  # fmt: skip
+SHARED = ("rl.group_size=16", "rl.documents_per_round=32")
+ARMS = {"all": (), "screened": ("reward.screen.signs=[contained,length,overlap]", "reward.screen.share=0.15")}
+"""Settings of the runs."""
+PEOPLE = 64
+"""Held-out people whose samples are taught."""
 SAMPLES = 4
 
 
@@ -80,7 +79,7 @@ def run_arm(name: str, folder: Path, overrides: tuple[str, ...]) -> dict[str, An
     lab = load_config(CONFIG, overrides).lab.dir
     places = [f"data.{part}=[{lab}/shards/{part}.jsonl]" for part in ("train", "heldout")]
     places += [f"teacher.model={lab}/teacher", f"student.model={lab}/student-fixed", f"run.dir={folder / name}"]
-    config = load_config(CONFIG, [*ARMS[name], *places, *overrides])
+    config = load_config(CONFIG, [*SHARED, *ARMS[name], *places, *overrides])
     train, heldout = read_splits(config)
     train_teacher(config, train, [], make_pool, lambda line: say(f"{name}: {line}"))
     # Nothing else has used this journal: these are the students of the rounds.
@@ -103,9 +102,11 @@ def run_arm(name: str, folder: Path, overrides: tuple[str, ...]) -> dict[str, An
             "fitted": {"correlation": list(screen.correlation), "documents": screen.documents},
         }
         for teacher, checkpoint in (("untrained", None), ("trained", trained)):
-            groups = _written(config, heldout, checkpoint, SAMPLES, None)
+            groups = _written(config, heldout[:PEOPLE], checkpoint, SAMPLES, None)
             gains_DG = [[list(r.gains) for r in of_one] for of_one in rewards.score(groups)]
-            result[f"best_of_{teacher}"] = best_of(screen, heldout, groups, gains_DG, config.reward.documents_together)
+            result[f"best_of_{teacher}"] = best_of(
+                screen, heldout[:PEOPLE], groups, gains_DG, config.reward.documents_together
+            )
     write_whole(path, json.dumps(result) + "\n")
     return result
 
