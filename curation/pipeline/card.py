@@ -62,9 +62,11 @@ def leaks_checked(manifest: Mapping[str, Any]) -> bool:
 
 
 def render(template: Path, *values: Mapping[str, Any], **more: Any) -> str:
-    """A card's text from its template; a name without a value is an error. The filter `cell` escapes a table cell."""
+    """A card's text from its template; a name without a value is an error. The filter `cell` escapes a table cell,
+    `figure` writes a number that may be missing."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    environment.filters["figure"] = lambda number, digits: "–" if number is None else f"{number:.{digits}f}"
     merged = {name: value for mapping in (*values, more) for name, value in mapping.items()}
     return environment.from_string(template.read_text(encoding="utf-8")).render(merged)
 

@@ -15,6 +15,7 @@ from pyarrow import compute
 
 from configs.errors import RunError
 from configs.files import write_whole
+from curation.pipeline.diversity import Samples
 
 WORK = ".notewright"
 """Folder inside the output folder for the state of an unfinished run. A finished dataset keeps the part of it that
@@ -45,10 +46,11 @@ COLUMNS = pa.schema(
         pa.field("predicted_high", pa.float64(), metadata={"about": "upper end of that interval"}),
     ]
 )
-PART = pa.schema([*COLUMNS, *(pa.field(name, pa.string()) for name in ("stage", "reason", "detail"))])
+PART = pa.schema([*COLUMNS, *(pa.field(name, pa.string()) for name in ("stage", "reason", "detail", "source_text"))])
 """A part holds one terminal record per document and rewrite: a row (`reason` null), or why there is none. `stage` is
 then `gate` or `leak_check`, which refused the rewrite, or `teacher`, which failed on it. A document that never reached
-the teacher has one record without a rewrite: a `filter` refused it, or a `step` failed on it."""
+the teacher has one record without a rewrite: a `filter` refused it, or a `step` failed on it. Records of documents that
+diversity is measured on have the beginning of their source in `source_text`."""
 RAW = "raw"
 """The strategy of a row that is the source's own text."""
 NO_TEACHER = "none"
@@ -91,9 +93,9 @@ class Merged:
     filter_reasons: Counter[str] = field(default_factory=Counter)
     strategies: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
-    sizes: Counter[str] = field(default_factory=Counter)
-    """Bytes of texts and sources before and after compression (`write_part`)."""
     shards: list[dict[str, Any]] = field(default_factory=list)
+    samples: Samples = field(default_factory=Samples)
+    """Not part of the manifest; its figures and examples are."""
 
 
 def part_path(parts: Path, task: int, batch: int) -> Path:
@@ -108,12 +110,11 @@ def parts_of(parts: Path, task: int) -> list[Path]:
     return paths
 
 
-def write_part(path: Path, records: list[dict[str, Any]], **numbers: int) -> None:
-    """Makes a batch durable: the file appears whole, and survives a power cut. `numbers` go into its footer:
-    `documents`, the number of documents in the batch, and the bytes of texts and sources before and after
-    compression."""
+def write_part(path: Path, records: list[dict[str, Any]], documents: int) -> None:
+    """Makes a batch durable: the file appears whole, and survives a power cut. The number of documents in the batch
+    goes into its footer."""
     sink = pa.BufferOutputStream()
-    schema = PART.with_metadata({name: str(number) for name, number in numbers.items()})
+    schema = PART.with_metadata({"documents": str(documents)})
     pq.write_table(pa.Table.from_pylist(records, schema=schema), sink, compression="zstd")
     write_whole(path, sink.getvalue())
 
@@ -179,13 +180,14 @@ def _kept_rows(
             with pq.ParquetFile(path) as part:
                 table = part.read()
             documents += _count_outcomes(table, file, merged)
-            for name in ("text_bytes", "text_packed", "source_bytes", "source_packed"):
-                merged.sizes[name] += int(table.schema.metadata[name.encode()])
             table = table.replace_schema_metadata(None)
             for record in table.filter(compute.is_valid(table["reason"])).to_pylist():
                 sink = filtered if record["stage"] == "filter" else quarantine
                 sink.write(orjson.dumps({name: record[name] for name in REFUSED}) + b"\n")
-            kept = table.filter(compute.is_null(table["reason"])).select(COLUMNS.names)
+                merged.samples.add_refused(record)
+            kept = table.filter(compute.is_null(table["reason"]))
+            merged.samples.add_rows(kept.filter(compute.is_valid(kept["source_text"])).to_pylist())
+            kept = kept.select(COLUMNS.names)
             if kept.num_rows:
                 merged.rows += kept.num_rows
                 merged.bytes_in_memory += kept.nbytes

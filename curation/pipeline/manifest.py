@@ -2,21 +2,19 @@
 
 import json
 import os
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
-from datatrove.data import Document
 
 from configs.errors import UserError
 from configs.files import read_own, write_whole
 from configs.format import shorten
 from curation.console.progress import say
 from curation.corpus.decontaminate import BenchmarkIndex
-from curation.corpus.filters import Cleaner
-from curation.corpus.shards import read_shard
-from curation.pipeline.dataset import RAW, FileCounts, Merged
+from curation.corpus.secrets import find_secrets
+from curation.pipeline.dataset import FileCounts, Merged
+from curation.pipeline.diversity import EXAMPLES, Samples, diversity
 from curation.pipeline.inputs import CurationInputs
 from curation.pipeline.rewriter import rewriter_gates
 
@@ -36,8 +34,9 @@ def make_manifest(inputs: CurationInputs, files: list[FileCounts], merged: Merge
         **_fields(merged),
         "gates": rewriter_gates(inputs.config),
         "leak_check": _leak_check(inputs.index, merged),
-        "diversity": _diversity(inputs.config.rl.diversity_alarm, merged),
-        "examples": _examples(inputs, merged),
+        "diversity": _diversity(inputs.config.rl.diversity_alarm, merged.samples),
+        "examples": _examples(merged.samples),
+        "refused_examples": dict(_refused_examples(inputs, merged)),
     }
 
 
@@ -60,7 +59,7 @@ def _as_text(name: str) -> str:
 
 
 def _fields(record: FileCounts | Merged) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in record.__slots__}
+    return {name: getattr(record, name) for name in record.__slots__ if name != "samples"}
 
 
 def _leak_check(index: BenchmarkIndex, merged: Merged) -> dict[str, Any] | None:
@@ -79,31 +78,44 @@ def _leak_check(index: BenchmarkIndex, merged: Merged) -> dict[str, Any] | None:
     }
 
 
-def _diversity(alarm: float, merged: Merged) -> dict[str, float]:
-    """Compression ratios of texts and of their sources (zlib, within a batch); a text that repeats itself has a higher
-    one."""
-    sizes = merged.sizes
-    texts, sources = (sizes[f"{kind}_bytes"] / max(sizes[f"{kind}_packed"], 1) for kind in ("text", "source"))
-    if texts > alarm * sources:
-        say(
-            f"warning: the texts compress {texts:.1f} times, their sources {sources:.1f}: the teacher repeats itself "
-            "(more strategies or a higher curation.temperature may help)"
-        )
-    return {"compression": round(texts, 3), "source_compression": round(sources, 3)}
+def _diversity(alarm: float, samples: Samples) -> dict[str, Any] | None:
+    found = diversity(samples)
+    if found is not None:
+        texts, sources = (found[kind]["compression"] or 0.0 for kind in ("rows", "sources"))
+        if texts > alarm * sources:
+            say(
+                f"warning: the texts compress {texts:.1f} times, their sources {sources:.1f}: the teacher repeats "
+                "itself (more strategies or a higher curation.temperature may help)"
+            )
+    return found
 
 
-def _examples(inputs: CurationInputs, merged: Merged) -> list[dict[str, str]]:
-    """The dataset's first rewrites with their sources, shortened."""
-    curation = inputs.config.curation
-    with pq.ParquetFile(curation.output / merged.shards[0]["path"]) as file:
-        first = next(file.iter_batches(batch_size=30)).to_pylist()
-    shards = {shard.name: shard for shard in inputs.shards}
-    examples = []
-    with Cleaner(curation) as cleaner:
-        for row in [row for row in first if row["strategy"] != RAW][:3]:
-            documents = (d for d in read_shard(shards[row["source_file"]]) if isinstance(d, Document))
-            source = next(d for d in documents if d.metadata["source_row"] == row["source_row"])
-            cleaner.clean(source, known_to_pass=True)
-            shortened = {"source": shorten(source.text, 600), "text": shorten(row["text"], 600)}
-            examples.append({"id": row["id"], "strategy": row["strategy"], **shortened})
-    return examples
+def _examples(samples: Samples) -> list[dict[str, str]]:
+    """Some rewrites with their sources, shortened."""
+    rewrites = [row for row in samples.rows if row["rewrite"] is not None]
+    return [
+        {
+            "id": row["id"],
+            "strategy": row["strategy"],
+            "source": shorten(row["source"][-1], 600),
+            "text": shorten(row["text"], 600),
+        }
+        for row in rewrites[:EXAMPLES]
+    ]
+
+
+def _refused_examples(inputs: CurationInputs, merged: Merged) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """By reason the beginnings of refused texts that may be published as the rows may: under a licence of theirs,
+    without secrets and benchmark items, which whatever refused them may not have looked for."""
+    gates, template = inputs.config.gates, inputs.config.student.prompt_template
+    heldout = BenchmarkIndex({"heldout": inputs.items}, gates.leak_ngram, template, None, 1.0)
+    for reason, refused in sorted(merged.samples.refused.items()):
+        safe = [
+            {"id": record["id"], "text": shorten(" ".join(record["text"].split()), 160)}
+            for record in refused
+            if record["licence"] in merged.licences
+            and not find_secrets(record["text"])
+            and not any(index.benchmark_in(record["text"]) for index in (inputs.index, heldout))
+        ]
+        if safe:
+            yield reason, safe[:EXAMPLES]

@@ -1,6 +1,5 @@
 """The steps of a curation task: a reader of one shard, and the teacher that turns its documents into durable parts."""
 
-import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,6 +19,7 @@ from curation.corpus.shards import SNIPPET_CHARACTERS, read_shard
 from curation.corpus.training_data import training_id
 from curation.pipeline.dataset import NO_TEACHER, RAW, part_documents, part_path, parts_of, write_part
 from curation.pipeline.dedup import Verdicts, read_verdicts
+from curation.pipeline.diversity import CHARACTERS, is_sampled
 from curation.pipeline.inputs import CurationInputs
 from curation.pipeline.rewriter import (
     Rewriter,
@@ -167,13 +167,8 @@ class RewriteWithTeacher(PipelineStep):
     def _write(self, path: Path, kept: list[Document], refused: list[Record], batch: int) -> None:
         records = self.rewrite(kept, batch)
         rows = [record for record in records if record["reason"] is None]
-        # How often texts repeat themselves, in the window of a batch, beside how often their sources do.
-        texts = "\n".join(row["text"] for row in rows).encode()
-        sources = "\n".join(document.text for document in kept).encode()
-        sizes = {"text_bytes": len(texts), "text_packed": len(zlib.compress(texts))}
-        sizes |= {"source_bytes": len(sources), "source_packed": len(zlib.compress(sources))}
         documents = len(kept) + len(refused)
-        write_part(path, refused + records, documents=documents, **sizes)
+        write_part(path, refused + records, documents)
         log_batch(
             self.inputs.work / "progress.jsonl",
             documents=documents,
@@ -204,6 +199,8 @@ class RewriteWithTeacher(PipelineStep):
         drafts: list[list[Record]] = []
         for document in documents:
             source = self._source(document) | {"source_tokens": rewriter.count_tokens(document.text), "seed": seed}
+            if is_sampled(source["source_file"], source["source_row"], self.inputs.documents):
+                source["source_text"] = document.text[:CHARACTERS]
             ready = ReadyTexts(_as_trained(document), seed)
             texts = islice(written, curation.rewrites_per_document * curation.best_of)
             drafts.append([source | self._rewritten(rewriter, request, answered, ready) for request, answered in texts])
@@ -221,6 +218,7 @@ class RewriteWithTeacher(PipelineStep):
             if stable_seed(run_seed, RAW, document.id) / 2**31 < curation.keep_raw:
                 raw = {"id": f"{document.id}/{RAW}", "rewrite": None, "strategy": RAW, "text": document.text}
                 raw |= dict.fromkeys(("tokens", "source_tokens"), of_document[0]["source_tokens"]) | {"gates": []}
+                raw["source_text"] = of_document[0].get("source_text")
                 leaks = check(_as_trained(document), document.text, rewriter.leak_gates)
                 refused = {"stage": "gate", "reason": leaks} if leaks else self._leak(document.text)
                 records.append(self._source(document) | raw | refused)

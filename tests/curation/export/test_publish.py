@@ -243,8 +243,7 @@ def test_secrets(folder: Path, server: HubServer, capsys: pytest.CaptureFixture[
 def test_a_secret_of_a_source_does_not_leave_in_an_example(
     tmp_path: Path, teacher: Path, server: HubServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    documents = rows(6)
-    documents[0]["text"] += f" {AWS_KEY}"
+    documents = [row | {"text": f"{row['text']} {AWS_KEY}"} for row in rows(6)]
     config = checked_config(tmp_path, teacher, documents)
     curate(config)
     line = refused(capsys, 2, config.curation.output)
