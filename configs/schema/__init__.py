@@ -104,8 +104,6 @@ class Config(Section):
             raise ValueError(
                 "serving.chat begins no completion with a tag: curation.strategies needs teacher.prompting 'strategy'"
             )
-        if self.questions.replace and not self.questions.asked_kinds:
-            raise ValueError("questions.replace needs questions.model or questions.kinds: nothing would be written")
         if self.teacher.chooses_only:
             if self.teacher.prompting != "policy" or self.teacher.writer != "transformers" or self.teacher.lora:
                 raise ValueError(

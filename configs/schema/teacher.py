@@ -184,9 +184,13 @@ class Questions(Section):
     of what was written, kept and refused stands beside it."""
     per_document: int = Field(default=5, ge=1)
     """Most questions that are kept of a document; kinds take turns."""
+    heldout_share: float = Field(default=0.3, ge=0, le=1)
+    """Share of the facts that are asked for by held-out questions alone; a document of two facts or more has some on
+    each side. 0 rewards all: where `data.heldout` brings questions, those held out of `data.train` are never asked, and
+    a teacher that wrote them itself quotes them in its lessons, which the gate `leak` then refuses."""
     replace: bool = False
-    """Put the own questions of `data.train` aside and write others: shows what training on the bare text is worth,
-    judged by the questions that `data.heldout` brings."""
+    """Put the own questions of `data.train` aside where others are written: shows what training on the bare text is
+    worth, judged by the questions that `data.heldout` brings."""
     min_lift: float = Field(default=0.3, ge=0)
     """A question stays if the writing model finds its answer likelier by this many nats a token after document and
     question than after the question alone, the document alone, and the document with its other questions; 0 does not

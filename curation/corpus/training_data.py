@@ -131,7 +131,7 @@ def read_splits(config: Config) -> tuple[list[Document], list[Document]]:
     check_inputs(config)
     data = config.data
     train = _read(config, data.train, data.limit, data.titles)
-    if config.questions.replace:
+    if config.questions.replace and config.questions.asked_kinds:
         for document in train:
             document.metadata.pop("questions", None)
     heldout = _read_heldout(config, train) if data.heldout else []

@@ -39,6 +39,11 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for line in _unwrapped(text) for sentence in _split_line(line)]
 
 
+def has_end(sentence: str) -> bool:
+    """Whether a sign of its end closes it, as none closes a heading, a cell of a table or most lines of code."""
+    return _END.search(f"{sentence[-4:]} ") is not None
+
+
 def split_at_every_end(text: str) -> list[str]:
     """The parts of a text between all signs that can end a sentence, for a search that must not miss one: among small
     letters and behind abbreviations too."""

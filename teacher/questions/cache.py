@@ -20,9 +20,9 @@ from typing import Any
 
 from configs.errors import UserError, nearest
 from configs.files import Record, append_whole, drop_torn_line, locked, parse_json, read_given, write_whole
-from configs.schema import Config
+from configs.schema import Config, Questions
 from configs.seeds import item_hash
-from student.benchmarks.items import parse_question
+from student.benchmarks.items import HELDOUT_SHARE, parse_question
 from student.records import Document
 from teacher.questions.quality import Quality, table_file
 from teacher.questions.refusals import AskedQuestions
@@ -57,12 +57,12 @@ def ensure_questions(config: Config, documents: Sequence[Document], progress: Ca
         UserError: the file holds a malformed line, there is no such kind or model, or no document has a question.
         RunError: the disk is full; the questions written so far are kept.
     """
-    path = questions_file(config)
+    path, share = questions_file(config), config.questions.heldout_share
     without = [document for document in documents if not document.metadata.get("questions")]
     written = read_questions(path) if without else {}
     if any(document_key(document) not in written for document in without):
         written = _write_missing(config, without, path, progress)
-    kept = [document for document in attach_questions(documents, written) if document.metadata.get("questions")]
+    kept = [document for document in attach_questions(documents, written, share) if document.metadata.get("questions")]
     if documents and not kept:
         raise _nothing_usable(config, len(documents), path)
     if missing := len(documents) - len(kept):
@@ -80,7 +80,9 @@ def _nothing_usable(config: Config, documents: int, path: Path) -> UserError:
     )
 
 
-def attach_questions(documents: Sequence[Document], written: WrittenQuestions) -> list[Document]:
+def attach_questions(
+    documents: Sequence[Document], written: WrittenQuestions, heldout_share: float = HELDOUT_SHARE
+) -> list[Document]:
     """The same documents; those without questions as copies with the written ones in `metadata["questions"]`, each on
     its side."""
     attached = []
@@ -88,7 +90,7 @@ def attach_questions(documents: Sequence[Document], written: WrittenQuestions) -
         questions = written.get(document_key(document))
         if questions is not None and not document.metadata.get("questions"):
             document = copy.copy(document)
-            document.metadata = {**document.metadata, "questions": with_sides(document, questions)}
+            document.metadata = {**document.metadata, "questions": with_sides(document, questions, heldout_share)}
         attached.append(document)
     return attached
 
@@ -170,7 +172,7 @@ def _write_missing(
                 key = document_key(document)
                 if key in written:
                     continue
-                written[key] = _chosen(document, checked, asked, config.questions.per_document)
+                written[key] = _chosen(document, checked, asked, config.questions)
                 record = dict(zip(LINE_KEYS, (*key, written[key], checked.dropped), strict=True))
                 lines += json.dumps(record, ensure_ascii=False).encode() + b"\n"
                 quality.count(written[key], checked.dropped)
@@ -192,7 +194,7 @@ def _write_missing(
     return written
 
 
-def _chosen(document: Document, checked: CheckedQuestions, asked: AskedQuestions, count: int) -> list[Record]:
+def _chosen(document: Document, checked: CheckedQuestions, asked: AskedQuestions, settings: Questions) -> list[Record]:
     """The questions of a document that stay, each on its side; the others are put to the dropped ones."""
     fresh = []
     for item in checked.questions:
@@ -201,9 +203,9 @@ def _chosen(document: Document, checked: CheckedQuestions, asked: AskedQuestions
         else:
             fresh.append(item)
             asked.add(item)
-    chosen = choose(document, fresh, count)
+    chosen = choose(document, fresh, settings.per_document)
     checked.dropped += [item | {"reason": "more than asked for"} for item in fresh if item not in chosen]
-    return with_sides(document, chosen)
+    return with_sides(document, chosen, settings.heldout_share)
 
 
 def _is_json(line: bytes) -> bool:

@@ -9,8 +9,8 @@ import random
 from collections import Counter
 
 from configs.seeds import stable_seed
-from student.records import Document
-from student.text.sentences import split_sentences
+from student.records import Document, passage_of
+from student.text.sentences import has_end, split_sentences
 from student.text.words import length_in_words, words
 from teacher.questions.parsing import QuestionAnswer
 from teacher.ready.rules import GAP, facts, longest_word, without
@@ -20,13 +20,15 @@ LEAST_WORDS, MOST_WORDS = 3, 60
 
 
 def cloze_questions(document: Document) -> list[QuestionAnswer]:
-    """One question of each sentence that has something to ask for, in an order that is random and always the same, so
-    that the first ones are from anywhere in the document."""
+    """One question of each sentence that has something to ask for: first those that have a name or number, each in an
+    order that is random and always the same, so that the first ones are from anywhere in the document."""
     sentences = split_sentences(document.text)
     topic = topic_of(document, sentences)
     rng = random.Random(stable_seed("cloze", document.text))
-    questions = []
-    for sentence in rng.sample(sentences, len(sentences)):
+    questions: list[QuestionAnswer] = []
+    others: list[QuestionAnswer] = []
+    prose = [sentence for sentence in sentences if has_end(sentence)] or sentences
+    for sentence in rng.sample(prose, len(prose)):
         if not LEAST_WORDS <= length_in_words(words(sentence)) <= MOST_WORDS:
             continue
         known = set(words(topic))
@@ -35,14 +37,17 @@ def cloze_questions(document: Document) -> list[QuestionAnswer]:
         if answer is None or (not options and sentence.startswith(answer)):  # There is ...
             continue
         if known.isdisjoint(words(answer)):
-            questions.append(QuestionAnswer(_question(sentence, answer, topic), answer))
-    return questions
+            (questions if options else others).append(QuestionAnswer(_question(sentence, answer, topic), answer))
+    return questions + others
 
 
 def topic_of(document: Document, sentences: list[str]) -> str:
-    """What the document is about, for questions about sentences that say `he` or `it`: its title, or else the name in
-    its first sentence of which it says most words, counting every time; empty where there is none."""
-    title = document.metadata.get("title")
+    """What the document is about, for questions about sentences that say `he` or `it`: its title, or the outermost
+    heading over a passage, or else the name in its first sentence of which it says most words, counting every time;
+    empty where there is none."""
+    title, passage = document.metadata.get("title"), passage_of(document)
+    if not title and passage is not None and passage.headings:
+        title = passage.headings[0]
     if isinstance(title, str) and title.strip():
         return " ".join(title.split())
     names = [name for name in map(_bare, facts(sentences[0] if sentences else "")) if not _has_digit(name)]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from configs.seeds import item_hash
-from student.benchmarks.items import split_of
+from student.benchmarks.items import HELDOUT_SHARE, split_of
 from student.records import Document
 from student.text.sentences import split_sentences
 from student.text.words import word_line, words
@@ -45,8 +45,11 @@ def _sentence_of(lines: list[str], item: dict[str, Any]) -> int:
     return max(saying, key=lambda number: len(asked.intersection(lines[number].split())), default=0)
 
 
-def with_sides(document: Document, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The questions, each with its `split`. Those that have one keep it. Of two facts or more at least one is on each
+def with_sides(
+    document: Document, items: Sequence[dict[str, Any]], heldout_share: float = HELDOUT_SHARE
+) -> list[dict[str, Any]]:
+    """The questions, each with its `split`; of a share of 0 or 1 all on one side. Those that have one keep it. Of two
+    facts or more at least one is on each
     side, unless the questions that have a side say otherwise."""
     if all(item.get("split") for item in items):
         return list(items)
@@ -57,8 +60,8 @@ def with_sides(document: Document, items: Sequence[dict[str, Any]]) -> list[dict
             sides.setdefault(fact, item["split"])
     sentences = [" ".join(words(sentence)) for sentence in split_sentences(document.text)] or [""]
     free = sorted({fact for fact in facts if fact not in sides}, key=lambda fact: item_hash(sentences[fact]))
-    sides |= {fact: split_of(sentences[fact]) for fact in free}
-    if free and len(sides) > 1 and len(set(sides.values())) == 1:
+    sides |= {fact: split_of(sentences[fact], heldout_share=heldout_share) for fact in free}
+    if free and 0 < heldout_share < 1 and len(sides) > 1 and len(set(sides.values())) == 1:
         # By the same hash as the side itself: the fact that was nearest to the other side.
         last, side = (free[0], "heldout") if sides[free[0]] == "reward" else (free[-1], "reward")
         sides[last] = side

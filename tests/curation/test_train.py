@@ -1,15 +1,21 @@
 """What a training run looks at before it begins: documents with and without questions, and models."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from configs.errors import UserError
-from configs.schema import Config
+from configs.load import load_config
+from configs.schema import Config, Lab
 from configs.seeds import item_hash
 from curation.corpus.finding import Shard
 from curation.corpus.training_data import training_id
+from curation.lab.build import build_lab
 from curation.study.groups import read_groups
 from curation.train import train_from_config
-from teacher.questions.cache import questions_file
+from teacher.questions.cache import questions_file, read_questions
+from teacher.questions.quality import table_file
 from tests.curation.datasets import rows, write_jsonl
 
 
@@ -55,12 +61,37 @@ def test_questions_that_were_written_serve_the_reliability_too(config, tmp_path)
     made = [row | {"rewrites": ["one text", "another text"]} for row in rows(2)]
     path = write_jsonl(tmp_path / "brought.jsonl", [made[0], made[1] | {"questions": asked}])
     key = {"id": training_id(Shard(str(path), path.name), 0, made[0]["text"]), "text_hash": item_hash(made[0]["text"])}
-    written = [{"question": "Where?", "answer": "There"}]
+    written = [{"question": "Where?", "answer": "There", "split": "reward"}]
     write_jsonl(questions_file(config), [key | {"questions": written, "dropped": []}])
     groups = read_groups(config, str(path), 4, None)
     assert [group.document.metadata["questions"] for group in groups] == [written, asked]
     with pytest.raises(UserError, match=r"1 documents? without questions|set questions\.model"):
         read_groups(with_(config, questions={"model": ""}), str(write_jsonl(path, made)), 4, None)
+
+
+@pytest.mark.slow
+def test_from_bare_text_to_a_trained_teacher(tmp_path):
+    """Three minutes of a core. With given questions the trained teacher's students reach 0.74 and the untrained one's
+    0.19 (configs/lab.yaml); a wrong one here would stay near the latter."""
+    build_lab(Lab())
+    people = [json.loads(line) for line in Path("models/lab/shards/train.jsonl").read_text().splitlines()]
+    bare = write_jsonl(tmp_path / "bare" / "people.jsonl", [{"id": row["id"], "text": row["text"]} for row in people])
+    config = load_config(
+        "configs/lab-bare-text.yaml", [f"run.dir={tmp_path / 'run'}", f"data.train=[{bare.parent}]", "data.limit=null"]
+    )
+    summary = train_from_config(config)
+    answers = {row["text"]: {item["answer"] for item in row["questions"]} for row in people}
+    written = read_questions(questions_file(config))
+    assert len(written) == len(people)
+    true = [
+        item["answer"] in answers[row["text"]]
+        for row, questions in zip(people, written.values(), strict=True)
+        for item in questions
+    ]
+    assert len(true) >= 4 * len(people) and sum(true) >= 0.99 * len(true)
+    assert summary.strategies_last["question-answer"] > 0.8
+    assert summary.heldout["trained"].accuracy.mean > summary.heldout["untrained"].accuracy.mean + 0.3
+    assert table_file(questions_file(config)).is_file()
 
 
 def test_a_writer_without_a_usable_question_ends_before_the_run_begins(config):

@@ -66,6 +66,7 @@ def test_questions_of_one_fact_are_on_one_side_in_any_words():
     assert all(len(of_fact) == 1 for of_fact in sides.values())
     assert {side for of_fact in sides.values() for side in of_fact} == {"reward", "heldout"}
     assert with_sides(ADA, items[::-1])[::-1] == sided, "the order makes no difference"
+    assert {item["split"] for item in with_sides(ADA, items, heldout_share=0)} == {"reward"}
 
 
 @pytest.mark.parametrize("facts", [(0, 1), (0, 3), (1, 2), (2, 3), (1, 2, 3)])
