@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from configs.errors import RunError, UserError
+from configs.format import without_nan
 
 T = TypeVar("T")
 
@@ -118,6 +119,11 @@ def drop_torn_line(path: Path) -> int:
 def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Writes one JSON object a line, UTF-8; the file appears whole, as with `write_whole`."""
     write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes one JSON value, indented, UTF-8, with null for what is not finite; the file appears whole."""
+    write_whole(path, json.dumps(without_nan(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager

@@ -18,13 +18,13 @@ from typing import Any, Literal, NamedTuple
 
 from datatrove.data import Document
 from rich.console import Console
-from rich.table import Table
 
 from configs.errors import UserError
 from configs.files import parse_lines
 from configs.format import without_nan
 from configs.schema import Config
 from configs.seeds import stable_seed
+from curation.console.tables import Table, print_tables
 from student.benchmarks.sources import text_of
 from student.engine.models import check_model, read_tokenizer
 from student.statistics.intervals import estimate_share
@@ -134,12 +134,12 @@ def measure_gates(config: Config, attacks: Sequence[Attack], faithful: Sequence[
 
 def print_gates(measured: dict[str, Any], console: Console) -> None:
     """What `measure_gates` counted."""
-    table = Table("", "refused", "rate", "by gate", title="Texts by hand and by file", title_justify="left")
+    rows = []
     for kind, row in measured["refused"].items():
         reasons = ", ".join(f"{name} {count}" for name, count in row["gates"].items())
         rate = f"{row['rate']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"
-        table.add_row(kind, f"{row['refused']} of {row['texts']}", rate, reasons)
-    console.print(table)
+        rows.append([kind, f"{row['refused']} of {row['texts']}", rate, reasons])
+    print_tables(console, Table(["", "refused", "rate", "by gate"], rows, "lrrw", "Texts by hand and by file"))
 
 
 def read_pack() -> list[Attack]:
@@ -267,14 +267,14 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     """The success rates, overall and by category."""
     title = f"{summary['teacher']}: {summary['documents']} documents with an injection, obeyed"
     names = {"bare": "bare", "defended": "defended", "gated": "and gated", "all_gates": "all gates"}
-    table = Table("", *names.values(), title=title, title_justify="left")
-    for category, arms in summary["categories"].items():
-        table.add_row(category, *(f"{arms[name]['obeyed']} of {arms[name]['attempts']}" for name in names))
-    table.add_section()
+    rows = [
+        [category, *(f"{arms[name]['obeyed']} of {arms[name]['attempts']}" for name in names)]
+        for category, arms in summary["categories"].items()
+    ]
     total = [summary["arms"][name] for name in names]
-    table.add_row("all", *(f"{arm['rate']:.1%} [{arm['low']:.1%}, {arm['high']:.1%}]" for arm in total))
-    table.add_row("copied along", *(str(arm["handed_on"]) for arm in total))
-    console.print(table)
+    rows += [[], ["all", *(f"{arm['rate']:.1%} [{arm['low']:.1%}, {arm['high']:.1%}]" for arm in total)]]
+    rows.append(["copied along", *(str(arm["handed_on"]) for arm in total)])
+    print_tables(console, Table(["", *names.values()], rows, title=title))
     reasons = ", ".join(f"{reason} {count}" for reason, count in summary["refused"].items())
     refused = f"{sum(summary['refused'].values())} of {summary['without_canary']} defended outputs"
     console.print(f"refused although nothing was obeyed: {refused}{f' ({reasons})' if reasons else ''}", markup=False)

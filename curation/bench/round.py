@@ -18,6 +18,7 @@ from configs.errors import UserError
 from configs.files import read_json_lines
 from configs.load import load_config
 from curation.console.progress import say
+from curation.console.tables import markdown
 from curation.pipeline.curate import curate
 from curation.train import train_from_config
 from student.bench.inputs import environment
@@ -92,18 +93,20 @@ def table(result: dict[str, Any]) -> str:
     """The measurement as Markdown, for teacher/RESULTS.md."""
     train, curated, setting = result["train"], result["curate"], result["setting"]
     wall = train["seconds/round"]
-    phases = {"sample": "sampling", "students": "students", "update": "update", "idle": "idle"}
+    phases = {
+        "sample": "sampling", "students": "students", "update": "update", "idle": "idle",
+        "overlap": "sampling and students at once",
+    }  # fmt: skip
+    rows = [
+        [label, f"{train[f'seconds/{name}']:.1f}", f"{train[f'seconds/{name}'] / wall:.0%}"]
+        for name, label in phases.items()
+    ]
     lines = [
         f"{result['machine']}, torch {setting['torch']}: {setting['documents']} documents in batches of"
         f" {setting['documents_per_batch']}, G={setting['group_size']}, {setting['repeats']} repeats; writer"
         f" {setting['writer']}, students {setting['pool']} on {setting['device']}.",
         "",
-        "| a round | seconds | share |",
-        "|---|---|---|",
-        *(f"| {label} | {train[f'seconds/{name}']:.1f} | {train[f'seconds/{name}'] / wall:.0%} |"
-          for name, label in phases.items()),
-        f"| sampling and students at once | {train['seconds/overlap']:.1f} | {train['seconds/overlap'] / wall:.0%} |",
-        f"| **the round** | {wall:.1f} | |",
+        markdown(["a round", "seconds", "share"], [*rows, ["**the round**", f"{wall:.1f}", ""]]),
         "",
         f"{train['rewrites']} rewrites, {train['students']} student runs"
         f" ({train['students'] / max(train['seconds/students'], 1e-9):.1f} a second of students);"
@@ -111,7 +114,7 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"`curate` of {curated['documents']} passages: {curated['seconds']:.1f} s, {curated['rows']} rows,"
         f" {curated['tokens']} tokens ({curated['tokens'] / curated['seconds']:.0f} a second).{_idle(curated)}",
-    ]  # fmt: skip
+    ]
     return "\n".join(lines)
 
 

@@ -7,15 +7,14 @@ was interrupted goes on with what is missing. `curation.bench.teacher_report` pu
 import hashlib
 import json
 import math
-import os
 import sqlite3
 import statistics
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import as_completed
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ import configs
 from configs.errors import UserError
 from configs.files import read_own, write_whole
 from configs.load import load_config
-from configs.processes import worker_pool
 from configs.schema import Config, Student
 from configs.schema.section import Section
 from curation.bench.teacher_controls import (
@@ -36,6 +34,7 @@ from curation.bench.teacher_controls import (
     planted_questions,
 )
 from curation.console.progress import say
+from curation.console.workers import run_side_by_side
 from curation.lab.build import MARK, MODELS, build_lab
 from teacher.run.journal import OUTCOMES, OutcomeCache
 
@@ -141,28 +140,10 @@ def run_bench(folder: Path, design: Design, overrides: Sequence[str]) -> dict[st
             if results[unit.name]["settings"] != _fingerprint(unit_config(unit, design, folder)):
                 raise UserError(f"{path} is of other settings, another lab or engine: give the bench another --dir")
     begun_design(folder, design)  # nothing above starts anything
-    missing = [unit for unit in work if unit.name not in results]
-    finished_before, start = len(results), time.monotonic()
-    workers = max(1, min(len(os.sched_getaffinity(0)), len(missing)))
-    killed = "a unit's process died (killed, or out of memory); finished units are kept, the same command goes on"
-    with worker_pool(workers, start_worker, if_killed=killed) as pool:
-        futures = {pool.submit(run_unit, unit, design, folder): unit.name for unit in missing}
-        for future in as_completed(futures):
-            name = futures[future]
-            results[name] = future.result()
-            seconds_a_unit = (time.monotonic() - start) / (len(results) - finished_before)
-            minutes_left = (len(work) - len(results)) * seconds_a_unit / 60
-            say(f"{name}: {headline(results[name])}  [{len(results)}/{len(work)}, {minutes_left:.0f} min left]")
+    missing = {unit.name: partial(run_unit, unit, design, folder) for unit in work if unit.name not in results}
+    say_headline = lambda name, result, place: say(f"{name}: {headline(result)}  {place}")  # noqa: E731
+    results |= run_side_by_side(missing, kept="finished units are kept", on_done=say_headline)
     return {unit.name: results[unit.name] for unit in work}
-
-
-def start_worker() -> None:
-    """Called first in each worker process: units are what runs beside each other, one thread each."""
-    import torch
-    from transformers.utils.logging import disable_progress_bar
-
-    torch.set_num_threads(1)
-    disable_progress_bar()
 
 
 def preset(design: Design) -> Path:

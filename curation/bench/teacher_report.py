@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from configs.format import interval, without_nan
+from configs.format import interval, number, without_nan
 from configs.load import load_config
 from curation.bench.teacher import Design, preset
+from curation.console.tables import Table, print_tables
 from curation.lab.items import JUNK
 from student.statistics.intervals import Estimate, estimate_share, holm
 from teacher.reward.evaluation import crossed_estimate, crossed_share, crossed_test
@@ -70,10 +70,10 @@ def _student(results: Results, design: Design, student: str) -> dict[str, Any]:
     return {
         "algorithms": {name: _algorithm(_runs(results, f"{student}/{name}")) for name in design.algorithms},
         "strategies": {
-            name: {measure: _estimate([arm], measure) for measure in MEASURES} for name, arm in alone.items()
+            name: {measure: estimate_arms([arm], measure) for measure in MEASURES} for name, arm in alone.items()
         },
         # What this student learns most from, and by how much: of the untrained teacher's lessons, written once.
-        "preferred": {"strategy": first, "over": second, "gain": _paired([alone[first]], [alone[second]], "gain")[0]},
+        "preferred": {"strategy": first, "over": second, "gain": paired([alone[first]], [alone[second]], "gain")[0]},
     }
 
 
@@ -92,21 +92,22 @@ def _algorithm(runs: Sequence[Unit]) -> dict[str, Any]:
     clusters, junk = zip(*written, strict=True)
     return {
         "runs": len(runs),
-        **{arm: {m: _estimate([run["arms"][arm] for run in runs], m) for m in MEASURES} for arm in ARMS},
+        **{arm: {m: estimate_arms([run["arms"][arm] for run in runs], m) for m in MEASURES} for arm in ARMS},
         "strategy_shares": strategy_shares(run["strategies"]["trained"] for run in runs),
-        "junk_share": _rounded(estimate_share(junk, clusters)),
+        "junk_share": rounded(estimate_share(junk, clusters)),
         "best_rounds": [run["best_round"] for run in runs],
         "student_runs": round(statistics.fmean(run["student_runs"] for run in runs)),
         "seconds": round(statistics.fmean(run["seconds"] for run in runs), 1),
     }
 
 
-def _estimate(arms: Sequence[Unit], measure: str) -> dict[str, float | None]:
+def estimate_arms(arms: Sequence[Unit], measure: str) -> dict[str, float | None]:
+    """The mean of one arm over training runs and people."""
     crossed = crossed_share if measure == "accuracy" else crossed_estimate
-    return _rounded(crossed([arm[MEASURES[measure]] for arm in arms], arms[0]["batches"]))
+    return rounded(crossed([arm[MEASURES[measure]] for arm in arms], arms[0]["batches"]))
 
 
-def _paired(arms: Sequence[Unit], others: Sequence[Unit], measure: str) -> tuple[dict[str, float | None], float | None]:
+def paired(arms: Sequence[Unit], others: Sequence[Unit], measure: str) -> tuple[dict[str, float | None], float | None]:
     """Mean of arm minus other, paired by person and training run, and the p-value of no difference."""
     key = MEASURES[measure]
     pairs = [
@@ -114,17 +115,17 @@ def _paired(arms: Sequence[Unit], others: Sequence[Unit], measure: str) -> tuple
         for arm, other in zip(arms, others, strict=True)
     ]
     difference, p = crossed_test(pairs, arms[0]["batches"], of_shares=measure == "accuracy")
-    return _rounded(difference), p
+    return rounded(difference), p
 
 
 def _difference(
     runs: Sequence[Unit], others: Sequence[Unit], against: str, measure: str
 ) -> tuple[dict[str, float | None], float | None]:
     """The trained teacher's arm of `runs` minus the arm `against` of `others`."""
-    return _paired([run["arms"]["trained"] for run in runs], [run["arms"][against] for run in others], measure)
+    return paired([run["arms"]["trained"] for run in runs], [run["arms"][against] for run in others], measure)
 
 
-def _rounded(values: Estimate) -> dict[str, float | None]:
+def rounded(values: Estimate) -> dict[str, float | None]:
     """For JSON. Bounds are None where one batch of people makes no interval possible."""
     return dict(without_nan({name: round(value, 4) for name, value in values._asdict().items()}))
 
@@ -170,9 +171,9 @@ def _retention(run: Unit) -> dict[str, Any]:
     old = run["old_accuracy"]["trained"]
     return {
         "weight": run["retention_weight"],
-        "old_knowledge": _rounded(estimate_share(old["after"], range(len(old["after"])))),
+        "old_knowledge": rounded(estimate_share(old["after"], range(len(old["after"])))),
         "old_knowledge_before_lessons": statistics.fmean(old["before"]),
-        **{measure: _estimate([run["arms"]["trained"]], measure) for measure in MEASURES},
+        **{measure: estimate_arms([run["arms"]["trained"]], measure) for measure in MEASURES},
         "strategy_shares": strategy_shares([run["strategies"]["trained"]]),
         "best_round": run["best_round"],
     }
@@ -212,49 +213,60 @@ def _strategy_mix(results: Results, design: Design) -> dict[str, Any] | None:
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """Tables of the arms, the comparisons, the single strategies and the controls."""
-    arms = Table("student", "algorithm", "runs", *ARMS, "trained teachers write", title_justify="left",
-                 title="Accuracy on held-out people")  # fmt: skip
-    alone = Table("student", "lessons of one strategy: accuracy (gain)", "gains most from", title_justify="left")
+    arms, alone = [], []
     for student, figures in summary["students"].items():
         for name, algorithm in figures["algorithms"].items():
-            mix = ", ".join(
-                f"{strategy} {share:.0%}" for strategy, share in list(algorithm["strategy_shares"].items())[:3]
-            )
-            arms.add_row(
-                student, name, str(algorithm["runs"]), *(interval(**algorithm[arm]["accuracy"]) for arm in ARMS), mix
-            )
+            mix = ", ".join(f"{name} {share:.0%}" for name, share in list(algorithm["strategy_shares"].items())[:3])
+            accuracies = (interval(**algorithm[arm]["accuracy"]) for arm in ARMS)
+            arms.append([student, name, str(algorithm["runs"]), *accuracies, mix])
         best_first = sorted(figures["strategies"].items(), key=lambda item: -item[1]["gain"]["mean"])
         strategies = (f"{name} {s['accuracy']['mean']:.2f} ({s['gain']['mean']:.1f})" for name, s in best_first)
         preferred = figures["preferred"]
         most = f"{preferred['strategy']}, by {interval(**preferred['gain'])} over {preferred['over']}"
-        alone.add_row(student, ", ".join(strategies), most)
-    compared = Table("student", "trained by", "minus", "gain", "corrected p", "verdict", title_justify="left",
-                     title="Gain of the trained teachers' lessons, nats a token")  # fmt: skip
-    for c in summary["comparisons"]:
-        if c["measure"] == "gain":
-            p = "" if c["p_corrected"] is None else f"{c['p_corrected']:.3f}"
-            compared.add_row(c["student"], c["algorithm"], c["against"], interval(**c["difference"]), p, c["verdict"])
-    for table in (arms, compared, alone):
-        console.print(table)
-    for student, shuffled in summary["shuffled"].items():
-        console.print(f"{student}: shuffled rewards minus untrained {interval(**shuffled['minus_untrained']['gain'])}")
+        alone.append([student, ", ".join(strategies), most])
+    compared = [
+        [
+            c["student"],
+            c["algorithm"],
+            c["against"],
+            interval(**c["difference"]),
+            number(c["p_corrected"], 3),
+            c["verdict"],
+        ]
+        for c in summary["comparisons"]
+        if c["measure"] == "gain"
+    ]
+    head = ["student", "trained by", "minus", "gain", "corrected p", "verdict"]
+    print_tables(
+        console,
+        Table(
+            ["student", "algorithm", "runs", *ARMS, "trained teachers write"], arms, "llrrrrw",
+            "Accuracy on held-out people",
+        ),
+        Table(head, compared, "lllrrl", "Gain of the trained teachers' lessons, nats a token"),
+        Table(["student", "lessons of one strategy: accuracy (gain)", "gains most from"], alone, "lww"),
+    )  # fmt: skip
+    planted = summary["planted_questions"]
+    lines = [
+        f"{student}: shuffled rewards minus untrained {interval(**shuffled['minus_untrained']['gain'])}"
+        for student, shuffled in summary["shuffled"].items()
+    ]
     if mix := summary["strategy_mix"]:
         between, within = min(mix["between_students"]), max(mix["within_students"])
-        console.print(
+        lines.append(
             f"mixes of strategies differ by {between:.2f} or more between the students, by {within:.2f} or less between"
             f" runs of one (p = {mix['p_value']})"
         )
-    for kept in summary["retention"]:
-        console.print(
-            f"retention weight {kept['weight']:g}: old knowledge {interval(**kept['old_knowledge'])} of"
-            f" {kept['old_knowledge_before_lessons']:.2f}, accuracy {interval(**kept['accuracy'])}, one training run"
-        )
-    planted = summary["planted_questions"]
-    console.print(
+    lines += [
+        f"retention weight {kept['weight']:g}: old knowledge {interval(**kept['old_knowledge'])} of"
+        f" {kept['old_knowledge_before_lessons']:.2f}, accuracy {interval(**kept['accuracy'])}, one training run"
+        for kept in summary["retention"]
+    ]
+    lines.append(
         f"{planted['gated']} of {planted['carried']} texts with a planted question are refused,"
         f" {planted['clean_gated']} of {planted['clean']} clean ones"
     )
     said = {"departures": "not as designed", "changed_since_begun": "changed since the first run in this folder began"}
-    for key, words in said.items():
-        if summary[key]:
-            console.print(f"{words}: {', '.join(summary[key])}", markup=False)
+    lines += [f"{words}: {', '.join(summary[key])}" for key, words in said.items() if summary[key]]
+    for line in lines:
+        console.print(line, markup=False)

@@ -1,12 +1,22 @@
 """The verbs of `notewright bench`: the project's claims about speed and learning, measured."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from configs.format import without_nan
 from curation.cli.arguments import AsJson, ConfigFile, Overrides, load
+
+
+def show(result: Any, as_json: bool, words: Callable[[Any], str | None]) -> None:
+    """The result as JSON, or as `words` puts it: a text to print, or none where it prints itself."""
+    shown = json.dumps(without_nan(result)) if as_json else words(result)
+    if shown is not None:
+        print(shown)
+
 
 bench = typer.Typer(rich_markup_mode="markdown", help="The project's speed beside what you would use instead.")
 
@@ -40,7 +50,7 @@ def bench_student(
         model=model, students=students, steps=steps, rank=rank, lessons=lessons, repeats=repeats, dtype=dtype,
         questions=questions, sweep=SWEEP if sweep or plot else (), progress=say,
     )  # fmt: skip
-    print(json.dumps(result, indent=2) if as_json else table(result))
+    show(result, as_json, table)
     if plot:
         say(f"plot: {plot_sweep(result, plot)}")
     check_losses(result)
@@ -73,10 +83,7 @@ def bench_teacher(
     design, changes = changed_design(quick=quick, runs=runs), overrides or ()
     results = run_bench(folder, design, changes)
     summary = summarise(design, read_design(), begun_design(folder, design), changes, results)
-    if as_json:
-        print(json.dumps(summary, allow_nan=False))
-    else:
-        print_summary(summary, stdout_console())
+    show(summary, as_json, lambda found: print_summary(found, stdout_console()))
 
 
 @bench.command("lab")
@@ -100,7 +107,7 @@ def bench_lab(
     from curation.bench.lab.run import run_bench
 
     summary = run_bench(folder, quick=quick, overrides=overrides or ())
-    print(json.dumps(summary, allow_nan=False) if as_json else table(summary))
+    show(summary, as_json, table)
 
 
 @bench.command("settings")
@@ -117,11 +124,7 @@ def bench_settings(config: ConfigFile, overrides: Overrides = None, as_json: AsJ
     from curation.study.settings import run_settings
     from curation.study.settings_report import print_settings
 
-    result = run_settings(settings)
-    if as_json:
-        print(json.dumps(result, allow_nan=False))
-    else:
-        print_settings(result, settings.run.dir / "settings.json")
+    show(run_settings(settings), as_json, lambda found: print_settings(found, settings.run.dir / "settings.json"))
 
 
 @bench.command("curate")
@@ -146,7 +149,7 @@ def bench_curate(
     from curation.console.progress import say
 
     result = run_bench(rows, steps=steps, vllm=vllm, progress=say)
-    print(json.dumps(result, allow_nan=False) if as_json else table(result))
+    show(result, as_json, table)
 
 
 @bench.command("pool")
@@ -170,7 +173,7 @@ def bench_pool(
     from curation.console.progress import say
 
     result = run_bench(students=students, steps=steps, repeats=repeats, run=run, progress=say)
-    print(json.dumps(result, allow_nan=False) if as_json else table(result))
+    show(result, as_json, table)
     if plot:
         say(f"plot: {plot_scaling(result, plot)}")
 
@@ -203,7 +206,7 @@ def bench_selection(
     from curation.bench.selection import run_bench, table
 
     result = run_bench(rounds)
-    print(json.dumps(result, allow_nan=False) if as_json else table(result))
+    show(result, as_json, table)
 
 
 @bench.command("round")
@@ -224,7 +227,7 @@ def bench_round(
     from curation.bench.round import run_bench, table
 
     result = run_bench(folder, overrides or ())
-    print(json.dumps(result, allow_nan=False) if as_json else table(result))
+    show(result, as_json, table)
 
 
 @bench.command("injections")
@@ -261,18 +264,12 @@ def bench_injections(
     if gates or rewrites is not None:
         faithful = read_faithful() + (read_faithful(rewrites) if rewrites is not None else [])
         measured = measure_gates(settings, read_pack(), faithful)
-        if as_json:
-            print(json.dumps(measured, allow_nan=False))
-        else:
-            print_gates(measured, stdout_console())
+        show(measured, as_json, lambda found: print_gates(found, stdout_console()))
         return
     result, attempts = run_bench(settings, read_pack(), samples, say)
     if save is not None:
         write_json_lines(save, (attempt._asdict() for attempt in attempts))
-    if as_json:
-        print(json.dumps(result, allow_nan=False))
-    else:
-        print_summary(result, stdout_console())
+    show(result, as_json, lambda found: print_summary(found, stdout_console()))
 
 
 @bench.command("intervals")
@@ -291,4 +288,4 @@ def bench_intervals(
     from curation.console.progress import say
 
     results = run_bench(draws, say)
-    print(json.dumps([result._asdict() for result in results]) if as_json else table(results))
+    show([result._asdict() for result in results], as_json, lambda _: table(results))

@@ -1,6 +1,7 @@
 """How far work is: a live bar on a terminal, a line every ten seconds elsewhere. Everything goes to stderr."""
 
 import json
+import multiprocessing
 import threading
 import time
 from collections import Counter
@@ -33,7 +34,8 @@ class WorkProgress:
 
     def __enter__(self) -> Self:
         console = Console(stderr=True)
-        if console.is_terminal:
+        # Bars of several processes would write over each other.
+        if console.is_terminal and multiprocessing.parent_process() is None:
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self._bar = Progress(*columns, TextColumn("{task.fields[rates]}"), console=console)
             self._bar.add_task(self.task, total=self.total, completed=self.done, rates="")

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.console.progress import StudentProgress, say
 from curation.evaluation.arms import edits_arm, repeated_arm
 from curation.evaluation.edits import run_edits
 from curation.evaluation.inputs import Inputs
-from curation.evaluation.processes import Report, StudentCounts
 from curation.evaluation.records import ITEM_COLUMNS
 from curation.evaluation.students import ArmStudents, Row
 from curation.evaluation.texts import Groups, LessonTexts, taught_texts
@@ -29,7 +29,7 @@ class Measurements(NamedTuple):
 
 
 def measure_student(
-    inputs: Inputs, label: str, checkpoints: Mapping[str, Path | None], make_pool: MakePool, report: Report
+    inputs: Inputs, label: str, checkpoints: Mapping[str, Path | None], make_pool: MakePool
 ) -> Measurements:
     """Teaches and examines the students of one model in all settings. `checkpoints` has the trained teacher's by
     `trained` arm. Raises UserError and RunError."""
@@ -37,28 +37,26 @@ def measure_student(
     settings = config.student.model_copy(update={"model": inputs.students[label], "models": ()})
     folder = config.run.dir / "evaluation" / "students" / label.replace("/", "-")
     lesson_texts = LessonTexts(config, inputs.documents, inputs.secret_items)
-    with Journal(folder) as journal:
-        count = _StudentCount(report)
-        students = ArmStudents(inputs, label, settings, make_pool(settings), journal, count.reach)
+    with Journal(folder) as journal, StudentProgress(f"evaluating {label}", 0) as progress:
+        students = ArmStudents(inputs, label, settings, make_pool(settings), journal, progress.within)
         texts = {}
         for arm in inputs.arms:
             groups = lesson_texts.of(arm, checkpoints.get(arm.name))
             texts[arm.name] = students.choose(groups, arm) if arm.chosen else groups
         del lesson_texts  # and with it a teacher in memory
-        rows = _together(students, texts, count)
+        rows = _together(students, texts)
         student_runs = students.runs.students
         if config.evaluation.edits:
             lessons = taught_texts(texts[edits_arm(config.evaluation, inputs.arms).name], config.rl.rewrites_per_lesson)
-            rows += run_edits(students, lessons, make_pool, folder / "edits", lambda line: report(f"{label}: {line}"))
+            rows += run_edits(students, lessons, make_pool, folder / "edits", lambda line: say(f"{label}: {line}"))
         if config.evaluation.single_documents:
             del students  # and with it a model in memory
             assert settings.tokens_per_step is not None
             # The same tokens a document as in the setting `together`, so that the two can be compared.
             share = max(8, settings.tokens_per_step // config.reward.documents_together)
             settings = settings.model_copy(update={"tokens_per_step": share})
-            students = ArmStudents(inputs, label, settings, make_pool(settings), journal, count.reach)
+            students = ArmStudents(inputs, label, settings, make_pool(settings), journal, progress.within)
             planned = [job for arm in inputs.arms for job in students.plan("single", arm, texts[arm.name], range(1))]
-            count.expect(len(planned))
             rows += students.run(planned)
             student_runs += students.runs.students
     # On disk, since rows may be many and would have to pass between processes.
@@ -67,7 +65,7 @@ def measure_student(
     return Measurements(path, texts, student_runs)
 
 
-def _together(students: ArmStudents, texts: Mapping[str, Groups], count: "_StudentCount") -> list[Row]:
+def _together(students: ArmStudents, texts: Mapping[str, Groups]) -> list[Row]:
     """The arms, their scaling curves and the repeated students, many documents a student; all in one pass, so that
     batches of students are full."""
     arms, config = students.inputs.arms, students.config
@@ -81,7 +79,6 @@ def _together(students: ArmStudents, texts: Mapping[str, Groups], count: "_Stude
     if repeated is not None:
         more_seeds = range(settings.seeds, settings.false_positive_seeds)
         planned += students.plan("false-positives", repeated, texts[repeated.name], more_seeds)
-    count.expect(len(planned))
     rows = students.run(planned)
     # Students of the arms serve the curve and the check as well.
     shared = [row for row in rows if row["setting"] == "together" and row["kind"] == "document"]
@@ -91,25 +88,3 @@ def _together(students: ArmStudents, texts: Mapping[str, Groups], count: "_Stude
     if repeated is not None:
         rows += [row | {"setting": "false-positives"} for row in shared if row["arm"] == repeated.name]
     return rows
-
-
-class _StudentCount:
-    """Reports the students of one call that trains some after the other."""
-
-    def __init__(self, report: Report) -> None:
-        self.report, self._done, self._expected = report, 0, 0
-
-    def expect(self, students: int) -> None:
-        """The next call is asked for that many students, equal ones counted each."""
-        self._expected = students
-        self.report(StudentCounts(expected=students))
-
-    def reach(self, done: int, total: int) -> None:
-        """`done` of the `total` different students of a call are finished."""
-        if not self._expected:  # a call whose students were not known before, as those of best-of
-            self.expect(total)
-        finished = self._expected if done == total else done
-        self.report(StudentCounts(finished=finished - self._done))
-        self._done = finished
-        if done == total:
-            self._done = self._expected = 0

@@ -21,10 +21,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from configs.schema import Config
 from curation.console.progress import say
+from curation.console.workers import run_side_by_side
 from curation.evaluation.estimates import estimate_students
 from curation.evaluation.inputs import Inputs, read_inputs
 from curation.evaluation.measure import Measurements, measure_student
-from curation.evaluation.processes import run_tasks
 from curation.evaluation.records import EvaluationResult
 from curation.evaluation.result import lab_expectations, lesson_table, notes, student_result, write_result
 from curation.evaluation.teachers import Checkpoints, trained_teachers
@@ -53,13 +53,12 @@ def run_evaluate(config: Config) -> EvaluationResult:
             say(f"texts: {arm.words}")
             texts.of(arm, of_arms.get(arm.name))
     del texts  # and with it a teacher in memory
-    tasks = []
+    tasks = {}
     for label in inputs.students:
         of_student = {arm: checkpoint for (arm, student), checkpoint in checkpoints.items() if student == label}
-        tasks.append(partial(measure_student, inputs._replace(train=()), label, of_student, pools))
-    measured = run_tasks("evaluating", tasks, config.evaluation.workers)
-    measurements: dict[str, Measurements] = dict(zip(inputs.students, measured, strict=True))
-    rows = [row for of_student in measured for row in pq.read_table(of_student.items).to_pylist()]
+        tasks[label] = partial(measure_student, inputs._replace(train=()), label, of_student, pools)
+    measurements = run_side_by_side(tasks, config.evaluation.workers, kept="finished students are kept")
+    rows = [row for of_student in measurements.values() for row in pq.read_table(of_student.items).to_pylist()]
     result = _make_result(inputs, checkpoints, measurements, rows, started)
     write_result(config.run.dir, rows, lesson_table(inputs, measurements, rows), result)
     return result

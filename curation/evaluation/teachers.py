@@ -10,8 +10,8 @@ from configs.errors import UserError
 from configs.load import load_config
 from configs.schema import Config, Evaluation
 from curation.console.progress import say
+from curation.console.workers import run_side_by_side
 from curation.evaluation.arms import Arm
-from curation.evaluation.processes import Report, run_tasks
 from student.records import Question
 from teacher.reward.student_models import MakePool
 from teacher.run.checkpoints import best_checkpoint, finished_rounds
@@ -50,8 +50,8 @@ def trained_teachers(
             }
             runs[label] = config.model_copy(update=sections)
         say(f"{arm.words} for {', '.join(students)}: {config.rl.rounds} rounds each, where they are not trained yet")
-        tasks = [partial(_train, run, train, make_pool, secret_items, label) for label, run in runs.items()]
-        run_tasks("training", tasks, config.evaluation.workers)
+        tasks = {label: partial(_train, run, train, make_pool, secret_items, label) for label, run in runs.items()}
+        run_side_by_side(tasks, config.evaluation.workers, kept="finished rounds are kept")
         checkpoints |= {(arm.name, label): best_checkpoint(run.run.dir) for label, run in runs.items()}
     return checkpoints
 
@@ -62,10 +62,9 @@ def _train(
     make_pool: MakePool,
     secret_items: Sequence[Question],
     label: str,
-    report: Report,
 ) -> None:
     # Without held-out documents: the evaluation itself measures the teacher on them.
-    train_teacher(config, train, (), make_pool, lambda line: report(f"{label}: {line}"), exam_items=secret_items)
+    train_teacher(config, train, (), make_pool, lambda line: say(f"{label}: {line}"), exam_items=secret_items)
 
 
 def trains_teachers(settings: Evaluation, arm: Arm) -> bool:

@@ -1,9 +1,7 @@
 r"""Adaptive against uniform repeats at the same number of students: which picks the truly best rewrite more often?
 
-In the simulation a rewrite's true gain is the mean of its recorded runs, and a student's gain is one of them, drawn
-with replacement (the bootstrap's plug-in principle). On the lab students are trained, with seeds that the recording
-never used, and the true gain is the recording's mean, however few runs were recorded. The saved regret is unbiased;
-`best_chosen` is equally noisy for both. Both procedures choose by the same posterior.
+A rewrite's true gain is the mean of its recorded runs, and a student's gain is one of them, drawn with replacement (the
+bootstrap's plug-in principle). Both procedures choose by the same posterior.
 
     notewright reliability configs/lab.yaml --source lab --adaptive --credit shared --documents 50 --rewrites 8 \
         --repeats 6 'teacher.strategies=[permuted]' student.steps=8
@@ -13,53 +11,27 @@ compares them on 400 people with eight restatements each, whose merits are so al
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from curation.study.students import Gains, RewriteStudy
+from curation.study.students import Gains
 from student.statistics.adaptive import PlannedRun, best_rewrites, repeat_adaptively, repeat_uniformly
-from student.statistics.intervals import Interval, estimate, estimate_difference
+from student.statistics.intervals import estimate, estimate_difference
 from student.statistics.mixed_model import MeasuredRun
 from student.statistics.reliability import gains_table
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
-    """How well the rewrites were chosen that one procedure took for the best."""
-
-    best_chosen: float
-    """Share of documents whose truly best rewrite was chosen."""
-    regret: float
-    """True gain of the best rewrite minus that of the chosen one, mean over documents."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Both procedures at one budget."""
-
-    how: str
-    """`simulated` or `live`."""
-    runs_per_rewrite: int
-    uniform: Choices
-    adaptive: Choices
-    doubled: Choices | None = None
-    """Uniform repeats with twice the budget, for scale; simulated only."""
-    regret_saved: float
-    """Uniform's regret minus adaptive's."""
-    regret_saved_interval: Interval
-    """95% over documents (or the batches that share students)."""
-    best_gained: float
-    """Adaptive's share of best chosen minus uniform's."""
-    best_gained_interval: Interval
-
-
-def simulate(
+def compare(
     recorded: Gains, runs_per_rewrite: int, *, clusters: Sequence[Hashable], shared: bool, students: int,
     simulations: int = 20, seed: int = 0,
-) -> Comparison | None:  # fmt: skip
-    """Both procedures on recorded outcomes; None where fewer than two rewrites of any document were recorded. `shared`:
-    the documents of a cluster share students; `students` is `student.statistics.adaptive`'s."""
+) -> dict[str, Any] | None:  # fmt: skip
+    """Both procedures, and `doubled`: uniform repeats with twice the budget, for scale. Of each the share of documents
+    whose truly best rewrite was chosen, and the true gain of the best minus that of the chosen one, mean over
+    documents; and what adaptive repeats gain and save, with 95% intervals over `clusters`.
+
+    None where fewer than two rewrites of any document were recorded. `shared`: the documents of a cluster share
+    students; `students` is `student.statistics.adaptive`'s."""
     recording = _Recorded(recorded)
     if not recording.documents:
         return None
@@ -82,20 +54,21 @@ def simulate(
         uniform, doubled = (repeat_uniformly(draw, recording.sizes, budget, batches=batches) for budget in budgets)
         adaptive = repeat_adaptively(draw, recording.sizes, runs_per_rewrite, batches=batches, students=students)
         results.append([recording.verdict(runs) for runs in (uniform, adaptive, doubled)])
-    return _comparison("simulated", runs_per_rewrite, recording, np.mean(results, axis=0), clusters)
-
-
-def run_live(study: RewriteStudy, recorded: Gains, runs_per_rewrite: int, *, students: int) -> Comparison | None:
-    """Both procedures with fresh students; the true gain is the mean of the recorded ones. None where a
-    rewrite has none."""
-    recording = _Recorded(recorded)
-    if recording.sizes != [len(group.rewrites) for group in study.groups]:
-        return None
-    batches = study.clusters if study.documents_per_student > 1 else None
-    uniform = repeat_uniformly(study.measure, recording.sizes, runs_per_rewrite, batches=batches)
-    adaptive = repeat_adaptively(study.measure, recording.sizes, runs_per_rewrite, batches=batches, students=students)
-    verdicts_ADM = np.stack([recording.verdict(uniform), recording.verdict(adaptive)])
-    return _comparison("live", runs_per_rewrite, recording, verdicts_ADM, study.clusters)
+    verdicts_ADM = np.mean(results, axis=0)
+    names = [clusters[d] for d in recording.documents]
+    saved_D, best_D = (sign * (verdicts_ADM[0] - verdicts_ADM[1])[:, m] for sign, m in ((1, 1), (-1, 0)))
+    return {
+        "how": "simulated",
+        "runs_per_rewrite": runs_per_rewrite,
+        **{
+            way: {"best_chosen": float(of[:, 0].mean()), "regret": float(of[:, 1].mean())}
+            for way, of in zip(("uniform", "adaptive", "doubled"), verdicts_ADM, strict=True)
+        },
+        "regret_saved": float(saved_D.mean()),
+        "regret_saved_interval": estimate(saved_D, names).interval,
+        "best_gained": float(best_D.mean()),
+        "best_gained_interval": estimate_difference(best_D, names).interval,
+    }
 
 
 class _Recorded:
@@ -122,23 +95,3 @@ class _Recorded:
             regret = gains_G.max() - (gains_G.mean() if choice is None else gains_G[choice])
             rows.append((choice is not None and regret == 0, regret))
         return np.array(rows, dtype=np.float64)
-
-
-def _comparison(
-    how: str, runs_per_rewrite: int, recording: _Recorded, verdicts_ADM: np.ndarray, clusters: Sequence[Hashable]
-) -> Comparison:
-    uniform_DM, adaptive_DM = verdicts_ADM[:2]
-    names = [clusters[d] for d in recording.documents]
-    best_D, saved_D = adaptive_DM[:, 0] - uniform_DM[:, 0], uniform_DM[:, 1] - adaptive_DM[:, 1]
-    choices = [Choices(best_chosen=float(v[:, 0].mean()), regret=float(v[:, 1].mean())) for v in verdicts_ADM]
-    return Comparison(
-        how=how,
-        runs_per_rewrite=runs_per_rewrite,
-        uniform=choices[0],
-        adaptive=choices[1],
-        doubled=choices[2] if len(choices) > 2 else None,
-        regret_saved=float(saved_D.mean()),
-        regret_saved_interval=estimate(saved_D, names).interval,
-        best_gained=float(best_D.mean()),
-        best_gained_interval=estimate_difference(best_D, names).interval,
-    )

@@ -10,7 +10,6 @@ what a rewarded rewrite costs. Budgets and adaptive repeats are of `reward.measu
 rewrites of a document share a repeat's seed; the intervals' clusters are documents, or the batches that share students.
 """
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,27 +18,24 @@ from pathlib import Path
 from typing import Any, get_args
 
 from configs.errors import UserError, check_known
-from configs.files import write_whole
+from configs.files import write_json
 from configs.format import without_nan
 from configs.schema import Config
 from configs.schema.reward import Credit, Measure
-from curation.console.progress import StudentProgress, say
-from curation.reliability.adaptive_comparison import Comparison, run_live, simulate
-from curation.reliability.report import TARGET, CreditReport, Signal, StrategyResult, print_reports
-from curation.study.groups import LAB, Group, read_groups
-from curation.study.students import Gains, Recording, RewriteStudy
+from curation.console.progress import say
+from curation.reliability.adaptive_comparison import compare
+from curation.reliability.report import TARGET, print_reports
+from curation.study.groups import Group, comparable, read_groups
+from curation.study.students import Gains, Recording, RewriteStudy, session
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.records import MEASURES, Outcome, StudentPool, mean_gain
-from student.statistics.reliability import reliability, repeats_for
+from student.statistics.reliability import Reliability, reliability, repeats_for
 from teacher.reward.distractors import telling_documents
 from teacher.reward.evaluation import estimate_gains
-from teacher.reward.student_runs import StudentRuns
-from teacher.run.journal import Journal
 
 ADAPTIVE_BUDGETS = (2, 3, 4)
 """Runs a rewrite at which adaptive and uniform repeats are compared."""
-LIVE_BUDGET = 3
 STUDENTS_A_ROUND = {"document": 32, "shared": 2}
 """Students of one adaptive round: in all, and of each batch of documents that share them."""
 SIMULATED_DOCUMENTS = 1000
@@ -69,9 +65,9 @@ def run_reliability(
     groups = _comparable(config, read_groups(config, source, documents * max(sizes.values(), default=1), rewrites))
     pool = pool or make_pool(config.student)
     output = output or config.run.dir / "reliability.json"
-    reports: list[CreditReport] = []
-    with Journal(config.run.dir / "reliability") as journal, StudentProgress("measuring", 0) as progress:
-        runs = StudentRuns(config, [group.document for group in groups], journal, on_progress=progress.within)
+    reports: list[dict[str, Any]] = []
+    with session(config, groups, config.run.dir / "reliability") as students_of:
+        runs = students_of.runs(all_asked=False)
         measured: dict[int, tuple[RewriteStudy, Recording]] = {}
         for size in dict.fromkeys(sizes.values()):
             study = RewriteStudy(runs, pool, groups[: documents * size], size)
@@ -80,38 +76,32 @@ def run_reliability(
                 # As many students as documents cost that share none.
                 students = repeats * sum(len(group.candidates) for group in groups[:documents])
                 own_repeats = max(2, round(students / study.students(1)))
-            progress.expect(study.students(own_repeats))
+            students_of.progress.expect(study.students(own_repeats))
             measured[size] = study, study.record(own_repeats)
         for credit, size in sizes.items():
-            comparisons: list[Comparison] = []
+            reports.append(_report(credit, *measured[size]))
             # Under `shard` credit a document's rewrite cannot be repeated apart from those of the whole shard.
             if adaptive and credit != "shard":
-                comparisons = _compare_adaptive(config.run.seed, source, credit, *measured[size])
-            reports.append(_report(credit, *measured[size], comparisons))
+                reports[-1]["adaptive"] = _compare_adaptive(config.run.seed, credit, *measured[size])
     result = {
         "source": source or list(config.data.train),
         "student": config.student.model,
         "measure": config.reward.measure,
         "students": pool.fingerprint,
         "target": TARGET,
-        "credits": [without_nan(asdict(report)) for report in reports],
+        "credits": without_nan(reports),
     }
-    write_whole(output, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    print_reports(reports, output)
+    write_json(output, result)
+    print_reports(result["credits"], output)
     return result
 
 
 def _comparable(config: Config, groups: list[Group]) -> list[Group]:
     """Groups that can be rewarded and compared: with `reward` questions and two rewrites. Raises UserError."""
     questions = DocumentQuestions(config.student.prompt_template)
-    rewarded = [g for g in groups if any(q.split == "reward" for q in questions.exam(g.document).questions)]
-    kept = [group for group in rewarded if len(group.rewrites) >= 2]
-    for count, missing in (
-        (len(groups) - len(rewarded), "reward questions"),
-        (len(rewarded) - len(kept), "two rewrites"),
-    ):
-        if count:
-            say(f"{count} documents without {missing} are left out")
+    kept = comparable(
+        groups, lambda one: any(q.split == "reward" for q in questions.exam(one).questions), "reward questions"
+    )
     if not kept:
         raise UserError("no document has both reward questions and two rewrites to compare")
     documents = [group.document for group in kept]
@@ -119,7 +109,19 @@ def _comparable(config: Config, groups: list[Group]) -> list[Group]:
     return [group for group in kept if group.document.id in telling]
 
 
-def _report(credit: Credit, study: RewriteStudy, recording: Recording, adaptive: list[Comparison]) -> CreditReport:
+def _report(credit: Credit, study: RewriteStudy, recording: Recording) -> dict[str, Any]:
+    """What one unit of credit gives: `components`, their reliability, costs and `contrast_...` in the rewarded
+    `measure`, and `by_measure` in every one that the exam tells, from the same students.
+
+    * `students`: runs in all; those of `shared` and `shard` are the same.
+    * `mean_of_repeats`: reliability of the mean of `repeats` runs; `reliability_by_repeats`: what the components imply
+      for other numbers; `repeats_for_target`: the fewest whose mean reaches 0.8 (None: no contrast was found).
+    * `students_for_target`: what these cost in student runs a rewrite, and `students_per_rewrite` the repeats that were
+      measured: a run of `shared` or `shard` serves several documents at once.
+    * `ways`: each strategy's mean gain over all documents that have it, with its 95% interval, and the share of the
+      reward questions right after the lesson. `contrast_sd`: the standard deviation of the strategies' mean gains,
+      `contrast_range` the best minus the worst, controls left out.
+    """
     rewarded = study.runs.config.reward.measure
     tables = {
         measure: recording.table(partial(_gain, measure=measure), whole=credit == "shard") for measure in MEASURES
@@ -129,46 +131,45 @@ def _report(credit: Credit, study: RewriteStudy, recording: Recording, adaptive:
         for measure, gains in tables.items()
         if any(gain is not None for group in gains for runs in group for gain in runs)
     }
-    components = by_measure[rewarded].components
+    components: Reliability = by_measure[rewarded]["components"]
     repeats = repeats_for(components.reliability, TARGET)
     students_per_run = recording.students / sum(len(g.candidates) for g in study.groups) / recording.repeats
-    return CreditReport(
-        credit=credit,
-        measure=rewarded,
-        documents_per_student=study.documents_per_student,
-        repeats=recording.repeats,
-        students=recording.students,
-        components=components,
-        mean_of_repeats=components.at(recording.repeats),
-        mean_of_repeats_interval=components.interval_at(recording.repeats),
-        repeats_for_target=repeats,
-        students_for_target=None if repeats is None else repeats * students_per_run,
-        students_per_rewrite=recording.repeats * students_per_run,
-        seconds_per_student=recording.seconds_per_student,
-        ways=_by_strategy(study, tables[rewarded], recording.accuracy, rewarded),
-        contrast_sd=by_measure[rewarded].contrast_sd,
-        contrast_range=by_measure[rewarded].contrast_range,
-        by_measure=by_measure,
-        errors=recording.errors,
-        adaptive=adaptive,
-        reliability_by_repeats=[{"repeats": r, "reliability": components.at(r)} for r in (1, 2, 3, 4, 8, 16)],
-    )
+    return {
+        "credit": credit,
+        "measure": rewarded,
+        "documents_per_student": study.documents_per_student,
+        "repeats": recording.repeats,
+        "students": recording.students,
+        "mean_of_repeats": components.at(recording.repeats),
+        "mean_of_repeats_interval": components.interval_at(recording.repeats),
+        "repeats_for_target": repeats,
+        "students_for_target": None if repeats is None else repeats * students_per_run,
+        "students_per_rewrite": recording.repeats * students_per_run,
+        "seconds_per_student": recording.seconds_per_student,
+        "ways": _by_strategy(study, tables[rewarded], recording.accuracy, rewarded),
+        **by_measure[rewarded] | {"components": asdict(components)},
+        "by_measure": {m: of | {"components": asdict(of["components"])} for m, of in by_measure.items()},
+        "errors": recording.errors,
+        "adaptive": [],
+        "reliability_by_repeats": [{"repeats": r, "reliability": components.at(r)} for r in (1, 2, 3, 4, 8, 16)],
+    }
 
 
 def _gain(outcome: Outcome, measure: Measure) -> float | None:
     return mean_gain(outcome.answers, measure)
 
 
-def _signal(study: RewriteStudy, gains: Gains, accuracy: Gains, measure: Measure) -> Signal:
-    means = [way.gain for way in _by_strategy(study, gains, accuracy, measure) if not way.control]
-    return Signal(
-        components=reliability(study.rewrites_only(gains), clusters=study.clusters, common_seeds=True),
-        contrast_sd=statistics.stdev(means) if len(means) > 1 else None,
-        contrast_range=max(means) - min(means) if len(means) > 1 else None,
-    )
+def _signal(study: RewriteStudy, gains: Gains, accuracy: Gains, measure: Measure) -> dict[str, Any]:
+    """How much of the gain in one measure is signal, in the measure's unit."""
+    means = [way["gain"] for way in _by_strategy(study, gains, accuracy, measure) if not way["control"]]
+    return {
+        "components": reliability(study.rewrites_only(gains), clusters=study.clusters, common_seeds=True),
+        "contrast_sd": statistics.stdev(means) if len(means) > 1 else None,
+        "contrast_range": max(means) - min(means) if len(means) > 1 else None,
+    }
 
 
-def _by_strategy(study: RewriteStudy, gains: Gains, accuracy: Gains, measure: Measure) -> list[StrategyResult]:
+def _by_strategy(study: RewriteStudy, gains: Gains, accuracy: Gains, measure: Measure) -> list[dict[str, Any]]:
     """Strategies by falling mean gain; each document counts once in a strategy."""
     runs: dict[tuple[str, bool], dict[int, list[tuple[float, float]]]] = {}
     for d, group in enumerate(study.groups):
@@ -181,26 +182,20 @@ def _by_strategy(study: RewriteStudy, gains: Gains, accuracy: Gains, measure: Me
     for (strategy, control), by_document in runs.items():
         means = [statistics.fmean(gain for gain, _ in of_document) for of_document in by_document.values()]
         share = statistics.fmean(statistics.fmean(right for _, right in pairs) for pairs in by_document.values())
-        gain_estimate = estimate_gains(means, [study.clusters[d] for d in by_document], measure)
-        result = StrategyResult(
-            strategy=strategy, documents=len(by_document), gain=gain_estimate.mean,
-            gain_interval=gain_estimate.interval, accuracy=share,
-            control=control,
-        )  # fmt: skip
-        results.append(result)
-    return sorted(results, key=lambda result: -result.gain)
+        found = estimate_gains(means, [study.clusters[d] for d in by_document], measure)
+        of = {"strategy": strategy, "documents": len(by_document), "gain": found.mean, "gain_interval": found.interval}
+        results.append(of | {"accuracy": share, "control": control})
+    return sorted(results, key=lambda way: -way["gain"])
 
 
-def _compare_adaptive(
-    seed: int, source: str | None, credit: Credit, study: RewriteStudy, recording: Recording
-) -> list[Comparison]:
-    """Adaptive repeats beside uniform ones, simulated; on the lab, where students are cheap, with students as well."""
-    recorded, students = study.rewrites_only(recording.own), STUDENTS_A_ROUND[credit]
-    options: dict[str, Any] = {
-        "clusters": study.clusters, "shared": credit == "shared", "students": students, "seed": seed,
-        "simulations": max(2, min(20, SIMULATED_DOCUMENTS // len(recorded))),
-    }  # fmt: skip
-    comparisons = [simulate(recorded, budget, **options) for budget in ADAPTIVE_BUDGETS]
-    if source == LAB:
-        comparisons.append(run_live(study, recorded, LIVE_BUDGET, students=students))
+def _compare_adaptive(seed: int, credit: Credit, study: RewriteStudy, recording: Recording) -> list[dict[str, Any]]:
+    recorded = study.rewrites_only(recording.own)
+    simulations = max(2, min(20, SIMULATED_DOCUMENTS // len(recorded)))
+    comparisons = [
+        compare(
+            recorded, budget, clusters=study.clusters, shared=credit == "shared",
+            students=STUDENTS_A_ROUND[credit], simulations=simulations, seed=seed,
+        )
+        for budget in ADAPTIVE_BUDGETS
+    ]  # fmt: skip
     return [comparison for comparison in comparisons if comparison is not None]

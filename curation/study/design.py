@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.files import write_whole
+from configs.files import write_json
 from configs.load import differences
 
 DESIGN_FILE = "design.json"
@@ -28,4 +28,4 @@ def fix_design(folder: Path, design: dict[str, Any], *, begun: bool) -> None:
                 " this one"
             )
         return
-    write_whole(path, json.dumps(design, indent=1, ensure_ascii=False) + "\n")
+    write_json(path, design)

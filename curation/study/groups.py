@@ -1,6 +1,7 @@
 """Documents with the texts that students may learn: brought in a file, told by the lab, or written by the teacher."""
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from datatrove.data import Document
 from configs.errors import UserError, nearest
 from configs.schema import Config
 from configs.seeds import stable_seed
+from curation.console.progress import say
 from curation.corpus.training_data import read_asked
 from curation.lab import world
 from teacher.gates.checks import build_gates
@@ -91,6 +93,18 @@ def read_groups(
         candidates = [Candidate(rewrite.strategy, rewrite.text) for rewrite in written if rewrite.rejected is None]
         groups.append(Group(document, (*candidates, Candidate(RAW, document.text, control=True))))
     return groups
+
+
+def comparable(groups: Sequence[Group], asked: Callable[[Document], bool], questions: str) -> list[Group]:
+    """Those whose document is `asked` something, and with two rewrites; of the others is said how many there are, and
+    that they have no `questions`."""
+    with_questions = [group for group in groups if asked(group.document)]
+    kept = [group for group in with_questions if len(group.rewrites) >= 2]
+    left_out = {questions: len(groups) - len(with_questions), "two rewrites": len(with_questions) - len(kept)}
+    for missing, count in left_out.items():
+        if count:
+            say(f"{count} documents without {missing} are left out")
+    return kept
 
 
 def _lab_groups(config: Config, documents: int, rewrites: int | None) -> list[Group]:

@@ -6,39 +6,29 @@ asked all its questions. What is compared is fixed in the config and kept with t
 rule is `settings_report.VERDICT`. No document that something is judged on later may be among these.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 from configs.errors import UserError
-from configs.files import write_whole
+from configs.files import write_json
 from configs.format import without_nan
 from configs.schema import Config
-from curation.console.progress import StudentProgress, say
+from curation.console.progress import say
 from curation.corpus.training_data import group_of
 from curation.study.arms import read_arms
-from curation.study.design import fix_design
 from curation.study.groups import Group
 from curation.study.settings_report import VERDICT, Measured, summarise
-from curation.study.students import RewriteStudy, changed_student
-from student.benchmarks.sources import DocumentQuestions
+from curation.study.students import RewriteStudy, changed_student, session, with_distractors
 from student.pools import make_pool
 from student.pools.inline import NOT_IN_FINGERPRINT
-from teacher.reward.costs import Costs
 from teacher.reward.student_models import MakePool
-from teacher.reward.student_runs import StudentRuns
-from teacher.run.journal import Journal, JsonLines
-
-DISTRACTORS = 4
-"""Of each question, unless the config says another number."""
 
 
 def run_settings(config: Config, *, pools: MakePool = make_pool) -> dict[str, Any]:
     """Measures what is missing, writes `settings.json` into `run.dir`, and returns what it holds. Students are kept in
     `<run.dir>/settings/`, so that a stopped call goes on. Raises UserError and RunError."""
-    if config.reward.distractors is None:
-        config = config.model_copy(update={"reward": config.reward.model_copy(update={"distractors": DISTRACTORS})})
+    config = with_distractors(config)
     search = config.search
     decoding = {"decode": True} if "recall" in search.measures else {}
     students = {
@@ -48,40 +38,20 @@ def run_settings(config: Config, *, pools: MakePool = make_pool) -> dict[str, An
     if any(student.models or student.model in ("", "teacher") for student in students.values()):
         raise UserError("search.settings: every setting needs one student: set student.model to a folder or a Hub id")
     groups = read_arms(config)
-    clusters = [group_of(group.document) for group in groups]
-    benchmark = DocumentQuestions(config.student.prompt_template, all_as="reward")
     measured = []
-    with Journal(config.run.dir / "settings") as journal:
-        fix_design(journal.dir.parent, _design(config, groups), begun=len(journal.outcomes) > 0)
-        costs = Costs(JsonLines(journal.dir / "costs.jsonl", ("work", "time")))
-        for number, (name, student) in enumerate(students.items()):
-            of_setting = config.model_copy(update={"student": student})
-            with (
-                closing(pools(student)) as pool,
-                StudentProgress(f"setting {number + 1}/{len(students)}, {name}", 0) as progress,
-            ):
-                runs = StudentRuns(
-                    of_setting, [group.document for group in groups], journal, benchmark=benchmark,
-                    on_progress=progress.within,
-                )  # fmt: skip
-                study = RewriteStudy(runs, pool, groups, 1, purpose="settings")
-                with costs.of(name, runs):
+    with session(config, groups, config.run.dir / "settings", _design(config, groups)) as students_of:
+        for (name, student), changes in zip(students.items(), search.settings, strict=True):
+            with closing(pools(student)) as pool:
+                study = RewriteStudy(students_of.runs(student), pool, groups, 1, purpose="settings")
+                students_of.progress.expect(study.students(search.repeats, search.repeated_documents))
+                with students_of.costs.of(name, study.runs):
                     recording = study.record(search.repeats, search.repeated_documents)
             for error in recording.errors[:1]:
                 say(f"{name}: {len(recording.errors)} students failed: {error}")
-            measured.append(
-                Measured(
-                    name,
-                    search.settings[number],
-                    recording,
-                    recording.tokens / max(1, recording.students),
-                    costs.seconds_per_unit(name),
-                )
-            )
-    result = without_nan(summarise(config, groups, clusters, measured))
-    write_whole(
-        config.run.dir / "settings.json", json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+            tokens, seconds = recording.tokens / max(1, recording.students), students_of.costs.seconds_per_unit(name)
+            measured.append(Measured(name, changes, recording, tokens, seconds))
+    result = without_nan(summarise(config, groups, [group_of(group.document) for group in groups], measured))
+    write_json(config.run.dir / "settings.json", result)
     return dict(result)
 
 

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document
-from rich import box
-from rich.table import Table
 
 from configs.format import interval, number, quantity
 from configs.schema import Config, Search
 from configs.schema.reward import Measure
-from curation.console.tables import stdout_console
+from curation.console.tables import Table, print_tables, stdout_console
 from curation.study.arms import FOREIGN
 from curation.study.groups import Group
 from curation.study.students import Recording
@@ -178,41 +176,30 @@ def print_settings(result: Mapping[str, Any], path: Path) -> None:
     def cell(figures: Mapping[str, Any], *, sign: bool = False) -> str:
         return interval(figures["mean"], figures["low"], figures["high"], sign=sign)
 
-    gains = Table(title="What students gain", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("setting", "arm", *measures):
-        _add_column(gains, name, measures)
+    gains, lessons, costs = list[list[str]](), list[list[str]](), []
     for row in rows:
         for place, (arm, figures) in enumerate(row["arms"].items()):
-            gains.add_row("" if place else row["name"], arm, *(cell(figures[measure]) for measure in measures))
-        gains.add_section()
-    console.print(gains)
-    lessons = Table(
-        title="Lessons minus what they have to beat", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for name in ("setting", "lesson", "minus", *measures, "p (Holm)"):
-        _add_column(lessons, name, measures)
-    for row in rows:
+            gains.append(["" if place else row["name"], arm, *(cell(figures[measure]) for measure in measures)])
         for lesson in row["lessons"]:
             for against in dict.fromkeys(one["against"] for one in lesson["differences"]):
                 found = {one["measure"]: one for one in lesson["differences"] if one["against"] == against}
                 cells = [cell(found[measure], sign=True) for measure in measures]
                 last = number(lesson["p_holm"], 3) if against == lesson["differences"][-1]["against"] else ""
-                lessons.add_row(row["name"], lesson["lesson"], against, *cells, last)
-        lessons.add_section()
-    console.print(lessons)
-    costs = Table(title="Reliability of one run, and cost", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("setting", *measures, "tokens", "seconds", "students"):
-        _add_column(costs, name, measures)
-    for row in rows:
-        found = row["reliability"]
-        told = [interval(*(found[m][key] for key in ("reliability", "low", "high"))) for m in measures]
-        costs.add_row(row["name"], *told, quantity(row["tokens"]), number(row["seconds"]), str(row["students"]))
-    console.print(costs)
+                lessons.append([row["name"], lesson["lesson"], against, *cells, last])
+        told = [interval(*(row["reliability"][m][key] for key in ("reliability", "low", "high"))) for m in measures]
+        costs.append([row["name"], *told, quantity(row["tokens"]), number(row["seconds"]), str(row["students"])])
+        gains, lessons = [*gains, []], [*lessons, []]
+    figures = "r" * len(measures)
+    print_tables(
+        console,
+        Table(["setting", "arm", *measures], gains, "ww" + figures, "What students gain"),
+        Table(
+            ["setting", "lesson", "minus", *measures, "p (Holm)"], lessons, f"www{figures}r",
+            "Lessons minus what they have to beat",
+        ),
+        Table(
+            ["setting", *measures, "tokens", "seconds", "students"], costs, title="Reliability of one run, and cost"
+        ),
+    )  # fmt: skip
     for line in (result["words"], f"written to {path}"):
         console.print(line, markup=False, soft_wrap=True)
-
-
-def _add_column(table: Table, name: str, measures: Sequence[str]) -> None:
-    """Names of settings and arms are folded where they are long, figures never."""
-    text = name in ("setting", "arm", "lesson", "minus")
-    table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=name in measures)

@@ -8,20 +8,30 @@ its reward. All students of a batch and repeat have one seed (common random numb
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from configs.errors import UserError, check_known
-from configs.schema import Student
+from configs.schema import Config, Student
 from configs.seeds import stable_seed
+from curation.console.progress import StudentProgress
+from curation.study.design import fix_design
 from curation.study.groups import Group
+from student.benchmarks.sources import DocumentQuestions
 from student.records import Job, Outcome, StudentPool
-from student.statistics.adaptive import PlannedRun
 from teacher.reward.assignment import batches_of
+from teacher.reward.costs import Costs
 from teacher.reward.student_runs import StudentRuns, narrow
+from teacher.run.journal import Journal, JsonLines
+
+DISTRACTORS = 4
+"""Of each question where all questions are asked and the config names no other number: `contrast` and `choice` need
+some, whatever is rewarded."""
 
 Gains = list[list[list[float | None]]]
 """Documents x candidates x repeats; None where a student failed."""
@@ -78,6 +88,44 @@ def changed_student(student: Student, changes: Mapping[str, Any], key: str) -> S
         place = ".".join(str(part) for part in first["loc"])
         message = first["msg"].replace("Input should be ", "expected ")
         raise UserError(f"{key}: {place!r}: {message} (got {first['input']!r})") from None
+
+
+def with_distractors(config: Config) -> Config:
+    """The config with a number of distractors, see `DISTRACTORS`."""
+    if config.reward.distractors is not None:
+        return config
+    return config.model_copy(update={"reward": config.reward.model_copy(update={"distractors": DISTRACTORS})})
+
+
+class Session(NamedTuple):
+    """What the students of one verb have in common."""
+
+    config: Config
+    groups: Sequence[Group]
+    journal: Journal
+    progress: StudentProgress
+    costs: Costs
+
+    def runs(self, student: Student | None = None, *, all_asked: bool = True) -> StudentRuns:
+        """Runs of students by the config's settings or others. `all_asked`: questions of both splits, since nothing is
+        trained by what is found; else the rewarded ones."""
+        config = self.config if student is None else self.config.model_copy(update={"student": student})
+        asked = DocumentQuestions(config.student.prompt_template, all_as="reward") if all_asked else None
+        documents = [group.document for group in self.groups]
+        return StudentRuns(config, documents, self.journal, benchmark=asked, on_progress=self.progress.within)
+
+
+@contextmanager
+def session(
+    config: Config, groups: Sequence[Group], folder: Path, design: dict[str, Any] | None = None
+) -> Iterator[Session]:
+    """Students are kept in `folder`, so that a stopped call goes on; with what is compared, where it is fixed before
+    anything is measured (`design.fix_design`). Raises UserError."""
+    with Journal(folder) as journal, StudentProgress("measuring", 0) as progress:
+        if design is not None:
+            fix_design(folder, design, begun=len(journal.outcomes) > 0)
+        costs = Costs(JsonLines(journal.dir / "costs.jsonl", ("work", "time")))
+        yield Session(config, groups, journal, progress, costs)
 
 
 class RewriteStudy:
@@ -139,23 +187,6 @@ class RewriteStudy:
     def rewrites_only(self, gains: Gains) -> Gains:
         """The table without the controls."""
         return [[runs[g] for g in group.rewrites] for group, runs in zip(self.groups, gains, strict=True)]
-
-    def measure(self, runs: Sequence[PlannedRun]) -> list[float | None]:
-        """The gain of each planned run on its document's questions, by fresh students: their seeds are none of the
-        recording's. None where a student failed. Procedures that ask for the same student share it by its seed."""
-        by_student: dict[Hashable, list[int]] = {}
-        for i, run in enumerate(runs):
-            by_student.setdefault(run.student, []).append(i)
-        jobs = [
-            self._job({runs[i].document: runs[i].rewrite for i in places}, "fresh", runs[places[0]].repeat)
-            for places in by_student.values()
-        ]
-        gains: list[float | None] = [None] * len(runs)
-        for places, job, outcome in zip(by_student.values(), jobs, self.runs.examine(jobs, self.pool), strict=True):
-            for i in places if outcome.gain is not None else ():
-                name, measure = self.groups[runs[i].document].document.id, self.runs.config.reward.measure
-                gains[i] = narrow(job, outcome, name, measure).gain
-        return gains
 
     def _deal_candidates(self, batch: range, repeat: int) -> list[dict[int, int]]:
         """Deals each document's candidates at random to the students of one batch and repeat. For each student: the

@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-
 from configs.format import interval, number, quantity
-from curation.console.tables import stdout_console
+from curation.console.tables import Table, print_tables, stdout_console
 from curation.validity.verdicts import SignalResult, TargetResult
 
 LEAST_SECONDS = 1e-2
@@ -22,20 +19,11 @@ def print_validity(
 ) -> None:
     """The table by rising regret, what is known of the target, and the recommendation, to stdout."""
     console = stdout_console()
-    # Without lines between the columns it fits into 120 characters.
-    table = Table(
-        title="How well signals predict the target within documents", title_justify="left", box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )  # fmt: skip
-    table.add_column("signal")
-    for name in ("regret", "rank correlation", "p (Holm)", "corrected", "tokens", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for result in results:
-        table.add_row(result.name, *_cells(result))
+    rows = [[result.name, *_cells(result)] for result in results]
     if target.another_run is not None:
-        table.add_section()
-        table.add_row(target.another_run.name, *_cells(target.another_run))
-    console.print(table)
+        rows += [[], [target.another_run.name, *_cells(target.another_run)]]
+    head = ["signal", "regret", "rank correlation", "p (Holm)", "corrected", "tokens", "seconds"]
+    print_tables(console, Table(head, rows, title="How well signals predict the target within documents"))
     one = target.one_run
     silent = ", ".join(f"{r.silent} ({r.name})" for r in results if r.silent and not r.cannot_be_told)
     lines = [
@@ -51,21 +39,12 @@ def print_validity(
 
 
 def _cells(result: SignalResult) -> list[str]:
+    seconds = "-" if result.seconds is None else f"{result.seconds:.2g}"
+    cost = ["-", "-"] if result.kind == "target" else [quantity(result.tokens), seconds]
     if result.cannot_be_told:
-        return ["cannot be told", "-", "-", "-", *_cost(result)]
-    return [
-        interval(*result.regret),
-        interval(*result.correlation),
-        "<0.001" if result.p_holm is not None and result.p_holm < 0.001 else number(result.p_holm, 3),
-        interval(*result.corrected),
-        *_cost(result),
-    ]
-
-
-def _cost(result: SignalResult) -> list[str]:
-    if result.kind == "target":
-        return ["-", "-"]
-    return [quantity(result.tokens), "-" if result.seconds is None else f"{result.seconds:.2g}"]
+        return ["cannot be told", "-", "-", "-", *cost]
+    p = "<0.001" if result.p_holm is not None and result.p_holm < 0.001 else number(result.p_holm, 3)
+    return [interval(*result.regret), interval(*result.correlation), p, interval(*result.corrected), *cost]
 
 
 def write_plot(results: Sequence[SignalResult], target: TargetResult, path: Path) -> Path | None:

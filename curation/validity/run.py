@@ -9,6 +9,7 @@ within documents count. What is compared, and how, is kept with the run before a
 All questions of the documents are asked, held-out ones too: nothing is trained by what is found here.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -18,16 +19,15 @@ from typing import Any
 import numpy as np
 
 from configs.errors import UserError, check_known
-from configs.files import write_json_lines, write_whole
+from configs.files import write_json, write_json_lines
 from configs.format import without_nan
 from configs.schema import Config
-from curation.console.progress import StudentProgress, say
+from curation.console.progress import say
 from curation.corpus.training_data import group_of
-from curation.study.design import fix_design
-from curation.study.groups import Group, read_groups
-from curation.study.students import RewriteStudy
+from curation.study.groups import Group, comparable, read_groups
+from curation.study.students import RewriteStudy, session, with_distractors
 from curation.validity.report import print_validity, write_plot
-from curation.validity.signals import MeasuredStudents, Signal, sign_signals
+from curation.validity.signals import Signal, sign_signals, student_signals
 from curation.validity.targets import match_outcomes, target_student
 from curation.validity.verdicts import STATISTICS, judge, judge_target
 from student.benchmarks.sources import DocumentQuestions
@@ -35,13 +35,8 @@ from student.pools import make_pool
 from student.pools.inline import NOT_IN_FINGERPRINT
 from student.records import StudentPool, mean_gain
 from student.statistics.reliability import gains_table
-from teacher.reward.costs import Costs
 from teacher.reward.signs import SIGNS, SignWork, Texts
-from teacher.reward.student_runs import StudentRuns
-from teacher.run.journal import Journal, JsonLines
-
-DISTRACTORS = 4
-"""Of each question, unless the config says another number: `contrast` and `choice` need some, whatever is rewarded."""
+from teacher.run.journal import JsonLines
 
 
 def run_validity(
@@ -55,9 +50,7 @@ def run_validity(
     """Measures, prints the table, writes `validity.json`, `validity.png` and `validity-rewrites.jsonl` (each rewrite's
     values) into `run.dir`, and returns what the JSON holds. `source` as in `read_groups`. Students are kept in
     `<run.dir>/validity/`, so that a stopped call goes on. Raises UserError and RunError."""
-    if config.reward.distractors is None:
-        reward = config.reward.model_copy(update={"distractors": DISTRACTORS})
-        config = config.model_copy(update={"reward": reward})
+    config = with_distractors(config)
     settings = config.validity
     names = settings.signs or tuple(SIGNS)
     check_known("sign in validity.signs", names, list(SIGNS))
@@ -71,35 +64,26 @@ def run_validity(
     if target_settings is not None and target_pool is None:
         target_pool = pool if target_settings == config.student else make_pool(target_settings)
     clusters = [group_of(group.document) for group in groups]
-    with Journal(folder) as journal, StudentProgress("measuring", 0) as progress:
-        fix_design(folder, _design(config, source, groups, names), begun=len(journal.outcomes) > 0)
-        costs = Costs(JsonLines(journal.dir / "costs.jsonl", ("work", "time")))
-        runs = _runs(config, groups, journal, progress)
-        measured = [
-            MeasuredStudents(runs, pool, groups, credit, steps)
-            for credit in settings.credits
-            for steps in settings.steps or (config.student.steps,)
-        ]
-        work = SignWork(
-            runs,
-            pool,
-            [Texts(group.document, tuple(c.text for c in group.candidates)) for group in groups],
-            costs,
-            JsonLines(journal.dir / "alignments.jsonl", ("key",)),
-            progress.within,
-        )
+    with session(config, groups, folder, _design(config, source, groups, names)) as students_of:
+        runs, costs, progress = students_of.runs(), students_of.costs, students_of.progress
         target_study = None
         if target_settings is not None and target_pool is not None:
-            of_target = _runs(config.model_copy(update={"student": target_settings}), groups, journal, progress)
             # Their seeds are none of the signals', so that the noise of the two is independent.
-            target_study = RewriteStudy(of_target, target_pool, groups, 1, purpose="target")
+            target_study = RewriteStudy(students_of.runs(target_settings), target_pool, groups, 1, purpose="target")
             progress.expect(target_study.students(settings.target_repeats))
-        progress.expect(sum(students.students for students in measured))
+        texts = [Texts(group.document, tuple(c.text for c in group.candidates)) for group in groups]
+        alignments = JsonLines(students_of.journal.dir / "alignments.jsonl", ("key",))
+        work = SignWork(runs, pool, texts, costs, alignments, progress.within)
         progress.expect(sum(work.units[kind] for kind in {SIGNS[name].work for name in names}))
-        errors: list[str] = []
-        signals = sign_signals(names, work)
-        for students in measured:
-            found, failed = students.signals(settings.measures, costs)
+        studies = []
+        for credit, steps in itertools.product(settings.credits, settings.steps or (config.student.steps,)):
+            size = 1 if credit == "document" else config.reward.documents_per_student
+            study = RewriteStudy(runs, pool, groups, size, steps=steps, purpose="signal")
+            progress.expect(study.students(config.reward.repeats, settings.repeated_documents))
+            studies.append((study, credit, steps))
+        signals, errors = sign_signals(names, work), list[str]()
+        for study, credit, steps in studies:
+            found, failed = student_signals(study, credit, steps, costs)
             signals, errors = signals + found, errors + failed
         if target_study is not None:
             recording = target_study.record(settings.target_repeats)
@@ -124,7 +108,7 @@ def run_validity(
         say(f"{len(errors)} students failed: {errors[0]}")
     values = output.with_name(f"{output.stem}-rewrites.jsonl")
     write_json_lines(values, _rewrite_rows(groups, signals, target_DGR))
-    write_whole(output, json.dumps(without_nan(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_json(output, result)
     plot = write_plot(results, target, output.with_suffix(".png"))
     print_validity(results, target, recommendation, [path for path in (output, values, plot) if path])
     return json.loads(output.read_text(encoding="utf-8"))
@@ -139,29 +123,15 @@ def _documents(config: Config, source: str | None) -> tuple[list[Group], np.ndar
         for group in read_groups(config, source, settings.documents, settings.rewrites, evenly=True)
     ]
     benchmark = DocumentQuestions(config.student.prompt_template)
-    asked = [group for group in groups if benchmark.exam(group.document).questions]
-    comparable = [group for group in asked if len(group.candidates) >= 2]
-    for count, missing in (
-        (len(groups) - len(asked), "questions"),
-        (len(asked) - len(comparable), "two rewrites"),
-    ):
-        if count:
-            say(f"{count} documents without {missing} are left out")
-    target_DGR = np.empty((len(comparable), 0, 0))
+    found = comparable(groups, lambda document: bool(benchmark.exam(document).questions), "questions")
+    target_DGR = np.empty((len(found), 0, 0))
     if settings.target == "file":
-        comparable, target_DGR = match_outcomes(comparable, settings)
-    if len(comparable) < 2:
+        found, target_DGR = match_outcomes(found, settings)
+    if len(found) < 2:
         raise UserError("validity needs two documents with questions and at least two rewrites each")
-    if len(comparable) < settings.documents:
-        say(f"{len(comparable)} of validity.documents={settings.documents} documents can be compared")
-    return comparable, target_DGR
-
-
-def _runs(config: Config, groups: Sequence[Group], journal: Journal, progress: StudentProgress) -> StudentRuns:
-    return StudentRuns(
-        config, [group.document for group in groups], journal,
-        benchmark=DocumentQuestions(config.student.prompt_template, all_as="reward"), on_progress=progress.within,
-    )  # fmt: skip
+    if len(found) < settings.documents:
+        say(f"{len(found)} of validity.documents={settings.documents} documents can be compared")
+    return found, target_DGR
 
 
 def _design(config: Config, source: str | None, groups: Sequence[Group], names: Sequence[str]) -> dict[str, Any]:

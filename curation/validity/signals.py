@@ -3,17 +3,16 @@ signs that need none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from configs.schema.reward import Credit, Measure
-from curation.study.groups import Group
 from curation.study.students import RewriteStudy
-from student.records import Outcome, StudentPool, mean_gain
+from student.records import Outcome, mean_gain
 from student.statistics.reliability import gains_table, mean_of_runs
 from teacher.reward.costs import Costs
 from teacher.reward.signs import SIGNS, SignWork
-from teacher.reward.student_runs import StudentRuns
 
 NEEDS: dict[Measure, str] = {
     "contrast": "distractors", "choice": "distractors", "recall": "student.decode",
@@ -44,50 +43,34 @@ class Signal:
     steps: int | None = None
 
 
-class MeasuredStudents:
-    """The students of one unit of credit and number of steps."""
+def student_signals(
+    study: RewriteStudy, credit: Credit, steps: int | None, costs: Costs
+) -> tuple[list[Signal], list[str]]:
+    """A signal for each of `validity.measures`, by the students of one unit of credit and number of steps; and the
+    errors of students that failed. The first `validity.repeated_documents` are taught once more, for their noise."""
+    settings, repeats = study.runs.config.validity, study.runs.config.reward.repeats
+    work = f"{credit}, {steps} steps" if steps else credit
+    with costs.of(work, study.runs):
+        recording = study.record(repeats, settings.repeated_documents)
+    # Without the repeats that show the noise.
+    students_a_rewrite = study.students(repeats) / sum(len(group.candidates) for group in study.groups)
+    seconds = costs.seconds_per_unit(work)
+    signals = []
+    for measure in settings.measures:
+        runs_DGR = gains_table(recording.table(partial(_gain, measure)))
+        signals.append(
+            Signal(
+                name=f"{measure}, {work}", kind="students", values_DG=mean_of_runs(runs_DGR[..., :repeats]),
+                runs_DGR=runs_DGR, tokens=recording.tokens / recording.students * students_a_rewrite,
+                seconds=None if seconds is None else seconds * students_a_rewrite,
+                needs=NEEDS.get(measure, ""), measure=measure, credit=credit, steps=steps,
+            )
+        )  # fmt: skip
+    return signals, recording.errors
 
-    def __init__(
-        self, runs: StudentRuns, pool: StudentPool, groups: Sequence[Group], credit: Credit, steps: int | None
-    ) -> None:
-        config = runs.config
-        self.credit, self.steps, self.repeats = credit, steps, config.reward.repeats
-        self.groups = list(groups)
-        size = 1 if credit == "document" else config.reward.documents_per_student
-        self.repeated = min(config.validity.repeated_documents, len(groups))
-        self.study = RewriteStudy(runs, pool, groups, size, steps=steps, purpose="signal")
 
-    @property
-    def students(self) -> int:
-        """Students that are trained."""
-        return self.study.students(self.repeats, self.repeated)
-
-    def signals(self, measures: Sequence[Measure], costs: Costs) -> tuple[list[Signal], list[str]]:
-        """A signal for each measure, and the errors of students that failed."""
-        credit, steps = self.credit, self.steps
-        work = f"{credit}, {steps} steps" if steps else credit
-        with costs.of(work, self.study.runs):
-            recording = self.study.record(self.repeats, self.repeated)
-        # Without the repeats that show the noise.
-        students_a_rewrite = self.study.students(self.repeats) / sum(len(group.candidates) for group in self.groups)
-        seconds = costs.seconds_per_unit(work)
-        signals = []
-        for measure in measures:
-
-            def value(outcome: Outcome, measure: Measure = measure) -> float | None:
-                return mean_gain(outcome.answers, measure)
-
-            runs_DGR = gains_table(recording.table(value))
-            values_DG = mean_of_runs(runs_DGR[..., : self.repeats])
-            signals.append(
-                Signal(
-                    name=f"{measure}, {work}", kind="students", values_DG=values_DG, runs_DGR=runs_DGR,
-                    tokens=recording.tokens / recording.students * students_a_rewrite,
-                    seconds=None if seconds is None else seconds * students_a_rewrite,
-                    needs=NEEDS.get(measure, ""), measure=measure, credit=credit, steps=steps,
-                )
-            )  # fmt: skip
-        return signals, recording.errors
+def _gain(measure: Measure, outcome: Outcome) -> float | None:
+    return mean_gain(outcome.answers, measure)
 
 
 def sign_signals(names: Sequence[str], work: SignWork) -> list[Signal]:

@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configs.format import interval, without_nan
+from configs.format import interval
 from curation.bench.lab.cells import ARMS, Cell
+from curation.bench.teacher_report import estimate_arms, paired
+from curation.console.tables import markdown
 from curation.lab.models import STUDENTS
-from student.statistics.intervals import Estimate, holm
-from teacher.reward.evaluation import crossed_estimate, crossed_share, crossed_test
+from student.statistics.intervals import holm
 
 
 def summarise(runs: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -17,11 +18,7 @@ def summarise(runs: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> dict[str, Any
     for cell, results in runs.items():
         batches = results[0]["arms"]["raw"]["batches"]
         by_arm = {arm: [result["arms"][arm] for result in results] for arm in ARMS}
-        pairs = [
-            {name: restated["gains"][name] - asked["gains"][name] for name in restated["gains"].keys() & asked["gains"]}
-            for restated, asked in zip(by_arm["permuted"], by_arm["question-answer"], strict=True)
-        ]
-        difference, p = crossed_test(pairs, batches)
+        difference, p = paired(by_arm["permuted"], by_arm["question-answer"], "gain")
         p_values.append(p)
         rows.append(
             {
@@ -33,13 +30,10 @@ def summarise(runs: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> dict[str, Any
                 "batches": len(set(batches.values())),
                 "failed_students": sum(arm["failed"] for arms in by_arm.values() for arm in arms),
                 **{
-                    arm: {
-                        "accuracy": _rounded(crossed_share([values["accuracies"] for values in of_arm], batches)),
-                        "gain": _rounded(crossed_estimate([values["gains"] for values in of_arm], batches)),
-                    }
+                    arm: {measure: estimate_arms(of_arm, measure) for measure in ("accuracy", "gain")}
                     for arm, of_arm in by_arm.items()
                 },
-                "permuted_minus_question_answer": {**_rounded(difference), "p": p},
+                "permuted_minus_question_answer": {**difference, "p": p},
             }
         )
     for row, p in zip(rows, holm(p_values), strict=True):
@@ -61,21 +55,13 @@ def _verdict(difference: float, p: float | None) -> str:
     return "learns more from permuted" if difference > 0 else "learns more from question-answer"
 
 
-def _rounded(values: Estimate) -> dict[str, float | None]:
-    return dict(without_nan({name: round(value, 4) for name, value in values._asdict().items()}))
-
-
 def table(summary: Mapping[str, Any]) -> str:
     """Markdown: a row for each cell, the students named by their wordings."""
     names = {recipe["wordings"]: name for name, recipe in summary["students"].items()}
     lines = []
     for key, values in summary["declared_difference"].items():
         lines.append(f"The students differ in `{key}`: {', '.join(f'{n} {value}' for n, value in values.items())}.")
-    lines += [
-        "",
-        "| changed | wordings | raw | permuted | question-answer | permuted minus question-answer | verdict |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for row in summary["cells"]:
         wordings = row["recipe"]["wordings"]
         name = f"{wordings} ({names[wordings]})" if wordings in names else str(wordings)
@@ -84,5 +70,6 @@ def table(summary: Mapping[str, Any]) -> str:
         arms = (f"{row[arm]['accuracy']['mean']:.2f} ({row[arm]['gain']['mean']:.1f})" for arm in ARMS)
         difference = row["permuted_minus_question_answer"]
         shown = interval(difference["mean"], difference["low"], difference["high"], sign=True)
-        lines.append(f"| {' | '.join([row['change'], name, *arms, shown, row['verdict']])} |")
-    return "\n".join(lines)
+        rows.append([row["change"], name, *arms, shown, row["verdict"]])
+    head = ["changed", "wordings", *ARMS, "permuted minus question-answer", "verdict"]
+    return "\n".join([*lines, "", markdown(head, rows)])

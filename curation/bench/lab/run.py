@@ -3,12 +3,11 @@
 import dataclasses
 import hashlib
 import json
-import os
 import random
 import shutil
 import time
 from collections.abc import Sequence
-from concurrent.futures import as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,12 @@ import configs
 from configs.errors import UserError
 from configs.files import write_whole
 from configs.load import load_config
-from configs.processes import worker_pool
 from configs.schema import Config
 from curation.bench.lab.cells import ARMS, LESSONS, PEOPLE, Cell, cells
 from curation.bench.lab.report import summarise
-from curation.bench.teacher import start_worker
 from curation.bench.teacher_controls import arm_values, new_rewards
 from curation.console.progress import say
+from curation.console.workers import run_side_by_side
 from curation.lab import world
 from curation.lab.build import VERSION
 from curation.lab.models import StudentRecipe, train_student
@@ -53,19 +51,13 @@ def run_bench(folder: Path, *, quick: bool, overrides: Sequence[str]) -> dict[st
         for recipe in cell.recipes:
             if not result_path(folder, cell, recipe, overrides).is_file():
                 by_recipe.setdefault(recipe, []).append(cell)
-    start = time.monotonic()
-    workers = max(1, min(len(os.sched_getaffinity(0)), len(by_recipe)))
-    killed = "a student's process died (killed, or out of memory); finished cells are kept, the same command goes on"
-    with worker_pool(workers, start_worker, if_killed=killed) as pool:
-        futures = {
-            pool.submit(run_student, r, of_it, folder, tuple(overrides)): of_it for r, of_it in by_recipe.items()
-        }
-        for done, future in enumerate(as_completed(futures), 1):
-            future.result()
-            minutes_left = (len(by_recipe) - done) * (time.monotonic() - start) / done / 60
-            changes = ", ".join(cell.change for cell in futures[future])
-            wordings = futures[future][0].recipe.wordings
-            say(f"student of {wordings} wordings: {changes}  [{done}/{len(by_recipe)}, {minutes_left:.0f} min left]")
+    tasks = {
+        f"student {number + 1}, of {recipe.wordings} wordings: {', '.join(cell.change for cell in of_it)}": partial(
+            run_student, recipe, of_it, folder, tuple(overrides)
+        )
+        for number, (recipe, of_it) in enumerate(by_recipe.items())
+    }
+    run_side_by_side(tasks, kept="finished cells are kept", on_done=lambda name, _, place: say(f"{name}  {place}"))
     runs = {
         cell: [json.loads(result_path(folder, cell, recipe, overrides).read_text()) for recipe in cell.recipes]
         for cell in all_cells
