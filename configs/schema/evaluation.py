@@ -68,12 +68,6 @@ class Evaluation(Section):
     sequences: int = Field(default=8, ge=1)
     """Students that are edited so, in other orders and groups of the documents: intervals are over them. With replay
     each costs `2 * edits - 1` trainings of a single student, one after another."""
-    false_positives: int = Field(default=0, ge=0)
-    """Compute the verdict for so many pairs of an arm with itself: the same texts, batches and training, other seeds of
-    students. The pairs overlap, so their rate shows gross faults and has no interval; `notewright bench intervals`
-    simulates independent draws. 0: none."""
-    false_positive_seeds: int = Field(default=8, ge=2)
-    """Students per batch from which these pairs are drawn: at least two for each of `seeds`."""
     lab: bool = False
     """Build the lab if it is missing, and compare the result with what is known of the lab."""
     workers: int = Field(default=1, ge=1)
@@ -81,8 +75,6 @@ class Evaluation(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> "Evaluation":
-        if self.false_positives and self.false_positive_seeds < 2 * self.seeds:
-            raise ValueError("evaluation.false_positive_seeds: two sides of `seeds` students need twice as many")
         if any(number < 1 for number in self.scaling):
             raise ValueError("evaluation.scaling are numbers of rewrites, from 1 on")
         return self

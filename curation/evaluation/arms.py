@@ -173,11 +173,3 @@ def edits_arm(settings: Evaluation, arms: Sequence[Arm]) -> Arm:
     if settings.edits_arm:
         return next(arm for arm in arms if arm.name == settings.edits_arm)
     return next((arm for arm in arms if arm.kind == "trained"), arms[-1])
-
-
-def repeated_arm(arms: Sequence[Arm]) -> Arm | None:
-    """The arm whose students are repeated for the false-positive check: if possible one that a teacher writes, whose
-    texts vary, and best the untrained teacher's."""
-    written = [arm for arm in arms if arm.written]
-    untrained = [arm for arm in written if arm.kind == "untrained"]
-    return next(iter([*untrained, *written, *(arm for arm in arms if arm.equal_tokens)]), None)

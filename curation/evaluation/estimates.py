@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from configs.schema import Evaluation
 from configs.schema.reward import Measure
-from curation.evaluation.arms import ALONE, Arm, edits_arm, repeated_arm
+from curation.evaluation.arms import ALONE, Arm, edits_arm
 from curation.evaluation.edit_estimates import estimate_edits
 from curation.evaluation.records import (
     ArmEstimates,
@@ -15,10 +15,9 @@ from curation.evaluation.records import (
     Correction,
     EditSequences,
     Estimate,
-    FalsePositives,
     ReplayEffect,
 )
-from curation.evaluation.statistics import LEVEL, ClusteredMean, Kind, false_positives, kind_of_gain
+from curation.evaluation.statistics import LEVEL, ClusteredMean, Kind, kind_of_gain
 from curation.lab.items import BEST
 from student.records import MEASURES
 from student.statistics.intervals import holm
@@ -37,7 +36,6 @@ class StudentEstimates(NamedTuple):
     comparisons: list[Comparison]
     sequences: list[EditSequences]
     replay_effect: ReplayEffect | None
-    false_positives: FalsePositives | None
 
 
 def estimate_students(
@@ -49,12 +47,6 @@ def estimate_students(
     for row in rows:
         by_student.setdefault(row["student"], {}).setdefault(row["setting"], []).append(row)
     comparisons, correction = _compare(by_student, arms, settings, measure)
-    gain_p_values = [
-        comparison.p
-        for of_student in comparisons.values()
-        for comparison in of_student
-        if (comparison.setting, comparison.measure) == ("together", "gain")
-    ]
     estimates = {}
     for label, by_setting in by_student.items():
         taught = edits_arm(settings, arms).name
@@ -71,9 +63,6 @@ def estimate_students(
             comparisons=comparisons[label],
             sequences=sequences,
             replay_effect=replay_effect,
-            false_positives=_check_false_positives(
-                by_setting.get("false-positives", []), repeated_arm(arms), settings, measure, gain_p_values
-            ),
         )
     return estimates, correction
 
@@ -281,23 +270,3 @@ def _estimate_scaling(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[dict[M
         means = document_means([row for row in rows if row["rewrites"] == rewrites], arm)
         estimates[arm, rewrites] = _in_measures([means]), _mean([means], "accuracy", "share").estimate
     return estimates
-
-
-def _check_false_positives(
-    rows: Sequence[Row],
-    arm: Arm | None,
-    settings: Evaluation,
-    measure: Measure,
-    family: Sequence[float | None],
-) -> FalsePositives | None:
-    if not rows or arm is None:
-        return None
-    gains: dict[str, dict[int, float]] = {}
-    batches: dict[str, int] = {}
-    for (name, seed), mean in document_means(rows, arm.name).items():
-        gains.setdefault(name, {})[seed] = mean.values[measure]
-        batches[name] = mean.cluster
-    return false_positives(
-        arm.name, gains, batches, pairs=settings.false_positives, side=settings.seeds, kind=kind_of_gain(measure),
-        family=family,
-    )  # fmt: skip

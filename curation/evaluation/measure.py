@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.console.progress import StudentProgress, say
-from curation.evaluation.arms import edits_arm, repeated_arm
+from curation.evaluation.arms import edits_arm
 from curation.evaluation.edits import run_edits
 from curation.evaluation.inputs import Inputs
 from curation.evaluation.records import ITEM_COLUMNS
@@ -66,7 +66,7 @@ def measure_student(
 
 
 def _together(students: ArmStudents, texts: Mapping[str, Groups]) -> list[Row]:
-    """The arms, their scaling curves and the repeated students, many documents a student; all in one pass, so that
+    """The arms, and their scaling curves, many documents a student; all in one pass, so that
     batches of students are full."""
     arms, config = students.inputs.arms, students.config
     settings, size = config.evaluation, config.rl.rewrites_per_lesson
@@ -75,16 +75,10 @@ def _together(students: ArmStudents, texts: Mapping[str, Groups]) -> list[Row]:
     for arm in arms:
         for rewrites in scaling if arm.scaled else ():
             planned += students.plan("scaling", arm, texts[arm.name], range(1), rewrites)
-    repeated = repeated_arm(arms) if settings.false_positives else None
-    if repeated is not None:
-        more_seeds = range(settings.seeds, settings.false_positive_seeds)
-        planned += students.plan("false-positives", repeated, texts[repeated.name], more_seeds)
     rows = students.run(planned)
-    # Students of the arms serve the curve and the check as well.
+    # Students of the arms serve the curve as well.
     shared = [row for row in rows if row["setting"] == "together" and row["kind"] == "document"]
     if size in settings.scaling:
         scaled = {arm.name for arm in arms if arm.scaled}
         rows += [row | {"setting": "scaling"} for row in shared if row["arm"] in scaled and row["seed"] == 0]
-    if repeated is not None:
-        rows += [row | {"setting": "false-positives"} for row in shared if row["arm"] == repeated.name]
     return rows

@@ -24,10 +24,9 @@ RESULT_FILE = "evaluation.json"
 ITEMS_FILE = "evaluation/items.parquet"
 LESSONS_FILE = "evaluation/lessons.parquet"
 
-Setting = Literal["together", "single", "scaling", "sequence", "false-positives"]
+Setting = Literal["together", "single", "scaling", "sequence"]
 """`together`: many documents share a student. `single`: one document, one student. `scaling`: as `together`, with other
-numbers of rewrites a document. `sequence`: students edited again and again. `false-positives`: the students of one
-arm again with other seeds."""
+numbers of rewrites a document. `sequence`: students edited again and again."""
 
 ITEM_COLUMNS = pa.schema(
     [
@@ -243,23 +242,6 @@ class ReplayEffect(Record):
     retention_accuracy: list[Estimate] | None
 
 
-class FalsePositives(Record):
-    """How often the verdict tells an arm from itself: two sides with the same texts, batches and training, and other
-    seeds of students. It shows what the luck of seeds does here and nothing else. Pairs share texts and are drawn from
-    the same few students, so they are not independent and a rate of them has no interval; `notewright bench
-    intervals` simulates independent draws."""
-
-    arm: str
-    pairs: int
-    """Pairs of sides compared."""
-    seeds: int
-    """How many students of a batch the two sides are drawn from (the fewest of any batch)."""
-    differ: int
-    """Pairs of which a single comparison at 5% says that they differ."""
-    differ_corrected: int
-    """Pairs that differ by the verdict of this evaluation: with Holm's correction among its real comparisons."""
-
-
 class StudentResult(Record):
     """Everything about one student model."""
 
@@ -276,7 +258,6 @@ class StudentResult(Record):
     """Without replay, then with it; empty where the config asks for none."""
     replay_effect: ReplayEffect | None
     """None without replay."""
-    false_positives: FalsePositives | None
 
 
 class Expectation(Record):
@@ -292,7 +273,7 @@ class Expectation(Record):
 class EvaluationResult(Record):
     """`evaluation.json`."""
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     measure: Measure
     """`reward.measure`, fixed before the students ran: what every `gain`, claim and verdict is in."""
     documents: int

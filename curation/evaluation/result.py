@@ -95,7 +95,6 @@ def student_result(
         scaling=scaling,
         sequences=estimates.sequences,
         replay_effect=estimates.replay_effect,
-        false_positives=estimates.false_positives,
     )
 
 

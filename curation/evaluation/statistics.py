@@ -1,18 +1,15 @@
-"""Means over documents whose batches share students, and how often an arm differs from itself by luck.
+"""Means over documents whose batches share students.
 
 Clusters are batches of documents; intervals and p-values are those of `student.statistics.intervals`.
 """
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import numpy as np
-
-from curation.evaluation.records import Estimate, FalsePositives
+from curation.evaluation.records import Estimate
 from student.records import SHARES
-from student.statistics.intervals import clustered_mean, holm, t_quantile
+from student.statistics.intervals import clustered_mean, t_quantile
 from teacher.reward.evaluation import crossed_mean
 
 LEVEL = 0.05
@@ -60,49 +57,3 @@ class ClusteredMean:
         """The smallest true mean that is found different from 0 with probability `POWER`; None with one cluster."""
         if mean.p is not None:
             self.detectable = (high - low) / 2 + t_quantile(POWER, mean.degrees) * mean.error
-
-
-def false_positives(
-    arm: str,
-    gains: Mapping[str, Mapping[int, float]],
-    clusters: Mapping[str, int],
-    *,
-    pairs: int,
-    side: int,
-    kind: Kind = "mean",
-    family: Sequence[float | None] = (),
-) -> FalsePositives | None:
-    """Compares an arm with itself `pairs` times; None where a batch has fewer students than two sides need.
-
-    `gains` are by document and seed; a seed is one student for all documents of a batch. A pair has `side` students on
-    each side, drawn anew for every batch, and is corrected among `family`, the p-values of the real comparisons. Pairs
-    overlap, see `FalsePositives`."""
-    batches: dict[int, list[str]] = {}
-    for name in gains:
-        batches.setdefault(clusters[name], []).append(name)
-    seeds = {batch: sorted(set.intersection(*(set(gains[n]) for n in names))) for batch, names in batches.items()}
-    if not seeds or len(batches) < 2 or min(map(len, seeds.values())) < 2 * side:
-        return None
-    rng = np.random.default_rng(0)
-    differ = corrected = 0
-    for _ in range(pairs):
-        differences: dict[str, float] = {}
-        for batch, names in batches.items():
-            # Whole students are drawn: their luck is common to all documents of the batch, as in a real comparison.
-            drawn = [seeds[batch][i] for i in rng.permutation(len(seeds[batch]))[: 2 * side]]
-            for name in names:
-                left, right = (statistics.fmean(gains[name][s] for s in half) for half in (drawn[:side], drawn[side:]))
-                differences[name] = left - right
-        p = ClusteredMean(differences, clusters, kind).p
-        assert p is not None
-        differ += p < LEVEL
-        p_corrected = holm([*family, p])[-1]
-        corrected += p_corrected is not None and p_corrected < LEVEL
-
-    return FalsePositives(
-        arm=arm,
-        pairs=pairs,
-        seeds=min(map(len, seeds.values())),
-        differ=differ,
-        differ_corrected=corrected,
-    )

@@ -76,8 +76,7 @@ def evaluated(teacher_folder, student_folder, tmp_path_factory):  # noqa: F811
         "arms": ["none", "raw", "repeated", "untrained", "strategies", "ensemble", "best-of:2", f"file:{shops}"],
         "ensemble": ["copy", "permuted"], "single_documents": 3, "scaling": [1, 2, 4],
         "scaling_arms": ["untrained", "ensemble"], "benchmarks": [f"file:{benchmark}"], "retention_texts": str(old),
-        "retention_questions": f"file:{benchmark}", "edits": 3, "sequences": 3, "false_positives": 20,
-        "false_positive_seeds": 4,
+        "retention_questions": f"file:{benchmark}", "edits": 3, "sequences": 3,
     }  # fmt: skip
     config = shop_config(teacher_folder, student_folder, shops, evaluation=settings)
     return config, run_evaluate(config)

@@ -148,7 +148,7 @@ def result(gains, lab=True):
     }  # fmt: skip
     student = StudentResult(
         model="m", teacher=None, arms=arm_results, comparisons=found.comparisons, scaling={}, sequences=[],
-        replay_effect=None, false_positives=None,
+        replay_effect=None,
     )  # fmt: skip
     return EvaluationResult(
         measure="loglik", documents=12, documents_per_student=2, seeds=1, steps=1, tokens_per_step=8, rewrites=1,

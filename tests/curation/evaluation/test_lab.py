@@ -21,8 +21,7 @@ def test_the_preset_runs_from_nothing(tmp_path):
             "student.tokens_per_step=100", "reward.documents_per_student=2", "rl.rounds=1", "rl.documents_per_round=8",
             "rl.group_size=2", "rl.validation_documents=2", "evaluation.scaling=[2,5]", "evaluation.edits=2",
             "evaluation.sequences=2",
-            "evaluation.single_documents=2", "evaluation.seeds=1", "evaluation.false_positive_seeds=2",
-            "evaluation.false_positives=20",
+            "evaluation.single_documents=2", "evaluation.seeds=1",
         ],
     )  # fmt: skip
     result = run_evaluate(config)
@@ -33,6 +32,5 @@ def test_the_preset_runs_from_nothing(tmp_path):
         assert student.arms["world"].texts == 5 and student.arms["world"].together.gain.n == 6
         assert student.arms["none"].together.benchmarks["lab"].mean == pytest.approx(0, abs=1e-5)
         assert [len(found.accuracy) for found in student.sequences] == [3, 3]
-        assert student.false_positives.pairs == 20
     assert all(claim.estimate.high is not None for claim in result.claims)
     assert {claim.words.split(":")[0] for claim in result.claims} == set(result.students)

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 
-from curation.evaluation.statistics import ClusteredMean, false_positives
+from curation.evaluation.statistics import ClusteredMean
 from student.statistics.intervals import holm
 
 
@@ -57,41 +57,3 @@ def test_holm_keeps_a_family_of_nothing_from_differing():
         corrected += min(holm(p_values)) < 0.05
     assert once / 300 > 0.2, "of ten comparisons one is often below 5% by luck"
     assert corrected / 300 < 0.08
-
-
-def repeated(rng, shift=0.0):
-    """An arm's students, 12 of each of 6 batches: a document's own level, and a student's luck in common."""
-    gains, clusters = {}, {}
-    for batch in range(6):
-        luck = rng.normal(0, 0.3, 12) + shift * (np.arange(12) < 2)
-        for i in range(8):
-            level = rng.normal(3, 1)
-            gains[f"{batch}-{i}"] = {seed: level + luck[seed] + rng.normal(0, 0.2) for seed in range(12)}
-            clusters[f"{batch}-{i}"] = batch
-    return gains, clusters
-
-
-def test_an_arm_seldom_differs_from_itself():
-    gains, clusters = repeated(np.random.default_rng(4))
-    found = false_positives("untrained", gains, clusters, pairs=400, side=2, family=[0.2, 1e-6, 0.04])
-    assert 0.01 <= found.differ / 400 <= 0.09
-    assert found.differ_corrected < found.differ
-    assert (found.pairs, found.seeds) == (400, 12)
-
-
-def test_the_check_would_notice_clusters_that_are_ignored():
-    gains, clusters = repeated(np.random.default_rng(5))
-    alone = {name: number for number, name in enumerate(gains)}
-    drawn_by_batch = false_positives("a", gains, clusters, pairs=200, side=2)
-    # The same students, paired as if every document had its own: far too sure.
-    rng = np.random.default_rng(6)
-    differ = 0
-    for _ in range(200):
-        order = {batch: rng.permutation(12) for batch in range(6)}
-        values = {n: gains[n][order[clusters[n]][0]] - gains[n][order[clusters[n]][1]] for n in gains}
-        differ += ClusteredMean(values, alone).p < 0.05
-    assert differ / 200 > 3 * drawn_by_batch.differ / 200
-
-
-def test_too_few_students_make_no_check():
-    assert false_positives("a", {"x": {0: 1.0}, "y": {0: 1.0}}, {"x": 0, "y": 1}, pairs=10, side=1) is None

@@ -189,9 +189,6 @@ def _student(shift: int) -> records.StudentResult:
         model=f"models/{STUDENTS[shift]}", teacher="runs/x/teacher/checkpoint-3", arms=arms, comparisons=comparisons,
         scaling=scaling, sequences=[_edits(0.0), _edits(0.5)],
         replay_effect=records.ReplayEffect(studied=[share(0.02 * i) for i in range(6)], retention_accuracy=None),
-        false_positives=records.FalsePositives(
-            arm="raw-repeated", pairs=200, seeds=6, differ=9, differ_corrected=0,
-        ),
     )  # fmt: skip
 
 
