@@ -60,8 +60,7 @@ def plan(
 
     from curation.console.tables import stdout_console
     from curation.plan.plan import as_json as plain
-    from curation.plan.plan import make_plan
-    from curation.plan.table import print_plan
+    from curation.plan.plan import make_plan, print_plan
 
     made = make_plan(settings, device=device, price=price, parameters=parameters)
     if as_json:

@@ -5,14 +5,18 @@ or assumed. What cannot be measured on this machine is assumed, in words.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any, NamedTuple
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from transformers.utils.logging import disable_progress_bar
 
 from configs.errors import UserError
 from configs.format import amount, without_nan
+from configs.format import quantity as digits
 from configs.schema import Config
 from configs.schema.curation import Filters
 from curation.console.progress import say
@@ -31,80 +35,44 @@ from curation.plan.gpus import (
 )
 from curation.plan.models import model_size
 from curation.plan.quantity import Quantity, exact
-from curation.plan.teacher import PipelineCost, TeacherCost, measure_pipeline, measure_teacher
-from curation.plan.training import StudentCost, StudentRunCounts, count_students, student_cost, training_documents
+from curation.plan.teacher import TeacherCost, measure_pipeline, measure_teacher
+from curation.plan.training import count_students, student_cost, training_documents
 
 SAMPLE = 256
+COLOURS = {"counted": "green", "measured": "green", "calculated": "cyan", "extrapolated": "yellow", "assumed": "red"}
 PARTS_FACTOR = 2.2
 """Disk when the parts are merged: parts and final files, each about the dataset's size."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CuratePlan:
-    """The plan of `notewright curate`. Hours and dollars are of the whole run."""
+class Row(NamedTuple):
+    """A figure of a plan: under `key` in the JSON, and in the table with `words` and the value's `unit`, or what else
+    is to be known of it. The table shows `shown` in its place where there is one, and leaves out what is not known."""
 
-    files: int
-    files_read: int
-    """Files that were read for the plan, in part or whole."""
-    gigabytes_in: float
-    sampled: int
-    documents: Quantity
-    documents_written: Quantity
-    """Those that reach the teacher."""
-    tokens_in: Quantity
-    """Their tokens, without the prompt's words around them."""
-    rewrites: Quantity
-    tokens_written: Quantity
-    """By the teacher, refused rewrites included."""
-    tokens_out: Quantity
-    """Tokens of the kept rows, originals that are mixed in included."""
-    kept: Quantity
-    """Share of the rewrites."""
-    teacher: TeacherCost
-    pipeline: PipelineCost
-    hours_here: Quantity | None
-    """On this machine as it is now; None where the teacher was not run."""
-    pipeline_cpu_hours: Quantity
-    gpu_hours: Quantity | None
-    """On the assumed device; None where the teacher's size is not known."""
-    gpus_at_least: int | None
-    """As many of the assumed device that weights and a fifth more fit."""
-    dataset_gb: Quantity
-    disk_gb: Quantity
-    """The most that is used while the run goes on."""
-    dollars: Quantity | None
-    dollars_per_billion: Quantity | None
-    """For a billion tokens of kept rows."""
+    key: str
+    value: Any
+    words: str = ""
+    unit: str = ""
+    shown: Quantity | str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainPlan:
-    """The plan of `notewright train`."""
-
-    documents: int
-    heldout: int
-    rounds: int
-    runs: StudentRunCounts
-    students: tuple[StudentCost, ...]
-    rewrite_tokens: Quantity
-    hours_here: Quantity | None
-    """Sampling and students; the teacher's own updates come on top."""
-    gpu_hours: Quantity | None
-    """The same by arithmetic on the assumed device: at least that, since small models leave a GPU idle in between."""
-    dollars: Quantity | None
+Part = Sequence[Row]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(NamedTuple):
     """What a config will take. A part that the config does not name is None."""
 
-    curate: CuratePlan | None
-    train: TrainPlan | None
+    curate: Part | None
+    train: Part | None
     device: Device
     price: float | None
     """Dollars a GPU-hour."""
     notes: tuple[str, ...]
     """What is assumed, and why."""
+
+
+def figures(part: Part) -> dict[str, Any]:
+    """A part's figures by their keys."""
+    return {row.key: row.value for row in part if row.key}
 
 
 def make_plan(
@@ -122,16 +90,16 @@ def make_plan(
     """
     disable_progress_bar()
     gpu, notes = find_device(device), list[str]()
-    curate = train = None
+    curate = train = teacher = None
     if config.curation.input:
-        curate = _plan_curate(config, gpu, price, parameters, progress, notes)
+        curate, teacher = _plan_curate(config, gpu, price, parameters, progress, notes)
     if config.data.train or (config.data.limit and config.student.names[0]):
         # Without a size, an echo curates or the teacher's is not known.
-        teacher = curate.teacher if curate and curate.teacher.parameters else None
-        train = _plan_train(config, teacher, gpu, price, parameters, progress, notes)
+        known = teacher if teacher and teacher.parameters else None
+        train = _plan_train(config, known, gpu, price, parameters, progress, notes)
     if curate is None and train is None:
         raise UserError("nothing to plan: name curation.input, or data.train")
-    if any(part is not None and part.gpu_hours is not None for part in (curate, train)):
+    if any(part is not None and figures(part)["gpu_hours"] is not None for part in (curate, train)):
         notes.append(
             f"assumed for {gpu.name}: {SWEEP_SOURCE}, between models by parameters on a log-log line, of which a whole"
             f" run reaches {END_TO_END[0]:.0%}-{END_TO_END[1]:.0%}; other GPUs by data sheet; training at"
@@ -151,7 +119,7 @@ def _speed(gpu: Device, parameters: float, notes: list[str]) -> Quantity:
 def _plan_curate(
     config: Config, gpu: Device, price: float | None, parameters: float | None, progress: Callable[[str], None],
     notes: list[str],
-) -> CuratePlan:  # fmt: skip
+) -> tuple[Part, TeacherCost]:  # fmt: skip
     curation, shards = config.curation, find_input(config)
     progress(f"looking into {amount(len(shards), 'input file')}")
     corpus = survey_corpus(shards, curation.limit, SAMPLE)
@@ -192,20 +160,67 @@ def _plan_curate(
     characters = sum(len(document.text) for document in corpus.sample) / len(corpus.sample)
     bytes_per_token = exact(characters * pipeline.bytes_per_character, "measured") / teacher.source_tokens
     dataset_gb = tokens_out * bytes_per_token / 1e9
-    return CuratePlan(
-        files=corpus.files, files_read=corpus.files_read, gigabytes_in=corpus.bytes / 1e9, sampled=len(corpus.sample),
-        documents=corpus.documents, documents_written=reached, tokens_in=tokens_in, rewrites=rewrites,
-        tokens_written=tokens_written, tokens_out=tokens_out, kept=teacher.kept, teacher=teacher, pipeline=pipeline,
-        hours_here=hours_here, pipeline_cpu_hours=cpu_hours, gpu_hours=gpu_hours, gpus_at_least=gpus,
-        dataset_gb=dataset_gb, disk_gb=dataset_gb * PARTS_FACTOR, dollars=dollars,
-        dollars_per_billion=dollars_per_billion,
-    )  # fmt: skip
+    size, unit = in_bytes(exact(corpus.bytes / 1e9))
+    looked = f"{amount(corpus.files, 'file')}, {digits(size.value)} {unit}, {corpus.files_read} looked into"
+    writes, sampled = teacher.tokens_per_second, len(corpus.sample)
+    return [
+        Row("files", corpus.files, "input", shown=looked),
+        Row("files_read", corpus.files_read),
+        Row("gigabytes_in", corpus.bytes / 1e9),
+        Row("sampled", sampled),
+        Row("documents", corpus.documents, "documents"),
+        # Those that reach the teacher.
+        Row("documents_written", reached, "reach the teacher", f"of {sampled} sampled", pipeline.past_filters),
+        # Without the prompt's words around them.
+        Row("tokens_in", tokens_in, "tokens in", f"({digits(teacher.source_tokens.value)} a document)"),
+        Row("rewrites", rewrites, "rewrites"),
+        # Refused rewrites included.
+        Row("tokens_written", tokens_written, "tokens written", f"({digits(teacher.sampled_tokens.value)} a rewrite)"),
+        Row("kept", teacher.kept, "kept", f"of {teacher.rewrites_measured} rewrites" * bool(teacher.rewrites_measured)),
+        # Originals that are mixed in included.
+        Row("tokens_out", tokens_out, "tokens out"),
+        Row("pipeline", pipeline, "pipeline alone", "ms of CPU a document", pipeline.cpu_ms),
+        Row(
+            "teacher", teacher, "teacher" * (teacher.weights_gb is not None),
+            f"parameters, {teacher.weights_gb or 0:.3g} GB in bfloat16", teacher.parameters,
+        ),
+        Row("", writes, "this machine writes", f"tokens/s, {teacher.at_once} rewrites at once", digits(writes or 0)),
+        _hours_here(hours_here),
+        Row("pipeline_cpu_hours", cpu_hours),
+        Row("gpu_hours", gpu_hours, f"on {gpu.name}", "GPU-hours"),
+        # So many that weights and a fifth more fit.
+        Row("gpus_at_least", gpus, "at least" * ((gpus or 0) > 1), "to hold the weights", f"{gpus} {gpu.name}"),
+        _bytes_row("dataset_gb", dataset_gb, "dataset"),
+        _bytes_row("disk_gb", dataset_gb * PARTS_FACTOR, "disk on the way"),
+        Row("dollars", dollars, "cost", f"dollars at {price or 0:g} a GPU-hour"),
+        Row("dollars_per_billion", dollars_per_billion, "cost of a billion tokens out", "dollars"),
+    ], teacher  # fmt: skip
+
+
+def in_bytes(gigabytes: Quantity) -> tuple[Quantity, str]:
+    """In a unit of which there is at least one."""
+    if gigabytes.value >= 1:
+        return gigabytes, "GB"
+    return (gigabytes * 1e3, "MB") if gigabytes.value >= 1e-3 else (gigabytes * 1e6, "kB")
+
+
+def _bytes_row(key: str, gigabytes: Quantity, words: str) -> Row:
+    shown, unit = in_bytes(gigabytes)
+    return Row(key, gigabytes, words, unit, shown)
+
+
+def _hours_here(hours: Quantity | None) -> Row:
+    if hours is None:
+        return Row("hours_here", None, "on this machine", shown="unknown: not all of it could be measured here")
+    per_hour = {"hours": 1.0, "minutes": 60.0, "s": 3600.0}
+    unit = next((unit for unit, number in per_hour.items() if hours.value * number >= 2), "s")
+    return Row("hours_here", hours, "on this machine", unit, hours * per_hour[unit])
 
 
 def _plan_train(
     config: Config, teacher: TeacherCost | None, gpu: Device, price: float | None, parameters: float | None,
     progress: Callable[[str], None], notes: list[str],
-) -> TrainPlan:  # fmt: skip
+) -> Part:  # fmt: skip
     documents, train, heldout = training_documents(config, notes)
     runs = count_students(config, train, heldout)
     if teacher is None and documents:
@@ -240,13 +255,67 @@ def _plan_train(
         for cost, student_size in zip(costs, sizes, strict=True):
             seconds_a_token = student_seconds(gpu, student_size, 1.0, full=config.student.mode == "full")
             gpu_hours += cost.tokens * exact(seconds_a_token * runs_each / 3600, "assumed")
-    return TrainPlan(
-        documents=train, heldout=heldout, rounds=config.rl.rounds, runs=runs, students=costs, rewrite_tokens=length,
-        hours_here=hours_here, gpu_hours=gpu_hours,
-        dollars=gpu_hours * price if gpu_hours and price is not None else None,
-    )  # fmt: skip
+    rows = [
+        Row("documents", train, "documents", shown=f"{train} to train on, {heldout} held out"),
+        Row("heldout", heldout),
+        Row("rounds", config.rl.rounds, "rounds", shown=str(config.rl.rounds)),
+        Row("", runs, "student runs a round", shown=str(runs.a_round)),
+        Row("", runs, "validation", "student runs", str(runs.validation)),
+        Row("", runs, "pilot", "student runs", str(runs.pilot)),
+        Row("", runs, "held-out arms", "student runs", str(runs.heldout)),
+        Row("runs", runs, "student runs", "at the most", str(runs.total)),
+        Row("rewrite_tokens", length, "rewrites", f"of {digits(length.value)} tokens", str(runs.rewrites)),
+        Row("students", costs),
+    ]
+    for cost in costs:
+        in_steps = "as many steps as lines ask for" if cost.steps is None else f"{cost.steps} steps"
+        rows.append(Row("", cost.tokens, f"a student of {cost.model}", f"tokens in {in_steps}"))
+        rows.append(Row("", cost.seconds_here, " ", f"s on this machine, {cost.at_once} at once"))
+    dollars = gpu_hours * price if gpu_hours and price is not None else None
+    return [
+        *rows,
+        # Sampling and students; the teacher's own updates come on top.
+        _hours_here(hours_here),
+        # By arithmetic: at least that, since small models leave a GPU idle in between.
+        Row("gpu_hours", gpu_hours, f"on {gpu.name}, at least", "GPU-hours"),
+        Row("dollars", dollars, "cost", f"dollars at {price or 0:g} a GPU-hour"),
+    ]
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain values, each quantity as {value, low, high, how}; what is not finite is None."""
-    return dict(without_nan(asdict(plan)))
+    parts = {name: part and _plain(figures(part)) for name, part in (("curate", plan.curate), ("train", plan.train))}
+    return dict(without_nan({**parts, "device": asdict(plan.device), "price": plan.price, "notes": plan.notes}))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Tables of what is to be curated and trained, then what was assumed."""
+    for title, part in (("Curating", plan.curate), ("Training the teacher", plan.train)):
+        table = Table("", "", "", title=title, title_justify="left", show_header=False)
+        for row in part or ():
+            value = row.shown if row.shown is not None else row.value
+            if not row.words or value is None or (row.value is None and row.key != "hours_here"):
+                continue
+            if isinstance(value, Quantity):
+                how = Text(value.how, style=COLOURS[value.how])
+                table.add_row(row.words, f"{with_range(value)} {row.unit}".strip(), how)
+            else:
+                table.add_row(row.words, Text(f"{value} {row.unit}".strip()), "")
+        if part:
+            console.print(table)
+    for note in plan.notes:
+        console.print(Text(f"* {note}"))
+
+
+def with_range(quantity: Quantity) -> str:
+    """`1.2M (0.9M to 1.6M)`; without the range where there is none."""
+    value, low, high = map(digits, (quantity.value, quantity.low, quantity.high))
+    return value if quantity.high <= quantity.low else f"{value} ({low} to {high})"

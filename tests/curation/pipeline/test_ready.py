@@ -12,7 +12,7 @@ from configs.errors import RunError, UserError
 from configs.schema import Config
 from curation.pipeline.curate import curate
 from curation.pipeline.preview import preview
-from curation.plan.plan import make_plan
+from curation.plan.plan import figures, make_plan
 from teacher.ready import rules
 from teacher.run.checkpoints import save_checkpoint
 from teacher.writers import local
@@ -108,10 +108,10 @@ def test_preview_and_plan_need_no_teacher_either(ready_config) -> None:
     shown = list(preview(config, 2))
     assert [[r["strategy"] for r in row.records] for row in shown] == [["sentences+brought:facts"], ["densest"]]
     assert [[r["reason"] for r in row.records] for row in shown] == [["absent"], [None]]
-    planned = make_plan(config, progress=lambda line: None).curate
-    assert planned is not None and planned.teacher.parameters is None
-    assert planned.tokens_written.value == 0 and planned.tokens_out.value > 0 and planned.gpu_hours is None
-    assert planned.hours_here is not None and "no model writes: tokens are words" in planned.teacher.notes
+    planned = figures(make_plan(config, progress=lambda line: None).curate or ())
+    assert planned["teacher"].parameters is None and planned["gpu_hours"] is None
+    assert planned["tokens_written"].value == 0 and planned["tokens_out"].value > 0
+    assert planned["hours_here"] is not None and "no model writes: tokens are words" in planned["teacher"].notes
 
 
 def test_a_teacher_that_writes_some_says_of_the_others_that_it_did_not(tmp_path: Path, teacher: Path) -> None:
@@ -139,8 +139,8 @@ def test_a_trained_head_chooses_each_documents_text(ready_config) -> None:
         head.scores.weights[:, tokenizer.convert_tokens_to_ids("<brought:facts>")] = 20.0
     checkpoint = save_checkpoint(config.run.dir, 1, head, tokenizer, config.teacher, None)
     assert all(record["strategy"] != "none" for row in preview(config, 2) for record in row.records)
-    planned = make_plan(config, progress=lambda line: None).curate
-    assert planned is not None and planned.teacher is not None and planned.teacher.sampled_tokens.value == 0.0
+    planned = figures(make_plan(config, progress=lambda line: None).curate or ())
+    assert planned["teacher"].sampled_tokens.value == 0.0
     summary = curate(config)
     assert summary.trained and summary.documents_out == 6
     chosen = Counter((row["source_id"], row["strategy"]) for row in data_rows(config))

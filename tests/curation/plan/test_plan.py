@@ -14,9 +14,8 @@ from curation.corpus.finding import find_shards
 from curation.pipeline.curate import curate
 from curation.plan import corpus as plan_corpus
 from curation.plan.corpus import survey_corpus
-from curation.plan.plan import as_json, make_plan
+from curation.plan.plan import as_json, figures, make_plan, print_plan, with_range
 from curation.plan.quantity import Quantity, exact
-from curation.plan.table import print_plan, with_range
 from curation.plan.training import count_students
 from tests.curation.datasets import curation_config, manifest_of, rows, sentences, write_jsonl
 from tests.curation.pipeline.test_echo import CONFIG, echo_config
@@ -63,41 +62,41 @@ def test_a_curation_ends_within_the_planned_intervals(tmp_path: Path) -> None:
     config = echo_config(tmp_path / "in", tmp_path / "out", "curation.filters.secrets=true")
     found = make_plan(config, progress=quiet)
     assert found.train is None and found.curate is not None and not (tmp_path / "out").exists()
-    planned = found.curate
-    assert planned.documents == exact(70, "counted")
+    planned = figures(found.curate or ())
+    assert planned["documents"] == exact(70, "counted")
     curate(config)
     manifest = manifest_of(config)
-    assert planned.documents_written.low <= manifest["rows"] <= planned.documents_written.high
-    assert planned.tokens_out.low <= manifest["tokens"] <= planned.tokens_out.high
+    assert planned["documents_written"].low <= manifest["rows"] <= planned["documents_written"].high
+    assert planned["tokens_out"].low <= manifest["tokens"] <= planned["tokens_out"].high
     assert (
-        planned.documents_written.value == pytest.approx(60, rel=0.1)
-        and planned.pipeline.past_filters.how == "measured"
+        planned["documents_written"].value == pytest.approx(60, rel=0.1)
+        and planned["pipeline"].past_filters.how == "measured"
     )
-    assert planned.gpu_hours is None and planned.hours_here is not None and planned.hours_here.value < 0.01
+    assert planned["gpu_hours"] is None and planned["hours_here"] is not None and planned["hours_here"].value < 0.01
     assert not any("assumed for" in note for note in found.notes), "no GPU is assumed where none writes"
     written = sum(shard["bytes"] for shard in manifest["shards"]) / 1e9
-    assert written / 3 < planned.dataset_gb.value < 3 * written
+    assert written / 3 < planned["dataset_gb"].value < 3 * written
 
 
 def test_a_teacher_on_this_machine_is_measured(tmp_path: Path, teacher: Path) -> None:
     source = write_jsonl(tmp_path / "in/a.jsonl", rows(40))
     config = curation_config(tmp_path, teacher, source, keep_raw=0.5)
     found = make_plan(config, price=2.0, progress=quiet)
-    planned = found.curate
-    assert planned is not None and planned.teacher.parameters is not None
-    assert planned.teacher.rewrites_measured >= 2 and planned.teacher.tokens_per_second
+    planned = figures(found.curate or ())
+    assert planned["teacher"].parameters is not None
+    assert planned["teacher"].rewrites_measured >= 2 and planned["teacher"].tokens_per_second
     # It never ends by itself: every rewrite has max_new_tokens words.
-    assert planned.teacher.rewrite_tokens.value == pytest.approx(12, abs=0.5)
-    assert planned.teacher.source_tokens.value == 12
-    assert planned.tokens_written.value == pytest.approx(40 * 12, rel=0.05)
-    assert planned.gpu_hours is not None and planned.gpu_hours.how == "assumed" and planned.gpus_at_least == 1
-    assert planned.dollars is not None and planned.dollars.value == pytest.approx(2 * planned.gpu_hours.value)
+    assert planned["teacher"].rewrite_tokens.value == pytest.approx(12, abs=0.5)
+    assert planned["teacher"].source_tokens.value == 12
+    assert planned["tokens_written"].value == pytest.approx(40 * 12, rel=0.05)
+    assert planned["gpu_hours"] is not None and planned["gpu_hours"].how == "assumed" and planned["gpus_at_least"] == 1
+    assert planned["dollars"] is not None and planned["dollars"].value == pytest.approx(2 * planned["gpu_hours"].value)
     curate(config)
     tokens = manifest_of(config)["tokens"]
-    assert planned.tokens_out.value == pytest.approx(tokens, rel=0.25)
-    assert planned.dollars_per_billion is not None
-    assert planned.dollars_per_billion.value == pytest.approx(
-        planned.dollars.value / planned.tokens_out.value * 1e9, rel=0.05
+    assert planned["tokens_out"].value == pytest.approx(tokens, rel=0.25)
+    assert planned["dollars_per_billion"] is not None
+    assert planned["dollars_per_billion"].value == pytest.approx(
+        planned["dollars"].value / planned["tokens_out"].value * 1e9, rel=0.05
     )
 
 
@@ -106,12 +105,13 @@ def test_notes_say_what_is_assumed_of_a_missing_teacher(tmp_path: Path, monkeypa
     source = write_jsonl(tmp_path / "in/a.jsonl", rows(40))
     config = curation_config(tmp_path, Path("nobody/writer-7B"), source)
     found = make_plan(config, device="a100-80gb", price=1.5, progress=quiet)
-    assert found.curate is not None and found.curate.teacher.parameters == exact(7e9, "assumed")
-    assert found.curate.hours_here is None and found.curate.gpu_hours is not None
+    planned = figures(found.curate or ())
+    assert planned["teacher"].parameters == exact(7e9, "assumed")
+    assert planned["hours_here"] is None and planned["gpu_hours"] is not None
     notes = " ".join(found.notes)
     assert "7e+09 parameters by its name" in notes and "was not run" in notes and "4 characters a token" in notes
     larger = make_plan(config, device="l4", parameters=70e9, progress=quiet).curate
-    assert larger is not None and larger.gpus_at_least == 7 and larger.dollars is None
+    assert figures(larger or ())["gpus_at_least"] == 7 and figures(larger or ())["dollars"] is None
     with pytest.raises(UserError, match="a100-40gb"):
         make_plan(config, device="a100-40", progress=quiet)
 
@@ -173,10 +173,11 @@ def test_a_whole_experiment_is_planned(tmp_path: Path, teacher: Path) -> None:
            "lora": {"rank": 2}}, "rl": {"rounds": 2, "documents_per_round": 12, "group_size": 2}}
     )  # fmt: skip
     found = make_plan(config, progress=quiet)
-    assert found.curate is not None and found.train is not None
-    assert found.train.documents == 12 and found.train.runs.a_round > 0
-    [student] = found.train.students
+    assert found.curate is not None
+    planned = figures(found.train or ())
+    assert planned["documents"] == 12 and planned["runs"].a_round > 0
+    [student] = planned["students"]
     assert student.seconds_here is not None and student.seconds_here.value > 0 and student.steps == 3
-    assert found.train.hours_here is not None and found.train.gpu_hours is not None
+    assert planned["hours_here"] is not None and planned["gpu_hours"] is not None
     json.dumps(as_json(found), allow_nan=False)
     print_plan(found, Console(width=100))

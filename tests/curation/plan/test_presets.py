@@ -11,7 +11,7 @@ import pytest
 from configs.errors import UserError
 from configs.load import load_config
 from curation.plan.models import parameters_in_name
-from curation.plan.plan import make_plan
+from curation.plan.plan import figures, make_plan
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 PRESETS = sorted(path.name for path in CONFIGS.glob("*.yaml"))
@@ -57,13 +57,14 @@ def test_a_preset_is_planned_without_models_hardware_or_network(name, other_mach
         return
     plan = make_plan(config, progress=lambda _: None)
     if plan.curate is not None:
-        assert plan.curate.documents.value == 24
+        assert figures(plan.curate)["documents"].value == 24
         return
     assert plan.train is not None
-    assert (plan.train.documents, plan.train.heldout) == (24, 16)
-    assert plan.train.runs.total > 0 and plan.train.hours_here is None
+    planned = figures(plan.train)
+    assert (planned["documents"], planned["heldout"]) == (24, 16)
+    assert planned["runs"].total > 0 and planned["hours_here"] is None
     if all(parameters_in_name(model) for model in (config.teacher.model, *config.student.names)):
-        assert plan.train.gpu_hours is not None and plan.train.gpu_hours.value > 0
+        assert planned["gpu_hours"] is not None and planned["gpu_hours"].value > 0
     assert any("not on this machine" in note for note in plan.notes), "what was not measured is said"
 
 
