@@ -54,10 +54,29 @@ def run_edits(
         kept = folder / f"{sequence}-{digest:08x}"
         for arm, jobs in jobs_of.items():
             key = RunKey("sequence", arm, students.config.rl.rewrites_per_lesson, sequence, 0)
-            rows += _run_sequence(students, edit_of, key, jobs, make_pool, kept, say)
-        for weights in kept.glob("*/*.safetensors"):
-            weights.unlink()
+            base = students.settings.model
+            for edit, job in enumerate(jobs, start=1):
+                # The first edit is trained by whichever comes first.
+                place = kept / ("edit-01" if edit == 1 else f"{arm}-{edit:02d}")
+                if not (place / ROWS_FILE).is_file():
+                    _save_edit(students, edit_of, key, job, edit, base, make_pool, place)
+                answers = read_own(place / ROWS_FILE, list)
+                if not answers:
+                    say(f"edit {edit} of sequence {sequence + 1} ({arm}) failed: the sequence ends before it")
+                    break
+                # The first edit's were written under the name of the other one.
+                rows += [answer | {"arm": arm} for answer in answers]
+                if Path(base) not in (kept / "edit-01", Path(students.settings.model)):
+                    _drop_weights(Path(base))
+                base = str(place)
+        for place in kept.iterdir():
+            _drop_weights(place)
     return rows
+
+
+def _drop_weights(folder: Path) -> None:
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
 
 
 def _edits_of_documents(students: ArmStudents, sequence: int) -> dict[str, int]:
@@ -82,36 +101,6 @@ def _edit_jobs(
         job = students.runs.job(list(edit_of), taught, stable_seed(seed, "edit", sequence, edit), "heldout")
         jobs.append(students.with_extra_questions(job))
     return jobs
-
-
-def _run_sequence(
-    students: ArmStudents,
-    edit_of: Mapping[str, int],
-    key: RunKey,
-    jobs: Sequence[Job],
-    make_pool: MakePool,
-    folder: Path,
-    say: Callable[[str], None],
-) -> list[Row]:
-    """The rows of one sequence without or with replay. The first edit is trained by whichever comes first."""
-    rows: list[Row] = []
-    base = students.settings.model
-    first = folder / "edit-01"
-    for edit, job in enumerate(jobs, start=1):
-        kept = first if edit == 1 else folder / f"{key.arm}-{edit:02d}"
-        if not (kept / ROWS_FILE).is_file():
-            _save_edit(students, edit_of, key, job, edit, base, make_pool, kept)
-        answers = read_own(kept / ROWS_FILE, list)
-        if not answers:
-            say(f"edit {edit} of sequence {key.seed + 1} ({key.arm}) failed: the sequence ends before it")
-            break
-        # The first edit's were written under the name of the other one.
-        rows += [answer | {"arm": key.arm} for answer in answers]
-        if Path(base) not in (first, Path(students.settings.model)):
-            for weights in Path(base).glob("*.safetensors"):
-                weights.unlink()
-        base = str(kept)
-    return rows
 
 
 def _save_edit(

@@ -1,6 +1,5 @@
 """What an evaluation leaves on disk: evaluation.json, and the rows and lessons that it was made from."""
 
-import json
 import math
 import statistics
 from collections import Counter
@@ -11,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.files import write_whole
+from configs.files import write_json, write_whole
 from curation.evaluation.arms import ALONE
 from curation.evaluation.estimates import StudentEstimates, document_means, mean_over_seeds, names_by_group
 from curation.evaluation.inputs import Inputs
@@ -24,7 +23,6 @@ from curation.evaluation.records import (
     RESULT_FILE,
     ArmResult,
     Comparison,
-    Estimate,
     EvaluationResult,
     Expectation,
     ScalingPoint,
@@ -203,58 +201,44 @@ def _of_arms(label: str, student: StudentResult, reference: str) -> list[Expecta
     for c in student.comparisons:
         if (c.setting, c.measure) == ("together", "gain"):
             compared[c.arm, c.against] = c
+    expected = [(ALONE + name, reference, "worse", f"{ALONE + name} gains less than {reference}") for name in JUNK]
+    if "trained" in student.arms:
+        runs = student.arms["trained"].training_runs
+        lessons = f"this trained teacher's lessons ({ONE_RUN if runs == 1 else f'{runs} training runs'}) gain more than"
+        expected += [("trained", other, "better", f"{lessons} {other}") for other in ("repeated", "untrained")]
     claims = [
-        Expectation(
-            words=f"{arm} gains less than {reference}",
-            holds=compared[arm, reference].verdict == "worse",
-            estimate=compared[arm, reference].difference,
-        )
-        for arm in (ALONE + name for name in JUNK)
-        if (arm, reference) in compared
+        Expectation(words=words, holds=c.verdict == verdict, estimate=c.difference)
+        for arm, against, verdict, words in expected
+        if (c := compared.get((arm, against)))
     ]
     best = ALONE + BEST.get(label, "")
     others = [c for (arm, against), c in compared.items() if arm == best and against.startswith(ALONE)]
     if others:
         # The best of all only if better than each: the nearest decides, and no further correction is needed.
         nearest = min(others, key=lambda c: c.difference.mean)
-        claims.append(
-            Expectation(
-                words=f"{best} gains more than every other strategy alone, the nearest is {nearest.against}",
-                holds=all(c.verdict == "better" for c in others),
-                estimate=nearest.difference,
-            )
-        )
-    claims += [
-        Expectation(
-            words=f"this trained teacher's lessons ({_runs(student)}) gain more than {against}",
-            holds=compared["trained", against].verdict == "better",
-            estimate=compared["trained", against].difference,
-        )
-        for against in ("repeated", "untrained")
-        if ("trained", against) in compared
-    ]
+        words = f"{best} gains more than every other strategy alone, the nearest is {nearest.against}"
+        holds = all(c.verdict == "better" for c in others)
+        claims.append(Expectation(words=words, holds=holds, estimate=nearest.difference))
     return claims
-
-
-def _runs(student: StudentResult) -> str:
-    runs = student.arms["trained"].training_runs
-    return ONE_RUN if runs == 1 else f"{runs} training runs"
 
 
 def _of_edits(student: StudentResult) -> list[Expectation]:
-    claims = []
-    for edits in student.sequences:
-        how = "with replay" if edits.replay else "without replay"
-        words = f"after {len(edits.studied)} edits {how} more of what was studied is known than before the first"
-        claims.append(_above_zero(words, edits.studied_difference[-1]))
+    found = [
+        (
+            f"after {len(edits.studied)} edits {'with' if edits.replay else 'without'} replay more of what was studied"
+            " is known than before the first",
+            edits.studied_difference[-1],
+        )
+        for edits in student.sequences
+    ]
     if student.replay_effect is not None:
-        words = f"after {len(student.replay_effect.studied) + 1} edits replay leaves more of what was studied known"
-        claims.append(_above_zero(words, student.replay_effect.studied[-1]))
-    return claims
-
-
-def _above_zero(words: str, estimate: Estimate) -> Expectation:
-    return Expectation(words=words, holds=estimate.low is not None and estimate.low > 0, estimate=estimate)
+        edits = len(student.replay_effect.studied) + 1
+        words = f"after {edits} edits replay leaves more of what was studied known"
+        found.append((words, student.replay_effect.studied[-1]))
+    return [
+        Expectation(words=words, holds=estimate.low is not None and estimate.low > 0, estimate=estimate)
+        for words, estimate in found
+    ]
 
 
 def write_result(run_dir: Path, rows: Sequence[Mapping[str, Any]], lessons: pa.Table, result: EvaluationResult) -> None:
@@ -264,5 +248,4 @@ def write_result(run_dir: Path, rows: Sequence[Mapping[str, Any]], lessons: pa.T
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         write_whole(run_dir / name, sink.getvalue().to_pybytes())
-    content = json.dumps(result.model_dump(mode="json"), allow_nan=False, indent=1)
-    write_whole(run_dir / RESULT_FILE, content + "\n")
+    write_json(run_dir / RESULT_FILE, result.model_dump(mode="json"))

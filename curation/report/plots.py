@@ -9,17 +9,15 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from configs.format import interval
-from curation.report.svg import DASHES, INK, MARKERS, PAGE, SERIES, SMALL, canvas, colour
+from curation.report.svg import DASHES, INK, MARKERS, SERIES, SMALL, canvas, colour
 
 Interval = tuple[float, float | None, float | None]
 """Mean, low, high; bounds are None where the data make none possible."""
 
 MINUS = "\N{MINUS SIGN}"
-HATCHES = ("", "///", "...", "xxx")
-"""Another one where the colours come round again."""
 MOST_MARKED = 50
 """Points of a curve that have a marker and a tooltip; of a longer one only every so many have them."""
 
@@ -107,27 +105,6 @@ def _wrapped(name: str) -> str:
     return textwrap.fill(name, 24, break_on_hyphens=False)
 
 
-def stacked(
-    name: str, title: str, shares: Mapping[str, Sequence[float]], *, x: Sequence[int], xlabel: str, ylabel: str
-) -> Markup:
-    """A bar of shares a step, the series one upon the other in their order."""
-    with canvas(3.1, legend=len(shares)) as drawing:
-        axes, floor, descriptions = drawing.axes, [0.0] * len(x), []
-        width = 0.8 if len(x) < 20 else 1.0
-        for n, (label, values) in enumerate(shares.items()):
-            hatch = HATCHES[n // len(SERIES) % len(HATCHES)]
-            axes.bar(x, values, width, floor, label=label, color=colour(n), hatch=hatch, edgecolor=PAGE, linewidth=0.6)
-            for at, value, base in zip(x, values, floor, strict=True):
-                if value >= 0.04 and len(x) <= MOST_MARKED:
-                    drawing.tip(at, base + value / 2, f"{label}, {xlabel} {at}: {value:.0%}")
-            floor = [base + value for base, value in zip(floor, values, strict=True)]
-            descriptions.append(f"{label}: {values[0]:.0%} at first, {values[-1]:.0%} at last")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.001))
-        return drawing.svg(name, title, "; ".join(descriptions))
-
-
 def forest(
     name: str, title: str, rows: Sequence[Row], *, xlabel: str, sign: bool = False, share: bool = False,
     picture: Path | None = None,
@@ -158,19 +135,6 @@ def forest(
         if picture is not None:
             drawing.write_png(picture, title)
         return drawing.svg(name, title, "; ".join(f"{row.name}: {interval_text(row.value, sign=sign)}" for row in rows))
-
-
-def bars(name: str, title: str, values: Mapping[str, float], *, xlabel: str) -> Markup:
-    """Plain horizontal bars with their figures at the end."""
-    with canvas(0.75 + 0.3 * len(values)) as drawing:
-        axes = drawing.axes
-        drawn = axes.barh([_wrapped(label) for label in values], list(values.values()), 0.6, color=SERIES[0])
-        axes.bar_label(drawn, fmt="{:g}", padding=4, fontsize=SMALL)
-        axes.margins(x=0.12)
-        axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
-        return drawing.svg(name, title, "; ".join(f"{label}: {value:g}" for label, value in values.items()))
 
 
 def heatmap(

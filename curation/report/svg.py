@@ -22,8 +22,8 @@ from configs.files import make_folder
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
-INK, PAGE = "#123456", "#fedcba"
-"""Stand for the page's text and background until the SVG is written."""
+INK = "#123456"
+"""Stands for the colour of the page's text until the SVG is written."""
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#b0568c", "#b97d00", "#2e9bd6", "#7a4a1e", "#7a7f85")
 """The page's variables `--s1` ... `--s8`: darker on white, lighter on black."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -111,7 +111,7 @@ class Canvas:
         for id, text in self._tips.items():
             drawn = drawn.replace(f'<g id="{id}">', f'<g id="{id}"><title>{escape(text)}</title>')
         drawn = re.sub(r'( id="|url\(#|href="#)', rf"\1{name}-", drawn)
-        drawn = drawn.replace(INK, "currentColor").replace(PAGE, "var(--page)")
+        drawn = drawn.replace(INK, "currentColor")
         for number, hex in enumerate(SERIES, 1):
             drawn = drawn.replace(hex, f"var(--s{number})")
         head = (

@@ -186,17 +186,13 @@ def _reward(run: Training, steps: Sequence[Record]) -> Section:
 
 
 def _strategies(run: Training, steps: Sequence[Record]) -> Section:
-    figures, x = [], range(1, len(steps) + 1)
     written, gains = _metrics_with("strategy/", steps), _metrics_with("gain_by_strategy/", steps)
-    if written:
-        filled = {name: [value or 0.0 for value in values] for name, values in written.items()}
-        caption = "Share of the step's samples, refused ones and those dealt for exploration included."
-        figures.append(
-            draw(
-                plots.stacked, "Strategies written", filled, caption, _series_table(written), within=run.label, x=x,
-                xlabel="step", ylabel="share of samples",
-            )
-        )  # fmt: skip
+    filled = {name: [value or 0.0 for value in values] for name, values in written.items()}
+    caption = "Share of the step's samples, refused ones and those dealt for exploration included."
+    axis = "share of samples"
+    figures = _by_step(
+        run, "Strategies written", filled, caption, _series_table(written), ylabel=axis, share=True, named=True
+    )
     caption = "Mean gain of students taught with it; no interval, and few samples where a strategy is rare."
     ylabel = f"gain {in_measure(run.config.reward.measure)}"
     figures += _by_step(run, "Gain by strategy", gains, caption, _series_table(gains), ylabel=ylabel)
@@ -236,16 +232,11 @@ def _diversity(run: Training, steps: Sequence[Record]) -> Section:
 def _gates(run: Training) -> Section:
     sampled = [line for line in run.rewrites if line["arm"] == "train"]
     refused = Counter(line["rejected"] for line in sampled if line.get("rejected"))
-    blocks = []
-    if refused:
-        by_round = Counter((line["round"], line.get("rejected")) for line in sampled)
-        rounds = sorted({line["round"] for line in sampled})
-        rows = [[str(round), *(str(by_round[round, reason]) for reason in refused)] for round in rounds]
-        figure = draw(
-            plots.bars, "Refused rewrites by reason", dict(refused.most_common()), "All steps of training together.",
-            Table(["round", *refused], rows, "r" * (len(refused) + 1)), within=run.label, xlabel="rewrites refused",
-        )  # fmt: skip
-        blocks.append(Block([figure]))
+    by_round = Counter((line["round"], line.get("rejected")) for line in sampled)
+    rounds = sorted({line["round"] for line in sampled})
+    rows = [[str(round), *(str(by_round[round, reason]) for reason in refused)] for round in rounds]
+    rows.append(["all", *map(str, refused.values())])
+    blocks = [Block(tables=[Table(["round", *refused], rows, "r" * (len(refused) + 1))])] if refused else []
     text = f"Rewrites that no student saw, by reason: {count(refused.total())} of {count(len(sampled))} sampled."
     return Section(run.id("gates"), "Gates", "What the gates refused", text, blocks)
 
