@@ -34,25 +34,21 @@ def bench_student(
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the base.")] = "auto",
     questions: Annotated[int, typer.Option(min=0, help="Of each student's exam; 0 leaves exams out.")] = 8,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also 1, 2, 4, ... 256 students.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="A PNG of the sweep.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Many students at once, against separate PEFT runs and the padded batch-1 recipe; losses must agree.
 
     **Example:** `notewright bench student --students 32 --json`
     """
-    from curation.bench.plot import plot_sweep
     from curation.console.progress import say
     from student.bench.report import check_losses, table
     from student.bench.run import SWEEP, run_bench
 
     result = run_bench(
         model=model, students=students, steps=steps, rank=rank, lessons=lessons, repeats=repeats, dtype=dtype,
-        questions=questions, sweep=SWEEP if sweep or plot else (), progress=say,
+        questions=questions, sweep=SWEEP if sweep else (), progress=say,
     )  # fmt: skip
     show(result, as_json, table)
-    if plot:
-        say(f"plot: {plot_sweep(result, plot)}")
     check_losses(result)
 
 
@@ -158,7 +154,6 @@ def bench_pool(
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each student.")] = 15,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 3,
     run: Annotated[Path | None, typer.Option(help="A run that measured the teacher's part of a round.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="A PNG of the simulated scaling.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Students on Ray actors beside students in this process: speed, overhead, memory, and where scaling bends.
@@ -168,14 +163,11 @@ def bench_pool(
 
     **Example:** `notewright bench pool --json`
     """
-    from curation.bench.plot import plot_scaling
     from curation.bench.pool import run_bench, table
     from curation.console.progress import say
 
     result = run_bench(students=students, steps=steps, repeats=repeats, run=run, progress=say)
     show(result, as_json, table)
-    if plot:
-        say(f"plot: {plot_scaling(result, plot)}")
 
 
 @bench.command("selection")

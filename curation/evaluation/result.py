@@ -207,9 +207,9 @@ def _of_arms(label: str, student: StudentResult, reference: str) -> list[Expecta
         lessons = f"this trained teacher's lessons ({ONE_RUN if runs == 1 else f'{runs} training runs'}) gain more than"
         expected += [("trained", other, "better", f"{lessons} {other}") for other in ("repeated", "untrained")]
     claims = [
-        Expectation(words=words, holds=c.verdict == verdict, estimate=c.difference)
+        Expectation(words=words, holds=found.verdict == verdict, estimate=found.difference)
         for arm, against, verdict, words in expected
-        if (c := compared.get((arm, against)))
+        if (found := compared.get((arm, against)))
     ]
     best = ALONE + BEST.get(label, "")
     others = [c for (arm, against), c in compared.items() if arm == best and against.startswith(ALONE)]

@@ -12,7 +12,7 @@ All questions of the documents are asked, held-out ones too: nothing is trained 
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,8 @@ def run_validity(
         "documents": len(groups),
         "rewrites": sum(len(group.candidates) for group in groups),
         "clusters": len(set(clusters)),
-        "target": asdict(target),
-        "signals": [asdict(result) for result in results],
+        "target": target,
+        "signals": results,
         "recommendation": recommendation,
         "failed_students": errors,
     }

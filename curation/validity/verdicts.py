@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
 from curation.validity.signals import Signal
 from student.statistics.intervals import Estimate, holm
 from student.statistics.prediction import rank_correlation, regret, regret_difference, true_correlation
-from student.statistics.reliability import Reliability, mean_of_runs, reliability
+from student.statistics.reliability import mean_of_runs, reliability
 
 SIGNIFICANT = 0.05
 STATISTICS = {
@@ -36,65 +37,27 @@ STATISTICS = {
 """How all is analysed; part of the design that is fixed before anything is measured."""
 Bounds = tuple[float | None, float | None, float | None]
 """An estimate and its 95% interval; None where it cannot be told."""
+Figures = dict[str, Any]
+"""How well one signal predicts the target within documents, as in the JSON; see `STATISTICS` for each figure.
+`documents` say something about the correlation, `silent` ones nothing; `corrected_reason` says why there is no
+corrected correlation, and `cannot_be_told` why the signal says nothing at all; `reliability` is of one run of the
+signal, None where its noise is not known, 1 without noise."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignalResult:
-    """How well one signal predicts the target within documents; see `STATISTICS` for each figure."""
-
-    name: str
-    kind: str
-    measure: str | None
-    credit: str | None
-    steps: int | None
-    documents: int
-    """Documents that say something about the correlation."""
-    silent: int
-    correlation: Bounds
-    p: float | None
-    p_holm: float | None = None
-    corrected: Bounds
-    corrected_reason: str
-    """Why there is no corrected correlation; empty where there is one."""
-    regret: Bounds
-    reliability: float | None
-    """Of one run of the signal; None where its noise is not known, 1 without noise."""
-    tokens: float
-    seconds: float | None
-    cannot_be_told: str = ""
-    """Why the signal says nothing at all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetResult:
-    """What is known of the target itself."""
-
-    words: str
-    runs: int
-    """Most runs of a rewrite."""
-    one_run: Reliability
-    mean_reliability: float | None
-    """Reliability of the mean of `runs` runs: the square of the best correlation that a signal without noise can
-    have."""
-    another_run: SignalResult | None
-    """One run of the target as a signal, held against the mean of its other runs; None with one run."""
-
-
-def judge(
-    signals: Sequence[Signal], target_DGR: np.ndarray, clusters: Sequence[Hashable]
-) -> tuple[list[SignalResult], str]:
+def judge(signals: Sequence[Signal], target_DGR: np.ndarray, clusters: Sequence[Hashable]) -> tuple[list[Figures], str]:
     """Each signal's figures, by rising regret, and the recommendation."""
     target_DG = mean_of_runs(target_DGR)
     results = [_result(signal, target_DGR, clusters) for signal in signals]
-    adjusted = holm([result.p for result in results])
-    results = [replace(result, p_holm=p) for result, p in zip(results, adjusted, strict=True)]
+    for result, p in zip(results, holm([result["p"] for result in results]), strict=True):
+        result["p_holm"] = p
     words = _recommend(results, signals, target_DG, clusters)
-    return sorted(results, key=lambda r: math.inf if r.cannot_be_told or r.regret[0] is None else r.regret[0]), words
+    return sorted(results, key=lambda r: math.inf if r["regret"][0] is None else r["regret"][0]), words
 
 
-def judge_target(words: str, target_DGR: np.ndarray, clusters: Sequence[Hashable]) -> TargetResult:
-    """The target's reliability, and how well one of its runs predicts the others: no cheap signal should be expected to
-    do better."""
+def judge_target(words: str, target_DGR: np.ndarray, clusters: Sequence[Hashable]) -> Figures:
+    """The reliability of `one_run` of the target and of the mean of its `runs` (the square of the best correlation that
+    a signal without noise can have); and how well `another_run` predicts the mean of the others: no cheap signal should
+    be expected to do better. None with one run."""
     one_run, R = reliability(target_DGR, clusters=clusters), target_DGR.shape[-1]
     another = None
     if R > 1:
@@ -106,12 +69,12 @@ def judge_target(words: str, target_DGR: np.ndarray, clusters: Sequence[Hashable
             tokens=0.0, seconds=None, needs="",
         )  # fmt: skip
         another = _result(signal, others_DG[..., None], list(clusters) * R)
-    return TargetResult(
-        words=words, runs=R, one_run=one_run, mean_reliability=one_run.at(R), another_run=another
-    )  # fmt: skip
+    return {
+        "words": words, "runs": R, "one_run": asdict(one_run), "mean_reliability": one_run.at(R), "another_run": another
+    }  # fmt: skip
 
 
-def _result(signal: Signal, target_DGR: np.ndarray, clusters: Sequence[Hashable]) -> SignalResult:
+def _result(signal: Signal, target_DGR: np.ndarray, clusters: Sequence[Hashable]) -> Figures:
     target_DG = mean_of_runs(target_DGR)
     agreement = rank_correlation(signal.values_DG, target_DG, clusters)
     corrected, reason = true_correlation(signal.runs_DGR, target_DGR, clusters, common_seeds=signal.kind == "students")
@@ -121,50 +84,54 @@ def _result(signal: Signal, target_DGR: np.ndarray, clusters: Sequence[Hashable]
     elif not agreement.documents:
         untold = "the signal or the target is the same for all rewrites of each document"
     noise = reliability(signal.runs_DGR, clusters=clusters, common_seeds=True) if signal.kind == "students" else None
-    return SignalResult(
-        name=signal.name, kind=signal.kind, measure=signal.measure, credit=signal.credit, steps=signal.steps,
-        documents=agreement.documents, silent=agreement.silent,
-        correlation=_bounds(None if untold else agreement.estimate()), p=None if untold else agreement.p,
-        corrected=_bounds(None if untold else corrected), corrected_reason=untold or reason,
-        regret=_bounds(None if untold else regret(signal.values_DG, target_DG, clusters).estimate()),
-        reliability=noise.reliability if noise else (1.0 if signal.kind == "sign" and not untold else None),
-        tokens=signal.tokens, seconds=signal.seconds, cannot_be_told=untold,
-    )  # fmt: skip
+    return {
+        **{name: getattr(signal, name) for name in ("name", "kind", "measure", "credit", "steps")},
+        "documents": agreement.documents,
+        "silent": agreement.silent,
+        "correlation": _bounds(None if untold else agreement.estimate()),
+        "p": None if untold else agreement.p,
+        "p_holm": None,
+        "corrected": _bounds(None if untold else corrected),
+        "corrected_reason": untold or reason,
+        "regret": _bounds(None if untold else regret(signal.values_DG, target_DG, clusters).estimate()),
+        "reliability": noise.reliability if noise else (1.0 if signal.kind == "sign" and not untold else None),
+        "tokens": signal.tokens,
+        "seconds": signal.seconds,
+        "cannot_be_told": untold,
+    }
 
 
 def _recommend(
-    results: Sequence[SignalResult], signals: Sequence[Signal], target_DG: np.ndarray, clusters: Sequence[Hashable]
+    results: Sequence[Figures], signals: Sequence[Signal], target_DG: np.ndarray, clusters: Sequence[Hashable]
 ) -> str:
     """By the rule in `STATISTICS`."""
+    sure = [(result["p_holm"] if result["p_holm"] is not None else 1.0) < SIGNIFICANT for result in results]
+    signs = [result["correlation"][0] or 0 for result in results]
     tells = [
         (result, signal)
-        for result, signal in zip(results, signals, strict=True)
-        if result.p_holm is not None and result.p_holm < SIGNIFICANT and (result.correlation[0] or 0) > 0
-        and result.regret[0] is not None
-    ]  # fmt: skip
-    against = [
-        result.name for result in results
-        if result.p_holm is not None and result.p_holm < SIGNIFICANT and (result.correlation[0] or 0) < 0
-    ]  # fmt: skip
+        for result, signal, is_sure, sign in zip(results, signals, sure, signs, strict=True)
+        if is_sure and sign > 0 and result["regret"][0] is not None
+    ]
+    against = [r["name"] for r, is_sure, sign in zip(results, sure, signs, strict=True) if is_sure and sign < 0]
     warning = f" Beware: {', '.join(against)} detectably prefer worse rewrites." if against else ""
     if not tells:
         return "No signal is detectably better than chance at telling a document's better rewrites." + warning
-    best, best_signal = min(tells, key=lambda pair: pair[0].regret[0] or 0.0)
+    best, best_signal = min(tells, key=lambda pair: pair[0]["regret"][0])
 
     def as_good(signal: Signal) -> bool:
         """The regret is not detectably above the best one's."""
         low = regret_difference(signal.values_DG, best_signal.values_DG, target_DG, clusters).estimate().low
         return signal is best_signal or not low > 0
 
-    equal = [pair for pair in tells if as_good(pair[1])]
-    cheapest, _ = min(equal, key=lambda pair: (pair[0].tokens, pair[0].seconds or 0.0, pair[0].regret[0] or 0.0))
+    equal = [result for result, signal in tells if as_good(signal)]
+    cheapest = min(equal, key=lambda r: (r["tokens"], r["seconds"] or 0.0, r["regret"][0]))
     if cheapest is best:
-        words = f"Choose by {best.name}: of {len(tells)} signals that tell something it has the smallest regret"
-        return f"{words} ({best.regret[0]:.2f}), and no cheaper one comes near.{warning}"
+        words = f"Choose by {best['name']}: of {len(tells)} signals that tell something it has the smallest regret"
+        return f"{words} ({best['regret'][0]:.2f}), and no cheaper one comes near.{warning}"
     return (
-        f"Choose by {cheapest.name} (regret {cheapest.regret[0]:.2f}): it is the cheapest of {len(tells)} signals that"
-        f" tell something whose regret is not detectably above the smallest, {best.regret[0]:.2f} of {best.name}."
-        + warning
+        f"Choose by {cheapest['name']} (regret {cheapest['regret'][0]:.2f}): it is the cheapest of {len(tells)} signals"
+        f" that tell something whose regret is not detectably above the smallest, {best['regret'][0]:.2f} of"
+        f" {best['name']}.{warning}"
     )
 
 

@@ -10,9 +10,9 @@ of people that share students.
 """
 
 import json
-import os
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,11 @@ import configs
 from configs.files import read_json_lines, read_own, write_whole
 from configs.format import interval, quantity, without_nan
 from configs.load import load_config
-from configs.processes import worker_pool
 from configs.schema import Config
 from configs.seeds import stable_seed
-from curation.bench.teacher import start_worker
 from curation.bench.teacher_controls import arm_values, new_rewards
 from curation.console.progress import say
+from curation.console.workers import run_side_by_side
 from curation.corpus.training_data import read_splits
 from curation.lab.build import build_lab
 from curation.report.cost import taught_students
@@ -55,10 +54,8 @@ def run_screened(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Runs what is missing in `folder`, a run a core. Raises what the first run that fails raises; training goes on
     where it stopped."""
     build_lab(load_config(CONFIG, overrides).lab, progress=say)
-    killed = "a run's process died (killed, or out of memory); the same command goes on"
-    with worker_pool(min(len(os.sched_getaffinity(0)), len(ARMS)), start_worker, if_killed=killed) as pool:
-        futures = {name: pool.submit(run_arm, name, folder, tuple(overrides)) for name in ARMS}
-        arms = {name: future.result() for name, future in futures.items()}
+    tasks = {name: partial(run_arm, name, folder, tuple(overrides)) for name in ARMS}
+    arms = run_side_by_side(tasks, kept="finished rounds are kept")
     everything, screened = (arms[name]["heldout"] for name in ARMS)
     names = everything["gains"].keys() & screened["gains"].keys()
     difference, p = crossed_test(
