@@ -66,7 +66,7 @@ def _plain(cell: str) -> Text:
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of a Markdown file."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|" for cells in lines)
 
 
 def print_training(summary: TrainSummary, config: Config) -> None:
