@@ -50,7 +50,7 @@ def estimate_students(
     estimates = {}
     for label, by_setting in by_student.items():
         taught = edits_arm(settings, arms).name
-        sequences, replay_effect = estimate_edits(by_setting.get("sequence", []), taught, settings.replay, measure)
+        sequences, replay_effect = estimate_edits(by_setting.get("sequence", []), taught, settings.replay)
         estimates[label] = StudentEstimates(
             arms={
                 (setting, group): _estimate_arm(by_setting[setting], names, measure)

@@ -217,8 +217,6 @@ class EditSequences(Record):
     accuracy: list[list[Estimate]]
     """(edits + 1) x edits: row i is the student after i edits (row 0: never edited), column j the documents of edit
     j + 1: share of their held-out questions answered right."""
-    gain: list[list[Estimate]]
-    """Gain of the rewarded measure, against the never-edited student."""
     studied: list[Estimate]
     """For each row from 1 on: accuracy on all documents taught so far."""
     studied_unedited: list[Estimate]
@@ -227,10 +225,6 @@ class EditSequences(Record):
     """`studied` minus `studied_unedited`, paired by sequence."""
     retention_accuracy: list[Estimate] | None
     """For each row from 0 on: accuracy on the retention questions."""
-    retention_difference: list[Estimate] | None
-    """For each row from 1 on: the same minus that of the never-edited student, paired by sequence."""
-    retention_loss: list[Estimate] | None
-    """For each row from 0 on: loss on the retention texts, nats a token."""
 
 
 class ReplayEffect(Record):

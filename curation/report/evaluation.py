@@ -168,6 +168,10 @@ def arm_tables(student: StudentResult, rewarded: Measure) -> list[Table]:
     benchmarks = dict.fromkeys(name for arm in student.arms.values() for name in arm.together.benchmarks)
     beside: dict[str, Callable[[ArmResult], Estimate | None]] = {
         **{f"{name}, gain": lambda arm, name=name: arm.together.benchmarks.get(name) for name in benchmarks},  # type: ignore[misc]
+        **{
+            f"{name}, answered right": lambda arm, name=name: arm.together.benchmark_accuracies.get(name)  # type: ignore[misc]
+            for name in benchmarks
+        },
         "old questions answered": lambda arm: arm.together.retention_accuracy,
         "loss gained on old texts": lambda arm: arm.together.retention_loss,
         "one document a student, gain": lambda arm: arm.single.gain if arm.single else None,

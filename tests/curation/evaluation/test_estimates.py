@@ -102,9 +102,7 @@ def test_a_sequence_by_hand():
     estimates, _ = estimated([*rows(), *sequence_rows("none", 0)])
     (found,) = estimates["s"].sequences
     assert means(found.accuracy) == [[0, 0], [1, 0], [0, 1]]
-    assert means(found.gain) == [[0, 0], [1, 1], [2, 2]]
     assert (means(found.studied), means(found.studied_unedited)) == ([1, 0.5], [0, 0])
-    assert means(found.retention_loss) == [1.0, 1.5, 2.0]
     assert (found.replay, found.arm, found.retention_accuracy) == (0.0, "trained", None)
     assert found.studied[0].low is None, "one sequence has no interval"
 

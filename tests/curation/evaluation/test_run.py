@@ -37,8 +37,7 @@ def test_every_arm_and_setting(evaluated):
     assert [point.rewrites for point in student.scaling["ensemble"]] == [1, 2, 4]
     assert [found.replay for found in student.sequences] == [0.0, 0.5]
     for found in student.sequences:
-        assert found.sequences == 3 and [len(row) for row in found.gain] == [3] * 4
-        assert [cell.mean for cell in found.gain[0]] == [0] * 3
+        assert found.sequences == 3 and [len(row) for row in found.accuracy] == [3] * 4
         unedited = sum(cell.mean for cell in found.accuracy[0]) / 3
         assert found.studied_unedited[-1].mean == pytest.approx(unedited)
     assert len(student.replay_effect.studied) == 2, "both have the first edit in common"

@@ -200,11 +200,10 @@ def _edits(replay: float, edits: int = 6) -> records.EditSequences:
     cells = [[share(value) for value in row] for row in accuracy]
     studied = [sum(row[:i]) / i for i, row in enumerate(accuracy) if i]
     return records.EditSequences(
-        arm="question-answer", replay=replay, sequences=8, accuracy=cells, gain=cells,
+        arm="question-answer", replay=replay, sequences=8, accuracy=cells,
         studied=[share(value) for value in studied], studied_unedited=[share(0.06)] * edits,
         studied_difference=[share(value - 0.06) for value in studied],
         retention_accuracy=[share(0.9 - forgets * i / 2) for i in range(edits + 1)],
-        retention_difference=[share(-forgets * i / 2) for i in range(1, edits + 1)], retention_loss=None,
     )  # fmt: skip
 
 
