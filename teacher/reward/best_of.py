@@ -87,7 +87,8 @@ def fit_for_curation(
     runs: StudentRuns, pool: StudentPool, lines: Sequence[Mapping[str, Any]], rounds: range
 ) -> FittedScreen | None:
     """The screen of the lines of journal/rewrites.jsonl of these rounds. None where a lesson is a set of rewrites or is
-    credited with its whole student's gain: neither says what a single rewrite is worth."""
+    credited with its whole student's gain (neither says what a single rewrite is worth), and where no group was taught
+    whole."""
     config = runs.config
     if config.rl.rewrites_per_lesson > 1 or config.reward.credit == "shard":
         return None
@@ -100,6 +101,8 @@ def fit_for_curation(
     strategies = [[lesson[0]["strategy"] for lesson in one.lessons] for one in documents]
     found = _with_strategies(read_signs(SignWork.of_run(runs, pool, groups), signs), strategies)
     known = known_lessons(documents, found)
+    if not known:
+        return None
     stage = Stage.of(sorted({name for one in known for name in one.signs}), known)
     return FittedScreen(
         signs=signs, names=stage.names, weights=tuple(stage.fit.weights_S.tolist()),
