@@ -16,10 +16,11 @@ from configs.format import interval, without_nan
 from configs.load import config_difference, load_config
 from configs.schema import Config
 from curation.console.progress import say
-from curation.console.tables import print_example, print_training
+from curation.console.tables import print_example
 from curation.lab.build import build_lab
 from curation.pipeline.curate import CurateSummary, curate, print_curation
 from curation.report import write_report
+from curation.report.training_sections import print_training
 from curation.train import train_from_config
 from teacher.records import ONE_RUN
 from teacher.training.summary import TrainSummary

@@ -117,7 +117,7 @@ def train(
 
     check_inputs(settings)
 
-    from curation.console.tables import print_training
+    from curation.report.training_sections import print_training
     from curation.train import train_from_config
 
     if fork is not None:

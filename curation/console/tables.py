@@ -10,17 +10,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from configs.format import interval, shorten
-from configs.schema import Config
-from configs.schema.reward import Measure
-from student.records import in_measure
-from student.statistics.intervals import Estimate
-from teacher.records import ONE_RUN
-from teacher.reward.evaluation import difference_name
-from teacher.reward.student_models import labels
+from configs.format import shorten
 from teacher.training.summary import TrainSummary
 
-ARMS = {"raw": "raw text", "untrained": "untrained teacher", "trained": f"trained teacher, {ONE_RUN}"}
 EXAMPLE_CHARACTERS = 400
 
 
@@ -67,63 +59,6 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of a Markdown file."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|" for cells in lines)
-
-
-def print_training(summary: TrainSummary, config: Config) -> None:
-    """Reward, held-out gain by arm, strategies, and where the outputs are."""
-    console = stdout_console()
-    first, last = summary.strategies_first, summary.strategies_last
-    names = sorted({*first, *last}, key=lambda name: (-last.get(name, 0.0), name))
-    rows = [["reward", interval(*summary.reward_first, 3), interval(*summary.reward_last, 3)]]
-    rows += [[f"writes {name}", f"{first.get(name, 0.0):.0%}", f"{last.get(name, 0.0):.0%}"] for name in names]
-    print_tables(console, Table(["", "first step", "last step"], rows, title="Training"))
-    if summary.heldout:
-        print_tables(console, _arms(summary, config.reward.measure))
-    if summary.checkpoint is None:
-        teacher = f"{config.teacher.model} as it is: no round gained more on the validation documents"
-    else:
-        best = "" if summary.best_round is None else f" (round {summary.best_round} validated best)"
-        teacher = f"{summary.checkpoint}{best}"
-    console.print(
-        f"teacher: {teacher}\n"
-        f"journal: {config.run.dir / 'journal'}\n"
-        f"{summary.algorithm}: {summary.rounds} rounds, {summary.student_runs} student runs ({summary.students} with"
-        f" held-out arms in this call), {summary.seconds:.0f} s",
-        markup=False,
-    )
-
-
-def _arms(summary: TrainSummary, rewarded: Measure) -> Table:
-    """All students together, and below them each by itself where there are several; other measures come last."""
-    title = f"Documents that the teacher never learnt on (95% intervals over them, of {ONE_RUN})"
-    told = next(iter(summary.heldout.values())).by_measure
-    measures = [rewarded, *(measure for measure in told if measure != rewarded)]
-    gains = [f"gain {in_measure(measure)}" for measure in measures]
-    if len(gains) > 1:
-        gains[0] += ", rewarded"
-    head, rows = ["students taught with", gains[0], "accuracy", *gains[1:]], list[list[str]]()
-    students = labels(list(next(iter(summary.heldout.values())).by_student))
-    for student, label in [(None, ""), *students.items()]:
-        heldout, prefix = summary.heldout, ""
-        if student is not None:
-            heldout = {arm: evaluation.by_student[student] for arm, evaluation in heldout.items()}
-            prefix = f"student/{label}/"
-            rows += [[], [f"student {label}", *[""] * (len(head) - 1)]]
-        for arm, arm_label in ARMS.items():
-            if arm in heldout:
-                gains = [_cell(heldout[arm].by_measure.get(measure)) for measure in measures]
-                rows.append([arm_label, gains[0], interval(*heldout[arm].accuracy), *gains[1:]])
-        for other in ("untrained", "raw"):
-            accuracy = summary.differences.get(f"{prefix}accuracy_minus_{other}")
-            if accuracy is not None:
-                names = (prefix + difference_name(measure, rewarded, other) for measure in measures)
-                gains = [_cell(summary.differences.get(name)) for name in names]
-                rows.append([f"trained ({ONE_RUN}) - {other}", gains[0], interval(*accuracy), *gains[1:]])
-    return Table(head, rows, title=title)
-
-
-def _cell(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else interval(*estimate, 3)
 
 
 def print_example(summary: TrainSummary) -> None:

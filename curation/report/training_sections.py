@@ -5,13 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.files import Record
-from curation.console.tables import Table
+from configs.format import interval
+from configs.schema import Config
+from curation.console.tables import Table, print_tables, stdout_console
 from curation.report import plots
 from curation.report.parts import Block, Figure, Section, cell, count, draw, number, shares
 from curation.report.plots import Curve, Interval, Row, interval_text
-from curation.report.training import ARMS, Training, best_validated, estimate, round_and_step
+from curation.report.training import ARMS, Training, best_validated, estimate, read_training, round_and_step
 from student.records import UNITS, in_measure
 from teacher.reward.evaluation import difference_name
+from teacher.training.summary import TrainSummary
 
 RIGHT = "questions answered right (share)"
 DIVERSITY = (
@@ -59,8 +62,7 @@ def sections(run: Training) -> list[Section]:
 
 
 def _heldout(run: Training) -> Section:
-    documents = max(line.get("documents", 0) for line in run.heldout.values())
-    whiskers = run.bounds("Whiskers", documents)
+    whiskers = run.bounds("Whiskers", _documents(run))
     difference = next(iter(run.kind("difference")), {})
 
     def forest(title: str, values: Mapping[str, Interval | None], caption: str, **options: Any) -> list[Figure]:
@@ -91,8 +93,13 @@ def _heldout(run: Training) -> Section:
     return Section(run.id("heldout"), "Held-out documents", "What students gain, on held-out documents", text, blocks)
 
 
+def _documents(run: Training) -> int:
+    return max(line.get("documents", 0) for line in run.heldout.values())
+
+
 def _arm_table(run: Training) -> Table:
-    """A row an arm, and below it one for each student where there are several."""
+    """A row an arm, and below it one for each student where there are several; then the trained teacher's minus each
+    other, paired by document."""
     keys = [key for line in run.heldout.values() for key in line if key.startswith("student/")]
     students = dict.fromkeys(key.split("/")[1] for key in keys)
     rows = []
@@ -102,6 +109,13 @@ def _arm_table(run: Training) -> Table:
         for prefix, name, words in (("", arm, written), *((f"student/{s}/", f"{arm}, {s}", "") for s in students)):
             values = [cell(estimate(line, prefix + key)) for key in (*run.gains.values(), "accuracy")]
             rows.append([name, *values, str(line.get("documents", "")), words])
+    difference, rewarded = next(iter(run.kind("difference")), {}), run.config.reward.measure
+    for other in run.heldout:
+        for prefix, of in (("", ""), *((f"student/{student}/", f", {student}") for student in students)):
+            names = [*(difference_name(measure, rewarded, other) for measure in run.gains), f"accuracy_minus_{other}"]
+            found = [estimate(difference, prefix + name) for name in names]
+            if any(found):
+                rows.append([f"trained − {other}{of}", *(cell(value, sign=True) for value in found), "", ""])
     gains = [f"gain {in_measure(measure)}" for measure in run.gains]
     head = ["lessons", *gains, "answered right", "documents", "what they are"]
     return Table(head, rows, "l" + "r" * (len(head) - 2) + "w")
@@ -253,3 +267,29 @@ def _series_table(series: Mapping[str, Sequence[float | None]]) -> Table:
     """A row a step."""
     rows = [[str(n), *map(number, values)] for n, values in enumerate(zip(*series.values(), strict=True), start=1)]
     return Table(["step", *series], rows, "r" * (len(series) + 1))
+
+
+def print_training(summary: TrainSummary, config: Config) -> None:
+    """Reward, held-out gain by arm, strategies, and where the outputs are."""
+    console = stdout_console()
+    first, last = summary.strategies_first, summary.strategies_last
+    names = sorted({*first, *last}, key=lambda name: (-last.get(name, 0.0), name))
+    rows = [["reward", interval(*summary.reward_first, 3), interval(*summary.reward_last, 3)]]
+    rows += [[f"writes {name}", f"{first.get(name, 0.0):.0%}", f"{last.get(name, 0.0):.0%}"] for name in names]
+    print_tables(console, Table(["", "first step", "last step"], rows, title="Training"))
+    run = read_training(config.run.dir)
+    if run is not None and run.heldout:
+        print_tables(console, _arm_table(run))
+        console.print(run.bounds("Brackets", _documents(run)), markup=False)
+    if summary.checkpoint is None:
+        teacher = f"{config.teacher.model} as it is: no round gained more on the validation documents"
+    else:
+        best = "" if summary.best_round is None else f" (round {summary.best_round} validated best)"
+        teacher = f"{summary.checkpoint}{best}"
+    console.print(
+        f"teacher: {teacher}\n"
+        f"journal: {config.run.dir / 'journal'}\n"
+        f"{summary.algorithm}: {summary.rounds} rounds, {summary.student_runs} student runs ({summary.students} with"
+        f" held-out arms in this call), {summary.seconds:.0f} s",
+        markup=False,
+    )
