@@ -16,8 +16,7 @@ from configs.format import without_nan
 from configs.schema import Config
 from curation.console.progress import say
 from curation.corpus.training_data import group_of
-from curation.study.arms import read_arms
-from curation.study.groups import Group
+from curation.study.groups import Group, read_arms
 from curation.study.settings_report import VERDICT, Measured, summarise
 from curation.study.students import RewriteStudy, changed_student, session, with_distractors
 from student.pools import make_pool

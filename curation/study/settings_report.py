@@ -11,8 +11,7 @@ from configs.format import interval, number, quantity
 from configs.schema import Config, Search
 from configs.schema.reward import Measure
 from curation.console.tables import Table, print_tables, stdout_console
-from curation.study.arms import FOREIGN
-from curation.study.groups import Group
+from curation.study.groups import FOREIGN, Group
 from curation.study.students import Recording
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Answer, mean_gain

@@ -5,6 +5,7 @@ students. A rewrite is therefore taught beside other texts each time, and what t
 its reward. All students of a batch and repeat have one seed (common random numbers).
 """
 
+import json
 import random
 import time
 from collections import Counter
@@ -17,10 +18,11 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from configs.errors import UserError, check_known
+from configs.files import write_json
+from configs.load import differences
 from configs.schema import Config, Student
 from configs.seeds import stable_seed
 from curation.console.progress import StudentProgress
-from curation.study.design import fix_design
 from curation.study.groups import Group
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Job, Outcome, StudentPool
@@ -120,12 +122,32 @@ def session(
     config: Config, groups: Sequence[Group], folder: Path, design: dict[str, Any] | None = None
 ) -> Iterator[Session]:
     """Students are kept in `folder`, so that a stopped call goes on; with what is compared, where it is fixed before
-    anything is measured (`design.fix_design`). Raises UserError."""
+    anything is measured (`fix_design`). Raises UserError."""
     with Journal(folder) as journal, StudentProgress("measuring", 0) as progress:
         if design is not None:
             fix_design(folder, design, begun=len(journal.outcomes) > 0)
         costs = Costs(JsonLines(journal.dir / "costs.jsonl", ("work", "time")))
         yield Session(config, groups, journal, progress, costs)
+
+
+def fix_design(folder: Path, design: dict[str, Any], *, begun: bool) -> None:
+    """Writes the design with how it is analysed or, where students have been measured under one, holds it against that.
+    Raises UserError where they differ."""
+    path = folder / "design.json"
+    design = json.loads(json.dumps(design))
+    if begun and path.is_file():
+        try:
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UserError(f"{path} cannot be read; name another run.dir") from None
+        changed = [f"{key}: {old!r} -> {new!r}" for key, old, new in differences(earlier, design)]
+        if changed:
+            raise UserError(
+                f"{folder} was begun with another design ({'; '.join(changed[:3])}); name another run.dir to measure"
+                " this one"
+            )
+        return
+    write_json(path, design)
 
 
 class RewriteStudy:

@@ -7,7 +7,7 @@ import pytest
 from configs.errors import UserError
 from configs.schema import Search
 from curation.cli import main
-from curation.study.arms import read_arms
+from curation.study.groups import read_arms
 from curation.study.settings import run_settings
 from curation.study.settings_report import print_settings
 from student.pools.inline import InlinePool
