@@ -36,7 +36,7 @@ from curation.bench.teacher_controls import (
 from curation.console.progress import say
 from curation.console.workers import run_side_by_side
 from curation.lab.build import MARK, MODELS, build_lab
-from teacher.run.journal import OUTCOMES, OutcomeCache
+from teacher.run.journal import OUTCOMES
 
 
 class Design(Section):
@@ -202,11 +202,7 @@ def _train(unit: Unit, config: Config) -> dict[str, Any]:
 
     def make_pool(settings: Student) -> StudentPool:
         pool = make_student_pool(settings)
-        if not unit.shuffle:
-            return pool
-        journal = config.run.dir / "journal"
-        journal.mkdir(parents=True, exist_ok=True)
-        return ShuffledPool(pool, OutcomeCache(journal / OUTCOMES))
+        return ShuffledPool(pool) if unit.shuffle else pool
 
     with log.open("a") as file:
         summary = train_teacher(config, train, heldout, make_pool, lambda line: print(line, file=file, flush=True))

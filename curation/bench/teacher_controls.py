@@ -27,7 +27,7 @@ from teacher.reward.assignment import batches_of
 from teacher.reward.evaluation import Evaluation
 from teacher.reward.gain import GainReward
 from teacher.reward.student_runs import StudentRuns
-from teacher.run.journal import Journal, OutcomeCache, outcome_key
+from teacher.run.journal import Journal
 from teacher.sampling import Sampling, sample_rewrites
 from teacher.training.context import evaluation_seeds, taught
 from teacher.writers.local import load_teacher
@@ -42,13 +42,10 @@ class ShuffledPool:
 
     Swapping whole students would leave a reward that says something wrong: their lessons of all documents would change
     places together, and a few such draws favour one strategy or another by chance.
-
-    Outcomes as they were before the shuffle are kept under the pool's own fingerprint in `outcomes`, where those of a
-    run with real rewards may be already.
     """
 
-    def __init__(self, pool: StudentPool, outcomes: OutcomeCache) -> None:
-        self.pool, self.outcomes = pool, outcomes
+    def __init__(self, pool: StudentPool) -> None:
+        self.pool = pool
 
     @property
     def fingerprint(self) -> str:
@@ -66,13 +63,12 @@ class ShuffledPool:
         return self.pool.keep(job, folder)
 
     def close(self) -> None:
-        self.outcomes.close()
         self.pool.close()
 
     def examine(self, jobs: list[Job], on_done: OnDone | None = None) -> list[Outcome]:
         """As the pool does, and then shuffles. Failed students stay failed. `on_done` is not called: no outcome is
         final before all students are done."""
-        outcomes = self._before_shuffle(jobs)
+        outcomes = self.pool.examine(jobs)
         same_exam: dict[tuple[Exam, int], list[int]] = defaultdict(list)
         for number, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):
             if outcome.gain is not None:
@@ -92,16 +88,6 @@ class ShuffledPool:
                 gain = mean_gain(shuffled, "loglik")
                 outcomes[number] = replace(outcomes[number], gain=gain, answers=tuple(shuffled))
         return outcomes
-
-    def _before_shuffle(self, jobs: Sequence[Job]) -> list[Outcome]:
-        keys = [outcome_key(self.pool.fingerprint, job) for job in jobs]
-        known = self.outcomes.get_many(keys)
-        missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
-        if missing:
-            trained = dict(zip(missing, self.pool.examine(list(missing.values())), strict=True))
-            self.outcomes.put_many(trained)
-            known |= trained
-        return [known[key] for key in keys]
 
 
 @contextmanager
