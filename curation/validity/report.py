@@ -9,7 +9,10 @@ from curation.validity.verdicts import Figures
 
 LEAST_SECONDS = 1e-2
 """Where the picture puts what costs nothing: its axis is logarithmic."""
-COLOURS = {"loglik": "#0072b2", "contrast": "#d55e00", "choice": "#009e73", "recall": "#cc79a7", None: "#4a4f55"}
+COLOURS = {
+    "loglik": "#0072b2", "contrast": "#d55e00", "choice": "#009e73", "recall": "#cc79a7", "bits": "#e69f00",
+    None: "#4a4f55",
+}  # fmt: skip
 """Numbers and the markers of `MARKERS` also tell them apart."""
 MARKERS = {"document": "o", "shared": "s", None: "^"}
 

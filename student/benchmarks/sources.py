@@ -76,17 +76,6 @@ class HeldoutText(FixedQuestions):
         )
 
 
-class Combined:
-    """Several benchmarks as one, with all their questions; an item of two of them is asked once."""
-
-    def __init__(self, parts: list[Benchmark]):
-        self.parts = parts
-
-    def exam(self, document: Document) -> Exam:
-        questions = (question for part in self.parts for question in part.exam(document).questions)
-        return Exam(questions=tuple(dict.fromkeys(questions)))
-
-
 SPEC_FORMS = ["questions", "file:PATH.jsonl", "text:PATH.jsonl", "lm-eval:TASK", "olmo:TASK", "olmo:TASK:FORM"]
 
 

