@@ -75,13 +75,12 @@ def test_a_presets_header_states_hardware_memory_and_what_plan_says(name, other_
     assert "Hardware: " in header and "Memory" in header
     stated_runs = r"Expected \(`notewright plan`\): ([\d,]+) student runs.*? ([\d,]+) rewrites"
     [(students, rewrites)] = re.findall(stated_runs, header)
-    plan = make_plan(load_config(CONFIGS / name), progress=lambda _: None).train
-    assert plan is not None
-    assert (int(students.replace(",", "")), int(rewrites.replace(",", ""))) == (plan.runs.total, plan.runs.rewrites)
+    plan = figures(make_plan(load_config(CONFIGS / name), progress=lambda _: None).train or ())
+    runs = plan["runs"]
+    assert (int(students.replace(",", "")), int(rewrites.replace(",", ""))) == (runs.total, runs.rewrites)
     if hours := re.search(r"at least ([\d.]+) \(([\d.]+) to ([\d.]+)\)", header):
-        assert plan.gpu_hours is not None
         stated = [float(value) for value in hours.groups()]
-        planned = [plan.gpu_hours.value, plan.gpu_hours.low, plan.gpu_hours.high]
+        planned = [getattr(plan["gpu_hours"], part) for part in ("value", "low", "high")]
         assert stated == pytest.approx(planned, rel=0.06)
 
 
