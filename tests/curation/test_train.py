@@ -10,11 +10,12 @@ from configs.load import load_config
 from configs.schema import Config, Lab
 from configs.seeds import item_hash
 from curation.corpus.finding import Shard
-from curation.corpus.training_data import training_id
+from curation.corpus.question_preview import print_questions
+from curation.corpus.training_data import read_documents, training_id
 from curation.lab.build import build_lab
 from curation.study.groups import read_groups
 from curation.train import train_from_config
-from teacher.questions.cache import questions_file, read_questions
+from teacher.questions.cache import ensure_questions, questions_file, read_questions
 from teacher.questions.quality import table_file
 from tests.curation.datasets import rows, write_jsonl
 
@@ -67,6 +68,25 @@ def test_questions_that_were_written_serve_the_reliability_too(config, tmp_path)
     assert [group.document.metadata["questions"] for group in groups] == [written, asked]
     with pytest.raises(UserError, match=r"1 documents? without questions|set questions\.model"):
         read_groups(with_(config, questions={"model": ""}), str(write_jsonl(path, made)), 4, None)
+
+
+def test_the_questions_are_shown_before_and_after_they_are_written(config, capsys, tmp_path):
+    texts = [f"Ada{n} Berg was born in Oslo. She moved to Rome in 19{n}." for n in (10, 20, 30)]
+    shard = write_jsonl(tmp_path / "bare.jsonl", [{"text": text} for text in texts])
+    given = {"data": {"train": (str(shard),)}, "questions": {"model": "", "kinds": ("cloze",)}}
+    config = with_(config, **given)
+    print_questions(config, 2)
+    before = capsys.readouterr().out
+    assert "cloze, reward: " in before and not config.run.dir.exists()
+    asked = ensure_questions(config, read_documents(config.data.train, questions_needed=False), print)
+    questions = [item for document in asked for item in document.metadata["questions"]]
+    capsys.readouterr()
+    print_questions(config, 2)
+    after = capsys.readouterr().out
+    assert after.startswith(table_file(questions_file(config)).read_text())
+    assert f"cloze, {questions[0]['split']}: {questions[0]['question']} -> {questions[0]['answer']}" in after
+    with pytest.raises(UserError, match="no questions are written"):
+        print_questions(with_(config, questions={"kinds": ()}), 2)
 
 
 @pytest.mark.slow

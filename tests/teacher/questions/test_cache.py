@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from configs.errors import UserError
-from configs.schema import Config, Lab, Questions
+from configs.schema import Config, Lab, Questions, Student
 from curation.lab.build import build_lab
 from teacher.questions.cache import document_key, ensure_questions, questions_file, read_questions
 from teacher.questions.kinds import kinds_of
@@ -234,6 +234,20 @@ def test_no_question_at_all_is_an_error_that_names_the_file(config):
     reasons = [item["reason"].partition(" lift ")[0] for line in lines for item in line["dropped"]]
     assert len(lines) == 2 and not any(line["questions"] for line in lines)
     assert set(reasons) - {"asked already with another answer"} == {"not answered by the text:"}
+
+
+def test_what_every_student_knows_is_refused(config, reader):
+    student = Student(model=str(reader), device="cpu")
+    config = config.model_copy(update={"student": student})
+    with pytest.raises(UserError, match="none of 2 documents has a question"):
+        ensure_questions(changed(config, max_known=1e-9), documents(2), print)
+    dropped = [item for line in lines_of(config) for item in line["dropped"]]
+    assert "known without the text" in {item["reason"] for item in dropped}
+    questions_file(config).unlink()
+    other = config.model_copy(update={"student": student.model_copy(update={"model": "models/gone"})})
+    with pytest.raises(UserError, match="models/gone"):
+        ensure_questions(other, documents(2), print)
+    assert len(ensure_questions(changed(other, max_known=1), documents(2), print)) == 2, "nobody is asked"
 
 
 def test_a_missing_model_is_refused_before_anything_is_written(config):
