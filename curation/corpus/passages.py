@@ -28,7 +28,7 @@ from configs.schema import Config
 from student.records import Passage
 from student.text.sentences import sentence_ends
 from student.text.words import count_words, word_line, words
-from teacher.prompting.strategies import brought_names
+from teacher.prompting.strategies import brought_names, needs_model
 from teacher.prompting.template import load_tokenizer
 from teacher.ready.brought import texts_named
 
@@ -60,9 +60,11 @@ class Heading(NamedTuple):
 class Cutter:
     """Cuts documents as `data.passage_tokens` says. The tokenizer is loaded when a document may be too long."""
 
-    def __init__(self, config: Config, writes: bool):
-        """`writes`: a model does, so that its tokens count."""
-        self.config, self.writes, self.most = config, writes, config.data.passage_tokens
+    def __init__(self, config: Config, writes: bool | None = None):
+        """`writes`: a model does, so that its tokens count; None: the one that is trained, if one is."""
+        teacher = config.teacher
+        self.writes = needs_model(teacher) and bool(teacher.model) if writes is None else writes
+        self.config, self.most = config, config.data.passage_tokens
         self._brought = brought_names(config.teacher.strategies)
 
     def cut(self, document: Document) -> list[Document]:

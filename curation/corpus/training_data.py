@@ -1,7 +1,7 @@
 """The documents of training and evaluation: read into memory, with questions, and with those of the right split."""
 
 import hashlib
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -13,11 +13,12 @@ from configs.schema.run import Data
 from curation.console.progress import say
 from curation.corpus.finding import Shard, Skipped, describe_skipped, find_shards
 from curation.corpus.inputs import check_inputs, models_of
+from curation.corpus.passages import Cutter
 from curation.corpus.shards import BadRow, read_shard
 from student.benchmarks.continuation import set_apart
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
-from student.records import Split
+from student.records import Split, passage_of
 from teacher.prompting.strategies import needs_model
 from teacher.prompting.template import load_tokenizer
 from teacher.questions.cache import WrittenQuestions, attach_questions, ensure_questions
@@ -32,6 +33,7 @@ def read_documents(
     limit: int | None = None,
     known: WrittenQuestions | None = None,
     *,
+    cut: Callable[[Document], list[Document]] = lambda document: [document],
     titles: int | None = None,
     optional: bool = False,
     questions_needed: bool = True,
@@ -40,27 +42,28 @@ def read_documents(
 ) -> list[Document]:
     """The first `limit` documents with questions (all, unless `questions_needed`) under the first `titles` titles, for
     training and evaluation: of the first `limit_each` documents of each file, without what is in folders that are the
-    run's `own` (see `find_shards`).
+    run's `own` (see `find_shards`). Each is what `cut` makes of it (`Cutter.cut`): its passages, of which those with
+    questions stay.
 
-    Their ids are `training_id`s. A document without questions gets those that are `known` (teacher.questions.cache).
-    Rows that cannot be read and documents without questions are left out, and a warning on stderr counts them. Raises
+    Their ids are `training_id`s. What has no questions gets those that are `known` (teacher.questions.cache). Rows that
+    cannot be read and documents without questions are left out, and a warning on stderr counts them. Raises
     UserError if a file is missing and, unless `optional`, if nothing is left (NoQuestions: for want of questions).
     """
     documents: list[Document] = []
     unreadable: list[str] = []
-    without = 0
+    used = without = cut_into = 0
     groups: set[Hashable] = set()
     for document in _read_rows(patterns, unreadable, limit_each, own):
-        if "questions" not in document.metadata:
-            [document] = attach_questions([document], known or {})
-        if document.metadata.get("questions") or not questions_needed:
-            group = group_of(document)
-            if titles is None or group in groups or len(groups) < titles:
-                groups.add(group)
-                documents.append(document)
-        else:
-            without += 1
-        if len(documents) == limit:
+        passages = attach_questions(cut(*attach_questions([document], known or {})), known or {})
+        kept = [p for p in passages if p.metadata.get("questions") or not questions_needed]
+        group = group_of(document)
+        if kept and (titles is None or group in groups or len(groups) < titles):
+            groups.add(group)
+            documents += kept
+            used += 1
+            cut_into += len(passages) if len(passages) > 1 else 0
+        without += not kept
+        if used == limit:
             break
     names = ", ".join(patterns)
     if unreadable:
@@ -70,6 +73,10 @@ def read_documents(
         error = NoQuestions if without else UserError
         kind = "documents with questions" if questions_needed else "documents"
         raise error(f"no {kind} in {names}: {' and '.join(causes) or 'no rows'}")
+    if cut_into:
+        whole = sum(passage_of(document) is None for document in documents)
+        kind = " with questions" if questions_needed else ""
+        say(f"{names}: {used - whole} long documents are {cut_into} passages; {len(documents) - whole}{kind} are used")
     if without:
         effect = "so their leaks cannot be seen" if optional else "left out"
         say(f"warning: {without} documents without questions in {names}, {effect}")
@@ -107,10 +114,14 @@ def has_questions(document: Document) -> bool:
 
 
 def group_of(document: Document) -> Hashable:
-    """What keeps documents together: the title, in any case and spacing, or the text where there is no title."""
+    """What keeps documents together: the title, in any case and spacing, or where there is none the text, for passages
+    the one of their whole document."""
     title = document.metadata.get("title")
     title = " ".join(title.split()).casefold() if isinstance(title, str) else ""
-    return ("title", title) if title else ("text", words_of(document))
+    if title:
+        return "title", title
+    passage = passage_of(document)
+    return "text", words_of(document) if passage is None else passage.document_hash
 
 
 def words_of(document: Document) -> str:
@@ -184,15 +195,20 @@ def apart_from(train: Sequence[Document], documents: Sequence[Document], data: D
     groups, texts = {group_of(document) for document in train}, {words_of(document) for document in train}
     kept: list[Document] = []
     titles: set[Hashable] = set()
+    wholes: set[str] = set()
     for document in documents:
         group, text = group_of(document), words_of(document)
+        passage = passage_of(document)
+        whole = document.id if passage is None else passage.document_id
         full = group not in titles and len(titles) == data.heldout_titles
+        full |= whole not in wholes and len(wholes) == data.heldout_limit
         if group in groups or text in texts or full:
             continue
         titles.add(group)
+        wholes.add(whole)
         texts.add(text)
         kept.append(document)
-    return kept[: data.heldout_limit]
+    return kept
 
 
 def _read(config: Config, patterns: tuple[str, ...], limit: int | None, titles: int | None) -> list[Document]:
@@ -201,7 +217,7 @@ def _read(config: Config, patterns: tuple[str, ...], limit: int | None, titles: 
     share = config.data.continuation
     try:
         needed = not config.questions.asked_kinds and not share
-        documents = read_documents(patterns, limit, titles=titles, questions_needed=needed)
+        documents = read_documents(patterns, limit, cut=Cutter(config).cut, titles=titles, questions_needed=needed)
         return [set_apart(document, share) for document in documents] if share else documents
     except NoQuestions as error:
         raise NoQuestions(

@@ -12,6 +12,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from configs.seeds import stable_seed
 from curation.console.progress import say
+from curation.corpus.passages import Cutter
 from curation.corpus.training_data import group_of, read_documents, words_of
 from student.engine.schedule import Step
 from student.records import Benchmark, Question, Segment
@@ -44,17 +45,18 @@ def used_later(config: Config) -> list[Document]:
     """The documents that the teacher is trained and judged on, and those with questions that it is to curate, of the
     files that are there by now."""
     data, curation, asked = config.data, config.curation, not config.questions.asked_kinds
+    cut = Cutter(config).cut
     documents = []
     for files, limit, titles in (
         (data.train, data.limit, data.titles),
         (data.heldout, data.heldout_limit, data.heldout_titles),
     ):
         if files:
-            documents += read_documents(files, limit, titles=titles, optional=True, questions_needed=asked)
+            documents += read_documents(files, limit, cut=cut, titles=titles, optional=True, questions_needed=asked)
     if curation.input:
         own = (curation.output, config.run.dir)
         try:
-            documents += read_documents(curation.input, optional=True, limit_each=curation.limit, own=own)
+            documents += read_documents(curation.input, cut=cut, optional=True, limit_each=curation.limit, own=own)
         except UserError as error:
             say(f"warning: nothing of curation.input is left out of the passages: {error}")
     return documents

@@ -18,6 +18,7 @@ from configs.format import amount, interval, without_nan
 from configs.schema import Config
 from configs.schema.student import Student
 from curation.console.progress import WorkProgress, say
+from curation.corpus.passages import Cutter
 from curation.corpus.training_data import group_of, read_documents
 from curation.models.held_out_curve import PATIENCE, Diverged, HeldOutCurve, figures_of
 from curation.models.passages import (
@@ -62,7 +63,7 @@ def warm_up(
         raise UserError(f"{output} exists: a warmed-up student is never overwritten")
     check_model("--model", model)
     later = used_later(config)
-    split = split_by_title(read_documents(tuple(data), limit), later, config.run.seed)
+    split = split_by_title(read_documents(tuple(data), limit, cut=Cutter(config).cut), later, config.run.seed)
     # An exam asks questions of one split.
     benchmark = DocumentQuestions(config.student.prompt_template, all_as="reward")
     probe = questions_about(split.probe, benchmark, PROBE_QUESTIONS)

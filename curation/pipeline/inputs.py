@@ -25,6 +25,7 @@ from curation.corpus.filters import Cleaner
 from curation.corpus.finding import Shard, Skipped, one_line, open_shard, shard_info
 from curation.corpus.inputs import find_curation_input, model_writes
 from curation.corpus.licences import is_unknown, licence_of
+from curation.corpus.passages import Cutter
 from curation.corpus.shards import read_shard
 from curation.corpus.training_data import read_documents
 from curation.pipeline.dataset import WORK
@@ -233,7 +234,7 @@ def benchmark_items(config: Config) -> tuple[Question, ...]:
     known = read_questions(questions_file(config)) if config.data.train or config.data.heldout else {}
 
     def documents(patterns: tuple[str, ...]) -> list[Document]:
-        return read_documents(patterns, known=known, optional=True) if patterns else []
+        return read_documents(patterns, known=known, cut=Cutter(config).cut, optional=True) if patterns else []
 
     asked = [question for document in documents(config.data.heldout) for question in benchmark.exam(document).questions]
     return (*asked, *heldout_items(config, documents(config.data.train)), *all_evaluation_items(config))

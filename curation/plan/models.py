@@ -12,8 +12,9 @@ import torch
 from huggingface_hub import snapshot_download
 
 from configs.errors import UserError
-from configs.schema import Lora, Teacher
+from configs.schema import Config, Lora, Teacher
 from configs.schema.teacher import HEAD
+from curation.corpus.passages import Cutter
 from curation.plan.quantity import Quantity, exact
 from student.engine.lora import decoder_config
 from student.engine.memory import free_bytes
@@ -111,6 +112,17 @@ def why_not_loadable(model: str, size: Quantity | None, device: str, dtype: str)
     if needed > MEMORY_SHARE * free:
         return f"its weights need {needed / 1e9:.0f} GB and {free / 1e9:.0f} GB are free here"
     return None
+
+
+def planned_cutter(config: Config, notes: list[str], writes: bool | None = None) -> Cutter:
+    """What cuts documents (see `Cutter`); by words where the teacher's tokenizer is not on this machine."""
+    cutter = Cutter(config, writes)
+    try:
+        cutter.tokenizer  # noqa: B018
+    except UserError:
+        notes.append(f"passages are planned by words: {config.teacher.model}'s tokenizer is not at hand")
+        return Cutter(config, writes=False)
+    return cutter
 
 
 def token_counter(model: str, notes: list[str] | None = None) -> tuple[Callable[[str], float], bool]:

@@ -11,7 +11,7 @@ from configs.errors import UserError
 from configs.schema import Config, Student
 from configs.schema.student import TEACHER
 from curation.corpus.training_data import apart_from, read_documents
-from curation.plan.models import model_size, token_counter, why_not_loadable
+from curation.plan.models import model_size, planned_cutter, token_counter, why_not_loadable
 from curation.plan.quantity import Quantity, exact
 from student.benchmarks.sources import DocumentQuestions
 from student.pools.inline import InlinePool
@@ -94,13 +94,12 @@ def count_students(config: Config, train: int, heldout: int) -> StudentRunCounts
 def training_documents(config: Config, notes: list[str]) -> tuple[list[Document], int, int]:
     """The documents to train on, and how many there are for training and held out. Where the config names no files,
     there are as many as its limits say. Raises UserError where nothing says how many to train on."""
-    data, documents = config.data, list[Document]()
+    data, documents, cut = config.data, list[Document](), planned_cutter(config, notes, None).cut
     if data.train:
         if config.questions.asked_kinds:
             notes.append("documents without questions get theirs before training: they and the cost are not counted")
-        documents = read_documents(
-            data.train, data.limit, titles=data.titles, optional=bool(config.questions.asked_kinds)
-        )
+        optional = bool(config.questions.asked_kinds)
+        documents = read_documents(data.train, data.limit, cut=cut, titles=data.titles, optional=optional)
     train = len(documents) or data.limit or 0
     if not train:
         raise UserError("data.train is not set: name JSONL or Parquet files with `text` and `questions`")
@@ -109,7 +108,7 @@ def training_documents(config: Config, notes: list[str]) -> tuple[list[Document]
     heldout = data.heldout_limit or 0
     if data.heldout:
         limits = (None, None) if data.apart else (data.heldout_limit, data.heldout_titles)
-        read = read_documents(data.heldout, limits[0], titles=limits[1], optional=True)
+        read = read_documents(data.heldout, limits[0], cut=cut, titles=limits[1], optional=True)
         heldout = len(apart_from(documents, read, data) if data.apart else read)
     elif heldout:
         notes.append(f"data.heldout names no files: {heldout} documents are taken, as data.heldout_limit says")

@@ -10,9 +10,10 @@ from datatrove.data import Document
 from markupsafe import Markup, escape
 
 from configs.errors import UserError
-from configs.schema import Data
+from configs.schema import Config
 from configs.schema.reward import Measure
 from curation.corpus.finding import find_shards
+from curation.corpus.passages import Cutter
 from curation.corpus.shards import read_shard
 from curation.corpus.training_data import training_id
 from curation.evaluation.records import LESSONS_FILE, EvaluationResult
@@ -55,7 +56,7 @@ def _trained(run: Training, heldout: bool) -> Iterator[Example]:
     last = max(map(round_and_step, scored), default=None)
     extremes = _extremes(_lessons(line for line in scored if round_and_step(line) == last))
     measure = run.config.reward.measure
-    texts = _document_texts(run.config.data, {*changed, *(lesson.document_id for _, lesson in extremes)})
+    texts = _document_texts(run.config, {*changed, *(lesson.document_id for _, lesson in extremes)})
     for name in changed:
         lessons = [("untrained teacher", before[name]), ("trained teacher", after[name])]
         yield _side_by_side(f"Held-out, {name}", texts.get(name), lessons, measure)
@@ -130,10 +131,12 @@ def _side_by_side(title: str, document: str | None, lessons: Sequence[tuple[str,
     return title, columns
 
 
-def _document_texts(data: Data, ids: set[str]) -> dict[str, str]:
+def _document_texts(config: Config, ids: set[str]) -> dict[str, str]:
     """Texts of documents by their training id, as far as the data are still where the config names them. An id names
     its file, and no other is opened."""
     texts: dict[str, str] = {}
+    data, cutter = config.data, Cutter(config)
+    wholes = {name.partition("/")[0] for name in ids}
     files = {name.rpartition("#")[0] for name in ids}
     for patterns in (data.train, data.heldout):
         try:
@@ -148,6 +151,9 @@ def _document_texts(data: Data, ids: set[str]) -> dict[str, str]:
                     return texts
                 if isinstance(item, Document):
                     name = training_id(shard, item.metadata["source_row"], item.text)
-                    if name in ids:
-                        texts[name] = item.text
+                    if name not in wholes:
+                        continue
+                    item.id = name
+                    cut = cutter.cut(item) if name not in ids else [item]
+                    texts |= {passage.id: passage.text for passage in cut if passage.id in ids}
     return texts

@@ -2,6 +2,7 @@
 
 import random
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from configs.schema import Config
+from configs.schema import Config, Data
 from curation.corpus.passages import Cutter, find_headings, heading_paths, join_small
+from curation.corpus.training_data import apart_from, group_of, read_documents
 from student.records import passage_of
+from teacher.questions.cache import document_key
+from tests.curation.datasets import write_jsonl
 
 
 @lru_cache
@@ -177,3 +181,33 @@ def test_cost_is_linear_in_the_text(size: int) -> None:
     text = manual(size)
     ours.cut(Document(text, "1"))
     assert calls < 40 * len(text)
+
+
+def long_row(seed: int, paragraphs: int = 12) -> dict[str, Any]:
+    rng = random.Random(seed)
+    texts = [f"Fact {seed}-{i} is {seed * 100 + i}. " + " ".join(rng.choices("ab cd ef".split(), k=15)) + "."
+             for i in range(paragraphs)]  # fmt: skip
+    questions = [{"question": f"What is fact {seed}-{i}?", "answer": str(seed * 100 + i)} for i in (2, 7)]
+    return {"text": "\n\n".join(texts), "questions": questions}
+
+
+def test_what_is_trained_on_are_the_passages_with_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [long_row(1), {"text": "A short text.", "questions": [{"question": "Q?", "answer": "A"}]}, long_row(3)]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    cut = cutter(40).cut
+    documents = read_documents((str(path),), cut=cut)
+    assert [d.metadata["questions"][0]["answer"] for d in documents] == ["102", "107", "A", "302", "307"]
+    assert all(q["answer"] in d.text for d in documents[:2] for q in d.metadata["questions"])
+    assert "2 long documents are 12 passages; 4 with questions are used" in capsys.readouterr().err
+    whole = read_documents((str(path),))
+    assert [d.id.partition("/")[0] for d in documents] == [whole[i].id for i in (0, 0, 1, 2, 2)]
+    # Limits count documents, and passages of a document without a title are kept together.
+    assert len(read_documents((str(path),), limit=1, cut=cut)) == 2
+    assert len({group_of(d) for d in documents}) == 3
+    every = read_documents((str(path),), cut=cut, questions_needed=False)
+    assert len(every) == 13
+    known = {document_key(every[0]): [{"question": "a", "answer": "b"}]}
+    assert len(read_documents((str(path),), cut=cut, known=known)) == 6
+    apart = apart_from(documents[:2], documents, Data(heldout_limit=1))
+    assert [d.id for d in apart] == [documents[2].id]
+    assert len(apart_from([], documents, Data(heldout_limit=1))) == 2
