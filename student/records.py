@@ -60,6 +60,12 @@ def passage_of(document: Document) -> Passage | None:
     return passage if isinstance(passage, Passage) else None
 
 
+def whole_id(document: Document) -> str:
+    """The id of the whole document of which this is a passage, or which it is."""
+    passage = passage_of(document)
+    return document.id if passage is None else passage.document_id
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """One benchmark item."""

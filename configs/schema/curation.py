@@ -74,6 +74,10 @@ class Curation(Section):
     """Also refuse source documents that hold an item of `benchmarks`, before the teacher."""
     rewrites_per_document: int = Field(default=1, ge=1)
     """Rewrites of each document."""
+    rows: Literal["passage", "document"] = "passage"
+    """What a row is of a document that is cut (`data.passage_tokens`): one passage's rewrite, or those of all passages
+    put together in order. A passage whose rewrite was refused then stands there as it is, and `raw_share` says how
+    much of the document does."""
     best_of: int = Field(default=1, ge=1)
     """The teacher writes so many texts for each rewrite, and that is kept whose students are predicted to gain most, by
     the screen that the run in `run.dir` fitted on its own students (`teacher/screen.json`). The prediction stands in

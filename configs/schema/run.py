@@ -24,7 +24,7 @@ class Data(Section):
     """A document of more tokens (of the teacher; of more words where no model writes) is cut into passages of so many
     at most and a quarter of it at least, where headings, paragraphs or sentences end. Training, evaluation, previews,
     plans and curation then work on passages as on documents. A shorter document is one passage. A document that brings
-    texts of its own (`rewrites`) is not cut, since these are about all of it. null cuts none: what does not fit into
+    texts of its own (`rewrites`), and a task of grids, are not cut. null cuts none: what does not fit into
     the teacher's context is then lost at the document's end."""
     continuation: float = Field(default=0.0, ge=0, le=0.9)
     """Share of each document, at its end, that the teacher does not see and its students are asked for: an exam that

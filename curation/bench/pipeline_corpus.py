@@ -59,15 +59,20 @@ def write_corpus(folder: Path, rows: int, seed: int = 0) -> Corpus:
 
 
 def row_places(output: Path, manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """File and row of every record of a finished dataset with one rewrite a document: of its rows, the quarantined and
-    the filtered. A corpus was curated exactly if each of its rows is here once."""
+    """File and row of every record of a finished dataset with one rewrite a passage: of its rows, the quarantined and
+    the filtered; of a document that is cut its first passage. A corpus was curated exactly if each of its rows is here
+    once."""
     places: list[tuple[str, int]] = []
     for shard in manifest["shards"]:
-        table = pq.read_table(output / shard["path"], columns=["source_file", "source_row"])
-        places += zip(table["source_file"].to_pylist(), table["source_row"].to_pylist(), strict=True)
+        table = pq.read_table(output / shard["path"], columns=["source_file", "source_row", "passage"]).to_pylist()
+        places += ((row["source_file"], row["source_row"]) for row in table if row["passage"] == 1)
     for name in ("filtered", "quarantine"):
         with (output / f"{name}.jsonl").open("rb") as file:
-            places += ((record["source_file"], record["source_row"]) for record in map(orjson.loads, file))
+            places += (
+                (record["source_file"], record["source_row"])
+                for record in map(orjson.loads, file)
+                if record.get("passage", 1) == 1
+            )
     return places
 
 

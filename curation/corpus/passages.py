@@ -16,6 +16,7 @@ import math
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from configs.schema import Config
+from student.grids.grid import read_pairs
 from student.records import Passage
 from student.text.sentences import sentence_ends
 from student.text.words import count_words, word_line, words
@@ -96,7 +98,7 @@ class Cutter:
         text, most = document.text, self.most
         whole = [(0, len(text))]
         # A token has a byte or more, and so has a word.
-        if most is None or len(text.encode(errors="surrogatepass")) < most or self._brings_texts(document):
+        if most is None or len(text.encode(errors="surrogatepass")) < most or self._is_one(document):
             return whole
         # The tokens of a text that is surely too long need not be counted.
         if len(text) <= 64 * most and self.count(text) <= most:
@@ -135,7 +137,11 @@ class Cutter:
         pieces = at_sentences(pieces)
         return join_small(pieces, [self.count(piece) for piece in pieces], most)
 
-    def _brings_texts(self, document: Document) -> bool:
+    def _is_one(self, document: Document) -> bool:
+        """Whether its parts would be worth nothing: the texts that it brings are about all of it, and so is the rule of
+        a task of grids."""
+        with suppress(ValueError):
+            return bool(read_pairs(document.text))
         return bool(document.metadata.get("rewrites")) or any(texts_named(document, name) for name in self._brought)
 
 

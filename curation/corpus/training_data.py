@@ -18,7 +18,7 @@ from curation.corpus.shards import BadRow, read_shard
 from student.benchmarks.continuation import set_apart
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
-from student.records import Split, passage_of
+from student.records import Split, passage_of, whole_id
 from teacher.prompting.strategies import needs_model
 from teacher.prompting.template import load_tokenizer
 from teacher.questions.cache import WrittenQuestions, attach_questions, ensure_questions
@@ -198,9 +198,7 @@ def apart_from(train: Sequence[Document], documents: Sequence[Document], data: D
     wholes: set[str] = set()
     for document in documents:
         group, text = group_of(document), words_of(document)
-        passage = passage_of(document)
-        whole = document.id if passage is None else passage.document_id
-        full = group not in titles and len(titles) == data.heldout_titles
+        whole, full = whole_id(document), group not in titles and len(titles) == data.heldout_titles
         full |= whole not in wholes and len(wholes) == data.heldout_limit
         if group in groups or text in texts or full:
             continue

@@ -12,6 +12,7 @@ from datasets.info import DatasetInfo, DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from curation.corpus.licences import is_unknown, licence_parts, terms
+from curation.pipeline.accounts import accounts
 from curation.pipeline.dataset import COLUMNS
 
 # From https://huggingface.co/docs/hub/repositories-licenses: the licences of texts and datasets.
@@ -50,6 +51,7 @@ def dataset_card(
         leaks_checked=leaks_checked(manifest),
         documents_in=sum(file["documents_in"] for file in files),
         documents_out=sum(file["documents_out"] for file in files),
+        accounts=accounts(files),
         columns=[{"name": f.name, "type": str(f.type), "about": f.metadata[b"about"].decode()} for f in COLUMNS],
     )
     return DatasetCard(content)

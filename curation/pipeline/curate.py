@@ -28,8 +28,9 @@ from curation.console.progress import CurationProgress, say
 from curation.console.tables import stdout_console
 from curation.corpus.finding import Shard, Skipped, describe_skipped
 from curation.corpus.inputs import model_writes
+from curation.pipeline.accounts import FileCounts
 from curation.pipeline.card import dataset_card
-from curation.pipeline.dataset import WORK, FileCounts, documents_done, merge
+from curation.pipeline.dataset import WORK, documents_done, merge
 from curation.pipeline.dedup import find_duplicates
 from curation.pipeline.executors.local import run_tasks
 from curation.pipeline.executors.ray import run_on_ray
@@ -144,7 +145,7 @@ def _curate(
         for file in inputs.files
     ]
     try:
-        merged = merge(work, files, output, curation.shard_megabytes << 20)
+        merged = merge(work, files, output, curation.shard_megabytes << 20, whole_documents=curation.rows == "document")
     finally:
         shutil.rmtree(work / "merged", ignore_errors=True)
     manifest = make_manifest(inputs, files, merged)

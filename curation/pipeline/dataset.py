@@ -2,9 +2,7 @@
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +13,8 @@ from pyarrow import compute
 
 from configs.errors import RunError
 from configs.files import write_whole
-from curation.pipeline.diversity import Samples
+from curation.pipeline.accounts import Begun, FileCounts, Merged, count_outcomes, count_passages
+from curation.pipeline.document_rows import document_rows
 
 WORK = ".notewright"
 """Folder inside the output folder for the state of an unfinished run. A finished dataset keeps the part of it that
@@ -24,10 +23,23 @@ lets a rerun skip work."""
 COLUMNS = pa.schema(
     [
         pa.field("text", pa.string(), metadata={"about": "the rewrite"}),
-        pa.field("id", pa.string(), metadata={"about": "unique: `file#row`, then `/raw`, or `/rewrite` where several"}),
+        pa.field(
+            "id",
+            pa.string(),
+            metadata={"about": "`file#row`, `/passage` if cut, `/rewrite` if several, `/raw`"},
+        ),
         pa.field("source_id", pa.string(), metadata={"about": "the source row's own id, where it has one"}),
         pa.field("source_file", pa.string(), metadata={"about": "the shard it comes from"}),
         pa.field("source_row", pa.int64(), metadata={"about": "row in that shard, counted from 0"}),
+        pa.field("passage", pa.int32(), metadata={"about": "number of the source's passage, from 1; null: all of it"}),
+        pa.field("passages", pa.int32(), metadata={"about": "passages into which the source is cut, 1 if it is whole"}),
+        pa.field(
+            "start_index",
+            pa.int64(),
+            metadata={"about": "the source's character with which it begins"},
+        ),
+        pa.field("end_index", pa.int64(), metadata={"about": "the one behind its last"}),
+        pa.field("headings", pa.list_(pa.string()), metadata={"about": "headings above the passage, outermost first"}),
         pa.field("rewrite", pa.int32(), metadata={"about": "number of the rewrite, from 0; null for `raw`"}),
         pa.field("strategy", pa.string(), metadata={"about": "way of rewriting, prompted or chosen; `raw`: none"}),
         pa.field("teacher", pa.string(), metadata={"about": "the model that wrote it"}),
@@ -40,62 +52,44 @@ COLUMNS = pa.schema(
         pa.field("gates", pa.list_(pa.string()), metadata={"about": "the gates it passed"}),
         pa.field("licence", pa.string(), metadata={"about": "licence of the source row"}),
         pa.field("tokens", pa.int32(), metadata={"about": "length of `text` in the teacher's tokens"}),
-        pa.field("source_tokens", pa.int32(), metadata={"about": "length of the source text in the teacher's tokens"}),
+        pa.field("source_tokens", pa.int32(), metadata={"about": "length of the passage in the teacher's tokens"}),
+        pa.field(
+            "raw_share",
+            pa.float64(),
+            metadata={"about": "with `rows: document`: source tokens that stand as they are"},
+        ),
         pa.field("predicted_gain", pa.float64(), metadata={"about": "with `best_of`: gain above the row's samples"}),
         pa.field("predicted_low", pa.float64(), metadata={"about": "lower end of its 95% interval for one student"}),
         pa.field("predicted_high", pa.float64(), metadata={"about": "upper end of that interval"}),
     ]
 )
-PART = pa.schema([*COLUMNS, *(pa.field(name, pa.string()) for name in ("stage", "reason", "detail", "source_text"))])
-"""A part holds one terminal record per document and rewrite: a row (`reason` null), or why there is none. `stage` is
-then `gate` or `leak_check`, which refused the rewrite, or `teacher`, which failed on it. A document that never reached
-the teacher has one record without a rewrite: a `filter` refused it, or a `step` failed on it. Records of documents that
-diversity is measured on have the beginning of their source in `source_text`."""
+PART = pa.schema(
+    [*COLUMNS, *(pa.field(name, pa.string()) for name in ("stage", "reason", "detail", "source_text", "stands_in"))]
+)
+"""A part holds one terminal record per passage and rewrite: a row (`reason` null), or why there is none. `stage` is
+then `gate` or `leak_check`, which refused the rewrite, `prompt`, which has no room for the passage, or `teacher`, which
+failed on it. A document that never reached the teacher is not cut and has one record without a rewrite: a `filter`
+refused it, or a `step` failed on it. Records of documents that diversity is measured on have the beginning of their
+source in `source_text`; `stands_in` is the passage, where it is to stand in the place of its refused rewrite."""
 RAW = "raw"
 """The strategy of a row that is the source's own text."""
 NO_TEACHER = "none"
 """The teacher of a text that was ready without one."""
 
-REFUSED = ("source_file", "source_row", "source_id", "rewrite", "stage", "reason", "detail", "strategy", "text")
+REFUSED = (
+    "source_file",
+    "source_row",
+    "source_id",
+    "passage",
+    "rewrite",
+    "stage",
+    "reason",
+    "detail",
+    "strategy",
+    "text",
+)
 """Fields of quarantine.jsonl and filtered.jsonl."""
 ROW_GROUP_ROWS = 10_000
-
-
-@dataclass(slots=True)
-class FileCounts:
-    """What became of one input file's documents; `documents_in` is the sum of the four counts after it."""
-
-    path: str
-    documents_in: int
-    documents_out: int = 0
-    filtered: int = 0
-    quarantined: int = 0
-    failed: int = 0
-    reason: str | None = None
-    filter_reasons: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(slots=True)
-class Merged:
-    """Totals over all rows and records, for the manifest."""
-
-    rows: int = 0
-    rewrites: int = 0
-    """Rewrites attempted: rows and refused ones."""
-    bytes_in_memory: int = 0
-    """Size of the rows in Arrow, which the card gives as the size of the dataset."""
-    tokens: int = 0
-    source_tokens: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Refused rewrites by their reason."""
-    leaks: Counter[str] = field(default_factory=Counter)
-    """Rewrites that the leak check refused, by benchmark."""
-    filter_reasons: Counter[str] = field(default_factory=Counter)
-    strategies: Counter[str] = field(default_factory=Counter)
-    licences: Counter[str] = field(default_factory=Counter)
-    shards: list[dict[str, Any]] = field(default_factory=list)
-    samples: Samples = field(default_factory=Samples)
-    """Not part of the manifest; its figures and examples are."""
 
 
 def part_path(parts: Path, task: int, batch: int) -> Path:
@@ -110,28 +104,30 @@ def parts_of(parts: Path, task: int) -> list[Path]:
     return paths
 
 
-def write_part(path: Path, records: list[dict[str, Any]], documents: int) -> None:
-    """Makes a batch durable: the file appears whole, and survives a power cut. The number of documents in the batch
-    goes into its footer."""
+def write_part(path: Path, records: list[dict[str, Any]], **numbers: int) -> None:
+    """Makes a batch durable: the file appears whole, and survives a power cut. `numbers` go into its footer:
+    `documents` that end in the batch, passages `begun` of one that ends later, `passages` and `source_tokens` in it."""
     sink = pa.BufferOutputStream()
-    schema = PART.with_metadata({"documents": str(documents)})
+    schema = PART.with_metadata({name: str(number) for name, number in numbers.items()})
     pq.write_table(pa.Table.from_pylist(records, schema=schema), sink, compression="zstd")
     write_whole(path, sink.getvalue())
 
 
-def part_documents(path: Path) -> int:
-    """From the footer alone."""
-    return int(pq.read_schema(path).metadata[b"documents"])
+def part_numbers(path: Path) -> dict[str, int]:
+    """The numbers of `write_part`, from the footer alone."""
+    return {name.decode(): int(number) for name, number in pq.read_schema(path).metadata.items() if number.isdigit()}
 
 
 def documents_done(parts: Path) -> int:
     """In all parts."""
-    return sum(part_documents(path) for path in parts.glob("*/*.parquet"))
+    return sum(part_numbers(path)["documents"] for path in parts.glob("*/*.parquet"))
 
 
-def merge(work: Path, files: list[FileCounts], output: Path, shard_bytes: int) -> Merged:
+def merge(
+    work: Path, files: list[FileCounts], output: Path, shard_bytes: int, *, whole_documents: bool = False
+) -> Merged:
     """Turns the parts of all tasks in `work` into `data/train-*.parquet`, `quarantine.jsonl` and `filtered.jsonl` below
-    `output`, and fills in `files`, one a task.
+    `output`, and fills in `files`, one a task. With `whole_documents` a row is of a whole document.
 
     Rows keep the order of the input, and the same rows give the same bytes. Everything is written in `work/merged` and
     moved when all of it is complete. Raises RunError if the parts do not hold exactly the documents that preflight
@@ -143,7 +139,7 @@ def merge(work: Path, files: list[FileCounts], output: Path, shard_bytes: int) -
     quarantine_path, filtered_path = scratch / "quarantine.jsonl", scratch / "filtered.jsonl"
     with quarantine_path.open("wb") as quarantine, filtered_path.open("wb") as filtered:
         quarantine.write((work / "bad_rows.jsonl").read_bytes())
-        rows = _kept_rows(parts, files, merged, quarantine, filtered)
+        rows = _kept_rows(parts, files, merged, (quarantine, filtered), whole_documents)
         written = _write_shards(rows, scratch, shard_bytes)
         for sink in (quarantine, filtered):
             sink.flush()
@@ -171,23 +167,35 @@ def merge(work: Path, files: list[FileCounts], output: Path, shard_bytes: int) -
 
 
 def _kept_rows(
-    parts: Path, files: list[FileCounts], merged: Merged, quarantine: IO[bytes], filtered: IO[bytes]
+    parts: Path, files: list[FileCounts], merged: Merged, refused: tuple[IO[bytes], IO[bytes]], whole_documents: bool
 ) -> Iterator[pa.Table]:
-    """The rows that passed, part by part. Counts all records, and writes those that did not pass to their file."""
+    """The rows that passed, part by part. Counts all records, and writes those that did not pass to one of the files
+    `refused`, for quarantined and for filtered ones."""
     for task, file in enumerate(files):
         expected, documents = file.documents_in - file.quarantined, 0
+        begun: Begun = {}
+        gathered: list[dict[str, Any]] = []
         for path in parts_of(parts, task):
             with pq.ParquetFile(path) as part:
                 table = part.read()
-            documents += _count_outcomes(table, file, merged)
+            numbers = part_numbers(path)
+            documents += count_outcomes(table, file, merged, begun, ends_within=bool(numbers["begun"]))
+            count_passages(table, file, numbers)
             table = table.replace_schema_metadata(None)
             for record in table.filter(compute.is_valid(table["reason"])).to_pylist():
-                sink = filtered if record["stage"] == "filter" else quarantine
-                sink.write(orjson.dumps({name: record[name] for name in REFUSED}) + b"\n")
+                line = orjson.dumps({name: record[name] for name in REFUSED}) + b"\n"
+                refused[record["stage"] == "filter"].write(line)
                 merged.samples.add_refused(record)
             kept = table.filter(compute.is_null(table["reason"]))
             merged.samples.add_rows(kept.filter(compute.is_valid(kept["source_text"])).to_pylist())
             kept = kept.select(COLUMNS.names)
+            if whole_documents:
+                gathered += [record for record in table.to_pylist() if record["stage"] not in ("filter", "step")]
+                # The last document may go on in the next part.
+                unfinished = gathered[-1]["source_row"] if numbers["begun"] else None
+                finished = [record for record in gathered if record["source_row"] != unfinished]
+                gathered = [record for record in gathered if record["source_row"] == unfinished]
+                kept = pa.Table.from_pylist(list(document_rows(finished)), schema=COLUMNS)
             if kept.num_rows:
                 merged.rows += kept.num_rows
                 merged.bytes_in_memory += kept.nbytes
@@ -201,33 +209,6 @@ def _kept_rows(
                 f"{file.path} held {expected} documents when it was checked and {documents} when it was read: it "
                 "changed on the way; delete the output folder and run again"
             )
-
-
-def _count_outcomes(table: pa.Table, file: FileCounts, merged: Merged) -> int:
-    """Adds the outcomes of a part's documents and refused rewrites to the counts; returns its documents."""
-    # A document with a row is out, whatever became of its other rewrites.
-    stages: dict[int, set[str | None]] = {}
-    for record in table.select(["source_row", "rewrite", "stage", "reason", "detail"]).to_pylist():
-        stage, reason = record["stage"], record["reason"]
-        stages.setdefault(record["source_row"], set()).add(stage)
-        merged.rewrites += record["rewrite"] is not None
-        if stage == "filter":
-            file.filter_reasons[reason] += 1
-            merged.filter_reasons[reason] += 1
-        elif reason is not None:
-            merged.reasons[reason] += 1
-            if stage == "leak_check":
-                merged.leaks[record["detail"]] += 1
-    for outcome in stages.values():
-        if None in outcome:
-            file.documents_out += 1
-        elif "filter" in outcome:
-            file.filtered += 1
-        elif outcome & {"gate", "leak_check"}:
-            file.quarantined += 1
-        else:
-            file.failed += 1
-    return len(stages)
 
 
 def _write_shards(tables: Iterable[pa.Table], scratch: Path, shard_bytes: int) -> list[tuple[Path, int]]:

@@ -75,7 +75,7 @@ def run_settings(
         folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
         embedder = _sha256("\n".join(map(hash_folder, folders)))
     return {
-        "format": 5,  # of the rows that this code makes
+        "format": 6,  # of the rows that this code makes
         "sampling": SAMPLING_VERSION,
         "seed": config.run.seed,
         "teacher_name": written_by,
@@ -93,6 +93,7 @@ def run_settings(
         "benchmark_items": items_hash,
         "embedder_hash": embedder,
         "screen": None if screen is None else _sha256(repr(screen)),
+        "passage_tokens": config.data.passage_tokens,
         "curation": config.curation.model_dump(mode="json", exclude=elsewhere),
         "input": input_hashes,
     }

@@ -13,7 +13,7 @@ from configs.format import shorten
 from curation.console.progress import say
 from curation.corpus.decontaminate import BenchmarkIndex
 from curation.corpus.secrets import find_secrets
-from curation.pipeline.dataset import FileCounts, Merged
+from curation.pipeline.accounts import FileCounts, Merged
 from curation.pipeline.diversity import EXAMPLES, Samples, diversity
 from curation.pipeline.inputs import CurationInputs
 from curation.pipeline.rewriter import rewriter_gates

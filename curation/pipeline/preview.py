@@ -35,7 +35,10 @@ from curation.pipeline.inputs import find_input, rewriting_inputs, teacher_check
 from curation.pipeline.rewriter import rewriting
 from curation.pipeline.steps import RewriteWithTeacher
 from student.engine.model_names import check_name
+from teacher.prompting.prompts import context_line
 
+PASSAGES = 3
+"""Most passages of a document that are shown."""
 CHARACTERS = 1500
 """Most characters of a text that are shown."""
 VERDICTS = {
@@ -44,6 +47,7 @@ VERDICTS = {
     "step": ("a filter failed", "yellow"),
     "gate": ("refused by gate", "red"),
     "leak_check": ("leak", "magenta"),
+    "prompt": ("no room in the prompt", "red"),
     "teacher": ("the teacher failed", "bold red"),
 }
 """The words and the colour of a refusal, by the stage that refused."""
@@ -51,7 +55,7 @@ VERDICTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewedRow:
-    """What became of one row of the input, whose text was `before` as far as it could be read."""
+    """What became of a row of the input, or of a passage of it, whose text was `before` as far as it could be read."""
 
     id: str
     before: str
@@ -60,6 +64,8 @@ class PreviewedRow:
     refusal: Refusal | None = None
     """Why it did not reach the teacher. Stage `read`: it could not be read."""
     source_tokens: int | None = None
+    place: str = ""
+    """Which passage it is of a document that is cut."""
     records: tuple[Record, ...] = ()
     """Its terminal records, as a run has them: one a rewrite, and its own text where that is mixed in."""
 
@@ -87,16 +93,26 @@ def preview(config: Config, documents: int) -> Iterator[PreviewedRow]:
                 yield item
                 continue
             before = item.text
-            refusal = step.refusal(item, cleaner)
-            records = [] if refusal else step.rewrite([item], number)
-            yield PreviewedRow(
-                id=item.id,
-                before=before,
-                cleaned=None if item.text == before else item.text,
-                refusal=refusal,
-                source_tokens=records[0]["source_tokens"] if records else None,
-                records=tuple(records),
-            )
+            if (refusal := step.refusal(item, cleaner)) is not None:
+                cleaned = None if item.text == before else item.text
+                yield PreviewedRow(id=item.id, before=before, cleaned=cleaned, refusal=refusal)
+                continue
+            for passage in (passages := step.cutter.cut(item))[:PASSAGES]:
+                records = step.rewrite([passage], number)
+                whole = len(passages) == 1
+                yield PreviewedRow(
+                    id=passage.id,
+                    before=before if whole else passage.text,
+                    cleaned=None if not whole or item.text == before else item.text,
+                    place="" if whole else _place(passage, len(passages)),
+                    source_tokens=records[0]["source_tokens"],
+                    records=tuple(records),
+                )
+
+
+def _place(passage: Document, of: int) -> str:
+    line = context_line(passage)
+    return f"passage {passage.id.rpartition('/')[2]} of {of}, of which {min(of, PASSAGES)} are shown {line}".rstrip()
 
 
 def _spread(shards: list[Shard], documents: int, limit: int | None) -> Iterator[Document | PreviewedRow]:
@@ -143,9 +159,11 @@ def verdict(stage: str | None, reason: str | None, detail: str | None = None) ->
     return Text(f"{words}{why}{f' ({detail})' if detail else ''}", style=colour)
 
 
-def _heading(name: str, tokens: int | None, *refusal: str | None) -> Text:
+def _heading(name: str, tokens: int | None, *refusal: str | None, place: str = "") -> Text:
     """Name, length and verdict in a line; without a `refusal` no verdict."""
     heading = Text(name, style="bold")
+    if place:
+        heading.append(f" · {place}", style="dim")
     if tokens is not None:
         heading.append(f" · {tokens} tokens", style="dim")
     if refusal:
@@ -170,7 +188,7 @@ def _columns(row: PreviewedRow) -> Iterator[RenderableType]:
         right += [_heading_of(record), Text(_shown(record.get("text") or "")), Text()]
     grid = Table.grid(Column(ratio=1), Column(ratio=1), expand=True, padding=(0, 2))
     grid.add_row(Group(*left), Group(*right))
-    title = _heading(row.id, row.source_tokens, *row.refusal or ())
+    title = _heading(row.id, row.source_tokens, *row.refusal or (), place=row.place)
     yield Panel(grid if right else Group(*left), title=title, title_align="left")
 
 
@@ -178,7 +196,7 @@ def _plain(row: PreviewedRow) -> Iterator[RenderableType]:
     def indented(text: str) -> str:
         return _shown(text).replace("\n", "\n    ")
 
-    yield _heading(row.id, row.source_tokens, *row.refusal or ())
+    yield _heading(row.id, row.source_tokens, *row.refusal or (), place=row.place)
     yield Text(f"  before: {indented(row.before)}")
     if row.cleaned is not None:
         yield Text(f"  filtered to: {indented(row.cleaned)}")

@@ -17,9 +17,9 @@ from curation.corpus.inputs import model_writes
 from curation.pipeline.dataset import WORK
 from curation.pipeline.inputs import CurationInputs
 from student.pools import make_pool
-from student.records import StudentPool
+from student.records import StudentPool, passage_of
 from teacher.gates.checks import Gate, build_gates, gate_names
-from teacher.prompting.prompts import build_prompt
+from teacher.prompting.prompts import PromptTooLong, build_prompt
 from teacher.prompting.strategies import PartKind, parts_of, prompts_of, spread, tag_of
 from teacher.records import Completion, Writer
 from teacher.writers.endpoint import load_endpoint
@@ -46,6 +46,8 @@ class Written(NamedTuple):
 
     prompts: list[str]
     completions: list[Completion]
+    too_long: bool = False
+    """No prompt fits into the teacher's context, so none was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,8 @@ def rewrite_requests(curation: Curation, teacher: Teacher, documents: Sequence[D
     n = wanted * best_of
     requests = []
     for document in documents:
-        row = document.metadata["source_row"]
+        passage = passage_of(document)
+        row = document.metadata["source_row"] + (0 if passage is None else passage.number - 1)
         strategies: Sequence[str | None]
         if curation.strategies and curation.writer == "teacher":
             # The shares are of rewrites, so the texts among which one is chosen have its strategy.
@@ -142,7 +145,7 @@ def rewrite_requests(curation: Curation, teacher: Teacher, documents: Sequence[D
         elif teacher.prompting == "policy":
             strategies = [None] * n
         else:
-            # Rotated by the row, so that with one rewrite a document each strategy gets its share too.
+            # Rotated by the row and the passage, so that with one rewrite a document each strategy gets its share too.
             strategies = spread(teacher.strategies, n, offset=row * n)
         requests += [RewriteRequest(document, i // best_of, strategy) for i, strategy in enumerate(strategies)]
     return requests
@@ -161,29 +164,37 @@ def strategies_by_share(shares: dict[str, float], n: int, row: int) -> list[str]
     return [names[bisect_right(ends, point)] for point in points]
 
 
-def write(rewriter: Rewriter, teacher: Teacher, requests: Sequence[RewriteRequest], seed: int) -> list[Written]:
-    """What was asked and answered for each request.
+def write(
+    rewriter: Rewriter, teacher: Teacher, requests: Sequence[RewriteRequest], seed: int, *, cut: bool = True
+) -> list[Written]:
+    """What was asked and answered for each request. A document that is too long for the teacher is cut at its end, or
+    where `cut` is False not asked about.
 
     Raises RunError if all fail: then the teacher is at fault, not the documents.
     """
     writer, policy = rewriter.writer, teacher.prompting == "policy"
     asked = [[None] if policy else list(prompts_of(request.strategy or "")) for request in requests]
-    prompts = [
-        [
-            build_prompt(writer.tokenizer, teacher, request.document, prompt, writer.max_prompt_tokens)
-            for prompt in of_one
-        ]
-        for request, of_one in zip(requests, asked, strict=True)
-    ]
+
+    def built(request: RewriteRequest, of_one: Sequence[str | None]) -> list[str] | None:
+        longest = writer.max_prompt_tokens
+        try:
+            return [build_prompt(writer.tokenizer, teacher, request.document, p, longest, cut=cut) for p in of_one]
+        except PromptTooLong:
+            return None
+
+    prompts = [built(request, of_one) for request, of_one in zip(requests, asked, strict=True)]
     # A policy teacher chooses by the tag that it opens with: a strategy is set by beginning the completion.
     openings = [
         tag_of(request.strategy) if policy and request.strategy else ""
-        for request, of_one in zip(requests, asked, strict=True)
-        for _ in of_one
+        for request, of_one in zip(requests, prompts, strict=True)
+        for _ in of_one or ()
     ]
-    answers = writer.attempt(list(chain.from_iterable(prompts)), 1, seed, openings) if openings else []
+    answers = writer.attempt([p for of_one in prompts for p in of_one or ()], 1, seed, openings) if openings else []
     completions = chain.from_iterable(answers)
-    written = [Written(of_one, list(islice(completions, len(of_one)))) for of_one in prompts]
+    written = [
+        Written([], [], too_long=True) if of_one is None else Written(of_one, list(islice(completions, len(of_one))))
+        for of_one in prompts
+    ]
     errors = [completion.error for completion in chain.from_iterable(answers) if completion.error is not None]
     if len(errors) == len(answers) > 1:
         raise RunError(

@@ -1,6 +1,8 @@
 """The steps of a curation task: a reader of one shard, and the teacher that turns its documents into durable parts."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -15,9 +17,10 @@ from curation.corpus.filters import Cleaner, Refusal
 from curation.corpus.finding import Shard
 from curation.corpus.inputs import model_writes
 from curation.corpus.licences import licence_of
+from curation.corpus.passages import Cutter
 from curation.corpus.shards import SNIPPET_CHARACTERS, read_shard
 from curation.corpus.training_data import training_id
-from curation.pipeline.dataset import NO_TEACHER, RAW, part_documents, part_path, parts_of, write_part
+from curation.pipeline.dataset import NO_TEACHER, RAW, part_numbers, part_path, parts_of, write_part
 from curation.pipeline.dedup import Verdicts, read_verdicts
 from curation.pipeline.diversity import CHARACTERS, is_sampled
 from curation.pipeline.inputs import CurationInputs
@@ -30,7 +33,7 @@ from curation.pipeline.rewriter import (
     rewrite_requests,
     write,
 )
-from student.records import StudentPool
+from student.records import StudentPool, passage_of, whole_id
 from student.text.words import overlap_shares
 from teacher.gates.checks import KINDS, check, gate_names
 from teacher.prompting.strategies import by_label
@@ -43,9 +46,25 @@ SAMPLED_WITH = ("temperature", "top_p", "max_new_tokens")
 """The teacher's settings that a row holds."""
 
 
+@dataclass(slots=True)
+class _Batch:
+    """What becomes a part: passages and whole documents for the teacher, and what does not reach it."""
+
+    kept: list[Document] = field(default_factory=list)
+    refused: list[Record] = field(default_factory=list)
+    documents: int = 0
+    """Documents that end in it."""
+    begun: int = 0
+    """Passages of the next document that are in it and in the parts before."""
+
+
 def _as_trained(document: Document) -> Document:
     """The document under the id that it has in training: the gate `leak` knows the owners of its items by those."""
-    return Document(document.text, document.metadata["training_id"], metadata=document.metadata)
+    name, metadata = document.metadata["training_id"], document.metadata
+    if (passage := passage_of(document)) is None:
+        return Document(document.text, name, metadata=metadata)
+    metadata = metadata | {"passage": replace(passage, document_id=name)}
+    return Document(document.text, f"{name}/{passage.number}", metadata=metadata)
 
 
 def _predict(
@@ -106,11 +125,11 @@ class ReadShard(PipelineStep):
 
 
 class RewriteWithTeacher(PipelineStep):
-    """Writes a part of terminal records per batch of documents, and yields nothing.
+    """Cuts documents into passages, writes a part of terminal records per batch of them, and yields nothing.
 
-    Batches are the task's documents in order: `teacher.batch_size` for the teacher, with the refused ones between them.
-    They do not depend on which parts exist already, so a rerun makes the missing parts with the bytes that an
-    undisturbed run would have written.
+    Batches are the task's passages in order: `teacher.batch_size` for the teacher, with the refused documents between
+    them. A long document may begin in one part and end in a later one. Batches do not depend on which parts exist
+    already, so a rerun makes the missing parts with the bytes that an undisturbed run would have written.
     """
 
     type = "✍️ - TEACHER"
@@ -120,36 +139,50 @@ class RewriteWithTeacher(PipelineStep):
         super().__init__()
         self.inputs = inputs
 
+    @cached_property
+    def cutter(self) -> Cutter:
+        """What cuts documents into passages and counts their tokens."""
+        return Cutter(self.inputs.config, model_writes(self.inputs.config))
+
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         config, work = self.inputs.config, self.inputs.work
         # The lock waits for a worker of a killed run that is still dying.
         with locked(work / "tasks" / f"{rank:05d}", wait=True), Cleaner(config.curation) as cleaner:
             finished = parts_of(work / "parts", rank)
-            done = sum(part_documents(path) for path in finished)
+            done = sum(part_numbers(path)["documents"] for path in finished)
+            begun = part_numbers(finished[-1])["begun"] if finished else 0
             verdicts = None if config.curation.dedup == "none" else read_verdicts(work, rank)
-            batches = self._batches(islice(iter(data), done, None), cleaner, verdicts)
-            for batch, (kept, refused) in enumerate(batches, start=len(finished)):
+            batches = self._batches(islice(iter(data), done, None), cleaner, verdicts, begun)
+            for number, batch in enumerate(batches, start=len(finished)):
                 with self.track_time(unit="batch"):
-                    self._write(part_path(work / "parts", rank, batch), kept, refused, batch)
+                    self._write(part_path(work / "parts", rank, number), batch, number)
         yield from ()
 
     def _batches(
-        self, documents: Iterator[Document], cleaner: Cleaner, verdicts: Verdicts | None
-    ) -> Iterator[tuple[list[Document], list[Record]]]:
-        """The documents for the teacher, and the records of those that do not reach it."""
-        kept: list[Document] = []
-        refused: list[Record] = []
+        self, documents: Iterator[Document], cleaner: Cleaner, verdicts: Verdicts | None, begun: int
+    ) -> Iterator[_Batch]:
+        """What is left to be done; `begun` passages of the first of the documents are done already."""
+        batch, full = _Batch(), self.inputs.config.teacher.batch_size
         for document in documents:
-            if (refusal := self.refusal(document, cleaner, verdicts)) is None:
-                kept.append(document)
-            else:
-                refused.append(self._refused(document, refusal))
-            # The second limit bounds memory where few documents are for the teacher.
-            if len(kept) == self.inputs.config.teacher.batch_size or len(refused) == 1000:
-                yield kept, refused
-                kept, refused = [], []
-        if kept or refused:
-            yield kept, refused
+            if (refusal := self.refusal(document, cleaner, verdicts)) is not None:
+                batch.refused.append(self._refused(document, refusal))
+                batch.documents += 1
+                # This limit bounds memory where few documents are for the teacher.
+                if len(batch.refused) == 1000:
+                    yield batch
+                    batch = _Batch()
+                continue
+            passages = self.cutter.cut(document)
+            for number, passage in enumerate(passages[begun:], start=begun + 1):
+                batch.kept.append(passage)
+                ends = number == len(passages)
+                batch.documents, batch.begun = batch.documents + ends, 0 if ends else number
+                if len(batch.kept) == full:
+                    yield batch
+                    batch = _Batch()
+            begun = 0
+        if batch.documents:
+            yield batch
 
     def refusal(self, document: Document, cleaner: Cleaner, verdicts: Verdicts | None = None) -> Refusal | None:
         """Why a document does not reach the teacher, or None. Changes its text as the filters do."""
@@ -164,21 +197,25 @@ class RewriteWithTeacher(PipelineStep):
             return Refusal("filter", "contaminated", benchmark)
         return None
 
-    def _write(self, path: Path, kept: list[Document], refused: list[Record], batch: int) -> None:
-        records = self.rewrite(kept, batch)
+    def _write(self, path: Path, batch: _Batch, number: int) -> None:
+        kept, refused = batch.kept, batch.refused
+        records = self.rewrite(kept, number)
         rows = [record for record in records if record["reason"] is None]
-        documents = len(kept) + len(refused)
-        write_part(path, refused + records, documents)
+        # What went in, counted without the records: the merger compares.
+        tokens = sum(self.cutter.count(document.text) for document in kept)
+        tokens += sum(record["source_tokens"] for record in refused)
+        numbers = {"documents": batch.documents, "begun": batch.begun, "passages": len(kept) + len(refused)}
+        write_part(path, refused + records, **numbers, source_tokens=tokens)
         log_batch(
             self.inputs.work / "progress.jsonl",
-            documents=documents,
+            documents=batch.documents,
             rewrites=len(records),
             rows=len(rows),
             tokens=sum(row["tokens"] for row in rows),
             failed=sum(record["stage"] == "teacher" for record in records),
             source_tokens=sum(record["source_tokens"] for record in records if record["rewrite"] == 0),
         )
-        self.stat_update("documents", value=documents)
+        self.stat_update("documents", value=batch.documents)
         self.stat_update("rows", value=len(rows))
 
     def load_rewriter(self) -> Rewriter:
@@ -186,8 +223,8 @@ class RewriteWithTeacher(PipelineStep):
         return load_rewriter(self.inputs)
 
     def rewrite(self, documents: list[Document], batch: int) -> list[Record]:
-        """The terminal records of a batch, in the order of its documents: `rewrites_per_document` each, then the
-        document's own text where it is mixed in."""
+        """The terminal records of a batch, in the order of its passages and whole documents: `rewrites_per_document`
+        each, then the own text where it is mixed in."""
         if not documents:
             return []
         curation, teacher = self.inputs.config.curation, self.inputs.config.teacher
@@ -195,10 +232,11 @@ class RewriteWithTeacher(PipelineStep):
         rewriter = self.load_rewriter()
         seed = stable_seed(run_seed, documents[0].metadata["source_file"], batch)
         requests = rewrite_requests(curation, teacher, documents)
-        written = zip(requests, write(rewriter, teacher, requests, seed), strict=True)
+        cut = self.inputs.config.data.passage_tokens is None
+        written = zip(requests, write(rewriter, teacher, requests, seed, cut=cut), strict=True)
         drafts: list[list[Record]] = []
         for document in documents:
-            source = self._source(document) | {"source_tokens": rewriter.count_tokens(document.text), "seed": seed}
+            source = self._source(document) | {"source_tokens": self.cutter.count(document.text), "seed": seed}
             if is_sampled(source["source_file"], source["source_row"], self.inputs.documents):
                 source["source_text"] = document.text[:CHARACTERS]
             ready = ReadyTexts(_as_trained(document), seed)
@@ -213,24 +251,37 @@ class RewriteWithTeacher(PipelineStep):
                 record = self._kept(of_document[start : start + curation.best_of], accepted)
                 if record["reason"] is None:
                     accepted.append(record["text"])
+                elif curation.rows == "document" and passage_of(document) is not None:
+                    record["stands_in"] = None if self._leaks(rewriter, document) else document.text
                 records.append(record)
-            # Drawn by a hash of the id, so that the choice does not depend on batches.
-            if stable_seed(run_seed, RAW, document.id) / 2**31 < curation.keep_raw:
+            # Drawn by a hash of the id, so that the choice does not depend on batches, nor on the passage.
+            if stable_seed(run_seed, RAW, whole_id(document)) / 2**31 < curation.keep_raw:
                 raw = {"id": f"{document.id}/{RAW}", "rewrite": None, "strategy": RAW, "text": document.text}
                 raw |= dict.fromkeys(("tokens", "source_tokens"), of_document[0]["source_tokens"]) | {"gates": []}
                 raw["source_text"] = of_document[0].get("source_text")
-                leaks = check(_as_trained(document), document.text, rewriter.leak_gates)
-                refused = {"stage": "gate", "reason": leaks} if leaks else self._leak(document.text)
-                records.append(self._source(document) | raw | refused)
+                records.append(self._source(document) | raw | self._leaks(rewriter, document))
         return records
 
+    def _leaks(self, rewriter: Rewriter, document: Document) -> Record:
+        """Why the source's own text may not stand in the dataset; nothing where it may."""
+        leaks = check(_as_trained(document), document.text, rewriter.leak_gates)
+        return {"stage": "gate", "reason": leaks} if leaks else self._leak(document.text)
+
     def _source(self, document: Document) -> Record:
-        """What all records of a document have in common."""
-        names = ("source_id", "source_file", "source_row")
-        return {name: document.metadata[name] for name in names} | {
-            "licence": licence_of(document.metadata, self.inputs.config.curation.licence),
-            **dict.fromkeys(("strategy", "stage", "reason", "detail")),
-        }
+        """What all records of a passage or whole document have in common."""
+        names, passage = ("source_id", "source_file", "source_row"), passage_of(document)
+        place: Record = {"passage": 1, "passages": 1, "start_index": 0, "end_index": len(document.text), "headings": ()}
+        if passage is not None:
+            place = {"passage": passage.number, "passages": passage.of, "headings": passage.headings}
+            place |= {"start_index": passage.start_index, "end_index": passage.end_index}
+        return (
+            {name: document.metadata[name] for name in names}
+            | place
+            | {
+                "licence": licence_of(document.metadata, self.inputs.config.curation.licence),
+                **dict.fromkeys(("strategy", "stage", "reason", "detail")),
+            }
+        )
 
     def _rewritten(self, rewriter: Rewriter, request: RewriteRequest, written: Written, ready: ReadyTexts) -> Record:
         """The record of a text, as far as it can be told without the other texts of its document."""
@@ -245,6 +296,8 @@ class RewriteWithTeacher(PipelineStep):
             **{name: settings[name] if by_model else None for name in ("teacher_hash", "adapter_hash")},
             **{name: getattr(teacher, name) if by_model else None for name in SAMPLED_WITH},
         }
+        if written.too_long:
+            return record | {"teacher": settings["teacher_name"], "stage": "prompt", "reason": "prompt_too_long"}
         if (error := next((one.error for one in written.completions if one.error is not None), None)) is not None:
             return record | {"stage": "teacher", "reason": f"{type(error).__name__}: {error}"[:300]}
         rewrite = make_rewrite(
@@ -277,4 +330,6 @@ class RewriteWithTeacher(PipelineStep):
         # Before the filter `pii` a text may hold addresses, and a text with credentials is not kept at all.
         hidden = refusal.reason.startswith(("unknown_licence", "extract", "ftfy", "secrets"))
         text = "" if hidden else document.text[:SNIPPET_CHARACTERS]
-        return self._source(document) | {"id": document.id, "rewrite": None, "text": text} | refusal._asdict()
+        tokens = self.cutter.count(document.text)
+        record = {"id": document.id, "rewrite": None, "text": text, "source_tokens": tokens}
+        return self._source(document) | record | refusal._asdict()

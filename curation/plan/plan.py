@@ -132,8 +132,9 @@ def _plan_curate(
     if not teacher.kept.value:
         notes.append(f"none of {teacher.rewrites_measured} rewrites was kept: look why with `notewright preview`")
     reached = corpus.documents * pipeline.past_filters
-    rewrites = reached * curation.rewrites_per_document
-    tokens_in = reached * teacher.source_tokens
+    written = reached * teacher.passages
+    rewrites = written * curation.rewrites_per_document
+    tokens_in = written * teacher.source_tokens
     tokens_written = rewrites * curation.best_of * teacher.sampled_tokens
     tokens_out = rewrites * teacher.kept * teacher.kept_tokens + tokens_in * curation.keep_raw
     cpu_hours = corpus.documents * pipeline.cpu_ms / 3.6e6

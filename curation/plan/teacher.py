@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from curation.pipeline.manifest import read_manifest
 from curation.pipeline.preview import standalone_step
 from curation.pipeline.rewriter import rewriting
 from curation.pipeline.steps import RewriteWithTeacher
-from curation.plan.models import model_size, parameters_in_name, token_counter, why_not_loadable
+from curation.plan.models import model_size, parameters_in_name, planned_cutter, token_counter, why_not_loadable
 from curation.plan.quantity import Quantity, exact, mean_of, share_of
 from student.engine.model_names import MissingFolder, check_name
 from student.text.words import count_words
@@ -45,7 +46,9 @@ class TeacherCost:
     weights_gb: float | None
     """In bfloat16."""
     source_tokens: Quantity
-    """Tokens of a document."""
+    """Tokens of a passage."""
+    passages: Quantity
+    """Passages of a document that reaches the teacher."""
     rewrite_tokens: Quantity
     """Tokens of a rewrite, kept or refused."""
     sampled_tokens: Quantity
@@ -133,18 +136,19 @@ def measure_teacher(
     """Writes a few rewrites with the teacher of the config where its weights are on this machine and fit its memory;
     where not, states what is assumed. `parameters` is its size as the user states it."""
     with standalone_step(config) as step:
-        documents = _documents_for_teacher(step, sample)
+        step.cutter = planned_cutter(step.inputs.config, notes := list[str](), model_writes(step.inputs.config))
+        documents, passages = _passages_for_teacher(step, sample)
         if not model_writes(step.inputs.config) or config.teacher.chooses_only:
             records = step.rewrite(documents[:MANY], 0)
             words = mean_of([float(count_words(document.text)) for document in documents])
             lengths, kept_lengths, kept = _lengths([record for record in records if record["strategy"] != RAW], words)
             return TeacherCost(
                 parameters=model_size(config.teacher.model) if config.teacher.chooses_only else None, weights_gb=None,
-                source_tokens=words, rewrite_tokens=lengths,
+                source_tokens=words, passages=passages, rewrite_tokens=lengths,
                 sampled_tokens=exact(0.0), kept=kept, kept_tokens=kept_lengths, rewrites_measured=len(records),
                 tokens_per_second=None, at_once=None, notes=("no model writes: tokens are words",),
             )  # fmt: skip
-        teacher, model, notes = config.teacher, config.teacher.model, list[str]()
+        teacher, model = config.teacher, config.teacher.model
         try:
             check_name(model)
         except MissingFolder:
@@ -181,22 +185,25 @@ def measure_teacher(
         kept = Quantity(1.0, 0.5, 1.0, "assumed")
     last_tokens = sum(last_sampled)
     return TeacherCost(
-        parameters=size, weights_gb=None if size is None else 2 * size.value / 1e9, source_tokens=source_tokens,
+        parameters=size, weights_gb=None if size is None else 2 * size.value / 1e9,
+        source_tokens=source_tokens, passages=passages,
         rewrite_tokens=rewrite_tokens, sampled_tokens=sampled_tokens, kept=kept, kept_tokens=kept_tokens,
         rewrites_measured=len(records), tokens_per_second=last_tokens / seconds if last_tokens else None,
         at_once=len(last_batch) or None, notes=tuple(notes),
     )  # fmt: skip
 
 
-def _documents_for_teacher(step: RewriteWithTeacher, sample: Sequence[Document]) -> list[Document]:
-    """Copies of the documents that reach the teacher, as the filters leave them, in random order."""
+def _passages_for_teacher(step: RewriteWithTeacher, sample: Sequence[Document]) -> tuple[list[Document], Quantity]:
+    """The passages of copies of the documents that reach the teacher, as the filters leave them, in random order, and
+    how many a document has."""
     documents = deepcopy(list(sample))
     for document in documents:
         document.metadata["training_id"] = document.id
     with Cleaner(step.inputs.config.curation) as cleaner:
-        kept = [document for document in documents if step.refusal(document, cleaner) is None]
-    random.Random(0).shuffle(kept)
-    return kept
+        kept = [step.cutter.cut(document) for document in documents if step.refusal(document, cleaner) is None]
+    passages = list(chain.from_iterable(kept))
+    random.Random(0).shuffle(passages)
+    return passages, mean_of([float(len(of_document)) for of_document in kept])
 
 
 def _write_rewrites(step: RewriteWithTeacher, documents: list[Document]) -> tuple[list[Record], list[Record], float]:

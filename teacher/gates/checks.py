@@ -16,7 +16,7 @@ from configs.schema import Gates, Teacher
 from configs.schema.plans import Plans
 from student.grids.grid import read_pairs
 from student.plans import read_plan
-from student.records import Document, Question, passage_of
+from student.records import Document, Question, whole_id
 from student.text.words import count_words, length_in_words, ngrams, word_line, words
 from teacher.gates import injection
 from teacher.prompting.defence import CHAT_MARK, MARKER, control_tokens
@@ -239,8 +239,7 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
         if not long_hits and not short_hits:
             return False
         text_line, document_line = word_line(tokens), word_line(words(document.text))
-        passage = passage_of(document)
-        owner = document.id if passage is None else passage.document_id
+        owner = whole_id(document)
 
         def leaks(item: Question, question: str, carried: str) -> bool:
             # A question about another passage of the document is about the document too.

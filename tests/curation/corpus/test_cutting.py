@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from configs.schema import Config, Data
 from curation.corpus.passages import Cutter, find_headings, heading_paths, join_small
 from curation.corpus.training_data import apart_from, group_of, read_documents
+from student.grids.grid import Pair, pairs_text, read_grid
 from student.records import passage_of
 from teacher.questions.cache import document_key
 from tests.curation.datasets import write_jsonl
@@ -61,7 +62,8 @@ def test_a_document_that_fits_is_itself() -> None:
     assert cutter(16).cut(document) == [document] and passage_of(document) is None
     assert len(cut("word " * 16, 16)) == 1 and len(cut("word " * 17, 16)) > 1
     assert len(cut("word " * 5000, None)) == 1
-    # What a document brings is about all of it.
+    # What a document brings is about all of it, as the rule of a task of grids is.
+    assert len(cut(pairs_text([Pair(read_grid("012/345"), read_grid("12"))] * 50), 16)) == 1
     assert len(cut("word " * 5000, 16, rewrites=["its gist"])) == 1
 
 

@@ -29,7 +29,12 @@ from tests.curation.pipeline.test_echo import (
 )
 from tests.processes import PATIENCE, happens
 
-SETTINGS = ("curation.dedup=minhash", "curation.filters.secrets=true", "curation.keep_raw=0.1")
+SETTINGS = (
+    "curation.dedup=minhash",
+    "curation.filters.secrets=true",
+    "curation.keep_raw=0.1",
+    "data.passage_tokens=64",
+)
 DOCUMENTS = 3000
 
 
@@ -175,5 +180,6 @@ def test_chaos(tmp_path: Path) -> None:
     assert [files[f"{name}.jsonl"]["documents_in"] for name in "abc"] == [800, 800, 800]
     assert 600 < files["d.jsonl.gz"]["documents_in"] < 900 and "truncated" in files["d.jsonl.gz"]["reason"]
     # The break of the archive has a record too.
-    assert summary.documents_in == len(ended) - 1 >= DOCUMENTS
+    assert summary.documents_in == len({place[:2] for place in ended}) - 1 >= DOCUMENTS
+    assert sum(passage > 5 for _, _, passage, _ in ended if passage is not None) > 500, "long documents were cut"
     assert all(count > 0 for count in (summary.filtered, summary.quarantined, summary.failed))

@@ -310,7 +310,7 @@ def test_shards_are_split_by_size_and_regrouped(tmp_path: Path, teacher: Path, m
     monkeypatch.setattr(dataset, "ROW_GROUP_ROWS", 5)
     config = curation_config(tmp_path, teacher, write_jsonl(tmp_path / "a.jsonl", rows(23)))
     real = pipeline.merge
-    monkeypatch.setattr(pipeline, "merge", lambda *given: real(*given[:-1], 2000))
+    monkeypatch.setattr(pipeline, "merge", lambda *given, **more: real(*given[:-1], 2000, **more))
     curate(config)
     names = [shard["path"] for shard in manifest_of(config)["shards"]]
     assert len(names) > 1 and names == [f"data/train-{i:05d}-of-{len(names):05d}.parquet" for i in range(len(names))]

@@ -73,7 +73,7 @@ def test_no_text_in_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd:
     write_jsonl(tmp_path / "in/a.jsonl", [{"text": private}])
     config = echo_config(tmp_path / "in", tmp_path / "out", "gates.min_words=1")
 
-    def failing(rewriter: Any, teacher: Any, requests: list[Any], seed: int) -> None:
+    def failing(rewriter: Any, teacher: Any, requests: list[Any], *given: Any, **more: Any) -> None:
         text = requests[0].document.text
         raise KeyError(len(text))
 

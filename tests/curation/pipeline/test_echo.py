@@ -31,20 +31,30 @@ from tests.curation.datasets import WORDS, data_bytes, data_rows, lines, manifes
 CONFIG = Path(__file__).parents[3] / "configs/curate-echo.yaml"
 
 
+KINDS = ("passages", "source_tokens")
+
+
 def echo_config(source: Path, output: Path, *overrides: str, batch_size: int = 8) -> Config:
     given = [f"curation.input={source}", f"curation.output={output}", f"teacher.batch_size={batch_size}"]
     return load_config(CONFIG, [*given, "gates.max_repetition=1.0", *overrides])
 
 
-def terminal_records(config: Config) -> Counter[tuple[str, int, int | None]]:
-    """How often each document and rewrite ended; a document that never reached the writer ended as one `None`."""
+def terminal_records(config: Config) -> Counter[tuple[str, int, int | None, int | None]]:
+    """How often each passage and rewrite ended; a document that never reached the writer ended as one `None`."""
     ended = [*data_rows(config), *lines(config, "quarantine"), *lines(config, "filtered")]
-    return Counter((r["source_file"], r["source_row"], r["rewrite"]) for r in ended if r["strategy"] != "raw")
+    names = ("source_file", "source_row", "passage", "rewrite")
+    return Counter(tuple(record.get(name) for name in names) for record in ended if record["strategy"] != "raw")
 
 
 def consistent(manifest: dict[str, Any]) -> bool:
-    parts = ("documents_out", "filtered", "quarantined", "failed")
-    return all(file["documents_in"] == sum(file[part] for part in parts) for file in manifest["files"])
+    """Whether what went in is what came to an end: documents, passages and tokens of every file."""
+    parts = ("filtered", "quarantined", "failed")
+    return all(
+        file["documents_in"] == sum(file[part] for part in ("documents_out", *parts))
+        and all(file[kind]["in"] == sum(file[kind][part] for part in ("out", *parts)) for kind in KINDS)
+        and file["passages"]["in"] >= file["documents_in"]
+        for file in manifest["files"]
+    )
 
 
 def test_a_folder_in_the_same_texts_out(tmp_path: Path) -> None:
@@ -266,6 +276,12 @@ def test_a_writer_that_repeats_itself_causes_a_warning(
     assert f"warning: the texts compress {rewrites['compression']:.1f} times" in said and "repeats itself" in said
 
 
+def long_text(generator: random.Random) -> str:
+    """Up to 40 paragraphs, some of which the writer fails on or the gates refuse where they are passages."""
+    texts = [" ".join(generator.choices(WORDS, k=30)) + "." for _ in range(generator.randint(2, 40))]
+    return "\n\n".join(f"poison {text}" if generator.random() < 0.1 else text for text in texts)
+
+
 def faulty_corpus(folder: Path, documents: int) -> None:
     """Three files with everything that can be wrong with a row."""
     generator = random.Random(7)
@@ -283,6 +299,8 @@ def faulty_corpus(folder: Path, documents: int) -> None:
                 made.append(orjson.dumps(row | {"text": f"{text} AKIAIOSFODNN7EXAMPLE"}))
             elif chance < 0.2:
                 made.append(orjson.dumps(row | {"id": "the same", "text": sentences(generator.randrange(40), 60)}))
+            elif chance < 0.25:
+                made.append(orjson.dumps(row | {"text": long_text(generator)}))
             else:
                 made.append(orjson.dumps(row | {"text": text}))
         folder.mkdir(parents=True, exist_ok=True)
@@ -293,9 +311,9 @@ def curate_with_faults(config: Config) -> None:
     """The echo fails on some documents for good."""
     real = pipeline_steps.write
 
-    def failing(rewriter: Any, teacher: Any, requests: list[Any], seed: int) -> Any:
+    def failing(rewriter: Any, teacher: Any, requests: list[Any], seed: int, **more: Any) -> Any:
         failed = Written([""], [Completion("", False, RuntimeError("out of memory"))])
-        written = zip(requests, real(rewriter, teacher, requests, seed), strict=True)
+        written = zip(requests, real(rewriter, teacher, requests, seed, **more), strict=True)
         return [failed if "poison" in request.document.text else one for request, one in written]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -111,7 +111,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_teacher_that_fails_is_shown_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(rewriter: Any, teacher: Any, requests: list[Any], seed: int) -> Any:
+    def fail(rewriter: Any, teacher: Any, requests: list[Any], *given: Any, **more: Any) -> Any:
         return [Written([""], [Completion("", False, RuntimeError("out of memory"))])] * len(requests)
 
     monkeypatch.setattr(steps, "write", fail)
