@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from student.engine.memory import return_freed_memory
+
 Stopped = Callable[[], bool]
 """Whether the work is in vain, because another process has failed."""
 
@@ -133,6 +135,7 @@ def _serve(work: Callable[[Any, Stopped], Any], connection: Connection, stop: An
             result = _result_or_error(work, pickle.loads(connection.recv_bytes()), stop)
             connection.send_bytes(pickle.dumps(result))
             del result
+            return_freed_memory()
     except (EOFError, ConnectionError):
         return
 

@@ -36,6 +36,7 @@ from student.engine.memory import (
     free_bytes,
     is_out_of_memory,
     keep_freed_memory,
+    return_freed_memory,
 )
 from student.engine.models import exam_problem, positions_of
 from student.engine.proof import proved_scorer
@@ -216,6 +217,7 @@ class InlinePool:
             yield progress, usage
         finally:
             self.stack.release()
+            return_freed_memory()
 
     def students_that_fit(self, schedules: list[Schedule]) -> int:
         """How many of these students the next batch takes, by the memory that is free now."""
