@@ -1,4 +1,4 @@
-"""Worker processes that never outlive the run that started them."""
+"""Worker processes that never outlive the run that started them, and the memory that a process keeps."""
 
 import ctypes
 import multiprocessing
@@ -59,3 +59,45 @@ def cpu_seconds() -> float:
     """User and system time of this process and of those below it that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
+
+
+KEPT_BYTES = 2**30
+"""Freed memory that a process keeps for its next step."""
+
+
+class _Mallinfo2(ctypes.Structure):
+    """What glibc's malloc says of itself (malloc.h, from 2.33 on)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def keep_freed_memory() -> None:
+    """Has glibc's malloc keep up to `KEPT_BYTES` of freed memory, in this process and those that are forked from it.
+
+    A training step frees what the next one needs, and on the lab's student fresh pages from the system cost a core a
+    twentieth of its time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        m_trim_threshold, m_mmap_threshold = -1, -3  # of glibc's malloc.h
+        mallopt(m_mmap_threshold, 32 * 2**20)  # the most it takes
+        mallopt(m_trim_threshold, KEPT_BYTES)
+
+
+def return_freed_memory() -> None:
+    """Gives the system back what glibc's malloc keeps where that is more than `KEPT_BYTES`.
+
+    malloc's own threshold counts the end of its heap alone, and texts of other lengths leave holes in it. Five batches
+    of eight SmolLM2 students left 2.7 GB in a process, and 1.5 GB where each batch gave back.
+    """
+    libc = ctypes.CDLL(None)
+    if not (hasattr(libc, "mallinfo2") and hasattr(libc, "malloc_trim")):
+        return
+    libc.mallinfo2.restype = _Mallinfo2
+    if libc.mallinfo2().fordblks > KEPT_BYTES:
+        libc.malloc_trim(ctypes.c_size_t(0))

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from student.engine.memory import return_freed_memory
+from configs.processes import return_freed_memory
 
 Stopped = Callable[[], bool]
 """Whether the work is in vain, because another process has failed."""

@@ -24,6 +24,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import UserError
+from configs.processes import keep_freed_memory, return_freed_memory
 from configs.schema import Student
 from student.engine.encoding import Encoded, check_offsets
 from student.engine.exam import Examiner, outcome_of
@@ -35,8 +36,6 @@ from student.engine.memory import (
     activation_bytes_per_token,
     free_bytes,
     is_out_of_memory,
-    keep_freed_memory,
-    return_freed_memory,
 )
 from student.engine.models import exam_problem, positions_of
 from student.engine.proof import proved_scorer

@@ -5,10 +5,10 @@ import sys
 
 HOLES = """
 import ctypes, psutil
-from student.engine import memory
+from configs import processes
 
-memory.keep_freed_memory()
-memory.KEPT_BYTES = 64 * 2**20
+processes.keep_freed_memory()
+processes.KEPT_BYTES = 64 * 2**20
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 blocks = [libc.malloc(2**20) for _ in range(300)]
@@ -18,7 +18,7 @@ last = blocks.pop()
 for block in blocks:
     libc.free(block)
 before = psutil.Process().memory_info().rss
-memory.return_freed_memory()
+processes.return_freed_memory()
 print(before - psutil.Process().memory_info().rss if hasattr(libc, "mallinfo2") else 300 * 2**20)
 """
 
