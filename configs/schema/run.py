@@ -57,10 +57,10 @@ class Lab(Section):
     heldout_people: int = Field(default=96, ge=8)
     """People whom no teacher learns on: eight share a student, so that 96 make twelve independent batches."""
     curate_people: int = Field(default=64, ge=8)
-    train_tasks: int = Field(default=208, ge=8)
-    """Tasks of 26 families of rules that neither the student nor the held-out tasks have."""
-    heldout_tasks: int = Field(default=104, ge=8)
-    """Tasks of 26 other families."""
+    train_tasks: int = Field(default=216, ge=8)
+    """Tasks of 14 families of rules that neither the student nor the held-out tasks have."""
+    heldout_tasks: int = Field(default=108, ge=8)
+    """Tasks of 14 other families."""
     effort: float = Field(default=1.0, gt=0, le=1)
     """Share of the usual training steps of the lab's models. Models of less effort are poor, and enough for tests."""
     seed: int = 0

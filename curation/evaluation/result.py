@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.files import write_json, write_whole
+from curation.corpus.training_data import group_of
 from curation.evaluation.arms import ALONE
 from curation.evaluation.estimates import StudentEstimates, document_means, mean_over_seeds, names_by_group
 from curation.evaluation.inputs import Inputs
@@ -132,7 +133,10 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
     """What a reader must know of how it was measured, a sentence each."""
     config = inputs.config
     settings, student, documents = config.evaluation, config.student, len(inputs.documents)
+    drawn = "batches of documents that share students"
     clusters = math.ceil(documents / config.reward.documents_together)
+    if config.reward.documents_together == 1:
+        drawn, clusters = "titles of documents", len(set(map(group_of, inputs.documents)))
     asked = "all their questions, none of which was rewarded" if settings.questions == "all" else "held-out questions"
     kinds, measure = {arm.kind for arm in inputs.arms}, config.reward.measure
     of_run = ""
@@ -143,7 +147,7 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
     sentences = [
         f"{documents} documents that no teacher was trained on, asked {asked}; every arm but `none` and `raw` gets"
         f" {student.steps} steps of {student.tokens_per_step} tokens, and what holds fewer is met again.",
-        f"Intervals are 95%, cluster-robust over {clusters} batches of documents that share students (Student's t,"
+        f"Intervals are 95%, cluster-robust over {clusters} {drawn} (Student's t,"
         f" {clusters - 1} degrees of freedom), {settings.seeds} students a batch and arm, whose random numbers all arms"
         f" have in common{of_run}.",
         f"Gains, claims and verdicts are {in_measure(measure)}, as `reward.measure` says; other measures describe.",
@@ -182,7 +186,7 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
             " documents of this one set in other orders and groups, with other seeds."
         )
     if clusters < 2:
-        sentences.append("One batch of documents makes no interval possible: evaluate more of them.")
+        sentences.append("One batch or title of documents makes no interval possible: evaluate more of them.")
     return sentences
 
 

@@ -13,16 +13,17 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from configs.schema import Lab
-from curation.lab.grids import SHOWN, SIDE, families
+from curation.lab.grids import COLOURS, SHOWN, SIDE, families
 from curation.lab.models import Batch, fit, new_model, save
-from student.grids.grid import ANSWER, COLOURS, ROW
+from student.grids.grid import ANSWER, ROW
+from student.grids.grid import COLOURS as DIGITS
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of single characters: each cell is a token."""
-    characters = [*SPECIAL, "\n", ROW, ANSWER[0], *map(str, range(COLOURS))]
+    characters = [*SPECIAL, "\n", ROW, ANSWER[0], *map(str, range(DIGITS))]
     vocabulary = {token: i for i, token in enumerate(characters)}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -41,23 +42,23 @@ def task_batches(tokenizer: PreTrainedTokenizerFast, seed: int, rows_B: int = 32
     rng = np.random.default_rng(seed)
     known = families("base")
     to_id = tokenizer.convert_tokens_to_ids
-    line_break, row, equals, *digits = to_id(["\n", ROW, ANSWER[0], *map(str, range(COLOURS))])
-    P, cells = SHOWN + 1, SIDE * SIDE
+    line_break, row, equals, *digits = to_id(["\n", ROW, ANSWER[0], *map(str, range(DIGITS))])
+    P = SHOWN + 1
     while True:
-        inputs_BPC = rng.integers(COLOURS, size=(rows_B, P, cells), dtype=np.int8)
+        inputs_BPHW = rng.integers(COLOURS, size=(rows_B, P, SIDE, SIDE), dtype=np.int8)
         chosen = rng.integers(len(known), size=rows_B)
-        outputs_BPC = np.stack([known[i].apply(grids, rng) for i, grids in zip(chosen, inputs_BPC, strict=True)])
+        outputs_BPHW = np.stack([known[i].apply(grids, rng) for i, grids in zip(chosen, inputs_BPHW, strict=True)])
 
-        def as_tokens(grids_BPC: np.ndarray) -> np.ndarray:
+        def as_tokens(grids_BPHW: np.ndarray) -> np.ndarray:
             """Cells with `ROW` between rows."""
             tokens = np.full((rows_B, P, SIDE, SIDE + 1), row)
-            tokens[..., :SIDE] = np.array(digits)[grids_BPC].reshape(rows_B, P, SIDE, SIDE)
+            tokens[..., :SIDE] = np.array(digits)[grids_BPHW]
             return tokens.reshape(rows_B, P, -1)[..., :-1]
 
         ends_BP1 = np.full((rows_B, P, 1), line_break)
         ends_BP1[:, -1] = tokenizer.eos_token_id
-        asked_BPT = np.concatenate([as_tokens(inputs_BPC), [[[equals, line_break]] * P] * rows_B], axis=-1)
-        answers_BPT = np.concatenate([as_tokens(outputs_BPC), ends_BP1], axis=-1)
+        asked_BPT = np.concatenate([as_tokens(inputs_BPHW), [[[equals, line_break]] * P] * rows_B], axis=-1)
+        answers_BPT = np.concatenate([as_tokens(outputs_BPHW), ends_BP1], axis=-1)
         ids_BT = np.concatenate([asked_BPT, answers_BPT], axis=-1).reshape(rows_B, -1)
         labels_BT = np.concatenate([np.full_like(asked_BPT, -100), answers_BPT], axis=-1).reshape(rows_B, -1)
         opening_B1 = np.full((rows_B, 1), tokenizer.bos_token_id)

@@ -133,7 +133,8 @@ def intervals_of(evaluation: EvaluationResult, setting: str = "together") -> str
     of_run = f"; of trained teachers they are of {ONE_RUN}" if _of_one_run(evaluation) else ""
     if clusters == n:
         return f"95% intervals over {documents}{seeds}{of_run}"
-    return f"95% intervals over {amount(clusters, 'batch')} of documents ({documents}{seeds}){of_run}"
+    drawn = "title" if setting == "single" or evaluation.documents_per_student == 1 else "batch"
+    return f"95% intervals over {amount(clusters, drawn)} of documents ({documents}{seeds}){of_run}"
 
 
 def _of_one_run(evaluation: EvaluationResult) -> bool:

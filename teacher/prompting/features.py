@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -47,17 +48,19 @@ def _of_pairs(measure: Callable[[list[Pair]], float]) -> Callable[[str], float]:
     return of_text
 
 
-def _kept_colours(pairs: list[Pair]) -> float:
-    """The share of pairs whose output has each colour as often as the input."""
-    return sum(Counter(pair.input.flat) == Counter(pair.output.flat) for pair in pairs) / len(pairs)
+def _recoloured(by: Callable[[int, int], int]) -> Callable[[list[Pair]], float]:
+    """Whether one rule makes all outputs: each colour becomes another one, always the same at places (row, column) that
+    are `by` the same number. 1 or 0."""
 
+    def measure(pairs: list[Pair]) -> float:
+        if any(pair.input.shape != pair.output.shape for pair in pairs):
+            return 0.0
+        changes = {
+            (by(*place), colour, pair.output[place]) for pair in pairs for place, colour in np.ndenumerate(pair.input)
+        }
+        return float(len(changes) == len({change[:2] for change in changes}))
 
-def _recoloured(pairs: list[Pair]) -> float:
-    """1 where every output is the input with each colour replaced by always the same one."""
-    if any(pair.input.shape != pair.output.shape for pair in pairs):
-        return 0.0
-    changes = {change for pair in pairs for change in zip(pair.input.flat, pair.output.flat, strict=True)}
-    return float(len(changes) == len({colour for colour, _ in changes}))
+    return measure
 
 
 class Quantity(NamedTuple):
@@ -84,11 +87,12 @@ QUANTITIES = {
     "capitals": Quantity(_share(lambda word: word[0].isupper()), (0.05, 0.1, 0.2, 0.4)),
     "letters": Quantity(lambda text: sum(map(str.isalpha, text)) / max(1, count_words(text)), (3.5, 4, 4.5, 5, 6)),
     "questions": Quantity(lambda text: len(_QUESTION.findall(text)), (1, 2, 4, 8)),
-    "kept-colours": Quantity(_of_pairs(_kept_colours), (0.5, 1)),
-    "recoloured": Quantity(_of_pairs(_recoloured), (1,)),
+    "recoloured": Quantity(_of_pairs(_recoloured(lambda row, column: 0)), (1,)),
+    "recoloured-rows": Quantity(_of_pairs(_recoloured(lambda row, column: row)), (1,)),
+    "recoloured-columns": Quantity(_of_pairs(_recoloured(lambda row, column: column)), (1,)),
 }
 """Cheap, and of any language: words with a digit and words with a capital are shares of all words, letters are a mean
-of a word. The last two are of tasks of grids: what all their pairs have in common."""
+of a word. The last three are of tasks of grids: what decides on a cell's new colour."""
 
 
 def head_prompt(settings: Teacher, document: Document) -> str:
