@@ -13,27 +13,6 @@ def clustered(rng, mean=0.0, clusters=6, size=8, between=1.0, within=0.5):
     return values, {name: int(name.split("-")[0]) for name in values}
 
 
-def test_intervals_cover_and_naive_ones_would_not():
-    rng = np.random.default_rng(0)
-    covered = naive = 0
-    for _ in range(1000):
-        values, clusters = clustered(rng)
-        estimate = ClusteredMean(values, clusters).estimate
-        covered += estimate.low < 0 < estimate.high
-        alone = ClusteredMean(values, {name: i for i, name in enumerate(values)}).estimate
-        naive += alone.low < 0 < alone.high
-    assert 0.93 < covered / 1000 < 0.97
-    assert naive / 1000 < 0.75, "documents that share a student are not independent"
-
-
-def test_the_interval_excludes_zero_where_p_is_below_five_percent():
-    rng = np.random.default_rng(1)
-    for _ in range(200):
-        mean = ClusteredMean(*clustered(rng, mean=1.0))
-        estimate = mean.estimate
-        assert (estimate.low > 0 or estimate.high < 0) == (mean.p < 0.05)
-
-
 def test_the_detectable_effect_is_detected_four_times_in_five():
     rng = np.random.default_rng(2)
     sizes = [ClusteredMean(*clustered(rng)).detectable for _ in range(300)]
