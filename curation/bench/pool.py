@@ -2,19 +2,16 @@
 
 Students of the lab's shape learn in this process and on one and two actors, in turns. Then 10,000 queued jobs pass
 through actors whose students are simulated (they answer at once), to measure what passing alone costs, and whether
-memory grows with the queue. Last, the measured costs are the parts of simulated rounds on 8 to 512 GPUs
-(`curation.bench.pool_simulation`).
+memory grows with the queue.
 """
 
 import gc
-import math
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +19,17 @@ import psutil
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from configs.errors import UserError
-from configs.files import read_json_lines
 from configs.schema import Lora, Student
-from curation.bench.pool_simulation import MOST, Costs, scaling
 from student.bench.inputs import bench_model, environment, lesson_texts
 from student.engine.helpers import torch_threads
-from student.pools.batching import TrainingSize
 from student.pools.inline import InlinePool
 from student.pools.ray import RayPool
 from student.records import Answer, Exam, Job, Lesson, OnDone, Outcome, Question
 
 TEXTS, QUESTIONS = 8, 40
 """Texts and questions of a student, as in the lab: eight people, five questions about each."""
-BATCH, SMALL_BATCH = 32, 4
+BATCH = 32
 QUEUE = 10_000
-FASTER = (1.0, 10.0, 100.0)
-TEACHER_SHARE = 0.1
 TARGET = 0.05
 SIMULATED = "simulated"
 
@@ -63,46 +54,33 @@ class BenchStudents(InlinePool):
         return outcomes
 
 
-def run_bench(
-    *, students: int = 64, steps: int = 15, repeats: int = 3, run: Path | None = None, progress: Progress = print
-) -> dict[str, Any]:
-    """Measures and simulates; `students` train in each arm, `repeats` times in turns. Raises UserError where Ray is
-    missing, or `run` holds no measured round. Keys of the result that need words:
+def run_bench(*, students: int = 64, steps: int = 15, repeats: int = 3, progress: Progress = print) -> dict[str, Any]:
+    """Measures; `students` train in each arm, `repeats` times in turns. Raises UserError where Ray is missing. Keys of
+    the result that need words:
 
     * `students_per_second`: medians by arm. `inline` (this process and its helpers, on all cores), `inline_1` (one
       thread), `actors_1` and `actors_2` (one thread each); `ratio_to_...` are medians of ratios within a turn, which
       other work on the machine hardly changes.
-    * `seconds_per_student`: of `inline_1`, in batches of 32; `small_batch_...`: the same in batches of 4.
+    * `seconds_per_student`: of `inline_1`, in batches of 32.
     * `overhead_ms_per_job`: wall clock of a job through two actors that do nothing, in batches of 32, with outcomes of
       real size; `overhead_share` is its share of `seconds_per_student`.
-    * `driver_ms_...`: CPU time of the dispatching process alone. `queue.rss_growth_mb`: its highest memory while the
-      queued jobs run, above that when all of them were made.
-    * `simulation`: by how many times as fast an actor is as one core here (a GPU runs larger students; seconds a
-      student count). `teacher_share` of a round on 8 GPUs is assumed unless `run` has measured it.
+    * `driver_ms_per_job`: CPU time of the dispatching process alone. `queue.rss_growth_mb`: its highest memory while
+      the queued jobs run, above that when all of them were made.
     """
-    teacher_share = TEACHER_SHARE if run is None else _teacher_share(run)
     disable_progress_bar()
     jobs = make_jobs(max(students, QUEUE), steps)
     with tempfile.TemporaryDirectory(prefix="notewright-bench-") as folder:
         settings = _settings(Path(folder), jobs)
         # Both pools are open at the same time, so each actor asks for half a core.
         one, two = (RayPool(settings.model_copy(update={"actors": n}), sharing=2, build=BenchStudents) for n in (1, 2))
-        seconds, spread = _measure_arms(settings, one, two, jobs[:students], repeats, progress)
+        seconds = _measure_arms(settings, one, two, jobs[:students], repeats, progress)
         one.close()
         passing = _measure_passing(two, jobs[:QUEUE], progress)
         two.close()
-    alone, small = statistics.median(seconds["inline_1"]), statistics.median(seconds["small"])
-    # Two batch sizes, two unknowns: what a batch costs whatever is in it, and what a student adds.
-    student = max((alone * BATCH - small * SMALL_BATCH) / (BATCH - SMALL_BATCH), 0.1 * alone)
-    costs = Costs(
-        batch=max(0.0, (small - student) * SMALL_BATCH), student=student, spread=spread,
-        deal_batch=passing["driver_ms_per_batch"] / 1000, deal_student=passing["driver_ms_per_job"] / 1000,
-    )  # fmt: skip
-    sizes = [TrainingSize.of(job.lesson, settings).cost for job in jobs[:QUEUE]]
-    lengths = [size / statistics.fmean(sizes) for size in sizes]
+    alone = statistics.median(seconds["inline_1"])
     overhead_share = passing["overhead_ms_per_job"] / 1000 / alone
     return {
-        "students_per_second": {arm: 1 / statistics.median(s) for arm, s in seconds.items() if arm != "small"},
+        "students_per_second": {arm: 1 / statistics.median(s) for arm, s in seconds.items()},
         **{
             f"ratio_to_{base}": {
                 arm: statistics.median(b / a for a, b in zip(seconds[arm], seconds[base], strict=True))
@@ -111,15 +89,9 @@ def run_bench(
             for base in ("inline", "inline_1")
         },
         "seconds_per_student": alone,
-        "small_batch_seconds_per_student": small,
         "overhead_share": overhead_share,
         "within_target": overhead_share < TARGET,
         **passing,
-        "costs": asdict(costs),
-        "most_students_per_second": 1 / max(costs.deal_student + costs.deal_batch / MOST, 1e-9),
-        "teacher_share": teacher_share,
-        "teacher_share_how": "assumed" if run is None else "measured",
-        "simulation": {f"{times:g}": scaling(lengths, costs.faster(times), teacher_share) for times in FASTER},
         "students": students,
         "steps": steps,
         "repeats": repeats,
@@ -159,30 +131,24 @@ def _settings(folder: Path, jobs: list[Job]) -> Student:
 
 def _measure_arms(
     settings: Student, one: RayPool, two: RayPool, jobs: list[Job], repeats: int, progress: Progress
-) -> tuple[dict[str, list[float]], float]:
-    """Seconds a student by arm and turn; and the spread of the logarithm of a batch's time."""
-    inline, small = InlinePool(settings), InlinePool(settings.model_copy(update={"max_slots": SMALL_BATCH}))
-    cores = os.cpu_count() or 1
+) -> dict[str, list[float]]:
+    """Seconds a student by arm and turn."""
+    inline = InlinePool(settings)
     arms: dict[str, tuple[InlinePool | RayPool, int]] = {
-        "inline": (inline, cores), "inline_1": (inline, 1), "small": (small, 1), "actors_1": (one, 1),
-        "actors_2": (two, 1),
+        "inline": (inline, os.cpu_count() or 1), "inline_1": (inline, 1), "actors_1": (one, 1), "actors_2": (two, 1),
     }  # fmt: skip
     for pool, _ in arms.values():
-        pool.examine(jobs[:SMALL_BATCH])
+        pool.examine(jobs[:4])
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
-    log_ratios: list[float] = []
     for turn in range(repeats):
         for arm, (pool, threads) in arms.items():
-            times = [time.perf_counter()]
+            start = time.perf_counter()
             with torch_threads(threads):
-                pool.examine(jobs, lambda _, times=times: times.append(time.perf_counter()))  # type: ignore[misc]
-            seconds[arm].append((times[-1] - times[0]) / len(jobs))
-            if arm == "small":
-                batch_seconds = [later - earlier for earlier, later in pairwise(times)]
-                log_ratios += [math.log(value / statistics.median(batch_seconds)) for value in batch_seconds]
+                pool.examine(jobs)
+            seconds[arm].append((time.perf_counter() - start) / len(jobs))
         rates = ", ".join(f"{arm} {1 / values[-1]:.2f}" for arm, values in seconds.items())
         progress(f"turn {turn + 1}/{repeats}, students/s: {rates}")
-    return seconds, statistics.pstdev(log_ratios)
+    return seconds
 
 
 def _measure_passing(pool: RayPool, jobs: list[Job], progress: Progress) -> dict[str, Any]:
@@ -192,15 +158,8 @@ def _measure_passing(pool: RayPool, jobs: list[Job], progress: Progress) -> dict
     pool.examine(full[: 4 * BATCH])
     start, start_cpu = time.perf_counter(), time.process_time()
     pool.examine(full)
-    seconds, cpu_full = ((time.perf_counter() - start) / len(full), (time.process_time() - start_cpu) / len(full))
-    pool.settings = pool.settings.model_copy(update={"max_slots": 1})
-    start_cpu = time.process_time()
-    pool.examine(full[: 16 * BATCH])
-    cpu_single = (time.process_time() - start_cpu) / (16 * BATCH)
-    pool.settings = pool.settings.model_copy(update={"max_slots": BATCH})
-    # Again two batch sizes, 32 and 1, for what a job costs and what a batch does.
-    cpu_job = max(0.0, (cpu_full * BATCH - cpu_single) / (BATCH - 1))
-    progress(f"through actors that do nothing: {1000 * seconds:.2f} ms a job, {1000 * cpu_full:.2f} ms of CPU here")
+    seconds, cpu = (time.perf_counter() - start) / len(full), (time.process_time() - start_cpu) / len(full)
+    progress(f"through actors that do nothing: {1000 * seconds:.2f} ms a job, {1000 * cpu:.2f} ms of CPU here")
     gc.collect()
     process = psutil.Process()
     memory = [process.memory_info().rss]
@@ -215,18 +174,9 @@ def _measure_passing(pool: RayPool, jobs: list[Job], progress: Progress) -> dict
     progress(f"{len(queued)} queued: {queue['seconds']:.1f} s, memory +{queue['rss_growth_mb']:.1f} MB")
     return {
         "overhead_ms_per_job": 1000 * seconds,
-        "driver_ms_per_job": 1000 * cpu_job,
-        "driver_ms_per_batch": 1000 * max(0.0, cpu_single - cpu_job),
+        "driver_ms_per_job": 1000 * cpu,
         "queue": queue,
     }
-
-
-def _teacher_share(run: Path) -> float:
-    """Share of its rounds' time that a run on one device did not spend on students."""
-    lines = [line for line in read_json_lines(run / "journal" / "metrics.jsonl") if "seconds/students" in line]
-    if not lines:
-        raise UserError(f"{run}: no round in its journal says how long its students took")
-    return 1 - sum(line["seconds/students"] for line in lines) / sum(line["seconds/round"] for line in lines)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -240,13 +190,4 @@ def table(result: dict[str, Any]) -> str:
         f" {result['overhead_share']:.2%} of a student's {1000 * result['seconds_per_student']:.0f} ms",
         f"{queue['jobs']} jobs queued: {queue['seconds']:.1f} s, memory +{queue['rss_growth_mb']:.1f} MB",
     ]
-    for times, curve in result["simulation"].items():
-        each = 1000 * result["costs"]["student"] / float(times)
-        bend = f"bends at {curve['bends_at']} GPUs: {curve['why']}" if curve["bends_at"] else "does not bend"
-        lines.append(f"simulated, {each:.1f} ms a student: {bend}; with the teacher at {curve['round_bends_at']}")
-        lines += [
-            f"  {p['gpus']:4} GPUs {p['students_per_second']:9.1f} students/s, efficiency {p['efficiency']:.2f}"
-            f" (lost: small batches {p['small_batches']:.2f}, dealing {p['dealing']:.2f}, tail {p['tail']:.2f})"
-            for p in curve["points"]
-        ]
     return "\n".join(lines)

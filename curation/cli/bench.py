@@ -153,20 +153,18 @@ def bench_pool(
     students: Annotated[int, typer.Option(min=64, help="Students of each arm, in batches of 32.")] = 64,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each student.")] = 15,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements, taken in turns.")] = 3,
-    run: Annotated[Path | None, typer.Option(help="A run that measured the teacher's part of a round.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Students on Ray actors beside students in this process: speed, overhead, memory, and where scaling bends.
+    """Students on Ray actors beside students in this process: speed, overhead, memory.
 
-    Students of the lab's shape on one and two actors; 10,000 queued jobs; rounds on 8 to 512 simulated GPUs from the
-    costs that were measured. A few minutes on two cores.
+    Students of the lab's shape on one and two actors; 10,000 queued jobs. A few minutes on two cores.
 
     **Example:** `notewright bench pool --json`
     """
     from curation.bench.pool import run_bench, table
     from curation.console.progress import say
 
-    result = run_bench(students=students, steps=steps, repeats=repeats, run=run, progress=say)
+    result = run_bench(students=students, steps=steps, repeats=repeats, progress=say)
     show(result, as_json, table)
 
 

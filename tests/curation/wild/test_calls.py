@@ -247,7 +247,6 @@ ARGUMENTS = {
     "bench lab x.y=1 --dir b": "x.y",
     "bench curate --rows 1": "--rows",
     "bench pool --students 1": "--students",
-    "bench pool --run gone": "gone",
     "bench selection --rounds 0": "--rounds",
     "bench round x.y=1 --dir b": "x.y",
     "bench injections e.yaml --samples 0": "--samples",
