@@ -69,7 +69,8 @@ class Evaluation(Section):
     """Students that are edited so, in other orders and groups of the documents: intervals are over them. With replay
     each costs `2 * edits - 1` trainings of a single student, one after another."""
     lab: bool = False
-    """Build the lab if it is missing, and compare the result with what is known of the lab."""
+    """Build the lab if it is missing, and also compare the strategy that is known to be best for each of its students
+    with every other one."""
     workers: int = Field(default=1, ge=1)
     """Processes, one for each student model or teacher's training. On a CPU two of one thread beat one of two."""
 

@@ -5,7 +5,7 @@
     evaluation/lessons.parquet  one row a document, arm and student: what was taught, `LESSON_COLUMNS`
 
 A gain is the rise of a measure over the lesson, in the measure's unit (`student.records.UNITS`); where none is named
-it is that of `reward.measure`, which claims and verdicts are about. Accuracies are shares (0 ... 1) of gold answers
+it is that of `reward.measure`, which verdicts are about. Accuracies are shares (0 ... 1) of gold answers
 that greedy decoding would give after the lesson. All intervals are 95% and two-sided. A bound is None where one cluster
 alone makes no interval possible.
 """
@@ -254,22 +254,12 @@ class StudentResult(Record):
     """None without replay."""
 
 
-class Expectation(Record):
-    """What the evaluation was made to show, true or false."""
-
-    words: str
-    holds: bool
-    """By the corrected verdict of a comparison, or because its interval lies on one side."""
-    estimate: Estimate
-    """What it rests on: a difference in gain or in accuracy, or a share."""
-
-
 class EvaluationResult(Record):
     """`evaluation.json`."""
 
     format: Literal[4] = 4
     measure: Measure
-    """`reward.measure`, fixed before the students ran: what every `gain`, claim and verdict is in."""
+    """`reward.measure`, fixed before the students ran: what every `gain` and verdict is in."""
     documents: int
     documents_per_student: int
     seeds: int
@@ -283,7 +273,6 @@ class EvaluationResult(Record):
     students: dict[str, StudentResult]
     """By label: the model folder's name."""
     correction: Correction
-    claims: list[Expectation]
     student_runs: int
     """Different students trained for this result, in this call and earlier ones."""
     seconds: float

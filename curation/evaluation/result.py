@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from configs.files import write_json, write_whole
 from curation.corpus.training_data import group_of
-from curation.evaluation.arms import ALONE
 from curation.evaluation.estimates import StudentEstimates, document_means, mean_over_seeds, names_by_group
 from curation.evaluation.inputs import Inputs
 from curation.evaluation.measure import Measurements
@@ -23,14 +22,11 @@ from curation.evaluation.records import (
     LESSONS_FILE,
     RESULT_FILE,
     ArmResult,
-    Comparison,
     EvaluationResult,
-    Expectation,
     ScalingPoint,
     StudentResult,
 )
 from curation.evaluation.texts import taught_texts
-from curation.lab.items import BEST, JUNK
 from student.engine.models import read_tokenizer
 from student.records import in_measure
 from student.text.words import overlap_shares
@@ -150,7 +146,7 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
         f"Intervals are 95%, cluster-robust over {clusters} {drawn} (Student's t,"
         f" {clusters - 1} degrees of freedom), {settings.seeds} students a batch and arm, whose random numbers all arms"
         f" have in common{of_run}.",
-        f"Gains, claims and verdicts are {in_measure(measure)}, as `reward.measure` says; other measures describe.",
+        f"Gains and verdicts are {in_measure(measure)}, as `reward.measure` says; other measures describe.",
         "Comparisons are corrected by Holm within each setting and measure, over all students: a verdict other than"
         " `no detectable difference` stands after that.",
     ]
@@ -188,61 +184,6 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
     if clusters < 2:
         sentences.append("One batch or title of documents makes no interval possible: evaluate more of them.")
     return sentences
-
-
-def lab_expectations(result: EvaluationResult) -> list[Expectation]:
-    """What the lab was built to show, as far as its arms, sequences and checks were measured. Each claim rests on an
-    interval: on the corrected verdict of a comparison, or on bounds that lie on one side."""
-    return [
-        expectation.model_copy(update={"words": f"{label}: {expectation.words}"})
-        for label, student in result.students.items()
-        for expectation in (*_of_arms(label, student, result.reference), *_of_edits(student))
-    ]
-
-
-def _of_arms(label: str, student: StudentResult, reference: str) -> list[Expectation]:
-    compared: dict[tuple[str, str], Comparison] = {}
-    for c in student.comparisons:
-        if (c.setting, c.measure) == ("together", "gain"):
-            compared[c.arm, c.against] = c
-    expected = [(ALONE + name, reference, "worse", f"{ALONE + name} gains less than {reference}") for name in JUNK]
-    if "trained" in student.arms:
-        runs = student.arms["trained"].training_runs
-        lessons = f"this trained teacher's lessons ({ONE_RUN if runs == 1 else f'{runs} training runs'}) gain more than"
-        expected += [("trained", other, "better", f"{lessons} {other}") for other in ("repeated", "untrained")]
-    claims = [
-        Expectation(words=words, holds=found.verdict == verdict, estimate=found.difference)
-        for arm, against, verdict, words in expected
-        if (found := compared.get((arm, against)))
-    ]
-    best = ALONE + BEST.get(label, "")
-    others = [c for (arm, against), c in compared.items() if arm == best and against.startswith(ALONE)]
-    if others:
-        # The best of all only if better than each: the nearest decides, and no further correction is needed.
-        nearest = min(others, key=lambda c: c.difference.mean)
-        words = f"{best} gains more than every other strategy alone, the nearest is {nearest.against}"
-        holds = all(c.verdict == "better" for c in others)
-        claims.append(Expectation(words=words, holds=holds, estimate=nearest.difference))
-    return claims
-
-
-def _of_edits(student: StudentResult) -> list[Expectation]:
-    found = [
-        (
-            f"after {len(edits.studied)} edits {'with' if edits.replay else 'without'} replay more of what was studied"
-            " is known than before the first",
-            edits.studied_difference[-1],
-        )
-        for edits in student.sequences
-    ]
-    if student.replay_effect is not None:
-        edits = len(student.replay_effect.studied) + 1
-        words = f"after {edits} edits replay leaves more of what was studied known"
-        found.append((words, student.replay_effect.studied[-1]))
-    return [
-        Expectation(words=words, holds=estimate.low is not None and estimate.low > 0, estimate=estimate)
-        for words, estimate in found
-    ]
 
 
 def write_result(run_dir: Path, rows: Sequence[Mapping[str, Any]], lessons: pa.Table, result: EvaluationResult) -> None:

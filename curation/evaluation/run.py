@@ -26,7 +26,7 @@ from curation.evaluation.estimates import estimate_students
 from curation.evaluation.inputs import Inputs, read_inputs
 from curation.evaluation.measure import Measurements, measure_student
 from curation.evaluation.records import EvaluationResult
-from curation.evaluation.result import lab_expectations, lesson_table, notes, student_result, write_result
+from curation.evaluation.result import lesson_table, notes, student_result, write_result
 from curation.evaluation.teachers import Checkpoints, trained_teachers
 from curation.evaluation.texts import LessonTexts
 from student.pools import make_pool
@@ -76,7 +76,7 @@ def _make_result(
         label: student_result(inputs, label, measurements[label], estimates[label], teachers.get(label))
         for label in inputs.students
     }
-    result = EvaluationResult(
+    return EvaluationResult(
         measure=config.reward.measure,
         documents=len(inputs.documents),
         documents_per_student=config.reward.documents_together,
@@ -87,9 +87,7 @@ def _make_result(
         reference=settings.against,
         students=students,
         correction=correction,
-        claims=[],
         student_runs=sum(of_student.student_runs for of_student in measurements.values()),
         seconds=round(time.monotonic() - started, 1),
         notes=notes(inputs, students),
     )
-    return result.model_copy(update={"claims": lab_expectations(result)}) if settings.lab else result

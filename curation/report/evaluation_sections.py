@@ -34,7 +34,8 @@ FORGOTTEN = (
 def sections(evaluation: EvaluationResult) -> list[Section]:
     """In the order: arms, comparisons, scaling, forgetting, edits, and how it was measured."""
     drawn = [section_of(evaluation) for section_of in (_arms, _comparisons, _scaling, _forgetting, _edits)]
-    return [*(section for section in drawn if section.blocks), _notes(evaluation)]
+    notes = Section("notes", "How it was measured", "How it was measured", " ".join(evaluation.notes))
+    return [*(section for section in drawn if section.blocks), notes]
 
 
 def _blocks(
@@ -285,13 +286,6 @@ def _curve(first: int, values: Sequence[Estimate]) -> Curve:
     return Curve(range(first, first + len(values)), [value.bounds for value in values])
 
 
-def _notes(evaluation: EvaluationResult) -> Section:
-    rows = [["holds" if e.holds else "does not hold", e.words, cell(e.estimate.bounds)] for e in evaluation.claims]
-    head = ["", "what the evaluation was made to show", "rests on"]
-    blocks = [Block(tables=[Table(head, rows, "lwr")])] if rows else []
-    return Section("notes", "How it was measured", "How it was measured", " ".join(evaluation.notes), blocks)
-
-
 def print_evaluation(evaluation: EvaluationResult, path: Path, console: Console) -> None:
     """The verdicts, the tables that are open on a page, and what is to be known of them."""
     *shown, notes = sections(evaluation)
@@ -301,8 +295,6 @@ def print_evaluation(evaluation: EvaluationResult, path: Path, console: Console)
             if tables:
                 console.print(f"{section.title}; student {block.title}", markup=False, style="bold")
             print_tables(console, *tables)
-    for block in notes.blocks:
-        print_tables(console, *block.tables)
     said = [verdict.words for verdict in verdicts(evaluation)]
     for line in (*said, notes.text, f"{evaluation.student_runs} students, {evaluation.seconds:.0f} s; {path}"):
         console.print(f"* {line}", markup=False)

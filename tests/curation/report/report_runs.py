@@ -109,10 +109,6 @@ def add_evaluation(run: Path) -> records.EvaluationResult:
         correction=records.Correction(
             method="holm", level=0.05, families={"together/gain": 12, "together/accuracy": 12}
         ),
-        claims=[
-            records.Expectation(words="wrong gains less than repeated", holds=True, estimate=figure(-0.9)),
-            records.Expectation(words="restatements are best for student-augmented", holds=False, estimate=figure(0.1)),
-        ],
         student_runs=1234, seconds=987.6, notes=["Answers are graded by greedy decoding."],
     )  # fmt: skip
     (run / RESULT_FILE).write_text(found.model_dump_json(indent=1))
