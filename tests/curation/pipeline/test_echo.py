@@ -347,7 +347,8 @@ def curate_until_killed(config: Config, module: Any, name: str, call: int, pause
 )
 def test_random_kills_change_nothing(tmp_path: Path, documents: int, kills: int) -> None:
     faulty_corpus(tmp_path / "in", documents)
-    settings = ("curation.dedup=minhash", "curation.filters.secrets=true", "curation.keep_raw=0.1")
+    settings = ("curation.dedup=minhash", "curation.filters.secrets=true", "curation.keep_raw=0.1",
+                "data.passage_tokens=64")  # fmt: skip
     undisturbed = echo_config(tmp_path / "in", tmp_path / "undisturbed", *settings, batch_size=2)
     curate_with_faults(undisturbed)
     config = echo_config(tmp_path / "in", tmp_path / "killed", *settings, batch_size=2)
