@@ -34,7 +34,7 @@ from curation.pipeline.rewriter import (
     write,
 )
 from student.records import StudentPool, passage_of, whole_id
-from student.text.words import overlap_shares
+from student.text.words import EarlierTexts
 from teacher.gates.checks import KINDS, check, gate_names
 from teacher.prompting.strategies import by_label
 from teacher.ready.texts import ReadyTexts
@@ -246,11 +246,11 @@ class RewriteWithTeacher(PipelineStep):
             _predict(documents, drafts, self.inputs.screen, rewriter.students)
         records: list[Record] = []
         for document, of_document in zip(documents, drafts, strict=True):
-            accepted: list[str] = []
+            accepted = EarlierTexts()
             for start in range(0, len(of_document), curation.best_of):
                 record = self._kept(of_document[start : start + curation.best_of], accepted)
                 if record["reason"] is None:
-                    accepted.append(record["text"])
+                    accepted.add(record["text"])
                 elif curation.rows == "document" and passage_of(document) is not None:
                     record["stands_in"] = None if self._leaks(rewriter, document) else document.text
                 records.append(record)
@@ -309,14 +309,13 @@ class RewriteWithTeacher(PipelineStep):
         record["gates"] = gate_names(config.gates, kinds_of([chosen]) if chosen is not None else KINDS)
         return record | ({"stage": "gate", "reason": rewrite.rejected} if rewrite.rejected else self._leak(text))
 
-    def _kept(self, drafts: list[Record], accepted: list[str]) -> Record:
+    def _kept(self, drafts: list[Record], accepted: EarlierTexts) -> Record:
         """The draft of a rewrite that is predicted best of those that pass beside the document's `accepted` texts;
         where none passes, the first that a gate refused, or the first of all."""
         passed = sorted((d for d in drafts if d["reason"] is None), key=lambda d: -(d.get("predicted_gain") or 0.0))
         refused = [draft for draft in drafts if draft["reason"] is not None]
         for draft in passed:
-            text, most = draft["text"], self.inputs.config.curation.max_overlap
-            if not accepted or (text not in accepted and overlap_shares([text, *accepted])[0] <= most):
+            if not accepted.repeated(draft["text"], self.inputs.config.curation.max_overlap):
                 return draft
             refused.append(draft | {"stage": "gate", "reason": "overlap"})
         return min(refused, key=lambda draft: draft["stage"] == "teacher")

@@ -1,10 +1,22 @@
 """What words and n-grams are, in any language."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.text.words import count_words, fold, graded_words, length_in_words, ngrams, overlap_shares, segments, words
+from student.text.words import (
+    EarlierTexts,
+    count_words,
+    fold,
+    graded_words,
+    length_in_words,
+    ngrams,
+    overlap_shares,
+    segments,
+    words,
+)
 
 pytestmark = pytest.mark.wild
 
@@ -75,3 +87,26 @@ def test_chinese_is_measured_in_words():
 def test_dictionaries_find_words():
     assert segments("กรุงเทพมหานครเป็นเมืองหลวง") == ["กรุงเทพมหานคร", "เป็น", "เมือง", "หลวง"]
     assert segments("東京です。 Yes!") == ["東京", "です", "。", "Yes", "!"]
+
+
+def test_three_hundred_texts_are_held_against_all_that_came_before():
+    # Every text is new but for a tail of some earlier one; a third comes again with a new word at its end.
+    chance = random.Random(0)
+    texts: list[str] = []
+    for n in range(300):
+        new = [f"w{chance.randrange(400)}" for _ in range(40)]
+        old = texts[chance.randrange(n)].split()[-chance.randrange(1, 40) :] if n else []
+        texts.append(" ".join([*old, *new][:50]) if n % 3 or not n else f"{texts[n - 1]} anew")
+    earlier, came = EarlierTexts(), set()
+    for text in texts:
+        grams = list(ngrams(words(text), 4))
+        share = sum(gram in came for gram in grams) / len(grams)
+        assert [earlier.repeated(text, most) for most in (0.3, 0.9)] == [share > 0.3, share > 0.9]
+        earlier.add(text)
+        came.update(grams)
+        assert earlier.repeated(text, 1.0), "the same text again, whatever may be shared"
+    assert not earlier.repeated(" ".join(texts[5].split()[1:]), 1.0) and not earlier.repeated("two words", 0.1)
+    held = [set(ngrams(words(text), 4)) for text in texts[:40]]
+    for n, share in enumerate(overlap_shares(texts[:40])):
+        others = set().union(*(held[:n] + held[n + 1 :]))
+        assert share == sum(gram in others for gram in ngrams(words(texts[n]), 4)) / len(texts[n].split()[3:])
