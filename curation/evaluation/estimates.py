@@ -31,8 +31,8 @@ class StudentEstimates(NamedTuple):
 
     arms: dict[tuple[str, str], ArmEstimates]
     """By setting (`together`, `single`) and arm."""
-    scaling: dict[tuple[str, int], tuple[dict[Measure, Estimate], Estimate]]
-    """Gain in each measure and accuracy, by arm and number of rewrites."""
+    scaling: dict[tuple[str, int], "ScalingEstimates"]
+    """By arm and number of rewrites."""
     comparisons: list[Comparison]
     sequences: list[EditSequences]
     replay_effect: ReplayEffect | None
@@ -59,7 +59,7 @@ def estimate_students(
                 for group, names in names_by_group(arms).items()
                 if setting == "together" or any(row["arm"] in names for row in by_setting[setting])
             },
-            scaling=_estimate_scaling(by_setting.get("scaling", [])),
+            scaling=_estimate_scaling(by_setting.get("scaling", []), measure),
             comparisons=comparisons[label],
             sequences=sequences,
             replay_effect=replay_effect,
@@ -264,9 +264,32 @@ def _pairs(arms: Sequence[Arm], reference: str, best: str | None = None) -> list
     return pairs
 
 
-def _estimate_scaling(rows: Sequence[Row]) -> dict[tuple[str, int], tuple[dict[Measure, Estimate], Estimate]]:
-    estimates = {}
-    for arm, rewrites in dict.fromkeys((row["arm"], row["rewrites"]) for row in rows):
-        means = document_means([row for row in rows if row["rewrites"] == rewrites], arm)
-        estimates[arm, rewrites] = _in_measures([means]), _mean([means], "accuracy", "share").estimate
-    return estimates
+class ScalingEstimates(NamedTuple):
+    """What so many rewrites a document are worth, see `records.ScalingPoint`."""
+
+    measures: dict[Measure, Estimate]
+    accuracy: Estimate
+    more: Estimate | None
+    more_p: float | None
+
+
+def _estimate_scaling(rows: Sequence[Row], measure: Measure) -> dict[tuple[str, int], ScalingEstimates]:
+    by_point: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        by_point.setdefault((row["arm"], row["rewrites"]), []).append(row)
+    means = {point: document_means(of_point, point[0]) for point, of_point in by_point.items()}
+    most = dict(sorted(by_point))
+    # Paired with the most text, so that what a document or a batch is like drops out.
+    more = {
+        (arm, number): _mean([differences], measure, "difference")
+        for arm, number in by_point
+        if number < most[arm] and (differences := _differences(means[arm, most[arm]], means[arm, number]))
+    }
+    p_values = dict(zip(more, holm([mean.p for mean in more.values()]), strict=True))
+    return {
+        point: ScalingEstimates(
+            _in_measures([of_point]), _mean([of_point], "accuracy", "share").estimate,
+            more[point].estimate if point in more else None, p_values.get(point),
+        )
+        for point, of_point in means.items()
+    }  # fmt: skip

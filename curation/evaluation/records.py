@@ -167,6 +167,10 @@ class ScalingPoint(Record):
     measures: dict[Measure, Estimate]
     """As in `ArmEstimates`."""
     accuracy: Estimate
+    more: Estimate | None = None
+    """What the most rewrites gain above these, paired by document and batch; None at the most."""
+    more_p: float | None = None
+    """Of `more`, two-sided, by Holm over all points of a student's curves."""
 
 
 class Comparison(Record):

@@ -74,12 +74,12 @@ def student_result(
             training_runs=len(runs),
         )
     scaling: dict[str, list[ScalingPoint]] = {}
-    for (name, number), (measures, accuracy) in sorted(estimates.scaling.items(), key=lambda item: item[0][1]):
+    for (name, number), found in sorted(estimates.scaling.items(), key=lambda item: item[0][1]):
         texts = taught_texts(measurements.texts[name], number)
         tokens, shared = lesson_tokens(texts), overlap(texts)
         point = ScalingPoint(
-            rewrites=number, lesson_tokens=tokens, overlap=shared, gain=measures[inputs.config.reward.measure],
-            measures=measures, accuracy=accuracy,
+            rewrites=number, lesson_tokens=tokens, overlap=shared, gain=found.measures[inputs.config.reward.measure],
+            **found._asdict(),
         )  # fmt: skip
         scaling.setdefault(name, []).append(point)
     return StudentResult(
@@ -173,7 +173,10 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
     if "oracle" in kinds:
         sentences.append("`oracle` chose by the questions that are asked here, on other students: a bound, no method.")
     if settings.scaling:
-        sentences.append("Scaling curves: more different rewrites at the same tokens and steps, one seed.")
+        sentences.append(
+            "Scaling curves: more different rewrites at the same tokens and steps, one seed; a point is compared with"
+            " its arm's most rewrites, by Holm over a student's points."
+        )
     if settings.single_documents:
         sentences.append("One document a student: a document's share of the tokens, the same steps, one seed.")
     if settings.edits:

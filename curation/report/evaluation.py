@@ -8,6 +8,7 @@ from configs.format import amount
 from configs.schema.reward import Measure
 from curation.console.tables import Table
 from curation.evaluation.records import ArmResult, Comparison, Estimate, EvaluationResult, StudentResult
+from curation.evaluation.statistics import LEVEL
 from curation.report.parts import Kind, Tile, Verdict, cell, count, number, shares
 from curation.report.plots import Interval, interval_text
 from student.records import MEASURES, in_measure
@@ -63,6 +64,7 @@ def verdicts(evaluation: EvaluationResult) -> list[Verdict]:
             of_kind = [c for c in comparisons if KINDS[c.verdict] == kind]
             if others := [_with_difference(c, student, c.against if trained else c.arm) for c in of_kind]:
                 sentences.append(Verdict(f"{label}, {subject}: {opening} {'; '.join(others)}.", kind))
+        sentences += _where_text_stops_helping(label, student)
     family = evaluation.correction.families.get("together/gain", 0)
     documents, students = amount(evaluation.documents, "held-out document"), amount(evaluation.seeds, "student")
     of_run = ""
@@ -75,6 +77,29 @@ def verdicts(evaluation: EvaluationResult) -> list[Verdict]:
         f" evaluations would call anything so.{of_run}"
     )
     return [*sentences, Verdict(note, "note")]
+
+
+def _where_text_stops_helping(label: str, student: StudentResult) -> list[Verdict]:
+    """A sentence a scaling curve: the fewest rewrites from which on none gains detectably less than the most."""
+    sentences = []
+    for arm, points in student.scaling.items():
+        helped = [p.more is not None and p.more.mean > 0 and p.more_p is not None and p.more_p < LEVEL for p in points]
+        enough = len(points) - helped[::-1].index(True) if True in helped else 0
+        if len(points) < 2 or all(point.more is None for point in points):
+            continue
+        most = points[-1].rewrites
+        told = [f"{most} rewrites minus {p.rewrites} {interval_text(p.more.bounds, sign=True)}"
+                for p in points[max(0, enough - 1) : enough + 1] if p.more is not None]  # fmt: skip
+        if enough == len(points) - 1:
+            what = f"more text still helps at the most that was tried, {amount(most, 'rewrite')} a document"
+        else:
+            tokens = number(points[enough].lesson_tokens, 0)
+            what = (
+                f"from {amount(points[enough].rewrites, 'rewrite')} a document ({tokens} different tokens) on, more "
+                "text brings no detectable gain"
+            )
+        sentences.append(Verdict(f"{label}, taught with more of {arm}: {what} ({'; '.join(told)}).", "note"))
+    return sentences
 
 
 def _turned(comparison: Comparison) -> Comparison:

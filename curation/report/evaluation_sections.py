@@ -143,6 +143,17 @@ def _comparisons(evaluation: EvaluationResult) -> Section:
     return Section("pairs", "Which arms differ", "Which arms differ", text, blocks)
 
 
+def _flat(
+    evaluation: EvaluationResult, student: StudentResult, read: Callable[[ArmEstimates], Interval | None] | None
+) -> dict[str, Curve]:
+    """The arm that all are compared with, as a line under curves that it is none of: text that does not grow."""
+    tokens = [point.lesson_tokens for points in student.scaling.values() for point in points if point.lesson_tokens]
+    arm = student.arms.get(evaluation.reference)
+    if read is None or arm is None or not tokens or evaluation.reference in student.scaling:
+        return {}
+    return {f"{evaluation.reference}, as it is": Curve([min(tokens), max(tokens)], [read(arm.together)] * 2)}
+
+
 def _scaling(evaluation: EvaluationResult) -> Section:
     def figures(label: str, student: StudentResult) -> list[Figure]:
         scaled = [(shown.what, shown.axis, shown.read) for shown in _shown(evaluation, student)]
@@ -154,7 +165,7 @@ def _scaling(evaluation: EvaluationResult) -> Section:
                 {
                     arm: Curve([point.lesson_tokens for point in points], [read(point) for point in points])
                     for arm, points in student.scaling.items()
-                },
+                } | _flat(evaluation, student, read if what != "overlap" else None),
                 f"Bands: {intervals_of(evaluation)}." if what != "overlap" else "No interval: it is of the texts.",
                 xlabel="different tokens of a document's lesson", ylabel=ylabel, log_x=True, named=True,
             )
@@ -164,11 +175,15 @@ def _scaling(evaluation: EvaluationResult) -> Section:
     def tables(student: StudentResult, rewarded: Measure) -> list[Table]:
         shown = _shown(evaluation, student)
         rows = [
-            [arm, str(p.rewrites), number(p.lesson_tokens, 0), number(p.overlap), *(cell(one.read(p)) for one in shown)]
+            [
+                arm, str(p.rewrites), number(p.lesson_tokens, 0), number(p.overlap),
+                *(cell(one.read(p)) for one in shown), cell(bounds(p.more)), number(p.more_p, 3),
+            ]
             for arm, points in student.scaling.items()
             for p in points
-        ]
-        return [Table(["arm", "rewrites", "lesson tokens", "overlap", *(one.what for one in shown)], rows)]
+        ]  # fmt: skip
+        head = ["arm", "rewrites", "lesson tokens", "overlap", *(one.what for one in shown), "most minus this"]
+        return [Table([*head, "p, corrected"], rows)]
 
     text = (
         "What more text about a document brings: 1, 2, 4, … rewrites a document, every point trained on the same "

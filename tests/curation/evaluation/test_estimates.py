@@ -6,7 +6,8 @@ import pytest
 from configs.schema import Evaluation
 from curation.evaluation.arms import Arm
 from curation.evaluation.estimates import estimate_students
-from curation.evaluation.records import ArmResult, EvaluationResult, StudentResult
+from curation.evaluation.records import ArmResult, EvaluationResult, ScalingPoint, StudentResult
+from curation.report.evaluation import verdicts
 from student.records import MEASURES
 
 ARMS = [Arm("none", "none"), Arm("repeated", "repeated"), Arm("trained", "trained")]
@@ -156,3 +157,53 @@ def result(gains, lab=True):
 def test_the_result_is_read_back_equal():
     made = result({"repeated": 1.5, "strategy:permuted": 2.5})
     assert EvaluationResult.model_validate_json(made.model_dump_json()) == made
+
+
+def scaling_rows(arm, gains):
+    """Twelve documents' answers after 1, 2, 4 ... rewrites; most of the noise is a batch's, at all numbers."""
+    luck = random.Random(arm)
+    shared = [luck.gauss(0, 1) for _ in range(6)]
+    return [
+        row(arm, d, gain + shared[d // 2] + luck.gauss(0, 0.1), setting="scaling", rewrites=2**k)
+        for k, gain in enumerate(gains)
+        for d in range(12)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gains", "says"),
+    [
+        ([1, 2, 3, 3, 3], "from 4 rewrites a document (40 different tokens) on, more text brings no detectable gain ("
+         "16 rewrites minus 2 +1.0"),
+        ([1, 1, 1, 1, 1], "from 1 rewrite a document (10 different tokens) on, more text brings no detectable gain"),
+        ([1, 2, 3, 4, 5], "more text still helps at the most that was tried, 16 rewrites a document (16"),
+        ([1, 3, 3, 3, 1], "from 1 rewrite a document (10 different tokens) on, more text brings no detectable gain"),
+    ],
+)  # fmt: skip
+def test_a_curve_says_from_where_more_text_brings_no_detectable_gain(gains, says):
+    made = result({"repeated": 1.5, "trained": 2.5}, lab=False)
+    estimates, _ = estimated([*rows(), *scaling_rows("trained", gains)])
+    points = [
+        ScalingPoint(rewrites=n, lesson_tokens=10 * n, overlap=0, gain=e.measures["loglik"], **e._asdict())
+        for (_, n), e in sorted(estimates["s"].scaling.items())
+    ]
+    assert [point.more is None for point in points] == [False] * 4 + [True]
+    assert all(e.more.high - e.more.low < 0.5 for e in points[:-1]), "paired: what batches have in common drops out"
+    student = made.students["student-fixed"].model_copy(update={"scaling": {"trained": points}})
+    told = [v.words for v in verdicts(made.model_copy(update={"students": {"lab": student}}))]
+    assert any(says in words and words.startswith("lab, taught with more of trained: ") for words in told), told
+
+
+def test_curves_that_are_flat_are_seldom_said_to_rise():
+    """Holm over all points: of evaluations where no text helps, at most 5% say of any number that more helps."""
+    wrong = 0
+    for trial in range(200):
+        luck = random.Random(trial)
+        made = [
+            row("trained", d, luck.gauss(0, 1), setting="scaling", rewrites=n)
+            for n in (1, 2, 4, 8)
+            for d in range(12)
+        ]  # fmt: skip
+        estimates, _ = estimated([*rows(), *made])
+        wrong += any(e.more and e.more.mean > 0 and e.more_p < 0.05 for e in estimates["s"].scaling.values())
+    assert wrong <= 10
