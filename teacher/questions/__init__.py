@@ -1,1 +1,1 @@
-"""Questions for documents that bring none, written by a model and kept in a file."""
+"""Questions for documents that bring none, written by a model or by rule and kept in a file."""
