@@ -32,7 +32,7 @@ NAMED = 200
 """Names of refused files that `collected.json` keeps for each reason; their number is always whole."""
 SURE = 0.65
 """Least probability of a language that is written down, as `filters.min_language_probability`."""
-FORMAT = 2
+FORMAT = 3
 """Raised when the same source would give other rows."""
 OTHER = "not a document by its name"
 TESTS = ("test", "tests", "testing", "testdata")

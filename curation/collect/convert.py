@@ -83,7 +83,7 @@ def to_markdown(kind: str, data: bytes) -> tuple[str, str]:
     else:
         text = content.decode() if kind in ("markdown", "plain") else _pandoc(kind, content)
     # Spaces that do not break are layout, and would make words of their own.
-    text = re.sub(r"\n{3,}", "\n\n", text.replace("\xa0", " ")).strip("\n").rstrip()
+    text = re.sub(r"\n{3,}", "\n\n", text.replace("\xa0", " ").replace("&nbsp;", " ")).strip("\n").rstrip()
     if not text.strip():
         raise ValueError("empty")
     if kind == "plain" and (text.startswith("#!") or _letters(text) < LETTERS):

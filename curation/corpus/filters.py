@@ -5,6 +5,7 @@ refused document stays in the stream with its reason, so that it ends as a recor
 function of the one document: a filter that remembers earlier documents would give other bytes after a resume.
 """
 
+import re
 import signal
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -34,6 +35,8 @@ Filter = Callable[[Document], str | None]
 REPAIRS = ("extract", "ftfy", "pii", "c4")
 """The filters that change a text; all others only refuse."""
 
+_SECTION_NUMBER = re.compile(r"(^#{1,6} +\d{1,2}(?:\.\d{1,2}){3}\b)", re.M)
+"""A heading such as `#### 12.2.1.4. Installation` holds no IP address."""
 PAGE_SECONDS = 30.0
 """Of processor time for the extraction of a page: a busy machine refuses the same pages as a quiet one."""
 STALLED_SECONDS = 1800.0
@@ -70,7 +73,7 @@ class Cleaner:
             ("ftfy", _format_with(FTFYFormatter()) if filters.ftfy else None),
             # Before the filters that refuse: the record of a refused document shows the beginning of its text.
             ("secrets", secrets if filters.secrets else None),
-            ("pii", _format_with(pii) if filters.pii else None),
+            ("pii", _without_addresses(pii) if filters.pii else None),
             ("language", _keep_languages(filters) if filters.languages else None),
             ("gopher_repetition", _rule(GopherRepetitionFilter, language) if filters.gopher_repetition else None),
             ("gopher_quality", _gopher_quality(language) if filters.gopher_quality else None),
@@ -150,6 +153,14 @@ def _rule(kind: Any, language: str, **settings: Any) -> Filter:
 def _format_with(formatter: Any) -> Filter:
     def apply(document: Document) -> None:
         document.text = formatter.format(document.text)
+
+    return apply
+
+
+def _without_addresses(pii: PIIFormatter) -> Filter:
+    def apply(document: Document) -> None:
+        parts = _SECTION_NUMBER.split(document.text)
+        document.text = "".join(part if n % 2 else pii.format(part) for n, part in enumerate(parts))
 
     return apply
 
