@@ -175,7 +175,8 @@ def test_a_document_without_questions_gets_known_ones(tmp_path: Path, capsys: py
         for row, text in enumerate(made["text"] for made in rows(3))
     ]
     known = {keys[0]: written, keys[1]: written, (keys[2][0], "of another text"): written}
-    assert [d.metadata["questions"] for d in read_documents((str(path),), known=known)] == [own, written]
+    asked = [document.metadata["questions"] for document in read_documents((str(path),), known=known)]
+    assert asked == [own, [written[0] | {"split": "reward"}]], "what was written has its side"
     assert "1 documents without questions" in capsys.readouterr().err
     bare = write_jsonl(tmp_path / "b.jsonl", rows(5))
     assert read_documents((str(bare),), optional=True) == []
