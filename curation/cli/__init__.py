@@ -1,12 +1,17 @@
 """The command `notewright VERB ...`: arguments in, exit code out. What a verb does is in the module it imports.
 
-Exit codes: 0 done; 1 the run failed, what was finished is kept; 2 the call or the config is wrong; 130 interrupted.
+Exit codes: 0 done; 1 the run failed, what was finished is kept; 2 the call or the config is wrong; 130 interrupted, by
+Ctrl-C or SIGTERM.
 Those print one line on stderr. A traceback is a defect of ours.
 """
 
 import json
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -293,7 +298,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        code = app(arguments, prog_name="notewright", standalone_mode=False) or 0
+        with _interrupted_by_sigterm():
+            code = app(arguments, prog_name="notewright", standalone_mode=False) or 0
         if code == INTERRUPTED:
             raise Abort
         return code
@@ -311,6 +317,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
         where = f" at {error.filename}" if error.filename else ""
         return _fail(f"the disk is full{where}; what was finished is kept: free some space and run the same command", 1)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM, by which clusters announce that they will kill, ends a run as Ctrl-C does: it ends its workers and says
+    that the same command goes on. Without this, whoever reads its log finds nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def interrupt(*_: object) -> None:
+        if os.getpid() != process:
+            # A process forked from this one has the handler, and no line to print.
+            os._exit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str, code: int) -> int:

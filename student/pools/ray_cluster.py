@@ -2,6 +2,10 @@
 
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from configs.errors import RunError, UserError
@@ -31,6 +35,22 @@ def connect(setting: str, *, store_bytes: int | None = STORE_BYTES, worker_logs:
         raise UserError(f"{setting} needs Ray: pip install 'notewright[ray]'") from None
     if ray.is_initialized():
         return ray, False
+    with _sigterm_kept():
+        return _connect(ray, worker_logs, store_bytes)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray's C++ part takes SIGTERM over and aborts with its stack; the command line has a better answer."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _connect(ray: Any, worker_logs: bool, store_bytes: int | None) -> tuple[Any, bool]:
     level = logging.WARNING if worker_logs else logging.ERROR
     options: dict[str, Any] = {"log_to_driver": worker_logs, "logging_level": level}
     address = os.environ.get("RAY_ADDRESS")

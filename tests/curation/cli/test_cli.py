@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -180,3 +181,13 @@ def test_a_help_that_cannot_be_written_is_no_success():
 def test_the_program_returns_the_exit_code(experiment):
     done = subprocess.run([PROGRAM, "train", "gone.yaml"], capture_output=True, text=True, cwd=experiment.parent)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_sigterm_ends_a_verb_as_ctrl_c_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("curation.cli.app", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["plan"]) == 130
+    assert capsys.readouterr().err.startswith("error: interrupted; what was finished is kept")
+    assert signal.getsignal(signal.SIGTERM) is before
