@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.files import write_json, write_whole
+from configs.format import amount
 from curation.corpus.training_data import group_of
 from curation.evaluation.estimates import StudentEstimates, document_means, mean_over_seeds, names_by_group
 from curation.evaluation.inputs import Inputs
@@ -28,7 +29,7 @@ from curation.evaluation.records import (
 )
 from curation.evaluation.texts import taught_texts
 from student.engine.models import read_tokenizer
-from student.records import in_measure
+from student.records import Document, in_measure, whole_id
 from student.text.words import overlap_shares
 from teacher.records import ONE_RUN
 
@@ -150,6 +151,11 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
         "Comparisons are corrected by Holm within each setting and measure, over all students: a verdict other than"
         " `no detectable difference` stands after that.",
     ]
+    if parted := parted_documents(inputs.documents, config.reward.documents_together):
+        sentences.append(
+            f"The passages of {amount(parted, 'document')} lie in several batches, which count as independent:"
+            " intervals are too short by what such passages have in common. `reward.credit: document` draws titles."
+        )
     for label, of_student in students.items():
         for arm in inputs.arms:
             measured = of_student.arms[arm.group]
@@ -197,3 +203,11 @@ def write_result(run_dir: Path, rows: Sequence[Mapping[str, Any]], lessons: pa.T
         pq.write_table(table, sink, compression="zstd")
         write_whole(run_dir / name, sink.getvalue().to_pybytes())
     write_json(run_dir / RESULT_FILE, result.model_dump(mode="json"))
+
+
+def parted_documents(documents: Sequence[Document], together: int) -> int:
+    """Documents of which passages lie in more than one batch; where a student learns a single one, titles are drawn."""
+    batches: dict[str, set[int]] = defaultdict(set)
+    for number, document in enumerate(documents):
+        batches[whole_id(document)].add(number // together)
+    return 0 if together == 1 else sum(len(numbers) > 1 for numbers in batches.values())

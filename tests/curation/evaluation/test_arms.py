@@ -1,12 +1,14 @@
 import json
 
 import pytest
+from datatrove.data import Document
 
 from curation.corpus.training_data import read_asked
 from curation.evaluation.arms import parse_arms
+from curation.evaluation.result import parted_documents
 from curation.evaluation.texts import LessonTexts, choose_best, taught_texts
 from curation.lab.items import REWRITES
-from student.records import Question
+from student.records import Passage, Question
 from teacher.records import Rewrite
 from tests.curation.datasets import write_jsonl
 
@@ -107,3 +109,15 @@ def test_refused_texts_teach_nothing():
 def test_odd_lines_are_refused(make_config, line):
     with pytest.raises(ValueError, match=r"evaluation\.arms"):
         arms_of(make_config(evaluation={"arms": ["repeated", line]}))
+
+
+def test_documents_whose_passages_lie_in_several_batches_are_counted():
+    def passage(number, name):
+        place = Passage(
+            number=number, of=2, start_index=0, end_index=1, headings=(), document_id=name, document_hash=name
+        )
+        return Document("text", f"{name}/{number}", metadata={"passage": place})
+
+    documents = [Document("text", "a"), passage(1, "b"), passage(2, "b"), passage(1, "c"), passage(2, "c")]
+    assert parted_documents(documents, 2) == 2 and parted_documents(documents, 3) == 0
+    assert parted_documents(documents, 1) == 0, "there whole titles are drawn"
