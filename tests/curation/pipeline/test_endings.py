@@ -108,8 +108,9 @@ def test_a_ray_cluster_loses_a_part(corpus: Config, tmp_path: Path, monkeypatch:
         if lost == "raylet":
             assert code == 0
         else:
-            # Where no head answers for a minute Ray ends the process with a line of its own.
-            assert (code, GOES_ON in line) == ((130, True) if lost == "driver" else (1, False))
+            # Where no head answers for a minute Ray ends the process with a line of its own; tasks that run already may
+            # end before.
+            assert (code, GOES_ON in line) == (130, True) if lost == "driver" else code in (0, 1)
             if lost == "head":
                 cluster.shutdown()
                 cluster, nodes = new_cluster()
