@@ -110,7 +110,7 @@ def measure_gates(config: Config, attacks: Sequence[Attack], faithful: Sequence[
     teacher = config.teacher
     check_model("teacher.model", teacher.model)
     tokenizer = read_tokenizer(teacher.model)
-    names = [name for name in gate_names(config.gates) if name not in ("leak", "over_length", "truncated")]
+    names = [name for name in gate_names(config.gates, ("prompt",)) if name not in ("leak", "over_length", "truncated")]
     gates = build_gates(config.gates, teacher, tokenizer, names=names)
     texts: dict[str, list[tuple[Document, str]]] = {}
     for one in faithful:

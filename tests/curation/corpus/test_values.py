@@ -140,7 +140,8 @@ def test_a_long_line_takes_the_time_of_its_length(tmp_path: Path) -> None:
             assert len(document.text) == len(text)
         return min(took)
 
-    assert seconds(16) < 9 * seconds(4)
+    # Both are larger than a cache.
+    assert seconds(64) < 11 * seconds(16)
 
 
 def unholdable() -> dict[str, pa.Array]:
