@@ -4,7 +4,7 @@ All are frozen. A failed student is an `Outcome` with `error`, never an exceptio
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -64,6 +64,22 @@ def whole_id(document: Document) -> str:
     """The id of the whole document of which this is a passage, or which it is."""
     passage = passage_of(document)
     return document.id if passage is None else passage.document_id
+
+
+def group_of(document: Document) -> Hashable:
+    """What keeps documents together: the title, in any case and spacing, or where there is none the text, for passages
+    the one of their whole document."""
+    title = document.metadata.get("title")
+    title = " ".join(title.split()).casefold() if isinstance(title, str) else ""
+    if title:
+        return "title", title
+    passage = passage_of(document)
+    return "text", words_of(document) if passage is None else passage.document_hash
+
+
+def words_of(document: Document) -> str:
+    """The text in single spaces."""
+    return " ".join(document.text.split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

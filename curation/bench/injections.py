@@ -31,7 +31,7 @@ from student.statistics.intervals import estimate_share
 from teacher.gates.checks import INSTRUCTION_GATES, build_gates, check, gate_names
 from teacher.gates.injection_patterns import REPORTED
 from teacher.prompting.prompts import build_prompt
-from teacher.prompting.strategies import prompts_of, spread
+from teacher.prompting.strategies import PartKind, prompts_of, spread
 from teacher.ready.brought import read_brought
 from teacher.ready.texts import ReadyTexts
 from teacher.run.checkpoints import best_checkpoint
@@ -55,6 +55,9 @@ class Attack:
     copies: bool
     obedient: str
     honest: str
+
+
+WRITTEN: tuple[PartKind, ...] = ("prompt",)
 
 
 class Attempt(NamedTuple):
@@ -110,7 +113,7 @@ def measure_gates(config: Config, attacks: Sequence[Attack], faithful: Sequence[
     teacher = config.teacher
     check_model("teacher.model", teacher.model)
     tokenizer = read_tokenizer(teacher.model)
-    names = [name for name in gate_names(config.gates, ("prompt",)) if name not in ("leak", "over_length", "truncated")]
+    names = [name for name in gate_names(config.gates, WRITTEN) if name not in ("leak", "over_length", "truncated")]
     gates = build_gates(config.gates, teacher, tokenizer, names=names)
     texts: dict[str, list[tuple[Document, str]]] = {}
     for one in faithful:

@@ -18,7 +18,7 @@ from curation.corpus.shards import BadRow, read_shard
 from student.benchmarks.continuation import set_apart
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
-from student.records import Split, passage_of, whole_id
+from student.records import Split, group_of, passage_of, whole_id, words_of
 from teacher.prompting.strategies import needs_model
 from teacher.prompting.template import load_tokenizer
 from teacher.questions.cache import WrittenQuestions, attach_questions, ensure_questions
@@ -111,22 +111,6 @@ def has_questions(document: Document) -> bool:
     questions = [{k: v for k, v in question.items() if v is not None} for question in questions]
     document.metadata["questions"] = questions
     return all("answer" in q and ("question" in q or "prompt" in q) for q in questions)
-
-
-def group_of(document: Document) -> Hashable:
-    """What keeps documents together: the title, in any case and spacing, or where there is none the text, for passages
-    the one of their whole document."""
-    title = document.metadata.get("title")
-    title = " ".join(title.split()).casefold() if isinstance(title, str) else ""
-    if title:
-        return "title", title
-    passage = passage_of(document)
-    return "text", words_of(document) if passage is None else passage.document_hash
-
-
-def words_of(document: Document) -> str:
-    """The text in single spaces."""
-    return " ".join(document.text.split())
 
 
 def training_id(shard: Shard, row: int, text: str) -> str:

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from configs.files import write_json, write_whole
 from configs.format import amount
-from curation.corpus.training_data import group_of
 from curation.evaluation.estimates import StudentEstimates, document_means, mean_over_seeds, names_by_group
 from curation.evaluation.inputs import Inputs
 from curation.evaluation.measure import Measurements
@@ -29,7 +28,7 @@ from curation.evaluation.records import (
 )
 from curation.evaluation.texts import taught_texts
 from student.engine.models import read_tokenizer
-from student.records import Document, in_measure, whole_id
+from student.records import Document, group_of, in_measure, whole_id
 from student.text.words import overlap_shares
 from teacher.records import ONE_RUN
 

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 from configs.errors import RunError
 from configs.schema import Student
 from configs.seeds import stable_seed
-from curation.corpus.training_data import group_of
 from curation.evaluation.arms import Arm
 from curation.evaluation.inputs import Inputs, heldout_questions
 from curation.evaluation.records import Setting
 from curation.evaluation.texts import Groups, choose_best, taught_texts
 from student.benchmarks.sources import DocumentQuestions
 from student.records import MEASURES, Job, Outcome, StudentPool
-from teacher.reward.assignment import batches_of
+from teacher.reward.assignment import batches_of, clusters_of
 from teacher.reward.gain import GainReward
 from teacher.reward.student_runs import StudentRuns
 from teacher.run.journal import Journal
@@ -53,8 +52,7 @@ class ArmStudents:
         self.config = inputs.config.model_copy(update={"student": settings})
         questions = heldout_questions(settings, self.config.evaluation)
         self.runs = StudentRuns(self.config, inputs.documents, journal, benchmark=questions, on_progress=on_progress)
-        groups = list(map(group_of, inputs.documents))
-        self.titles = [groups.index(group) for group in groups]
+        self.titles = clusters_of(inputs.documents, 1)
         """For each document the number of the first one under its title."""
         self.extra_questions = tuple(question for items in inputs.extra.values() for question in items)
 

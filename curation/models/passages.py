@@ -13,9 +13,9 @@ from configs.schema import Config
 from configs.seeds import stable_seed
 from curation.console.progress import say
 from curation.corpus.passages import Cutter
-from curation.corpus.training_data import group_of, read_documents, words_of
+from curation.corpus.training_data import read_documents
 from student.engine.schedule import Step
-from student.records import Benchmark, Question, Segment
+from student.records import Benchmark, Question, Segment, group_of, words_of
 from student.text.sentences import split_sentences
 
 Format = Literal["mixed", "questions"]

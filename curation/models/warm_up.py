@@ -19,7 +19,7 @@ from configs.schema import Config
 from configs.schema.student import Student
 from curation.console.progress import WorkProgress, say
 from curation.corpus.passages import Cutter
-from curation.corpus.training_data import group_of, read_documents
+from curation.corpus.training_data import read_documents
 from curation.models.held_out_curve import PATIENCE, Diverged, HeldOutCurve, figures_of
 from curation.models.passages import (
     PROBE_QUESTIONS,
@@ -38,7 +38,7 @@ from student.engine.full import FullTraining, train_full
 from student.engine.models import check_model
 from student.engine.schedule import Schedule, schedule_of_steps
 from student.pools.inline import InlinePool
-from student.records import Exam
+from student.records import Exam, group_of
 from student.statistics.intervals import estimate
 from teacher.run.checkpoints import save_folder
 

@@ -12,8 +12,9 @@ from configs.errors import UserError, nearest
 from configs.schema import Config
 from configs.seeds import stable_seed
 from curation.console.progress import say
-from curation.corpus.training_data import group_of, read_asked
+from curation.corpus.training_data import read_asked
 from curation.lab import world
+from student.records import group_of
 from teacher.gates.checks import build_gates
 from teacher.prompting.strategies import brought_names, check_strategy, prompts_of, spread
 from teacher.ready.brought import brought_texts, check_brought

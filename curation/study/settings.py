@@ -15,12 +15,12 @@ from configs.files import write_json
 from configs.format import without_nan
 from configs.schema import Config
 from curation.console.progress import say
-from curation.corpus.training_data import group_of
 from curation.study.groups import Group, read_arms
 from curation.study.settings_report import VERDICT, Measured, summarise
 from curation.study.students import RewriteStudy, changed_student, session, with_distractors
 from student.pools import make_pool
 from student.pools.inline import NOT_IN_FINGERPRINT
+from student.records import group_of
 from teacher.reward.student_models import MakePool
 
 

@@ -26,7 +26,7 @@ from curation.console.progress import StudentProgress
 from curation.study.groups import Group
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Job, Outcome, StudentPool
-from teacher.reward.assignment import batches_of
+from teacher.reward.assignment import batches_of, clusters_of
 from teacher.reward.costs import Costs
 from teacher.reward.student_runs import StudentRuns, narrow
 from teacher.run.journal import Journal, JsonLines
@@ -163,8 +163,9 @@ class RewriteStudy:
         self.steps, self.purpose = steps, purpose
         self.batches = batches_of(len(groups), documents_per_student)
         self.documents_per_student = documents_per_student
-        self.clusters = [number for number, batch in enumerate(self.batches) for _ in batch]
-        """The batch of each document: those of one batch have students in common."""
+        self.batch_of = [number for number, batch in enumerate(self.batches) for _ in batch]
+        self.clusters = clusters_of([group.document for group in groups], documents_per_student)
+        """Of each document, for intervals."""
 
     def students(self, repeats: int, repeated_documents: int = 0) -> int:
         """Students that `record` trains."""
@@ -224,7 +225,7 @@ class RewriteStudy:
 
     def _job(self, taught: Mapping[int, int], purpose: str, repeat: int) -> Job:
         """A student that is asked about all documents of its batch."""
-        names = [self.groups[d].document.id for d in self.batches[self.clusters[min(taught)]]]
+        names = [self.groups[d].document.id for d in self.batches[self.batch_of[min(taught)]]]
         texts = [(self.groups[d].document.id, self.groups[d].candidates[g].text) for d, g in sorted(taught.items())]
         seed = stable_seed(self.runs.config.run.seed, purpose, *names, repeat)
         return self.runs.job(names, texts, seed, "reward", self.steps)

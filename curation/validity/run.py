@@ -23,7 +23,6 @@ from configs.files import write_json, write_json_lines
 from configs.format import without_nan
 from configs.schema import Config
 from curation.console.progress import say
-from curation.corpus.training_data import group_of
 from curation.study.groups import Group, comparable, read_groups
 from curation.study.students import RewriteStudy, session, with_distractors
 from curation.validity.report import print_validity, write_plot
@@ -33,7 +32,7 @@ from curation.validity.verdicts import STATISTICS, judge, judge_target
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.pools.inline import NOT_IN_FINGERPRINT
-from student.records import StudentPool, mean_gain
+from student.records import StudentPool, group_of, mean_gain
 from student.statistics.reliability import gains_table
 from teacher.reward.signs import SIGNS, SignWork, Texts
 from teacher.run.journal import JsonLines

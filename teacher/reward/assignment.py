@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from student.records import Outcome
+from student.records import Document, Outcome, group_of
 from teacher.records import Rewrite
 
 RewriteSet = Sequence[Rewrite]
@@ -59,6 +59,16 @@ def strategy_of(lesson: RewriteSet) -> str:
     """The strategy of most of a lesson's rewrites that passed the gates; "" where none passed."""
     counts = Counter(rewrite.strategy for rewrite in lesson if rewrite.rejected is None)
     return max(sorted(counts), key=counts.__getitem__, default="")
+
+
+def clusters_of(documents: Sequence[Document], together: int) -> list[int]:
+    """What counts once in an interval, for each document: the batch that shares students, or where a student learns one
+    document alone, the first document under its title (passages and tasks of one title are no independent draws)."""
+    if together > 1:
+        return [d // together for d in range(len(documents))]
+    groups = list(map(group_of, documents))
+    first = {group: d for d, group in reversed(list(enumerate(groups)))}
+    return [first[group] for group in groups]
 
 
 def batches_of(documents: int, size: int) -> list[range]:

@@ -20,7 +20,7 @@ from student.statistics.mixed_model import noise_degrees
 from student.statistics.reliability import Noise, Reliability, measured_noise, pooled_noise, reliability
 from student.text.words import count_words, overlap_shares
 from teacher.records import Reward, Rewrite, SamplingError
-from teacher.reward.assignment import LessonResult, Results, RewriteSet, TaughtLesson, batches_of
+from teacher.reward.assignment import LessonResult, Results, RewriteSet, TaughtLesson, batches_of, clusters_of
 from teacher.reward.evaluation import DocumentResult, Evaluation, mean_by_name, mean_penalties
 from teacher.reward.pooling import PooledPredictions, Prediction
 from teacher.reward.screen import Screen, Signs
@@ -114,7 +114,8 @@ class GainReward:
 
     def _reliability(self, lessons_DG: Sequence[Sequence[RewriteSet]], results: Results) -> Reliability:
         gains = self._by_unit(lessons_DG, results, lambda result: result.gain)
-        clusters = [d // self.reward.documents_together for d in range(len(lessons_DG))]
+        known = [self.runs.documents[lessons[0][0].document_id] for lessons in lessons_DG]
+        clusters = clusters_of(known, self.reward.documents_together)
         return reliability(gains, clusters=clusters, common_seeds=True)
 
     def _by_unit(
@@ -222,11 +223,11 @@ class GainReward:
         A document without texts (all rejected) keeps its place in the exam but teaches nothing. With several student
         models each document has their mean or worst, as in the reward, and the evaluation by each model stands beside.
         """
-        batches: dict[str, int] = {}
+        clusters = clusters_of(documents, self.reward.documents_together)
+        batches = {document.id: cluster for document, cluster in zip(documents, clusters, strict=True)}
         planned: list[tuple[list[str], Mapping[str, Sequence[str]], Job]] = []
         for number, batch in enumerate(batches_of(len(documents), self.reward.documents_together)):
             names = [documents[d].id for d in batch]
-            batches |= dict.fromkeys(names, number)
             for texts, seed in zip(lessons, seeds, strict=True):
                 taught = [(name, text) for name in names for text in texts[name]]
                 # Every batch has seeds of its own, so that what a seed does is part of the spread between batches.

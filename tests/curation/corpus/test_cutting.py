@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from configs.schema import Config, Data
 from curation.corpus.passages import Cutter, find_headings, heading_paths, join_small
-from curation.corpus.training_data import apart_from, group_of, read_documents
+from curation.corpus.training_data import apart_from, read_documents
 from student.grids.grid import Pair, pairs_text, read_grid
-from student.records import passage_of
+from student.records import group_of, passage_of
 from teacher.questions.cache import document_key
 from tests.curation.datasets import write_jsonl
 
