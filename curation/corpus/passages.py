@@ -15,7 +15,7 @@ import itertools
 import math
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -109,7 +109,9 @@ class Cutter:
         """Length in the teacher's tokens, in words where no model writes."""
         if self.tokenizer is None:
             return count_words(text)
-        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        # The tokens of a text of 100 MB at once would take gigabytes.
+        slices = (text[i : i + WINDOW] for i in range(0, len(text), WINDOW))
+        return sum(len(self.tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]) for part in slices)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -134,8 +136,9 @@ class Cutter:
         """The texts of the passages."""
         windows = MarkdownSplitter(WINDOW, trim=False).chunks(text) if len(text) > WINDOW else [text]
         pieces = list(itertools.chain.from_iterable(map(self._splitter.chunks, windows)))
-        pieces = at_sentences(pieces)
-        return join_small(pieces, [self.count(piece) for piece in pieces], most)
+        groups = with_blanks(at_sentences(pieces, self.count, most))
+        tokens = [sum(self.count(piece) for piece in group if not piece.isspace()) for group in groups]
+        return join_small(["".join(group) for group in groups], tokens, most)
 
     def _is_one(self, document: Document) -> bool:
         """Whether its parts would be worth nothing: the texts that it brings are about all of it, and so is the rule of
@@ -145,14 +148,28 @@ class Cutter:
         return bool(document.metadata.get("rewrites")) or any(texts_named(document, name) for name in self._brought)
 
 
-def at_sentences(pieces: Sequence[str]) -> list[str]:
+def with_blanks(pieces: Iterable[str]) -> list[list[str]]:
+    """The pieces in groups of which none is blank, unless all are: blank ones stay with the one before, those of the
+    beginning with the one after."""
+    groups: list[list[str]] = []
+    begun = False  # whether the last group holds more than blanks
+    for piece in pieces:
+        if groups and (piece.isspace() or not begun):
+            groups[-1].append(piece)
+        else:
+            groups.append([piece])
+        begun = begun or not piece.isspace()
+    return groups
+
+
+def at_sentences(pieces: Sequence[str], count: Callable[[str], int], most: int) -> list[str]:
     """The same text in pieces that begin with a sentence, where one begins shortly before: lines of wrapped text and
-    abbreviations look like ends to the splitter. Code stays as it is."""
+    abbreviations look like ends to the splitter. Code stays as it is, and no piece grows to more than `most`."""
     moved, fenced = list(pieces), False
     for i in range(1, len(moved)):
         before, after = moved[i - 1], moved[i]
         fenced ^= len(_FENCES.findall(before)) % 2 == 1
-        if not fenced and (place := _sentence_before(before, after)):
+        if not fenced and (place := _sentence_before(before, after)) and count(before[place:] + after) <= most:
             moved[i - 1], moved[i] = before[:place], before[place:] + after
     return moved
 

@@ -49,7 +49,11 @@ class Merged:
 
     rows: int = 0
     rewrites: int = 0
-    """Rewrites attempted: rows and refused ones."""
+    """Rewrites attempted: those that passed and refused ones."""
+    passed: int = 0
+    """Rewrites that passed. A row of a whole document is made of several."""
+    own_texts: int = 0
+    """Own texts of passages and documents that passed beside the rewrites."""
     bytes_in_memory: int = 0
     """Size of the rows in Arrow, which the card gives as the size of the dataset."""
     tokens: int = 0
@@ -104,7 +108,10 @@ def count_outcomes(table: pa.Table, file: FileCounts, merged: Merged, begun: Beg
         if stage == "filter":
             file.filter_reasons[reason] += 1
             merged.filter_reasons[reason] += 1
-        elif reason is not None:
+        elif reason is None:
+            merged.passed += record["rewrite"] is not None
+            merged.own_texts += record["rewrite"] is None
+        else:
             merged.reasons[reason] += 1
             if stage == "leak_check":
                 merged.leaks[record["detail"]] += 1

@@ -72,7 +72,7 @@ def _leak_check(index: BenchmarkIndex, merged: Merged) -> dict[str, Any] | None:
         "items": sum(map(len, index.items.values())),
         "n": index.ngram,
         **({} if index.embedder is None else {"max_similarity": index.max_similarity}),
-        "checked": merged.rows + refused,
+        "checked": merged.passed + merged.own_texts + refused,
         "refused": refused,
         "by_benchmark": dict(merged.leaks),
     }

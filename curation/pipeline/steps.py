@@ -165,6 +165,12 @@ class RewriteWithTeacher(PipelineStep):
         batch, full = _Batch(), self.inputs.config.teacher.batch_size
         for document in documents:
             if (refusal := self.refusal(document, cleaner, verdicts)) is not None:
+                # A filter with a time limit, such as `extract`, may refuse what it let pass before.
+                if begun:
+                    raise RunError(
+                        f"{document.id} is refused now ({refusal.reason}), and its first {begun} passages are written "
+                        "already: run the same command again; if it says so again, delete the output folder first"
+                    )
                 batch.refused.append(self._refused(document, refusal))
                 batch.documents += 1
                 # This limit bounds memory where few documents are for the teacher.

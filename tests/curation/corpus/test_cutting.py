@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from configs.schema import Config, Data
-from curation.corpus.passages import Cutter, find_headings, heading_paths, join_small
+from curation.corpus import passages as corpus_passages
+from curation.corpus.passages import Cutter, at_sentences, find_headings, heading_paths, join_small
 from curation.corpus.training_data import apart_from, read_documents
 from student.grids.grid import Pair, pairs_text, read_grid
 from student.records import group_of, passage_of
@@ -137,6 +138,35 @@ def test_small_pieces_join_their_neighbours() -> None:
     assert join_small(["# A\n", "b " * 70, "c " * 70], [2, 70, 70], 100) == ["# A\n" + "b " * 70, "c " * 70]
     assert join_small(["x"], [500], 100) == ["x"]
     assert "".join(join_small([str(i) for i in range(50)], [0] * 50, 20)) == "".join(map(str, range(50)))
+
+
+def test_no_passage_is_blank() -> None:
+    for text, first in (("Intro" + "\n" * 4000 + "More words", "Intro"), ("\n" * 4000 + "Intro", "Intro")):
+        passages = [passage.text for passage in cut(text, 64, tokens=True)]
+        assert "".join(passages) == text and first in passages[0]
+        assert len(passages) <= 2 and not any(passage.isspace() for passage in passages)
+
+
+def test_a_sentence_moves_only_where_there_is_room() -> None:
+    pieces = ["One sentence ends. " * 20 + "Another goes on ", "and on and on."]
+    moved = at_sentences(pieces, len, 30)
+    assert moved[1] == "Another goes on and on and on." and "".join(moved) == "".join(pieces)
+    assert at_sentences(pieces, len, 29) == pieces
+
+
+def test_a_long_text_is_counted_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_passages, "WINDOW", 10)
+    ours, longest = cutter(64, tokens=True), 0
+    real = ours.tokenizer
+
+    def counted(text: str, **more: Any) -> Any:
+        nonlocal longest
+        longest = max(longest, len(text))
+        assert real is not None
+        return real(text, **more)
+
+    monkeypatch.setitem(ours.__dict__, "tokenizer", counted)
+    assert ours.count("words of it " * 9) == 108 and longest == 10
 
 
 def test_headings_of_both_forms() -> None:

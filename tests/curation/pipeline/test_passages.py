@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from configs.errors import RunError
 from configs.schema import Config
 from curation.pipeline import steps as pipeline_steps
 from curation.pipeline.curate import curate
 from curation.pipeline.dataset import part_numbers
+from curation.pipeline.document_rows import document_rows
 from curation.pipeline.preview import preview
 from curation.pipeline.rewriter import Written
 from teacher.records import Completion
@@ -105,6 +107,48 @@ def test_a_run_that_stops_within_a_document_goes_on_there(tmp_path: Path, stop: 
     assert (file["failed"], file["passages"]["failed"], file["documents_out"]) == (0, 1, 4)
 
 
+def test_a_document_that_is_refused_after_its_beginning_was_written_ends_the_run(tmp_path: Path) -> None:
+    corpus(tmp_path / "in")
+    config = cut_config(tmp_path, "out")
+    real_write, real_clean = pipeline_steps.write_part, pipeline_steps.Cleaner.clean
+
+    def stopping(path: Path, *given: Any, **numbers: int) -> None:
+        real_write(path, *given, **numbers)
+        if numbers["begun"]:
+            raise KeyboardInterrupt
+
+    def slow(self: Any, document: Any, **more: Any) -> Any:
+        late = document.metadata["source_row"] == 1
+        return pipeline_steps.Refusal("filter", "extract_timeout") if late else real_clean(self, document, **more)
+
+    for name, broken, expected in (("write_part", stopping, KeyboardInterrupt), ("Cleaner.clean", slow, RunError)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(f"curation.pipeline.steps.{name}", broken)
+            with pytest.raises(expected) as error:
+                curate(config)
+    assert "a.jsonl#1 is refused now (extract_timeout)" in str(error.value)
+    curate(config)
+    assert consistent(manifest_of(config)) and manifest_of(config)["files"][0]["documents_out"] == 4
+
+
+def part_record(passage: int, text: str, reason: str | None, rewrite: int | None = 0) -> dict[str, Any]:
+    own = {"id": f"a#1/{passage}/{rewrite}", "source_file": "a", "source_row": 1, "passage": passage, "passages": 4}
+    own |= {"rewrite": rewrite, "text": None if reason else text, "reason": reason, "stands_in": reason and text}
+    return own | {"tokens": 1, "source_tokens": 1, "end_index": 9, "strategy": "s", "gates": []}
+
+
+def test_own_texts_stay_as_they_are_in_rows_of_whole_documents() -> None:
+    records = [part_record(1, " One. ", None), part_record(2, "    if x:\n        lo", "g"),
+               part_record(3, "ng()\n", "g"), part_record(4, "Four.", None)]  # fmt: skip
+    [row] = document_rows(records)
+    assert row["text"] == "One.\n\n    if x:\n        long()\n\nFour." and row["raw_share"] == 0.5
+    # With a passage refused the own text would have a hole.
+    raw = [part_record(i, f"{i} ", None, rewrite=None) for i in (1, 2, 3)]
+    assert [row["text"] for row in document_rows(raw)] == ["1 2 3 "]
+    raw[1] |= {"reason": "leak_check", "stands_in": None}
+    assert not list(document_rows(raw))
+
+
 def test_rows_of_whole_documents(tmp_path: Path) -> None:
     rows = corpus(tmp_path / "in", poison=4)
     more = ("teacher.strategies=[sentences,echo]", "curation.writer=teacher", "curation.rows=document",
@@ -138,7 +182,11 @@ def test_rows_of_whole_documents(tmp_path: Path) -> None:
             assert (0.05 < row["raw_share"] < 0.5) if raw else row["raw_share"] == 0
             # Without what the rewrites add, all of the document is there in its order.
             assert row["text"].replace(f"rewrite {i} of ", "").split() == rows[number]["text"].split()
-    assert written["a.jsonl#0/0"]["raw_share"] is None and consistent(manifest_of(config))
+    manifest = manifest_of(config)
+    assert written["a.jsonl#0/0"]["raw_share"] is None and consistent(manifest)
+    # Both count passages, though a row is of a document.
+    assert manifest["passed"] == manifest["rewrites"] - 1 and 2 * manifest["own_texts"] == manifest["rewrites"]
+    assert f"Of {manifest['rewrites']} rewrites {manifest['passed']} passed" in (tmp_path / "out/README.md").read_text()
 
 
 def test_passages_for_which_a_prompt_has_no_room_are_quarantined(tmp_path: Path, teacher: Path) -> None:
