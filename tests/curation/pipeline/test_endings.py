@@ -35,9 +35,9 @@ def parts(config: Config) -> int:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Its exit code and its last line."""
+    """Its exit code and its last line, empty where it said nothing."""
     _, errors = process.communicate(timeout=PATIENCE)
-    return process.returncode, errors.strip().splitlines()[-1]
+    return process.returncode, ["", *errors.strip().splitlines()][-1]
 
 
 @pytest.fixture
