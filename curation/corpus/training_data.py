@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -16,6 +17,7 @@ from curation.corpus.inputs import check_inputs, models_of
 from curation.corpus.passages import Cutter
 from curation.corpus.shards import BadRow, read_shard
 from student.benchmarks.continuation import set_apart
+from student.benchmarks.items import HELDOUT_SHARE
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
 from student.records import Split, group_of, passage_of, whole_id, words_of
@@ -33,6 +35,7 @@ def read_documents(
     limit: int | None = None,
     known: WrittenQuestions | None = None,
     *,
+    heldout_share: float = HELDOUT_SHARE,
     cut: Callable[[Document], list[Document]] = lambda document: [document],
     titles: int | None = None,
     optional: bool = False,
@@ -45,16 +48,18 @@ def read_documents(
     run's `own` (see `find_shards`). Each is what `cut` makes of it (`Cutter.cut`): its passages, of which those with
     questions stay.
 
-    Their ids are `training_id`s. What has no questions gets those that are `known` (teacher.questions.cache). Rows that
-    cannot be read and documents without questions are left out, and a warning on stderr counts them. Raises
-    UserError if a file is missing and, unless `optional`, if nothing is left (NoQuestions: for want of questions).
+    Their ids are `training_id`s. What has no questions gets those that are `known` (teacher.questions.cache),
+    `heldout_share` of them held out. Rows that cannot be read and documents without questions are left out, and a
+    warning on stderr counts them. Raises UserError if a file is missing and, unless `optional`, if nothing is left
+    (NoQuestions: for want of questions).
     """
     documents: list[Document] = []
     unreadable: list[str] = []
     used = without = cut_into = 0
     groups: set[Hashable] = set()
+    attach = partial(attach_questions, written=known or {}, heldout_share=heldout_share)
     for document in _read_rows(patterns, unreadable, limit_each, own):
-        passages = attach_questions(cut(*attach_questions([document], known or {})), known or {})
+        passages = attach(cut(*attach([document])))
         kept = [p for p in passages if p.metadata.get("questions") or not questions_needed]
         group = group_of(document)
         if kept and (titles is None or group in groups or len(groups) < titles):

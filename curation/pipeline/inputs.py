@@ -234,7 +234,10 @@ def benchmark_items(config: Config) -> tuple[Question, ...]:
     known = read_questions(questions_file(config)) if config.data.train or config.data.heldout else {}
 
     def documents(patterns: tuple[str, ...]) -> list[Document]:
-        return read_documents(patterns, known=known, cut=Cutter(config).cut, optional=True) if patterns else []
+        if not patterns:
+            return []
+        share = config.questions.heldout_share
+        return read_documents(patterns, known=known, heldout_share=share, cut=Cutter(config).cut, optional=True)
 
     asked = [question for document in documents(config.data.heldout) for question in benchmark.exam(document).questions]
     return (*asked, *heldout_items(config, documents(config.data.train)), *all_evaluation_items(config))

@@ -196,14 +196,17 @@ def _write_missing(
 
 def _chosen(document: Document, checked: CheckedQuestions, asked: AskedQuestions, settings: Questions) -> list[Record]:
     """The questions of a document that stay, each on its side; the others are put to the dropped ones."""
-    fresh = []
+    fresh, of_document = [], AskedQuestions()
     for item in checked.questions:
-        if reason := asked.refuse(item):
+        if reason := asked.refuse(item) or of_document.refuse(item):
             checked.dropped.append(item | {"reason": reason})
         else:
             fresh.append(item)
-            asked.add(item)
+            of_document.add(item)
     chosen = choose(document, fresh, settings.per_document)
+    # Only what the file keeps: a call that goes on knows no other questions.
+    for item in chosen:
+        asked.add(item)
     checked.dropped += [item | {"reason": "more than asked for"} for item in fresh if item not in chosen]
     return with_sides(document, chosen, settings.heldout_share)
 

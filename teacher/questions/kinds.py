@@ -10,6 +10,7 @@ It needs `ask`, which is put into `prompt.txt`; the other fields are those of `K
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -39,10 +40,14 @@ class Kind(BaseModel):
     named: bool = False
     """The question has to hold a name or a number, where its script has capitals."""
 
-    @property
-    def by_rule(self) -> bool:
-        """Whether no model writes it."""
-        return self.name == CLOZE
+    by_rule: ClassVar[bool] = False
+    """Whether no model writes it."""
+
+
+class KindByRule(Kind):
+    """`cloze`; a file of that name is a kind that a model writes."""
+
+    by_rule: ClassVar[bool] = True
 
 
 def kinds_of(settings: Questions) -> list[Kind]:
@@ -63,7 +68,7 @@ def kinds_of(settings: Questions) -> list[Kind]:
 
 def _read_kind(name: str) -> Kind:
     if name == CLOZE:
-        return Kind(name=CLOZE, ask="none", named=True)
+        return KindByRule(name=CLOZE, ask="none", named=True)
     own = name.endswith((".yaml", ".yml"))
     path = Path(name) if own else FOLDER / f"{name}.yaml"
     valid = [*(file.stem for file in FOLDER.glob("*.yaml")), CLOZE]

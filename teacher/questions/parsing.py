@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_MARKUP = re.compile(r"[*_`#]+(?=\S)|(?<=\S)[*_`]+")
+# An underscore within a word, as in `max_new_tokens`, belongs to the word.
+_MARKUP = re.compile(r"[*`#]+(?=\S)|(?<=\S)[*`]+|(?<!\w)_+(?=\S)|(?<=\S)_+(?!\w)")
 _NUMBER = re.compile(r"^\s*(?:[-•*]|\(?\d{1,3}[.):]|\(?[a-z]\))\s+")
 _LABEL = re.compile(r"\b(Q(?:uestion)?|A(?:nswer)?)\s*\d{0,3}\s*(?:[:.)]\s+|：\s*)", re.IGNORECASE)
 _QUESTION_WORD = re.compile(

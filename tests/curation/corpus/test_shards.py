@@ -178,6 +178,9 @@ def test_a_document_without_questions_gets_known_ones(tmp_path: Path, capsys: py
     asked = [document.metadata["questions"] for document in read_documents((str(path),), known=known)]
     assert asked == [own, [written[0] | {"split": "reward"}]], "what was written has its side"
     assert "1 documents without questions" in capsys.readouterr().err
+    held = read_documents((str(path),), known=known, heldout_share=1.0)[1].metadata["questions"]
+    assert held == [written[0] | {"split": "heldout"}]
+    capsys.readouterr()
     bare = write_jsonl(tmp_path / "b.jsonl", rows(5))
     assert read_documents((str(bare),), optional=True) == []
     assert "5 documents without questions" in capsys.readouterr().err

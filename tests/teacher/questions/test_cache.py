@@ -304,6 +304,14 @@ def test_every_form_is_read(text):
     assert found == [("Where was Ada born?", "oslo"), ("What did Ada study?", "optics")]
 
 
+def test_an_underscore_within_a_word_stays():
+    text = "**Q:** Which key limits _new_ tokens?\n__A:__ `max_new_tokens`\nQ: Which __one__ is set?\nA: _top_p_"
+    assert parse_pairs(text) == [
+        QuestionAnswer("Which key limits new tokens?", "max_new_tokens"),
+        QuestionAnswer("Which one is set?", "top_p"),
+    ]
+
+
 def test_a_question_without_an_answer_is_left_out():
     assert parse_pairs("Where was Ada born?\nWhat did Ada study?\noptics") == [
         QuestionAnswer("What did Ada study?", "optics")

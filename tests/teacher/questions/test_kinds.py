@@ -149,6 +149,14 @@ def test_a_kind_of_ones_own_is_a_file(tmp_path):
     assert (kind.name, kind.ask, kind.words, kind.copied) == ("colour", "Each question asks for a colour.", 2, True)
 
 
+def test_a_file_called_cloze_is_no_rule(tmp_path):
+    path = tmp_path / "cloze.yaml"
+    path.write_text("ask: Each question leaves a gap.\n")
+    [kind] = kinds_of(Questions(model="teacher", kinds=(str(path),)))
+    assert kind.ask == "Each question leaves a gap." and not kind.by_rule
+    assert kinds_of(Questions(kinds=("cloze",)))[0].by_rule
+
+
 @pytest.mark.parametrize(
     ("kinds", "file", "said"),
     [
@@ -220,6 +228,22 @@ def test_questions_by_rule_need_no_model_and_the_table_counts_all(tmp_path):
     assert table.rstrip() in said
     assert table.splitlines()[-1].split()[:3] == ["all", str(kept + refused.total()), str(kept)]
     assert f"{refused['asked already']} asked already" in table and refused["asked already"] >= 3
+
+
+def test_what_a_document_has_too_much_of_is_no_obstacle_to_later_ones(tmp_path):
+    """A stopped call no longer knows it, and has to end with the same file."""
+    config = cloze_config(tmp_path, per_document=1)
+    config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"batch_size": 1})})
+    [one] = people(1)
+    given = [one, Document(id="copy", text=one.text)]
+    ensure_questions(config, given, print)
+    path = questions_file(config)
+    whole = path.read_bytes()
+    lines = [json.loads(line) for line in whole.splitlines()]
+    assert [len(line["questions"]) for line in lines] == [1, 1], "the copy asks what was left over"
+    path.write_bytes(whole.splitlines(keepends=True)[0])
+    ensure_questions(config, given, print)
+    assert path.read_bytes() == whole
 
 
 def test_hopeless_documents_end_in_one_line_that_says_what_to_do(tmp_path, monkeypatch):
