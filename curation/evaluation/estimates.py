@@ -94,12 +94,17 @@ def document_means(rows: Sequence[Row], arm: str, kind: str = "document", source
             grouped.setdefault((row["document_id"] or str(row["batch"]), row["seed"]), []).append(row)
     return {
         key: DocumentMean(
-            _gains(group) | {"accuracy": statistics.fmean(row["correct_after"] for row in group)},
+            _gains(group) | {"accuracy": statistics.fmean(row["correct_after"] for row in _graded(group))},
             group[0]["cluster"],
             1 if kind == "document" else len(group),
         )
         for key, group in grouped.items()
     }
+
+
+def _graded(rows: Sequence[Row]) -> Sequence[Row]:
+    """Without running text, where anything else is asked, as in `teacher.reward.student_runs.narrow`."""
+    return [row for row in rows if row["bits_after"] is None] or rows
 
 
 def _gains(rows: Sequence[Row]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from curation.evaluation.records import (
 )
 from curation.evaluation.texts import taught_texts
 from student.engine.models import read_tokenizer
-from student.records import Document, group_of, in_measure, whole_id
+from student.records import Document, group_of, in_measure
 from student.text.words import overlap_shares
 from teacher.records import ONE_RUN
 
@@ -150,10 +150,10 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
         "Comparisons are corrected by Holm within each setting and measure, over all students: a verdict other than"
         " `no detectable difference` stands after that.",
     ]
-    if parted := parted_documents(inputs.documents, config.reward.documents_together):
+    if parted := parted_titles(inputs.documents, config.reward.documents_together):
         sentences.append(
-            f"The passages of {amount(parted, 'document')} lie in several batches, which count as independent:"
-            " intervals are too short by what such passages have in common. `reward.credit: document` draws titles."
+            f"The texts of {amount(parted, 'title')} lie in several batches, which count as independent:"
+            " intervals are too short by what such texts have in common. `reward.credit: document` draws titles."
         )
     for label, of_student in students.items():
         for arm in inputs.arms:
@@ -204,9 +204,10 @@ def write_result(run_dir: Path, rows: Sequence[Mapping[str, Any]], lessons: pa.T
     write_json(run_dir / RESULT_FILE, result.model_dump(mode="json"))
 
 
-def parted_documents(documents: Sequence[Document], together: int) -> int:
-    """Documents of which passages lie in more than one batch; where a student learns a single one, titles are drawn."""
-    batches: dict[str, set[int]] = defaultdict(set)
+def parted_titles(documents: Sequence[Document], together: int) -> int:
+    """Titles of which documents or passages lie in more than one batch (without a title: those of one text, see
+    `group_of`); where a student learns a single one, titles are drawn."""
+    batches: dict[Hashable, set[int]] = defaultdict(set)
     for number, document in enumerate(documents):
-        batches[whole_id(document)].add(number // together)
+        batches[group_of(document)].add(number // together)
     return 0 if together == 1 else sum(len(numbers) > 1 for numbers in batches.values())

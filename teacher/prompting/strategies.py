@@ -172,6 +172,17 @@ def content_of(strategy: str) -> str:
     )
 
 
+def contents_of(strategies: Iterable[str]) -> list[str]:
+    """`content_of` each strategy; of one without a file, which a `policy` teacher may know by its tag, the name."""
+    contents = []
+    for name in strategies:
+        try:
+            contents.append(content_of(name))
+        except UserError:
+            contents.append(name)
+    return contents
+
+
 def strategy_label(strategy: str) -> str:
     """The name under which a strategy is logged: of a file, its stem."""
     parts = parts_of(strategy)

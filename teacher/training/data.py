@@ -15,7 +15,7 @@ from configs.seeds import stable_seed
 from student.benchmarks.items import Continuation
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Document
-from teacher.prompting.strategies import brought_names, check_strategy, check_trainable, content_of, planned_names
+from teacher.prompting.strategies import brought_names, check_strategy, check_trainable, contents_of, planned_names
 from teacher.ready.brought import check_brought
 from teacher.ready.plans import check_plans
 from teacher.reward.assignment import batches_of
@@ -63,11 +63,7 @@ def data_hash(config: Config, train: Sequence[Document], heldout: Sequence[Docum
     ]
     asked = (document.metadata.get("continuation") for document in (*train, *heldout))
     content += [items for items in asked if isinstance(items, Continuation)]
-    for name in config.teacher.strategies:
-        try:
-            content.append(content_of(name))
-        except UserError:  # a `policy` teacher without a chat template knows strategies without files
-            content.append(name)
+    content += contents_of(config.teacher.strategies)
     if brought_names(config.teacher.strategies):
         content += [d.metadata.get("rewrites") for documents in (train, heldout) for d in documents]
     files = [spec.partition(":")[2] for spec in config.reward.benchmarks] + [config.reward.retention_texts or ""]

@@ -5,10 +5,11 @@ from datatrove.data import Document
 
 from curation.corpus.training_data import read_asked
 from curation.evaluation.arms import parse_arms
-from curation.evaluation.result import parted_documents
+from curation.evaluation.result import parted_titles
 from curation.evaluation.texts import LessonTexts, choose_best, taught_texts
 from curation.lab.items import REWRITES
 from student.records import Passage, Question
+from teacher.prompting.strategies import read_strategy
 from teacher.records import Rewrite
 from tests.curation.datasets import write_jsonl
 
@@ -69,6 +70,18 @@ def test_texts_are_kept_and_other_settings_are_other_texts(make_config):
     assert len(list(folder.glob("*.json"))) == 2
 
 
+def test_an_edited_prompt_is_another_teacher(make_config, tmp_path):
+    prompt = tmp_path / "mine.txt"
+    prompt.write_text("Sing of {document}")
+    config = make_config(teacher={"strategies": [str(prompt)]}, evaluation={"arms": ["repeated", "untrained"]})
+    texts, arm = LessonTexts(config, documents(config), ()), arms_of(config)[1]
+    before = texts._kept_path(arm, 2, None)
+    assert texts._kept_path(arm, 2, None) == before
+    prompt.write_text("Tell of {document}")
+    read_strategy.cache_clear()  # the next call is another process
+    assert texts._kept_path(arm, 2, None) != before
+
+
 def rewrite(text, rejected=None):
     return Rewrite(document_id="d", strategy="s", text=text, completion=text, prompt="", rejected=rejected)
 
@@ -111,7 +124,7 @@ def test_odd_lines_are_refused(make_config, line):
         arms_of(make_config(evaluation={"arms": ["repeated", line]}))
 
 
-def test_documents_whose_passages_lie_in_several_batches_are_counted():
+def test_titles_whose_texts_lie_in_several_batches_are_counted():
     def passage(number, name):
         place = Passage(
             number=number, of=2, start_index=0, end_index=1, headings=(), document_id=name, document_hash=name
@@ -119,5 +132,7 @@ def test_documents_whose_passages_lie_in_several_batches_are_counted():
         return Document("text", f"{name}/{number}", metadata={"passage": place})
 
     documents = [Document("text", "a"), passage(1, "b"), passage(2, "b"), passage(1, "c"), passage(2, "c")]
-    assert parted_documents(documents, 2) == 2 and parted_documents(documents, 3) == 0
-    assert parted_documents(documents, 1) == 0, "there whole titles are drawn"
+    assert parted_titles(documents, 2) == 2 and parted_titles(documents, 3) == 0
+    assert parted_titles(documents, 1) == 0, "there whole titles are drawn"
+    titled = [Document(f"text {i}", str(i), metadata={"title": title}) for i, title in enumerate(["A", "B", " a"])]
+    assert parted_titles(titled, 2) == 1 and parted_titles(titled, 3) == 0

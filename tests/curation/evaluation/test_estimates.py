@@ -78,6 +78,15 @@ def test_what_the_correction_takes_back_is_no_difference():
     assert among.difference.low > 0 and among.verdict == "no detectable difference"
 
 
+def test_running_text_counts_in_accuracies_only_where_nothing_else_is_asked():
+    text = {"loglik_before": None, "loglik_after": None, "bits_before": -2.0, "bits_after": -1.0}
+    asked = [row("repeated", d, 2.0) for d in range(4)]
+    ends = [row("repeated", d, 0.0, question="end", **text) for d in range(4)]
+    for given, accuracy in (([*asked, *ends], 1.0), (ends, 0.0)):
+        estimates, _ = estimated(given, [Arm("repeated", "repeated")])
+        assert estimates["s"].arms["together", "repeated"].accuracy.mean == accuracy
+
+
 def sequence_rows(arm, seed, first_kept=False):
     """Two edits of one document each: the first is known after it, and forgotten after the second or not."""
     answers = {1: (True, False), 2: (first_kept, True)}
