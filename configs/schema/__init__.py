@@ -112,12 +112,17 @@ class Config(Section):
                 )
             if TEACHER in (*self.student.names, self.questions.model):
                 raise ValueError("teacher.model 'head' reads no text: name another student.model and questions.model")
+        if "oracle" in self.evaluation.arms and self.rl.rewrites_per_lesson > 1:
+            raise ValueError("evaluation.arms 'oracle' has lessons of one strategy: set rl.rewrites_per_lesson to 1")
+        replayed = self.evaluation.edits > 1 and self.evaluation.replay > 0
         if PLAN in " ".join([*self.teacher.strategies, *self.evaluation.ensemble, *self.evaluation.arms]):
             refused = {
                 "reward.credit other than 'document'": self.reward.credit != "document",
                 "rl.rewrites_per_lesson above 1": self.rl.rewrites_per_lesson > 1,
                 "student.split_lines": self.student.split_lines,
                 "student.with_document": self.student.with_document,
+                "evaluation.scaling above 1": max(self.evaluation.scaling, default=1) > 1,
+                "evaluation.replay with evaluation.edits above 1": replayed,
             }
             for setting in (setting for setting, holds in refused.items() if holds):
                 raise ValueError(f"a plan ({PLAN}NAME) is how one student learns one document, without {setting}")

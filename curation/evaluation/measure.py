@@ -45,7 +45,7 @@ def measure_student(
             texts[arm.name] = students.choose(groups, arm) if arm.chosen else groups
         del lesson_texts  # and with it a teacher in memory
         rows = _together(students, texts)
-        student_runs = students.runs.students
+        student_runs = students.students
         if config.evaluation.edits:
             lessons = taught_texts(texts[edits_arm(config.evaluation, inputs.arms).name], config.rl.rewrites_per_lesson)
             rows += run_edits(students, lessons, make_pool, folder / "edits", lambda line: say(f"{label}: {line}"))
@@ -58,7 +58,7 @@ def measure_student(
             students = ArmStudents(inputs, label, settings, make_pool(settings), journal, progress.within)
             planned = [job for arm in inputs.arms for job in students.plan("single", arm, texts[arm.name], range(1))]
             rows += students.run(planned)
-            student_runs += students.runs.students
+            student_runs += students.students
     # On disk, since rows may be many and would have to pass between processes.
     path = folder / "items.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=ITEM_COLUMNS), path)

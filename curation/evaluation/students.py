@@ -54,7 +54,13 @@ class ArmStudents:
         self.runs = StudentRuns(self.config, inputs.documents, journal, benchmark=questions, on_progress=on_progress)
         self.titles = clusters_of(inputs.documents, 1)
         """For each document the number of the first one under its title."""
+        self._of_oracle = 0
         self.extra_questions = tuple(question for items in inputs.extra.values() for question in items)
+
+    @property
+    def students(self) -> int:
+        """Different students requested so far, those by which `oracle` chose among them."""
+        return self.runs.students + self._of_oracle
 
     def choose(self, groups: Groups, arm: Arm) -> Groups:
         """The lessons of an arm that are chosen by their reward: on their documents' `reward` questions, of `oracle` on
@@ -67,6 +73,7 @@ class ArmStudents:
             )
         gain_reward = GainReward(runs, {self.settings.model: self.pool})
         values = [[reward.value for reward in rewards] for rewards in gain_reward.score(groups)]
+        self._of_oracle += runs.students if runs is not self.runs else 0
         return choose_best(groups, self.config.rl.rewrites_per_lesson, values)
 
     def plan(

@@ -25,7 +25,7 @@ from configs.schema.reward import Credit, Measure
 from curation.console.progress import say
 from curation.reliability.adaptive_comparison import compare
 from curation.reliability.report import TARGET, print_reports
-from curation.study.groups import Group, comparable, read_groups
+from curation.study.groups import Group, check_alone, comparable, read_groups
 from curation.study.students import Gains, Recording, RewriteStudy, session
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
@@ -63,6 +63,7 @@ def run_reliability(
     units: list[Credit] = [unit for unit in get_args(Credit) if unit in credits]
     sizes = {unit: 1 if unit == "document" else config.reward.documents_per_student for unit in units}
     groups = _comparable(config, read_groups(config, source, documents * max(sizes.values(), default=1), rewrites))
+    check_alone(groups, sizes.values(), "measure --credit document")
     pool = pool or make_pool(config.student)
     output = output or config.run.dir / "reliability.json"
     reports: list[dict[str, Any]] = []

@@ -2,7 +2,7 @@
 by rule; and the controls of these."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from student.records import group_of
 from teacher.gates.checks import build_gates
 from teacher.prompting.strategies import brought_names, check_strategy, prompts_of, spread
 from teacher.ready.brought import brought_texts, check_brought
+from teacher.ready.plans import plan_of
 from teacher.reward.student_runs import heldout_items
 from teacher.sampling import Sampling, sample_rewrites
 from teacher.writers.no_model import load_writer
@@ -109,6 +110,12 @@ def comparable(groups: Sequence[Group], asked: Callable[[Document], bool], quest
         if count:
             say(f"{count} documents without {missing} are left out")
     return kept
+
+
+def check_alone(groups: Sequence[Group], sizes: Iterable[int], advice: str) -> None:
+    """Raises UserError with the `advice` where a plan would share one of the `sizes` of documents a student."""
+    if max(sizes, default=1) > 1 and any(plan_of(c.text) for group in groups for c in group.candidates):
+        raise UserError(f"a plan is how one student learns one document, and shares none: {advice}")
 
 
 def _lab_groups(config: Config, documents: int, rewrites: int | None) -> list[Group]:

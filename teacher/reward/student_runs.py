@@ -137,7 +137,8 @@ class StudentRuns:
         student = self.config.student
         for name, text in taught:
             if plan := plan_of(text):
-                assert len(taught) == 1, "a plan is how one student learns one document"
+                if len(taught) > 1:
+                    raise UserError(f"a text of document {name!r} is a plan, and a plan is a student's only lesson")
                 # An end-of-text token and an opening one are not of the text.
                 most = student.max_text_tokens - 2
                 warmup = None if steps is None else round(student.warmup_steps * steps / (plan.steps or steps))

