@@ -215,6 +215,16 @@ def test_cost_is_linear_in_the_text(size: int) -> None:
     assert calls < 40 * len(text)
 
 
+def test_a_huge_word_is_cut_in_windows() -> None:
+    lengths: list[int] = []
+    ours = Cutter(Config.model_validate({"data": {"passage_tokens": 200}}), writes=False)
+    count = ours.count
+    ours.__dict__["count"] = lambda text: lengths.append(len(text)) or count(text)
+    text = "x" * 300_000 + " and > " * 9
+    assert "".join(passage.text for passage in ours.cut(Document(text, "1"))) == text
+    assert max(lengths) <= 1 << 16
+
+
 def long_row(seed: int, paragraphs: int = 12) -> dict[str, Any]:
     rng = random.Random(seed)
     texts = [f"Fact {seed}-{i} is {seed * 100 + i}. " + " ".join(rng.choices("ab cd ef".split(), k=15)) + "."
