@@ -19,8 +19,9 @@ from configs.errors import UserError
 
 ARCHIVES = (".deb", ".zip", ".whl", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 BROKEN = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zstandard.ZstdError, tarfile.TarError,
-          zipfile.BadZipFile, NotImplementedError, RuntimeError)  # fmt: skip
-"""What reading a damaged archive raises; RuntimeError for one with a password."""
+          zipfile.BadZipFile, ArithmeticError, NotImplementedError, RuntimeError)  # fmt: skip
+"""What reading a damaged archive raises; RuntimeError for one with a password, ArithmeticError
+for the time of a file that no calendar has."""
 LARGEST = 32 << 20
 """Bytes of a file after decompression; one that is larger is refused before it fills the memory."""
 
@@ -43,7 +44,7 @@ def find_sources(paths: Sequence[Path]) -> list[Path]:
             raise UserError(f"no such file or folder: {path}")
         sources[path] = None
         if path.is_dir():
-            sources |= dict.fromkeys(path / m.path for m in members(path) if m.path.lower().endswith(ARCHIVES))
+            sources |= dict.fromkeys(file for file in _files_in(path) if file.name.lower().endswith(ARCHIVES))
     return list(sources)
 
 
@@ -52,7 +53,9 @@ def members(source: Path) -> Iterator[Member]:
     what they lead to is a member of its own, or somebody else's. Raises one of `BROKEN`."""
     name = source.name.lower()
     if source.is_dir():
-        yield from _of_folder(source)
+        for file_path in _files_in(source):
+            relative = as_text(file_path.relative_to(source))
+            yield Member(relative, file_path.stat().st_mtime, partial(_bounded, partial(open, file_path, "rb")))
     elif name.endswith((".zip", ".whl")):
         with zipfile.ZipFile(source) as archive:
             for packed in archive.infolist():
@@ -74,14 +77,16 @@ def unpacked(data: bytes) -> bytes:
     return _bounded(partial(gzip.open, io.BytesIO(data))) if data.startswith(b"\x1f\x8b") else data
 
 
-def _of_folder(folder: Path) -> Iterator[Member]:
+def as_text(path: Path | str) -> str:
+    """A path, whose bytes need not be UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
         folders.sort()
-        for name in sorted(names):
-            path = Path(root) / name
-            if path.is_file() and not path.is_symlink():
-                relative = os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
-                yield Member(relative, path.stat().st_mtime, partial(_bounded, partial(open, path, "rb")))
+        paths = (Path(root) / name for name in sorted(names))
+        yield from (path for path in paths if path.is_file() and not path.is_symlink())
 
 
 def _tar(file: IO[bytes], name: str) -> tarfile.TarFile:

@@ -9,6 +9,8 @@ cannot be read is counted and named in `collected.json`; it ends nothing.
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,19 +22,19 @@ from configs.errors import UserError
 from configs.files import make_folder, read_own, write_json_lines, write_whole
 from configs.schema.curation import language_code
 from configs.seeds import stable_seed
-from curation.collect.archives import BROKEN, Member, find_sources, members, unpacked
+from curation.collect.archives import BROKEN, Member, as_text, find_sources, members, unpacked
 from curation.collect.convert import kind_of, pandoc_version, title_of, to_markdown
 from curation.console.progress import WorkProgress, say
 from curation.console.tables import stdout_console
 from curation.corpus.filters import language_identifier
 from curation.corpus.finding import one_line
-from curation.corpus.licences import licence_name
+from curation.corpus.licences import is_unknown, licence_name
 
 NAMED = 200
 """Names of refused files that `collected.json` keeps for each reason; their number is always whole."""
 SURE = 0.65
 """Least probability of a language that is written down, as `filters.min_language_probability`."""
-FORMAT = 3
+FORMAT = 4
 """Raised when the same source would give other rows."""
 OTHER = "not a document by its name"
 TESTS = ("test", "tests", "testing", "testdata")
@@ -60,14 +62,17 @@ def collect(paths: list[Path], output: Path, limit: int | None = None, licence: 
     for source in sources:
         shard = _shard_name(source, [record["shard"] for record in records])
         status = source.stat()
-        key = [FORMAT, str(source), status.st_size, status.st_mtime, limit, licence, version]
+        key = [FORMAT, as_text(source), status.st_size, status.st_mtime, limit, licence, version]
         # A folder's own time does not tell of changes further below.
         if source.is_dir() or made.get(shard, {}).get("key") != key or not _is_there(output, made[shard]):
             made[shard] = _collect_source(source, output / shard, limit, licence) | {"shard": shard, "key": key}
         records.append(made[shard])
-        write_whole(_report(output), json.dumps({"sources": records}, indent=1, ensure_ascii=False))
+        # What is not reached yet stays in the report: its shard is removed at the end if its source is gone.
+        reached = {record["shard"] for record in records}
+        _write_report(output, records + [record for record in before if record["shard"] not in reached])
     for stale in {record["shard"] for record in before} - {record["shard"] for record in records}:
         (output / stale).unlink(missing_ok=True)
+    _write_report(output, records)
     if not any(record["documents"] for record in records):
         raise UserError(f"no documents in {', '.join(map(str, paths))}: see {_report(output)}")
     return _report(output)
@@ -79,6 +84,10 @@ def _is_there(output: Path, record: dict[str, Any]) -> bool:
 
 def _report(output: Path) -> Path:
     return output / "collected.json"
+
+
+def _write_report(output: Path, records: list[dict[str, Any]]) -> None:
+    write_whole(_report(output), json.dumps({"sources": records}, indent=1, ensure_ascii=False))
 
 
 def _shard_name(source: Path, taken: list[str]) -> str:
@@ -94,7 +103,7 @@ def _collect_source(source: Path, shard: Path, limit: int | None, licence: str |
     try:
         chosen = _choose(source, limit, refused)
         licences = _licences(source)
-        with WorkProgress(source.name, len(chosen)) as progress:
+        with WorkProgress(as_text(source.name), len(chosen)) as progress:
             progress.unit = "documents"
             for member in members(source):
                 if member.path in chosen:
@@ -106,15 +115,15 @@ def _collect_source(source: Path, shard: Path, limit: int | None, licence: str |
                     progress.done += 1
     except BROKEN as error:
         # What lies before the break of an archive is kept.
-        refused.setdefault(f"the source cannot be read on: {one_line(error)}", []).append(source.name)
-        say(f"{source}: {one_line(error)}")
+        refused.setdefault(f"the source cannot be read on: {one_line(error)}", []).append(as_text(source.name))
+        say(f"{as_text(source)}: {one_line(error)}")
     shard.unlink(missing_ok=True)
     if rows:
         write_json_lines(shard, sorted(rows, key=lambda row: row["path"]))
     counts = {name: dict(Counter(str(row.get(name)) for row in rows).most_common()) for name in
               ("format", "language", "licence")}  # fmt: skip
     return {
-        "source": str(source),
+        "source": as_text(source),
         "documents": len(rows),
         "characters": sum(len(row["text"]) for row in rows),
         **counts,
@@ -123,11 +132,17 @@ def _collect_source(source: Path, shard: Path, limit: int | None, licence: str |
     }
 
 
+def _before_break(source: Path) -> Iterator[Member]:
+    """The members of a source that can be reached; who reads them all meets the break, and reports it."""
+    with suppress(*BROKEN):
+        yield from members(source)
+
+
 def _choose(source: Path, limit: int | None, refused: dict[str, list[str]]) -> frozenset[str]:
     """Paths of the documents. Hidden folders are none of a source: `_sources` holds a manual a second time. Nor are a
     program's tests, whose inputs look like documents."""
     paths: list[str] = []
-    for member in members(source):
+    for member in _before_break(source):
         folders = PurePosixPath(member.path).parts
         is_document = kind_of(member.path) and not any(part.startswith((".", "_")) or part in TESTS for part in folders)
         (paths if is_document else refused.setdefault(OTHER, [])).append(member.path)
@@ -148,7 +163,7 @@ def _row(source: Path, member: Member, licences: dict[str, str], default: str | 
         "licence": next((licences[folder] for folder in [*folders, ""] if folder in licences), default),
         "date": datetime.fromtimestamp(member.changed, UTC).date().isoformat(),
         "format": kind,
-        "source": source.name,
+        "source": as_text(source.name),
         "path": member.path,
     }
     return {name: value for name, value in row.items() if value is not None}
@@ -156,19 +171,23 @@ def _row(source: Path, member: Member, licences: dict[str, str], default: str | 
 
 def _licences(source: Path) -> dict[str, str]:
     """By folder the licence that its package names: Debian's `copyright` (DEP 5; in an older one the only licence that
-    it refers to) or Python's PKG-INFO. "" stands for a whole archive."""
+    it refers to) or Python's PKG-INFO. "" stands for the rest of an archive in which all name the same."""
     found = {}
-    for member in members(source):
+    for member in _before_break(source):
         path = PurePosixPath(member.path)
         if path.name in _LICENCE_FILES:
             try:
                 text = member.read().decode(errors="replace")
             except BROKEN:
                 continue
-            told = _LICENCE.findall(text)[:1] if text.startswith(("Format", "Metadata-Version")) else []
-            names = told or sorted({name.rstrip(".") for name in _COMMON.findall(text)})
-            if len(names) == 1 and (name := licence_name(names[0])):
-                found["" if source.is_file() else str(path.parent)] = name
+            told = _LICENCE.findall(text) if text.startswith(("Format", "Metadata-Version")) else []
+            # Python's `License: UNKNOWN` stands before the classifiers, which may tell.
+            names = [name for name in map(licence_name, told) if not is_unknown(name)][:1]
+            names = names or sorted({licence_name(name.rstrip(".")) for name in _COMMON.findall(text)})
+            if len(names) == 1:
+                found[str(path.parent)] = names[0]
+    if source.is_file() and len(set(found.values())) == 1:
+        found[""] = next(iter(found.values()))
     return found
 
 

@@ -190,6 +190,55 @@ def test_what_is_broken_is_counted_and_named(tmp_path, monkeypatch):
         assert any(reason.startswith("the source cannot be read on") for reason in refused[name]), refused
     assert {name for names in named[tmp_path.name].values() for name in names} == {"bomb.1.gz", "half.1.gz"}
     assert len(rows_of(tmp_path / "out")) >= 40
+    # What lies before the break is kept.
+    assert 0 < next(r["documents"] for r in report["sources"] if r["source"].endswith("torn.tar.gz")) < 40
+
+
+def test_each_package_of_an_archive_has_its_own_licence(tmp_path):
+    head = "Metadata-Version: 2.1\nLicense: UNKNOWN\n"
+    files = {"a/PKG-INFO": f"{head}Classifier: License :: OSI Approved :: MIT License\n", "a/docs/x.md": "# X",
+             "a/b/PKG-INFO": "Metadata-Version: 2.1\nLicense: Apache-2.0\n", "a/b/y.md": "# Y",
+             "c/PKG-INFO": head, "c/z.md": "# Z"}  # fmt: skip
+    (tmp_path / "p.tar.gz").write_bytes(tar_of({name: text.encode() for name, text in files.items()}))
+    collect([tmp_path / "p.tar.gz"], tmp_path / "out", licence="cc0-1.0")
+    told = {path: row["licence"] for path, row in rows_of(tmp_path / "out").items()}
+    assert told == {"a/docs/x.md": "mit", "a/b/y.md": "apache-2.0", "c/z.md": "cc0-1.0"}
+
+
+def test_odd_times_and_names_are_no_end(tmp_path):
+    (tmp_path / "in").mkdir()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, changed in (("late.md", 1 << 60), ("fine.md", 0)):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime = 3, changed
+            archive.addfile(entry, io.BytesIO(b"# A"))
+    with open(os.fsencode(tmp_path / "in") + b"/p\xff.tar", "wb") as file:
+        file.write(buffer.getvalue())
+    report = json.loads(collect([tmp_path / "in"], tmp_path / "out").read_text())
+    [row] = rows_of(tmp_path / "out").values()
+    assert (row["path"], row["source"]) == ("fine.md", "p\\xff.tar")
+    assert any("late.md" in name for names in report["sources"][1]["named"].values() for name in names)
+
+
+def test_a_killed_call_remembers_what_it_did_not_reach(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{name}.md" for name in "abc"]
+    for path in paths:
+        path.write_text("# A title")
+    collect(paths, tmp_path / "out")
+    paths[0].write_text("# Another")
+
+    def killed(source):
+        if source == paths[1]:
+            raise KeyboardInterrupt
+        return archives.members(source)
+
+    paths[1].write_text("# Another title")
+    monkeypatch.setattr("curation.collect.collect.members", killed)
+    with pytest.raises(KeyboardInterrupt):
+        collect(paths, tmp_path / "out")
+    collect(paths[:1], tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.md.jsonl", "collected.json"]
 
 
 def test_mistakes_are_one_line(tmp_path):
