@@ -4,6 +4,7 @@ import os
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Read when huggingface_hub and datasets are first imported, so they are set before any test is collected.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,10 @@ for name in list(os.environ):
         del os.environ[name]
 # The tests' models are so small that a second thread costs more than it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples on every machine, however long a busy one takes.
+settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 def in_ray() -> bool:
