@@ -461,8 +461,7 @@ def export_in_a_process(folder: Path, server: HubServer, options: tuple[str, ...
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("answered", [False, True])
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("version", "answered"), [(1, False), (2, True)])
 def test_a_push_killed_at_any_request(
     folder: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch, version: int, answered: bool,
     capsys: pytest.CaptureFixture[str],
