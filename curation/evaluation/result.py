@@ -1,6 +1,5 @@
 """What an evaluation leaves on disk: evaluation.json, and the rows and lessons that it was made from."""
 
-import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
@@ -31,6 +30,7 @@ from student.engine.models import read_tokenizer
 from student.records import Document, group_of, in_measure
 from student.text.words import overlap_shares
 from teacher.records import ONE_RUN
+from teacher.reward.assignment import clusters_of
 
 
 def student_result(
@@ -130,9 +130,9 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
     config = inputs.config
     settings, student, documents = config.evaluation, config.student, len(inputs.documents)
     drawn = "batches of documents that share students"
-    clusters = math.ceil(documents / config.reward.documents_together)
+    clusters = len(set(clusters_of(inputs.documents, config.reward.documents_together)))
     if config.reward.documents_together == 1:
-        drawn, clusters = "titles of documents", len(set(map(group_of, inputs.documents)))
+        drawn = "titles of documents"
     asked = "all their questions, none of which was rewarded" if settings.questions == "all" else "held-out questions"
     kinds, measure = {arm.kind for arm in inputs.arms}, config.reward.measure
     of_run = ""

@@ -13,8 +13,8 @@ T = TypeVar("T")
 DEATHS = 2
 """A batch is blamed when so many of its workers have died: the first may have been the machine's own failure."""
 
-CHARACTERS_PER_TOKEN = 5
-"""Characters of a token of English text, at most."""
+MAX_CHARACTERS_PER_TOKEN = 5
+"""Most characters a token of English text."""
 
 
 class TrainingSize(NamedTuple):
@@ -34,7 +34,7 @@ class TrainingSize(NamedTuple):
         total = sum(map(len, texts))
         characters = total * min(len(texts), settings.texts_per_step or len(texts)) / len(texts)
         if settings.tokens_per_step:
-            characters = float(settings.tokens_per_step * CHARACTERS_PER_TOKEN)
+            characters = float(settings.tokens_per_step * MAX_CHARACTERS_PER_TOKEN)
         epochs = (lesson.epochs or settings.epochs) * math.ceil(total / max(1.0, characters))
         return cls(lesson.steps or (None if lesson.epochs else settings.steps) or epochs, characters)
 
