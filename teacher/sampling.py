@@ -126,7 +126,7 @@ def make_rewrite(
             made = ready.of(part.kind, part.name)
         parts += [] if made is None else [made]
         came_to_end = ended or part.kind != "prompt"
-        refused = ABSENT if made is None else check(ready.document, made, gates, came_to_end, part.kind)
+        refused = ABSENT if made is None else check(ready.document, made, gates, came_to_end, part)
         rejected = rejected or refused
     return Rewrite(
         document_id=ready.document.id,

@@ -58,6 +58,9 @@ class Config(Section):
     def consistent(self) -> "Config":
         if self.reward.credit == "shared" and self.reward.documents_per_student == 1:
             raise ValueError("reward.credit 'shared' with documents_per_student 1 is 'document': say so")
+        written = {part for name in (*self.teacher.strategies, *self.curation.strategies) for part in name.split("+")}
+        if unused := next((name for name in self.gates.verify if name not in written), None):
+            raise ValueError(f"gates.verify names {unused!r}, which is none of teacher.strategies: nothing is verified")
         if self.reward.measure == "recall" and not self.student.decode:
             raise ValueError("reward.measure 'recall' is of decoded answers: set student.decode to true")
         if self.reward.measure == "bits" and not self.data.continuation:

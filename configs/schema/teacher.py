@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -13,6 +13,9 @@ from configs.schema.student import Lora
 
 HEAD = "head"
 """Stands for a model in `teacher.model`: a softmax over strategies, from features of the document."""
+
+Checker = Literal["sympy", "z3", "python"]
+"""What can prove a solution (teacher/checkers)."""
 
 
 class Teacher(Section):
@@ -166,6 +169,11 @@ class Gates(Section):
     """A rewrite that shares this many words in a row with a benchmark item, absent from its source, is a leak."""
     plans: Plans = Plans()
     """Bounds of plans."""
+    verify: dict[Named, Annotated[tuple[Checker, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """Prompts whose texts are problems with solutions (teacher/strategies/problems.txt), each with its checkers, e.g.
+    {problems: [sympy, python]}. A text that none of them proves is refused as `unproven`, so that no student and no
+    dataset gets it. `sympy`: arithmetic, equations and units in formulas; `z3`: puzzles of whole numbers; `python`: a
+    program that prints the answer, in a sandbox (teacher/checkers)."""
 
 
 class Questions(Section):

@@ -12,6 +12,7 @@ from typing import NamedTuple, get_args
 
 from transformers import PreTrainedTokenizerBase
 
+from configs.errors import UserError
 from configs.schema import Gates, Teacher
 from configs.schema.plans import Plans
 from student.grids.grid import read_pairs
@@ -21,7 +22,7 @@ from student.text.words import count_words, length_in_words, ngrams, word_line, 
 from teacher.gates import injection
 from teacher.prompting.defence import CHAT_MARK, MARKER, control_tokens
 from teacher.prompting.prompts import DELIMITED, shows_strategies
-from teacher.prompting.strategies import PartKind, prompts_of, read_strategy
+from teacher.prompting.strategies import Part, PartKind, prompts_of, read_strategy
 from teacher.ready.plans import OPENING
 
 VERSION = 4
@@ -34,6 +35,7 @@ Refuses = Callable[[Document, str, bool], bool]
 KINDS: tuple[PartKind, ...] = get_args(PartKind)
 TEXTS: tuple[PartKind, ...] = tuple(kind for kind in KINDS if kind != "plan")
 """The kinds of strategies whose texts are to be learnt."""
+_ANY_PROMPT = Part("prompt", "")
 ABSENT = "absent"
 """The reason in a gate's place for a document that brings no text of the strategy that was to be taken."""
 
@@ -43,16 +45,22 @@ class Gate(NamedTuple):
 
     name: str
     refuses: Refuses
-    judges: Sequence[PartKind] = KINDS
+    kinds: Sequence[PartKind] = KINDS
     """The kinds of strategies whose texts it judges."""
+    strategy: str | None = None
+    """The one prompt whose texts it judges; None: it judges those of all."""
+
+    def judges(self, part: Part) -> bool:
+        """Whether it judges the texts of a part of a strategy."""
+        return part.kind in self.kinds and self.strategy in (None, part.name)
 
 
 def check(
-    document: Document, text: str, gates: Iterable[Gate], ended: bool = True, kind: PartKind = "prompt"
+    document: Document, text: str, gates: Iterable[Gate], ended: bool = True, part: Part = _ANY_PROMPT
 ) -> str | None:
-    """The name of the first gate that refuses the text of a strategy of this kind, or None. `ended` is False for a text
+    """The name of the first gate that refuses the text of this part of a strategy, or None. `ended` is False for a text
     that was cut at the longest length."""
-    return next((gate.name for gate in gates if kind in gate.judges and gate.refuses(document, text, ended)), None)
+    return next((gate.name for gate in gates if gate.judges(part) and gate.refuses(document, text, ended)), None)
 
 
 class GateInputs(NamedTuple):
@@ -113,16 +121,20 @@ def build_gates(
     names: Iterable[str] | None = None,
 ) -> list[Gate]:
     """The gates of these settings, or those of `names`, in the order of `GATES`. `heldout` are the items of
-    exams that must not reach a lesson."""
+    exams that must not reach a lesson. Raises UserError for a checker of `gates.verify` that is not installed."""
     inputs = GateInputs(settings, teacher, tokenizer, tuple(heldout), prompt_template)
     built = set(gate_names(settings) if names is None else names)
-    return [Gate(row.name, row.build(inputs), row.judges(settings)) for row in GATES if row.name in built]
+    gates = [Gate(row.name, row.build(inputs), row.judges(settings)) for row in GATES if row.name in built]
+    if names is None:
+        gates += [Gate(UNPROVEN, unproven(names), ("prompt",), strategy) for strategy, names in settings.verify.items()]
+    return gates
 
 
 def gate_names(settings: Gates, kinds: Collection[PartKind] = KINDS) -> tuple[str, ...]:
     """Names of the gates that `build_gates` builds from these settings and that judge texts of these kinds."""
     on = (row for row in GATES if row.switch is None or getattr(settings, row.switch))
-    return tuple(row.name for row in on if set(row.judges(settings)) & set(kinds))
+    names = tuple(row.name for row in on if set(row.judges(settings)) & set(kinds))
+    return (*names, UNPROVEN) if settings.verify and "prompt" in kinds else names
 
 
 def empty(min_words: int) -> Refuses:
@@ -206,6 +218,28 @@ def no_plan(bounds: Plans) -> Refuses:
     return refuses
 
 
+def unproven(names: Sequence[str]) -> Refuses:
+    """Refuses a text that is no problem with a solution that one of these checkers proves. Raises UserError for a
+    checker that is not installed."""
+    # sympy takes half a second to import.
+    from teacher.checkers.problem import Unproven, read_problem
+    from teacher.checkers.table import CHECKERS
+
+    for name in names:
+        if missing := CHECKERS[name].missing():
+            raise UserError(f"gates.verify: the checker {name!r} needs {missing}")
+
+    def refuses(document: Document, text: str, ended: bool) -> bool:
+        for name in names:
+            try:
+                return not CHECKERS[name].prove(read_problem(text))
+            except Unproven:
+                pass
+        return True
+
+    return refuses
+
+
 def bare_question(prompt: str, prompt_template: str) -> str:
     """The question of a prompt that a template made."""
     before, *_, after = prompt_template.split("{question}")
@@ -266,6 +300,8 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
     return refuses
 
 
+UNPROVEN = "unproven"
+"""The gate of problems, one for each strategy of `gates.verify`; after all others."""
 GATES = (
     Row("plan", lambda inputs: no_plan(inputs.settings.plans), kinds=("plan", "brought")),
     Row("unasked_plan", lambda inputs: unasked_plan, without_model=True, kinds=("prompt", "rule")),
@@ -294,6 +330,6 @@ GATES = (
         without_model=True,
     ),
 )
-"""All gates, cheap ones first."""
+"""All gates that hold for every strategy, cheap ones first."""
 INSTRUCTION_GATES = tuple(row.name for row in GATES if row.switch == "instructions")
 """They refuse the text of a writer that followed what a document says to a model, instead of rewriting it."""

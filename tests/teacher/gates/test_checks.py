@@ -1,9 +1,13 @@
+import random
+
 import pytest
 from datatrove.data import Document
 from transformers import AutoTokenizer
 
+from configs.errors import UserError
 from configs.schema import Config, Gates, Teacher
 from student.records import Question
+from teacher.checkers import programs
 from teacher.gates.checks import (
     GATES,
     INSTRUCTION_GATES,
@@ -19,7 +23,7 @@ from teacher.gates.checks import (
     repetition,
     truncated,
 )
-from teacher.prompting.strategies import read_strategy
+from teacher.prompting.strategies import Part, read_strategy
 from teacher.ready.plans import plan_of
 
 DOCUMENT = Document(text="Ada Brook was born in Lisbon and keeps bees near the old mill by the river.", id="ada")
@@ -138,13 +142,54 @@ def test_a_plan_is_followed_only_where_one_was_asked_for_and_within_its_bounds()
     plan = '{"augmentations": {"identity": 1}, "learning_rate": 0.001, "steps": 2}'
     endless, broken = plan.replace("2}", "99999999}"), plan[:-1]
     for text in (plan, endless, broken):
-        assert {check(task, text, gates, kind=kind) for kind in ("prompt", "rule")} == {"unasked_plan"}
+        assert {check(task, text, gates, part=Part(kind, "x")) for kind in ("prompt", "rule")} == {"unasked_plan"}
     for kind in ("brought", "plan"):
-        assert [check(task, text, gates, kind=kind) for text in (plan, endless, broken)] == [None, "plan", "plan"]
-        assert check(DOCUMENT, plan, gates, kind=kind) == "plan"
-    assert check(DOCUMENT, GOOD, gates) is None and check(DOCUMENT, GOOD, gates, kind="brought") is None
+        assert [check(task, text, gates, part=Part(kind, "x")) for text in (plan, endless, broken)] == [
+            None,
+            "plan",
+            "plan",
+        ]
+        assert check(DOCUMENT, plan, gates, part=Part(kind, "x")) == "plan"
+    assert check(DOCUMENT, GOOD, gates) is None and check(DOCUMENT, GOOD, gates, part=Part("brought", "x")) is None
     # Where no gate stands before the students, as with the raw documents, it is a text like any other.
     assert plan_of(broken) is None and plan_of(endless) is not None
+
+
+def test_a_problem_is_a_lesson_only_with_a_solution_that_is_proven():
+    gates = build_gates(Gates(verify={"problems": ("sympy",)}), Teacher(), None)
+    problem = "Problem: Solve $x + 3 = 8$ for x, where Ada Brook keeps bees.\nAnswer: x = "
+    asked = Part("prompt", "problems")
+    assert check(DOCUMENT, problem + "5", gates, part=asked) is None
+    for text in (problem + "6", problem + "5\nAnswer: x = 5", GOOD):
+        assert check(DOCUMENT, text, gates, part=asked) == "unproven"
+        assert check(DOCUMENT, text, gates, part=Part("prompt", "rewrite")) is None
+    assert "unproven" in gate_names(Gates(verify={"problems": ("sympy",)})) and "unproven" not in gate_names(Gates())
+
+
+def test_a_checker_that_is_not_installed_and_a_strategy_that_is_none_are_named_before_the_run(monkeypatch):
+    with pytest.raises(ValueError, match=r"gates\.verify names 'problem', which is none of teacher\.strategies"):
+        Config.model_validate({"gates": {"verify": {"problem": ["sympy"]}}})
+    monkeypatch.setenv("PATH", "/nowhere")
+    programs.missing.cache_clear()
+    with pytest.raises(UserError, match=r"gates\.verify: the checker 'python' needs bwrap \(e\.g\. apt install"):
+        build_gates(Gates(verify={"problems": ("python",)}), Teacher(), None)
+    programs.missing.cache_clear()
+
+
+def test_of_a_thousand_planted_wrong_solutions_none_passes():
+    rng = random.Random(0)
+    [gate] = [gate for gate in build_gates(Gates(verify={"p": ("sympy",)}), Teacher(), None) if gate.strategy == "p"]
+    passed = []
+    for number in range(1000):
+        a, x, b = rng.randint(2, 20), rng.randint(-20, 20), rng.randint(0, 99)
+        wrong = x + rng.choice((-10, -1, 1, 2, 10))
+        text = (
+            f"Problem: Solve ${a}x + {b} = {a * x + b}$.\nAnswer: x = {wrong}"
+            if number % 2
+            else (f"Problem: Compute ${a} * {x} + {b}$.\nAnswer: {a * wrong + b}")
+        )
+        passed += [] if gate.refuses(DOCUMENT, text, True) else [text]
+    assert passed == []
 
 
 def test_one_switch_turns_off_the_gates_of_instructions():
