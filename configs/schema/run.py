@@ -26,6 +26,9 @@ class Data(Section):
     plans and curation then work on passages as on documents. A shorter document is one passage. A document that brings
     texts of its own (`rewrites`), and a task of grids, are not cut. null cuts none: what does not fit into
     the teacher's context is then lost at the document's end."""
+    passages_per_document: int | None = Field(default=None, ge=1)
+    """Train and measure on so many passages of each document, spread evenly over it, so that no long one outweighs the
+    others and no questions are written that are never asked. Curation rewrites all passages."""
     continuation: float = Field(default=0.0, ge=0, le=0.9)
     """Share of each document, at its end, that the teacher does not see and its students are asked for: an exam that
     needs no questions, for `reward.measure: bits`. Only where texts are measured; curation rewrites whole documents."""

@@ -194,8 +194,9 @@ class Questions(Section):
     """Most questions that are kept of a document; kinds take turns."""
     heldout_share: float = Field(default=0.3, ge=0, le=1)
     """Share of the facts that are asked for by held-out questions alone; a document of two facts or more has some on
-    each side. 0 rewards all: where `data.heldout` brings questions, those held out of `data.train` are never asked, and
-    a teacher that wrote them itself quotes them in its lessons, which the gate `leak` then refuses."""
+    each side. Those about `data.heldout` judge the run, and no lesson may hold them. Those about `data.train` are in no
+    exam of it: lessons may hold them in training, and curated rows may not, so that you can ask them of your own
+    models. 0 rewards all."""
     replace: bool = False
     """Put the own questions of `data.train` aside where others are written: shows what training on the bare text is
     worth, judged by the questions that `data.heldout` brings."""

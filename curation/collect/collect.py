@@ -34,10 +34,11 @@ NAMED = 200
 """Names of refused files that `collected.json` keeps for each reason; their number is always whole."""
 SURE = 0.65
 """Least probability of a language that is written down, as `filters.min_language_probability`."""
-FORMAT = 4
+FORMAT = 5
 """Raised when the same source would give other rows."""
 OTHER = "not a document by its name"
-TESTS = ("test", "tests", "testing", "testdata")
+_TESTS = re.compile(r"(?:.+[-_.])?(?:tests?|testing|testdata)(?:[-_.].+)?")
+"""Folders such as `tests` and `jtreg-test-output`."""
 _LICENCE_FILES = ("copyright", "PKG-INFO", "METADATA")
 _LICENCE = re.compile(
     r"^(?:License-Expression: *|License: *|Classifier: License :: (?:OSI Approved :: )?)(\S.*)$", re.M
@@ -56,7 +57,9 @@ def collect(paths: list[Path], output: Path, limit: int | None = None, licence: 
     if output.exists() and any(path.name[0] != "." for path in output.iterdir()) and not _report(output).exists():
         raise UserError(f"{output} holds something else: name a new folder")
     make_folder(output)
-    before = read_own(_report(output), dict)["sources"] if _report(output).exists() else []
+    if not _report(output).exists():
+        _write_report(output, [])  # so that a call that goes on after a kill knows the folder
+    before = read_own(_report(output), dict)["sources"]
     made = {record["shard"]: record for record in before}
     records: list[dict[str, Any]] = []
     for source in sources:
@@ -140,11 +143,12 @@ def _before_break(source: Path) -> Iterator[Member]:
 
 def _choose(source: Path, limit: int | None, refused: dict[str, list[str]]) -> frozenset[str]:
     """Paths of the documents. Hidden folders are none of a source: `_sources` holds a manual a second time. Nor are a
-    program's tests, whose inputs look like documents."""
+    program's tests, whose inputs and reports look like documents."""
     paths: list[str] = []
     for member in _before_break(source):
-        folders = PurePosixPath(member.path).parts
-        is_document = kind_of(member.path) and not any(part.startswith((".", "_")) or part in TESTS for part in folders)
+        *folders, name = PurePosixPath(member.path).parts
+        hidden = any(part.startswith((".", "_")) for part in (*folders, name)) or any(map(_TESTS.fullmatch, folders))
+        is_document = kind_of(member.path) and not hidden
         (paths if is_document else refused.setdefault(OTHER, [])).append(member.path)
     if limit is not None:
         paths = sorted(paths, key=lambda path: (stable_seed("collect", path), path))[:limit]

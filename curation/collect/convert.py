@@ -14,6 +14,7 @@ import charset_normalizer
 from lxml import etree, html
 
 from configs.errors import UserError
+from student.text.headings import find_headings
 
 KINDS = {
     "html": "html", "htm": "html", "xhtml": "html", "md": "markdown", "markdown": "markdown", "rst": "rst",
@@ -33,7 +34,6 @@ LETTERS = 0.85
 """Least share of letters and spaces in plain text: licences and books have 0.92 to 0.97, tables 0.5 to 0.84."""
 _MDOC = re.compile(rb"^\.(?:Dd|Sh) ", re.M)
 _SECTION = re.compile(r"[0-9][a-z0-9]*|[nlp]")
-_HEADING = re.compile(r"^(?:#{1,6} +(.+?)[ #]*|(\S.*)\n(?:={3,}|-{3,}) *)$", re.M)
 _FRAME = "script style nav footer aside form img svg button noscript".split()
 _FRAME_NAMES = frozenset(
     "banner breadcrumb breadcrumbs docnav footer headerlink indexterm navbar navfooter navheader navpath navigation "
@@ -100,9 +100,9 @@ def title_of(kind: str, path: str, text: str) -> str:
     stem, _, suffix = PurePosixPath(path).name.removesuffix(".gz").rpartition(".")
     if kind == "man":
         return f"{stem}({suffix})"
-    found = _HEADING.search(text)
+    heading = None if kind == "plain" else next(find_headings(text), None)
     first = text.strip().partition("\n")[0].strip()
-    title = (found[1] or found[2]) if found and kind != "plain" else first if len(first) <= 80 else stem or suffix
+    title = heading.title if heading else first if len(first) <= 80 else stem or suffix
     return re.sub(r"[*`\\]", "", title).strip()[:200] or stem
 
 

@@ -35,8 +35,8 @@ Filter = Callable[[Document], str | None]
 REPAIRS = ("extract", "ftfy", "pii", "c4")
 """The filters that change a text; all others only refuse."""
 
-_SECTION_NUMBER = re.compile(r"(^#{1,6} +\d{1,2}(?:\.\d{1,2}){3}\b)", re.M)
-"""A heading such as `#### 12.2.1.4. Installation` holds no IP address."""
+_NUMBERED_HEADING = re.compile(r"^#{1,6} +((?:(\d{1,2}(?:\.\d{1,2})*)\.)?\d{1,2})\b", re.M)
+"""The number of a section, and that of the section which it is part of."""
 PAGE_SECONDS = 30.0
 """Of processor time for the extraction of a page: a busy machine refuses the same pages as a quiet one."""
 STALLED_SECONDS = 1800.0
@@ -159,8 +159,15 @@ def _format_with(formatter: Any) -> Filter:
 
 def _without_addresses(pii: PIIFormatter) -> Filter:
     def apply(document: Document) -> None:
-        parts = _SECTION_NUMBER.split(document.text)
-        document.text = "".join(part if n % 2 else pii.format(part) for n, part in enumerate(parts))
+        """`#### 12.2.1.4. Installation` below `### 12.2.1. Xen` holds no IP address, `# 8.8.8.8` by itself does."""
+        text, place, parts = document.text, 0, []
+        headings = list(_NUMBERED_HEADING.finditer(text))
+        numbers = {heading[1] for heading in headings}
+        for heading in headings:
+            if heading[2] in numbers:
+                parts += [pii.format(text[place : heading.start()]), heading[0]]
+                place = heading.end()
+        document.text = "".join([*parts, pii.format(text[place:])])
 
     return apply
 

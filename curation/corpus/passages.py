@@ -13,12 +13,11 @@ left over as a piece of three tokens; what is left over is put to its neighbours
 import hashlib
 import itertools
 import math
-import re
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from datatrove.data import Document
 from semantic_text_splitter import MarkdownSplitter
@@ -28,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from configs.schema import Config
 from student.grids.grid import read_pairs
 from student.records import Passage
+from student.text.headings import TITLE_CHARACTERS, fence_after, find_headings, heading_paths
 from student.text.sentences import sentence_ends
 from student.text.words import count_words, word_line, words
 from teacher.prompting.strategies import brought_names, needs_model
@@ -42,22 +42,6 @@ PIECE, LEAST = 3 / 4, 1 / 4
 the second can always take or join a neighbour."""
 LOOK_BACK = 600
 """Characters before a cut in the middle of a sentence in which the sentence's beginning is looked for."""
-
-_HEADING = re.compile(r"(#{1,6})[ \t]+(\S.*?)[ \t]*#*[ \t]*")
-_UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*")
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_FENCES = re.compile(rf"^{_FENCE.pattern}", re.MULTILINE)
-_INK = re.compile(r"\S")
-_TITLE_CHARACTERS = 200
-"""A longer line is a paragraph, whatever stands below it."""
-
-
-class Heading(NamedTuple):
-    """A heading of a text, in Markdown's two forms; reStructuredText's usual ones are the second."""
-
-    place: int
-    level: int
-    title: str
 
 
 class Cutter:
@@ -91,7 +75,7 @@ class Cutter:
             for passage, own in zip(passages, deal_questions(questions, passages), strict=True):
                 passage.metadata.pop("questions")
                 if own:
-                    passage.metadata["questions"] = own
+                    passage.metadata["questions"] = type(questions)(own)
         return passages
 
     def spans(self, document: Document) -> list[tuple[int, int]]:
@@ -166,11 +150,12 @@ def with_blanks(pieces: Iterable[str]) -> list[list[str]]:
 def at_sentences(pieces: Sequence[str], count: Callable[[str], int], most: int) -> list[str]:
     """The same text in pieces that begin with a sentence, where one begins shortly before: lines of wrapped text and
     abbreviations look like ends to the splitter. Code stays as it is, and no piece grows to more than `most`."""
-    moved, fenced = list(pieces), False
+    moved, fence = list(pieces), ""
     for i in range(1, len(moved)):
         before, after = moved[i - 1], moved[i]
-        fenced ^= len(_FENCES.findall(before)) % 2 == 1
-        if not fenced and (place := _sentence_before(before, after)) and count(before[place:] + after) <= most:
+        for line in pieces[i - 1].splitlines():
+            fence = fence_after(line, fence)
+        if not fence and (place := _sentence_before(before, after)) and count(before[place:] + after) <= most:
             moved[i - 1], moved[i] = before[:place], before[place:] + after
     return moved
 
@@ -215,49 +200,10 @@ def join_small(pieces: Sequence[str], tokens: Sequence[int], most: int) -> list[
 
 def _cut_cost(before: str, after: str) -> float:
     first = after.lstrip()
-    if any(heading.place == 0 for heading in find_headings(first[: 2 * _TITLE_CHARACTERS])):
+    if any(heading.place == 0 for heading in find_headings(first[: 2 * TITLE_CHARACTERS])):
         return 0.0
     gap = before[len(before.rstrip()) :] + after[: len(after) - len(first)]
     return 0.3 if gap.count("\n") > 1 else 0.6 if "\n" in gap else 0.9
-
-
-def find_headings(text: str) -> Iterator[Heading]:
-    """The headings of a text, outside of its fenced code."""
-    place, fence = 0, ""
-    title, title_place, alone = "", 0, True  # the line before, and whether it stands alone
-    for line in text.splitlines(keepends=True):
-        bare = line.rstrip()
-        mark = _FENCE.match(bare)
-        if fence:
-            fence = "" if mark and mark[1].startswith(fence) else fence
-            bare = ""
-        elif mark:
-            fence, bare = mark[1], ""
-        elif match := _HEADING.fullmatch(bare):
-            yield Heading(place, len(match[1]), match[2])
-            bare = ""
-        elif match := _UNDERLINE.fullmatch(bare):
-            if title and alone and len(title) < _TITLE_CHARACTERS:
-                yield Heading(title_place, 1 if match[1][0] == "=" else 2, title)
-            bare = ""
-        title, title_place, alone = bare.strip(), place, not title
-        place += len(line)
-
-
-def heading_paths(headings: Iterable[Heading], text: str, starts: Iterable[int]) -> Iterator[tuple[str, ...]]:
-    """For each of the places, in order, the headings under which the text stands there, the outermost first. A heading
-    that begins there is not among them, and closes those that it does not belong to."""
-    open_: list[Heading] = []
-    coming = deque(headings)
-    for start in starts:
-        while coming and coming[0].place < start:
-            while open_ and open_[-1].level >= coming[0].level:
-                open_.pop()
-            open_.append(coming.popleft())
-        first = _INK.search(text, start)
-        at_heading = coming and first is not None and coming[0].place <= first.start()
-        level = coming[0].level if at_heading else math.inf
-        yield tuple(heading.title for heading in open_ if heading.level < level)
 
 
 def deal_questions(questions: Sequence[Any], passages: Sequence[Document]) -> list[list[Any]]:

@@ -23,7 +23,7 @@ from student.engine.models import check_model
 from student.records import Split, group_of, passage_of, whole_id, words_of
 from teacher.prompting.strategies import needs_model
 from teacher.prompting.template import load_tokenizer
-from teacher.questions.cache import WrittenQuestions, attach_questions, ensure_questions
+from teacher.questions.cache import QuestionsByDocument, attach_questions, ensure_questions
 
 
 class NoQuestions(UserError):
@@ -33,7 +33,7 @@ class NoQuestions(UserError):
 def read_documents(
     patterns: tuple[str, ...],
     limit: int | None = None,
-    known: WrittenQuestions | None = None,
+    known: QuestionsByDocument | None = None,
     *,
     heldout_share: float = HELDOUT_SHARE,
     cut: Callable[[Document], list[Document]] = lambda document: [document],
@@ -201,10 +201,16 @@ def apart_from(train: Sequence[Document], documents: Sequence[Document], data: D
 def _read(config: Config, patterns: tuple[str, ...], limit: int | None, titles: int | None) -> list[Document]:
     """The first `limit` documents: all where questions can be written or text is asked for, else those with
     questions."""
-    share = config.data.continuation
+    share, most, cutter = config.data.continuation, config.data.passages_per_document, Cutter(config)
+
+    def cut(document: Document) -> list[Document]:
+        passages = cutter.cut(document)
+        count = min(most or len(passages), len(passages))
+        return [passages[(2 * i + 1) * len(passages) // (2 * count)] for i in range(count)]
+
     try:
         needed = not config.questions.asked_kinds and not share
-        documents = read_documents(patterns, limit, cut=Cutter(config).cut, titles=titles, questions_needed=needed)
+        documents = read_documents(patterns, limit, cut=cut, titles=titles, questions_needed=needed)
         return [set_apart(document, share) for document in documents] if share else documents
     except NoQuestions as error:
         raise NoQuestions(

@@ -82,7 +82,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def new_model(
-    tokenizer: PreTrainedTokenizerFast, seed: int, *, width: int, layers: int, heads: int
+    tokenizer: PreTrainedTokenizerFast, seed: int, *, width: int, layers: int, heads: int, context: int = 256
 ) -> LlamaForCausalLM:
     """A Llama with tied embeddings and random weights, float32."""
     torch.manual_seed(seed)
@@ -93,7 +93,7 @@ def new_model(
             intermediate_size=2 * width,
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            max_position_embeddings=256,
+            max_position_embeddings=context,
             tie_word_embeddings=True,
             initializer_range=width**-0.5,
             bos_token_id=tokenizer.bos_token_id,

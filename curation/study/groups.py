@@ -88,9 +88,8 @@ def read_groups(
     for strategy in strategies if config.teacher.prompting == "strategy" else ():
         check_strategy(strategy)
     writer = load_writer(config.teacher)
-    gates = build_gates(
-        config.gates, config.teacher, writer.tokenizer, heldout_items(config, read), config.student.prompt_template
-    )
+    asked = heldout_items(config, (), unasked=read)
+    gates = build_gates(config.gates, config.teacher, writer.tokenizer, asked, config.student.prompt_template)
     sampling = Sampling(rewrites=rewrites or config.rl.group_size, seed=stable_seed(config.run.seed, "reliability"))
     groups = []
     for document, written in zip(read, sample_rewrites(writer, read, sampling, gates), strict=True):

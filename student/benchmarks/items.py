@@ -22,6 +22,11 @@ class Continuation(tuple):
     """Items that ask for a document's end, in its metadata. A field `continuation` that a row itself has is none."""
 
 
+class WrittenQuestions(list):
+    """The `questions` in the metadata of a document that brought none: they were written for this project's exams, so
+    what no exam asks need not be kept from lessons (`teacher.reward.student_runs.heldout_items`)."""
+
+
 class FixedQuestions:
     """A benchmark that asks the same questions about every document, an item that comes twice once."""
 

@@ -22,7 +22,7 @@ from configs.errors import UserError, nearest
 from configs.files import Record, append_whole, drop_torn_line, locked, parse_json, read_given, write_whole
 from configs.schema import Config, Questions
 from configs.seeds import item_hash
-from student.benchmarks.items import HELDOUT_SHARE, parse_question
+from student.benchmarks.items import HELDOUT_SHARE, WrittenQuestions, parse_question
 from student.records import Document
 from teacher.questions.quality import Quality, table_file
 from teacher.questions.refusals import AskedQuestions
@@ -37,7 +37,7 @@ more."""
 
 DocumentKey = tuple[str, str]
 """A document's id and the hash of its text, by which its line of the file is found."""
-WrittenQuestions = dict[DocumentKey, list[dict[str, Any]]]
+QuestionsByDocument = dict[DocumentKey, list[dict[str, Any]]]
 """The questions of each document of the file."""
 
 
@@ -81,7 +81,7 @@ def _nothing_usable(config: Config, documents: int, path: Path) -> UserError:
 
 
 def attach_questions(
-    documents: Sequence[Document], written: WrittenQuestions, heldout_share: float = HELDOUT_SHARE
+    documents: Sequence[Document], written: QuestionsByDocument, heldout_share: float = HELDOUT_SHARE
 ) -> list[Document]:
     """The same documents; those without questions as copies with the written ones in `metadata["questions"]`, each on
     its side."""
@@ -90,7 +90,8 @@ def attach_questions(
         questions = written.get(document_key(document))
         if questions is not None and not document.metadata.get("questions"):
             document = copy.copy(document)
-            document.metadata = {**document.metadata, "questions": with_sides(document, questions, heldout_share)}
+            own = WrittenQuestions(with_sides(document, questions, heldout_share))
+            document.metadata = {**document.metadata, "questions": own}
         attached.append(document)
     return attached
 
@@ -100,7 +101,7 @@ def document_key(document: Document) -> DocumentKey:
     return document.id, item_hash(document.text)
 
 
-def read_questions(path: Path) -> WrittenQuestions:
+def read_questions(path: Path) -> QuestionsByDocument:
     """The questions of each document of the file, without a torn last line; of two lines of one key the later one. No
     file is no questions. Raises UserError naming the line that is malformed."""
     return {key: record["questions"] for key, record in read_lines(path).items()}
@@ -143,7 +144,7 @@ def _parse_line(line: bytes) -> tuple[DocumentKey, Record]:
 
 def _write_missing(
     config: Config, documents: Sequence[Document], path: Path, progress: Callable[[str], None]
-) -> WrittenQuestions:
+) -> QuestionsByDocument:
     """Writes the lines of those documents that have none; returns the whole file's questions."""
     documents = list({document_key(document): document for document in documents}.values())
     # Not the file itself: an editor puts a new one in its place.

@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# An underscore within a word, as in `max_new_tokens`, belongs to the word.
-_MARKUP = re.compile(r"[*`#]+(?=\S)|(?<=\S)[*`]+|(?<!\w)_+(?=\S)|(?<=\S)_+(?!\w)")
+# Underscores mark text only in pairs around it. Those within a word (`max_new_tokens`), before one (`_cache`) and
+# around a name (`__init__`) belong to the word.
+_MARKUP = re.compile(r"[*`#]+(?=\S)|(?<=\S)[*`]+")
+_UNDERSCORED = re.compile(r"(?<!\w)(?!__[a-z]\w*__(?!\w))(_{1,3})(?=[^\s_])(.*?[^\s_])\1(?!\w)")
 _NUMBER = re.compile(r"^\s*(?:[-•*]|\(?\d{1,3}[.):]|\(?[a-z]\))\s+")
 _LABEL = re.compile(r"\b(Q(?:uestion)?|A(?:nswer)?)\s*\d{0,3}\s*(?:[:.)]\s+|：\s*)", re.IGNORECASE)
 _QUESTION_WORD = re.compile(
@@ -45,7 +47,7 @@ def parse_pairs(text: str) -> list[QuestionAnswer]:
 
 def _labelled_lines(text: str) -> Iterator[tuple[str, str]]:
     """Lines without numbers and markup, as ("q" | "a" | "", line); labels begin a line of their own."""
-    for line in _MARKUP.sub("", text).splitlines():
+    for line in _UNDERSCORED.sub(r"\2", _MARKUP.sub("", text)).splitlines():
         line = _NUMBER.sub("", line).strip()
         label = _LABEL.match(line)
         if label is None:

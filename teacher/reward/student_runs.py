@@ -17,6 +17,7 @@ from configs.schema import Config
 from configs.schema import Reward as RewardSettings
 from configs.schema import Student as StudentSettings
 from configs.schema.reward import Measure
+from student.benchmarks.items import WrittenQuestions
 from student.benchmarks.sources import DocumentQuestions, make_benchmark, text_of
 from student.engine.models import pick_device
 from student.pools.inline import most_slots
@@ -238,11 +239,14 @@ def retention_texts(reward: RewardSettings) -> tuple[str, ...]:
     return texts
 
 
-def heldout_items(config: Config, documents: Sequence[Document]) -> list[Question]:
-    """Items of held-out exams, which no lesson may hold: the documents' own, and those of `reward.benchmarks`. Raises
+def heldout_items(config: Config, documents: Sequence[Document], unasked: Sequence[Document] = ()) -> list[Question]:
+    """Items of held-out exams, which no lesson may hold: the documents' own, and those of `reward.benchmarks`. About
+    the documents that are `unasked` no held-out exam is taken: what they brought may be a benchmark's, and counts; what
+    was written about them is in no exam, and a teacher that wrote it itself quotes it in its lessons. Raises
     UserError."""
     benchmark = DocumentQuestions(config.student.prompt_template)
-    own = [q for document in documents for q in benchmark.exam(document).questions if q.split == "heldout"]
+    brought = [d for d in unasked if not isinstance(d.metadata.get("questions"), WrittenQuestions)]
+    own = [q for d in (*documents, *brought) for q in benchmark.exam(d).questions if q.split == "heldout"]
     return [*own, *external_questions(config.reward, config.student.prompt_template, "heldout")]
 
 

@@ -58,8 +58,8 @@ class RunContext:
             clock=self.clock,
             heldout_ids=[document.id for document in heldout],
         )
-        # No lesson may quote what held-out exams ask.
-        items = [*heldout_items(config, [*self.documents, *heldout]), *self.exam_items]
+        # No lesson may quote what held-out exams ask. Validation asks rewarded questions.
+        items = [*heldout_items(config, heldout, unasked=self.documents), *self.exam_items]
         self.gates: list[Gate] = build_gates(
             config.gates, config.teacher, self.writers.tokenizer, items, config.student.prompt_template
         )

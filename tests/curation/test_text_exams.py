@@ -62,6 +62,19 @@ def test_only_the_beginning_is_read_wherever_texts_are_measured(config):
         assert len(document.text.split()) == 30 and "questions" not in document.metadata
 
 
+def test_a_document_gives_as_many_passages_as_are_asked_for(config, tmp_path):
+    texts = ["\n\n".join(f"{f'{word}{i} ' * 9}. And {f'{word}{i} ' * 8}." for i in range(5)) for word in "ab"]
+    path = write_jsonl(tmp_path / "long.jsonl", [{"text": text} for text in texts])
+
+    def heldout(most: int | None) -> list[str]:
+        given = {"heldout": (str(path),), "passage_tokens": 24, "passages_per_document": most}
+        read = read_evaluated(config.model_copy(update={"data": config.data.model_copy(update=given)}))
+        return [document.text.split()[0] for document in read]
+
+    assert heldout(None) == heldout(9) == [f"{word}{i}" for word in "ab" for i in range(5)]
+    assert heldout(1) == ["a2", "b2"] and heldout(2) == ["a1", "a3", "b1", "b3"]
+
+
 def test_texts_of_other_documents_count_in_bits_where_these_are_rewarded(config, tmp_path):
     other = write_jsonl(tmp_path / "other.jsonl", documents(20, 8))
     reward = config.reward.model_copy(update={"credit": "shard", "benchmarks": (f"text:{other}",)})

@@ -122,6 +122,8 @@ def test_folders_and_packages_become_shards_that_curate_reads(tmp_path, capsys):
     (source / "doc/page.html").write_text(PAGE)
     (source / "doc/copyright").write_text(COPYRIGHT)
     (source / "doc/_sources/page.rst").write_text(RST)
+    (source / "doc/run-test-output").mkdir()
+    (source / "doc/run-test-output/page.html").write_text(PAGE)
     (source / "notes.txt").write_text(PROSE * 3)
     (source / "link.txt").symlink_to("notes.txt")
     os.utime(source / "doc/page.html", (0, 86_400))
@@ -239,6 +241,22 @@ def test_a_killed_call_remembers_what_it_did_not_reach(tmp_path, monkeypatch):
         collect(paths, tmp_path / "out")
     collect(paths[:1], tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.md.jsonl", "collected.json"]
+
+
+def test_a_call_that_was_killed_before_its_first_report_goes_on(tmp_path, monkeypatch):
+    path = tmp_path / "a.md"
+    path.write_text("```sh\n# code\n```\n# A title")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("curation.collect.collect.write_json_lines", lambda shard, _: killed(shard.write_text("torn")))
+        with pytest.raises(KeyboardInterrupt):
+            collect([path], tmp_path / "out")
+    assert (tmp_path / "out/a.md.jsonl").read_text() == "torn"
+    collect([path], tmp_path / "out")
+    assert rows_of(tmp_path / "out")["a.md"]["title"] == "A title"
 
 
 def test_mistakes_are_one_line(tmp_path):

@@ -14,10 +14,11 @@ from transformers import PreTrainedTokenizerFast
 
 from configs.schema import Config, Data
 from curation.corpus import passages as corpus_passages
-from curation.corpus.passages import Cutter, at_sentences, find_headings, heading_paths, join_small
+from curation.corpus.passages import Cutter, at_sentences, join_small
 from curation.corpus.training_data import apart_from, read_documents
 from student.grids.grid import Pair, pairs_text, read_grid
 from student.records import group_of, passage_of
+from student.text.headings import find_headings, heading_paths
 from teacher.questions.cache import document_key
 from tests.curation.datasets import write_jsonl
 
@@ -177,6 +178,19 @@ def test_headings_of_both_forms() -> None:
     assert list(heading_paths(find_headings(text), text, at)) == [
         ("A",), (), ("One",), ("One", "Three"), ("One",)
     ]  # fmt: skip
+
+
+def test_code_ends_at_its_own_fence_and_settings_of_a_page_are_no_heading() -> None:
+    text = "---\ntitle: A page\n---\n# One\n````md\n```python\n# code\n```\n# code\n````python\n# code\n````\n# Two\n"
+    text += "``` in line ```\n# Three\n"
+    assert [h.title for h in find_headings(text)] == ["One", "Two", "Three"]
+    assert [text[h.place :].partition("\n")[0] for h in find_headings(text)] == ["# One", "# Two", "# Three"]
+    assert [h.title for h in find_headings("---\n\nA line\n---\n")] == ["A line"]
+    # The sentence before stays where the code begins, and is moved where it has ended.
+    code = "```sh\n" + "ls\n" * 40 + "```sh\n"
+    pieces = [f"{code}It ends. The words go", " on here."]
+    assert at_sentences(pieces, len, 300) == pieces
+    assert at_sentences([f"{code}```\nIt ends. The words go", " on here."], len, 300)[1] == "The words go on here."
 
 
 def test_each_question_goes_to_the_passage_that_answers_it() -> None:

@@ -305,10 +305,12 @@ def test_every_form_is_read(text):
 
 
 def test_an_underscore_within_a_word_stays():
-    text = "**Q:** Which key limits _new_ tokens?\n__A:__ `max_new_tokens`\nQ: Which __one__ is set?\nA: _top_p_"
+    text = "**Q:** Which key limits _new_ tokens?\n__A:__ `max_new_tokens`\nQ: Which __One__ is set?\nA: _top_p_\n"
+    text += "Q: What does __init__ of _Base call?\nA: __new__\n"
     assert parse_pairs(text) == [
         QuestionAnswer("Which key limits new tokens?", "max_new_tokens"),
-        QuestionAnswer("Which one is set?", "top_p"),
+        QuestionAnswer("Which One is set?", "top_p"),
+        QuestionAnswer("What does __init__ of _Base call?", "__new__"),
     ]
 
 

@@ -13,6 +13,7 @@ from teacher.algorithms.algorithm import SamplingRound
 from teacher.algorithms.distributed import Ranks
 from teacher.algorithms.grpo import train_round
 from teacher.prompting.strategies import read_strategy
+from teacher.questions.cache import attach_questions, document_key
 from teacher.records import Reward
 from teacher.run.checkpoints import latest_checkpoint, save_checkpoint
 from teacher.run.clock import Clock
@@ -226,14 +227,16 @@ def test_the_loop_runs_on_real_students(make_config, make_documents, student_fol
 
 
 def test_no_lesson_may_hold_what_any_exam_asks(make_config, make_documents, gold_pool, monkeypatch):
+    """Nor what documents to train on brought: it may be a benchmark's. What was written about these is in no exam."""
     known = []
     monkeypatch.setattr("teacher.training.context.build_gates", lambda *given: known.extend(given[3]) or [])
     exam_items = [Question(prompt="who won ?", answer="she", split="heldout")]
-    train_teacher(
-        make_config(rl={"rounds": 1}), make_documents(8), make_documents(4, "heldout"), lambda _: gold_pool(), quiet,
-        exam_items=exam_items,
-    )  # fmt: skip
-    own = [
-        f"what would {name} hold ?" for name in (*(f"shop {i}" for i in range(8)), *(f"heldout {i}" for i in range(4)))
-    ]
+    train, heldout = make_documents(8), make_documents(4, "heldout")
+    for document in [*train[:5], *heldout[:2]]:
+        written = {document_key(document): document.metadata.pop("questions")}
+        document.metadata |= attach_questions([document], written)[0].metadata
+    config = make_config(rl={"rounds": 1, "validation_documents": 4})
+    train_teacher(config, train, heldout, lambda _: gold_pool(), quiet, exam_items=exam_items)
+    names = *(f"heldout {i}" for i in range(4)), *(f"shop {i}" for i in range(5, 8))
+    own = [f"what would {name} hold ?" for name in names]
     assert [question.prompt for question in known] == [*own, "who won ?"]
