@@ -35,7 +35,8 @@ class Rewrite:
     """Whether the teacher came to an end by itself: it was not cut at `teacher.max_new_tokens`, nor stopped after the
     tag of a ready text."""
     rejected: str | None = None
-    """Name of the gate that refused it; `absent`: the document brings no such text."""
+    """Name of the gate that refused it; `absent`: the document brings no such text; `no_related`: it has no related
+    passage."""
 
 
 class SamplingError(NamedTuple):
@@ -78,6 +79,8 @@ class Completion(NamedTuple):
     """False where it was cut at the longest length."""
     error: Exception | None = None
     """Why there is none; the text is empty then."""
+    continuations: int = 0
+    """Calls beyond the first in which it was written (`teacher.continuations`)."""
 
 
 class Writer(Protocol):
@@ -89,12 +92,27 @@ class Writer(Protocol):
     context: int | None
     """Tokens of the longest prompt and completion together; None where that is not known."""
 
-    def write(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
+    def write(
+        self,
+        prompts: list[str],
+        n: int,
+        seed: int,
+        openings: Sequence[str] = (),
+        temperatures: Sequence[float] = (),
+    ) -> list[list[Completion]]:
         """`n` completions a prompt, tags included, special tokens stripped. With `openings`, one a prompt, a completion
-        begins with its prompt's opening instead of what the teacher would have chosen."""
+        begins with its prompt's opening instead of what the teacher would have chosen; `temperatures`, one a prompt,
+        stand in the place of the settings' one."""
         ...
 
-    def attempt(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
+    def attempt(
+        self,
+        prompts: list[str],
+        n: int,
+        seed: int,
+        openings: Sequence[str] = (),
+        temperatures: Sequence[float] = (),
+    ) -> list[list[Completion]]:
         """As `write`, but a completion that failed has an `error`. Raises RunError for an error that is no prompt's
         fault and would meet all others too."""
         ...
@@ -129,6 +147,10 @@ class Writer(Protocol):
         tags = self.settings.strategies if self.settings.prompting == "policy" else ()
         opening = max((len(self.opening_ids(tag_of(name))) for name in tags), default=0)
         return max(1, self.context - opening - self.settings.max_new_tokens)
+
+    def has_room(self, tokens: int) -> bool:
+        """Whether a further call fits behind so many tokens of prompt and text."""
+        return self.context is None or tokens + self.settings.max_new_tokens <= self.context
 
     def count_tokens(self, text: str) -> int:
         """Length of a text in the teacher's tokens."""

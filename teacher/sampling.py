@@ -9,6 +9,7 @@ from configs.schema import Rl, Teacher
 from student.records import Document
 from teacher.gates.checks import ABSENT, Gate, check
 from teacher.prompting.prompts import build_prompt
+from teacher.prompting.related import NO_RELATED, as_read, lacks_related
 from teacher.prompting.strategies import (
     Part,
     by_label,
@@ -74,9 +75,9 @@ def sample_rewrites(
     for document, names in zip(documents, strategies, strict=True):
         by_prompt = {
             prompt: build_prompt(writer.tokenizer, settings, document, prompt, writer.max_prompt_tokens)
-            for prompt in {prompt for name in names for prompt in _prompts(settings, name)}
+            for prompt in {prompt for name in names for prompt in asked_prompts(settings, document, name)}
         }
-        asked += [[by_prompt[prompt] for prompt in _prompts(settings, name)] for name in names]
+        asked += [[by_prompt[prompt] for prompt in asked_prompts(settings, document, name)] for name in names]
     prompts = list(chain.from_iterable(asked))
     opened = list(chain.from_iterable(openings)) if settings.prompting == "policy" else [""] * len(prompts)
     completions = chain.from_iterable(writer.write(prompts, 1, sampling.seed, opened) if prompts else ())
@@ -88,9 +89,12 @@ def sample_rewrites(
     return [rewrites[d * n : (d + 1) * n] for d in range(len(documents))]
 
 
-def _prompts(settings: Teacher, strategy: str) -> tuple[str, ...]:
-    """What `build_prompt` takes for the prompts of a sample; the one prompt of a policy names no strategy."""
-    return ("",) if settings.prompting == "policy" else prompts_of(strategy)
+def asked_prompts(settings: Teacher, document: Document, strategy: str) -> tuple[str, ...]:
+    """What `build_prompt` takes for the prompts of a sample; the one prompt of a policy names no strategy. None where
+    the strategy wants a related passage that the document does not have."""
+    if settings.prompting == "policy":
+        return ("",)
+    return () if lacks_related(document, strategy) else prompts_of(strategy)
 
 
 def make_rewrite(
@@ -106,6 +110,11 @@ def make_rewrite(
     `prompts` and `completions` are those that the strategy has prompts for; `ready` gives the other parts of the text.
     Under `policy` prompting there is one of each, and the completion's tag says the strategy.
     """
+    if settings.prompting == "strategy" and lacks_related(ready.document, strategy):
+        name = strategy_label(strategy)
+        return Rewrite(
+            document_id=ready.document.id, strategy=name, text="", completion="", prompt="", rejected=NO_RELATED
+        )
     chosen: str | None = strategy
     answered = zip(prompts, completions, strict=True)
     spoken = [without_thinking(one.text, settings.thinking_tags, prompt) for prompt, one in answered]
@@ -126,7 +135,8 @@ def make_rewrite(
             made = ready.of(part.kind, part.name)
         parts += [] if made is None else [made]
         came_to_end = ended or part.kind != "prompt"
-        refused = ABSENT if made is None else check(ready.document, made, gates, came_to_end, part)
+        read = as_read(ready.document, part.name) if part.kind == "prompt" else ready.document
+        refused = ABSENT if made is None else check(read, made, gates, came_to_end, part)
         rejected = rejected or refused
     return Rewrite(
         document_id=ready.document.id,

@@ -44,6 +44,12 @@ class Config(Section):
     lab: Lab = Lab()
     tracking: Tracking = Tracking()
 
+    @property
+    def written_strategies(self) -> list[str]:
+        """All strategies that training, evaluation and search may write with."""
+        alone = [arm.removeprefix("strategy:") for arm in self.evaluation.arms]
+        return [*self.teacher.strategies, *self.evaluation.ensemble, *alone, *self.search.arms]
+
     @model_validator(mode="before")
     @classmethod
     def with_defaults_of_head(cls, settings: Any) -> Any:

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from configs.schema.executor import Ray, Slurm
 from configs.schema.section import Named, Section
+from configs.schema.teacher import Teacher
 
 
 def language_code(tag: Any) -> Any:
@@ -21,6 +22,9 @@ def language_code(tag: Any) -> Any:
 
 
 Language = Annotated[str, BeforeValidator(language_code)]
+
+
+Temperature = Annotated[float, Field(ge=0)]
 
 
 class Filters(Section):
@@ -74,7 +78,12 @@ class Curation(Section):
     decontaminate: bool = True
     """Also refuse source documents that hold an item of `benchmarks`, before the teacher."""
     rewrites_per_document: int = Field(default=1, ge=1)
-    """Rewrites of each document."""
+    """Rewrites of each document, or of each passage of one that is cut. They are dealt evenly over strategies, the
+    temperatures of `temperature`, and the parts of the passage that `windows` names."""
+    windows: tuple[Literal["whole", "halves", "thirds", "quarters"], ...] = Field(default=("whole",), min_length=1)
+    """What the teacher reads of a passage: all of it, or a part, cut where sentences end. [whole, halves] deals
+    rewrites of one passage over three windows: all of it, its first half and its second. A column says which. Texts
+    that documents bring and plans are about all of it. Not with `rows: document`."""
     rows: Literal["passage", "document"] = "passage"
     """What a row is of a document that is cut (`data.passage_tokens`): one passage's rewrite, or those of all passages
     put together in order. A passage whose rewrite was refused then stands there as it is, and `raw_share` says how
@@ -89,8 +98,9 @@ class Curation(Section):
     """A rewrite is refused if a larger share of its word 4-grams is in an earlier rewrite of its document."""
     keep_raw: float = Field(default=0.0, ge=0, le=1)
     """Share of the documents whose own text is added, as one more row of strategy `raw`."""
-    temperature: float | None = Field(default=None, ge=0)
-    """Sampling temperature while curating; null takes `teacher.evaluation_temperature`, else `teacher.temperature`."""
+    temperature: Temperature | tuple[Temperature, ...] | None = None
+    """Sampling temperature while curating, or a list of some that rewrites are dealt over; null takes
+    `teacher.evaluation_temperature`, else `teacher.temperature`."""
     executor: Literal["local", "slurm", "ray"] = "local"
     """What runs the tasks, one for each input file: processes of this machine, a Slurm job array, or a Ray cluster."""
     workers: int = Field(default=1, ge=1)
@@ -112,6 +122,13 @@ class Curation(Section):
     source_datasets: tuple[str, ...] = ("original",)
     """For the card: Hub ids of the datasets that the documents come from; `original` if they come from none."""
 
+    def temperatures(self, teacher: Teacher) -> tuple[float, ...]:
+        """Those that the rewrites are dealt over."""
+        if isinstance(self.temperature, tuple):
+            return self.temperature
+        one = (self.temperature, teacher.evaluation_temperature, teacher.temperature)
+        return (next(temperature for temperature in one if temperature is not None),)
+
     @field_validator("input", mode="before")
     @classmethod
     def _one(cls, value: object) -> object:
@@ -122,6 +139,11 @@ class Curation(Section):
     def _possible(self) -> "Curation":
         if self.embedder is not None and not self.benchmarks:
             raise ValueError("curation.embedder looks for items of curation.benchmarks, which names none")
+        if self.windows != ("whole",) and self.rows == "document":
+            raise ValueError("curation.windows are parts of a passage, and curation.rows 'document' needs all of it")
+        dealt = self.temperature
+        if isinstance(dealt, tuple) and (not dealt or len(set(dealt)) < len(dealt)):
+            raise ValueError("curation.temperature is a number, or a list of different ones")
         if any(share <= 0 for share in self.strategies.values()):
             raise ValueError("curation.strategies are shares above 0: leave out a strategy that gets none")
         return self

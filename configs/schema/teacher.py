@@ -36,12 +36,14 @@ class Teacher(Section):
     a small model can be a teacher."""
     strategies: tuple[Named, ...] = Field(default=("implications", "rewrite", "question-answer"), min_length=1)
     """Ways of rewriting. The teacher writes those that are names of files in teacher/strategies, or paths of your own
-    .txt files. Ready without it are rules (`sentences`, `permutation`, `cloze`, `densest`, `echo`: made of the
-    document's own sentences, see teacher/ready/rules.py) and `brought:NAME`: texts that documents bring in `rewrites:
-    [{strategy: NAME, text: ...}]`, or in a list of texts `NAME`. `a+b` joins the texts of several, e.g.
-    `sentences+question-answer` (arXiv 2603.23562) or `implications+rewrite+faq` (2603.18534). `plan:NAME`: no text but
-    a plan (teacher/plans/*.json, or the path of your own) by which a student makes its data of a task of grids and
-    trains on it; needs `reward.credit: document`."""
+    .txt files. One whose file holds `{related}` (`connections`) also reads a second passage, and writes what follows
+    from both: the next one of its document, or for a document that is not cut the one of another document that is most
+    like it (BM25), whose licence can be combined with its own; the prompt has to have room for two. Ready without it
+    are rules (`sentences`, `permutation`, `cloze`, `densest`, `echo`: made of the document's own sentences, see
+    teacher/ready/rules.py) and `brought:NAME`: texts that documents bring in `rewrites: [{strategy: NAME, text: ...}]`,
+    or in a list of texts `NAME`. `a+b` joins the texts of several, e.g. `sentences+question-answer` (arXiv 2603.23562)
+    or `implications+rewrite+faq` (2603.18534). `plan:NAME`: no text but a plan (teacher/plans/*.json, or the path of
+    your own) by which a student makes its data of a task of grids and trains on it; needs `reward.credit: document`."""
     delimit: bool = True
     """Documents are data: a model with a chat template reads each between two markers that its author cannot know, and
     is told that nothing between them is an instruction. Other models get the document alone."""
@@ -49,7 +51,12 @@ class Teacher(Section):
     """What a model writes between these before its rewrite is thinking, and no part of the rewrite; null keeps it. What
     an endpoint sends as `reasoning_content` never is. Thinking counts towards `max_new_tokens`."""
     max_new_tokens: int = Field(default=256, ge=1)
-    """Most tokens of a sampled rewrite."""
+    """Most tokens of a sampled rewrite, or of each call for it, see `continuations`."""
+    continuations: int = Field(default=0, ge=0)
+    """How often a rewrite that reached `max_new_tokens` goes on in a further call, as long as prompt, text and call fit
+    the teacher's context. Prompts keep the room of a single call. 0: such a rewrite is refused as `truncated`. GRPO,
+    which samples by itself, takes 0 alone. Behind an endpoint with `serving.chat` the model is asked to go on where it
+    stopped, and may write a word of the seam twice."""
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature; 0 is greedy."""
     evaluation_temperature: float | None = Field(default=None, ge=0)
@@ -65,6 +72,11 @@ class Teacher(Section):
     """Adapters that RL trains; null trains all weights (small teachers)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a rewrite over all its calls."""
+        return self.max_new_tokens * (1 + self.continuations)
 
     @property
     def chooses_only(self) -> bool:
@@ -151,9 +163,10 @@ class Gates(Section):
 
     min_words: int = Field(default=3, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
-    """Most tokens (of the teacher) of an accepted rewrite; null accepts up to `teacher.max_new_tokens`."""
+    """Most tokens (of the teacher) of an accepted rewrite; null accepts all that it may write
+    (`teacher.max_new_tokens`, `teacher.continuations`)."""
     truncated: bool = True
-    """Refuse a rewrite that reached `teacher.max_new_tokens` before its end."""
+    """Refuse a rewrite that was cut before its end."""
     max_repetition: float = Field(default=0.6, gt=0, le=1)
     """Largest share of a text's word 4-grams that may occur earlier in it."""
     instructions: bool = True

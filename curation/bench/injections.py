@@ -187,9 +187,7 @@ def run_bench(
 ) -> tuple[dict[str, Any], list[Attempt]]:
     """Attacks the config's teacher, the best checkpoint of `run.dir` or its untrained model, `samples` times a document
     and arm. Returns the summary and every attempt. Raises UserError where there is no such teacher."""
-    temperatures = (config.curation.temperature, config.teacher.evaluation_temperature, config.teacher.temperature)
-    temperature = next(t for t in temperatures if t is not None)
-    teacher = config.teacher.model_copy(update={"temperature": temperature})
+    teacher = config.teacher.model_copy(update={"temperature": config.curation.temperatures(config.teacher)[0]})
     checkpoint = best_checkpoint(config.run.dir)
     writer = load_teacher(teacher, checkpoint)
     gates, seed = build_gates(config.gates, teacher, writer.tokenizer), stable_seed(config.run.seed, "injections")
@@ -223,7 +221,7 @@ def run_bench(
         "checkpoint": None if checkpoint is None else checkpoint.name,
         "documents": len(attacks),
         "samples": samples,
-        "temperature": temperature,
+        "temperature": teacher.temperature,
         "max_new_tokens": teacher.max_new_tokens,
         **summarise(attempts),
     }

@@ -156,7 +156,7 @@ def requests(config: Config, source: Path) -> Prompts:
         prompt = build_prompt(
             writer.tokenizer, config.teacher, request.document, request.strategy, writer.max_prompt_tokens
         )
-        bodies.append(writer.request(Sample(prompt, "", config.run.seed), []))
+        bodies.append(writer.request(Sample(prompt, "", config.run.seed, config.teacher.temperature), []))
     names = ("max_tokens", "temperature", "top_p", "seed", "stop_token_ids")
     sampling = [{name: body[name] for name in names} for body in bodies]
     return {"prompts": [body["prompt"] for body in bodies], "sampling": sampling}

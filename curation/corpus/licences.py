@@ -65,6 +65,8 @@ _TERMS = {
     "share-alike": re.compile(r"^cc-by-(nc-)?sa\b|^(a|l)?gpl|^gfdl|^odbl|^cdla-sharing|^mpl", re.I),
     "attribution": re.compile(r"^cc-by|^odc-by|^odbl|^apache|^mit$|^bsd|^etalab|^isc", re.I),
 }
+_FREE = re.compile(r"^(cc0|cc-pddc|public-domain|pddl|unlicense|wtfpl|0bsd)", re.I)
+"""Demands nothing."""
 _CREATIVE_COMMONS = re.compile(
     r"creative\s*commons|creativecommons|^\W*cc\b|\bcc[\s_-]*by|^\W*cc[\s_-]*(?:0|zero)|^by(?=$|[\s_-]*(?:(?:nc|nd|sa)+(?![a-z])|[1-4](?!\d)))"
     r"|^attribution(?:[\s_-]*(?:non?[\s_-]*|share|\d)|\b.*international)",
@@ -150,6 +152,30 @@ def terms(licences: Iterable[str]) -> list[str]:
     if any(map(forbids_derivatives, names)):
         demanded.add("no derivatives")
     return [term for term in _TERMS if term in demanded]
+
+
+def strictest(licences: Iterable[str]) -> str | None:
+    """The licence of a text that is made of sources under all of these; None where none allows that.
+
+    A licence alone stays, whatever it is. Of several the one that demands most counts: public domain less than
+    attribution, that less than non-commercial use; where two demand the same, both hold (`AND`). A share-alike licence
+    wants the text under itself, so beside it there may only be what asks for attribution at most. A licence that
+    forbids derived works, says nothing, or whose demands are not known here combines with no other.
+    """
+    names = list(dict.fromkeys(map(licence_name, licences)))
+    if len(names) == 1:
+        return names[0]
+    demands = {name: set(terms([name])) for name in names}
+    parts = {part for name in names for part in licence_parts(name)}
+    if any(map(forbids_derivatives, names)) or not all(terms([part]) or _FREE.search(part) for part in parts):
+        return None
+    if sharing := [name for name in names if "share-alike" in demands[name]]:
+        apart = any(demands[name] - {"attribution"} for name in names if name != sharing[0])
+        # The one pair of common licences for which that rule is too lax (gnu.org/licenses/license-list).
+        clash = sharing[0].startswith("gpl-2.0") and any(name.startswith("apache") for name in names)
+        return None if apart or clash else sharing[0]
+    most = max(demands.values(), key=len)
+    return _named(all_of(name for name in names if demands[name] == most))
 
 
 def licence_parts(licence: str) -> list[str]:

@@ -13,6 +13,7 @@ left over as a piece of three tokens; what is left over is put to its neighbours
 import hashlib
 import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -42,6 +43,9 @@ PIECE, LEAST = 3 / 4, 1 / 4
 the second can always take or join a neighbour."""
 LOOK_BACK = 600
 """Characters before a cut in the middle of a sentence in which the sentence's beginning is looked for."""
+
+WINDOWS = {"whole": 1, "halves": 2, "thirds": 3, "quarters": 4}
+"""How many parts of a passage each of `curation.windows` is."""
 
 
 class Cutter:
@@ -204,6 +208,16 @@ def _cut_cost(before: str, after: str) -> float:
         return 0.0
     gap = before[len(before.rstrip()) :] + after[: len(after) - len(first)]
     return 0.3 if gap.count("\n") > 1 else 0.6 if "\n" in gap else 0.9
+
+
+def window(text: str, number: int, of: int) -> tuple[int, int]:
+    """Beginning and end, in characters, of the `number`-th (from 1) of so many parts of a text, about equally long and
+    cut where sentences or lines end; of the whole text where that has too few ends."""
+    if of == 1:
+        return 0, len(text)
+    ends = [0, *sorted({*sentence_ends(text), *(line.end() for line in re.finditer(r"\n+", text))}), len(text)]
+    start, end = (min(ends, key=lambda place: abs(place - len(text) * n / of)) for n in (number - 1, number))
+    return (start, end) if text[start:end].strip() else (0, len(text))
 
 
 def deal_questions(questions: Sequence[Any], passages: Sequence[Document]) -> list[list[Any]]:

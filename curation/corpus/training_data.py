@@ -15,6 +15,7 @@ from curation.console.progress import say
 from curation.corpus.finding import Shard, Skipped, describe_skipped, find_shards
 from curation.corpus.inputs import check_inputs, models_of
 from curation.corpus.passages import Cutter
+from curation.corpus.related import relate
 from curation.corpus.shards import BadRow, read_shard
 from student.benchmarks.continuation import set_apart
 from student.benchmarks.items import HELDOUT_SHARE
@@ -211,7 +212,9 @@ def _read(config: Config, patterns: tuple[str, ...], limit: int | None, titles: 
     try:
         needed = not config.questions.asked_kinds and not share
         documents = read_documents(patterns, limit, cut=cut, titles=titles, questions_needed=needed)
-        return [set_apart(document, share) for document in documents] if share else documents
+        documents = [set_apart(document, share) for document in documents] if share else documents
+        relate(documents, config.written_strategies)
+        return documents
     except NoQuestions as error:
         raise NoQuestions(
             f"{error}; set questions.model to a model that writes them, or to 'teacher', or questions.kinds=[cloze]"

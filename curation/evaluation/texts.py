@@ -19,7 +19,8 @@ from student.benchmarks.sources import DocumentQuestions
 from student.records import Document, Question
 from teacher.gates.checks import VERSION as GATES_VERSION
 from teacher.gates.checks import build_gates, check
-from teacher.prompting.strategies import contents_of, parts_of
+from teacher.prompting.related import related_of
+from teacher.prompting.strategies import contents_of, parts_of, reads_related
 from teacher.records import Rewrite, Writer
 from teacher.run.samples import read_rewrites, write_rewrites
 from teacher.sampling import SAMPLING_VERSION, Sampling, sample_rewrites
@@ -81,6 +82,8 @@ class LessonTexts:
         depends["strategies"] = contents_of(strategies)
         if any(part.kind != "prompt" for name in strategies for part in parts_of(name)):
             depends["ready"] = [document.metadata.get("rewrites") for document in self.documents]
+        if any(map(reads_related, strategies)):
+            depends["related"] = [(related := related_of(document)) and related.text for document in self.documents]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
         name = arm.name.replace("/", "-").replace(":", "-")
         return config.run.dir / "evaluation" / "texts" / f"{name}-{digest}.json"

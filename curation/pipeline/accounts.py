@@ -54,6 +54,8 @@ class Merged:
     """Rewrites that passed. A row of a whole document is made of several."""
     own_texts: int = 0
     """Own texts of passages and documents that passed beside the rewrites."""
+    several_sources: int = 0
+    """Rows of more than one source."""
     bytes_in_memory: int = 0
     """Size of the rows in Arrow, which the card gives as the size of the dataset."""
     tokens: int = 0

@@ -38,8 +38,10 @@ from curation.pipeline.executors.slurm import Queued, job_name, refuse_queued, r
 from curation.pipeline.fingerprint import acquire_output, refuse_foreign
 from curation.pipeline.inputs import CurationInputs, find_input, read_inputs, save_preflight
 from curation.pipeline.manifest import make_manifest, read_manifest, write_manifest
+from curation.pipeline.reader import ReadShard
+from curation.pipeline.related import index_corpus
 from curation.pipeline.rewriter import rewriting
-from curation.pipeline.steps import ReadShard, RewriteWithTeacher
+from curation.pipeline.steps import INDEX, RewriteWithTeacher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +140,7 @@ def _curate(
     read = ReadShard(list(shards), curation.limit, [file.documents for file in inputs.files])
     if curation.dedup != "none":
         find_duplicates(inputs, read)
+    index_corpus(inputs, read)
     _run(inputs, [read, RewriteWithTeacher(inputs)], done, first=queued is None)
     # The bad rows are quarantined already; the merger counts the documents.
     files = [
@@ -177,7 +180,7 @@ def _summary(inputs: CurationInputs, resumed: int | None, started: float) -> Cur
     output = inputs.config.curation.output
     for name in ("parts", "tasks", "datatrove", "dedup", "duplicates", "vllm", "replies"):
         shutil.rmtree(inputs.work / name, ignore_errors=True)
-    for name in ("bad_rows.jsonl", "progress.jsonl"):
+    for name in ("bad_rows.jsonl", "progress.jsonl", INDEX):
         (inputs.work / name).unlink(missing_ok=True)
     manifest = read_manifest(output)
     for shard in manifest["shards"]:

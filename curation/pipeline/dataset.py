@@ -45,12 +45,28 @@ COLUMNS = pa.schema(
         pa.field("teacher", pa.string(), metadata={"about": "the model that wrote it"}),
         pa.field("teacher_hash", pa.string(), metadata={"about": "SHA-256 of the teacher's weights, adapter included"}),
         pa.field("adapter_hash", pa.string(), metadata={"about": "SHA-256 of the teacher's adapter, where it has one"}),
+        pa.field(
+            "sources",
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("id", pa.string()),
+                        pa.field("start_index", pa.int64()),
+                        pa.field("end_index", pa.int64()),
+                        pa.field("licence", pa.string()),
+                    ]
+                )
+            ),
+            metadata={"about": "what the teacher read: the passage or a part of it, and one related to it"},
+        ),
+        pa.field("window", pa.string(), metadata={"about": "`2/3`: it read the second third; null: all"}),
         pa.field("temperature", pa.float64(), metadata={"about": "sampling temperature, 0 is greedy"}),
         pa.field("top_p", pa.float64(), metadata={"about": "nucleus sampling: the share of probability sampled from"}),
-        pa.field("max_new_tokens", pa.int32(), metadata={"about": "longest rewrite the teacher could write"}),
+        pa.field("max_new_tokens", pa.int32(), metadata={"about": "most tokens the teacher could write in a call"}),
+        pa.field("continuations", pa.int32(), metadata={"about": "calls beyond the first that it took"}),
         pa.field("seed", pa.int64(), metadata={"about": "seed of the batch it was sampled in"}),
         pa.field("gates", pa.list_(pa.string()), metadata={"about": "the gates it passed"}),
-        pa.field("licence", pa.string(), metadata={"about": "licence of the source row"}),
+        pa.field("licence", pa.string(), metadata={"about": "licence of its source, of several the strictest"}),
         pa.field("tokens", pa.int32(), metadata={"about": "length of `text` in the teacher's tokens"}),
         pa.field("source_tokens", pa.int32(), metadata={"about": "length of the passage in the teacher's tokens"}),
         pa.field(
@@ -203,6 +219,8 @@ def _kept_rows(
                 merged.source_tokens += compute.sum(kept["source_tokens"]).as_py()
                 merged.strategies.update(kept["strategy"].to_pylist())
                 merged.licences.update(kept["licence"].to_pylist())
+                several = compute.greater(compute.list_value_length(kept["sources"]), 1)
+                merged.several_sources += compute.sum(several).as_py()
                 yield kept
         if documents != expected:
             raise RunError(

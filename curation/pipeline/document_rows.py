@@ -33,6 +33,17 @@ def document_rows(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
                 "start_index": 0,
                 "end_index": parts[-1]["end_index"],
                 "headings": [],
+                "sources": [
+                    {
+                        "id": f"{parts[0]['source_file']}#{row}",
+                        "start_index": 0,
+                        "end_index": parts[-1]["end_index"],
+                        "licence": parts[0]["licence"],
+                    }
+                ],
+                # Passages are dealt their own.
+                "temperature": passed[0]["temperature"] if len({r["temperature"] for r in passed}) == 1 else None,
+                "continuations": None if number is None else sum(record["continuations"] or 0 for record in passed),
                 "strategy": ", ".join(dict.fromkeys(record["strategy"] for record in passed)),
                 "gates": [gate for gate in passed[0]["gates"] if all(gate in record["gates"] for record in passed)],
                 "tokens": sum(

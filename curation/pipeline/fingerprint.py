@@ -64,7 +64,7 @@ def run_settings(
     # These have entries of their own below, or are hashed by content instead of by path.
     elsewhere = {"input", "output", "temperature", "benchmarks", "embedder", *SPEED}
     not_sampled = {"model", "lora", "evaluation_temperature"}
-    adapter = is_adapter(checkpoint)
+    adapter, temperatures = is_adapter(checkpoint), config.curation.temperatures(config.teacher)
     items_hash = _sha256(repr([(q.prompt, q.answer) for q in items]))
     if index.items:
         indexed = {name: [(q.prompt, q.answer) for q in questions] for name, questions in index.items.items()}
@@ -75,7 +75,7 @@ def run_settings(
         folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
         embedder = _sha256("\n".join(map(hash_folder, folders)))
     return {
-        "format": 6,  # of the rows that this code makes
+        "format": 7,  # of the rows that this code makes
         "sampling": SAMPLING_VERSION,
         "seed": config.run.seed,
         "teacher_name": written_by,
@@ -85,7 +85,8 @@ def run_settings(
         "adapter_hash": hash_folder(checkpoint) if checkpoint is not None and adapter else None,
         "trained": checkpoint is not None,
         "teacher": config.teacher.model_dump(mode="json", exclude=not_sampled)
-        | {"strategies": [strategy_label(name) for name in config.teacher.strategies]},
+        | {"strategies": [strategy_label(name) for name in config.teacher.strategies]}
+        | ({"temperature": temperatures} if len(temperatures) > 1 else {}),
         "serving": config.serving.model_dump(mode="json", include=served),
         "strategies": {strategy_label(name): _sha256(content_of(name)) for name in strategies},
         "gates": {**config.gates.model_dump(mode="json"), "version": GATES_VERSION},

@@ -25,7 +25,7 @@ from curation.corpus.filters import Cleaner
 from curation.corpus.finding import Shard, Skipped, one_line, open_shard, shard_info
 from curation.corpus.inputs import find_curation_input, model_writes
 from curation.corpus.licences import is_unknown, licence_of
-from curation.corpus.passages import Cutter
+from curation.corpus.passages import WINDOWS, Cutter
 from curation.corpus.shards import read_shard
 from curation.corpus.training_data import read_documents
 from curation.pipeline.dataset import WORK
@@ -33,7 +33,7 @@ from curation.pipeline.fingerprint import fingerprint, run_settings, written_by_
 from student.benchmarks.sources import DocumentQuestions
 from student.engine.model_names import check_available
 from student.records import Question
-from teacher.prompting.strategies import is_same, strategy_label
+from teacher.prompting.strategies import check_related, is_same, strategy_label
 from teacher.prompting.template import load_tokenizer
 from teacher.questions.cache import questions_file, read_questions
 from teacher.reward.best_of import FittedScreen, read_screen
@@ -142,15 +142,17 @@ def find_input(config: Config, skipped: Skipped | None = None) -> list[Shard]:
     `find_curation_input` does, and where the config asks for rewrites that would all be the same."""
     curation, teacher = config.curation, sampling_config(config).teacher
     shards = find_curation_input(config, skipped)
+    check_related(teacher)
     if curation.writer == "echo":
         different: float = 1
-    elif teacher.temperature > 0 and not all(map(is_same, teacher.strategies)):
+    elif any(curation.temperatures(config.teacher)) and not all(map(is_same, teacher.strategies)):
         different = math.inf
     elif shares := curation.strategies:
         # With more rewrites a document gets the strategy with the largest share twice.
         different = math.floor(sum(shares.values()) / max(shares.values()))
     else:
         different = 1 if teacher.prompting == "policy" else len(set(teacher.strategies))
+    different *= sum(WINDOWS[name] for name in set(curation.windows))
     if curation.rewrites_per_document * curation.best_of > different:
         more = "set curation.temperature above 0" if model_writes(config) else "add strategies"
         of = f", curation.best_of={curation.best_of}" if curation.best_of > 1 else ""
@@ -165,15 +167,16 @@ def sampling_config(config: Config) -> Config:
     """The config with the temperature and the strategies that curation samples with."""
     curation = config.curation
     teacher = config.teacher
-    temperatures = (curation.temperature, teacher.evaluation_temperature, teacher.temperature)
+    temperatures = curation.temperatures(teacher)
     strategies = ("echo",) if curation.writer == "echo" else tuple(curation.strategies) or teacher.strategies
     changes = {
-        "temperature": next(temperature for temperature in temperatures if temperature is not None),
+        "temperature": temperatures[0],
         "strategies": strategies,
         # Where no model writes, none chooses.
         "prompting": teacher.prompting if model_writes(config) else "strategy",
     }
-    return config.model_copy(update={"teacher": teacher.model_copy(update=changes)})
+    curation = curation.model_copy(update={"temperature": temperatures})
+    return config.model_copy(update={"teacher": teacher.model_copy(update=changes), "curation": curation})
 
 
 def fitted_screen(config: Config) -> FittedScreen | None:

@@ -28,6 +28,7 @@ from curation.console.progress import say
 from curation.corpus.filters import Cleaner, Refusal
 from curation.corpus.finding import Shard
 from curation.corpus.inputs import model_writes
+from curation.corpus.related import Neighbours, index
 from curation.corpus.shards import BadRow, read_shard
 from curation.corpus.training_data import training_id
 from curation.pipeline.dataset import RAW
@@ -39,6 +40,8 @@ from teacher.prompting.prompts import context_line
 
 PASSAGES = 3
 """Most passages of a document that are shown."""
+INDEXED = 200
+"""Documents among which a preview looks for related passages; a run looks among all."""
 CHARACTERS = 1500
 """Most characters of a text that are shown."""
 VERDICTS = {
@@ -88,6 +91,8 @@ def preview(config: Config, documents: int) -> Iterator[PreviewedRow]:
     if model_writes(config) and not config.teacher.chooses_only:
         check_name(config.teacher.model, config.lab.dir)
     with standalone_step(config) as step, Cleaner(config.curation) as cleaner, rewriting(step.inputs):
+        if step.reads_related:
+            step.neighbours = Neighbours(index(_first_passages(step, cleaner, shards)))
         for number, item in enumerate(_spread(shards, documents, config.curation.limit)):
             if isinstance(item, PreviewedRow):
                 yield item
@@ -97,7 +102,7 @@ def preview(config: Config, documents: int) -> Iterator[PreviewedRow]:
                 cleaned = None if item.text == before else item.text
                 yield PreviewedRow(id=item.id, before=before, cleaned=cleaned, refusal=refusal)
                 continue
-            for passage in (passages := step.cutter.cut(item))[:PASSAGES]:
+            for passage in (passages := step.passages(item))[:PASSAGES]:
                 records = step.rewrite([passage], number)
                 whole = len(passages) == 1
                 yield PreviewedRow(
@@ -108,6 +113,14 @@ def preview(config: Config, documents: int) -> Iterator[PreviewedRow]:
                     source_tokens=records[0]["source_tokens"],
                     records=tuple(records),
                 )
+
+
+def _first_passages(step: RewriteWithTeacher, cleaner: Cleaner, shards: list[Shard]) -> Iterator[tuple[Document, str]]:
+    """Those of a few documents, among which related ones are looked for, with their licences."""
+    for item in _spread(shards, INDEXED, step.inputs.config.curation.limit):
+        if isinstance(item, Document) and step.refusal(item, cleaner) is None:
+            for passage in step.cutter.cut(item):
+                yield passage, step.licence(item)
 
 
 def _place(passage: Document, of: int) -> str:
@@ -173,6 +186,10 @@ def _heading(name: str, tokens: int | None, *refusal: str | None, place: str = "
 
 def _heading_of(record: Record) -> Text:
     name = "its own text" if record["strategy"] == RAW else str(record["strategy"] or "a rewrite")
+    if window := record.get("window"):
+        name += f" of part {window}"
+    for source in record["sources"][1:]:
+        name += f" with {source['id']}"
     if (gain := record.get("predicted_gain")) is not None:
         name += f" · predicted {figure(gain, sign=True)} above the other samples"
     return _heading(name, record.get("tokens"), record["stage"], record["reason"], record["detail"])

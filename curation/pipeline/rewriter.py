@@ -2,9 +2,10 @@
 
 import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +14,18 @@ from datatrove.data import Document
 
 from configs.errors import RunError
 from configs.schema import Config, Curation, Teacher
+from configs.seeds import stable_seed
 from curation.corpus.inputs import model_writes
+from curation.corpus.passages import WINDOWS, window
 from curation.pipeline.dataset import WORK
 from curation.pipeline.inputs import CurationInputs
 from student.pools import make_pool
 from student.records import StudentPool, passage_of
 from teacher.gates.checks import Gate, build_gates, gate_names
 from teacher.prompting.prompts import PromptTooLong, build_prompt
-from teacher.prompting.strategies import PartKind, parts_of, prompts_of, spread, tag_of
+from teacher.prompting.strategies import PartKind, parts_of, spread, tag_of
 from teacher.records import Completion, Writer
+from teacher.sampling import asked_prompts
 from teacher.writers.endpoint import load_endpoint
 from teacher.writers.local import load_teacher
 from teacher.writers.no_model import NoModel
@@ -33,12 +37,27 @@ _loaded: list[Any] = []
 """What the teacher of this process was loaded from, and its Rewriter; empty where none is loaded."""
 
 
+class Deal(NamedTuple):
+    """How one rewrite is written, beside its strategy."""
+
+    temperature: float
+    part: int
+    """1 is the first of the passage's parts."""
+    parts: int
+
+
 class RewriteRequest(NamedTuple):
     """One text to be written for the rewrite `number`. Without a strategy the teacher chooses."""
 
     document: Document
+    """The passage, or the part of it that the teacher reads."""
     number: int
     strategy: str | None
+    temperature: float
+    window: str | None = None
+    """`2/3` is the second third; None: all of the passage."""
+    start: int = 0
+    """The passage's character with which the part begins."""
 
 
 class Written(NamedTuple):
@@ -129,9 +148,41 @@ def kinds_of(strategies: Iterable[str], prompting: str = "strategy") -> set[Part
     return kinds | {"prompt"} if prompting == "policy" else kinds
 
 
-def rewrite_requests(curation: Curation, teacher: Teacher, documents: Sequence[Document]) -> list[RewriteRequest]:
+def deal_rewrites(
+    strategies: Sequence[str | None], temperatures: Sequence[float], windows: Sequence[str], *seed: object
+) -> list[Deal]:
+    """A temperature and a part of the passage for each of a document's rewrites, whose strategies are given.
+
+    The rewrites of one strategy go along the diagonals of the table of temperatures x parts, from a seeded place on: no
+    cell comes twice before all have come, and after any number of rewrites no temperature has come more than once more
+    than another. (Dealt as SPA, arXiv 2603.22213, found diversity decisive, at no cost in rewrites.)
+    """
+    parts = [(part, WINDOWS[name]) for name in windows for part in range(1, WINDOWS[name] + 1)]
+    diagonal = math.lcm(len(temperatures), len(parts))
+    dealt: Counter[str | None] = Counter()
+    deals = []
+    for strategy in strategies:
+        step = (stable_seed(*seed, strategy) + dealt[strategy]) % (len(temperatures) * len(parts))
+        dealt[strategy] += 1
+        deals.append(Deal(temperatures[step % len(temperatures)], *parts[(step + step // diagonal) % len(parts)]))
+    return deals
+
+
+def part_of(document: Document, strategies: Iterable[str], deal: Deal) -> tuple[Document, str | None, int]:
+    """What the teacher reads of a passage for a text of one of these strategies, which part that is, and where it
+    begins."""
+    whole = not kinds_of(strategies).isdisjoint(("brought", "plan"))
+    start, end = (0, len(document.text)) if whole else window(document.text, deal.part, deal.parts)
+    if (start, end) == (0, len(document.text)):
+        return document, None, 0
+    return replace(document, text=document.text[start:end]), f"{deal.part}/{deal.parts}", start
+
+
+def rewrite_requests(
+    curation: Curation, teacher: Teacher, documents: Sequence[Document], seed: int = 0
+) -> list[RewriteRequest]:
     """What is written of documents for `rewrites_per_document` rewrites each, `best_of` texts for one, with their
-    strategies."""
+    strategies, temperatures and parts of the passage. The texts among which one is chosen share the last two."""
     wanted, best_of = curation.rewrites_per_document, curation.best_of
     n = wanted * best_of
     requests = []
@@ -147,7 +198,13 @@ def rewrite_requests(curation: Curation, teacher: Teacher, documents: Sequence[D
         else:
             # Rotated by the row and the passage, so that with one rewrite a document each strategy gets its share too.
             strategies = spread(teacher.strategies, n, offset=row * n)
-        requests += [RewriteRequest(document, i // best_of, strategy) for i, strategy in enumerate(strategies)]
+        deals = deal_rewrites(
+            strategies[::best_of], curation.temperatures(teacher), curation.windows, seed, document.id
+        )
+        for i, strategy in enumerate(strategies):
+            deal = deals[i // best_of]
+            part, name, start = part_of(document, teacher.strategies if strategy is None else [strategy], deal)
+            requests.append(RewriteRequest(part, i // best_of, strategy, deal.temperature, name, start))
     return requests
 
 
@@ -173,9 +230,9 @@ def write(
     Raises RunError if all fail: then the teacher is at fault, not the documents.
     """
     writer, policy = rewriter.writer, teacher.prompting == "policy"
-    asked = [[None] if policy else list(prompts_of(request.strategy or "")) for request in requests]
+    asked = [asked_prompts(teacher, request.document, request.strategy or "") for request in requests]
 
-    def built(request: RewriteRequest, of_one: Sequence[str | None]) -> list[str] | None:
+    def built(request: RewriteRequest, of_one: Sequence[str]) -> list[str] | None:
         longest = writer.max_prompt_tokens
         try:
             return [build_prompt(writer.tokenizer, teacher, request.document, p, longest, cut=cut) for p in of_one]
@@ -189,7 +246,9 @@ def write(
         for request, of_one in zip(requests, prompts, strict=True)
         for _ in of_one or ()
     ]
-    answers = writer.attempt([p for of_one in prompts for p in of_one or ()], 1, seed, openings) if openings else []
+    asked_at = [request.temperature for request, of_one in zip(requests, prompts, strict=True) for _ in of_one or ()]
+    every = [prompt for of_one in prompts for prompt in of_one or ()]
+    answers = writer.attempt(every, 1, seed, openings, asked_at) if every else []
     completions = chain.from_iterable(answers)
     written = [
         Written([], [], too_long=True) if of_one is None else Written(of_one, list(islice(completions, len(of_one))))

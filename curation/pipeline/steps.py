@@ -1,4 +1,4 @@
-"""The steps of a curation task: a reader of one shard, and the teacher that turns its documents into durable parts."""
+"""The step of a curation task that makes durable parts of its documents: filters, passages, teacher, gates."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,12 +14,11 @@ from configs.files import Record, locked
 from configs.seeds import stable_seed
 from curation.console.progress import log_batch
 from curation.corpus.filters import Cleaner, Refusal
-from curation.corpus.finding import Shard
 from curation.corpus.inputs import model_writes
-from curation.corpus.licences import licence_of
+from curation.corpus.licences import licence_of, strictest
 from curation.corpus.passages import Cutter
-from curation.corpus.shards import SNIPPET_CHARACTERS, read_shard
-from curation.corpus.training_data import training_id
+from curation.corpus.related import Neighbours, put_beside, span_of
+from curation.corpus.shards import SNIPPET_CHARACTERS
 from curation.pipeline.dataset import NO_TEACHER, RAW, part_numbers, part_path, parts_of, write_part
 from curation.pipeline.dedup import Verdicts, read_verdicts
 from curation.pipeline.diversity import CHARACTERS, is_sampled
@@ -36,14 +35,17 @@ from curation.pipeline.rewriter import (
 from student.records import StudentPool, passage_of, whole_id
 from student.text.words import EarlierTexts
 from teacher.gates.checks import KINDS, check, gate_names
-from teacher.prompting.strategies import by_label
+from teacher.prompting.related import related_of
+from teacher.prompting.strategies import by_label, reads_related
 from teacher.ready.texts import ReadyTexts
 from teacher.reward.best_of import FittedScreen
 from teacher.reward.signs import Texts
 from teacher.sampling import make_rewrite
 
-SAMPLED_WITH = ("temperature", "top_p", "max_new_tokens")
+SAMPLED_WITH = ("top_p", "max_new_tokens")
 """The teacher's settings that a row holds."""
+INDEX = "related.sqlite"
+"""In the work folder: where related passages are looked for."""
 
 
 @dataclass(slots=True)
@@ -92,38 +94,6 @@ def _predict(
                     of_one[i] |= {"predicted_gain": gain} | ends
 
 
-class ReadShard(PipelineStep):
-    """Task `rank` reads the documents of shard `rank`; preflight recorded unreadable rows.
-
-    `documents` are the numbers of preflight, one a shard. Where a shard gives another number now (its store failed for
-    a while), RunError is raised at its end, so that the next step does not take the break for the end of the file.
-    """
-
-    type = "📖 - READER"
-    name = "Shard"
-
-    def __init__(self, shards: list[Shard], limit: int | None, documents: list[int] | None = None):
-        super().__init__()
-        self.shards, self.limit, self.documents = shards, limit, documents
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        assert world_size == len(self.shards), "one task a shard"
-        shard, count, broken = self.shards[rank], 0, ""
-        for item in read_shard(shard, self.limit):
-            if isinstance(item, Document):
-                count += 1
-                item.metadata["training_id"] = training_id(shard, item.metadata["source_row"], item.text)
-                self.update_doc_stats(item)
-                yield item
-            elif item.row is None:
-                broken = f" ({item.reason})"
-        if self.documents is not None and count != self.documents[rank]:
-            raise RunError(
-                f"{shard.name} gave {count} documents, and {self.documents[rank]} when it was checked{broken}: once it "
-                "can be read again, the same command goes on from there"
-            )
-
-
 class RewriteWithTeacher(PipelineStep):
     """Cuts documents into passages, writes a part of terminal records per batch of them, and yields nothing.
 
@@ -143,6 +113,28 @@ class RewriteWithTeacher(PipelineStep):
     def cutter(self) -> Cutter:
         """What cuts documents into passages and counts their tokens."""
         return Cutter(self.inputs.config, model_writes(self.inputs.config))
+
+    @cached_property
+    def neighbours(self) -> Neighbours | None:
+        """Where passages of other documents are looked for; None where no strategy reads one."""
+        path = self.inputs.work / INDEX
+        return Neighbours.at(path) if path.exists() else None
+
+    @cached_property
+    def reads_related(self) -> bool:
+        """Whether a strategy reads a related passage."""
+        return any(map(reads_related, self.inputs.config.teacher.strategies))
+
+    def passages(self, document: Document) -> list[Document]:
+        """The document's passages, each with the one that is read beside it where a strategy does so."""
+        passages = self.cutter.cut(document)
+        if self.reads_related:
+            put_beside(passages, self.neighbours, self.licence(document))
+        return passages
+
+    def licence(self, document: Document) -> str:
+        """The document's licence, or the one that the config says."""
+        return licence_of(document.metadata, self.inputs.config.curation.licence)
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         config, work = self.inputs.config, self.inputs.work
@@ -178,7 +170,7 @@ class RewriteWithTeacher(PipelineStep):
                     yield batch
                     batch = _Batch()
                 continue
-            passages = self.cutter.cut(document)
+            passages = self.passages(document)
             for number, passage in enumerate(passages[begun:], start=begun + 1):
                 batch.kept.append(passage)
                 ends = number == len(passages)
@@ -237,7 +229,7 @@ class RewriteWithTeacher(PipelineStep):
         run_seed = self.inputs.settings["seed"]
         rewriter = self.load_rewriter()
         seed = stable_seed(run_seed, documents[0].metadata["source_file"], batch)
-        requests = rewrite_requests(curation, teacher, documents)
+        requests = rewrite_requests(curation, teacher, documents, run_seed)
         cut = self.inputs.config.data.passage_tokens is None
         written = zip(requests, write(rewriter, teacher, requests, seed, cut=cut), strict=True)
         drafts: list[list[Record]] = []
@@ -245,9 +237,11 @@ class RewriteWithTeacher(PipelineStep):
             source = self._source(document) | {"source_tokens": self.cutter.count(document.text), "seed": seed}
             if is_sampled(source["source_file"], source["source_row"], self.inputs.documents):
                 source["source_text"] = document.text[:CHARACTERS]
-            ready = ReadyTexts(_as_trained(document), seed)
-            texts = islice(written, curation.rewrites_per_document * curation.best_of)
-            drafts.append([source | self._rewritten(rewriter, request, answered, ready) for request, answered in texts])
+            ready: dict[str | None, ReadyTexts] = {}
+            drafts.append([])
+            for request, answered in islice(written, curation.rewrites_per_document * curation.best_of):
+                texts = ready.setdefault(request.window, ReadyTexts(_as_trained(request.document), seed))
+                drafts[-1].append(source | self._rewritten(rewriter, request, answered, texts))
         if self.inputs.screen is not None:
             _predict(documents, drafts, self.inputs.screen, rewriter.students)
         records: list[Record] = []
@@ -283,11 +277,22 @@ class RewriteWithTeacher(PipelineStep):
         return (
             {name: document.metadata[name] for name in names}
             | place
-            | {
-                "licence": licence_of(document.metadata, self.inputs.config.curation.licence),
-                **dict.fromkeys(("strategy", "stage", "reason", "detail")),
-            }
+            | self._sources(document)
+            | dict.fromkeys(("strategy", "stage", "reason", "detail"))
         )
+
+    def _sources(self, document: Document, strategy: str = "", window: int = 0) -> Record:
+        """What a text of this strategy is made of, and its licence. The document's text may begin `window` characters
+        after its passage."""
+        start, licence = span_of(document)[0] + window, self.licence(document)
+        end = start + len(document.text)
+        sources = [{"id": document.id, "start_index": start, "end_index": end, "licence": licence}]
+        if (related := related_of(document)) is not None and reads_related(strategy):
+            sources.append({name: getattr(related, name) for name in sources[0]})
+            combined = strictest([licence, related.licence])
+            assert combined is not None, "what is beside a passage can be combined with it"
+            licence = combined
+        return {"sources": sources, "licence": licence}
 
     def _rewritten(self, rewriter: Rewriter, request: RewriteRequest, written: Written, ready: ReadyTexts) -> Record:
         """The record of a text, as far as it can be told without the other texts of its document."""
@@ -301,6 +306,10 @@ class RewriteWithTeacher(PipelineStep):
             "teacher": name,
             **{name: settings[name] if by_model else None for name in ("teacher_hash", "adapter_hash")},
             **{name: getattr(teacher, name) if by_model else None for name in SAMPLED_WITH},
+            "temperature": request.temperature if by_model else None,
+            "continuations": sum(one.continuations for one in written.completions) if by_model else None,
+            "window": request.window,
+            **self._sources(document, request.strategy or "", request.start),
         }
         if written.too_long:
             return record | {"teacher": settings["teacher_name"], "stage": "prompt", "reason": "prompt_too_long"}

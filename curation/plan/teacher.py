@@ -21,6 +21,7 @@ from configs.processes import cpu_seconds
 from configs.schema import Config
 from curation.corpus.filters import Cleaner
 from curation.corpus.inputs import model_writes
+from curation.corpus.related import relate
 from curation.pipeline.curate import curate
 from curation.pipeline.dataset import RAW
 from curation.pipeline.manifest import read_manifest
@@ -202,6 +203,7 @@ def _passages_for_teacher(step: RewriteWithTeacher, sample: Sequence[Document]) 
     with Cleaner(step.inputs.config.curation) as cleaner:
         kept = [step.cutter.cut(document) for document in documents if step.refusal(document, cleaner) is None]
     passages = list(chain.from_iterable(kept))
+    relate(passages, step.inputs.config.teacher.strategies)
     random.Random(0).shuffle(passages)
     return passages, mean_of([float(len(of_document)) for of_document in kept])
 

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from configs import schema
+from configs.errors import UserError
 from configs.schema import Serving
 from configs.seeds import stable_seed
 from student.engine.encoding import prompt_ids
 from teacher.algorithms.algorithm import Algorithm, Metrics, SamplingRound
 from teacher.algorithms.trainers import trainer_settings
 from teacher.prompting.prompts import build_prompt
+from teacher.prompting.related import lacks_related
 from teacher.prompting.strategies import prompts_of, spread
 from teacher.ready.texts import ReadyTexts
 from teacher.run.checkpoints import OPTIMIZER_FILE
@@ -217,6 +219,8 @@ def _rows(round: SamplingRound) -> "Dataset":
         strategies = spread(teacher.strategies, len(documents), offset=round.number)
     rows = []
     for document, strategy in zip(documents, strategies, strict=True):
+        if lacks_related(document, strategy):
+            raise UserError(f"GRPO asks about every document, and {document.id} has no related passage: {strategy}")
         [asked] = prompts_of(strategy)
         prompt = build_prompt(writer.tokenizer, teacher, document, asked, writer.max_prompt_tokens)
         rows.append({"prompt": prompt, "document_id": document.id, "strategy": strategy})

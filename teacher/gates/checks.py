@@ -21,7 +21,7 @@ from student.records import Document, Question, whole_id
 from student.text.words import count_words, length_in_words, ngrams, word_line, words
 from teacher.gates import injection
 from teacher.prompting.defence import CHAT_MARK, MARKER, control_tokens
-from teacher.prompting.prompts import DELIMITED, shows_strategies
+from teacher.prompting.prompts import DELIMITED, PLACES, shows_strategies
 from teacher.prompting.strategies import Part, PartKind, prompts_of, read_strategy
 from teacher.ready.plans import OPENING
 
@@ -159,7 +159,8 @@ def chat_tokens(control: Sequence[str]) -> Refuses:
 
 def copy_of_prompt(templates: Iterable[str], n: int = 8) -> Refuses:
     """Refuses an echo of the instructions: `n` words in a row of them that the document does not hold itself."""
-    instructions = {gram for template in templates for gram in ngrams(words(template.replace("{document}", " ")), n)}
+    bare = (PLACES.sub(" ", template) for template in templates)
+    instructions = {gram for text in bare for gram in ngrams(words(text), n)}
 
     def refuses(document: Document, text: str, ended: bool) -> bool:
         echoed = instructions.intersection(ngrams(words(text), n)) if instructions else set()
@@ -321,7 +322,7 @@ GATES = (
     Row("repetition", lambda inputs: repetition(inputs.settings.max_repetition), without_model=True),
     Row(
         "over_length",
-        lambda inputs: over_length(inputs.settings.max_tokens or inputs.teacher.max_new_tokens, inputs.count_tokens),
+        lambda inputs: over_length(inputs.settings.max_tokens or inputs.teacher.longest, inputs.count_tokens),
         without_model=True,
     ),
     Row(

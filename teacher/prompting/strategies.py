@@ -3,7 +3,7 @@
 A strategy is a prompt, a rule, what documents bring, or a plan:
 
     implications         a prompt file in `teacher/strategies/` with a `{document}` placeholder; a user's own is a path
-                         of a `.txt` file. The teacher writes the text.
+                         of a `.txt` file. The teacher writes the text. With `{related}` too it reads a second passage.
     sentences            a rule (teacher.ready.rules): the text is made of the document by code.
     brought:implications a text that the document brings under this name in its `rewrites`.
     sentences+implications
@@ -114,6 +114,20 @@ def read_strategy(name: str, key: str = "teacher.strategies") -> str:
     if "{document}" not in template:
         raise UserError(f"{key}: {path} holds no {{document}} placeholder")
     return template
+
+
+def reads_related(strategy: str) -> bool:
+    """Whether one of the strategy's prompts wants a related passage (teacher.prompting.related)."""
+    return any("{related}" in content for content in contents_of(prompts_of(strategy)))
+
+
+def check_related(settings: Teacher) -> None:
+    """Raises UserError where a policy is to choose a strategy that reads a second passage: its prompt shows one."""
+    if settings.prompting == "policy" and (name := next(filter(reads_related, settings.strategies), None)):
+        raise UserError(
+            f"teacher.strategies: {name!r} reads a related passage, which the prompt of a policy does not show: set"
+            " teacher.prompting 'strategy', or leave it out"
+        )
 
 
 def check_strategy(strategy: str, key: str = "teacher.strategies") -> None:

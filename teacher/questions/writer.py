@@ -301,6 +301,7 @@ def _load_model(settings: Questions, teacher: Teacher, seed: int) -> QuestionMod
     # It chooses nothing, so there are no ready texts to choose from.
     strategies = tuple(name for name in teacher.strategies if not is_ready(name))
     changes = {"prompting": "policy" if tagged else "strategy", "strategies": strategies, "max_new_tokens": length}
+    changes["continuations"] = 0
     writer = TransformersWriter(loaded.model, loaded.tokenizer, loaded.settings.model_copy(update=changes))
     model = QuestionModel(settings, writer, seed, tagged, name)
     if settings.min_lift:

@@ -16,7 +16,14 @@ from configs.seeds import stable_seed
 from student.benchmarks.items import Continuation
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Document
-from teacher.prompting.strategies import brought_names, check_strategy, check_trainable, contents_of, planned_names
+from teacher.prompting.strategies import (
+    brought_names,
+    check_related,
+    check_strategy,
+    check_trainable,
+    contents_of,
+    planned_names,
+)
 from teacher.ready.brought import check_brought
 from teacher.ready.plans import check_plans, named_plan
 from teacher.reward.assignment import batches_of
@@ -34,6 +41,8 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
         raise UserError("teacher.temperature 0 makes all rewrites of a group equal; training needs it above 0")
     if config.rl.algorithm == "grpo" and config.teacher.top_p < 1:
         raise UserError("teacher.top_p below 1 cuts what is sampled, but not what GRPO learns from: set it to 1")
+    if config.rl.algorithm == "grpo" and config.teacher.continuations:
+        raise UserError("teacher.continuations: GRPO samples each rewrite in one call: set 0, or more max_new_tokens")
     twice = [name for name, count in Counter(document.id for document in [*train, *heldout]).items() if count > 1]
     if twice:
         raise UserError(f"document id {twice[0]!r} occurs more than once in data.train and data.heldout")
@@ -45,6 +54,7 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
             " from it would be counted as held out"
         )
     check_trainable(config.teacher)
+    check_related(config.teacher)
     for name in config.teacher.strategies if config.teacher.prompting == "strategy" else ():
         check_strategy(name)
     check_brought(brought_names(config.teacher.strategies), train)

@@ -36,6 +36,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 MOST_UNREADABLE = 4
 """Attempts whose reply is neither a completion nor an error, after which a prompt is given up: such replies are paid
 for, and a server that has not sent a whole one by then does not send one."""
+GO_ON = "Your text was cut. Go on exactly where it stops, and write nothing else."
+"""Asks a model behind /chat/completions for the rest: not all servers go on with an assistant's turn."""
 TEMPLATE_TOKENS = 64
 """Room for what an endpoint's own chat template adds."""
 
@@ -46,6 +48,7 @@ class Sample(NamedTuple):
     prompt: str
     opening: str
     seed: int
+    temperature: float
 
 
 class EndpointWriter(Writer):
@@ -83,9 +86,16 @@ class EndpointWriter(Writer):
         """Whether the user's turn is sent, not a rendered prompt."""
         return self.serving.chat and self.state_file is None
 
-    def write(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
+    def write(
+        self,
+        prompts: list[str],
+        n: int,
+        seed: int,
+        openings: Sequence[str] = (),
+        temperatures: Sequence[float] = (),
+    ) -> list[list[Completion]]:
         """Equal calls ask for the same. Raises RunError as `attempt` does, and with the first error of a prompt."""
-        completions = self.attempt(prompts, n, seed, openings)
+        completions = self.attempt(prompts, n, seed, openings, temperatures)
         for completion in itertools.chain.from_iterable(completions):
             if completion.error is not None:
                 raise RunError(
@@ -94,12 +104,20 @@ class EndpointWriter(Writer):
                 )
         return completions
 
-    def attempt(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
+    def attempt(
+        self,
+        prompts: list[str],
+        n: int,
+        seed: int,
+        openings: Sequence[str] = (),
+        temperatures: Sequence[float] = (),
+    ) -> list[list[Completion]]:
         """Raises RunError if the server refuses the key, does not know the model or cannot be reached at all."""
-        pairs = zip(prompts, openings or [""] * len(prompts), strict=True)
+        openings = openings or [""] * len(prompts)
+        temperatures = temperatures or [self.settings.temperature] * len(prompts)
         samples = [
-            Sample(prompt, opening, stable_seed(seed, p * n + j))
-            for p, (prompt, opening) in enumerate(pairs)
+            Sample(prompt, opening, stable_seed(seed, p * n + j), temperature)
+            for p, (prompt, opening, temperature) in enumerate(zip(prompts, openings, temperatures, strict=True))
             for j in range(n)
         ]
         try:
@@ -141,43 +159,52 @@ class EndpointWriter(Writer):
         return [completions[number] for number in range(len(samples))]
 
     async def _complete(self, client: httpx.AsyncClient, slots: asyncio.Semaphore, sample: Sample) -> Completion:
-        opening = self.opening_ids(sample.opening)
         if sample.opening in self.stops:
             return Completion(sample.opening, False)
-        async with slots:
-            try:
-                choice = await self._post(client, self.request(sample, opening))
-            except EndpointError as error:
-                return Completion("", False, error)
-        if self.state_file is None:
-            return Completion(sample.opening + (choice.text or ""), not choice.cut)
-        sampled, ended = choice.token_ids or [], not choice.cut
-        if sampled and ended and sampled[-1] in self.end_ids:
-            sampled = sampled[:-1]
-        text = self.tokenizer.decode([*opening, *sampled], skip_special_tokens=True)
-        assert isinstance(text, str)
-        return Completion(text, ended)
+        text, ids = sample.opening, self.opening_ids(sample.opening)
+        for call in itertools.count():
+            async with slots:
+                try:
+                    choice = await self._post(client, self.request(sample, ids, text, call))
+                except EndpointError as error:
+                    return Completion("", False, error)
+            if self.state_file is None:
+                text += choice.text or ""
+            else:
+                ids = [*ids, *(choice.token_ids or [])]
+                ids = ids[:-1] if not choice.cut and ids and ids[-1] in self.end_ids else ids
+                text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+            if not choice.cut or call == self.settings.continuations or not self._fits(sample.prompt, text, ids):
+                return Completion(text, not choice.cut, continuations=call)
+        raise AssertionError("unreachable")
 
-    def request(self, sample: Sample, opening: list[int]) -> dict[str, Any]:
-        """The body of a request without the model's name."""
+    def _fits(self, prompt: str, text: str, ids: list[int]) -> bool:
+        """Whether a further call has room; of an endpoint's text we count the tokens."""
+        [prompted] = prompt_ids(self.tokenizer, [prompt])
+        return self.has_room(len(prompted) + (len(ids) if self.state_file is not None else self.count_tokens(text)))
+
+    def request(self, sample: Sample, ids: list[int], text: str = "", call: int = 0) -> dict[str, Any]:
+        """The body of a request without the model's name. `ids` and `text` are what is there of the completion: the
+        opening, and what earlier calls wrote."""
         settings = self.settings
         body: dict[str, Any] = {
-            "max_tokens": max(1, settings.max_new_tokens - len(opening)),
-            "temperature": settings.temperature,
+            "max_tokens": settings.max_new_tokens if call else max(1, settings.max_new_tokens - len(ids)),
+            "temperature": sample.temperature,
             "top_p": settings.top_p,
-            "seed": sample.seed,
+            "seed": stable_seed(sample.seed, call) if call else sample.seed,
         }
         if self.state_file is not None:
             # Tokens, both ways: the server reads and we decode exactly what the local writer would.
             [prompt] = prompt_ids(self.tokenizer, [sample.prompt])
             ends = sorted(self.end_ids)
-            if self.tags and not opening:
+            if self.tags and not ids:
                 body["structured_outputs"] = {"regex": completion_pattern(self.tags, self.stops)}
-            return body | {"prompt": [*prompt, *opening], "stop_token_ids": ends, "return_token_ids": True}
+            return body | {"prompt": [*prompt, *ids], "stop_token_ids": ends, "return_token_ids": True}
         if self.chat:
-            body["messages"] = [{"role": "user", "content": mended(sample.prompt)}]
+            turns = [("user", sample.prompt), *([("assistant", text), ("user", GO_ON)] if call else [])]
+            body["messages"] = [{"role": role, "content": mended(content)} for role, content in turns]
         else:
-            body["prompt"] = mended(sample.prompt + sample.opening)
+            body["prompt"] = mended(sample.prompt + text)
         body |= self.serving.body
         return {name: value for name, value in body.items() if value is not None}
 

@@ -1,7 +1,7 @@
 """The teacher in this process, on transformers: prompts in, sampled completions out."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,14 @@ class TransformersWriter(Writer):
         """Tokens that end a completion: the model's, and the tokenizer's."""
         return end_ids(self.model.generation_config.eos_token_id, self.tokenizer)
 
-    def write(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
+    def write(
+        self,
+        prompts: list[str],
+        n: int,
+        seed: int,
+        openings: Sequence[str] = (),
+        temperatures: Sequence[float] = (),
+    ) -> list[list[Completion]]:
         """Equal calls give equal texts on CPU. The global random state is left as it was."""
         prompted = prompt_ids(self.tokenizer, prompts)
         opening_ids = [self.opening_ids(opening) for opening in openings or [""] * len(prompts)]
@@ -42,15 +49,24 @@ class TransformersWriter(Writer):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             sampled = self.sample(
-                [ids for ids in prompted for _ in range(n)], [ids for ids in opening_ids for _ in range(n)]
+                [ids for ids in prompted for _ in range(n)],
+                [ids for ids in opening_ids for _ in range(n)],
+                [temperature for temperature in temperatures for _ in range(n)],
             )
         completions = [self.read(ids) for ids in sampled]
         return [completions[p * n : (p + 1) * n] for p in range(len(prompts))]
 
-    def attempt(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
+    def attempt(
+        self,
+        prompts: list[str],
+        n: int,
+        seed: int,
+        openings: Sequence[str] = (),
+        temperatures: Sequence[float] = (),
+    ) -> list[list[Completion]]:
         """If a batch fails, its prompts are tried one at a time, so that only those fail that must."""
         try:
-            return self.write(prompts, n, seed, openings)
+            return self.write(prompts, n, seed, openings, temperatures)
         except RunError:
             raise
         except (RuntimeError, ValueError, IndexError) as error:
@@ -60,48 +76,71 @@ class TransformersWriter(Writer):
                 "the teacher failed on a batch of %d (%s); trying one at a time", len(prompts), type(error).__name__
             )
         openings = openings or [""] * len(prompts)
-        return [self.attempt([p], n, seed, [o])[0] for p, o in zip(prompts, openings, strict=True)]
+        temperatures = temperatures or [self.settings.temperature] * len(prompts)
+        each = zip(prompts, openings, temperatures, strict=True)
+        return [self.attempt([prompt], n, seed, [opening], [at])[0] for prompt, opening, at in each]
 
     def read(self, completion_ids: Sequence[int]) -> Completion:
         """The text of sampled tokens, without the one that ended them."""
         ended = bool(completion_ids) and completion_ids[-1] in self.end_ids
         text = self.tokenizer.decode(completion_ids[:-1] if ended else completion_ids, skip_special_tokens=True)
         assert isinstance(text, str)
-        return Completion(text, ended)
+        return Completion(text, ended, continuations=max(0, len(completion_ids) - 1) // self.settings.max_new_tokens)
 
     @torch.no_grad()
-    def sample(self, prompt_ids: Sequence[list[int]], opening_ids: Sequence[list[int]]) -> list[list[int]]:
+    def sample(
+        self, prompt_ids: Sequence[list[int]], opening_ids: Sequence[list[int]], temperatures: Sequence[float] = ()
+    ) -> list[list[int]]:
         """The token ids of a completion of each prompt, from the global random state: its opening, what was sampled
-        and the token that ended it. One without an end is cut at `max_new_tokens`, opening included, and one of a ready
-        text ends with its tag."""
-        training = self.model.training
+        and the token that ended it. One without an end is cut at `max_new_tokens`, opening included, or goes on
+        (`teacher.continuations`), and one of a ready text ends with its tag."""
+        training, most = self.model.training, self.settings.max_new_tokens
         self.model.eval()
-        completions: list[list[int]] = [[] for _ in prompt_ids]
-        rows = [[*prompt, *opening] for prompt, opening in zip(prompt_ids, opening_ids, strict=True)]
-        # Longest first: rows of a batch are of like length, and the batch that needs most memory comes at once.
+        temperatures = temperatures or [self.settings.temperature] * len(prompt_ids)
+        completions = [list(opening) for opening in opening_ids]
         stops = [self.opening_ids(tag) for tag in self.stops]
-        by_length = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
-        for row in by_length:
-            completions[row] = list(opening_ids[row])
-        by_length = [row for row in by_length if completions[row] not in stops]
-        for start in range(0, len(by_length), self.settings.batch_size):
-            batch = by_length[start : start + self.settings.batch_size]
-            room = self.settings.max_new_tokens - min(len(opening_ids[row]) for row in batch)
-            opened = [bool(opening_ids[row]) for row in batch]
-            sampled = self._generate([rows[row] for row in batch], max(1, room), opened)
-            for row, new in zip(batch, sampled, strict=True):
-                # The room is that of the row with the shortest opening, so others may have sampled too much.
-                completions[row] = [*opening_ids[row], *new][: self.settings.max_new_tokens]
+        unfinished = [row for row in range(len(prompt_ids)) if completions[row] not in stops]
+        for limit in range(most, self.settings.longest + 1, most):
+            for batch in self._batches(unfinished, [len(ids) for ids in prompt_ids], completions, temperatures):
+                room = limit - min(len(completions[row]) for row in batch)
+                opened = [bool(completions[row]) for row in batch]
+                rows = [[*prompt_ids[row], *completions[row]] for row in batch]
+                sampled = self._generate(rows, max(1, room), opened, temperatures[batch[0]])
+                for row, new in zip(batch, sampled, strict=True):
+                    # The room is that of the row with the shortest opening, so others may have sampled too much.
+                    completions[row] = [*completions[row], *new][:limit]
+            unfinished = [
+                row
+                for row in unfinished
+                if len(completions[row]) == limit
+                and completions[row][-1] not in self.end_ids
+                and completions[row] not in stops
+                and self.has_room(len(prompt_ids[row]) + limit)
+            ]
         self.model.train(training)
         return completions
 
-    def _generate(self, rows: list[list[int]], max_new_tokens: int, opened: list[bool]) -> list[list[int]]:
+    def _batches(
+        self, rows: Sequence[int], prompt_lengths: Sequence[int], completions: Sequence[list[int]],
+        temperatures: Sequence[float],
+    ) -> Iterator[list[int]]:  # fmt: skip
+        """Rows to be sampled at once. Longest first: rows of a batch are of like length, and the batch that needs most
+        memory comes at once. A batch has one temperature."""
+        by_length = sorted(rows, key=lambda row: -prompt_lengths[row] - len(completions[row]))
+        for temperature in dict.fromkeys(temperatures):
+            some = [row for row in by_length if temperatures[row] == temperature]
+            for start in range(0, len(some), self.settings.batch_size):
+                yield some[start : start + self.settings.batch_size]
+
+    def _generate(
+        self, rows: list[list[int]], max_new_tokens: int, opened: list[bool], temperature: float
+    ) -> list[list[int]]:
         """New tokens of each row, up to and with the first that ends it. `opened` are rows that have their opening."""
         settings, ends = self.settings, self.end_ids
         generation = generation_config(
             self.model,
             self.tokenizer,
-            temperature=settings.temperature,
+            temperature=temperature,
             top_p=settings.top_p,
             max_new_tokens=max_new_tokens,
         )

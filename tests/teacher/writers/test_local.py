@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -59,6 +61,43 @@ def test_a_completion_ended_where_its_end_was_written_also_as_the_last_token(
     assert (len(completion.text.split()), completion.ended) == expected
 
 
+def test_greedy_calls_that_go_on_write_what_one_long_call_would(make_config, make_documents):
+    short = {"temperature": 0.0, "max_new_tokens": 6, "batch_size": 3}
+    writer = load_teacher(make_config(teacher={**short, "continuations": 2}).teacher)
+    long = load_teacher(make_config(teacher={**short, "max_new_tokens": 18}).teacher)
+    prompts = prompts_for(writer, make_documents(5))
+    written, expected = (itertools.chain(*one.write(prompts, 1, seed=0)) for one in (writer, long))
+    for one, whole in zip(written, expected, strict=True):
+        assert (one.text, one.ended) == (whole.text, whole.ended)
+        assert one.ended or one.continuations == 2
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(10, (9, True, 0)), (15, (14, True, 1)), (25, (20, False, 1))])
+def test_what_hit_the_limit_goes_on_once_and_is_cut_after_that(
+    make_config, make_documents, monkeypatch, tokens, expected
+):
+    writer = load_teacher(make_config(teacher={"max_new_tokens": 10, "continuations": 1}).teacher)
+    monkeypatch.setattr(writer.model, "forward", end_after(writer, tokens))
+    prompts = prompts_for(writer, make_documents(1))
+    [[completion]] = writer.write(prompts, 1, seed=0)
+    assert (len(completion.text.split()), completion.ended, completion.continuations) == expected
+    # Where the context has no room for another call, the first is all there is.
+    assert writer.max_prompt_tokens == 64 - 10 - 1
+    writer.context = len(prompts[0].split()) + 19
+    monkeypatch.setattr(writer.model, "forward", end_after(writer, 15))
+    [[cut]] = writer.write(prompts, 1, seed=0)
+    assert (len(cut.text.split()), cut.ended, cut.continuations) == (10, False, 0)
+
+
+def test_each_prompt_has_its_temperature(make_config, make_documents):
+    writer = load_teacher(make_config(teacher={"temperature": 1.0, "batch_size": 3}).teacher)
+    prompts = prompts_for(writer, make_documents(6))
+    greedy = list(itertools.chain(*writer.at(0.0).write(prompts, 1, seed=0)))
+    mixed = [writer.write(prompts, 1, seed, temperatures=[0.0, 1.0] * 3) for seed in (1, 2)]
+    assert [one for [one] in mixed[0]][::2] == [one for [one] in mixed[1]][::2] == greedy[::2]
+    assert all(one != other for [one], [other] in zip(*(of_seed[1::2] for of_seed in mixed), strict=True))
+
+
 def test_an_opening_is_part_of_the_completion_and_of_its_length(make_config, make_documents):
     writer = load_teacher(make_config(teacher={"max_new_tokens": 10, "batch_size": 3}).teacher)
     prompts = prompts_for(writer, make_documents(8))
@@ -85,10 +124,10 @@ def test_a_prompt_that_fails_does_not_take_its_batch_with_it(make_config, monkey
     writer = load_teacher(make_config().teacher)
     real = TransformersWriter.write
 
-    def failing(self, prompts, n, seed, openings=None):
+    def failing(self, prompts, n, seed, openings=(), temperatures=()):
         if "poison" in prompts:
             raise RuntimeError("out of memory")
-        return real(self, prompts, n, seed, openings)
+        return real(self, prompts, n, seed, openings, temperatures)
 
     expected = [writer.write([prompt], 2, 0, ["<copy>"])[0] for prompt in ("gold", "salt")]
     monkeypatch.setattr(TransformersWriter, "write", failing)
