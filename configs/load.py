@@ -33,6 +33,7 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "rl.epochs": ("rl.rest_em.epochs", "rl.dpo.epochs"),
     "rl.batch_size": ("rl.rest_em.batch_size", "rl.dpo.batch_size"),
     "rl.kl": ("rl.grpo.kl", "rl.dpo.beta"),
+    "gates.plans": ("teacher.plan_bounds",),
 }
 """Keys that have another name now, or one of several: old to new. An old key is refused with the new names, also where
 it stands in the config.yaml of a run that was begun before."""

@@ -3,10 +3,12 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from configs.schema import Teacher
+from student.plans import Planned, TaughtText
 from student.records import Outcome
+from teacher.prompting.plans import reply_schema
 from teacher.prompting.strategies import is_ready, tag_of
 
 if TYPE_CHECKING:
@@ -36,7 +38,22 @@ class Rewrite:
     tag of a ready text."""
     rejected: str | None = None
     """Name of the gate that refused it; `absent`: the document brings no such text; `no_related`: it has no related
-    passage."""
+    passage; `plan`: its plan is invalid."""
+    plan: str = ""
+    """How a student learns the text, or makes all its data: JSON as `student.plans.Plan` writes it; empty where the
+    config says it."""
+    reason: str = ""
+    """Of an invalid plan: what is wrong with it."""
+
+    @property
+    def taught(self) -> TaughtText:
+        """What a student is given of it."""
+        return Planned(self.text, self.plan) if self.plan else self.text
+
+    @property
+    def shown(self) -> str:
+        """The plan and the text, for readers."""
+        return "\n".join(part for part in (self.plan, self.text) if part)
 
 
 class SamplingError(NamedTuple):
@@ -134,10 +151,15 @@ class Writer(Protocol):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Tags after which sampling stops: the text is ready."""
-        if self.settings.prompting != "policy":
+        """Tags after which sampling stops: the text is ready, and no plan is to follow."""
+        if self.settings.prompting != "policy" or self.settings.plans:
             return ()
         return tuple(tag_of(strategy) for strategy in self.settings.strategies if is_ready(strategy))
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema of each completion, where all of them are plans and nothing else. A server is held to it."""
+        return reply_schema(self.settings)
 
     @property
     def max_prompt_tokens(self) -> int | None:

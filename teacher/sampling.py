@@ -8,6 +8,7 @@ from itertools import chain, islice
 from configs.schema import Rl, Teacher
 from student.records import Document
 from teacher.gates.checks import ABSENT, Gate, check
+from teacher.prompting.plans import INVALID, lesson_plan
 from teacher.prompting.prompts import build_prompt
 from teacher.prompting.related import NO_RELATED, as_read, lacks_related
 from teacher.prompting.strategies import (
@@ -27,7 +28,7 @@ from teacher.prompting.thinking import without_thinking
 from teacher.ready.texts import ReadyTexts
 from teacher.records import Completion, Rewrite, Writer
 
-SAMPLING_VERSION = 3
+SAMPLING_VERSION = 4
 """Part of the key of kept texts; raised whenever the same config would sample other texts from the same teacher."""
 
 
@@ -124,13 +125,18 @@ def make_rewrite(
     if settings.prompting == "policy":
         label, text = parse_completion(spoken[0], settings.strategies)
         chosen, texts = by_label(label, settings.strategies), [text]
-        if chosen is not None and is_ready(chosen):
+        if chosen is not None and is_ready(chosen) and not settings.plans:
             written, ended = opening_tag(written, [tag_of(chosen)]) or written, False
+    planned = lesson_plan(settings, chosen, texts)
     parts: list[str] = []
-    rejected, answers = None, iter(texts)
+    rejected, answers = INVALID if planned.invalid else None, iter(planned.texts)
     for part in parts_of(chosen) if chosen is not None else (Part("prompt", label),):
+        if part.kind == "plan":
+            continue
         if part.kind == "prompt":
             made: str | None = next(answers)
+            if planned.plan is not None and not made:
+                continue  # the plan is all that it wrote, which is checked below
         else:
             made = ready.of(part.kind, part.name)
         parts += [] if made is None else [made]
@@ -138,14 +144,22 @@ def make_rewrite(
         read = as_read(ready.document, part.name) if part.kind == "prompt" else ready.document
         refused = ABSENT if made is None else check(read, made, gates, came_to_end, part)
         rejected = rejected or refused
+    text, reason = "\n".join(parts), planned.invalid or ""
+    if planned.plan is not None and rejected is None:
+        try:
+            planned.plan.check(ready.document.text, text)
+        except ValueError as error:
+            rejected, reason = INVALID, str(error)
     return Rewrite(
         document_id=ready.document.id,
         strategy=label,
-        text="\n".join(parts),
+        text=text,
         completion=written,
         prompt="\n\n".join(prompts),
         ended=ended,
         rejected=rejected,
+        plan="" if planned.plan is None else str(planned.plan),
+        reason=reason,
     )
 
 

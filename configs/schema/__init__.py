@@ -8,7 +8,7 @@ from pydantic import model_validator
 from configs.schema.curation import Curation, Filters
 from configs.schema.evaluation import Evaluation
 from configs.schema.executor import Ray, Slurm
-from configs.schema.plans import PLAN, Plans
+from configs.schema.plans import PLAN, PlanOptions, Plans
 from configs.schema.reward import Reward, Screen
 from configs.schema.rl import Rl
 from configs.schema.run import Data, Lab, Run, Tracking
@@ -19,9 +19,9 @@ from configs.schema.teacher import HEAD, Gates, Questions, Serving, Teacher
 from configs.schema.validity import Validity
 
 __all__ = [
-    "Config", "Curation", "Data", "Evaluation", "Filters", "Gates", "Lab", "Lora", "Plans", "Questions", "Ray",
-    "Reward", "Rl", "Run", "Screen", "Search", "Section", "Serving", "Slurm", "Student", "Teacher", "Tracking",
-    "Validity",
+    "Config", "Curation", "Data", "Evaluation", "Filters", "Gates", "Lab", "Lora", "PlanOptions", "Plans", "Questions",
+    "Ray", "Reward", "Rl", "Run", "Screen", "Search", "Section", "Serving", "Slurm", "Student", "Teacher",
+    "Tracking", "Validity",
 ]  # fmt: skip
 
 
@@ -124,17 +124,26 @@ class Config(Section):
         if "oracle" in self.evaluation.arms and self.rl.rewrites_per_lesson > 1:
             raise ValueError("evaluation.arms 'oracle' has lessons of one strategy: set rl.rewrites_per_lesson to 1")
         replayed = self.evaluation.edits > 1 and self.evaluation.replay > 0
-        if PLAN in " ".join([*self.teacher.strategies, *self.evaluation.ensemble, *self.evaluation.arms]):
+        options = bool(self.teacher.plan_options.fields)
+        if options != (self.teacher.plans and self.teacher.chooses_only):
+            raise ValueError(
+                "teacher.plan_options are what a head chooses a plan from: they go with teacher.model 'head' and"
+                " teacher.plans, and these need them"
+            )
+        named = " ".join([*self.teacher.strategies, *self.evaluation.ensemble, *self.evaluation.arms])
+        if self.teacher.plans or PLAN in named:
             refused = {
                 "reward.credit other than 'document'": self.reward.credit != "document",
                 "rl.rewrites_per_lesson above 1": self.rl.rewrites_per_lesson > 1,
-                "student.split_lines": self.student.split_lines,
                 "student.with_document": self.student.with_document,
+                "reward.screen.steps": self.teacher.plans and self.reward.screen.steps is not None,
                 "evaluation.scaling above 1": max(self.evaluation.scaling, default=1) > 1,
                 "evaluation.replay with evaluation.edits above 1": replayed,
             }
             for setting in (setting for setting, holds in refused.items() if holds):
-                raise ValueError(f"a plan ({PLAN}NAME) is how one student learns one document, without {setting}")
+                raise ValueError(
+                    f"a plan (teacher.plans, {PLAN}NAME) is how one student learns one document, without {setting}"
+                )
         if self.reward.benchmarks and self.reward.credit != "shard":
             raise ValueError("reward.benchmarks are about no document: they need reward.credit 'shard'")
         return self

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from configs.schema.plans import Plans
+from configs.schema.plans import PlanOptions, Plans
 from configs.schema.section import Named, Section
 from configs.schema.student import Lora
 
@@ -43,7 +43,19 @@ class Teacher(Section):
     teacher/ready/rules.py) and `brought:NAME`: texts that documents bring in `rewrites: [{strategy: NAME, text: ...}]`,
     or in a list of texts `NAME`. `a+b` joins the texts of several, e.g. `sentences+question-answer` (arXiv 2603.23562)
     or `implications+rewrite+faq` (2603.18534). `plan:NAME`: no text but a plan (teacher/plans/*.json, or the path of
-    your own) by which a student makes its data of a task of grids and trains on it; needs `reward.credit: document`."""
+    your own) by which a student makes its data of a task of grids and trains on it, and `a+plan:NAME` a text with a
+    plan; needs `reward.credit: document`."""
+    plans: bool = False
+    """The teacher also writes how the student learns its text: a plan (student/plans.py) of learning rate, steps, which
+    tokens carry the loss, and the share of the raw document. A language model writes it as JSON before the text, a head
+    chooses among `plan_options`; students of texts that nobody wrote have the settings of `student`. An invalid plan is
+    a rejected lesson. Needs `reward.credit: document`. For tasks of grids take a strategy whose prompt asks for a plan
+    and nothing else, as `plan` does. Where all `strategies` are so, a server is held to the schema of plans (`writer`
+    `vllm`, or `endpoint` by `response_format`); where a text follows the plan, and in this process, nothing does."""
+    plan_bounds: Plans = Plans()
+    """What plans may ask for."""
+    plan_options: PlanOptions = PlanOptions()
+    """What a head chooses a plan from."""
     delimit: bool = True
     """Documents are data: a model with a chat template reads each between two markers that its author cannot know, and
     is told that nothing between them is an instruction. Other models get the document alone."""
@@ -180,8 +192,6 @@ class Gates(Section):
     for strategies that translate documents with few of these."""
     leak_ngram: int = Field(default=8, ge=2)
     """A rewrite that shares this many words in a row with a benchmark item, absent from its source, is a leak."""
-    plans: Plans = Plans()
-    """Bounds of plans."""
     verify: dict[Named, Annotated[tuple[Checker, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Prompts whose texts are problems with solutions (teacher/strategies/problems.txt), each with its checkers, e.g.
     {problems: [sympy, python]}. A text that none of them proves is refused as `unproven`, so that no student and no

@@ -19,6 +19,7 @@ from curation.corpus.training_data import read_splits
 from curation.lab import world
 from curation.lab.build import RETENTION_TEXTS
 from student.benchmarks.sources import DocumentQuestions
+from student.plans import TaughtText
 from student.pools import make_pool
 from student.records import Exam, Job, OnDone, Outcome, Proof, Question, StudentPool, mean_gain
 from student.text.words import word_line, words
@@ -160,7 +161,7 @@ def planted_questions(config: Config) -> dict[str, Any]:
 
 
 def old_knowledge(
-    config: Config, heldout: Sequence[Document], lessons: Sequence[Mapping[str, Sequence[str]]]
+    config: Config, heldout: Sequence[Document], lessons: Sequence[Mapping[str, Sequence[TaughtText]]]
 ) -> dict[str, list[float]]:
     """Share of right answers about people the student knew, before and after it learnt one of `lessons` (texts by
     document) about the held-out ones: one value for each batch of these.

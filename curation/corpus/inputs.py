@@ -9,6 +9,7 @@ from configs.schema.student import TEACHER
 from curation.corpus.finding import Shard, Skipped, find_shards
 from student.engine.model_names import check_available
 from teacher.prompting.strategies import (
+    asks_for_plan,
     check_answered_once,
     check_chosen,
     check_strategy,
@@ -52,8 +53,13 @@ def find_curation_input(config: Config, skipped: Skipped | None = None) -> list[
     if curation.writer == "teacher" and (planned := planned_names(curation.strategies or teacher.strategies)):
         raise UserError(f"{PLAN}{planned[0]} is how a student learns, and no text that a dataset could hold")
     if curation.writer == "teacher" and teacher.prompting == "strategy":
+        key = "curation.strategies" if curation.strategies else "teacher.strategies"
         for strategy in curation.strategies or teacher.strategies:
-            check_strategy(strategy, "curation.strategies" if curation.strategies else "teacher.strategies")
+            check_strategy(strategy, key)
+            if asks_for_plan(strategy):
+                raise UserError(f"{key}: {strategy!r} asks for a plan, and for no text that a dataset could hold")
+        if teacher.plans:
+            check_answered_once(tuple(curation.strategies or teacher.strategies))
     elif curation.writer == "teacher":
         check_answered_once(tuple(curation.strategies or teacher.strategies))
         check_chosen(teacher, tuple(curation.strategies), "curation.strategies")

@@ -17,6 +17,7 @@ from configs.files import read_own, write_whole
 from configs.seeds import stable_seed
 from curation.evaluation.records import ITEM_COLUMNS
 from curation.evaluation.students import ArmStudents, Row, RunKey
+from student.plans import TaughtText
 from student.records import Job
 from teacher.reward.assignment import batches_of
 from teacher.reward.student_models import MakePool, StudentFailed, train_and_save
@@ -28,7 +29,7 @@ ROWS_FILE = "result.json"
 
 def run_edits(
     students: ArmStudents,
-    texts: Mapping[str, Sequence[str]],
+    texts: Mapping[str, Sequence[TaughtText]],
     make_pool: MakePool,
     folder: Path,
     say: Callable[[str], None],
@@ -88,7 +89,11 @@ def _edits_of_documents(students: ArmStudents, sequence: int) -> dict[str, int]:
 
 
 def _edit_jobs(
-    students: ArmStudents, edit_of: Mapping[str, int], texts: Mapping[str, Sequence[str]], replay: float, sequence: int
+    students: ArmStudents,
+    edit_of: Mapping[str, int],
+    texts: Mapping[str, Sequence[TaughtText]],
+    replay: float,
+    sequence: int,
 ) -> list[Job]:
     """The lesson of each edit; every exam asks about the documents of all edits."""
     jobs, seed = [], students.config.run.seed

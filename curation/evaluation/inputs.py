@@ -20,9 +20,9 @@ from student.benchmarks.sources import DocumentQuestions
 from student.engine.models import check_model
 from student.records import Question, Split
 from teacher.prompting.features import head_tokenizer
-from teacher.prompting.strategies import brought_names, planned_names
+from teacher.prompting.plans import check_plans
+from teacher.prompting.strategies import brought_names
 from teacher.ready.brought import check_brought
-from teacher.ready.plans import check_plans
 from teacher.reward.assignment import batches_of
 from teacher.reward.distractors import telling_documents
 from teacher.reward.student_models import labels
@@ -143,7 +143,7 @@ def _check(inputs: Inputs) -> None:
         if arm.written or arm.chosen:
             strategies = arm.strategies(config.evaluation, config.teacher)
             check_brought(brought_names(strategies), documents, "evaluation.arms")
-            check_plans(planned_names(strategies), config.gates.plans, documents, "evaluation.arms")
+            check_plans(config.teacher, strategies, documents, "evaluation.arms")
     batches, edits = len(batches_of(len(documents), config.reward.documents_together)), config.evaluation.edits
     if edits > batches:
         raise UserError(f"evaluation.edits={edits}, but {len(documents)} documents are {batches} batches")

@@ -27,6 +27,7 @@ from curation.evaluation.records import (
 )
 from curation.evaluation.texts import taught_texts
 from student.engine.models import read_tokenizer
+from student.plans import TaughtText, plain
 from student.records import Document, group_of, in_measure
 from student.text.words import overlap_shares
 from teacher.records import ONE_RUN
@@ -40,16 +41,16 @@ def student_result(
     model, documents = inputs.students[label], len(inputs.documents)
     tokenizer = read_tokenizer(model)
 
-    def lesson_tokens(texts: Mapping[str, Sequence[str]]) -> float:
+    def lesson_tokens(texts: Mapping[str, Sequence[TaughtText]]) -> float:
         # A text that a lesson holds twice counts once: the x axis of a scaling curve is different tokens.
         counts = [
-            sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in dict.fromkeys(lesson))
+            sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in dict.fromkeys(plain(lesson)))
             for lesson in texts.values()
         ]
         return sum(counts) / documents
 
-    def overlap(texts: Mapping[str, Sequence[str]]) -> float:
-        shares = [share for lesson in texts.values() for share in overlap_shares(lesson)]
+    def overlap(texts: Mapping[str, Sequence[TaughtText]]) -> float:
+        shares = [share for lesson in texts.values() for share in overlap_shares(plain(lesson))]
         return statistics.fmean(shares) if shares else 0.0
 
     size = inputs.config.rl.rewrites_per_lesson
@@ -115,7 +116,7 @@ def lesson_table(
                         "arm": arm.name,
                         "document_id": document.id,
                         "document": document.text,
-                        "texts": [rewrite.text for rewrite in taught],
+                        "texts": [rewrite.shown for rewrite in taught],
                         "strategies": [rewrite.strategy for rewrite in taught],
                         "rejected": [rewrite.rejected for rewrite in group[:size] if rewrite.rejected is not None],
                         "gain": gains.get(document.id),

@@ -16,6 +16,7 @@ from configs.seeds import stable_seed
 from curation.evaluation.arms import Arm
 from curation.scoring.rewrite_file import RAW, RewriteLine, read_rewrite_file
 from student.benchmarks.sources import DocumentQuestions
+from student.plans import TaughtText
 from student.records import Document, Question
 from teacher.gates.checks import VERSION as GATES_VERSION
 from teacher.gates.checks import build_gates, check
@@ -144,9 +145,11 @@ def _as_rewrite(document: Document, strategy: str, text: str) -> Rewrite:
     return Rewrite(document_id=document.id, strategy=strategy, text=text, completion=text, prompt="")
 
 
-def taught_texts(groups: Groups, rewrites: int) -> dict[str, list[str]]:
+def taught_texts(groups: Groups, rewrites: int) -> dict[str, list[TaughtText]]:
     """By document the texts of the first `rewrites` rewrites, without those that a gate refused."""
-    return {group[0].document_id: [r.text for r in group[:rewrites] if r.rejected is None] for group in groups if group}
+    return {
+        group[0].document_id: [r.taught for r in group[:rewrites] if r.rejected is None] for group in groups if group
+    }
 
 
 def choose_best(groups: Groups, lesson_size: int, values: Sequence[Sequence[float]]) -> Groups:

@@ -45,13 +45,16 @@ RETENTION_TEXTS = 64
 
 def build_lab(lab: Lab, *, progress: Callable[[str], None] = print) -> None:
     """Builds what is missing of the lab in `lab.dir`: a folder for each of its models, and JSONL files in `shards`:
-    lines `{id, text, questions, licence}` in train, heldout and (of people) curate, `{text}` in retention.
+    lines `{id, text, questions, licence}` in train, heldout and (of people) curate, `{text}` in retention. The people
+    of train and heldout are in a folder `rewrites` too, each with a text by every strategy of the world in the field
+    `rewrites`, for teachers that choose and write nothing.
 
     Training runs in processes of their own, as many at a time as there are cores. `progress` is called from this thread
     with plain lines. Raises RunError where a model's training ends badly; what was finished is kept.
     """
     models = (GRID_STUDENT,) if lab.world == "grids" else MODELS
-    if all(_is_built(lab, part) for part in ("shards", *models)):
+    texts = {"shards": _write_tasks} if lab.world == "grids" else {"shards": _write_people, "rewrites": _write_rewrites}
+    if all(_is_built(lab, part) for part in (*texts, *models)):
         return
     lab.dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -63,9 +66,10 @@ def build_lab(lab: Lab, *, progress: Callable[[str], None] = print) -> None:
             stack.enter_context(locked(lab.dir / ".lock", wait=True))
         for leftover in lab.dir.glob(".building-*"):
             shutil.rmtree(leftover)
-        if not _is_built(lab, "shards"):
-            with _placed(lab, "shards") as folder:
-                progress(f"shards: {_write_tasks(lab, folder) if lab.world == 'grids' else _write_people(lab, folder)}")
+        for part, write in texts.items():
+            if not _is_built(lab, part):
+                with _placed(lab, part) as folder:
+                    progress(f"{part}: {write(lab, folder)}")
         if missing := [name for name in models if not _is_built(lab, name)]:
             _train(missing, lab, progress)
 
@@ -129,6 +133,19 @@ def _write_people(lab: Lab, folder: Path) -> str:
     ]
     write_json_lines(folder / "retention.jsonl", [{"text": text} for text in texts])
     return f"{lab.train_people + lab.heldout_people + lab.curate_people} people written"
+
+
+def _write_rewrites(lab: Lab, folder: Path) -> str:
+    start = lab.base_people
+    for name, count in ("train", lab.train_people), ("heldout", lab.heldout_people):
+        rows = []
+        for number, person in enumerate(world.make_people(lab.seed, start, count)):
+            rng = random.Random(f"rewrites {lab.seed} {name} {number}")
+            texts = [{"strategy": s, "text": world.rewrite(s, person, rng)} for s in world.STRATEGIES]
+            rows.append(world.document(person, f"lab-{name}-{number:05d}") | {"rewrites": texts})
+        write_json_lines(folder / f"{name}.jsonl", rows)
+        start += count
+    return f"{len(world.STRATEGIES)} texts of {lab.train_people + lab.heldout_people} people written"
 
 
 def _train(names: list[str], lab: Lab, progress: Callable[[str], None]) -> None:

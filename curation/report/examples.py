@@ -108,7 +108,7 @@ def _lessons(lines: Iterable[Mapping[str, Any]]) -> list[Lesson]:
     for (name, _), rewrites in by_lesson.items():
         gains = [line["gain"] for line in rewrites if line.get("gain") is not None]
         strategies = ", ".join(dict.fromkeys(line["strategy"] for line in rewrites))
-        text = SEPARATOR.join(line["text"] for line in rewrites)
+        text = SEPARATOR.join("\n".join(filter(None, [line.get("plan"), line["text"]])) for line in rewrites)
         lessons.append(Lesson(name, text, strategies, sum(gains) / len(gains) if gains else None))
     return lessons
 

@@ -14,11 +14,11 @@ from configs.seeds import stable_seed
 from curation.console.progress import say
 from curation.corpus.training_data import read_asked
 from curation.lab import world
+from student.plans import Planned, TaughtText
 from student.records import group_of
 from teacher.gates.checks import build_gates
 from teacher.prompting.strategies import brought_names, check_strategy, prompts_of, spread
 from teacher.ready.brought import brought_texts, check_brought
-from teacher.ready.plans import plan_of
 from teacher.reward.student_runs import heldout_items
 from teacher.sampling import Sampling, sample_rewrites
 from teacher.writers.no_model import load_writer
@@ -35,7 +35,7 @@ class Candidate(NamedTuple):
     """One text that a document's students may learn. A control is measured too, but is no rewrite."""
 
     strategy: str
-    text: str
+    text: TaughtText
     control: bool = False
     place: int | None = None
     """Its place among the document's own `rewrites`, where these brought it."""
@@ -94,7 +94,7 @@ def read_groups(
     groups = []
     for document, written in zip(read, sample_rewrites(writer, read, sampling, gates), strict=True):
         # Rewrites that a gate refuses train nobody.
-        candidates = [Candidate(rewrite.strategy, rewrite.text) for rewrite in written if rewrite.rejected is None]
+        candidates = [Candidate(rewrite.strategy, rewrite.taught) for rewrite in written if rewrite.rejected is None]
         groups.append(Group(document, (*candidates, Candidate(RAW, document.text, control=True))))
     return groups
 
@@ -113,7 +113,7 @@ def comparable(groups: Sequence[Group], asked: Callable[[Document], bool], quest
 
 def check_alone(groups: Sequence[Group], sizes: Iterable[int], advice: str) -> None:
     """Raises UserError with the `advice` where a plan would share one of the `sizes` of documents a student."""
-    if max(sizes, default=1) > 1 and any(plan_of(c.text) for group in groups for c in group.candidates):
+    if max(sizes, default=1) > 1 and any(isinstance(c.text, Planned) for group in groups for c in group.candidates):
         raise UserError(f"a plan is how one student learns one document, and shares none: {advice}")
 
 
@@ -154,17 +154,17 @@ def read_arms(config: Config) -> list[Group]:
     check_brought(brought_names(names), read, "search.arms")
     writer = load_writer(config.teacher.model_copy(update={"prompting": "strategy", "strategies": tuple(names)}))
     sampling = Sampling(rewrites=1, seed=stable_seed(config.run.seed, "settings"))
-    texts: dict[str, list[str | None]] = {}
+    texts: dict[str, list[TaughtText | None]] = {}
     for name in names:
         written = sample_rewrites(writer, read, replace(sampling, strategies=(name,)), [])
-        texts[name] = [None if one.rejected else one.text for [one] in written]
+        texts[name] = [None if one.rejected else one.taught for [one] in written]
     whole = [d for d in range(len(read)) if all(texts[name][d] for name in names)][: search.documents]
     if len(whole) < search.documents:
         raise UserError(
             f"search.documents={search.documents}, but {len(whole)} of {len(read)} documents of data.train have a text"
             " of every arm"
         )
-    kept = {name: [str(of_arm[d]) for d in whole] for name, of_arm in texts.items()}
+    kept = {name: [of_arm[d] or "" for d in whole] for name, of_arm in texts.items()}
     documents = [read[d] for d in whole]
     others = [_other(d, documents) for d in range(len(documents))]
     return [

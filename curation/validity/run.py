@@ -30,6 +30,7 @@ from curation.validity.signals import Signal, sign_signals, student_signals
 from curation.validity.targets import match_outcomes, target_student
 from curation.validity.verdicts import STATISTICS, judge, judge_target
 from student.benchmarks.sources import DocumentQuestions
+from student.plans import plain
 from student.pools import make_pool
 from student.pools.inline import NOT_IN_FINGERPRINT
 from student.records import StudentPool, group_of, mean_gain
@@ -72,7 +73,7 @@ def run_validity(
             # Their seeds are none of the signals', so that the noise of the two is independent.
             target_study = RewriteStudy(students_of.runs(target_settings), target_pool, groups, 1, purpose="target")
             progress.expect(target_study.students(settings.target_repeats))
-        texts = [Texts(group.document, tuple(c.text for c in group.candidates)) for group in groups]
+        texts = [Texts(group.document, tuple(plain([c.text for c in group.candidates]))) for group in groups]
         alignments = JsonLines(students_of.journal.dir / "alignments.jsonl", ("key",))
         work = SignWork(runs, pool, texts, costs, alignments, progress.within)
         progress.expect(sum(work.units[kind] for kind in {SIGNS[name].work for name in names}))

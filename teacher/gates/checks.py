@@ -14,18 +14,14 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.errors import UserError
 from configs.schema import Gates, Teacher
-from configs.schema.plans import Plans
-from student.grids.grid import read_pairs
-from student.plans import read_plan
 from student.records import Document, Question, whole_id
 from student.text.words import count_words, length_in_words, ngrams, word_line, words
 from teacher.gates import injection
 from teacher.prompting.defence import CHAT_MARK, MARKER, control_tokens
 from teacher.prompting.prompts import DELIMITED, PLACES, shows_strategies
 from teacher.prompting.strategies import Part, PartKind, prompts_of, read_strategy
-from teacher.ready.plans import OPENING
 
-VERSION = 4
+VERSION = 5
 """Raised when the gates judge a text otherwise: what was kept under other gates is sampled anew."""
 
 Refuses = Callable[[Document, str, bool], bool]
@@ -33,8 +29,6 @@ Refuses = Callable[[Document, str, bool], bool]
 
 
 KINDS: tuple[PartKind, ...] = get_args(PartKind)
-TEXTS: tuple[PartKind, ...] = tuple(kind for kind in KINDS if kind != "plan")
-"""The kinds of strategies whose texts are to be learnt."""
 _ANY_PROMPT = Part("prompt", "")
 ABSENT = "absent"
 """The reason in a gate's place for a document that brings no text of the strategy that was to be taken."""
@@ -102,14 +96,12 @@ class Row(NamedTuple):
     """The field of `gates` that turns it on and off; None: it is always on."""
     without_model: bool = False
     """Whether a text that no model wrote passes it too."""
-    kinds: tuple[PartKind, ...] = TEXTS
-    """The kinds of strategies whose texts it may judge."""
 
     def judges(self, settings: Gates) -> tuple[PartKind, ...]:
         """The kinds of strategies whose texts the gate judges."""
         if self.name == "over_length" and settings.max_tokens is None:
             return ("prompt",)  # the limit is what the teacher may write
-        return tuple(kind for kind in self.kinds if kind != "rule" or self.without_model)
+        return tuple(kind for kind in KINDS if kind != "rule" or self.without_model)
 
 
 def build_gates(
@@ -200,25 +192,6 @@ def over_length(max_tokens: int, count_tokens: Callable[[str], int]) -> Refuses:
     return lambda document, text, ended: count_tokens(text) > max_tokens
 
 
-def unasked_plan(document: Document, text: str, ended: bool) -> bool:
-    """Refuses what begins as a plan, which a student would follow, where a text was asked for."""
-    return text.startswith(OPENING)
-
-
-def no_plan(bounds: Plans) -> Refuses:
-    """Refuses what begins as a plan and is none within its bounds, or whose document is no task of grids."""
-
-    def refuses(document: Document, text: str, ended: bool) -> bool:
-        if not text.startswith(OPENING):
-            return False
-        try:
-            return not (read_plan(text, bounds) and read_pairs(document.text))
-        except ValueError:
-            return True
-
-    return refuses
-
-
 def unproven(names: Sequence[str]) -> Refuses:
     """Refuses a text that is no problem with a solution that one of these checkers proves. Raises UserError for a
     checker that is not installed."""
@@ -304,8 +277,6 @@ def leak(items: Iterable[Question], n: int, prompt_template: str = "{question}")
 UNPROVEN = "unproven"
 """The gate of problems, one for each strategy of `gates.verify`; after all others."""
 GATES = (
-    Row("plan", lambda inputs: no_plan(inputs.settings.plans), kinds=("plan", "brought")),
-    Row("unasked_plan", lambda inputs: unasked_plan, without_model=True, kinds=("prompt", "rule")),
     Row("empty", lambda inputs: empty(inputs.settings.min_words), without_model=True),
     Row("truncated", lambda inputs: truncated, "truncated"),
     Row(

@@ -13,6 +13,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -118,9 +119,15 @@ def head_tokenizer(settings: Teacher) -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="left", **special)
     told = [ANY, *(_step(name, step) for name, (_, steps) in QUANTITIES.items() for step in steps)]
-    told += [*map(_bucket, range(BUCKETS)), *map(_absence, settings.strategies), *tags_of(settings.strategies)]
+    told += [*map(_bucket, range(BUCKETS)), *map(_absence, settings.strategies), *chain(*choices(settings))]
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in told])
     return tokenizer
+
+
+def choices(settings: Teacher) -> list[list[str]]:
+    """What a completion of the head chooses, one after another, each among these tokens: a strategy's tag, and with
+    `teacher.plans` the fields of a plan."""
+    return [tags_of(settings.strategies), *settings.plan_options.fields]
 
 
 def absences(tokenizer: PreTrainedTokenizerFast, settings: Teacher) -> list[tuple[int, int]]:

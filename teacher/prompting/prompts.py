@@ -13,6 +13,7 @@ from student.engine.encoding import prompt_ids
 from student.records import Document, passage_of
 from teacher.prompting.defence import LESSON_TOKEN, markers, neutralise
 from teacher.prompting.features import head_prompt
+from teacher.prompting.plans import with_plan
 from teacher.prompting.related import related_of
 from teacher.prompting.strategies import menu, read_strategy, reads_related
 from teacher.prompting.template import user_turn
@@ -97,7 +98,7 @@ def build_prompt(
     marker_lines = markers("\n\n".join(texts)) if delimited else None
 
     def render() -> str:
-        return _render(tokenizer, settings, texts, strategy, marker_lines, bool(context))
+        return _render(tokenizer, settings, texts, strategy, marker_lines, bool(context), document.text)
 
     prompt = render()
     excess = 0 if max_tokens is None else len(prompt_ids(tokenizer, [prompt])[0]) - max_tokens
@@ -123,6 +124,7 @@ def _render(
     strategy: str | None,
     marker_lines: tuple[str, str] | None,
     in_context: bool,
+    whole: str,
 ) -> str:
     if not shows_strategies(tokenizer, settings):
         return f"{texts[0]}\n{LESSON_TOKEN}"
@@ -131,6 +133,7 @@ def _render(
     else:
         assert strategy is not None, "'strategy' prompting names a strategy"
         instruction = read_strategy(strategy)
+    instruction = with_plan(settings, instruction, whole)
     if in_context and tokenizer.chat_template:
         instruction = f"{CONTEXT}\n\n{instruction}"
     if marker_lines:

@@ -10,6 +10,7 @@ A strategy is a prompt, a rule, what documents bring, or a plan:
                          the texts of several strategies, one after another: questions and document together (arXiv
                          2603.23562), or rewrites of one document stitched into one text (arXiv 2603.18534).
     plan:turns           no text but a plan (student.plans), by which the student makes its own of the document.
+    sentences+plan:mine  a text, and the plan by which the student learns it.
 
 A strategy without a prompt in it is ready: no teacher has to write.
 """
@@ -27,6 +28,7 @@ from configs.errors import UserError, nearest
 from configs.files import read_given
 from configs.schema import Teacher
 from configs.schema.plans import PLAN
+from student.plans import Plan
 from teacher.ready.brought import PREFIX
 from teacher.ready.plans import named_plan
 from teacher.ready.rules import RULES
@@ -37,6 +39,8 @@ JOINT = "+"
 """Stands between the parts of a joined strategy."""
 NO_STRATEGY = "none"
 """Strategy of a completion that opens with no known tag."""
+PLAN_FORM = "{plan}"
+"""Stands in a prompt for what a plan is: its answer is a plan alone."""
 _TAG = re.compile(r"\s*<([^<>\n]{1,80})>\s*")
 
 PartKind = Literal["prompt", "rule", "brought", "plan"]
@@ -93,6 +97,16 @@ def planned_names(strategies: Iterable[str]) -> list[str]:
     return [part.name for strategy in strategies for part in parts_of(strategy) if part.kind == "plan"]
 
 
+def asks_for_plan(strategy: str) -> bool:
+    """Whether all that the teacher answers for this strategy is a plan."""
+    return any(PLAN_FORM in read_strategy(name) for name in prompts_of(strategy))
+
+
+def named_plan_of(strategy: str) -> Plan | None:
+    """The plan that a strategy names."""
+    return next((named_plan(name) for name in planned_names([strategy])), None)
+
+
 def needs_model(settings: Teacher, strategies: Iterable[str] | None = None) -> bool:
     """Whether a model is needed for texts of these strategies (None: those of the settings): to write, or to choose."""
     return settings.prompting == "policy" or not all(map(is_ready, strategies or settings.strategies))
@@ -132,13 +146,16 @@ def check_related(settings: Teacher) -> None:
 
 def check_strategy(strategy: str, key: str = "teacher.strategies") -> None:
     """Raises UserError for a strategy with a part that there cannot be."""
-    for part in parts_of(strategy):
+    parts = parts_of(strategy)
+    for part in parts:
         if not part.name.strip():
             raise UserError(f"{key}: {strategy!r} names nothing where a part should stand, e.g. {PREFIX}implications")
         if part.kind == "prompt":
             read_strategy(part.name, key)
         elif part.kind == "plan":
             named_plan(part.name, key)
+    if [part.kind for part in parts].count("plan") > 1:
+        raise UserError(f"{key}: {strategy!r} names two plans, and a lesson has one")
 
 
 def check_trainable(settings: Teacher) -> None:
@@ -201,7 +218,8 @@ def strategy_label(strategy: str) -> str:
     """The name under which a strategy is logged: of a file, its stem."""
     parts = parts_of(strategy)
     if len(parts) > 1:
-        return JOINT.join(strategy_label(PREFIX * (part.kind == "brought") + part.name) for part in parts)
+        openings = {"brought": PREFIX, "plan": PLAN}
+        return JOINT.join(strategy_label(openings.get(part.kind, "") + part.name) for part in parts)
     if parts[0].kind == "plan":
         return PLAN + (Path(parts[0].name).stem if strategy.endswith(".json") else parts[0].name)
     return Path(strategy).stem if strategy.endswith(".txt") else strategy

@@ -6,7 +6,6 @@ from collections import Counter
 from configs.seeds import stable_seed
 from student.records import Document
 from teacher.ready.brought import texts_named
-from teacher.ready.plans import named_plan
 from teacher.ready.rules import RULES
 
 
@@ -19,15 +18,9 @@ class ReadyTexts:
         self._taken: Counter[str] = Counter()
 
     def of(self, kind: str, name: str) -> str | None:
-        """The next text of a part of a strategy (`teacher.prompting.strategies.Part`) that is no prompt; None where the
-        document brings none."""
-        match kind:
-            case "rule":
-                return self.of_rule(name)
-            case "plan":
-                return str(named_plan(name))
-            case _:
-                return self.brought(name)
+        """The next text of a rule or one that is brought (`teacher.prompting.strategies.Part`); None where the document
+        brings none."""
+        return self.of_rule(name) if kind == "rule" else self.brought(name)
 
     def of_rule(self, name: str) -> str:
         """The rule's next text; it has random numbers of its own."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from configs.seeds import stable_seed
+from student.plans import TaughtText, plain
 from student.records import Document, Job, Split, StudentPool
 from student.statistics.adaptive import posterior_gains
 from student.statistics.mixed_model import noise_degrees
@@ -213,7 +214,7 @@ class GainReward:
     def evaluate(
         self,
         documents: Sequence[Document],
-        lessons: Sequence[Mapping[str, Sequence[str]]],
+        lessons: Sequence[Mapping[str, Sequence[TaughtText]]],
         seeds: Sequence[int],
         split: Split = "heldout",
     ) -> Evaluation:
@@ -225,7 +226,7 @@ class GainReward:
         """
         clusters = clusters_of(documents, self.reward.documents_together)
         batches = {document.id: cluster for document, cluster in zip(documents, clusters, strict=True)}
-        planned: list[tuple[list[str], Mapping[str, Sequence[str]], Job]] = []
+        planned: list[tuple[list[str], Mapping[str, Sequence[TaughtText]], Job]] = []
         for number, batch in enumerate(batches_of(len(documents), self.reward.documents_together)):
             names = [documents[d].id for d in batch]
             for texts, seed in zip(lessons, seeds, strict=True):
@@ -244,7 +245,7 @@ class GainReward:
                     on_document = narrow(job, outcome, name, measure)
                     gain = narrow(job, outcome, None, measure).gain if whole else on_document.gain
                     assert gain is not None
-                    penalties = mean_penalties(self._penalties(name, texts[name] or [""], forgotten(outcome)))
+                    penalties = mean_penalties(self._penalties(name, plain(texts[name]) or [""], forgotten(outcome)))
                     accuracy = on_document.metrics["accuracy_after"]
                     results[name].append(DocumentResult(gain, accuracy, penalties, gains_of(on_document)))
             failed = sum(outcome.gain is None for outcome in outcomes)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from configs.schema import Reward
 from configs.seeds import stable_seed
+from student.plans import TaughtText
 from student.records import Job, StudentPool
 from student.statistics.adaptive import next_shared_runs
 from student.statistics.mixed_model import MeasuredRun
@@ -152,14 +153,14 @@ class StepStudents:
         to_train: list[tuple[PlannedStudent, Job]] = []
         for student in students:
             documents: list[str] = []
-            taught: list[tuple[str, str]] = []
+            taught: list[tuple[str, TaughtText]] = []
             for d, g, without in student.lessons:
                 rewrites = self.lessons_DG[d][g]
                 # A document of which nothing is taught keeps its place in the exam and in the planned steps, so that
                 # the students of a batch are asked the same and train equally long.
                 documents.append(rewrites[0].document_id)
                 accepted = [r for i, r in enumerate(rewrites) if r.rejected is None and i != without]
-                taught += [(rewrite.document_id, rewrite.text) for rewrite in accepted]
+                taught += [(rewrite.document_id, rewrite.taught) for rewrite in accepted]
             # Common random numbers: nothing about the lessons goes into the seed.
             job = self.runs.job(documents, taught, stable_seed(self.seed, *documents, student.repeat), "reward", steps)
             if job.lesson.texts:

@@ -148,7 +148,7 @@ def promote(round: int, lessons: Sequence[Rewrite], students: StudentPools, runs
         return figures | {"students": 0, "error": "no lesson was accepted"}
     # One student on everything: as many steps a document as the rewarded students had, and their exam.
     names = list(dict.fromkeys(rewrite.document_id for rewrite in lessons))
-    taught = [(rewrite.document_id, rewrite.text) for rewrite in lessons]
+    taught = [(rewrite.document_id, rewrite.taught) for rewrite in lessons]
     job = runs.job(names, taught, stable_seed(config.run.seed, "promotion", round), "reward")
     together = min(config.reward.documents_together, len(names))
     steps = lesson_steps(config.student, config.rl.rewrites_per_lesson, together)

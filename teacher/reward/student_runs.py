@@ -20,6 +20,7 @@ from configs.schema.reward import Measure
 from student.benchmarks.items import WrittenQuestions
 from student.benchmarks.sources import DocumentQuestions, make_benchmark, text_of
 from student.engine.models import pick_device
+from student.plans import Planned, TaughtText, plain, read_plan
 from student.pools.inline import most_slots
 from student.records import (
     MEASURES,
@@ -34,7 +35,7 @@ from student.records import (
     StudentPool,
     mean_gain,
 )
-from teacher.ready.plans import plan_of
+from teacher.ready.plans import UNBOUNDED
 from teacher.reward.distractors import Drawn, ask_documents, tells
 from teacher.run.clock import Clock
 from teacher.run.journal import Journal, outcome_key
@@ -127,32 +128,34 @@ class StudentRuns:
     def job(
         self,
         documents: Sequence[str],
-        taught: Sequence[tuple[str, str]],
+        taught: Sequence[tuple[str, TaughtText]],
         seed: int,
         split: Split,
         steps: int | None = None,
     ) -> Job:
         """A student that learns `taught` (a document's id and a text each) and is asked about all of `documents`. It
         trains on all texts of one document after those of another. `steps` takes the place of the config's number of
-        optimiser steps, with a warm-up in proportion."""
+        optimiser steps, or of a plan's, with a warm-up in proportion."""
         student = self.config.student
-        for name, text in taught:
-            if plan := plan_of(text):
-                if len(taught) > 1:
-                    raise UserError(f"a text of document {name!r} is a plan, and a plan is a student's only lesson")
-                # An end-of-text token and an opening one are not of the text.
-                most = student.max_text_tokens - 2
-                warmup = None if steps is None else round(student.warmup_steps * steps / (plan.steps or steps))
-                lesson = plan.lesson(name, self.documents[name].text, seed, most, steps, warmup)
-                return Job(lesson=lesson, exam=self._exam(documents, split))
+        plans = [read_plan(one.plan, UNBOUNDED) for _, one in taught if isinstance(one, Planned)]
         by_document: dict[str, list[str]] = {}
-        for name, text in taught:
+        for (name, _), text in zip(taught, plain([one for _, one in taught]), strict=True):
             lines = [line.strip() for line in text.splitlines()] if student.split_lines else [text]
             by_document.setdefault(name, []).extend(line for line in lines if line)
         if student.with_document:
             for name, texts in by_document.items():
                 if self.documents[name].text not in texts:
                     texts.append(self.documents[name].text)
+        if plans:
+            [(name, texts)], [plan] = by_document.items(), plans  # a plan is a student's only lesson
+            full = student.steps if plan.steps is None else plan.steps
+            ramp = round(student.warmup_steps * (steps or full) / (student.steps or full)) if full else None
+            # An end-of-text token and an opening one are not of the text.
+            most = student.max_text_tokens - 2
+            lesson = plan.lesson(
+                name, self.documents[name].text, texts, seed, most, steps, ramp if student.warmup_steps else None
+            )
+            return Job(lesson=lesson, exam=self._exam(documents, split))
         # Equal for all lessons of a group, whichever of their texts were refused.
         planned = lesson_steps(student, self.config.rl.rewrites_per_lesson, len(documents))
         # Of fewer steps than the warm-up has, none would be at the full rate.

@@ -43,4 +43,6 @@ def journal_rewrites(
                 line |= {"penalties": reward.penalties}
                 if reward.signs is not None:
                     line |= {"taught": reward.taught, "signs": reward.signs}
+            line |= {"plan": rewrite.plan} if rewrite.plan else {}
+            line |= {"reason": rewrite.reason} if rewrite.reason else {}
             journal.rewrites.append(line | {"text": rewrite.text})

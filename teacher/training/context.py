@@ -9,6 +9,7 @@ from typing import Any
 from configs.errors import RunError
 from configs.schema import Config
 from configs.seeds import stable_seed
+from student.plans import TaughtText
 from student.records import Document, Question, Split
 from student.statistics.reliability import Noise
 from teacher.algorithms.algorithm import Groups, Rewards
@@ -133,7 +134,7 @@ class RunContext:
     def examine(
         self,
         documents: Sequence[Document],
-        lessons: Sequence[Mapping[str, Sequence[str]]],
+        lessons: Sequence[Mapping[str, Sequence[TaughtText]]],
         name: str,
         split: Split,
         bases: Mapping[str, str] | None = None,
@@ -182,10 +183,10 @@ def evaluation_seeds(config: Config, name: str) -> list[int]:
     return [stable_seed(config.run.seed, name, lesson) for lesson in range(config.rl.evaluation_lessons)]
 
 
-def taught(groups: Groups, rewrites_per_lesson: int) -> list[dict[str, list[str]]]:
+def taught(groups: Groups, rewrites_per_lesson: int) -> list[dict[str, list[TaughtText]]]:
     """For each lesson, the texts of each document that passed the gates."""
     by_document = [lessons_of(group, rewrites_per_lesson) for group in groups]
     return [
-        {lesson[0].document_id: [r.text for r in lesson if r.rejected is None] for lesson in lessons}
+        {lesson[0].document_id: [r.taught for r in lesson if r.rejected is None] for lesson in lessons}
         for lessons in zip(*by_document, strict=True)
     ]

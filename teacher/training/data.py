@@ -16,6 +16,7 @@ from configs.seeds import stable_seed
 from student.benchmarks.items import Continuation
 from student.benchmarks.sources import DocumentQuestions
 from student.records import Document
+from teacher.prompting.plans import check_plans
 from teacher.prompting.strategies import (
     brought_names,
     check_related,
@@ -25,7 +26,7 @@ from teacher.prompting.strategies import (
     planned_names,
 )
 from teacher.ready.brought import check_brought
-from teacher.ready.plans import check_plans, named_plan
+from teacher.ready.plans import named_plan
 from teacher.reward.assignment import batches_of
 from teacher.reward.student_runs import students_at_once
 
@@ -58,9 +59,8 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
     for name in config.teacher.strategies if config.teacher.prompting == "strategy" else ():
         check_strategy(name)
     check_brought(brought_names(config.teacher.strategies), train)
-    planned = planned_names(config.teacher.strategies)
-    check_plans(planned, config.gates.plans, [*train, *heldout], "teacher.strategies")
-    for name in planned:
+    check_plans(config.teacher, config.teacher.strategies, [*train, *heldout], "teacher.strategies")
+    for name in planned_names(config.teacher.strategies):
         steps = named_plan(name).steps
         if steps is not None and (config.reward.screen.steps or 0) >= steps:
             raise UserError(f"reward.screen.steps are fewer than the {steps} steps of {PLAN}{name}")

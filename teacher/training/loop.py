@@ -19,6 +19,7 @@ from configs.files import read_json_lines
 from configs.schema import Config
 from configs.schema.student import TEACHER
 from student.benchmarks.sources import DocumentQuestions
+from student.plans import TaughtText
 from student.pools.inline import InlinePool
 from student.records import Document, Question
 from student.statistics.reliability import Noise, pooled_noise
@@ -391,7 +392,8 @@ class TeacherLoop:
     def evaluate(self, arm: str, round: int) -> None:
         """Measures an arm on the held-out documents: `raw` text, or the `untrained` or `trained` teacher of `round`."""
         context, rl, groups = self.context, self.config.rl, []
-        lessons = [{document.id: [document.text] for document in self.heldout}] * rl.evaluation_lessons
+        raw: dict[str, list[TaughtText]] = {document.id: [document.text] for document in self.heldout}
+        lessons = [raw] * rl.evaluation_lessons
         if arm != "raw":
             # The same random numbers sample the untrained and the trained teacher.
             groups = context.sample(f"heldout-{arm}", round, self.heldout, rl.evaluation_lessons, 0, evaluate=True)

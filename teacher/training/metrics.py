@@ -1,6 +1,7 @@
 """The metrics of the pilot before the first round, of a scored step (its reward, the reward's noise, how varied the
 texts were), and of an evaluation."""
 
+import json
 import math
 import statistics
 import zlib
@@ -89,6 +90,9 @@ def step_metrics(groups: Groups, rewards: Rewards, settings: schema.Reward, rewr
     values |= {f"gates/{reason}": count for reason, count in sorted(gates.items())}
     if labelled := [o.metrics["label_fraction"] for o in outcomes if "label_fraction" in o.metrics]:
         values["label_fraction"] = statistics.fmean(labelled)
+    if cut := sum(o.metrics.get("steps_cut", 0) > 0 for o in outcomes):
+        values["students_cut"] = cut
+    values |= plan_figures(groups)
     for name in sorted({name for _, r in scored for name in r.penalties}):
         values[f"penalty/{name}"] = _mean([r.penalties[name] for _, r in scored if name in r.penalties])
     return values | diversity(groups, rewrites_per_lesson)
@@ -127,6 +131,15 @@ def strategy_shares(groups: Groups) -> dict[str, float]:
     """`strategy/<name>`: the share of the samples, most frequent first."""
     counts = Counter(rewrite.strategy for group in groups for rewrite in group)
     return {f"strategy/{name}": count / counts.total() for name, count in counts.most_common()}
+
+
+def plan_figures(groups: Groups) -> dict[str, float]:
+    """`plan/<field>`: the median of what the plans of all samples ask for in each field of numbers; empty without
+    plans."""
+    plans = [json.loads(rewrite.plan) for group in groups for rewrite in group if rewrite.plan]
+    numbers = ("learning_rate", "steps", "epochs", "raw_share")
+    told = {name: [plan[name] for plan in plans if name in plan] for name in numbers}
+    return {f"plan/{name}": statistics.median(values) for name, values in told.items() if values}
 
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, Any]:

@@ -19,6 +19,7 @@ def step_line(place: str, metrics: Mapping[str, Any], seconds_left: float) -> st
         + (f" · reliability {reliability:.2f}" if reliability is not None else "")
         + _frequent_strategies(metrics)
         + _screened(metrics)
+        + _planned(metrics)
         + f" · {metrics['students_total']} students, {metrics['students_per_second']:.1f}/s"
         + f" · {duration(seconds_left)} left"
     )
@@ -73,6 +74,14 @@ def _screened(metrics: Mapping[str, Any]) -> str:
     if not words:
         return " · screen: learns, all lessons are taught" if "screen/on" in metrics else ""
     return f" · screen{'' if metrics['screen/on'] else ' off, all lessons are taught'}: {', '.join(words)}"
+
+
+def _planned(metrics: Mapping[str, Any]) -> str:
+    """What plans asked for, how many were none, and of how many students the budget cut the last steps."""
+    words = [f"{key.removeprefix('plan/')} {value:g}" for key, value in metrics.items() if key.startswith("plan/")]
+    words += [f"{metrics['gates/plan']} plans invalid"] if "gates/plan" in metrics else []
+    words += [f"student.max_lesson_tokens cut {metrics['students_cut']} students"] if "students_cut" in metrics else []
+    return f" · {', '.join(words)}" if words else ""
 
 
 def _frequent_strategies(metrics: Mapping[str, Any]) -> str:

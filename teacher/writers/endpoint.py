@@ -199,12 +199,16 @@ class EndpointWriter(Writer):
             ends = sorted(self.end_ids)
             if self.tags and not ids:
                 body["structured_outputs"] = {"regex": completion_pattern(self.tags, self.stops)}
+            elif self.schema is not None and not ids:
+                body["structured_outputs"] = {"json": self.schema}
             return body | {"prompt": [*prompt, *ids], "stop_token_ids": ends, "return_token_ids": True}
         if self.chat:
             turns = [("user", sample.prompt), *([("assistant", text), ("user", GO_ON)] if call else [])]
             body["messages"] = [{"role": role, "content": mended(content)} for role, content in turns]
         else:
             body["prompt"] = mended(sample.prompt + text)
+        if self.schema is not None and not call:
+            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "plan", "schema": self.schema}}
         body |= self.serving.body
         return {name: value for name, value in body.items() if value is not None}
 

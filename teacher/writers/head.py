@@ -27,8 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from configs.errors import UserError
 from configs.schema import Teacher
 from student.engine.models import generation_config, pick_device
-from teacher.prompting.features import absences, head_tokenizer
-from teacher.prompting.strategies import tags_of
+from teacher.prompting.features import absences, choices, head_tokenizer
 
 ABSENT = -1e3
 """Score of an option that the document has no text for. Its probability is 0 in float32, unless all are absent."""
@@ -153,7 +152,7 @@ def load_head(settings: Teacher, checkpoint: Path | None) -> tuple[Head, PreTrai
         to_ids = tokenizer.convert_tokens_to_ids
         head = Head(
             HeadConfig(
-                vocab_size=len(tokenizer), fields=[to_ids(tags_of(settings.strategies))],
+                vocab_size=len(tokenizer), fields=[to_ids(tokens) for tokens in choices(settings)],
                 absent=absences(tokenizer, settings), eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
             )
@@ -164,12 +163,13 @@ def load_head(settings: Teacher, checkpoint: Path | None) -> tuple[Head, PreTrai
             head = Head.from_pretrained(checkpoint)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(f"cannot load the head at {checkpoint}: {str(error).splitlines()[0]}") from error
-        had, has = ({token for token in some.get_vocab() if token.startswith("<")} for some in (kept, tokenizer))
+        chosen = ("<", "{", '"')
+        had, has = ({token for token in some.get_vocab() if token.startswith(chosen)} for some in (kept, tokenizer))
         if had != has:
             changed = ", ".join(sorted(token for token in had ^ has if not token.startswith("<no ")))
             raise UserError(
-                f"the head at {checkpoint} was trained to choose among other strategies ({changed} differ): set"
-                " teacher.strategies as they were, or train anew"
+                f"the head at {checkpoint} was trained to choose among other options ({changed} differ): set"
+                " teacher.strategies and teacher.plan_options as they were, or train anew"
             )
         if kept.get_vocab().keys() != tokenizer.get_vocab().keys():
             raise UserError(f"the head at {checkpoint} reads other features than this version tells: train anew")

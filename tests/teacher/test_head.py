@@ -145,7 +145,7 @@ def test_other_strategies_than_it_was_trained_for_are_refused(planted, tmp_path)
     writer = load_teacher(reordered, tmp_path / "head")
     assert writer.tokenizer.get_vocab() == tokenizer.get_vocab(), "their order is nothing to it"
     other = settings.model_copy(update={"strategies": (*STRATEGIES, "cloze")})
-    with pytest.raises(UserError, match=r"other strategies \(<cloze> differ\)"):
+    with pytest.raises(UserError, match=r"other options \(<cloze> differ\)"):
         load_teacher(other, tmp_path / "head")
 
 

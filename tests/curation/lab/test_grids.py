@@ -132,6 +132,28 @@ def test_the_same_verbs_train_and_evaluate_on_tasks_and_plans(lab, tmp_path, cap
     )
 
 
+def test_the_preset_of_arc_runs_at_toy_size_with_a_head_over_fields(lab, tmp_path):
+    """The student is the lab's, and the teacher chooses augmentations, steps and learning rate one after another."""
+    shards, run = lab / "shards", tmp_path / "run"
+    assert main(["train", "configs/arc-llama-1b.yaml", f"run.dir={run}", f"data.train=[{shards}/train.jsonl]",
+                 f"data.heldout=[{shards}/heldout.jsonl]", "data.limit=3", "data.heldout_limit=2",
+                 f"student.model={lab}/student-grids", "student.max_text_tokens=128", "student.max_lesson_tokens=300",
+                 "student.decode=false", "student.steps=2", "student.gradient_checkpointing=false",
+                 "teacher.model=head", "teacher.prompting=policy", "teacher.lora=null", "rl.rest_em.epochs=1",
+                 "teacher.strategies=[plan:as-it-is]", "teacher.plan_bounds.learning_rates=[1e-6,1e-2]",
+                 "teacher.plan_options.augmentations=[{identity: 4},{identity: 2, flip-rows: 2}]",
+                 "teacher.plan_options.learning_rate=[0.0001,0.001]", "teacher.plan_options.steps=[1,2]",
+                 "rl.learning_rate=0.2", "rl.group_size=6", "rl.evaluation_lessons=1"]) == 0  # fmt: skip
+    lines = [json.loads(line) for line in (run / "journal" / "rewrites.jsonl").read_text().splitlines()]
+    plans = [json.loads(line["plan"]) for line in lines if line["arm"] == "train"]
+    assert len(plans) == 18 and {plan["steps"] for plan in plans} == {1, 2}
+    assert {tuple(plan["augmentations"]) for plan in plans} == {("identity",), ("identity", "flip-rows")}
+    assert all(line["rejected"] is None and not line["text"] for line in lines if line["arm"] != "raw")
+    metrics = [json.loads(line) for line in (run / "journal" / "metrics.jsonl").read_text().splitlines()]
+    step = next(line for line in metrics if line["kind"] == "step")
+    assert 1 <= step["plan/steps"] <= 2 and step["students_cut"] > 0, "texts of 100 tokens, two a step, end at 300"
+
+
 def test_what_the_budget_cuts_is_said_and_a_budget_that_no_plan_meets_is_an_error(lab, tmp_path, capsys):
     arguments = settings(lab, tmp_path / "run", "evaluation.lab=false", "evaluation.arms=[none,strategy:plan:turns]",
                          "evaluation.against=none")  # fmt: skip
@@ -152,15 +174,15 @@ def test_what_the_budget_cuts_is_said_and_a_budget_that_no_plan_meets_is_an_erro
     ("changes", "problem"),
     [
         (["teacher.strategies=[plan:turn,plan:colours]"], "unknown plan 'plan:turn': did you mean 'turns'?"),
-        (["gates.plans.max_steps=10"], "plan:as-it-is has 'steps' 24: a whole number from 1 to 10 is allowed"),
-        (["reward.credit=shared"], "a plan (plan:NAME) is how one student learns one document"),
+        (["teacher.plan_bounds.max_steps=10"], "plan:as-it-is has 'steps' 24: a whole number from 1 to 10 is allowed"),
+        (["reward.credit=shared"], "plan:NAME) is how one student learns one document"),
         (["rl.rewrites_per_lesson=2", "evaluation.arms=[none,untrained]"], "without rl.rewrites_per_lesson above 1"),
         (["rl.rewrites_per_lesson=2", "teacher.strategies=[faq]"], "evaluation.arms 'oracle' has lessons of one"),
         (["evaluation.scaling=[1,2]"], "without evaluation.scaling above 1"),
         (["evaluation.edits=2"], "without evaluation.replay with evaluation.edits above 1"),
         (["reward.screen.steps=24", "student.steps=48"], "reward.screen.steps are fewer than the 24 steps of plan:"),
-        (["data.train=[models.jsonl]"], "a plan needs tasks of grids, and document"),
-        (["gates.plans.learning_rates=[1,0]"], "the lowest and the highest"),
+        (["data.train=[models.jsonl]"], "has 'augmentations', which tasks of grids have, and the document"),
+        (["teacher.plan_bounds.learning_rates=[1,0]"], "the lowest and the highest"),
     ],
 )
 def test_mistakes_with_plans_cost_one_line_before_anything_runs(lab, tmp_path, capsys, changes, problem):

@@ -155,7 +155,7 @@ def test_a_plan_reads_what_it_writes():
         (("0.001", '"fast"'), "'learning_rate' 'fast'"),
         (('"identity"', '"rotate-45"'), "unknown augmentation 'rotate-45': did you mean 'rotate-90'?"),
         (('"identity"', '"transpose+"'), "unknown augmentation ''"),
-        (('"colours": 2', '"colours": 64'), "has 65 views, more than plans.max_views=64"),
+        (('"colours": 2', '"colours": 64'), "has 65 views, more than teacher.plan_bounds.max_views=64"),
         (('"steps": 8', '"steps": 8, "loss_on": "inputs"'), "has 'loss_on' 'inputs'"),
         (('"steps": 8', '"steps": 8, "leave_out": 0'), "has 'leave_out' 0"),
     ],
@@ -184,7 +184,7 @@ def test_the_loss_is_on_what_the_plan_says():
 
     def learnt(loss_on):
         plan = Plan(augmentations={"identity": 1}, learning_rate=1e-3, steps=1, loss_on=loss_on)
-        lesson = plan.lesson("d", pairs_text(pairs), seed=0, max_characters=100, warmup_steps=None)
+        lesson = plan.lesson("d", pairs_text(pairs), (), seed=0, max_characters=100, warmup_steps=None)
         return [[s.text for s in text if lesson.loss_on in ("all", s.kind)] for text in lesson.texts]
 
     assert {len(text) for text in learnt("answer")} == {1}

@@ -24,7 +24,6 @@ from teacher.gates.checks import (
     truncated,
 )
 from teacher.prompting.strategies import Part, read_strategy
-from teacher.ready.plans import plan_of
 
 DOCUMENT = Document(text="Ada Brook was born in Lisbon and keeps bees near the old mill by the river.", id="ada")
 GOOD = "Where was Ada Brook born? Lisbon. What does Ada Brook keep near the mill? Bees."
@@ -134,25 +133,6 @@ def test_a_text_without_an_end_is_refused_by_its_gate_alone():
     assert check(DOCUMENT, GOOD, [Gate("truncated", truncated)], ended=False) == "truncated"
     assert check(DOCUMENT, GOOD, [Gate("truncated", truncated)]) is None
     assert check(DOCUMENT, GOOD, [Gate("empty", empty(3))], ended=False) is None
-
-
-def test_a_plan_is_followed_only_where_one_was_asked_for_and_within_its_bounds():
-    gates = build_gates(Gates(), Teacher(), None, names=["plan", "unasked_plan"])
-    task = Document(text="01=\n10\n11=\n00", id="task")
-    plan = '{"augmentations": {"identity": 1}, "learning_rate": 0.001, "steps": 2}'
-    endless, broken = plan.replace("2}", "99999999}"), plan[:-1]
-    for text in (plan, endless, broken):
-        assert {check(task, text, gates, part=Part(kind, "x")) for kind in ("prompt", "rule")} == {"unasked_plan"}
-    for kind in ("brought", "plan"):
-        assert [check(task, text, gates, part=Part(kind, "x")) for text in (plan, endless, broken)] == [
-            None,
-            "plan",
-            "plan",
-        ]
-        assert check(DOCUMENT, plan, gates, part=Part(kind, "x")) == "plan"
-    assert check(DOCUMENT, GOOD, gates) is None and check(DOCUMENT, GOOD, gates, part=Part("brought", "x")) is None
-    # Where no gate stands before the students, as with the raw documents, it is a text like any other.
-    assert plan_of(broken) is None and plan_of(endless) is not None
 
 
 def test_a_problem_is_a_lesson_only_with_a_solution_that_is_proven():

@@ -40,6 +40,22 @@ def echo(body, attempt):
     return f"gold {body['prompt'].split()[3]}"
 
 
+def test_a_reply_that_is_a_plan_alone_is_held_to_its_schema(make_config):
+    asked = {}
+    for strategies in (("plan",), ("plan", "faq")):
+        with answering(lambda body, _: "{}") as server:
+            teacher = {"prompting": "strategy", "strategies": strategies, "plans": True}
+            config = make_config(
+                teacher={"writer": "endpoint", **teacher}, serving={"url": server.url, "model": "big"},
+                reward={"credit": "document"},
+            )  # fmt: skip
+            load_endpoint(config.teacher, config.serving).write(PROMPTS[:1], 1, seed=3)
+            asked[strategies] = server.requests[0][1].get("response_format")
+    schema = asked["plan",]["json_schema"]["schema"]
+    assert asked["plan",]["type"] == "json_schema" and schema["properties"]["steps"]["maximum"] == 1000
+    assert "augmentations" in schema["required"] and asked["plan", "faq"] is None, "a text is to follow"
+
+
 def test_it_asks_for_what_the_local_writer_would_sample(make_config):
     with answering(lambda body, _: f"salt {body['prompt'].split()[3]}" + "..." * ("7" in body["prompt"])) as server:
         writer = writer_on(make_config, server.url, {"temperature": 0.5, "top_p": 0.9})
