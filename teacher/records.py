@@ -68,6 +68,13 @@ class SamplingError(NamedTuple):
     with the estimate of a strategy's worth."""
 
 
+class Prediction(NamedTuple):
+    """A value that is predicted, in the unit of `reward.measure`."""
+
+    value: float
+    error: SamplingError
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
     """What the RL algorithm sees of a rewrite, with its parts."""
@@ -84,6 +91,9 @@ class Reward:
     """Of `value`; None where the noise was not measured."""
     taught: bool = True
     """False where `reward.screen` left the lesson out: it has no value then (nan), and nothing is learnt from it."""
+    ahead: Prediction | None = None
+    """With `reward.screen` and `reward.pool_strategies`: how far the mean of the document's taught lessons lies above
+    that of all, by their strategies' worth."""
     signs: dict[str, float | None] | None = None
     """What `reward.screen` read of the lesson; None where it read nothing."""
 

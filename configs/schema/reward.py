@@ -14,9 +14,10 @@ Measure = Literal["loglik", "contrast", "choice", "recall", "bits"]
 class Screen(Section):
     """Only lessons that may be a document's best are taught in full (teacher/reward/screen.py). It is off without
     `signs` and `steps`, and turns itself off where they do not tell a document's better lessons. The few lessons that
-    are taught of a document seldom stand out of each other, so that the teacher learns mostly from documents that are
-    taught whole: a large `share` trades tokens for that (`notewright bench selection --lab`). Needs `reward.credit`
-    `document` or `shared`, and `rl.algorithm` `rest_em` or `dpo`."""
+    are taught of a document are mostly of one strategy and seldom stand out of each other; under
+    `reward.pool_strategies` they stand out of all, by what the strategies of the others are worth. `notewright
+    validity` replays a screen on lessons that were all taught. Needs `reward.credit` `document` or `shared`, and
+    `rl.algorithm` `rest_em` or `dpo`."""
 
     signs: tuple[str, ...] = ()
     """Cheap signs by which lessons are ranked, by their names in teacher/reward/signs.py, such as [contained, length]

@@ -6,20 +6,24 @@ one repeat those of `teacher.reward.gain.PROBE_DOCUMENTS` documents of a round),
 """
 
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from configs import schema
 from configs.format import number
 from configs.schema import Config
+from curation.validity.screened import Measured, replay
 from student.records import Outcome
 from student.statistics.reliability import Noise, measured_noise
 from teacher.algorithms.selection import best_units, units_of
-from teacher.records import Reward, Rewrite, SamplingError
+from teacher.records import Prediction, Reward, Rewrite, SamplingError
 from teacher.reward.gain import PROBE_DOCUMENTS
 from teacher.reward.pooling import pooled_values
-from teacher.reward.screen import SHORT, Known, Screen, Signs
+from teacher.reward.screen import SHORT
 
 DOCUMENTS = 48
 SIZES = (2, 4, 8, 16)
@@ -31,6 +35,8 @@ LEVEL = 0.05
 SCREENED = ((0.0, 0.0), (0.4, 0.0), (0.8, 0.0), (0.0, 0.7), (0.6, 0.8))
 """Correlations of signs, and of a short training, with the true worth of a document's lessons."""
 SCREENED_LESSONS = 16
+EQUAL_DOCUMENTS = 12
+SHOWN = ("regret", "kept", "false_keep")
 SHORT_STEPS = 0.125
 """Of a student's steps."""
 
@@ -54,6 +60,16 @@ class Round(NamedTuple):
     """As measured, of one run."""
 
 
+class Judged(NamedTuple):
+    """What lessons are judged by."""
+
+    values_DG: np.ndarray
+    errors_DG: Sequence[Sequence[SamplingError]]
+    left_D: Sequence[Sequence[int]] = ()
+    """Of each document the lessons that are taught; empty: all."""
+    leads_D: Sequence[Prediction] = ()
+
+
 def simulate(generator: np.random.Generator, true_DG: np.ndarray, repeats: int, draw: Draw) -> Round:
     """Gains of lessons of this true worth, each taught `repeats` times; a common seed moves a group by as much as the
     noise does a lesson."""
@@ -65,21 +81,22 @@ def simulate(generator: np.random.Generator, true_DG: np.ndarray, repeats: int, 
     return Round(true_DG, gains_DGR[..., :repeats].mean(2), noise)
 
 
-def kept_lessons(
-    values_DG: np.ndarray, errors_DG: Sequence[Sequence[SamplingError]], refused: int, level: float | None
-) -> list[int | None]:
+def kept_lessons(judged: Judged, refused: int, level: float | None) -> list[int | None]:
     """The lesson of each document that a run would learn from; the first `refused` of each are refused by a gate."""
     settings = Config.model_validate({"rl": {"false_keep": level}})
-    G = values_DG.shape[1]
+    G = judged.values_DG.shape[1]
     group = [Rewrite(document_id="", strategy="", text=str(g), completion="", prompt="") for g in range(G)]
     chosen: list[int | None] = []
-    for values_G, errors_G in zip(values_DG.tolist(), errors_DG, strict=True):
+    for d, (values_G, errors_G) in enumerate(zip(judged.values_DG.tolist(), judged.errors_DG, strict=True)):
+        left = judged.left_D[d] if judged.left_D else range(G)
+        ahead = judged.leads_D[d] if judged.leads_D else None
         rewards = [
             Reward(value=min(values_G) - 1.0, outcome=None)
             if g < refused
-            else Reward(value=value, outcome=Outcome(gain=value), gains=(value,), error=error)
+            else Reward(value=value, outcome=Outcome(gain=value), gains=(value,), error=error, ahead=ahead)
             for g, (value, error) in enumerate(zip(values_G, errors_G, strict=True))
         ]
+        rewards = [replace(reward, taught=g in left) for g, reward in enumerate(rewards)]
         units = units_of(settings.reward, settings.rl, group, rewards)
         best = best_units(settings.reward, settings.rl, units)
         chosen.append(int(best[0].rewrites[0].text) if best else None)
@@ -92,18 +109,15 @@ def own_errors(round: Round, repeats: int) -> list[list[SamplingError]]:
     return [[error] * round.true_DG.shape[1]] * len(round.true_DG)
 
 
-def pooled(round: Round, shares_DGS: np.ndarray) -> tuple[np.ndarray, list[list[SamplingError]]]:
-    """Predictions of `reward.pool_strategies` (D, G) and their errors."""
+def pooled(round: Round, shares_DGS: np.ndarray, left_D: Sequence[list[int]]) -> Judged:
+    """Predictions of `reward.pool_strategies` where the lessons `left_D` are taught."""
     D, G, S = shares_DGS.shape
-    numbers_N = np.arange(D * G)
-    found = pooled_values(
-        round.shown_DG.ravel(), numbers_N[:, None], numbers_N // G, shares_DGS.reshape(-1, S), round.noise
-    )
-    errors = [
-        [SamplingError(found.own_error, found.degrees, tuple(loadings_S)) for loadings_S in loadings_GS]
-        for loadings_GS in found.loadings_LS.reshape(D, G, S).tolist()
-    ]
-    return found.values_L.reshape(D, G), errors
+    shares_LS, numbers_DT = shares_DGS.reshape(-1, S), [[d * G + g for g in left] for d, left in enumerate(left_D)]
+    numbers_N = np.array([number for numbers_T in numbers_DT for number in numbers_T])
+    found = pooled_values(round.shown_DG.ravel()[numbers_N], numbers_N[:, None], numbers_N // G, shares_LS, round.noise)
+    errors = [[found.error(d * G + g) for g in range(G)] for d in range(D)]
+    leads = [found.lead(shares_LS, numbers_T, range(d * G, d * G + G)) for d, numbers_T in enumerate(numbers_DT)]
+    return Judged(found.values_L.reshape(D, G), errors, left_D, leads)
 
 
 def run_bench(rounds: int = 60) -> dict[str, Any]:
@@ -117,10 +131,13 @@ def run_bench(rounds: int = 60) -> dict[str, Any]:
     * `pooled`: the same of predictions by `reward.pool_strategies` over six strategies. `effect` and `own` are the
       standard deviations of the strategies' worth and of the lessons' own. `regret` is how much less the lesson of the
       highest prediction is truly worth than the best of its group, `regret_alone` that of the highest own gain.
+      `of_two`: the same where in three of four documents only the two lessons of the best strategies are taught.
     * `screened`: runs of four rounds with `reward.screen`, of 16 lessons a document whose true worth has the noise's
-      standard deviation. `on`: share of rounds 2 to 4 in which it leaves lessons out; `regret`, of the lead of the
-      truly best over the mean, and `regret_of_all` without a screen, in these rounds; `tokens` that students train on,
-      as a share of those without a screen.
+      standard deviation; of further 12 documents a round, about which the signs are wrong, all lessons are equal. All
+      figures are of rounds 2 to 4. `on`: share of rounds in which lessons are left out; `tokens` that students train
+      on, as a share of those without a screen; `regret`, of the lead of the truly best over the mean; `kept`: share
+      of documents of which a lesson is kept; `false_keep`: the same where all are equal; each `..._of_all` without a
+      screen.
     """
     generator = np.random.default_rng(0)
     false_keep, power, predictions = [], [], []
@@ -134,7 +151,7 @@ def run_bench(rounds: int = 60) -> dict[str, Any]:
                         statistics.fmean(
                             choice is not None
                             for one in simulated
-                            for choice in kept_lessons(one.shown_DG, own_errors(one, repeats), refused, level)
+                            for choice in kept_lessons(Judged(one.shown_DG, own_errors(one, repeats)), refused, level)
                         )
                         for level in (LEVEL, None)
                     ]
@@ -146,16 +163,19 @@ def run_bench(rounds: int = 60) -> dict[str, Any]:
         for repeats in REPEATS:
             truths = (spread * generator.normal(size=(DOCUMENTS, 8)) for _ in range(rounds))
             simulated = [simulate(generator, true_DG, repeats, NOISES["normal"]) for true_DG in truths]
-            values = [(one.shown_DG, own_errors(one, repeats)) for one in simulated]
+            values = [Judged(one.shown_DG, own_errors(one, repeats)) for one in simulated]
             power.append({"spread": spread, "repeats": repeats, **_power(simulated, values)})
     for effect, own in ((0.0, 0.0), (1.0, 0.2), (1.0, 3.0)):
-        simulated, values = [], []
-        for true_DG, shares_DGS in _of_strategies(generator, rounds, effect, own):
+        simulated, values, of_two = [], [], []
+        for true_DG, shares_DGS, worth_DG in _of_strategies(generator, rounds, effect, own):
             simulated.append(simulate(generator, true_DG, 1, NOISES["normal"]))
-            values.append(pooled(simulated[-1], shares_DGS))
-        regret = statistics.fmean(_regret(one, shown_DG) for one, (shown_DG, _) in zip(simulated, values, strict=True))
+            best_DG = np.argsort(-worth_DG, 1, kind="stable").tolist()
+            left_D = [best_G[: None if d < DOCUMENTS // 4 else 2] for d, best_G in enumerate(best_DG)]
+            values.append(pooled(simulated[-1], shares_DGS, best_DG))
+            of_two.append(pooled(simulated[-1], shares_DGS, left_D))
+        regret = statistics.fmean(_regret(one, judged.values_DG) for one, judged in zip(simulated, values, strict=True))
         alone = statistics.fmean(_regret(one, one.shown_DG) for one in simulated)
-        regrets = {"regret": regret, "regret_alone": alone}
+        regrets = {"regret": regret, "regret_alone": alone, "of_two": _power(simulated, of_two)}
         predictions.append({"effect": effect, "own": own, **_power(simulated, values), **regrets})
     screened = [
         {"signs": signs, "short": short, **_screened(generator, max(1, rounds // 4), signs, short)}
@@ -167,68 +187,60 @@ def run_bench(rounds: int = 60) -> dict[str, Any]:
 
 def _screened(generator: np.random.Generator, runs: int, signs: float, short: float) -> dict[str, float]:
     """See `run_bench`; `teacher.reward.screen` decides, on planted signs."""
-    config = Config.model_validate({"reward": {"credit": "document", "screen": {"signs": ["length"]}}})
-    settings, G = config.reward.screen, SCREENED_LESSONS
-    noise = Noise(1.0, 1000.0)
-    on, lost, lost_of_all, tokens = [], [], [], []
+    settings = schema.Screen(signs=("length",), steps=1 if short else None)
+    D, G = DOCUMENTS + EQUAL_DOCUMENTS, SCREENED_LESSONS
+    errors = [[SamplingError(1.0, 1000.0)] * G] * D
+    found: dict[str, list[float]] = defaultdict(list)
     for _ in range(runs):
-        known: list[Known] = []
-        for step in range(1, 5):
-            true_DG = generator.normal(size=(DOCUMENTS, G))
+        truths, steps = [], []
+        for step in range(4):
+            told_DG = generator.normal(size=(D, G))
             cheap_DG, early_DG = (
-                r * true_DG + (1 - r**2) ** 0.5 * generator.normal(size=true_DG.shape) for r in (signs, short)
+                r * told_DG + (1 - r**2) ** 0.5 * generator.normal(size=(D, G)) for r in (signs, short)
             )
-            gain_DG = true_DG + generator.normal(size=true_DG.shape)
-            screen = Screen(settings, None, step, known, noise)
-            spent = 0.0
-            for d in range(DOCUMENTS):
-                of_lesson: dict[int, Signs] = {g: {"cheap": cheap_DG[d, g]} for g in range(G)}
-                if short:
-                    for g in range(G):
-                        of_lesson[g][SHORT] = early_DG[d, g]
-                whole = screen.untried or not screen.on or generator.random() < settings.share
-                left = list(range(G)) if whole else screen.promising(0, list(range(G)), of_lesson)
-                spent += SHORT_STEPS * len(left) if short else 0.0
-                if whole:
-                    group = (step, str(d))
-                    known += [Known(group, (step, d), of_lesson[g], gain_DG[d, g]) for g in range(G)]
-                else:
-                    left = screen.promising(1, left, of_lesson) if short else left
-                spent += len(left)
-                if step > 1:
-                    chosen = left[int(gain_DG[d, left].argmax())]
-                    lost.append(true_DG[d].max() - true_DG[d, chosen])
-                    lost_of_all.append(true_DG[d].max() - true_DG[d, gain_DG[d].argmax()])
-            if step > 1:
-                on.append(float(screen.on))
-                tokens.append(spent / (DOCUMENTS * G))
+            told_DG[DOCUMENTS:] = 0.0
+            gain_DG = told_DG + generator.normal(size=(D, G))
+            early = {SHORT: early_DG} if short else {}
+            signs_DG = [[{name: table[d, g] for name, table in ({"cheap": cheap_DG} | early).items()} for g in range(G)]
+                        for d in range(D)]  # fmt: skip
+            truths.append(told_DG)
+            steps.append([Measured(f"{step} {d}", d, signs_DG[d], gain_DG[d].tolist()) for d in range(D)])
+        replayed = replay(settings, steps, Noise(1.0, 1000.0), generator)
+        for true_DG, documents, choices in list(zip(truths, steps, replayed, strict=True))[1:]:
+            gain_DG = np.array([one.gains_G for one in documents])
+            found["on"].append(choices[0].on)
+            found["tokens"].append(statistics.fmean(len(c.left) + SHORT_STEPS * c.short for c in choices) / G)
+            for suffix, left_D in (("", [choice.left for choice in choices]), ("_of_all", [list(range(G))] * D)):
+                best_D = [max(left, key=gain_DG[d].__getitem__) for d, left in enumerate(left_D)]
+                lost_D = true_DG.max(1) - true_DG[np.arange(D), best_D]
+                kept_D = np.array([g is not None for g in kept_lessons(Judged(gain_DG, errors, left_D), 0, LEVEL)])
+                found[f"regret{suffix}"].append(lost_D[:DOCUMENTS].mean())
+                found[f"kept{suffix}"].append(kept_D[:DOCUMENTS].mean())
+                found[f"false_keep{suffix}"].append(kept_D[DOCUMENTS:].mean())
     lead = float(np.random.default_rng(0).normal(size=(20_000, G)).max(1).mean())
-    return {
-        "on": statistics.fmean(on), "regret": statistics.fmean(lost) / lead,
-        "regret_of_all": statistics.fmean(lost_of_all) / lead, "tokens": statistics.fmean(tokens),
-    }  # fmt: skip
+    means = {name: float(np.mean(values)) for name, values in found.items()}
+    return means | {name: means[name] / lead for name in means if name.startswith("regret")}
 
 
 def _of_strategies(
     generator: np.random.Generator, rounds: int, effect: float, own: float
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """True worth (D, G) and strategies' shares (D, G, S) of rounds of 8 lessons, each of one strategy."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """True worth (D, G), strategies' shares (D, G, S) and the part of the worth that is theirs (D, G), of rounds of 8
+    lessons, each of one strategy."""
     for _ in range(rounds):
         shares_DGS = np.eye(STRATEGIES)[generator.integers(STRATEGIES, size=(DOCUMENTS, 8))]
         worth_DG = shares_DGS @ (effect * generator.normal(size=STRATEGIES))
-        yield worth_DG + own * generator.normal(size=worth_DG.shape), shares_DGS
+        yield worth_DG + own * generator.normal(size=worth_DG.shape), shares_DGS, worth_DG
 
 
-def _power(
-    simulated: Sequence[Round], values: Sequence[tuple[np.ndarray, list[list[SamplingError]]]]
-) -> dict[str, Any]:
+def _power(simulated: Sequence[Round], values: Sequence[Judged]) -> dict[str, Any]:
     gains: dict[float | None, list[float]] = {LEVEL: [], None: []}
     best: list[float] = []
-    for one, (values_DG, errors_DG) in zip(simulated, values, strict=True):
+    for one, judged in zip(simulated, values, strict=True):
         lead_DG = one.true_DG - one.true_DG.mean(1, keepdims=True)
         best += lead_DG.max(1).tolist()
         for level, found in gains.items():
-            choices = kept_lessons(values_DG, errors_DG, 0, level)
+            choices = kept_lessons(judged, 0, level)
             found += [float(lead_DG[d, g]) for d, g in enumerate(choices) if g is not None]
     return {
         "kept": len(gains[LEVEL]) / len(best),
@@ -261,11 +273,12 @@ def table(result: dict[str, Any]) -> str:
     for line in result["pooled"]:
         regret = f"regret {line['regret']:.3f} ({line['regret_alone']:.3f})"
         lines.append(f"  effect {line['effect']:.1f}, own {line['own']:.1f}: {_gains(line)}, {regret}")
-    lines.append("screened lessons: rounds with a screen, regret (of all lessons), tokens of students")
+        lines.append(f"    two lessons taught in three of four documents: {_gains(line['of_two'])}")
+    lines.append("screened lessons: rounds with a screen, tokens; regret, kept and false keeps (of all lessons)")
     for line in result["screened"]:
-        regret = f"regret {line['regret']:.2f} ({line['regret_of_all']:.2f})"
         name = f"signs {line['signs']:.1f}, short {line['short']:.1f}"
-        lines.append(f"  {name}: on {line['on']:.2f}, {regret}, tokens {line['tokens']:.2f}")
+        pairs = (f"{key.replace('_', ' ')} {line[key]:.3f} ({line[f'{key}_of_all']:.3f})" for key in SHOWN)
+        lines.append(f"  {name}: on {line['on']:.2f}, tokens {line['tokens']:.2f}; {', '.join(pairs)}")
     return "\n".join(lines)
 
 

@@ -94,7 +94,8 @@ def validity(
     output: Output = None,
 ) -> None:
     """Which cheap signal tells a document's better rewrites: gains of students by measure, credit and steps, and signs
-    that need no student, held against outcomes in a file or other students (`validity.*`).
+    that need no student, held against outcomes in a file or other students (`validity.*`). With `reward.screen` also
+    what a run would have saved by it, and what its choices would have lost.
 
     Writes validity.json, a picture, and the values of each rewrite into `run.dir`. Students are kept, so that a stopped
     call goes on.

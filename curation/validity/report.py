@@ -17,14 +17,32 @@ COLOURS = {
 MARKERS = {"document": "o", "shared": "s", None: "^"}
 
 
-def print_validity(results: Sequence[Figures], target: Figures, recommendation: str, paths: Sequence[Path]) -> None:
-    """The table by rising regret, what is known of the target, and the recommendation, to stdout."""
+WORDS = {
+    "all": "every one", "screen": "those that it leaves", "random": "as many by chance",
+    "shuffled": "by a screen of shuffled outcomes",
+}  # fmt: skip
+
+
+def print_validity(
+    results: Sequence[Figures], target: Figures, screened: Sequence[Figures] | None, recommendation: str,
+    paths: Sequence[Path],
+) -> None:  # fmt: skip
+    """The table by rising regret, what a screen would have saved, what is known of the target, and the recommendation,
+    to stdout."""
     console = stdout_console()
     rows = [[result["name"], *_cells(result)] for result in results]
     if target["another_run"] is not None:
         rows += [[], [target["another_run"]["name"], *_cells(target["another_run"])]]
     head = ["signal", "regret", "rank correlation", "p (Holm)", "corrected", "tokens", "seconds"]
     print_tables(console, Table(head, rows, title="How well signals predict the target within documents"))
+    if screened:
+        rows = [
+            [f"{s['way']}: {WORDS[s['way']]}", f"{s['tokens']:.2f}", f"{s['later']:.2f}", f"{s['on']:.0%}",
+             interval(*s["regret"]), interval(*s["minus_all"][:3], sign=True) if s["minus_all"] else ""]
+            for s in screened
+        ]  # fmt: skip
+        head = ["lessons taught", "tokens", "tokens later", "left out", "regret", "minus all"]
+        print_tables(console, Table(head, rows, title="What reward.screen would have saved, and cost"))
     one = target["one_run"]
     told, untold = ([r for r in results if bool(r["cannot_be_told"]) is which] for which in (False, True))
     silent = ", ".join(f"{r['silent']} ({r['name']})" for r in told if r["silent"])

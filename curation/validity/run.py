@@ -26,6 +26,7 @@ from curation.console.progress import say
 from curation.study.groups import Group, check_alone, comparable, read_groups
 from curation.study.students import RewriteStudy, session, with_distractors
 from curation.validity.report import print_validity, write_plot
+from curation.validity.screened import check_screen, judge_screen
 from curation.validity.signals import Signal, sign_signals, student_signals
 from curation.validity.targets import match_outcomes, target_student
 from curation.validity.verdicts import STATISTICS, judge, judge_target
@@ -54,6 +55,8 @@ def run_validity(
     settings = config.validity
     names = settings.signs or tuple(SIGNS)
     check_known("sign in validity.signs", names, list(SIGNS))
+    if config.reward.screen.wanted:
+        check_screen(config, names)
     if config.student.models or config.student.model == "teacher":
         raise UserError("validity measures the students of one model: set student.model to a folder or a Hub id")
     target_settings = target_student(config.student, settings) if settings.target == "student" else None
@@ -71,7 +74,8 @@ def run_validity(
         target_study = None
         if target_settings is not None and target_pool is not None:
             # Their seeds are none of the signals', so that the noise of the two is independent.
-            target_study = RewriteStudy(students_of.runs(target_settings), target_pool, groups, 1, purpose="target")
+            runs_of_target, size = students_of.runs(target_settings), 1 if "document" in settings.credits else together
+            target_study = RewriteStudy(runs_of_target, target_pool, groups, size, purpose="target")
             progress.expect(target_study.students(settings.target_repeats))
         texts = [Texts(group.document, tuple(plain([c.text for c in group.candidates]))) for group in groups]
         alignments = JsonLines(students_of.journal.dir / "alignments.jsonl", ("key",))
@@ -94,6 +98,9 @@ def run_validity(
     words = _target_words(config)
     results, recommendation = judge(signals, target_DGR, clusters)
     target = judge_target(words, target_DGR, clusters)
+    screened = None
+    if config.reward.screen.wanted:
+        screened = judge_screen(config, groups, studies[0][0].batch_of, signals, target_DGR, clusters)
     result = {
         "source": source or list(config.data.train),
         "student": config.student.model,
@@ -103,6 +110,7 @@ def run_validity(
         "clusters": len(set(clusters)),
         "target": target,
         "signals": results,
+        "screen": screened,
         "recommendation": recommendation,
         "failed_students": errors,
     }
@@ -112,7 +120,7 @@ def run_validity(
     write_json_lines(values, _rewrite_rows(groups, signals, target_DGR))
     write_json(output, result)
     plot = write_plot(results, target, output.with_suffix(".png"))
-    print_validity(results, target, recommendation, [path for path in (output, values, plot) if path])
+    print_validity(results, target, screened, recommendation, [path for path in (output, values, plot) if path])
     return json.loads(output.read_text(encoding="utf-8"))
 
 
@@ -142,7 +150,7 @@ def _design(config: Config, source: str | None, groups: Sequence[Group], names: 
         "source": source or list(config.data.train),
         "student": config.student.model_dump(mode="json", exclude=NOT_IN_FINGERPRINT - {"model"}),
         "reward": config.reward.model_dump(
-            mode="json", include={"repeats", "documents_per_student", "distractors", "retention_texts"}
+            mode="json", include={"repeats", "documents_per_student", "distractors", "retention_texts", "screen"}
         ),
         "seed": config.run.seed,
         "validity": config.validity.model_dump(mode="json") | {"signs": list(names)},

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from configs import schema
 from configs.schema import Config, Rl
@@ -35,15 +36,17 @@ def pairs_of(
 ) -> list[Pair]:
     """Pairs the best units of a document with its worst, the i-th best with the i-th worst, rewrite by rewrite.
 
-    Only units with the same prompts are paired. A winner is selected as for ReST-EM: it stands out of the scored units,
-    and a loser is below their mean. A refused rewrite may lose and never wins; equal texts are no pair, nor are ready
-    ones that the teacher did not choose.
+    Only units with the same prompts are paired. A winner is selected as for ReST-EM, but stands out of the scored units
+    alone, and a loser is below their mean. A refused rewrite may lose and never wins; equal texts are no pair, nor are
+    ready ones that the teacher did not choose.
     """
     by_prompts: dict[tuple[tuple[str, str], ...], list[Unit]] = defaultdict(list)
     for unit in units_of(reward, rl, group, rewards):
         # Of two strategies with one prompt (`x` and `sentences+x`) the ready part may have won. Under `policy`
         # prompting the strategy is what the teacher chose.
-        by_prompts[tuple((r.prompt, "" if policy else r.strategy) for r in unit.rewrites)].append(unit)
+        # The other side of a pair is a taught lesson too: what was left out says nothing about their difference.
+        prompts = tuple((r.prompt, "" if policy else r.strategy) for r in unit.rewrites)
+        by_prompts[prompts].append(replace(unit, ahead=None))
     pairs: list[Pair] = []
     for units in by_prompts.values():
         winners = best_units(reward, rl, units, floor)

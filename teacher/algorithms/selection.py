@@ -7,8 +7,12 @@ rewrite.
 The best of G noisy values always stands out. A unit is kept if it stands further above the mean of its group's scored
 units than the best of as many equal ones would by noise alone (`student.statistics.extreme_deviate`), but in a share
 `rl.false_keep` of the groups. What was refused or failed has no gain, and nothing is compared with it.
+
+Where `reward.screen` left lessons out, strategies tell where the mean of the group lies (`Reward.ahead`): a unit stands
+out of all lessons of its document, and not of the few that were taught beside it.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -18,7 +22,7 @@ from configs import schema
 from configs.schema import Rl
 from student.statistics.extreme_deviate import extreme_deviate
 from teacher.algorithms.algorithm import Groups, Rewards
-from teacher.records import Reward, Rewrite, SamplingError
+from teacher.records import Prediction, Reward, Rewrite, SamplingError
 from teacher.reward.assignment import lessons_of
 
 
@@ -35,6 +39,8 @@ class Unit:
     """Mean gain of the rewrites that were scored, nan where none was: `value` before penalties and pooling."""
     error: SamplingError | None
     """Of the value. The rewrites of a lesson share their students, so it is that of one of them."""
+    ahead: Prediction | None = None
+    """As in `Reward`."""
 
 
 def units_of(reward: schema.Reward, rl: Rl, group: Sequence[Rewrite], rewards: Sequence[Reward]) -> list[Unit]:
@@ -54,6 +60,7 @@ def units_of(reward: schema.Reward, rl: Rl, group: Sequence[Rewrite], rewards: S
                 value=statistics.fmean(reward.value for reward in scored or unit_rewards),
                 gain=statistics.fmean(gains) if gains else math.nan,
                 error=scored[0].error if scored else None,
+                ahead=unit_rewards[0].ahead,
             )
         )
     return units
@@ -77,7 +84,8 @@ def best_units(reward: schema.Reward, rl: Rl, units: Sequence[Unit], floor: floa
 def stands_out(unit: Unit, group: Sequence[Unit], level: float | None) -> bool:
     """Whether a unit's value is further above its group's mean than that of the best of equal ones would be, but in a
     share `level` of the groups; None: whether it is above the mean, or the only one."""
-    lead = unit.value - statistics.fmean(other.value for other in group)
+    ahead = unit.ahead or Prediction(0.0, SamplingError(0.0, math.inf))
+    lead = unit.value - statistics.fmean(other.value for other in group) + ahead.value
     if level is None:
         return lead > 0 or len(group) == 1
     if lead <= 0:
@@ -88,7 +96,8 @@ def stands_out(unit: Unit, group: Sequence[Unit], level: float | None) -> bool:
     n = len(group)
     common = [statistics.fmean(loadings) for loadings in zip(*(error.shared for error in errors), strict=True)]
     variance = unit.error.own**2 * (1 - 2 / n) + sum(error.own**2 for error in errors) / n**2
-    variance += math.dist(unit.error.shared, common) ** 2
+    shared = itertools.zip_longest(unit.error.shared, common, ahead.error.shared, fillvalue=0.0)
+    variance += sum((own - mean + further) ** 2 for own, mean, further in shared)
     return lead > extreme_deviate(level, n, unit.error.degrees) * math.sqrt(variance)
 
 

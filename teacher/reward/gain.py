@@ -20,10 +20,10 @@ from student.statistics.adaptive import posterior_gains
 from student.statistics.mixed_model import noise_degrees
 from student.statistics.reliability import Noise, Reliability, measured_noise, pooled_noise, reliability
 from student.text.words import count_words, overlap_shares
-from teacher.records import Reward, Rewrite, SamplingError
+from teacher.records import Prediction, Reward, Rewrite, SamplingError
 from teacher.reward.assignment import LessonResult, Results, RewriteSet, TaughtLesson, batches_of, clusters_of
 from teacher.reward.evaluation import DocumentResult, Evaluation, mean_by_name, mean_penalties
-from teacher.reward.pooling import PooledPredictions, Prediction
+from teacher.reward.pooling import PooledPredictions
 from teacher.reward.screen import Screen, Signs
 from teacher.reward.step_students import StepStudents, across_models
 from teacher.reward.student_runs import StudentRuns, forgotten, gains_of, narrow
@@ -88,10 +88,12 @@ class GainReward:
         # judged with the help of other documents.
         gains = self._posteriors(students) if reward.adaptive else {}
         forgotten_parts: dict[TaughtLesson, Prediction] = {}
+        leads: dict[int, Prediction] = {}
         if reward.pool_strategies:
-            pooled = PooledPredictions(students.lessons_DG, students.results)
+            pooled = PooledPredictions(students.lessons_DG, students.results, self.screen.known if self.screen else ())
             gains = pooled.of_students("gain") if reward.credit == "shard" else pooled.of_lessons(self.noise)
             forgotten_parts = pooled.of_students("forgotten")
+            leads = pooled.leads(self.noise) if self.screen else {}
         rewards = []
         for d, lessons in enumerate(students.lessons_DG):
             earned: list[Reward | None] = []
@@ -101,6 +103,7 @@ class GainReward:
             worst = min((accepted.value for accepted in earned if accepted is not None), default=0.0)
             refused, m = Reward(value=worst - abs(reward.rejected), outcome=None), students.rewrites_per_lesson
             signs, kept = students.signs_D[d], students.taught_DT[d]
+            earned = [one and replace(one, ahead=leads.get(d)) for one in earned]
             rewards.append(
                 [_with_signs(one or refused, signs.get(i // m), i // m in kept) for i, one in enumerate(earned)]
             )

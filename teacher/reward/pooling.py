@@ -19,18 +19,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from student.statistics.reliability import Noise
-from teacher.records import SamplingError
+from teacher.records import Prediction, SamplingError
 from teacher.reward.assignment import LessonResult, PlannedStudent, RewriteSet, TaughtLesson
+from teacher.reward.screen import STRATEGY, Known
 
 RIDGE = 1.0
 """Weight of the zero prior on an effect, in lessons: a strategy seen once or twice moves little."""
-
-
-class Prediction(NamedTuple):
-    """What a lesson is worth by all runs of a step."""
-
-    value: float
-    error: SamplingError
 
 
 class PooledPredictions:
@@ -44,12 +38,23 @@ class PooledPredictions:
     """
 
     def __init__(
-        self, lessons_DG: Sequence[Sequence[RewriteSet]], results: Mapping[TaughtLesson, Sequence[LessonResult]]
+        self,
+        lessons_DG: Sequence[Sequence[RewriteSet]],
+        results: Mapping[TaughtLesson, Sequence[LessonResult]],
+        earlier: Sequence[Known] = (),
     ) -> None:
+        """`earlier`: lessons of earlier steps, which say too what strategies are worth: where a screen leaves lessons
+        out, those of a step may all be of one."""
         self._lessons_L = [TaughtLesson(d, g) for d, lessons in enumerate(lessons_DG) for g in range(len(lessons))]
         self._results = {n: results[lesson] for n, lesson in enumerate(self._lessons_L) if results.get(lesson)}
         """By number of the lesson, of those that any student learnt."""
-        names = sorted({rewrite.strategy for lessons in lessons_DG for lesson in lessons for rewrite in lesson})
+        labels = {rewrite.strategy for lessons in lessons_DG for lesson in lessons for rewrite in lesson}
+        of_earlier = {name for one in earlier for name in one.signs if name.startswith(STRATEGY)}
+        names = sorted(labels | {name.removeprefix(STRATEGY) for name in of_earlier})
+        self._earlier = earlier
+        self._earlier_ES = np.zeros((len(earlier), len(names)))
+        for e, one in enumerate(earlier):
+            self._earlier_ES[e] = [one.signs.get(f"{STRATEGY}{name}") or 0.0 for name in names]
         self._shares_LS = np.zeros((len(self._lessons_L), len(names)))
         for n, (d, g, _) in enumerate(self._lessons_L):
             taught = [names.index(rewrite.strategy) for rewrite in lessons_DG[d][g] if rewrite.rejected is None]
@@ -59,8 +64,24 @@ class PooledPredictions:
     def of_lessons(self, noise: Noise | None) -> dict[TaughtLesson, Prediction]:
         """Gains of lessons where each shows its own document's: lessons of one document are compared. Empty where the
         `noise` of a run is unknown, since nothing then says how far to trust a lesson's own gain."""
+        return self._predictions(self._of_lessons(noise))
+
+    def leads(self, noise: Noise | None) -> dict[int, Prediction]:
+        """By document: how far the mean of its taught lessons lies above that of all that passed the gates, by what
+        their strategies are worth. Empty where `of_lessons` is."""
+        pooled = self._of_lessons(noise)
+        usable: dict[int, list[int]] = defaultdict(list)
+        for n, lesson in enumerate(self._lessons_L):
+            if self._shares_LS[n].any():
+                usable[lesson.document].append(n)
+        taught = {d: [n for n in numbers if n in self._results] for d, numbers in usable.items()}
+        return {
+            d: pooled.lead(self._shares_LS, taught[d], numbers) for d, numbers in usable.items() if pooled and taught[d]
+        }
+
+    def _of_lessons(self, noise: Noise | None) -> "PooledValues | None":
         if noise is None:
-            return {}
+            return None
         rows = [
             (statistics.fmean(result.gain for result in results), [n], self._lessons_L[n].document)
             for n, results in self._results.items()
@@ -69,6 +90,8 @@ class PooledPredictions:
             noise = noise._replace(
                 variance=noise.variance / statistics.fmean(len(results) for results in self._results.values())
             )
+            names, L = list(dict.fromkeys(one.group for one in self._earlier)), len(self._lessons_L)
+            rows += [(one.gain, [L + e], L + names.index(one.group)) for e, one in enumerate(self._earlier)]
         return self._pooled(rows, noise)
 
     def of_students(self, measure: Literal["gain", "forgotten"]) -> dict[TaughtLesson, Prediction]:
@@ -85,25 +108,25 @@ class PooledPredictions:
             (values[student], lessons, groups.setdefault((student.batch, student.repeat), len(groups)))
             for student, lessons in taught.items()
         ]
-        return self._pooled(rows, None)
+        return self._predictions(self._pooled(rows, None))
 
-    def _pooled(
-        self, rows: Sequence[tuple[float, list[int], int]], noise: Noise | None
-    ) -> dict[TaughtLesson, Prediction]:
+    def _pooled(self, rows: Sequence[tuple[float, list[int], int]], noise: Noise | None) -> "PooledValues | None":
         """From a value, the lessons that it is of and the group to compare it in, a row for each run."""
         if not rows:
-            return {}
+            return None
         lessons_KN = np.full((len(rows), max(len(lessons) for _, lessons, _ in rows)), -1)
         for k, (_, lessons, _) in enumerate(rows):
             lessons_KN[k, : len(lessons)] = lessons
         values_K, groups_K = np.array([row[0] for row in rows]), np.array([row[2] for row in rows])
-        pooled = pooled_values(values_K, lessons_KN, groups_K, self._shares_LS, noise)
+        shares_LS = np.concatenate([self._shares_LS, self._earlier_ES])
+        return pooled_values(values_K, lessons_KN, groups_K, shares_LS, noise)
+
+    def _predictions(self, pooled: "PooledValues | None") -> dict[TaughtLesson, Prediction]:
+        if pooled is None:
+            return {}
         return {
-            self._lessons_L[n]: Prediction(
-                float(pooled.values_L[n]),
-                SamplingError(pooled.own_error, pooled.degrees, tuple(pooled.loadings_LS[n].tolist())),
-            )
-            for n in np.flatnonzero(np.isfinite(pooled.values_L))
+            self._lessons_L[n]: Prediction(float(pooled.values_L[n]), pooled.error(n))
+            for n in np.flatnonzero(np.isfinite(pooled.values_L[: len(self._lessons_L)])).tolist()
         }
 
 
@@ -117,6 +140,18 @@ class PooledValues(NamedTuple):
     """On errors of variance 1 that all lessons share: those of the strategies' estimated effects."""
     degrees: float
     """Degrees of freedom of the noise's variance."""
+    effect_S: np.ndarray
+    """What strategies are worth."""
+
+    def error(self, lesson: int) -> SamplingError:
+        """Of a lesson's prediction."""
+        return SamplingError(self.own_error, self.degrees, tuple(self.loadings_LS[lesson].tolist()))
+
+    def lead(self, shares_LS: np.ndarray, taught: Sequence[int], group: Sequence[int]) -> Prediction:
+        """How far the mean of the `taught` lessons of a `group` lies above that of all: what is their own, and not of
+        their strategies, cancels in the mean of those that were taught, and nothing is known of the others'."""
+        ahead_S, error_S = (table[taught].mean(0) - table[group].mean(0) for table in (shares_LS, self.loadings_LS))
+        return Prediction(float(ahead_S @ self.effect_S), SamplingError(0.0, self.degrees, tuple(error_S.tolist())))
 
 
 def pooled_values(
@@ -165,7 +200,7 @@ def pooled_values(
     roots_S, vectors_SS = np.linalg.eigh(shared_SS)
     sd = math.sqrt(noise.variance)
     loadings_LS = sd * shares_LS @ (vectors_SS * np.sqrt(np.maximum(roots_S, 0.0)))
-    return PooledValues(values_L, own_share * sd, loadings_LS, noise.degrees)
+    return PooledValues(values_L, own_share * sd, loadings_LS, noise.degrees, effect_S)
 
 
 def _group_means(values_KC: np.ndarray, group_K: np.ndarray) -> np.ndarray:

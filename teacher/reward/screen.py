@@ -7,7 +7,9 @@ regression that the run fits on its own outcomes (`student.statistics.screening`
 
 A random share of the documents is taught whole. By these alone the screen is fitted and judged, so that what it leaves
 out cannot hide. A stage drops lessons where the lower end of its correlation's interval is above `floor`, and as many
-as that end allows. Lessons that are not taught have no gain and no reward.
+as that end allows. Lessons that are not taught have no gain and no reward. The few that are taught are mostly of one
+strategy, and hardly stand out of each other: under `reward.pool_strategies` they stand out of all lessons of their
+document instead, by what the strategies of those that were left out are worth (`teacher.reward.pooling`).
 
 All that is fitted is read from the lines of earlier steps in journal/rewrites.jsonl, and the share is drawn by the
 seed: a resumed run chooses as the first one did.
@@ -76,7 +78,7 @@ class Screen:
         self, settings: schema.Screen, runs: StudentRuns | None, step: int, known: Sequence[Known], noise: Noise | None
     ) -> None:  # fmt: skip
         """`runs` read signs and draw documents; without them what is known can be asked alone."""
-        self.settings, self.step = settings, step
+        self.settings, self.step, self.known = settings, step, tuple(known)
         self._runs = runs
         self.untried = not known
         """Whether nothing is known yet: then all documents are measured."""

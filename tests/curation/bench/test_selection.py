@@ -16,6 +16,9 @@ def test_the_level_holds_and_what_is_kept_is_worth_more_than_the_best_of_every_g
     assert strong["true_gain_without_level"] < strong["true_gain"] < 1.1 * strong["best"]
     equal, by_strategy, by_itself = result["pooled"]
     assert equal["kept"] < 0.12 and by_strategy["kept"] > 0.6
+    # Where two lessons of the best strategies are taught, they stand out of those that were left out.
+    assert equal["of_two"]["kept"] < 0.12 and by_strategy["of_two"]["kept"] > 0.6
+    assert by_strategy["of_two"]["true_gain"] > 0.9 * by_strategy["true_gain"]
     assert by_strategy["regret"] < 0.5 * by_strategy["regret_alone"]
     assert by_itself["regret"] < 1.1 * by_itself["regret_alone"]
     assert "16 lessons, t3" in table(result)

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from configs.errors import UserError
+from configs.schema import Screen
 from curation.cli import main
 from curation.validity.run import run_validity
 from student.pools.inline import InlinePool
@@ -215,3 +216,29 @@ def test_the_command_refuses_what_is_wrong(config, tmp_path, capsys):
         assert main(["validity", str(settings), override, f"run.dir={tmp_path / 'cli'}"]) == 2
         said = capsys.readouterr().err.splitlines()
         assert words in said[-1] and said[-1].startswith("error: "), said
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_screen_is_replayed_and_one_of_shuffled_outcomes_leaves_nothing_out(config, tmp_path, tells, capsys):
+    path = write(tmp_path / "many.jsonl", documents(24))
+    config = with_(
+        config, documents=24, credits=("document",), steps=(8,), measures=("loglik",), signs=("length",),
+        target="student", target_measure="loglik", target_repeats=1,
+    )  # fmt: skip
+    reward = config.reward.model_copy(update={"screen": Screen(signs=("length",))})
+    config = config.model_copy(
+        update={"reward": reward, "data": config.data.model_copy(update={"train": (str(path),)})}
+    )
+    worth = WORTH if tells else dict.fromkeys(WORTH, 0.0)
+    students = Planted(noise=0.1, worth=worth)
+    everything, screen, chance, shuffled = run_validity(config, pool=students, target_pool=students)["screen"]
+    assert everything["tokens"] == 1.0 and "reward.screen would have saved" in capsys.readouterr().out
+    assert shuffled["on"] < 0.1 and shuffled["tokens"] > 0.97
+    if tells:
+        assert screen["on"] > 0.9 and screen["later"] < screen["tokens"] < 0.95, screen
+        assert screen["minus_all"][2] < chance["minus_all"][0] and chance["minus_all"][1] > 0
+    else:
+        assert screen["on"] < 0.1 and screen["minus_all"][1] <= 0 <= screen["minus_all"][2]
+    of_four = config.model_copy(update={"reward": reward.model_copy(update={"screen": Screen(steps=8)})})
+    with pytest.raises(UserError, match=r"steps=8 is not in validity\.steps"):
+        run_validity(of_four, pool=students)
