@@ -61,9 +61,9 @@ class Lab(Section):
     """People whom no teacher learns on: eight share a student, so that 96 make twelve independent batches."""
     curate_people: int = Field(default=64, ge=8)
     train_tasks: int = Field(default=216, ge=8)
-    """Tasks of 14 families of rules that neither the student nor the held-out tasks have."""
+    """Tasks of 36 rules that neither the student nor the held-out tasks have."""
     heldout_tasks: int = Field(default=108, ge=8)
-    """Tasks of 14 other families."""
+    """Tasks of 36 other rules."""
     effort: float = Field(default=1.0, gt=0, le=1)
     """Share of the usual training steps of the lab's models. Models of less effort are poor, and enough for tests."""
     seed: int = 0

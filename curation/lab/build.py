@@ -32,8 +32,8 @@ from configs.schema import Lab
 from curation.lab import grids, world
 from student.records import Split
 
-VERSION = 2
-"""Raised whenever the code would build something else from the same settings."""
+VERSION = {"people": 2, "grids": 3}
+"""Of a world: raised whenever the code would build something else from the same settings."""
 
 MODELS = ("teacher", "student-augmented", "student-fixed")
 """Of the people's world, slowest first: they are trained beside each other where there are cores."""
@@ -84,7 +84,7 @@ def _fingerprint(lab: Lab, part: str) -> str:
     else:
         relevant = {"seed", "base_people", "effort"} if part.startswith("student") else of_people
     settings = lab.model_dump(mode="json", include=relevant)
-    return hashlib.sha256(json.dumps([VERSION, part, settings], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([VERSION[lab.world], part, settings], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _is_built(lab: Lab, part: str) -> bool:
@@ -98,7 +98,7 @@ def _placed(lab: Lab, part: str) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f".building-{part}-", dir=lab.dir))
     try:
         yield folder
-        (folder / MARK).write_text(json.dumps({"fingerprint": _fingerprint(lab, part), "version": VERSION}) + "\n")
+        (folder / MARK).write_text(json.dumps({"fingerprint": _fingerprint(lab, part), "version": VERSION[lab.world]}) + "\n")
         folder.chmod(0o755)
         shutil.rmtree(lab.dir / part, ignore_errors=True)
         folder.rename(lab.dir / part)

@@ -1,74 +1,94 @@
-"""The lab's second world: small grids, and rules that recolour them.
+"""The lab's second world: small grids, and rules that recolour their cells or move them.
 
-A rule gives each colour another one, in the whole grid or in one row or column of it. What helps a student to learn one
-harms it with another: turned by a quarter, a rule of the whole grid is the same rule, shown once more, and a rule of
-rows has become one of columns. Mirrored from left to right, a rule of rows stays as it is. With the colours permuted
-none does. A family is one region and one kind of recolouring. The families that the student has met in its pretraining,
-those that a teacher learns on and those that are held out are different ones. Everything is a function of a seed.
+What helps a student to learn one rule harms it with another. A rule of colours gives each colour another one: turned by
+a quarter, a task of it is one more task of the same rule, and with the colours permuted it is one of another rule. A
+rule of places moves the cells, in a certain direction: there it is the other way round. A family is one rule, whose
+tasks differ in their grids. The families that the student has met in its pretraining, those that a teacher learns on
+and those that are held out are different ones. Everything is a function of a seed.
 """
 
-import itertools
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import cycle, permutations, product
 from typing import NamedTuple
 
 import numpy as np
 
 from configs.seeds import stable_seed
 from student.benchmarks.arc import Task
+from student.grids.grid import COLOURS as ALL_COLOURS
 from student.grids.grid import Pair
 
-SIDE = 3
+SIDE = 2
 """Rows and columns of a grid."""
 COLOURS = 5
-"""Of ten: four pairs show nearly every colour in every row."""
+"""In one task, drawn from all ten."""
 SHOWN = 4
 """Pairs that a task shows. One more is asked."""
-RINGS = ((5,), (4,), (3, 2), (3,), (2, 2), (2,))
-REGIONS = ("whole", *(f"{line} {number}" for line in ("row", "column") for number in range(SIDE)))
-GROUPS = ("base", "train", "heldout")
+KINDS = ("colours", "places")
+GROUPS = ("train", "heldout", "base")
+OF_A_KIND = 18
+"""Families of each kind in `train` and in `heldout`; `base` has the others."""
+
+
+def _turned() -> np.ndarray:
+    """All grids without a colour twice, each in a row with the seven that are it turned or mirrored."""
+    found: dict[bytes, list[np.ndarray]] = {}
+    for cells in permutations(range(COLOURS), SIDE**2):
+        grid = np.array(cells, dtype=np.int8).reshape(SIDE, SIDE)
+        turned = [np.rot90(side, quarters) for side in (grid, grid.T) for quarters in range(4)]
+        found[min(other.tobytes() for other in turned)] = turned
+    return np.array(list(found.values()))
+
+
+_TURNED = _turned()
 
 
 class Family(NamedTuple):
-    """Rules of one kind."""
+    """One rule."""
 
-    region: str
-    """Where cells are recoloured: one of `REGIONS`."""
-    rings: tuple[int, ...]
-    """Lengths of rings of colours, each of which gives way to the next; which colours they are is drawn for each
-    task."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.region}, rings of {' '.join(map(str, self.rings))}"
+    colours: tuple[int, ...]
+    """What becomes of each colour of a task."""
+    places: tuple[int, ...]
+    """The cell of the input, row by row, that each cell of the output is taken from."""
 
     @property
     def kind(self) -> str:
-        """`whole`, `row` or `column`."""
-        return self.region.partition(" ")[0]
+        """One of `KINDS`."""
+        return KINDS[self.colours == tuple(range(COLOURS))]
 
-    def apply(self, grids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The outputs of one task's grids, int8 (..., SIDE, SIDE) each."""
-        to = np.arange(COLOURS, dtype=np.int8)
-        drawn = rng.permutation(COLOURS)
-        for length in self.rings:
-            ring, drawn = drawn[:length], drawn[length:]
-            to[ring] = np.roll(ring, 1)
-        place: list[slice | int] = [slice(None), slice(None)]
-        if self.kind != "whole":
-            place[self.kind == "column"] = int(self.region[-1])
-        outputs = grids.copy()
-        outputs[..., place[0], place[1]] = to[grids[..., place[0], place[1]]]
-        return outputs
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {' '.join(map(str, getattr(self, self.kind)))}"
+
+    def apply(self, grids: np.ndarray) -> np.ndarray:
+        """The outputs of grids, int8 (..., SIDE, SIDE) of colours below `COLOURS` each."""
+        cells = grids.reshape(*grids.shape[:-2], -1)[..., list(self.places)]
+        return np.array(self.colours, dtype=np.int8)[cells].reshape(grids.shape)
 
 
-def families(group: str) -> list[Family]:
-    """The families of one of `GROUPS`: two of every region, those of whole grids thrice, as often as all of rows."""
-    number = GROUPS.index(group)
-    found = []
-    for r, (region, k) in enumerate(itertools.product(REGIONS, range(len(RINGS) // len(GROUPS)))):
-        family = Family(region, RINGS[(number + len(GROUPS) * k + r // 2) % len(RINGS)])
-        found += [family] * (SIDE if region == "whole" else 1)
-    return found
+@lru_cache
+def families(group: str) -> tuple[Family, ...]:
+    """The families of one of `GROUPS`, a rule of colours and one of places in turn."""
+    same_colours, same_places = tuple(range(COLOURS)), tuple(range(SIDE**2))
+    # Three colours change, three cells come through: or else there would be hardly anything to see.
+    colours = [to for to in permutations(same_colours) if sum(map(int.__ne__, to, same_colours)) > 2]
+    places = [taken for taken in product(same_places, repeat=SIDE**2) if len(set(taken)) > 2 and taken != same_places]
+    chosen = []
+    for kind, rules in zip(KINDS, (colours, places), strict=True):
+        drawn = np.random.default_rng(stable_seed("families", kind)).permutation(len(rules)).tolist()
+        start = GROUPS.index(group) * OF_A_KIND
+        chosen.append([rules[i] for i in drawn[start : None if group == "base" else start + OF_A_KIND]])
+    # Where there are fewer of one kind, they come again.
+    pairs = zip(chosen[1], cycle(chosen[0]), strict=False)
+    return tuple(f for taken, to in pairs for f in (Family(to, same_places), Family(same_colours, taken)))
+
+
+def draw_inputs(rng: np.random.Generator, tasks: int) -> np.ndarray:
+    """The inputs of tasks, int8 (tasks, SHOWN + 1, SIDE, SIDE). A grid holds no colour twice, so that a pair shows much
+    of a rule, and none of a task's grids is another one turned or mirrored."""
+    drawn = rng.permuted(np.tile(np.arange(len(_TURNED)), (tasks, 1)), axis=1)[:, : SHOWN + 1]
+    return _TURNED[drawn, rng.integers(8, size=drawn.shape)]
 
 
 def make_tasks(group: str, count: int, seed: int) -> Iterator[tuple[Family, Task]]:
@@ -77,6 +97,7 @@ def make_tasks(group: str, count: int, seed: int) -> Iterator[tuple[Family, Task
     for number in range(count):
         family = of_group[number % len(of_group)]
         rng = np.random.default_rng(stable_seed("grids", seed, group, number))
-        inputs = rng.integers(COLOURS, size=(SHOWN + 1, SIDE, SIDE), dtype=np.int8)
-        pairs = [Pair(*pair) for pair in zip(inputs, family.apply(inputs, rng), strict=True)]
+        [inputs] = draw_inputs(rng, 1)
+        shown_as = rng.permutation(ALL_COLOURS).astype(np.int8)
+        pairs = [Pair(*pair) for pair in zip(shown_as[inputs], shown_as[family.apply(inputs)], strict=True)]
         yield family, Task(f"{group}-{number:04d}", tuple(pairs[:SHOWN]), tuple(pairs[SHOWN:]))

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.parquet as pq
 from datatrove.data import Document
 from markupsafe import Markup, escape
@@ -19,10 +20,12 @@ from curation.corpus.training_data import training_id
 from curation.evaluation.records import LESSONS_FILE, EvaluationResult
 from curation.report.parts import marked, number
 from curation.report.training import Training, round_and_step
+from student.grids.grid import read_pairs
 from student.records import in_measure
 
 SEPARATOR = "\n\n"
-
+PALETTE = ("#111", "#0072d6", "#f93c31", "#4fcc30", "#ffdc00", "#999", "#e53aa3", "#ff851b", "#87d8f1", "#921231")
+"""The ten colours in which tasks of ARC are usually shown."""
 
 Example = tuple[str, list[tuple[str, Markup]]]
 """Texts about one document, side by side: a title, and the title and the text of each column."""
@@ -119,7 +122,7 @@ def _side_by_side(title: str, document: str | None, lessons: Sequence[tuple[str,
     texts = [lesson.text for _, lesson in lessons]
     columns = []
     if document is not None:
-        columns.append(("the document", marked(document, " ".join(texts), "del")))
+        columns.append(("the document", pictured(document) or marked(document, " ".join(texts), "del")))
     else:
         title += " (not where the config names it; marked: what the other lesson lacks)"
     for n, (name, lesson) in enumerate(lessons):
@@ -129,6 +132,25 @@ def _side_by_side(title: str, document: str | None, lessons: Sequence[tuple[str,
         gain = f", {number(lesson.gain, sign=True)} {in_measure(measure)}" if lesson.gain is not None else ""
         columns.append((f"{name}{strategy}{gain}", text))
     return title, columns
+
+
+def pictured(text: str) -> Markup | None:
+    """The pairs of a task of grids as a picture, each input beside its output; None of any other text."""
+    try:
+        pairs = read_pairs(text)
+    except ValueError:
+        return None
+    cells, width, top = Markup(), 0, 0
+    for pair in pairs:
+        left = 0
+        for grid in pair:
+            for (row, column), colour in np.ndenumerate(grid):
+                place = f'x="{left + column}" y="{top + row}" width=".94" height=".94"'
+                cells += Markup(f'<rect {place} fill="{PALETTE[colour]}"/>')
+            left += grid.shape[1] + 1
+        width, top = max(width, left - 1), top + max(len(grid) for grid in pair) + 1
+    size = f'width="{width}em" height="{top - 1}em" viewBox="0 0 {width} {top - 1}"'
+    return Markup(f'<svg {size} role="img" aria-label="pairs of grids, inputs left">{{}}</svg>').format(cells)
 
 
 def _document_texts(config: Config, ids: set[str]) -> dict[str, str]:

@@ -49,19 +49,21 @@ def _of_pairs(measure: Callable[[list[Pair]], float]) -> Callable[[str], float]:
     return of_text
 
 
-def _recoloured(by: Callable[[int, int], int]) -> Callable[[list[Pair]], float]:
-    """Whether one rule makes all outputs: each colour becomes another one, always the same at places (row, column) that
-    are `by` the same number. 1 or 0."""
+def _recoloured(pairs: list[Pair]) -> float:
+    """Whether one rule makes all outputs: each colour becomes another one, wherever it stands. 1 or 0."""
+    if any(pair.input.shape != pair.output.shape for pair in pairs):
+        return 0.0
+    changes = {change for pair in pairs for change in zip(pair.input.flat, pair.output.flat, strict=True)}
+    return float(len(changes) == len({old for old, _ in changes}))
 
-    def measure(pairs: list[Pair]) -> float:
-        if any(pair.input.shape != pair.output.shape for pair in pairs):
-            return 0.0
-        changes = {
-            (by(*place), colour, pair.output[place]) for pair in pairs for place, colour in np.ndenumerate(pair.input)
-        }
-        return float(len(changes) == len({change[:2] for change in changes}))
 
-    return measure
+def _rearranged(pairs: list[Pair]) -> float:
+    """Whether one rule makes all outputs: each cell is taken from a certain place of the input. 1 or 0."""
+    if len({(pair.input.shape, pair.output.shape) for pair in pairs}) > 1:
+        return 0.0
+    inputs_PI, outputs_PO = (np.array([grid.ravel() for grid in grids]) for grids in zip(*pairs, strict=True))
+    equal_IO = (inputs_PI[:, :, None] == outputs_PO[:, None]).all(axis=0)
+    return float(equal_IO.any(axis=0).all())
 
 
 class Quantity(NamedTuple):
@@ -88,12 +90,11 @@ QUANTITIES = {
     "capitals": Quantity(_share(lambda word: word[0].isupper()), (0.05, 0.1, 0.2, 0.4)),
     "letters": Quantity(lambda text: sum(map(str.isalpha, text)) / max(1, count_words(text)), (3.5, 4, 4.5, 5, 6)),
     "questions": Quantity(lambda text: len(_QUESTION.findall(text)), (1, 2, 4, 8)),
-    "recoloured": Quantity(_of_pairs(_recoloured(lambda row, column: 0)), (1,)),
-    "recoloured-rows": Quantity(_of_pairs(_recoloured(lambda row, column: row)), (1,)),
-    "recoloured-columns": Quantity(_of_pairs(_recoloured(lambda row, column: column)), (1,)),
+    "recoloured": Quantity(_of_pairs(_recoloured), (1,)),
+    "rearranged": Quantity(_of_pairs(_rearranged), (1,)),
 }
 """Cheap, and of any language: words with a digit and words with a capital are shares of all words, letters are a mean
-of a word. The last three are of tasks of grids: what decides on a cell's new colour."""
+of a word. The last two are of tasks of grids: what an output's cells depend on."""
 
 
 def head_prompt(settings: Teacher, document: Document) -> str:

@@ -68,7 +68,7 @@ def run_bench(folder: Path, *, quick: bool, overrides: Sequence[str]) -> dict[st
 def student_folder(folder: Path, config: Config, recipe: StudentRecipe) -> Path:
     """Where the student of a recipe lies."""
     lab = config.lab.model_dump(mode="json", include={"seed", "base_people", "effort"})
-    return folder / "students" / _digest(VERSION, lab, dataclasses.asdict(recipe))
+    return folder / "students" / _digest(VERSION["people"], lab, dataclasses.asdict(recipe))
 
 
 def cell_config(folder: Path, cell: Cell, recipe: StudentRecipe, overrides: Sequence[str]) -> Config:

@@ -15,8 +15,9 @@ from curation.lab import build, grids
 from curation.lab.build import build_lab
 from curation.lab.grid_student import make_tokenizer, task_batches, train_grid_student
 from student.grids.augmentations import draw_view
-from student.grids.grid import grid_text, pairs_text
+from student.grids.grid import pairs_text
 from teacher.prompting.features import QUANTITIES
+from teacher.ready.plans import named_plan, plan_names
 
 TINY = [
     "lab.effort=0.002",
@@ -27,40 +28,34 @@ TINY = [
 ]
 
 
-def test_families_are_apart_and_each_kind_has_its_share():
+def test_families_are_apart_and_of_both_kinds_alike():
     groups = [grids.families(group) for group in grids.GROUPS]
-    names = [{family.name for family in group} for group in groups]
-    assert all(len(of_group) == 14 for of_group in names) and len(set.union(*names)) == 42
-    assert all(
-        Counter(family.kind for family in group) == dict.fromkeys(("whole", "row", "column"), 6) for group in groups
-    )
+    rules = [set(of_group) for of_group in groups]
+    assert not rules[0] & rules[1] and not (rules[0] | rules[1]) & rules[2]
+    assert len(rules[0]) == len(rules[1]) == 2 * grids.OF_A_KIND and len(rules[2]) > 100
+    for of_group in groups:
+        assert set(Counter(family.kind for family in of_group).values()) == {len(of_group) // 2}
 
 
 def test_a_plan_keeps_the_rules_that_it_should_and_no_others():
-    """Turns keep rules of the whole grid, mirrors left to right those of rows, and colours none."""
-    cells = np.random.default_rng(0).integers(grids.COLOURS, size=(40, 3, 3), dtype=np.int8)
+    """Turns keep rules of colours, other colours those of places."""
+    cells = grids.draw_inputs(np.random.default_rng(0), 8).reshape(-1, grids.SIDE, grids.SIDE)
     kept: Counter[tuple[str, str]] = Counter()
     for chain in ("rotate-90", "transpose", "flip-columns", "flip-rows", "all-colours"):
         for family in grids.families("heldout"):
             view = draw_view(chain, np.random.default_rng(1), 1)
-            outputs = family.apply(cells, np.random.default_rng(2))
-            # The rule of the task as it is, held against the task as the view shows it.
-            rule = {(r, c, old): new[r, c] for old_grid, new in zip(cells, outputs, strict=True)
-                    for (r, c), old in np.ndenumerate(old_grid)}  # fmt: skip
+            rule = family._replace(colours=(*family.colours, *range(grids.COLOURS, 10)))
             kept[chain, family.kind] += all(
-                rule.get((r, c, colour), shown[r, c]) == shown[r, c]
-                for old_grid, new in zip(cells, outputs, strict=True)
-                for shown in (view.of(new),)
-                for (r, c), colour in np.ndenumerate(view.of(old_grid))
+                np.array_equal(view.of(rule.apply(grid)), rule.apply(view.of(grid))) for grid in cells
             )
-    assert kept["rotate-90", "whole"] == kept["transpose", "whole"] == kept["flip-columns", "row"] == 6
-    assert kept["flip-rows", "column"] == 6 and not kept["rotate-90", "row"] and not kept["rotate-90", "column"]
-    assert sum(kept["all-colours", kind] for kind in ("whole", "row", "column")) == 0
+    turns = ("rotate-90", "transpose", "flip-columns", "flip-rows")
+    assert all(kept[turn, "colours"] == grids.OF_A_KIND for turn in turns) and not kept["all-colours", "colours"]
+    assert kept["all-colours", "places"] == grids.OF_A_KIND and all(kept[turn, "places"] <= 2 for turn in turns)
 
 
 def test_a_batch_is_the_text_of_tasks_and_outputs_are_learnt():
     tokenizer = make_tokenizer()
-    ids_BT, labels_BT = next(task_batches(tokenizer, 0, rows_B=3))
+    ids_BT, labels_BT = next(task_batches(tokenizer, 0, 1, rows_B=3))
     _, task = next(grids.make_tasks("base", 1, 0))
     text = pairs_text([*task.shown, *task.asked])
     assert len(tokenizer(text)["input_ids"]) + 1 == ids_BT.shape[1]
@@ -75,7 +70,12 @@ def test_tasks_are_those_of_the_seed_and_their_questions_are_no_part_of_the_text
     tasks = [task for _, task in grids.make_tasks("heldout", 30, 0)]
     again = [task for _, task in grids.make_tasks("heldout", 30, 0)]
     assert [task.row("heldout") for task in tasks] == [task.row("heldout") for task in again]
-    assert all(grid_text(task.asked[0].output) not in pairs_text(task.shown) for task in tasks)
+    plans = [named_plan(name) for name in plan_names()]
+    for task in tasks:
+        # No plan's data hold the pair that is asked, though they turn grids and change colours.
+        asked = pairs_text(task.asked)
+        data = [text for plan in plans for text in plan.texts(task.shown, 0, 10**9)]
+        assert len(data) > 100 and not any(asked in "".join(part.text for part in text) for text in data)
 
 
 @pytest.fixture(scope="module")
@@ -214,16 +214,18 @@ def test_a_plan_is_no_text_for_a_dataset(lab, tmp_path, capsys):
     assert "is how a student learns, and no text that a dataset could hold" in capsys.readouterr().err
 
 
-def test_the_head_is_told_what_decides_on_a_cells_colour():
-    told: dict[str, list[tuple[float, ...]]] = {"whole": [], "row": [], "column": []}
-    names = ("recoloured", "recoloured-rows", "recoloured-columns")
-    for family, task in grids.make_tasks("heldout", 54, 0):
-        told[family.kind].append(tuple(QUANTITIES[name].measure(pairs_text(task.shown)) for name in names))
-    assert set(told["whole"]) == {(1, 1, 1)}
+def test_the_head_is_told_what_an_outputs_cells_depend_on():
+    told: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in grids.KINDS}
+    for family, task in grids.make_tasks("heldout", 72, 0):
+        text = pairs_text(task.shown)
+        told[family.kind].append(tuple(QUANTITIES[name].measure(text) for name in ("recoloured", "rearranged")))
     # By chance four pairs may not contradict another rule.
-    assert all(rows == 1 for _, rows, _ in told["row"]) and told["row"].count((0, 1, 0)) >= 14
-    assert all(columns == 1 for *_, columns in told["column"]) and told["column"].count((0, 0, 1)) >= 14
-    assert QUANTITIES["recoloured"].measure("Ada was born in Oslo.\nShe lives there.") == 0
+    assert {recoloured for recoloured, _ in told["colours"]} == {1} and told["colours"].count((1, 0)) > 30
+    assert {rearranged for _, rearranged in told["places"]} == {1} and told["places"].count((0, 1)) > 30
+    taller = "0123=\n01/23"
+    assert [QUANTITIES[name].measure(taller) for name in ("recoloured", "rearranged")] == [0, 1]
+    for text in ("Ada was born in Oslo.\nShe lives there.", "01=\n00\n01=\n11\n1=\n1"):
+        assert [QUANTITIES[name].measure(text) for name in ("recoloured", "rearranged")] == [0, 0]
 
 
 def test_the_config_is_one_that_loads():

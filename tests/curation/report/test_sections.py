@@ -9,6 +9,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from curation.evaluation.records import RESULT_FILE, EvaluationResult
 from curation.report import evaluation, write_report
+from curation.report.examples import pictured
 from curation.report.parts import marked
 from curation.report.training import Training, verdicts
 from teacher.run.journal import Journal
@@ -231,3 +232,11 @@ def test_an_evaluation_of_another_format_is_refused_in_a_line(tmp_path):
     with pytest.raises(UserError, match=r"evaluation\.json is not as this version writes it") as refused:
         write_report(run)
     assert "\n" not in str(refused.value)
+
+
+def test_tasks_of_grids_are_pictures_and_other_documents_text():
+    picture = pictured("01/23=\n3\n45/67=\n8")
+    assert picture is not None and picture.count("<rect") == 10 and 'viewBox="0 0 4 5"' in picture
+    # The second pair's output stands right of its input, below the first pair.
+    assert '<rect x="3" y="3" width=".94" height=".94" fill="#87d8f1"/>' in picture
+    assert pictured("Ada was born in Oslo.") is None
