@@ -98,7 +98,8 @@ def _placed(lab: Lab, part: str) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f".building-{part}-", dir=lab.dir))
     try:
         yield folder
-        (folder / MARK).write_text(json.dumps({"fingerprint": _fingerprint(lab, part), "version": VERSION[lab.world]}) + "\n")
+        mark = {"fingerprint": _fingerprint(lab, part), "version": VERSION[lab.world]}
+        (folder / MARK).write_text(json.dumps(mark) + "\n")
         folder.chmod(0o755)
         shutil.rmtree(lab.dir / part, ignore_errors=True)
         folder.rename(lab.dir / part)

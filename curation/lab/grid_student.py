@@ -55,17 +55,13 @@ def task_batches(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, rows
         outputs_BPHW = np.stack([known[i].apply(grids) for i, grids in zip(chosen, inputs_BPHW, strict=True)])
         # Which digit stands for a colour is drawn for each task.
         digits_BC = rng.permuted(np.tile(digits, (rows_B, 1)), axis=1)
-
-        def as_tokens(grids_BPHW: np.ndarray) -> np.ndarray:
-            """Cells with `ROW` between rows."""
-            tokens = np.full((rows_B, P, SIDE, SIDE + 1), row)
-            tokens[..., :SIDE] = digits_BC[np.arange(rows_B)[:, None, None, None], grids_BPHW]
-            return tokens.reshape(rows_B, P, -1)[..., :-1]
+        of_row = np.arange(rows_B)[:, None, None, None]
+        asked, answers = (_as_tokens(digits_BC[of_row, grids], row) for grids in (inputs_BPHW, outputs_BPHW))
 
         ends_BP1 = np.full((rows_B, P, 1), line_break)
         ends_BP1[:, -1] = tokenizer.eos_token_id
-        asked_BPT = np.concatenate([as_tokens(inputs_BPHW), [[[equals, line_break]] * P] * rows_B], axis=-1)
-        answers_BPT = np.concatenate([as_tokens(outputs_BPHW), ends_BP1], axis=-1)
+        asked_BPT = np.concatenate([asked, [[[equals, line_break]] * P] * rows_B], axis=-1)
+        answers_BPT = np.concatenate([answers, ends_BP1], axis=-1)
         ids_BT = np.concatenate([asked_BPT, answers_BPT], axis=-1).reshape(rows_B, -1)
         labels_BT = np.concatenate([np.full_like(asked_BPT, -100), answers_BPT], axis=-1).reshape(rows_B, -1)
         opening_B1 = np.full((rows_B, 1), tokenizer.bos_token_id)
@@ -75,10 +71,17 @@ def task_batches(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, rows
         )
 
 
+def _as_tokens(cells_BPHW: np.ndarray, row: int) -> np.ndarray:
+    """Grids one after another (B, P, tokens), with the token `row` between rows."""
+    tokens = np.full((*cells_BPHW.shape[:3], SIDE + 1), row)
+    tokens[..., :SIDE] = cells_BPHW
+    return tokens.reshape(*cells_BPHW.shape[:2], -1)[..., :-1]
+
+
 def train_grid_student(lab: Lab, folder: Path, say: Callable[[str], None] = print) -> None:
     """Trains the student and saves it with its tokenizer in `folder`."""
     tokenizer = make_tokenizer()
     model = new_model(tokenizer, lab.seed, width=64, layers=3, heads=4)
-    steps = max(2, round(700 * lab.effort))
+    steps = max(2, round(1000 * lab.effort))
     fit(model, task_batches(tokenizer, lab.seed, steps), steps=steps, learning_rate=3e-3, say=say)
     save(model, tokenizer, folder)

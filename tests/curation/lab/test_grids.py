@@ -98,7 +98,8 @@ def settings(lab, run, *changes):
     return [
         "configs/lab-grids.yaml", f"lab.dir={lab}", f"run.dir={run}", f"data.train=[{lab}/shards/train.jsonl]",
         f"data.heldout=[{lab}/shards/heldout.jsonl]", f"student.model={lab}/student-grids", "rl.rounds=1",
-        "rl.documents_per_round=4", "rl.group_size=4", *TINY, *changes,
+        "rl.documents_per_round=4", "rl.group_size=4", "evaluation.teacher_for=run", "evaluation.training_runs=1",
+        *TINY, *changes,
     ]  # fmt: skip
 
 
@@ -128,7 +129,7 @@ def test_the_same_verbs_train_and_evaluate_on_tasks_and_plans(lab, tmp_path, cap
     assert any("cluster-robust over 4 titles of documents" in note for note in result["notes"])
     assert all(arm["together"]["failed"] == arm["rejected"] == 0 for arm in arms.values())
     assert (
-        arms["strategy:plan:own"]["together"]["steps"] == 2 and arms["strategy:plan:turns"]["together"]["steps"] == 24
+        arms["strategy:plan:own"]["together"]["steps"] == 2 and arms["strategy:plan:turns"]["together"]["steps"] == 40
     )
 
 
@@ -160,7 +161,7 @@ def test_what_the_budget_cuts_is_said_and_a_budget_that_no_plan_meets_is_an_erro
     assert main(["evaluate", *arguments, "student.max_lesson_tokens=1000"]) == 0
     result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     arm = result["students"]["student-grids"]["arms"]["strategy:plan:turns"]["together"]
-    assert arm["tokens_most"] <= 1000 and arm["steps"] < 24 and arm["cut"] == 8
+    assert arm["tokens_most"] <= 1000 and arm["steps"] < 40 and arm["cut"] == 8
     assert "student.max_lesson_tokens=1000 cut the last steps of 8 students." in result["notes"]
     capsys.readouterr()
     arguments = [line.replace(str(tmp_path / "run"), str(tmp_path / "other")) for line in arguments]
@@ -174,13 +175,13 @@ def test_what_the_budget_cuts_is_said_and_a_budget_that_no_plan_meets_is_an_erro
     ("changes", "problem"),
     [
         (["teacher.strategies=[plan:turn,plan:colours]"], "unknown plan 'plan:turn': did you mean 'turns'?"),
-        (["teacher.plan_bounds.max_steps=10"], "plan:as-it-is has 'steps' 24: a whole number from 1 to 10 is allowed"),
+        (["teacher.plan_bounds.max_steps=10"], "plan:as-it-is has 'steps' 40: a whole number from 1 to 10 is allowed"),
         (["reward.credit=shared"], "plan:NAME) is how one student learns one document"),
         (["rl.rewrites_per_lesson=2", "evaluation.arms=[none,untrained]"], "without rl.rewrites_per_lesson above 1"),
         (["rl.rewrites_per_lesson=2", "teacher.strategies=[faq]"], "evaluation.arms 'oracle' has lessons of one"),
         (["evaluation.scaling=[1,2]"], "without evaluation.scaling above 1"),
         (["evaluation.edits=2"], "without evaluation.replay with evaluation.edits above 1"),
-        (["reward.screen.steps=24", "student.steps=48"], "reward.screen.steps are fewer than the 24 steps of plan:"),
+        (["reward.screen.steps=40", "student.steps=48"], "reward.screen.steps are fewer than the 40 steps of plan:"),
         (["data.train=[models.jsonl]"], "has 'augmentations', which tasks of grids have, and the document"),
         (["teacher.plan_bounds.learning_rates=[1,0]"], "the lowest and the highest"),
     ],
