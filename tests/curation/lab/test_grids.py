@@ -124,9 +124,9 @@ def test_the_same_verbs_train_and_evaluate_on_tasks_and_plans(lab, tmp_path, cap
     assert set(arms["oracle"]["strategies"]) <= {"plan:own", "plan:turns"}
     # For each of the eight tasks: one untaught, one taught by each plan, and again one by each for `oracle` to choose.
     assert result["student_runs"] == 8 * 5
-    # The eight tasks are of four families, which are their titles.
-    assert arms["strategy:plan:own"]["together"]["accuracy"]["clusters"] == 4
-    assert any("cluster-robust over 4 titles of documents" in note for note in result["notes"])
+    # The eight tasks are of eight families, which are their titles.
+    assert arms["strategy:plan:own"]["together"]["accuracy"]["clusters"] == 8
+    assert any("cluster-robust over 8 titles of documents" in note for note in result["notes"])
     assert all(arm["together"]["failed"] == arm["rejected"] == 0 for arm in arms.values())
     assert (
         arms["strategy:plan:own"]["together"]["steps"] == 2 and arms["strategy:plan:turns"]["together"]["steps"] == 40
