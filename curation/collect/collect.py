@@ -44,6 +44,8 @@ _LICENCE = re.compile(
     r"^(?:License-Expression: *|License: *|Classifier: License :: (?:OSI Approved :: )?)(\S.*)$", re.M
 )
 _COMMON = re.compile(r"/usr/share/common-licenses/([\w.+-]*\w)")
+_WHOLE_LICENCE = re.compile(r"licen[cs]e\s+agreement|permission\s+is\s+hereby|redistribution\s+and\s+use\s+in", re.I)
+"""A licence that is not referred to but stands there: what else is referred to may be for a part."""
 
 
 def collect(paths: list[Path], output: Path, limit: int | None = None, licence: str | None = None) -> Path:
@@ -175,7 +177,8 @@ def _row(source: Path, member: Member, licences: dict[str, str], default: str | 
 
 def _licences(source: Path) -> dict[str, str]:
     """By folder the licence that its package names: Debian's `copyright` (DEP 5; in an older one the only licence that
-    it refers to) or Python's PKG-INFO. "" stands for the rest of an archive in which all name the same."""
+    it refers to, if none stands in it) or Python's PKG-INFO. "" stands for the rest of an archive in which all name
+    the same."""
     found = {}
     for member in _before_break(source):
         path = PurePosixPath(member.path)
@@ -187,7 +190,8 @@ def _licences(source: Path) -> dict[str, str]:
             told = _LICENCE.findall(text) if text.startswith(("Format", "Metadata-Version")) else []
             # Python's `License: UNKNOWN` stands before the classifiers, which may tell.
             names = [name for name in map(licence_name, told) if not is_unknown(name)][:1]
-            names = names or sorted({licence_name(name.rstrip(".")) for name in _COMMON.findall(text)})
+            if not names and not _WHOLE_LICENCE.search(text):
+                names = sorted({licence_name(name.rstrip(".")) for name in _COMMON.findall(text)})
             if len(names) == 1:
                 found[str(path.parent)] = names[0]
     if source.is_file() and len(set(found.values())) == 1:

@@ -207,6 +207,16 @@ def test_each_package_of_an_archive_has_its_own_licence(tmp_path):
     assert told == {"a/docs/x.md": "mit", "a/b/y.md": "apache-2.0", "c/z.md": "cc0-1.0"}
 
 
+def test_a_licence_that_a_package_refers_to_for_a_part_is_not_that_of_all(tmp_path):
+    refers = "It is free. See /usr/share/common-licenses/GPL-2.\n"
+    for name, text in ("plain", refers), ("manual", f"PSF LICENSE\nAGREEMENT, and one file:\n{refers}"):
+        package = {f"./usr/share/doc/{name}/a.md": b"# A", f"./usr/share/doc/{name}/copyright": text.encode()}
+        (tmp_path / f"{name}.deb").write_bytes(deb_of(package))
+    collect(sorted(tmp_path.glob("*.deb")), tmp_path / "out")
+    told = {path.split("/")[3]: row.get("licence") for path, row in rows_of(tmp_path / "out").items()}
+    assert told == {"plain": "gpl-2.0", "manual": None}
+
+
 def test_odd_times_and_names_are_no_end(tmp_path):
     (tmp_path / "in").mkdir()
     buffer = io.BytesIO()
