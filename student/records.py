@@ -117,6 +117,9 @@ class Lesson:
     document_ids: tuple[str, ...] = ()
     """The document that each text teaches, aligned with `texts`; empty if all texts are one document's. Documents get
     equal shares of every update."""
+    contexts: tuple[str, ...] = ()
+    """For each text the document that the base has before it: the student learns to predict the text's tokens as the
+    base does then (context distillation, see `student.engine.loss`). Empty: the student learns the texts."""
     learning_rate: float | None = None
     epochs: int | None = None
     steps: int | None = None

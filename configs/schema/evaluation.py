@@ -21,7 +21,8 @@ class Evaluation(Section):
     largest gain on the documents' `reward` questions. `oracle`: of one lesson by each of `teacher.strategies` the one
     with the largest gain on all questions of its document, which are the answers: a bound, no method.
     `file:PATH.jsonl`: your own rewrites, in the format of `notewright score`. `file:lab`: rewrites by the lab's world
-    itself."""
+    itself. `distilled:ARM`: the texts of such an arm, learnt as `student.objective: distill` says, and compared with
+    that arm."""
     students: tuple[Named, ...] = ()
     """Base models of the students, e.g. one of another family; empty: that of `student`, as all other settings."""
     against: Named = "repeated"

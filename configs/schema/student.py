@@ -50,6 +50,10 @@ class Student(Section):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Each student's own gradient is clipped to this norm; null never clips."""
+    objective: Literal["text", "distill"] = "text"
+    """What a student learns from a text about a document. `text`: its tokens. `distill`: to expect at each of its
+    tokens what the student's own base expects with the document before the text (context distillation, Askell et al.
+    2021, arXiv 2112.00861). A document and a text have to fit into the model's context together. Not with plans."""
     loss_on: str = "all"
     """The loss is on `all` tokens of a text, or on segments of one kind (`output`, or any that the lesson names)."""
     max_text_tokens: int = Field(default=2048, ge=8)

@@ -13,7 +13,7 @@ from teacher.records import ONE_RUN
 
 FORMS = [
     "none", "raw", "repeated", "untrained", "strategy:NAME", "strategies", "ensemble", "trained", "trained:RUN",
-    "best-of:N", "oracle", "file:PATH.jsonl",
+    "best-of:N", "oracle", "file:PATH.jsonl", "distilled:ARM",
 ]  # fmt: skip
 
 LAB_ARM = "world"
@@ -21,6 +21,9 @@ LAB_ARM = "world"
 
 ALONE = "strategy:"
 """Begins the names of arms of one strategy."""
+
+DISTILLED = "distilled:"
+"""Begins the names of arms whose students learn the texts of another arm by distillation."""
 
 Kind = Literal["none", "raw", "repeated", "untrained", "strategy", "ensemble", "trained", "best-of", "oracle", "file"]
 
@@ -36,11 +39,18 @@ class Arm(NamedTuple):
     """Whether it is also taught with the numbers of rewrites in `evaluation.scaling`."""
     run: int = 0
     """Number of the training run, from 1 on, where `evaluation.training_runs` makes several."""
+    distilled: bool = False
+    """Whether its students learn what their base expects with the document before the text, not the text."""
 
     @property
     def group(self) -> str:
         """The name under which it is compared: several training runs are compared as one."""
-        return self.kind if self.run else self.name
+        return (DISTILLED if self.distilled else "") + self.kind if self.run else self.name
+
+    @property
+    def texts_of(self) -> str:
+        """The name of the arm that has the same texts and does not distill them."""
+        return self.name.removeprefix(DISTILLED)
 
     @property
     def chosen(self) -> bool:
@@ -82,7 +92,15 @@ class Arm(NamedTuple):
             "oracle": "the best strategy of each document, chosen with the answers",
             "file": "the world's own rewrites" if self.name == LAB_ARM else f"rewrites of {Path(self.value).name}",
         }
-        return words[self.kind]
+        return words[self.kind] + self._learnt
+
+    def words_of_runs(self, runs: int) -> str:
+        """What several training runs of it are."""
+        return f"trained teacher, {runs} training runs{self._learnt}"
+
+    @property
+    def _learnt(self) -> str:
+        return ", distilled from the base that reads the document" if self.distilled else ""
 
 
 def parse_arms(settings: Evaluation, teacher: Teacher, lab_rewrites: Path) -> list[Arm]:
@@ -91,12 +109,15 @@ def parse_arms(settings: Evaluation, teacher: Teacher, lab_rewrites: Path) -> li
     and settings that contradict the arms."""
     arms: list[Arm] = []
     for line in settings.arms:
+        distilled, line = line.startswith(DISTILLED), line.removeprefix(DISTILLED)
         single = [ALONE + name for name in teacher.strategies] if line == "strategies" else [line]
         parsed = [_parse_arm(arm, settings, teacher, lab_rewrites) for arm in single]
         if line == "trained" and settings.teacher_for == "each" and settings.training_runs > 1:
             runs = range(1, settings.training_runs + 1)
             parsed = [parsed[0]._replace(name=f"trained-{run}", run=run) for run in runs]
-        arms += parsed
+        if distilled and any(arm.kind == "none" or arm.chosen for arm in parsed):
+            raise UserError(f"evaluation.arms: {DISTILLED}{line}: {line!r} has no texts of its own to be distilled")
+        arms += [arm._replace(name=DISTILLED + arm.name, distilled=True) if distilled else arm for arm in parsed]
     _check(arms, settings, teacher)
     if not settings.scaling:
         return arms

@@ -33,6 +33,8 @@ def run_edits(
     make_pool: MakePool,
     folder: Path,
     say: Callable[[str], None],
+    *,
+    distill: bool = False,
 ) -> list[Row]:
     """The rows of all `evaluation.sequences`, in the setting `sequence`, with the lessons `texts`.
 
@@ -44,7 +46,7 @@ def run_edits(
         say(f"sequence {sequence + 1}/{settings.sequences} of {settings.edits} edits")
         edit_of = _edits_of_documents(students, sequence)
         jobs_of = {
-            "replay" if replay else "none": _edit_jobs(students, edit_of, texts, replay, sequence)
+            "replay" if replay else "none": _edit_jobs(students, edit_of, texts, replay, sequence, distill)
             for replay in (0.0, settings.replay)
         }
         # Named by its student, all that it is taught and asked, and what is kept of it, so that another sequence finds
@@ -94,6 +96,7 @@ def _edit_jobs(
     texts: Mapping[str, Sequence[TaughtText]],
     replay: float,
     sequence: int,
+    distill: bool,
 ) -> list[Job]:
     """The lesson of each edit; every exam asks about the documents of all edits."""
     jobs, seed = [], students.config.run.seed
@@ -103,7 +106,8 @@ def _edit_jobs(
         replayed = min(len(past), round(len(names) * replay / (1 - replay)))
         names += random.Random(stable_seed(seed, "replay", sequence, edit)).sample(past, replayed)
         taught = [(name, text) for name in names for text in texts.get(name, ())]
-        job = students.runs.job(list(edit_of), taught, stable_seed(seed, "edit", sequence, edit), "heldout")
+        chance = stable_seed(seed, "edit", sequence, edit)
+        job = students.runs.job(list(edit_of), taught, chance, "heldout", distill=distill)
         jobs.append(students.with_extra_questions(job))
     return jobs
 

@@ -257,13 +257,16 @@ def _differences(means: DocumentMeans, others: DocumentMeans) -> DocumentMeans:
 
 
 def _pairs(arms: Sequence[Arm], reference: str, best: str | None = None) -> list[tuple[str, str]]:
-    """Arms to compare, each pair once: every arm with the reference, trained teachers' with every other one, and
-    `best`, if it is an arm, with every other strategy alone. Several training runs are one side."""
+    """Arms to compare, each pair once: every arm with the reference, trained teachers' with every other one, one that
+    is distilled with the one of the same texts, and `best`, if it is an arm, with every other strategy alone. Several
+    training runs are one side."""
     names = list(dict.fromkeys(arm.group for arm in arms))
     pairs = [(name, reference) for name in names if name != reference and reference in names]
     for trained in dict.fromkeys(arm.group for arm in arms if arm.kind == "trained"):
         others = [name for name in names if name not in (trained, reference)]
         pairs += [(trained, other) for other in others if (other, trained) not in pairs]
+    same = [(arm.group, arm._replace(distilled=False, name=arm.texts_of).group) for arm in arms if arm.distilled]
+    pairs += [pair for pair in dict.fromkeys(same) if pair[1] in names and not {pair, pair[::-1]} & {*pairs}]
     if best in names:
         pairs += [(best, arm.name) for arm in arms if arm.kind == "strategy" and arm.name not in (best, reference)]
     return pairs

@@ -143,7 +143,8 @@ def _check(inputs: Inputs) -> None:
         if arm.written or arm.chosen:
             strategies = arm.strategies(config.evaluation, config.teacher)
             check_brought(brought_names(strategies), documents, "evaluation.arms")
-            check_plans(config.teacher, strategies, documents, "evaluation.arms")
+            distill = arm.distilled or config.student.objective == "distill"
+            check_plans(config.teacher, strategies, documents, "evaluation.arms", distill=distill)
     batches, edits = len(batches_of(len(documents), config.reward.documents_together)), config.evaluation.edits
     if edits > batches:
         raise UserError(f"evaluation.edits={edits}, but {len(documents)} documents are {batches} batches")

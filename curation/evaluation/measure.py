@@ -47,8 +47,12 @@ def measure_student(
         rows = _together(students, texts)
         student_runs = students.students
         if config.evaluation.edits:
-            lessons = taught_texts(texts[edits_arm(config.evaluation, inputs.arms).name], config.rl.rewrites_per_lesson)
-            rows += run_edits(students, lessons, make_pool, folder / "edits", lambda line: say(f"{label}: {line}"))
+            arm = edits_arm(config.evaluation, inputs.arms)
+            lessons = taught_texts(texts[arm.name], config.rl.rewrites_per_lesson)
+            rows += run_edits(
+                students, lessons, make_pool, folder / "edits", lambda line: say(f"{label}: {line}"),
+                distill=arm.distilled,
+            )  # fmt: skip
         if config.evaluation.single_documents:
             del students  # and with it a model in memory
             assert settings.tokens_per_step is not None

@@ -63,7 +63,7 @@ def student_result(
         arm = next(arm for arm in inputs.arms if arm.name == runs[0])
         strategies = Counter(rewrite.strategy for rewrite in taught if arm.written or arm.chosen)
         arms[name] = ArmResult(
-            words=arm.words if len(runs) == 1 else f"trained teacher, {len(runs)} training runs",
+            words=arm.words if len(runs) == 1 else arm.words_of_runs(len(runs)),
             equal_tokens=arm.equal_tokens and estimates.arms["together", name].as_planned,
             lesson_tokens=statistics.fmean(map(lesson_tokens, by_run)),
             texts=len(taught) / documents / len(runs),

@@ -91,7 +91,7 @@ class ArmStudents:
             taught = [(name, text) for name in names for text in texts.get(name, ())]
             for seed in seeds:
                 chance = stable_seed(self.config.run.seed, "evaluate", seed, number)
-                job = self.runs.job(names, taught, chance, "heldout")
+                job = self.runs.job(names, taught, chance, "heldout", distill=arm.distilled)
                 # As users do it without lessons: every document a few times, however many steps that takes.
                 if arm.kind == "raw":
                     job = replace(job, lesson=replace(job.lesson, steps=None, epochs=self.settings.epochs))

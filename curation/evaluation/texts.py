@@ -69,7 +69,7 @@ class LessonTexts:
             weights.update(file.read_bytes())
         depends = {
             "sampling": SAMPLING_VERSION,
-            "arm": [arm.name, arm.kind, arm.value],
+            "arm": [arm.texts_of, arm.kind, arm.value],
             "rewrites": rewrites,
             "checkpoint": weights.hexdigest()[:16] if checkpoint else None,
             "teacher": config.teacher.model_dump(mode="json"),
@@ -86,7 +86,7 @@ class LessonTexts:
         if any(map(reads_related, strategies)):
             depends["related"] = [(related := related_of(document)) and related.text for document in self.documents]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
-        name = arm.name.replace("/", "-").replace(":", "-")
+        name = arm.texts_of.replace("/", "-").replace(":", "-")
         return config.run.dir / "evaluation" / "texts" / f"{name}-{digest}.json"
 
     def _write(self, arm: Arm, rewrites: int, checkpoint: Path | None) -> Groups:

@@ -160,12 +160,14 @@ def _time_students(
     exam = Exam(questions=tuple(chain.from_iterable(benchmark.exam(document).questions for document in documents)))
     texts, ids = tuple(document.text for document in documents), tuple(document.id for document in documents)
     count_tokens, _ = token_counter(model)
+    contexts = texts if settings.objective == "distill" else ()
     lesson_tokens = sum(map(count_tokens, texts))
     share_a_step = min(1.0, (settings.texts_per_step or len(texts)) / len(texts))
     step_tokens = settings.tokens_per_step or lesson_tokens * share_a_step
 
     def seconds_each(students: int, steps: int) -> float:
-        lessons = [Lesson(texts=texts, document_ids=ids, steps=steps, seed=seed) for seed in range(students)]
+        lesson = Lesson(texts=texts, document_ids=ids, contexts=contexts, steps=steps)
+        lessons = [replace(lesson, seed=seed) for seed in range(students)]
         start = time.perf_counter()
         outcomes = pool.examine([Job(lesson=lesson, exam=exam) for lesson in lessons])
         if any(outcome.gain is None for outcome in outcomes):

@@ -30,7 +30,7 @@ from configs.files import append_whole, locked, write_json_lines, write_whole
 from configs.schema import Config, Reward
 from configs.schema.reward import Measure
 from curation.console.progress import StudentProgress, say
-from curation.scoring.rewrite_file import Reject, RewriteLine, read_rewrite_file
+from curation.scoring.rewrite_file import RAW, Reject, RewriteLine, read_rewrite_file
 from student.benchmarks.sources import DocumentQuestions
 from student.pools import make_pool
 from student.records import Job, Lesson, Outcome, StudentPool
@@ -80,6 +80,8 @@ def _score_file(path: Path, config: Config, output: Path, pool: StudentPool | No
         "repeats": repeats,
         "seed": config.run.seed,
     }
+    distill = config.student.objective == "distill"
+    state |= {"objective": "distill"} if distill else {}
     earlier = _earlier_documents(output, state)
     failed_rows = _finished(output, row_counts)
     for name in failed_rows:
@@ -93,7 +95,7 @@ def _score_file(path: Path, config: Config, output: Path, pool: StudentPool | No
     waiting = (line for line in valid if line.id not in failed_rows)
     with StudentProgress("scoring", total, done) as progress:
         for batch in _batches(waiting, repeats, pool.at_once):
-            rows = _score_batch(batch, config.reward, config.run.seed, pool)
+            rows = _score_batch(batch, config.reward, config.run.seed, pool, distill)
             failed += sum(row["gain"] is None for row in rows)
             lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
             append_whole(output, lines.encode())
@@ -170,7 +172,7 @@ def _batches(lines: Iterator[RewriteLine], repeats: int, at_once: int) -> Iterat
 
 
 def _score_batch(
-    lines: Sequence[RewriteLine], reward: Reward, run_seed: int, pool: StudentPool
+    lines: Sequence[RewriteLine], reward: Reward, run_seed: int, pool: StudentPool, distill: bool
 ) -> list[dict[str, Any]]:
     repeats = reward.repeats
 
@@ -180,7 +182,15 @@ def _score_batch(
         return int.from_bytes(digest[:4], "big") >> 1
 
     jobs = [
-        Job(lesson=Lesson(texts=(text,), document_ids=(line.id,), seed=seed(line.id, repeat)), exam=line.exam)
+        Job(
+            lesson=Lesson(
+                texts=(text,),
+                document_ids=(line.id,),
+                seed=seed(line.id, repeat),
+                contexts=(line.texts[RAW],) if distill else (),
+            ),
+            exam=line.exam,
+        )
         for line in lines
         for text in line.texts.values()
         for repeat in range(repeats)

@@ -58,6 +58,8 @@ def table(result: dict[str, Any]) -> str:
         f"{result['tokens_per_second']:,.0f} tokens/s",
         f"{'exams':24}{result['seconds_exam']:10.2f} s   {result['students_per_second_with_exam']:.2f} students/s with "
         f"{result['questions']} questions each",
+        f"{'distilled':24}{result['seconds_distilled']:10.2f} s   {result['distilled_vs_text']:.2f}x the engine's time "
+        "(objective distill, the lesson as the document before its texts)",
         f"{'separate PEFT runs':24}{result['seconds_peft']:10.2f} s   {result['speedup_vs_peft']:.1f}x slower"
         f"{between} ({result['peft_note']})",
     ]

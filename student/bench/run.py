@@ -90,10 +90,14 @@ class Bench:
         self.parameters = sum(p.numel() for p in self.base.parameters())
         self.peft = SeparateRuns(self.base, settings)
         self.pool = InlinePool(settings, model=self.base, tokenizer=tokenizer)
-        self.schedules = [
-            plan_schedule(tokenizer, Lesson(texts=tuple(lesson), seed=k), settings)
-            for k, lesson in enumerate(chunks(texts, texts_per_lesson))
-        ]
+        self.schedules, self.distilled = (
+            [
+                plan_schedule(tokenizer, Lesson(texts=tuple(lesson), contexts=contexts * len(lesson), seed=k), settings)
+                for k, lesson in enumerate(chunks(texts, texts_per_lesson))
+                for contexts in [(" ".join(lesson),) if distilled else ()]
+            ]
+            for distilled in (False, True)
+        )
         self.exams = [exam_on(lesson, questions) for lesson in chunks(texts, texts_per_lesson)]
 
     def engine(self, schedules: list[Schedule]) -> EngineRun:
@@ -101,6 +105,7 @@ class Bench:
         order = longest_first([TrainingSize(schedule.steps, schedule.largest_step()) for schedule in schedules])
         batches = chunks(order, min(self.pool.at_once, self.pool.students_that_fit(schedules)))
         losses: dict[int, list[float]] = {}
+        self.pool.examiner.scorer.targets.clear()  # documents are read anew
         total, max_tokens, exam_seconds = Usage(), self.pool.pass_tokens(), 0.0
         self._wait()
         start = time.perf_counter()
@@ -216,6 +221,8 @@ def run_bench(
 
     Returns:
         Medians over the repeats. `seconds`: the engine's, for all K students; `seconds_exam`: for their exams.
+        `seconds_distilled`: the engine's for the same texts under `objective: distill`, with the lesson's texts as the
+        document before each; `distilled_vs_text`: median of its ratios to `seconds` within a repeat.
         `students_per_second` are trained, `students_per_second_with_exam` examined too. `speedup_vs_peft`,
         `speedup_vs_padded`: median of the ratios within a repeat; `interval_vs_peft`: 95% interval of that median, None
         below six repeats.
@@ -239,13 +246,15 @@ def run_bench(
     measured = min(students, peft_students or students)
     text_steps = sum(len(step) for schedule in schedules for step in schedule.order)
     in_turns = bench.base.dtype == torch.float32
-    engine_seconds, exam_seconds, peft_seconds, padded_seconds = [], [], [], []
+    engine_seconds, exam_seconds, peft_seconds, padded_seconds, distilled_seconds = [], [], [], [], []
     difference, usage = 0.0, Usage()
     for repeat in range(1, repeats + 1):
         progress(f"repeat {repeat} of {repeats}: engine, {students} students")
         run = bench.engine(schedules)
         engine_seconds.append(run.seconds)
         exam_seconds.append(run.exam_seconds)
+        progress(f"repeat {repeat} of {repeats}: the same students, distilled")
+        distilled_seconds.append(bench.engine(bench.distilled[:students]).seconds)
         progress(f"repeat {repeat} of {repeats}: {measured} PEFT runs")
         seconds, peft_losses = bench.separate(schedules[:measured])
         peft_seconds.append(seconds * students / measured)
@@ -272,6 +281,8 @@ def run_bench(
         "seconds": seconds,
         "seconds_exam": statistics.median(exam_seconds),
         "questions": questions,
+        "seconds_distilled": statistics.median(distilled_seconds),
+        "distilled_vs_text": median_ratio(distilled_seconds, engine_seconds),
         "speedup_vs_peft": statistics.median(ratios),
         "speedup_vs_padded": median_ratio(padded_seconds, engine_seconds) if padded_seconds else None,
         "max_loss_difference": difference,

@@ -76,6 +76,19 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: LessonText, loss_on: s
     return Encoded.of(ids, learnt).split(max_tokens, len(_opening(tokenizer)))
 
 
+def context_ids(tokenizer: PreTrainedTokenizerBase, context: str) -> list[int]:
+    """The tokens of a document and of the blank line between it and a text."""
+    return _tokens(tokenizer, [f"{context.rstrip()}\n\n"])[0] if context.strip() else []
+
+
+def in_context(tokenizer: PreTrainedTokenizerBase, context: list[int], text: Encoded) -> Encoded:
+    """A text (or part of one) of `encode_text` with `context_ids` between its opening tokens and the others; labelled
+    are the same tokens."""
+    opening = len(_opening(tokenizer))
+    ids = np.concatenate([text.ids[:opening], context, text.ids[opening:]]).astype(np.int64)
+    return Encoded(ids, text.labelled + len(context))
+
+
 def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> Encoded:
     """A prompt and an answer, of which only the answer's tokens are labelled.
 

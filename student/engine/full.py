@@ -33,7 +33,7 @@ class FullTraining:
     ):
         self.model, self.schedule, self.settings, self.autocast = model, schedule, settings, autocast
         self.pad_id, self.max_tokens = pad_id, max_tokens
-        self.progress, self.usage = Progress(), Usage()
+        self.progress, self.usage = Progress(error=schedule.problem), Usage()
         self.base = _on_cpu(model)
         model.requires_grad_(True)
         self.weights = list(model.parameters())

@@ -7,16 +7,17 @@ same for all that is compared. What is simpler than in LESS: the student is not 
 averaged, so there are no moments by which Adam would scale the lesson's gradient, and none are made up.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from configs.schema import Student
-from student.engine.encoding import Encoded, encode_answer
-from student.engine.lora import AdapterStack
+from student.engine.encoding import encode_answer
 from student.engine.models import fitted_prompt, positions_of
-from student.engine.packing import Piece, pack
+from student.engine.packing import Piece, Targets, pack
 from student.engine.schedule import plan_schedule
+from student.engine.scores import Scorer
 from student.engine.training import batch_loss
 from student.records import Exam, Job, Lesson
 
@@ -24,21 +25,12 @@ JOBS_AT_ONCE = 8
 """Jobs whose gradients are held at once: of SmolLM2-135M at rank 16 each takes 40 MB."""
 
 
-def gradient_alignments(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    stack: AdapterStack,
-    settings: Student,
-    jobs: list[Job],
-    *,
-    seed: int,
-    max_tokens: int,
-) -> list[float | None]:
+def gradient_alignments(scorer: Scorer, jobs: list[Job], *, seed: int, max_tokens: int) -> list[float | None]:
     """For each job the cosine between the gradient of its lesson's mean loss a token and that of its exam's loss, which
     is the mean over questions of the gold answer's mean loss a token; -1 ... 1. `seed` draws the A of all. None where
-    one of the gradients is zero or not finite: nothing is to be learnt, or nothing is asked."""
+    one of the gradients is zero or not finite: nothing is to be learnt, or nothing is asked. The scorer has a stack."""
     found: list[float | None] = []
-    positions = positions_of(model.config)
+    tokenizer, positions = scorer.tokenizer, positions_of(scorer.model.config)
     for start in range(0, len(jobs), JOBS_AT_ONCE):
         members = jobs[start : start + JOBS_AT_ONCE]
         exams = list(dict.fromkeys(job.exam for job in members))
@@ -47,12 +39,10 @@ def gradient_alignments(
             *(
                 piece
                 for slot, job in enumerate(members, start=len(exams))
-                for piece in _lesson_pieces(tokenizer, job.lesson, settings, slot)
+                for piece in _lesson_pieces(scorer, job.lesson, slot, max_tokens)
             ),
         ]
-        gradients_KP = _gradients(
-            model, stack, pieces, len(exams) + len(members), tokenizer, settings, seed, max_tokens
-        )
+        gradients_KP = _gradients(scorer, pieces, len(exams) + len(members), seed, max_tokens)
         unit_KP = torch.nn.functional.normalize(gradients_KP, dim=1, eps=1e-30)
         for slot, job in enumerate(members, start=len(exams)):
             of_exam = exams.index(job.exam)
@@ -62,42 +52,33 @@ def gradient_alignments(
     return found
 
 
-def _gradients(
-    model: PreTrainedModel,
-    stack: AdapterStack,
-    pieces: list[Piece],
-    n_slots: int,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: Student,
-    seed: int,
-    max_tokens: int,
-) -> Tensor:
+def _gradients(scorer: Scorer, pieces: list[Piece], n_slots: int, seed: int, max_tokens: int) -> Tensor:
     """Gradients (K, P) of each slot's loss at a fresh adapter."""
+    stack, row_tokens = scorer.stack, scorer.settings.row_tokens
+    assert stack is not None
     stack.allocate([seed] * n_slots)
     try:
-        batches = pack(
-            pieces, n_slots, tokenizer.pad_token_id, stack.device, max_tokens=max_tokens,
-            row_tokens=settings.row_tokens,
-        )  # type: ignore[arg-type]  # fmt: skip
-        for batch in batches:
+        for batch in pack(pieces, n_slots, scorer.pad_id, stack.device, max_tokens=max_tokens, row_tokens=row_tokens):
             with torch.enable_grad(), stack.using(batch.rows):
-                loss, _, _ = batch_loss(model, batch)
+                loss, _, _ = batch_loss(scorer.model, batch)
                 loss.backward()
         return stack.grads_KP
     finally:
         stack.release()
 
 
-def _lesson_pieces(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: Student, slot: int) -> list[Piece]:
-    texts = plan_schedule(tokenizer, lesson, settings).texts
-    return _pieces(texts, sum(len(text.labelled) for text in texts), slot)
+def _lesson_pieces(scorer: Scorer, lesson: Lesson, slot: int, max_tokens: int) -> list[Piece]:
+    schedule = scorer.with_targets(plan_schedule(scorer.tokenizer, lesson, scorer.settings), max_tokens)
+    labels = sum(len(text.labelled) for text in schedule.texts)
+    if schedule.problem is not None:
+        return []
+    targets: Sequence[Targets | None] = schedule.targets or [None] * len(schedule.texts)
+    return [
+        Piece(slot, text, share=1 / labels, targets=target)
+        for text, target in zip(schedule.texts, targets, strict=True)
+    ]
 
 
 def _exam_pieces(tokenizer: PreTrainedTokenizerBase, exam: Exam, slot: int, positions: int | None) -> list[Piece]:
     answers = [encode_answer(tokenizer, fitted_prompt(tokenizer, q, positions), q.answer) for q in exam.questions]
-    return [piece for text in answers for piece in _pieces([text], len(answers) * len(text.labelled), slot)]
-
-
-def _pieces(texts: list[Encoded], labels: int, slot: int) -> list[Piece]:
-    """Each labelled token with an equal share of one, by a number of labels."""
-    return [Piece(slot, text, share=1 / labels) for text in texts if len(text.labelled)]
+    return [Piece(slot, a, share=1 / (len(answers) * len(a.labelled))) for a in answers if len(a.labelled)]

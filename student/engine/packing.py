@@ -34,6 +34,19 @@ CACHED = 8
 most twice as wide as its input, and training keeps more than 16 times that width."""
 
 
+class Targets(NamedTuple):
+    """What a student is to predict at the L labelled positions of a text, where that is not the text's own tokens."""
+
+    tokens_LK: np.ndarray
+    """int32: the K likeliest tokens."""
+    logliks_LB: np.ndarray
+    """float32: log-likelihoods of these, and last that of all other tokens together (B = K + 1)."""
+
+    @property
+    def nbytes(self) -> int:
+        return self.tokens_LK.nbytes + self.logliks_LB.nbytes
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One text of one slot in one step."""
@@ -44,6 +57,8 @@ class Piece:
     """Weight of each of its labelled tokens in the loss."""
     tag: int = 0
     """A number by which the caller finds its tokens again (`Batch.tag_N`)."""
+    targets: Targets | None = None
+    """None: the labelled tokens themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,8 @@ class Batch:
     """Flat position of the last token of each of the P texts."""
     tag_P: Tensor
     rows: Rows
+    targets: tuple[Tensor, Tensor] | None = None
+    """Tokens (N, K; int64) and log-likelihoods (N, B; float32) of `Targets`, if all texts have some; else none has."""
 
     @property
     def positions(self) -> int:
@@ -81,7 +98,8 @@ def pack(
 ) -> list[Batch]:
     """Packs texts, in any order, into batches of at most `max_tokens` positions (a longer text is a batch of its own).
 
-    `n_slots` students are allocated; texts share rows of up to `row_tokens` (None: `ROW_TOKENS`).
+    `n_slots` students are allocated; texts share rows of up to `row_tokens` (None: `ROW_TOKENS`). All texts of a slot
+    have targets or none has; the former are in batches of their own.
     """
     capacity = min(row_tokens or ROW_TOKENS, max_tokens)
     by_slot: dict[int, list[Piece]] = defaultdict(list)
@@ -93,7 +111,8 @@ def pack(
         for members in first_fit([len(piece.text) for piece in group], capacity)
     ]
     batches = []
-    for bucket in buckets(rows, row_length, pass_tokens(device)):
+    alike = ([row for row in rows if (row[0].targets is None) == plain] for plain in (True, False))
+    for bucket in (bucket for some in alike for bucket in buckets(some, row_length, pass_tokens(device))):
         bucket.sort(key=lambda row: row[0].slot)
         at_once = max(1, max_tokens // max(map(row_length, bucket)))
         batches += [bucket[start : start + at_once] for start in range(0, len(bucket), at_once)]
@@ -184,7 +203,16 @@ def _batch(rows: list[list[Piece]], n_slots: int, pad_id: int, device: torch.dev
         "tag_P": np.array(tags),
     }
     tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-    return Batch(**tensors, rows=Rows.of([row[0].slot for row in rows], n_slots, device))
+    targets = [piece.targets for piece in pieces if piece.targets is not None]
+    assert len(targets) in (0, len(pieces)), "texts with targets are in batches of their own"
+    if targets:
+        tokens_NK, logliks_NB = (
+            torch.from_numpy(np.concatenate(parts)).to(device) for parts in zip(*targets, strict=True)
+        )
+    return Batch(
+        **tensors, rows=Rows.of([row[0].slot for row in rows], n_slots, device),
+        targets=(tokens_NK.long(), logliks_NB) if targets else None,
+    )  # fmt: skip
 
 
 class Part(NamedTuple):

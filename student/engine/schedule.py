@@ -4,15 +4,15 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from configs.schema import Student
-from student.engine.encoding import Encoded, encode_text
-from student.engine.packing import Piece
+from student.engine.encoding import Encoded, context_ids, encode_text, in_context
+from student.engine.packing import Piece, Targets
 from student.records import Lesson, LessonText
 
 
@@ -32,6 +32,13 @@ class Schedule:
     """Schedule of the learning rate after the warm-up: `constant`, `linear` or `cosine`."""
     steps_cut: int = 0
     """Steps that were left out at the end, since there were too many tokens in them."""
+    in_context: list[Encoded] = field(default_factory=list)
+    """For each text the same with its document before it, by which the base sets the targets; empty where students
+    learn the texts."""
+    targets: list[Targets] = field(default_factory=list)
+    """For each text, once `Scorer.with_targets` has set them."""
+    problem: str | None = None
+    """Why no student can be trained on it."""
 
     @property
     def steps(self) -> int:
@@ -55,12 +62,14 @@ def plan_schedule(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: 
     loss_on = lesson.loss_on or settings.loss_on
     ids = lesson.document_ids or ("",) * len(lesson.texts)
     numbers = {name: number for number, name in enumerate(dict.fromkeys(ids))}
-    texts, owners = [], []
-    for text, document_id in zip(lesson.texts, ids, strict=True):
+    texts, owners, contexts = [], [], []
+    before = {context: context_ids(tokenizer, context) for context in dict.fromkeys(lesson.contexts)}
+    for text, document_id, context in zip(lesson.texts, ids, lesson.contexts or [None] * len(ids), strict=True):
         for part in encode_text(tokenizer, text, loss_on, settings.max_text_tokens):
             if len(part.labelled):
                 texts.append(part)
                 owners.append(numbers[document_id])
+                contexts += [] if context is None else [in_context(tokenizer, before[context], part)]
     order = step_order(
         owners,
         seed=lesson.seed,
@@ -75,7 +84,10 @@ def plan_schedule(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: 
     warmup = settings.warmup_steps if lesson.warmup_steps is None else lesson.warmup_steps
     kept = _within(order, [len(text) for text in texts], settings.max_lesson_tokens)
     cut = len(order) - len(kept)
-    return Schedule(texts, owners, kept, rate, warmup, lesson.schedule or settings.schedule, cut)
+    problem = "a document is empty: nothing is to be distilled" if [] in before.values() else None
+    return Schedule(
+        texts, owners, kept, rate, warmup, lesson.schedule or settings.schedule, cut, contexts, problem=problem
+    )
 
 
 def _within(order: list[list[int]], lengths: list[int], max_tokens: int | None) -> list[list[int]]:
@@ -204,9 +216,12 @@ def step_pieces(slot: int, schedule: Schedule, step: int) -> list[Piece]:
     for index, n in times.items():
         labels[schedule.owners[index]] += n * len(schedule.texts[index].labelled)
     return [
-        Piece(slot, schedule.texts[index], share=n / (len(labels) * labels[schedule.owners[index]]))
+        Piece(
+            slot, schedule.texts[index], share=n / (len(labels) * labels[schedule.owners[index]]),
+            targets=schedule.targets[index] if schedule.targets else None,
+        )
         for index, n in times.items()
-    ]
+    ]  # fmt: skip
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:

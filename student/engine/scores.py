@@ -4,13 +4,17 @@ Answers to one prompt share its computation. A pass over prompts leaves keys and
 answer each, take over those of their prompt (prefix sharing, as vLLM has it, arXiv 2309.06180). Whatever all answers of
 a question begin with is part of its prompt here. A distractor's last token is left out, because nobody asks what
 follows it: one of a single token needs no row.
+
+What the base expects at the tokens of a lesson, with the document before them (`Scorer.with_targets`), is read in the
+same two ways: the document is the prompt, and the texts about it are its answers.
 """
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -22,10 +26,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from configs.schema import Student
 from student.engine.encoding import Encoded, ending_tokens
 from student.engine.lora import AdapterStack, Rows
-from student.engine.loss import likeliest_tokens, target_logliks
+from student.engine.loss import likeliest_logliks, likeliest_tokens, target_logliks
 from student.engine.models import end_ids, positions_of
-from student.engine.packing import Part, Piece, pack, padded, pass_tokens, passes
+from student.engine.packing import Batch, Part, Piece, Targets, pack, padded, pass_tokens, passes
+from student.engine.schedule import Schedule
 from student.engine.training import last_hidden, loss_at_labels
+
+TARGET_TOKENS = 50
+"""The likeliest tokens of which a target tells the log-likelihoods, as in Askell et al. 2021 (arXiv 2112.00861)."""
+
+TARGET_BYTES = 2 * 8 * TARGET_TOKENS + 2 * 4 * (TARGET_TOKENS + 1)
+"""Bytes of a labelled token's target: as it is kept, and in the batches of a step, with tokens in 8 bytes each."""
+
+KEPT_BYTES = 2**28
+"""Most bytes of targets that are kept for students of the same lesson."""
 
 
 class Score(NamedTuple):
@@ -112,6 +126,8 @@ class Scorer:
         self.head: torch.nn.Linear = model.get_output_embeddings()  # type: ignore[assignment]
         self.positions = 0
         """Positions that were computed."""
+        self.targets: dict[bytes, list[Targets]] = {}
+        """Of lessons that were read, by their tokens."""
 
     @cached_property
     def ends_V(self) -> Tensor:
@@ -142,22 +158,35 @@ class Scorer:
         positions, but for a longer text."""
         if not texts:
             return []
-        n_slots = self.stack.n_slots if self.stack and trained else 1
-        device = self.model.device
-        pieces = [Piece(slot, text, tag=tag) for tag, (slot, text) in enumerate(texts)]
-        tokens_Q, loglik_Q, likeliest_Q, ended_Q = (torch.zeros(len(texts), device=device) for _ in range(4))
-        row_tokens = self.settings.row_tokens
-        for batch in pack(pieces, n_slots, self.pad_id, device, max_tokens=max_tokens, row_tokens=row_tokens):
-            with self.adapters(batch.rows, trained), self.rounding():
-                hidden = last_hidden(self.model, batch)
+        tokens_Q, loglik_Q, likeliest_Q, ended_Q = (torch.zeros(len(texts), device=self.model.device) for _ in range(4))
+        for batch, hidden in self._packed(texts, trained, max_tokens):
+            with self.rounding():
                 _, nll_N, likeliest_N = loss_at_labels(self.model, hidden, batch)
                 next_P = likeliest_tokens(hidden.index_select(0, batch.last_P), self.head)
-            self.positions += batch.positions
             tokens_Q.index_add_(0, batch.tag_N, torch.ones_like(nll_N))
             loglik_Q.index_add_(0, batch.tag_N, -nll_N)
             likeliest_Q.index_add_(0, batch.tag_N, likeliest_N.float())
             ended_Q[batch.tag_P] = self.ends_V[next_P].float()
         return _scores(tokens_Q, loglik_Q, likeliest_Q, ended_Q)
+
+    def with_targets(self, schedule: Schedule, max_tokens: int) -> Schedule:
+        """A schedule with what the base expects at each labelled token of its texts in their contexts; one without
+        contexts as it is. A lesson is read by itself and once, so that its targets do not depend on what else is
+        trained. A text that is longer with its document than the model reads is the schedule's `problem`."""
+        texts, positions = schedule.in_context, positions_of(self.model.config)
+        longest = max(map(len, texts), default=0)
+        if positions is not None and longest > positions:
+            problem = f"a text with its document before it is {longest} tokens, and the model reads {positions}"
+            schedule = replace(schedule, problem=problem)
+        if not texts or schedule.problem is not None:
+            return schedule
+        key = b"".join(array.tobytes() + b"|" for text in texts for array in (text.ids, text.labelled))
+        if key not in self.targets:
+            kept = sum(target.nbytes for of_lesson in self.targets.values() for target in of_lesson)
+            if kept > KEPT_BYTES:
+                self.targets.clear()
+            self.targets[key] = self._expected(schedule, max_tokens)
+        return replace(schedule, targets=self.targets[key])
 
     def answers(
         self, questions: Sequence[tuple[int, Sequence[Encoded]]], trained: bool, max_tokens: int
@@ -165,14 +194,9 @@ class Scorer:
         """Scores of the gold answer and distractors of questions, each put to the student of a slot, in the order
         given. Up to rounding they are those of `texts`, which computes what can share no prompt."""
         asked = [Candidates.of(slot, tag, texts) for tag, (slot, texts) in enumerate(questions)]
-        # A pass is as wide as its longest prompt and answer together, and GPT-Neo's mask no wider than its positions.
-        most = (positions_of(self.model.config) or sys.maxsize) // 2
-        shared = [q for q in asked if q.can_share(max_tokens) and max(map(len, q.texts)) <= most]
-        scores: dict[int, list[Score]] = {}
-        if shared and self.shares_prompts:
-            together = self.together(shared, trained, max_tokens)
-            scores = {question.tag: of_question for question, of_question in zip(shared, together, strict=True)}
-        apart = [question for question in asked if question.tag not in scores]
+        shared, apart = self._sharing(asked, max_tokens)
+        together = self.together(shared, trained, max_tokens)
+        scores = {question.tag: of_question for question, of_question in zip(shared, together, strict=True)}
         of_texts = iter(self.texts([(q.slot, text) for q in apart for text in q.texts], trained, max_tokens))
         scores |= {question.tag: [next(of_texts) for _ in question.texts] for question in apart}
         return [scores[tag] for tag in range(len(asked))]
@@ -180,9 +204,44 @@ class Scorer:
     @torch.no_grad()
     def together(self, questions: Sequence[Candidates], trained: bool, max_tokens: int) -> list[list[Score]]:
         """Scores of questions whose answers share the computation of their prompt."""
-        pass_cost = pass_tokens(self.model.device)
         scores: dict[int, list[Score]] = {}
-        for batch in passes(prompts(questions), max_tokens, pass_cost):
+        for numbers, hidden, places, last in self._shared(questions, trained, max_tokens):
+            found = self._read(hidden, [questions[number].texts for number in numbers], places, last)
+            scores |= zip(numbers, found, strict=True)
+        return [scores[number] for number in range(len(questions))]
+
+    def _sharing(self, asked: Sequence[Candidates], max_tokens: int) -> tuple[list[Candidates], list[Candidates]]:
+        """The questions whose answers are to share the computation of their prompt, and the others."""
+        # A pass is as wide as its longest prompt and answer together, and GPT-Neo's mask no wider than its positions.
+        most = (positions_of(self.model.config) or sys.maxsize) // 2
+        can = [self.shares_prompts and q.can_share(max_tokens) and max(map(len, q.texts)) <= most for q in asked]
+        shared, apart = ([q for q, shares in zip(asked, can, strict=True) if shares == kind] for kind in (True, False))
+        return shared, apart
+
+    def _packed(
+        self, texts: Sequence[tuple[int, Encoded]], trained: bool, max_tokens: int
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """Texts, each read by the student of a slot, in packed batches tagged by their numbers, with their last hidden
+        states (R*T, D)."""
+        n_slots = self.stack.n_slots if self.stack and trained else 1
+        pieces = [Piece(slot, text, tag=tag) for tag, (slot, text) in enumerate(texts)]
+        row_tokens = self.settings.row_tokens
+        for batch in pack(
+            pieces, n_slots, self.pad_id, self.model.device, max_tokens=max_tokens, row_tokens=row_tokens
+        ):
+            with self.adapters(batch.rows, trained), self.rounding():
+                hidden = last_hidden(self.model, batch)
+            self.positions += batch.positions
+            yield batch, hidden
+
+    def _shared(
+        self, questions: Sequence[Candidates], trained: bool, max_tokens: int
+    ) -> Iterator[tuple[list[int], Tensor, list[np.ndarray], list[int]]]:
+        """Numbers of the questions of a pass over prompts, last hidden states (N, D) of it and of those over their
+        answers, for each answer in turn the positions among them that predict its labelled tokens, and the position of
+        the last token of each question's first answer."""
+        pass_cost = pass_tokens(self.model.device)
+        for batch in passes(prompts(questions), max_tokens, pass_cost) if questions else ():
             hidden, prompt_mask, cache = self._pass(batch, trained)
             # The places, in the states of all passes, of each prompt's first token and of each answer's own first.
             width = prompt_mask.shape[1]
@@ -204,9 +263,35 @@ class Scorer:
                     place_T = np.concatenate([in_prompt, own])
                     places.append(place_T[text.labelled - 1])
                     last += [place_T[-1]] if number == 0 else []
-            found = self._read(torch.cat(states), [question.texts for question in asked], places, last)
-            scores |= zip((prompt.owner for prompt in batch), found, strict=True)
-        return [scores[number] for number in range(len(questions))]
+            yield [prompt.owner for prompt in batch], torch.cat(states), places, last
+
+    @torch.no_grad()
+    def _expected(self, schedule: Schedule, max_tokens: int) -> list[Targets]:
+        """The base's targets for each text of a schedule in its context."""
+        numbers_of: dict[bytes, list[int]] = defaultdict(list)
+        for number, (text, alone) in enumerate(zip(schedule.in_context, schedule.texts, strict=True)):
+            numbers_of[text.ids[: len(text) - len(alone)].tobytes()].append(number)
+        numbers_of_tag = list(numbers_of.values())
+        texts = schedule.in_context
+        documents = [Candidates.of(0, tag, [texts[n] for n in numbers]) for tag, numbers in enumerate(numbers_of_tag)]
+        shared, apart = self._sharing(documents, max_tokens)
+        targets: dict[int, Targets] = {}
+
+        def read(numbers: Sequence[int], hidden: Tensor) -> None:
+            """From the states that predict the labelled tokens of texts, one text after the other."""
+            with self.rounding():
+                tokens_NK, logliks_NB = likeliest_logliks(hidden, self.head, TARGET_TOKENS)
+            ends = np.cumsum([len(texts[number].labelled) for number in numbers])[:-1]
+            parts = (np.split(tokens_NK.int().cpu().numpy(), ends), np.split(logliks_NB.cpu().numpy(), ends))
+            targets.update(zip(numbers, map(Targets, *parts), strict=True))
+
+        for asked, hidden, places, _ in self._shared(shared, False, max_tokens):
+            place_N = torch.from_numpy(np.concatenate(places)).to(hidden.device)
+            read([n for number in asked for n in numbers_of_tag[shared[number].tag]], hidden.index_select(0, place_N))
+        lone = [number for document in apart for number in numbers_of_tag[document.tag]]
+        for batch, hidden in self._packed([(0, texts[number]) for number in lone], False, max_tokens):
+            read([lone[tag] for tag in batch.tag_P.tolist()], hidden.index_select(0, batch.index_N))
+        return [targets[number] for number in range(len(texts))]
 
     def _pass(
         self, parts: Sequence[Part], trained: bool, prompt_mask: Tensor | None = None, cache: Any = None

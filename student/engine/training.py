@@ -68,8 +68,9 @@ class TrainingPart(NamedTuple):
 
 
 def batch_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Forward pass over a packed batch: the weighted loss (scalar), the negative log-likelihood of each labelled token
-    in nats (N, float32), and whether it was the likeliest token at its place (N, bool)."""
+    """Forward pass over a packed batch: the weighted loss (scalar), the loss at each labelled token in nats (its
+    negative log-likelihood, or the divergence from the batch's targets; N, float32), and whether it was the likeliest
+    token at its place (N, bool)."""
     return loss_at_labels(model, last_hidden(model, batch), batch)
 
 
@@ -84,7 +85,8 @@ def last_hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
 def loss_at_labels(model: PreTrainedModel, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """`batch_loss` from the batch's last hidden states (R*T, D)."""
     head = model.get_output_embeddings()
-    return linear_cross_entropy(hidden.index_select(0, batch.index_N), head, batch.target_N, batch.share_N)  # type: ignore[arg-type]
+    hidden_ND = hidden.index_select(0, batch.index_N)
+    return linear_cross_entropy(hidden_ND, head, batch.target_N, batch.share_N, batch.targets)  # type: ignore[arg-type]
 
 
 class StackedAdamW:
@@ -220,7 +222,7 @@ def _train(
     """`train_slots` for some of a stack's slots in this process; ends early where another process has failed."""
     K, device = len(schedules), stack.device
     optimiser = StackedAdamW(slots, settings)
-    progress = [Progress() for _ in schedules]
+    progress = [Progress(error=schedule.problem) for schedule in schedules]
     usage = Usage()
     packed: dict[tuple, list[Batch]] = {}
     for step in range(max((schedule.steps for schedule in schedules), default=0)):
@@ -236,9 +238,9 @@ def _train(
         loss_K = torch.zeros(K, device=device)
         for batch in packed[key]:
             with stack.using(batch.rows, slots):
-                loss, nll_N, _ = batch_loss(model, batch)
+                loss, loss_N, _ = batch_loss(model, batch)
                 loss.backward()
-            loss_K.index_add_(0, batch.slot_N, nll_N * batch.share_N)
+            loss_K.index_add_(0, batch.slot_N, loss_N * batch.share_N)
             usage.labels += len(batch.target_N)
             usage.positions += batch.positions
         rates = [learning_rate(schedule, step) if step < schedule.steps else 0.0 for schedule in schedules]

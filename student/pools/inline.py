@@ -40,6 +40,7 @@ from student.engine.memory import (
 from student.engine.models import exam_problem, positions_of
 from student.engine.proof import proved_scorer
 from student.engine.schedule import Schedule, plan_schedule
+from student.engine.scores import TARGET_BYTES
 from student.engine.training import Progress, Usage, student_helpers, train_slots
 from student.pools.batching import TrainingSize, chunks, longest_first
 from student.records import Exam, Job, OnDone, Outcome
@@ -51,9 +52,9 @@ ENGINE_VERSION = 7
 
 NOT_IN_FINGERPRINT = {
     "model", "max_slots", "memory_fraction", "device", "row_tokens", "compile", "gradient_checkpointing",
-    "pool", "actors", "cpus_per_actor", "num_gpus_per_actor", "exact",
+    "pool", "actors", "cpus_per_actor", "num_gpus_per_actor", "exact", "objective",
 }  # fmt: skip
-"""Settings that say how students are computed; they change an outcome in its last bits only."""
+"""Settings that change an outcome in its last bits only, by how students are computed, or that a job tells itself."""
 
 NOT_ARCHITECTURE = {"_name_or_path", "transformers_version", "use_cache"}
 """Entries of a model's config that do not describe the model."""
@@ -181,9 +182,7 @@ class InlinePool:
         `mode: full`, which has no adapters."""
         if self.stack is None:
             return [None] * len(jobs)
-        return gradient_alignments(
-            self.model, self.tokenizer, self.stack, self.settings, jobs, seed=seed, max_tokens=self.pass_tokens()
-        )
+        return gradient_alignments(self.examiner.scorer, jobs, seed=seed, max_tokens=self.pass_tokens())
 
     def close(self) -> None:
         """Does nothing: this process's memory is all that it holds."""
@@ -194,6 +193,7 @@ class InlinePool:
     ) -> Iterator[tuple[list[Progress], Usage]]:
         """Trains one batch: within it slot k is the student of `schedules[k]`, whose adapter started from `seeds[k]`.
         In full mode the batch is a single student, and within it the model is this student."""
+        schedules = [self.examiner.scorer.with_targets(schedule, max_tokens) for schedule in schedules]
         if self.stack is None:
             [schedule] = schedules
             with train_full(
@@ -237,6 +237,7 @@ class InlinePool:
             free, tokens = min(free, CPU_BYTES), 0
         # The factor 2 is for the gradients of activations and the allocator's rounding.
         slot_bytes = self.stack.size * STATE_BYTES + 2 * tokens * self._token_bytes
+        slot_bytes += TARGET_BYTES * max(sum(len(t.labelled) for t in schedule.in_context) for schedule in schedules)
         return min(len(schedules), max(1, int(free // slot_bytes)))
 
     def pass_tokens(self) -> int:

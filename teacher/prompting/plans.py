@@ -11,6 +11,7 @@ from student.grids.grid import read_pairs
 from student.plans import Plan, plan_schema, read_plan, split_plan
 from student.records import Document
 from teacher.prompting.strategies import PLAN_FORM, asks_for_plan, is_ready, named_plan_of, parts_of
+from teacher.ready.plans import NOT_DISTILLED
 
 INVALID = "plan"
 """The reason in a gate's place for a lesson whose plan is none, is out of bounds, or does not suit its document."""
@@ -72,14 +73,18 @@ def lesson_plan(settings: Teacher, strategy: str | None, replies: Sequence[str])
         return LessonPlan(None, replies, str(error))
 
 
-def check_plans(settings: Teacher, strategies: Sequence[str], documents: Iterable[Document], key: str) -> None:
+def check_plans(
+    settings: Teacher, strategies: Sequence[str], documents: Iterable[Document], key: str, *, distill: bool = False
+) -> None:
     """Raises UserError for a strategy that asks for a plan where none is wanted, a plan that it names and that is out
-    of bounds, a document that cannot be learnt by it, and choices of a head that are no plan."""
+    of bounds, a document that cannot be learnt by it, choices of a head that are no plan, and any plan to `distill`."""
     written = [name for name in strategies if settings.prompting == "strategy" and not is_ready(name)]
     asking = [name for name in written if asks_for_plan(name)]
     if asking and not settings.plans:
         raise UserError(f"{key}: {asking[0]!r} asks for a plan: set teacher.plans to true, or take another strategy")
     named = {name: plan for name in strategies if (plan := named_plan_of(name)) is not None}
+    if distill and (settings.plans or named):
+        raise UserError(f"{key}: {next(iter(named), 'teacher.plans')} gives a plan, {NOT_DISTILLED}")
     for name, plan in named.items():
         try:
             read_plan(str(plan), settings.plan_bounds)

@@ -10,6 +10,8 @@ from student.plans import Plan, read_plan
 
 FOLDER = Path(__file__).parents[1] / "plans"
 UNBOUNDED = Plans(learning_rates=(1e-12, 1e12), max_steps=2**62, max_epochs=2**62, max_views=2**62)
+NOT_DISTILLED = "by which a student learns texts: it cannot be distilled"
+"""Why a plan does not go with `student.objective` 'distill'."""
 
 
 def plan_names() -> list[str]:

@@ -35,7 +35,7 @@ from student.records import (
     StudentPool,
     mean_gain,
 )
-from teacher.ready.plans import UNBOUNDED
+from teacher.ready.plans import NOT_DISTILLED, UNBOUNDED
 from teacher.reward.distractors import Drawn, ask_documents, tells
 from teacher.run.clock import Clock
 from teacher.run.journal import Journal, outcome_key
@@ -132,12 +132,18 @@ class StudentRuns:
         seed: int,
         split: Split,
         steps: int | None = None,
+        *,
+        distill: bool = False,
     ) -> Job:
         """A student that learns `taught` (a document's id and a text each) and is asked about all of `documents`. It
         trains on all texts of one document after those of another. `steps` takes the place of the config's number of
-        optimiser steps, or of a plan's, with a warm-up in proportion."""
+        optimiser steps, or of a plan's, with a warm-up in proportion. With `distill`, or where the config says so, it
+        learns what its base expects at each text's tokens with the text's document before it; not by a plan."""
         student = self.config.student
         plans = [read_plan(one.plan, UNBOUNDED) for _, one in taught if isinstance(one, Planned)]
+        distill = distill or student.objective == "distill"
+        if plans and distill:
+            raise UserError(f"a lesson of document {taught[0][0]!r} is a plan, {NOT_DISTILLED}")
         by_document: dict[str, list[str]] = {}
         for (name, _), text in zip(taught, plain([one for _, one in taught]), strict=True):
             lines = [line.strip() for line in text.splitlines()] if student.split_lines else [text]
@@ -164,6 +170,7 @@ class StudentRuns:
             lesson=Lesson(
                 texts=tuple(text for texts in by_document.values() for text in texts),
                 document_ids=tuple(name for name, texts in by_document.items() for _ in texts),
+                contexts=tuple(self.documents[name].text for name in by_document if distill for _ in by_document[name]),
                 steps=steps or planned,
                 warmup_steps=warmup,
                 seed=seed,

@@ -102,7 +102,9 @@ class Journal:
 
 def outcome_key(fingerprint: str, job: Job) -> str:
     """sha256 of all that an outcome depends on, as canonical JSON: the pool, the lesson with its seed, the exam."""
-    content = {"pool": fingerprint, "job": asdict(job)}
+    content: dict[str, Any] = {"pool": fingerprint, "job": asdict(job)}
+    if not job.lesson.contexts:  # as before there were any
+        del content["job"]["lesson"]["contexts"]
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -59,7 +59,8 @@ def check_documents(config: Config, train: Sequence[Document], heldout: Sequence
     for name in config.teacher.strategies if config.teacher.prompting == "strategy" else ():
         check_strategy(name)
     check_brought(brought_names(config.teacher.strategies), train)
-    check_plans(config.teacher, config.teacher.strategies, [*train, *heldout], "teacher.strategies")
+    distill = config.student.objective == "distill"
+    check_plans(config.teacher, config.teacher.strategies, [*train, *heldout], "teacher.strategies", distill=distill)
     for name in planned_names(config.teacher.strategies):
         steps = named_plan(name).steps
         if steps is not None and (config.reward.screen.steps or 0) >= steps:

@@ -225,3 +225,6 @@ def test_plans_that_cannot_be_are_refused_before_the_run(tmp_path):
         with pytest.raises(UserError) as refused:
             check_plans(teacher, teacher.strategies, [DOCUMENT], "teacher.strategies")
         assert reason in str(refused.value) and "\n" not in str(refused.value)
+    for settings in ({"strategies": (f"plan:{grids}",)}, {"plans": True}):
+        with pytest.raises(UserError, match="by which a student learns texts: it cannot be distilled"):
+            check_plans(Teacher.model_validate(settings), settings.get("strategies", ()), [], "key", distill=True)

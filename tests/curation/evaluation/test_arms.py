@@ -3,8 +3,10 @@ import json
 import pytest
 from datatrove.data import Document
 
+from configs.errors import UserError
 from curation.corpus.training_data import read_asked
 from curation.evaluation.arms import parse_arms
+from curation.evaluation.estimates import _pairs
 from curation.evaluation.result import parted_titles
 from curation.evaluation.texts import LessonTexts, choose_best, taught_texts
 from curation.lab.items import REWRITES
@@ -12,6 +14,7 @@ from student.records import Passage, Question
 from teacher.prompting.strategies import read_strategy
 from teacher.records import Rewrite
 from tests.curation.datasets import write_jsonl
+from tests.curation.evaluation.conftest import TAGS
 
 
 def arms_of(config):
@@ -30,6 +33,26 @@ def test_lines_become_arms(make_config, shop_file):
     assert [arm.name for arm in arms if arm.written] == [
         "strategy:copy", "strategy:question-answer", "strategy:permuted", "trained:runs/a",
     ]  # fmt: skip
+
+
+def test_a_distilled_arm_has_the_texts_of_another_and_is_compared_with_it(make_config, shop_file):
+    line = f"file:{shop_file}"
+    config = make_config(evaluation={"arms": ["none", "repeated", line, f"distilled:{line}", "distilled:strategies"]})
+    arms = arms_of(config)
+    names = ["none", "repeated", "shops", "distilled:shops", *(f"distilled:strategy:{name}" for name in TAGS)]
+    assert [arm.name for arm in arms] == names
+    assert [arm.distilled for arm in arms] == [False] * 3 + [True] * 4
+    assert "distilled" in arms[3].words and "distilled" not in arms[2].words
+    texts = LessonTexts(config, documents(config), ())
+    assert texts.of(arms[2]) == texts.of(arms[3])
+    pairs = _pairs(arms, "repeated")
+    assert ("distilled:shops", "shops") in pairs and len(pairs) == len(set(pairs)) == 7
+
+
+@pytest.mark.parametrize("line", ["distilled:none", "distilled:best-of:3", "distilled:oracle"])
+def test_an_arm_without_texts_of_its_own_is_not_distilled(make_config, line):
+    with pytest.raises(UserError, match="has no texts of its own to be distilled"):
+        arms_of(make_config(evaluation={"arms": ["repeated", line]}))
 
 
 def documents(config):

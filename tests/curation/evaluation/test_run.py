@@ -60,6 +60,17 @@ def test_an_arm_of_other_tokens_than_planned_is_marked(make_config, shop_file):
     assert sum("UNEQUAL" in note and "`repeated`" in note for note in result.notes) == 1
 
 
+def test_distilled_students_train_on_the_same_tokens_and_are_others(make_config, shop_file):
+    arms = ["none", "repeated", "distilled:repeated"]
+    result = run_evaluate(make_config(evaluation={"arms": arms, "seeds": 1}))
+    (student,) = result.students.values()
+    text, distilled = (student.arms[name].together for name in arms[1:])
+    assert distilled.tokens == text.tokens > 0 and distilled.steps == text.steps
+    assert abs(distilled.gain.mean - text.gain.mean) > 1e-3
+    [compared] = [c for c in student.comparisons if c.measure == "gain" and c.arm == "distilled:repeated"]
+    assert compared.against == "repeated"
+
+
 def test_nothing_is_measured_twice(evaluated, monkeypatch):
     config, first = evaluated
     rows = pq.read_table(config.run.dir / ITEMS_FILE)

@@ -38,6 +38,7 @@ def test_figures_are_consistent_with_the_settings(result):
     assert result["share_of_datasheet_peak"] is None
     assert result["seconds_exam"] > 0 and result["students_per_second_with_exam"] < result["students_per_second"]
     assert "with 8 questions each" in table(result)
+    assert result["distilled_vs_text"] > 0 and "x the engine's time" in table(result)
 
 
 def test_each_question_of_the_exam_is_another_one():
