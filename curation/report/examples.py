@@ -82,7 +82,9 @@ def _evaluated(evaluation: EvaluationResult, path: Path) -> Iterator[Example]:
                 name, text, counts = row["document_id"], SEPARATOR.join(row["texts"]), Counter(row["strategies"])
                 # `question-answer × 3, copy`
                 strategies = ", ".join(name if n == 1 else f"{name} × {n}" for name, n in counts.items())
-                lessons.setdefault(row["arm"], {})[name] = Lesson(name, text, strategies, row["gain"])
+                # Of several training runs the first is shown.
+                of_arm = "trained" if row["arm"] == "trained-1" else row["arm"]
+                lessons.setdefault(of_arm, {})[name] = Lesson(name, text, strategies, row["gain"])
         for which, lesson in _extremes(lessons[arm].values()):
             shown = [(arm, lesson)]
             before = lessons.get("untrained", {}).get(lesson.document_id)

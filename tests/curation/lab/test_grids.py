@@ -138,10 +138,11 @@ def test_the_preset_of_arc_runs_at_toy_size_with_a_head_over_fields(lab, tmp_pat
     shards, run = lab / "shards", tmp_path / "run"
     assert main(["train", "configs/arc-llama-1b.yaml", f"run.dir={run}", f"data.train=[{shards}/train.jsonl]",
                  f"data.heldout=[{shards}/heldout.jsonl]", "data.limit=3", "data.heldout_limit=2",
-                 f"student.model={lab}/student-grids", "student.max_text_tokens=128", "student.max_lesson_tokens=300",
+                 f"student.model={lab}/student-grids", "student.max_text_tokens=128", "student.max_lesson_tokens=150",
                  "student.decode=false", "student.steps=2", "student.gradient_checkpointing=false",
                  "teacher.model=head", "teacher.prompting=policy", "teacher.lora=null", "rl.rest_em.epochs=1",
                  "teacher.strategies=[plan:as-it-is]", "teacher.plan_bounds.learning_rates=[1e-6,1e-2]",
+                 "teacher.plan_bounds.max_views=32",
                  "teacher.plan_options.augmentations=[{identity: 4},{identity: 2, flip-rows: 2}]",
                  "teacher.plan_options.learning_rate=[0.0001,0.001]", "teacher.plan_options.steps=[1,2]",
                  "rl.learning_rate=0.2", "rl.group_size=6", "rl.evaluation_lessons=1"]) == 0  # fmt: skip
@@ -152,7 +153,7 @@ def test_the_preset_of_arc_runs_at_toy_size_with_a_head_over_fields(lab, tmp_pat
     assert all(line["rejected"] is None and not line["text"] for line in lines if line["arm"] != "raw")
     metrics = [json.loads(line) for line in (run / "journal" / "metrics.jsonl").read_text().splitlines()]
     step = next(line for line in metrics if line["kind"] == "step")
-    assert 1 <= step["plan/steps"] <= 2 and step["students_cut"] > 0, "texts of 100 tokens, two a step, end at 300"
+    assert 1 <= step["plan/steps"] <= 2 and step["students_cut"] > 0, "texts of 60 tokens, two a step, end at 150"
 
 
 def test_what_the_budget_cuts_is_said_and_a_budget_that_no_plan_meets_is_an_error(lab, tmp_path, capsys):
