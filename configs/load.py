@@ -6,7 +6,7 @@ becomes one `UserError` line that names the file and line, or the override, and 
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
@@ -59,6 +59,24 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         # A TypeError is a list in the place of a section, where another source has the section.
         names = ", ".join(name for name, *_ in sources)
         raise UserError(f"{names}: {_first_line(error)}") from None
+
+
+def changed(config: Config, changes: Mapping[str, Any], key: str) -> Config:
+    """The config with other settings in some of its sections, nested as in a file and checked like one: those of a
+    section that is not named stay, and so do a section's settings that `changes` does not name. Raises UserError with
+    the `key` of the config in which the changes stand."""
+    try:
+        return Config.model_validate(_merged(config.model_dump(exclude_unset=True), changes))
+    except ValidationError as error:
+        raise UserError(_explain(error, [(key, None, dict(changes))])) from None
+
+
+def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(settings)
+    for name, value in changes.items():
+        inner = merged.get(name)
+        merged[name] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,25 +1,32 @@
 """Documents in, gated rewrites out: what training, curation and previews share."""
 
+import hashlib
+import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
+from pathlib import Path
+from typing import Any
 
-from configs.schema import Rl, Teacher
-from student.records import Document
+from configs.schema import Config, Rl, Teacher
+from student.records import Document, Question
 from teacher.gates.checks import ABSENT, Gate, check
+from teacher.gates.checks import VERSION as GATES_VERSION
 from teacher.prompting.plans import INVALID, lesson_plan
 from teacher.prompting.prompts import build_prompt
-from teacher.prompting.related import NO_RELATED, as_read, lacks_related
+from teacher.prompting.related import NO_RELATED, as_read, lacks_related, related_of
 from teacher.prompting.strategies import (
     Part,
     by_label,
     check_answered_once,
+    contents_of,
     is_ready,
     opening_tag,
     parse_completion,
     parts_of,
     prompts_of,
+    reads_related,
     spread,
     strategy_label,
     tag_of,
@@ -27,6 +34,7 @@ from teacher.prompting.strategies import (
 from teacher.prompting.thinking import without_thinking
 from teacher.ready.texts import ReadyTexts
 from teacher.records import Completion, Rewrite, Writer
+from teacher.run.samples import read_rewrites, write_rewrites
 
 SAMPLING_VERSION = 4
 """Part of the key of kept texts; raised whenever the same config would sample other texts from the same teacher."""
@@ -46,6 +54,39 @@ class Sampling:
     rewrites_per_lesson: int = 1
     first: int = 0
     """Documents of the same stream that came before these."""
+
+
+def kept_rewrites(
+    path: Path,
+    config: Config,
+    documents: Sequence[Document],
+    strategies: Sequence[str],
+    secret_items: Sequence[Question],
+    more: Mapping[str, Any],
+    write: Callable[[], list[list[Rewrite]]],
+) -> list[list[Rewrite]]:
+    """The rewrites of every document, sampled once by `write` and read again by later calls. They are kept as
+    `path`-<hash>.json; the hash names all that they depend on: teacher and gates of the config, the documents, the
+    contents of the `strategies`, the `secret_items` of the gates, and `more`, as JSON."""
+    depends = {
+        "sampling": SAMPLING_VERSION,
+        "teacher": config.teacher.model_dump(mode="json"),
+        "gates": [GATES_VERSION, config.gates.model_dump(mode="json")],
+        "seed": config.run.seed,
+        "documents": [[document.id, document.text] for document in documents],
+        "strategies": contents_of(strategies),
+        "items": [asdict(item) for item in secret_items],
+        **more,
+    }
+    if any(part.kind != "prompt" for name in strategies for part in parts_of(name)):
+        depends["ready"] = [document.metadata.get("rewrites") for document in documents]
+    if any(map(reads_related, strategies)):
+        depends["related"] = [(related := related_of(document)) and related.text for document in documents]
+    digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
+    kept = path.with_name(f"{path.name}-{digest}.json")
+    if not kept.is_file():
+        write_rewrites(kept, write())
+    return read_rewrites(kept)
 
 
 def sample_rewrites(

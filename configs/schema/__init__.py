@@ -81,6 +81,11 @@ class Config(Section):
             raise ValueError("student.model and student.models exclude each other")
         if self.rl.promotion_threshold is not None and not self.rl.validation_documents:
             raise ValueError("rl.promotion_threshold is about the validation gain: set rl.validation_documents")
+        if self.reward.shuffled and self.rl.validation_documents:
+            raise ValueError(
+                "reward.shuffled is a control: validation would choose a round by gains that are not shuffled, set"
+                " rl.validation_documents to 0"
+            )
         if self.rl.patience is not None and not self.rl.validation_documents:
             raise ValueError("rl.patience is about the validation gain: set rl.validation_documents")
         if self.rl.explore and self.teacher.prompting == "strategy":

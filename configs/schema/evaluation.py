@@ -1,7 +1,7 @@
 """Settings of `notewright evaluate`: which texts are compared, on which students, and how."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,16 +17,19 @@ class Evaluation(Section):
     `strategy:NAME`: the untrained teacher with one strategy, or a ready one without it (see `teacher.strategies`):
     `strategy:sentences`, `strategy:brought:NAME`. `strategies`: one such arm for each of `teacher.strategies`.
     `ensemble`: the strategies of `ensemble` in turn, without RL (SPA, arXiv 2603.22213). `trained`: the best checkpoint
-    of `run.dir`, or `trained:RUN` of another run. `best-of:N`: of N lessons by the untrained teacher the one with the
-    largest gain on the documents' `reward` questions. `oracle`: of one lesson by each of `teacher.strategies` the one
-    with the largest gain on all questions of its document, which are the answers: a bound, no method.
-    `file:PATH.jsonl`: your own rewrites, in the format of `notewright score`. `file:lab`: rewrites by the lab's world
-    itself. `distilled:ARM`: the texts of such an arm, learnt as `student.objective: distill` says, and compared with
-    that arm."""
+    of `run.dir`, `trained:RUN` of another run, or `trained:NAME` of `teachers`. `best-of:N`: of N lessons by the
+    untrained teacher the one with the largest gain on the documents' `reward` questions. `oracle`: of one lesson by
+    each of `teacher.strategies` the one with the largest gain on all questions of its document, which are the answers:
+    a bound, no method. `file:PATH.jsonl`: your own rewrites, in the format of `notewright score`. `file:lab`: rewrites
+    by the lab's world itself. `distilled:ARM`: the texts of such an arm, learnt as `student.objective: distill` says,
+    and compared with that arm."""
     students: tuple[Named, ...] = ()
     """Base models of the students, e.g. one of another family; empty: that of `student`, as all other settings."""
     against: Named = "repeated"
-    """The arm with which all others are compared. The trained teacher is also compared with all others."""
+    """The arm with which all others are compared. Trained teachers are also compared with the arms of `compared`."""
+    compared: tuple[Named, ...] = ()
+    """Arms that every trained teacher is compared with beside `against`; empty: all others. What is compared is
+    corrected for together, so that a few questions that are fixed beforehand are answered sooner than all."""
     seeds: int = Field(default=2, ge=1)
     """Students of each arm and batch of documents."""
     steps: int | None = Field(default=None, ge=1)
@@ -42,9 +45,13 @@ class Evaluation(Section):
     teacher_for: Literal["run", "each"] = "run"
     """`run`: the arm `trained` is the teacher of `run.dir`, which must exist. `each`: every student has a teacher of
     its own in `run.dir/teachers`, which is trained with this config if it is missing."""
+    teachers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Further teachers that are trained so, for the arms `trained:NAME`: by name what each changes of `student`,
+    `reward` and `rl` in its training, e.g. {grpo: {rl: {algorithm: grpo}}, as-it-is: {}}."""
     training_runs: int = Field(default=1, ge=1)
-    """For `teacher_for: each`: teachers that are trained for each student, with the seeds `run.seed`, `run.seed` + 1
-    and so on. `trained` is their mean, whose interval draws training runs as well as documents."""
+    """Teachers that are trained for each student where `teacher_for: each` or `teachers` train them, with the seeds
+    `run.seed`, `run.seed` + 1 and so on. Their arm is their mean, whose interval draws training runs as well as
+    documents. Two such arms are compared run by run, of one seed each."""
     single_documents: int = Field(default=0, ge=0)
     """Also teach one document to each student (SEAL's table), for so many documents and one seed; 0 does not."""
     scaling: tuple[int, ...] = ()
@@ -79,4 +86,9 @@ class Evaluation(Section):
     def _possible(self) -> "Evaluation":
         if any(number < 1 for number in self.scaling):
             raise ValueError("evaluation.scaling are numbers of rewrites, from 1 on")
+        for name, changes in self.teachers.items():
+            if not name.strip() or set("/:") & set(name):
+                raise ValueError(f"evaluation.teachers: {name!r} is no name: it has a / or : in it, or nothing")
+            if others := sorted(changes.keys() - {"student", "reward", "rl"}):
+                raise ValueError(f"evaluation.teachers.{name}: only student, reward and rl differ, not {others[0]!r}")
         return self

@@ -72,6 +72,9 @@ class Reward(Section):
     teacher/reward/pooling.py). The same ranking then needs fewer students, if a strategy's worth hardly depends on
     the document."""
     screen: Screen = Screen()
+    shuffled: bool = False
+    """A control of a training run: answers are dealt at random to the students of an exam, document by document, so
+    that the reward has its size and spread and says nothing about the lesson (teacher/reward/shuffled.py)."""
     set_credit: Literal["whole", "marginal"] = "whole"
     """With `rl.rewrites_per_lesson` above 1. `whole`: each rewrite of a set earns the set's gain. `marginal`: the set's
     gain minus the gain of the set without it, which costs one more student a rewrite of the set."""

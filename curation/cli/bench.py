@@ -52,36 +52,6 @@ def bench_student(
     check_losses(result)
 
 
-@bench.command("teacher")
-def bench_teacher(
-    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where the runs are kept.")] = Path(
-        "runs/bench-teacher"
-    ),
-    quick: Annotated[bool, typer.Option("--quick", help="One run of one algorithm, both students.")] = False,
-    runs: Annotated[
-        int | None, typer.Option(min=1, help="Training runs of each algorithm and student, instead of the design's.")
-    ] = None,
-    as_json: AsJson = False,
-    overrides: Overrides = None,
-) -> None:
-    """Does the teacher learn what its students need? Held-out people of the lab, both students, with controls.
-
-    Trains teachers with each algorithm for each student, and compares their lessons with raw text and the untrained
-    teacher at equal tokens and steps. Sizes and comparisons are fixed in curation/bench/teacher.yaml; what a call
-    changes is said. About an hour on two cores; `--quick` is a sixth of it. Goes on where it stopped.
-
-    **Example:** `notewright bench teacher --quick --json`
-    """
-    from curation.bench.teacher import begun_design, changed_design, read_design, run_bench
-    from curation.bench.teacher_report import print_summary, summarise
-    from curation.console.tables import stdout_console
-
-    design, changes = changed_design(quick=quick, runs=runs), overrides or ()
-    results = run_bench(folder, design, changes)
-    summary = summarise(design, read_design(), begun_design(folder, design), changes, results)
-    show(summary, as_json, lambda found: print_summary(found, stdout_console()))
-
-
 @bench.command("lab")
 def bench_lab(
     folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where students and results are kept.")] = Path(

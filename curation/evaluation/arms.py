@@ -13,7 +13,7 @@ from teacher.records import ONE_RUN
 
 FORMS = [
     "none", "raw", "repeated", "untrained", "strategy:NAME", "strategies", "ensemble", "trained", "trained:RUN",
-    "best-of:N", "oracle", "file:PATH.jsonl", "distilled:ARM",
+    "trained:NAME", "best-of:N", "oracle", "file:PATH.jsonl", "distilled:ARM",
 ]  # fmt: skip
 
 LAB_ARM = "world"
@@ -34,7 +34,7 @@ class Arm(NamedTuple):
     name: str
     kind: Kind
     value: str = ""
-    """Strategy, run directory, number of lessons or file."""
+    """Strategy, run directory or name of `evaluation.teachers`, number of lessons, or file."""
     scaled: bool = False
     """Whether it is also taught with the numbers of rewrites in `evaluation.scaling`."""
     run: int = 0
@@ -45,7 +45,7 @@ class Arm(NamedTuple):
     @property
     def group(self) -> str:
         """The name under which it is compared: several training runs are compared as one."""
-        return (DISTILLED if self.distilled else "") + self.kind if self.run else self.name
+        return self.name.removesuffix(f"-{self.run}") if self.run else self.name
 
     @property
     def texts_of(self) -> str:
@@ -87,20 +87,26 @@ class Arm(NamedTuple):
             "untrained": "untrained teacher",
             "strategy": f"{strategy_label(self.value)} alone",
             "ensemble": "fixed-prompt ensemble",
-            "trained": f"trained teacher, {ONE_RUN}{f' ({self.value or self.run})' if self.value or self.run else ''}",
+            "trained": self.words_of_runs(ONE_RUN),
             "best-of": f"best of {self.value} by reward",
             "oracle": "the best strategy of each document, chosen with the answers",
             "file": "the world's own rewrites" if self.name == LAB_ARM else f"rewrites of {Path(self.value).name}",
         }
-        return words[self.kind] + self._learnt
-
-    def words_of_runs(self, runs: int) -> str:
-        """What several training runs of it are."""
-        return f"trained teacher, {runs} training runs{self._learnt}"
+        return words[self.kind] + self.learnt
 
     @property
-    def _learnt(self) -> str:
+    def learnt(self) -> str:
+        """How its texts are learnt, where that is another way than the others'."""
         return ", distilled from the base that reads the document" if self.distilled else ""
+
+    def words_of_runs(self, runs: str) -> str:
+        """A trained teacher's arm in words, of so many `runs`."""
+        return f"trained teacher{f' ({self.value})' if self.value else ''}, {runs}"
+
+    def trained_here(self, settings: Evaluation) -> bool:
+        """Whether its teachers are trained by the evaluation where they are missing."""
+        named = self.value in settings.teachers if self.value else settings.teacher_for == "each"
+        return self.kind == "trained" and named
 
 
 def parse_arms(settings: Evaluation, teacher: Teacher, lab_rewrites: Path) -> list[Arm]:
@@ -112,9 +118,9 @@ def parse_arms(settings: Evaluation, teacher: Teacher, lab_rewrites: Path) -> li
         distilled, line = line.startswith(DISTILLED), line.removeprefix(DISTILLED)
         single = [ALONE + name for name in teacher.strategies] if line == "strategies" else [line]
         parsed = [_parse_arm(arm, settings, teacher, lab_rewrites) for arm in single]
-        if line == "trained" and settings.teacher_for == "each" and settings.training_runs > 1:
+        if parsed[0].trained_here(settings) and settings.training_runs > 1:
             runs = range(1, settings.training_runs + 1)
-            parsed = [parsed[0]._replace(name=f"trained-{run}", run=run) for run in runs]
+            parsed = [parsed[0]._replace(name=f"{line}-{run}", run=run) for run in runs]
         if distilled and any(arm.kind == "none" or arm.chosen for arm in parsed):
             raise UserError(f"evaluation.arms: {DISTILLED}{line}: {line!r} has no texts of its own to be distilled")
         arms += [arm._replace(name=DISTILLED + arm.name, distilled=True) if distilled else arm for arm in parsed]
@@ -168,11 +174,16 @@ def _check_strategy(name: str, teacher: Teacher, key: str) -> None:
 def _check(arms: Sequence[Arm], settings: Evaluation, teacher: Teacher) -> None:
     if not arms:
         raise UserError(f"evaluation.arms names none; valid: {', '.join(FORMS)}")
-    by_name = {arm.name: arm for arm in arms}
+    by_name, groups = {arm.name: arm for arm in arms}, names_by_group(arms)
+    for key, name in [("against", settings.against), *(("compared", name) for name in settings.compared)]:
+        if name not in groups:
+            raise UserError(f"evaluation.{key}: {name!r} is none of the arms, {nearest(name, list(groups))}")
+    if unused := settings.teachers.keys() - {arm.value for arm in arms if arm.kind == "trained"}:
+        raise UserError(f"evaluation.teachers: {min(unused)!r} is in no arm: name trained:{min(unused)}")
     [(name, count)] = Counter(arm.name for arm in arms).most_common(1)
     if count > 1:
         raise UserError(f"evaluation.arms: two arms are named {name!r}")
-    references = [("against", settings.against), *(("scaling_arms", name) for name in settings.scaling_arms)]
+    references = [("scaling_arms", name) for name in settings.scaling_arms]
     references += [("edits_arm", settings.edits_arm)] if settings.edits_arm else []
     for key, name in references:
         if name not in by_name:
@@ -187,6 +198,14 @@ def _check(arms: Sequence[Arm], settings: Evaluation, teacher: Teacher) -> None:
         )
     if any(arm.needs_model(settings, teacher) for arm in arms) and not teacher.model:
         raise UserError("teacher.model is not set: the arms need a teacher that writes")
+
+
+def names_by_group(arms: Sequence[Arm]) -> dict[str, list[str]]:
+    """What is compared as one, with the names of its arms: several of a teacher's training runs, one else."""
+    groups: dict[str, list[str]] = {}
+    for arm in arms:
+        groups.setdefault(arm.group, []).append(arm.name)
+    return groups
 
 
 def edits_arm(settings: Evaluation, arms: Sequence[Arm]) -> Arm:

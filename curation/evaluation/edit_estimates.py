@@ -61,6 +61,13 @@ def estimate_edits(rows: Sequence[Row], taught: str, replay: float) -> tuple[lis
     return estimates, ReplayEffect(studied=studied, retention_accuracy=old)
 
 
+def share_right(rows: Sequence[Row], when: str = "after") -> float:
+    """Of the answers to questions; those of running text count only where nothing else is asked, as in
+    `teacher.reward.student_runs.narrow`."""
+    graded = [row for row in rows if row["bits_after"] is None] or rows
+    return statistics.fmean(row[f"correct_{when}"] for row in graded)
+
+
 def _figures(rows: Sequence[Row]) -> _Sequence:
     # In rows of this setting the batch is the edit that first teaches the document.
     edit_of = {row["document_id"]: row["batch"] for row in rows if row["kind"] == "document"}
@@ -71,11 +78,11 @@ def _figures(rows: Sequence[Row]) -> _Sequence:
     states = [("before", after[0][1]), *after]
     accuracy = np.empty((len(states), len(sizes_E)))
     for state, (when, of_state) in enumerate(states):
-        by_document: dict[str, list[float]] = {}
+        by_document: dict[str, list[Row]] = {}
         for row in of_state:
             if row["kind"] == "document":
-                by_document.setdefault(row["document_id"], []).append(row[f"correct_{when}"])
-        means = {name: statistics.fmean(values) for name, values in by_document.items()}
+                by_document.setdefault(row["document_id"], []).append(row)
+        means = {name: share_right(of_document, when) for name, of_document in by_document.items()}
         accuracy[state] = [
             statistics.fmean(means[name] for name in means if edit_of[name] == edit + 1) for edit in range(len(sizes_E))
         ]
@@ -87,14 +94,14 @@ def _figures(rows: Sequence[Row]) -> _Sequence:
         ]
         return np.array([np.nan, *means])
 
-    old = [[row[f"correct_{when}"] for row in of_state if row["kind"] == "retention"] for when, of_state in states]
+    old = [(when, [row for row in of_state if row["kind"] == "retention"]) for when, of_state in states]
     return _Sequence(
         sizes=sizes_E,
         accuracy=accuracy,
         studied=studied(range(len(states))),
         studied_unedited=studied([0] * len(states)),
-        old_questions=len(old[0]),
-        old_accuracy=np.array([statistics.fmean(answers) if answers else np.nan for answers in old]),
+        old_questions=len(old[0][1]),
+        old_accuracy=np.array([share_right(asked, when) if asked else np.nan for when, asked in old]),
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from configs.schema import Evaluation
 from configs.schema.reward import Measure
-from curation.evaluation.arms import ALONE, Arm, edits_arm
-from curation.evaluation.edit_estimates import estimate_edits
+from curation.evaluation.arms import ALONE, Arm, edits_arm, names_by_group
+from curation.evaluation.edit_estimates import estimate_edits, share_right
 from curation.evaluation.records import (
     ArmEstimates,
     Comparison,
@@ -94,17 +94,12 @@ def document_means(rows: Sequence[Row], arm: str, kind: str = "document", source
             grouped.setdefault((row["document_id"] or str(row["batch"]), row["seed"]), []).append(row)
     return {
         key: DocumentMean(
-            _gains(group) | {"accuracy": statistics.fmean(row["correct_after"] for row in _graded(group))},
+            _gains(group) | {"accuracy": share_right(group)},
             group[0]["cluster"],
             1 if kind == "document" else len(group),
         )
         for key, group in grouped.items()
     }
-
-
-def _graded(rows: Sequence[Row]) -> Sequence[Row]:
-    """Without running text, where anything else is asked, as in `teacher.reward.student_runs.narrow`."""
-    return [row for row in rows if row["bits_after"] is None] or rows
 
 
 def _gains(rows: Sequence[Row]) -> dict[str, float]:
@@ -126,14 +121,6 @@ def mean_over_seeds(means: DocumentMeans, value: str) -> tuple[dict[str, float],
             values.setdefault(name, []).append(mean.values[value])
             batches[name] = mean.cluster
     return {name: statistics.fmean(of_seeds) for name, of_seeds in values.items()}, batches
-
-
-def names_by_group(arms: Sequence[Arm]) -> dict[str, list[str]]:
-    """What is compared as one, with the names of its arms: several of a teacher's training runs, one else."""
-    groups: dict[str, list[str]] = {}
-    for arm in arms:
-        groups.setdefault(arm.group, []).append(arm.name)
-    return groups
 
 
 def _estimate(runs: Sequence[DocumentMeans], value: str) -> Estimate | None:
@@ -221,8 +208,10 @@ def _compare(
         rows, (kind, value) = by_student[label].get(setting, []), compared[measure]
         by_arm = {arm: document_means(rows, arm, kind) for arm in dict.fromkeys(row["arm"] for row in rows)}
         best = ALONE + BEST[label] if settings.lab and label in BEST else None
-        for arm, against in _pairs([arm for arm in arms if arm.name in by_arm], settings.against, best):
-            runs = [_differences(by_arm[one.name], by_arm[against]) for one in arms if one.group == arm]
+        present = [arm for arm in arms if arm.name in by_arm]
+        for arm, against in _pairs(present, settings, best):
+            sides = ({one.run: by_arm[one.name] for one in present if one.group == side} for side in (arm, against))
+            runs = _paired_runs(*sides)
             if all(runs):
                 key = label, setting, measure, arm, against
                 means[key] = _mean(runs, value, "difference")
@@ -256,14 +245,25 @@ def _differences(means: DocumentMeans, others: DocumentMeans) -> DocumentMeans:
     return {key: mean.minus(other) for key, mean in means.items() if (other := others.get(key))}
 
 
-def _pairs(arms: Sequence[Arm], reference: str, best: str | None = None) -> list[tuple[str, str]]:
-    """Arms to compare, each pair once: every arm with the reference, trained teachers' with every other one, one that
-    is distilled with the one of the same texts, and `best`, if it is an arm, with every other strategy alone. Several
-    training runs are one side."""
-    names = list(dict.fromkeys(arm.group for arm in arms))
+def _paired_runs(runs: Mapping[int, DocumentMeans], others: Mapping[int, DocumentMeans]) -> list[DocumentMeans]:
+    """The differences of each training run, by its number: runs of one number have one seed. A side of a single one is
+    compared with every run of the other."""
+    if len(others) == 1:
+        others = dict.fromkeys(runs, *others.values())
+    elif len(runs) == 1:
+        runs = dict.fromkeys(others, *runs.values())
+    return [_differences(runs[run], others[run]) for run in runs if run in others]
+
+
+def _pairs(arms: Sequence[Arm], settings: Evaluation, best: str | None = None) -> list[tuple[str, str]]:
+    """Arms to compare, each pair once: every arm with the reference, trained teachers' with `evaluation.compared` or
+    every other one, one that is distilled with the one of the same texts, and `best`, if it is an arm, with every
+    other strategy alone. Several training runs are one side."""
+    names, reference = list(dict.fromkeys(arm.group for arm in arms)), settings.against
     pairs = [(name, reference) for name in names if name != reference and reference in names]
     for trained in dict.fromkeys(arm.group for arm in arms if arm.kind == "trained"):
-        others = [name for name in names if name not in (trained, reference)]
+        compared = [name for name in names if name in settings.compared] if settings.compared else names
+        others = [name for name in compared if name not in (trained, reference)]
         pairs += [(trained, other) for other in others if (other, trained) not in pairs]
     same = [(arm.group, arm._replace(distilled=False, name=arm.texts_of).group) for arm in arms if arm.distilled]
     pairs += [pair for pair in dict.fromkeys(same) if pair[1] in names and not {pair, pair[::-1]} & {*pairs}]

@@ -11,7 +11,7 @@ from curation.console.progress import say
 from curation.corpus.exam_items import ItemSource, evaluation_items
 from curation.corpus.training_data import read_evaluated, read_splits
 from curation.evaluation.arms import Arm, parse_arms
-from curation.evaluation.teachers import teacher_of_run, trains_teachers
+from curation.evaluation.teachers import teacher_of_run, training_config
 from curation.evaluation.texts import LessonTexts
 from curation.lab import world
 from curation.lab.build import build_lab
@@ -107,7 +107,7 @@ def _read_documents(config: Config, arms: Sequence[Arm]) -> tuple[list[Document]
     if not config.data.heldout:
         raise UserError("data.heldout is not set: name the documents that are evaluated, with `questions`")
     train: list[Document] = []
-    if any(trains_teachers(config.evaluation, arm) for arm in arms):
+    if any(arm.trained_here(config.evaluation) for arm in arms):
         train, documents = read_splits(config)
         check_documents(config, train, documents)
     else:
@@ -153,5 +153,8 @@ def _check(inputs: Inputs) -> None:
     for arm in arms:
         if arm.kind == "file":
             texts.of(arm)
-        elif arm.kind == "trained" and not trains_teachers(config.evaluation, arm):
+        elif arm.trained_here(config.evaluation):
+            for label, model in inputs.students.items():
+                training_config(config, arm, label, model)
+        elif arm.kind == "trained":
             teacher_of_run(config, arm)

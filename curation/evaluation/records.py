@@ -153,7 +153,9 @@ class ArmResult(Record):
     together: ArmEstimates
     single: ArmEstimates | None
     training_runs: int = 1
-    """Of `trained`: training runs that were measured, whose mean this is."""
+    """Of a trained teacher: training runs that were measured, whose mean this is."""
+    strategies_by_run: list[dict[str, float]] = []
+    """`strategies` of each of several training runs; empty for one."""
 
 
 class ScalingPoint(Record):
@@ -258,6 +260,18 @@ class StudentResult(Record):
     """None without replay."""
 
 
+class StrategyMixes(Record):
+    """How far apart the strategies of training runs of two students are: total variation distances (0 ... 1)."""
+
+    between: list[float]
+    """Of two runs of different students."""
+    within: list[float]
+    """Of two runs of one student, which differ by chance."""
+    p: float
+    """Share of the ways to divide the runs between two students that set them as far apart as these are; with five runs
+    each it cannot fall below 2 of 252."""
+
+
 class EvaluationResult(Record):
     """`evaluation.json`."""
 
@@ -277,6 +291,8 @@ class EvaluationResult(Record):
     students: dict[str, StudentResult]
     """By label: the model folder's name."""
     correction: Correction
+    strategy_mixes: dict[str, StrategyMixes] = {}
+    """By arm of several training runs, where there are two students."""
     student_runs: int
     """Different students trained for this result, in this call and earlier ones."""
     seconds: float

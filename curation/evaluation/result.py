@@ -1,8 +1,9 @@
 """What an evaluation leaves on disk: evaluation.json, and the rows and lessons that it was made from."""
 
+import itertools
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pyarrow.parquet as pq
 
 from configs.files import write_json, write_whole
 from configs.format import amount
-from curation.evaluation.estimates import StudentEstimates, document_means, mean_over_seeds, names_by_group
+from curation.evaluation.arms import names_by_group
+from curation.evaluation.estimates import StudentEstimates, document_means, mean_over_seeds
 from curation.evaluation.inputs import Inputs
 from curation.evaluation.measure import Measurements
 from curation.evaluation.records import (
@@ -30,7 +32,7 @@ from student.engine.models import read_tokenizer
 from student.plans import TaughtText, plain
 from student.records import Document, group_of, in_measure
 from student.text.words import overlap_shares
-from teacher.records import ONE_RUN
+from teacher.records import ONE_RUN, Rewrite
 from teacher.reward.assignment import clusters_of
 
 
@@ -58,21 +60,21 @@ def student_result(
     for name, runs in names_by_group(inputs.arms).items():
         of_runs = [measurements.texts[run] for run in runs]
         by_run = [taught_texts(groups, size) for groups in of_runs]
-        rewrites = [rewrite for groups in of_runs for group in groups for rewrite in group[:size]]
-        taught = [rewrite for rewrite in rewrites if rewrite.rejected is None]
+        rewrites = [[rewrite for group in groups for rewrite in group[:size]] for groups in of_runs]
         arm = next(arm for arm in inputs.arms if arm.name == runs[0])
-        strategies = Counter(rewrite.strategy for rewrite in taught if arm.written or arm.chosen)
+        of_strategies = [shares_of(of_run) if arm.written or arm.chosen else {} for of_run in rewrites]
         arms[name] = ArmResult(
-            words=arm.words if len(runs) == 1 else arm.words_of_runs(len(runs)),
+            words=arm.words if len(runs) == 1 else arm.words_of_runs(f"{len(runs)} training runs") + arm.learnt,
             equal_tokens=arm.equal_tokens and estimates.arms["together", name].as_planned,
             lesson_tokens=statistics.fmean(map(lesson_tokens, by_run)),
-            texts=len(taught) / documents / len(runs),
-            rejected=len(rewrites) - len(taught),
+            texts=sum(len(texts) for lessons in by_run for texts in lessons.values()) / documents / len(runs),
+            rejected=sum(rewrite.rejected is not None for of_run in rewrites for rewrite in of_run),
             overlap=statistics.fmean(map(overlap, by_run)),
-            strategies={strategy: count / strategies.total() for strategy, count in strategies.most_common()},
+            strategies=shares_of(itertools.chain(*rewrites)) if arm.written or arm.chosen else {},
             together=estimates.arms["together", name],
             single=estimates.arms.get(("single", name)),
             training_runs=len(runs),
+            strategies_by_run=of_strategies if len(runs) > 1 else [],
         )
     scaling: dict[str, list[ScalingPoint]] = {}
     for (name, number), found in sorted(estimates.scaling.items(), key=lambda item: item[0][1]):
@@ -92,6 +94,12 @@ def student_result(
         sequences=estimates.sequences,
         replay_effect=estimates.replay_effect,
     )
+
+
+def shares_of(rewrites: Iterable[Rewrite]) -> dict[str, float]:
+    """Share of each strategy in what passed the gates, the most frequent first."""
+    counts = Counter(rewrite.strategy for rewrite in rewrites if rewrite.rejected is None)
+    return {strategy: count / counts.total() for strategy, count in counts.most_common()}
 
 
 def lesson_table(
@@ -130,15 +138,16 @@ def notes(inputs: Inputs, students: Mapping[str, StudentResult]) -> list[str]:
     """What a reader must know of how it was measured, a sentence each."""
     config = inputs.config
     settings, student, documents = config.evaluation, config.student, len(inputs.documents)
-    drawn = "batches of documents that share students"
+    unit, drawn = "batches", "batches of documents that share students"
     clusters = len(set(clusters_of(inputs.documents, config.reward.documents_together)))
     if config.reward.documents_together == 1:
-        drawn = "titles of documents"
+        unit, drawn = "titles", "titles of documents"
     asked = "all their questions, none of which was rewarded" if settings.questions == "all" else "held-out questions"
     kinds, measure = {arm.kind for arm in inputs.arms}, config.reward.measure
     of_run = ""
-    if settings.teacher_for == "each" and settings.training_runs > 1 and "trained" in kinds:
-        of_run = f"; those of `trained` also draw its {settings.training_runs} training runs, crossed with the batches"
+    if any(arm.run for arm in inputs.arms):
+        runs = amount(settings.training_runs, "training run")
+        of_run = f"; those of trained teachers also draw their {runs}, crossed with the {unit}"
     elif "trained" in kinds:
         of_run = f"; those of a trained teacher are of {ONE_RUN} and do not say what another run's would be worth"
     sentences = [

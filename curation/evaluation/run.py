@@ -25,6 +25,7 @@ from curation.console.workers import run_side_by_side
 from curation.evaluation.estimates import estimate_students
 from curation.evaluation.inputs import Inputs, read_inputs
 from curation.evaluation.measure import Measurements, measure_student
+from curation.evaluation.mixes import strategy_mixes
 from curation.evaluation.records import EvaluationResult
 from curation.evaluation.result import lesson_table, notes, student_result, write_result
 from curation.evaluation.teachers import Checkpoints, trained_teachers
@@ -49,7 +50,7 @@ def run_evaluate(config: Config) -> EvaluationResult:
     texts = LessonTexts(inputs.config, inputs.documents, secret)
     for arm in inputs.arms:
         # A teacher that is trained here writes for its own student alone, which comes later.
-        if arm.chosen or (arm.written and (arm.kind != "trained" or arm.value)):
+        if arm.chosen or (arm.written and not arm.trained_here(config.evaluation)):
             say(f"texts: {arm.words}")
             texts.of(arm, of_arms.get(arm.name))
     del texts  # and with it a teacher in memory
@@ -87,6 +88,7 @@ def _make_result(
         reference=settings.against,
         students=students,
         correction=correction,
+        strategy_mixes=strategy_mixes(students),
         student_runs=sum(of_student.student_runs for of_student in measurements.values()),
         seconds=round(time.monotonic() - started, 1),
         notes=notes(inputs, students),

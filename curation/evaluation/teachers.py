@@ -1,5 +1,6 @@
 """The trained teachers of an evaluation: left by a run, or trained first."""
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 from datatrove.data import Document
 
 from configs.errors import UserError
-from configs.load import load_config
+from configs.format import amount
+from configs.load import changed, load_config
 from configs.schema import Config, Evaluation
 from curation.console.progress import say
 from curation.console.workers import run_side_by_side
@@ -29,31 +31,42 @@ def trained_teachers(
     make_pool: MakePool,
     secret_items: Sequence[Question],
 ) -> Checkpoints:
-    """The checkpoint of each `trained` arm for each student (label: model); with `evaluation.teacher_for: each` what is
-    missing is trained, on lessons that hold none of `secret_items`. Raises UserError where a run has no finished round,
-    and RunError."""
+    """The checkpoint of each `trained` arm for each student (label: model). Those that the evaluation trains itself are
+    trained where they are missing, on lessons that hold none of `secret_items`. Raises UserError where a run has no
+    finished round, and RunError."""
+    trained = [arm for arm in arms if arm.kind == "trained"]
     checkpoints: Checkpoints = {}
-    for arm in arms:
-        if arm.kind != "trained":
-            continue
-        if not trains_teachers(config.evaluation, arm):
-            checkpoints |= dict.fromkeys(((arm.name, label) for label in students), teacher_of_run(config, arm))
-            continue
-        # The training run of each student's own teacher: this config's, with that student.
-        runs = {}
-        for label, model in students.items():
-            folder = config.run.dir / "teachers" / (label.replace("/", "-") + (f"-{arm.run}" if arm.run else ""))
-            sections = {
-                "run": config.run.model_copy(update={"dir": folder, "seed": config.run.seed + max(0, arm.run - 1)}),
-                "student": config.student.model_copy(update={"model": model, "models": ()}),
-                "evaluation": Evaluation(),
-            }
-            runs[label] = config.model_copy(update=sections)
-        say(f"{arm.words} for {', '.join(students)}: {config.rl.rounds} rounds each, where they are not trained yet")
-        tasks = {label: partial(_train, run, train, make_pool, secret_items, label) for label, run in runs.items()}
-        run_side_by_side(tasks, config.evaluation.workers, kept="finished rounds are kept")
-        checkpoints |= {(arm.name, label): best_checkpoint(run.run.dir) for label, run in runs.items()}
-    return checkpoints
+    runs: dict[tuple[Arm, str], Config] = {}
+    for arm, (label, model) in itertools.product(trained, students.items()):
+        if arm.trained_here(config.evaluation):
+            runs[arm, label] = training_config(config, arm, label, model)
+        else:
+            checkpoints[arm.name, label] = teacher_of_run(config, arm)
+    if runs:
+        number = len({run.run.dir for run in runs.values()})
+        say(f"{amount(number, 'teacher')}, {config.rl.rounds} rounds each, are trained where they are missing")
+    # An arm that distills another one's texts has the same teacher.
+    tasks = {
+        f"{arm.texts_of}, {label}": partial(_train, run, train, make_pool, secret_items, f"{arm.texts_of}, {label}")
+        for (arm, label), run in runs.items()
+    }
+    run_side_by_side(tasks, config.evaluation.workers, kept="finished rounds are kept")
+    return checkpoints | {(arm.name, label): best_checkpoint(run.run.dir) for (arm, label), run in runs.items()}
+
+
+def training_config(config: Config, arm: Arm, label: str, model: str) -> Config:
+    """The training run of an arm for one student: the config with that student and what the arm's teacher changes.
+    Raises UserError for changes that are no settings, or that contradict the others."""
+    parts = [label.replace("/", "-"), arm.value, str(arm.run or "")]
+    folder = config.run.dir / "teachers" / "-".join(filter(None, parts))
+    sections = {
+        "run": config.run.model_copy(update={"dir": folder, "seed": config.run.seed + max(0, arm.run - 1)}),
+        "student": config.student.model_copy(update={"model": model, "models": ()}),
+        "evaluation": Evaluation(),
+    }
+    run = config.model_copy(update=sections)
+    changes = config.evaluation.teachers.get(arm.value, {})
+    return changed(run, changes, f"evaluation.teachers.{arm.value}") if changes else run
 
 
 def _train(
@@ -65,11 +78,6 @@ def _train(
 ) -> None:
     # Without held-out documents: the evaluation itself measures the teacher on them.
     train_teacher(config, train, (), make_pool, lambda line: say(f"{label}: {line}"), exam_items=secret_items)
-
-
-def trains_teachers(settings: Evaluation, arm: Arm) -> bool:
-    """Whether the arm's teachers are trained here where they are missing."""
-    return arm.kind == "trained" and not arm.value and settings.teacher_for == "each"
 
 
 def teacher_of_run(config: Config, arm: Arm) -> Path | None:

@@ -5,9 +5,9 @@ settings, documents, numbers), so that an interrupted evaluation finds it again 
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from configs.errors import UserError
@@ -18,13 +18,9 @@ from curation.scoring.rewrite_file import RAW, RewriteLine, read_rewrite_file
 from student.benchmarks.sources import DocumentQuestions
 from student.plans import TaughtText
 from student.records import Document, Question
-from teacher.gates.checks import VERSION as GATES_VERSION
 from teacher.gates.checks import build_gates, check
-from teacher.prompting.related import related_of
-from teacher.prompting.strategies import contents_of, parts_of, reads_related
 from teacher.records import Rewrite, Writer
-from teacher.run.samples import read_rewrites, write_rewrites
-from teacher.sampling import SAMPLING_VERSION, Sampling, sample_rewrites
+from teacher.sampling import Sampling, kept_rewrites, sample_rewrites
 from teacher.writers.local import load_teacher
 from teacher.writers.no_model import NoModel
 
@@ -56,38 +52,21 @@ class LessonTexts:
         elif arm.scaled:
             rewrites = max(rewrites, *self.config.evaluation.scaling)
         checkpoint = checkpoint if arm.kind == "trained" else None
-        path = self._kept_path(arm, rewrites, checkpoint)
-        if not path.is_file():
-            write_rewrites(path, self._write(arm, rewrites, checkpoint))
-        return read_rewrites(path)
-
-    def _kept_path(self, arm: Arm, rewrites: int, checkpoint: Path | None) -> Path:
-        config = self.config
         # A checkpoint is known by its weights: a run that was trained anew in the same folder is another teacher.
         weights = hashlib.sha256()
         for file in sorted(checkpoint.glob("*.safetensors")) if checkpoint else ():
             weights.update(file.read_bytes())
-        depends = {
-            "sampling": SAMPLING_VERSION,
+        more = {
             "arm": [arm.texts_of, arm.kind, arm.value],
             "rewrites": rewrites,
             "checkpoint": weights.hexdigest()[:16] if checkpoint else None,
-            "teacher": config.teacher.model_dump(mode="json"),
-            "ensemble": config.evaluation.ensemble,
-            "gates": [GATES_VERSION, config.gates.model_dump(mode="json")],
-            "seed": config.run.seed,
-            "documents": [[document.id, document.text] for document in self.documents],
-            "items": [asdict(item) for item in self.secret_items],
+            "ensemble": self.config.evaluation.ensemble,
         }
-        strategies = arm.strategies(config.evaluation, config.teacher)
-        depends["strategies"] = contents_of(strategies)
-        if any(part.kind != "prompt" for name in strategies for part in parts_of(name)):
-            depends["ready"] = [document.metadata.get("rewrites") for document in self.documents]
-        if any(map(reads_related, strategies)):
-            depends["related"] = [(related := related_of(document)) and related.text for document in self.documents]
-        digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
         name = arm.texts_of.replace("/", "-").replace(":", "-")
-        return config.run.dir / "evaluation" / "texts" / f"{name}-{digest}.json"
+        path = self.config.run.dir / "evaluation" / "texts" / name
+        strategies = arm.strategies(self.config.evaluation, self.config.teacher)
+        write = partial(self._write, arm, rewrites, checkpoint)
+        return kept_rewrites(path, self.config, self.documents, strategies, self.secret_items, more, write)
 
     def _write(self, arm: Arm, rewrites: int, checkpoint: Path | None) -> Groups:
         """A teacher writes at its evaluation temperature; one is in memory at a time."""

@@ -16,8 +16,8 @@ DOCUMENTS = {
     "failed": "failed",
 }  # fmt: skip
 """The fields of `FileCounts` for documents, by their outcome."""
-Begun = dict[int, set[str | None]]
-"""The stages of a document that goes on in the next part, by its row."""
+Begun = dict[int, set[tuple[bool, str | None]]]
+"""Of a document that goes on in the next part, by its row: whether a record is of an own text, and its stage."""
 
 
 @dataclass(slots=True)
@@ -98,21 +98,25 @@ def count_passages(table: pa.Table, file: FileCounts, numbers: dict[str, int]) -
     assert len(stages) == numbers["passages"] and sum(tokens.values()) == numbers["source_tokens"], "a passage is lost"
 
 
-def count_outcomes(table: pa.Table, file: FileCounts, merged: Merged, begun: Begun, *, ends_within: bool) -> int:
+def count_outcomes(
+    table: pa.Table, file: FileCounts, merged: Merged, begun: Begun, *, ends_within: bool, whole_documents: bool = False
+) -> int:
     """Adds the outcomes of a part's documents and refused rewrites to the counts; returns the documents that end in it.
-    The part `ends_within` a document, or not; it goes to `begun`, where the next part finds it."""
+    The part `ends_within` a document, or not; it goes to `begun`, where the next part finds it. Of `whole_documents`
+    the own text is a row where none of its passages was refused, see `document_rows`."""
     stages = begun.copy()
     begun.clear()
     for record in table.select(["source_row", "rewrite", "stage", "reason", "detail"]).to_pylist():
         stage, reason = record["stage"], record["reason"]
-        stages.setdefault(record["source_row"], set()).add(stage)
-        merged.rewrites += record["rewrite"] is not None
+        own = record["rewrite"] is None
+        stages.setdefault(record["source_row"], set()).add((own, stage))
+        merged.rewrites += not own
         if stage == "filter":
             file.filter_reasons[reason] += 1
             merged.filter_reasons[reason] += 1
         elif reason is None:
-            merged.passed += record["rewrite"] is not None
-            merged.own_texts += record["rewrite"] is None
+            merged.passed += not own
+            merged.own_texts += own
         else:
             merged.reasons[reason] += 1
             if stage == "leak_check":
@@ -121,7 +125,9 @@ def count_outcomes(table: pa.Table, file: FileCounts, merged: Merged, begun: Beg
         last = max(stages)
         begun[last] = stages.pop(last)
     for of_document in stages.values():
-        match _outcome(of_document):
+        refused = any(own and stage not in (None, "filter", "step") for own, stage in of_document)
+        lost = {(True, None)} if whole_documents and refused else set()
+        match _outcome({stage for _, stage in of_document - lost}):
             case "out":
                 file.documents_out += 1
             case "filtered":

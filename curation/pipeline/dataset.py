@@ -195,7 +195,9 @@ def _kept_rows(
             with pq.ParquetFile(path) as part:
                 table = part.read()
             numbers = part_numbers(path)
-            documents += count_outcomes(table, file, merged, begun, ends_within=bool(numbers["begun"]))
+            documents += count_outcomes(
+                table, file, merged, begun, ends_within=bool(numbers["begun"]), whole_documents=whole_documents
+            )
             count_passages(table, file, numbers)
             table = table.replace_schema_metadata(None)
             for record in table.filter(compute.is_valid(table["reason"])).to_pylist():

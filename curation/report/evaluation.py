@@ -46,25 +46,26 @@ def told(student: StudentResult, rewarded: Measure) -> list[Measure]:
     return [rewarded, *(measure for measure in MEASURES if measure in found and measure != rewarded)]
 
 
+def trained_arms(student: StudentResult) -> list[str]:
+    """The arms of trained teachers, in the order of the config."""
+    return [name for name in student.arms if name.partition(":")[0] == "trained"]
+
+
 def verdicts(evaluation: EvaluationResult) -> list[Verdict]:
-    """What stands after correction, a sentence a student and verdict: the trained teacher's arm beside every other;
+    """What stands after correction, a sentence a student and verdict: each trained teacher's arm beside the others;
     without one the other arms beside the reference."""
     sentences = []
     for label, student in evaluation.students.items():
-        trained = "trained" in student.arms
-        arm = "trained" if trained else evaluation.reference
-        in_gain = [c for c in student.comparisons if (c.measure, c.setting) == ("gain", "together")]
-        of_arm = [c if c.arm == arm else _turned(c) for c in in_gain if arm in (c.arm, c.against)]
-        comparisons = sorted(of_arm, key=lambda c: -c.difference.mean)
-        if not trained:
-            comparisons = [_turned(comparison) for comparison in reversed(comparisons)]
-        words = student.arms[arm].words
-        subject = f"{'taught with' if trained else 'against'} {arm}{f' ({words})' if words not in ('', arm) else ''}"
-        for kind, opening in (TRAINED_GAINS if trained else OTHERS_GAIN).items():
-            of_kind = [c for c in comparisons if KINDS[c.verdict] == kind]
-            if others := [_with_difference(c, student, c.against if trained else c.arm) for c in of_kind]:
-                sentences.append(Verdict(f"{label}, {subject}: {opening} {'; '.join(others)}.", kind))
+        for arm in trained_arms(student) or [evaluation.reference]:
+            sentences += _verdicts_of(evaluation, label, arm)
         sentences += _where_text_stops_helping(label, student)
+    for arm, mixes in evaluation.strategy_mixes.items():
+        between, within = (f"{number(min(of))} to {number(max(of))}" for of in (mixes.between, mixes.within))
+        words = (
+            f"{arm}: strategies of two training runs lie {between} apart where their students differ, {within} where"
+            f" they do not (total variation; permutation of runs, p {number(mixes.p, 3)})."
+        )
+        sentences.append(Verdict(words, "note"))
     family = evaluation.correction.families.get("together/gain", 0)
     documents, students = amount(evaluation.documents, "held-out document"), amount(evaluation.seeds, "student")
     of_run = ""
@@ -77,6 +78,24 @@ def verdicts(evaluation: EvaluationResult) -> list[Verdict]:
         f" evaluations would call anything so.{of_run}"
     )
     return [*sentences, Verdict(note, "note")]
+
+
+def _verdicts_of(evaluation: EvaluationResult, label: str, arm: str) -> list[Verdict]:
+    """Of one arm and student, beside all that it was compared with."""
+    student, sentences = evaluation.students[label], []
+    trained = arm in trained_arms(student)
+    in_gain = [c for c in student.comparisons if (c.measure, c.setting) == ("gain", "together")]
+    of_arm = [c if c.arm == arm else _turned(c) for c in in_gain if arm in (c.arm, c.against)]
+    comparisons = sorted(of_arm, key=lambda c: -c.difference.mean)
+    if not trained:
+        comparisons = [_turned(comparison) for comparison in reversed(comparisons)]
+    words = student.arms[arm].words
+    subject = f"{'taught with' if trained else 'against'} {arm}{f' ({words})' if words not in ('', arm) else ''}"
+    for kind, opening in (TRAINED_GAINS if trained else OTHERS_GAIN).items():
+        of_kind = [c for c in comparisons if KINDS[c.verdict] == kind]
+        if others := [_with_difference(c, student, c.against if trained else c.arm) for c in of_kind]:
+            sentences.append(Verdict(f"{label}, {subject}: {opening} {'; '.join(others)}.", kind))
+    return sentences
 
 
 def _where_text_stops_helping(label: str, student: StudentResult) -> list[Verdict]:
@@ -132,7 +151,7 @@ def tiles(evaluation: EvaluationResult) -> list[Tile]:
     """What to see first."""
     tiles, reference = [], evaluation.reference
     for label, student in evaluation.students.items():
-        arm = "trained" if "trained" in student.arms else reference
+        arm = next(iter(trained_arms(student)), reference)
         accuracy, beside = (student.arms[name].together.accuracy for name in (arm, reference))
         if accuracy is not None:
             detail = f"{reference} {interval_text(beside.bounds)}" if beside and reference != arm else ""
@@ -165,9 +184,9 @@ def intervals_of(evaluation: EvaluationResult, setting: str = "together") -> str
 def _of_one_run(evaluation: EvaluationResult) -> bool:
     """Whether a trained teacher's texts are among the arms, and those of a single training run."""
     return any(
-        name.partition(":")[0] == "trained" and arm.training_runs == 1
+        student.arms[name].training_runs == 1
         for student in evaluation.students.values()
-        for name, arm in student.arms.items()
+        for name in trained_arms(student)
     )
 
 

@@ -20,7 +20,15 @@ from curation.evaluation.records import (
     StudentResult,
 )
 from curation.report import plots
-from curation.report.evaluation import arm_tables, bounds, comparison_tables, intervals_of, told, verdicts
+from curation.report.evaluation import (
+    arm_tables,
+    bounds,
+    comparison_tables,
+    intervals_of,
+    told,
+    trained_arms,
+    verdicts,
+)
 from curation.report.parts import Block, Figure, Section, cell, draw, number
 from curation.report.plots import Curve, Interval, Row
 from student.records import in_measure
@@ -105,7 +113,7 @@ def _arms(evaluation: EvaluationResult) -> Section:
 def _rows(student: StudentResult, values: Sequence[Interval | None]) -> list[Row]:
     """A row an arm that has a value."""
     return [
-        Row(name if arm.equal_tokens else f"{name} †", value, name == "trained")
+        Row(name if arm.equal_tokens else f"{name} †", value, name in trained_arms(student))
         for (name, arm), value in zip(student.arms.items(), values, strict=True)
         if value
     ]

@@ -18,6 +18,7 @@ from curation.corpus.passages import Cutter
 from curation.corpus.shards import read_shard
 from curation.corpus.training_data import training_id
 from curation.evaluation.records import LESSONS_FILE, EvaluationResult
+from curation.report.evaluation import trained_arms
 from curation.report.parts import marked, number
 from curation.report.training import Training, round_and_step
 from student.grids.grid import read_pairs
@@ -75,20 +76,19 @@ def _evaluated(evaluation: EvaluationResult, path: Path) -> Iterator[Example]:
     text_by_id = {row["document_id"]: row["document"] for row in rows}
     for label, student in evaluation.students.items():
         others = [name for name in student.arms if name != evaluation.reference]
-        arm = "trained" if "trained" in student.arms else others[-1] if others else evaluation.reference
+        arm = next(iter(trained_arms(student)), others[-1] if others else evaluation.reference)
         lessons: dict[str, dict[str, Lesson]] = {name: {} for name in student.arms}
         for row in rows:
             if row["student"] == label:
                 name, text, counts = row["document_id"], SEPARATOR.join(row["texts"]), Counter(row["strategies"])
                 # `question-answer × 3, copy`
                 strategies = ", ".join(name if n == 1 else f"{name} × {n}" for name, n in counts.items())
-                # Of several training runs the first is shown.
-                of_arm = "trained" if row["arm"] == "trained-1" else row["arm"]
-                lessons.setdefault(of_arm, {})[name] = Lesson(name, text, strategies, row["gain"])
-        for which, lesson in _extremes(lessons[arm].values()):
+                lessons.setdefault(row["arm"], {})[name] = Lesson(name, text, strategies, row["gain"])
+        # Of several training runs the first is shown.
+        for which, lesson in _extremes((lessons[arm] or lessons.get(f"{arm}-1", {})).values()):
             shown = [(arm, lesson)]
             before = lessons.get("untrained", {}).get(lesson.document_id)
-            if arm == "trained" and before is not None:
+            if arm in trained_arms(student) and before is not None:
                 shown.insert(0, ("untrained", before))
             title = f"{which} gain of {label}, held-out, {lesson.document_id}"
             yield _side_by_side(title, text_by_id[lesson.document_id], shown, evaluation.measure)

@@ -17,10 +17,12 @@ from curation.lab import world
 from student.plans import Planned, TaughtText
 from student.records import group_of
 from teacher.gates.checks import build_gates
+from teacher.prompting.plans import check_plans
 from teacher.prompting.strategies import brought_names, check_strategy, prompts_of, spread
 from teacher.ready.brought import brought_texts, check_brought
+from teacher.records import Rewrite
 from teacher.reward.student_runs import heldout_items
-from teacher.sampling import Sampling, sample_rewrites
+from teacher.sampling import Sampling, kept_rewrites, sample_rewrites
 from teacher.writers.no_model import load_writer
 
 LAB = "lab"
@@ -87,12 +89,17 @@ def read_groups(
     check_brought(brought_names(strategies), read)
     for strategy in strategies if config.teacher.prompting == "strategy" else ():
         check_strategy(strategy)
-    writer = load_writer(config.teacher)
-    asked = heldout_items(config, (), unasked=read)
-    gates = build_gates(config.gates, config.teacher, writer.tokenizer, asked, config.student.prompt_template)
-    sampling = Sampling(rewrites=rewrites or config.rl.group_size, seed=stable_seed(config.run.seed, "reliability"))
-    groups = []
-    for document, written in zip(read, sample_rewrites(writer, read, sampling, gates), strict=True):
+    items, number = heldout_items(config, (), unasked=read), rewrites or config.rl.group_size
+
+    def write() -> list[list[Rewrite]]:
+        writer = load_writer(config.teacher)
+        gates = build_gates(config.gates, config.teacher, writer.tokenizer, items, config.student.prompt_template)
+        sampling = Sampling(rewrites=number, seed=stable_seed(config.run.seed, "reliability"))
+        return sample_rewrites(writer, read, sampling, gates)
+
+    path, groups = config.run.dir / "study" / "texts", []
+    more = {"rewrites": number, "prompt_template": config.student.prompt_template}
+    for document, written in zip(read, kept_rewrites(path, config, read, strategies, items, more, write), strict=True):
         # Rewrites that a gate refuses train nobody.
         candidates = [Candidate(rewrite.strategy, rewrite.taught) for rewrite in written if rewrite.rejected is None]
         groups.append(Group(document, (*candidates, Candidate(RAW, document.text, control=True))))
@@ -152,6 +159,7 @@ def read_arms(config: Config) -> list[Group]:
         check_strategy(name, "search.arms")
     read = read_asked(config, config.data.train, config.data.limit, config.data.titles)
     check_brought(brought_names(names), read, "search.arms")
+    check_plans(config.teacher, names, read, "search.arms")
     writer = load_writer(config.teacher.model_copy(update={"prompting": "strategy", "strategies": tuple(names)}))
     sampling = Sampling(rewrites=1, seed=stable_seed(config.run.seed, "settings"))
     texts: dict[str, list[TaughtText | None]] = {}

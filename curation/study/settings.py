@@ -13,11 +13,12 @@ from typing import Any
 from configs.errors import UserError
 from configs.files import write_json
 from configs.format import without_nan
+from configs.load import changed
 from configs.schema import Config
 from curation.console.progress import say
 from curation.study.groups import Group, read_arms
 from curation.study.settings_report import VERDICT, Measured, summarise
-from curation.study.students import RewriteStudy, changed_student, session, with_distractors
+from curation.study.students import RewriteStudy, session, with_distractors
 from student.pools import make_pool
 from student.pools.inline import NOT_IN_FINGERPRINT
 from student.records import group_of
@@ -31,7 +32,7 @@ def run_settings(config: Config, *, pools: MakePool = make_pool) -> dict[str, An
     search = config.search
     decoding = {"decode": True} if "recall" in search.measures else {}
     students = {
-        setting_name(changes): changed_student(config.student, decoding | changes, "search.settings")
+        setting_name(changes): changed(config, {"student": decoding | changes}, "search.settings").student
         for changes in search.settings
     }
     if any(student.models or student.model in ("", "teacher") for student in students.values()):

@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from configs.errors import UserError, check_known
+from configs.errors import UserError
 from configs.files import write_json
 from configs.load import differences
 from configs.schema import Config, Student
@@ -73,23 +71,6 @@ class Recording:
             [[None if outcome is None else value(outcome) for outcome in repeats] for repeats in candidates]
             for candidates in (self.whole if whole else self.outcomes)
         ]
-
-
-def changed_student(student: Student, changes: Mapping[str, Any], key: str) -> Student:
-    """The settings with some of them changed, those of `lora` one by one. Raises UserError for what a student does not
-    have, with the config's key of the changes."""
-    check_known(f"setting in {key}", changes, list(Student.model_fields))
-    merged: dict[str, Any] = student.model_dump()
-    for name, value in changes.items():
-        inner = isinstance(value, Mapping) and isinstance(merged[name], dict)
-        merged[name] = {**merged[name], **value} if inner else value
-    try:
-        return Student.model_validate(merged)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].replace("Input should be ", "expected ")
-        raise UserError(f"{key}: {place!r}: {message} (got {first['input']!r})") from None
 
 
 def with_distractors(config: Config) -> Config:

@@ -59,7 +59,7 @@ def run_validity(
         check_screen(config, names)
     if config.student.models or config.student.model == "teacher":
         raise UserError("validity measures the students of one model: set student.model to a folder or a Hub id")
-    target_settings = target_student(config.student, settings) if settings.target == "student" else None
+    target_settings = target_student(config) if settings.target == "student" else None
     groups, target_DGR = _documents(config, source)
     together = config.reward.documents_per_student if "shared" in settings.credits else 1
     check_alone(groups, [together], "set validity.credits to [document]")

@@ -10,10 +10,10 @@ import numpy as np
 
 from configs.errors import UserError
 from configs.files import parse_lines
-from configs.schema import Student, Validity
+from configs.load import changed
+from configs.schema import Config, Student, Validity
 from curation.console.progress import say
 from curation.study.groups import Candidate, Group
-from curation.study.students import changed_student
 from student.statistics.reliability import gains_table
 
 
@@ -52,11 +52,12 @@ def match_outcomes(groups: Sequence[Group], settings: Validity) -> tuple[list[Gr
     return kept, gains_table(runs)
 
 
-def target_student(student: Student, settings: Validity) -> Student:
+def target_student(config: Config) -> Student:
     """The target's students: those of the config with `target_student` on top, which decode where recall is the target.
-    Raises UserError for settings that a student does not have."""
+    Raises UserError for settings that a student does not have, and for those that contradict the config's others."""
+    settings = config.validity
     changes = settings.target_student | ({"decode": True} if settings.target_measure == "recall" else {})
-    return changed_student(student, changes, "validity.target_student")
+    return changed(config, {"student": changes}, "validity.target_student").student
 
 
 def _outcomes_by_document(settings: Validity) -> dict[str, list[Any]] | None:

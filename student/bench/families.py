@@ -20,13 +20,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import transformers
 from torch import Tensor
-from transformers import (
-    CONFIG_MAPPING,
-    AutoModelForCausalLM,
-    GPT2Tokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GPT2Tokenizer, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from configs.errors import UserError, nearest
@@ -48,29 +42,26 @@ MOST_SECONDS = 20.0
 """Of a core, for one family: most take 0.2."""
 SETTINGS = Student(lora=Lora(rank=2, alpha=4.0), dtype="float32")
 
-SIZES: dict[str, Any] = {
-    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "word_embed_proj_dim", "embedding_size"), 32),
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "d_ff", "decoder_ffn_dim", "encoder_ffn_dim"), 48),
-    **dict.fromkeys(("block_ff_dim", "ffn_hidden_size", "intermediate_size_mlp", "expert_ffn_hidden_size"), 48),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), 2),
-    **dict.fromkeys(("num_decoder_layers", "num_encoder_layers", "depth"), 2),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"), 4),
-    **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads"), 4),
-    **dict.fromkeys(("num_key_value_heads", "num_experts_per_tok", "moe_k", "linear_num_key_heads"), 2),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 24),
-    **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "sliding_window"), 16),
-    **dict.fromkeys(("head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "rotary_dim", "state_size"), 8),
-    **dict.fromkeys(("mamba_d_state", "mamba_n_heads", "mamba_d_head", "ssm_state_size"), 8),
-    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 8),
-    **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "mamba_n_groups"), 1),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len"), 128),
-    **dict.fromkeys(("mamba_num_heads", "mamba_head_dim", "mamba_headdim"), 8),
-    **dict.fromkeys(("mamba_chunk_size", "chunk_size", "attention_chunk_size"), 16),
-    **dict.fromkeys(("moe_shared_expert_intermediate_size",), 24),
-    "linear_num_value_heads": 4, "vocab_size": VOCABULARY, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3,
-    "is_decoder": True,  # encoders that can be decoders, such as BERT
+_NAMES_BY_VALUE = {
+    32: "hidden_size d_model n_embd dim word_embed_proj_dim embedding_size",
+    48: "intermediate_size ffn_dim n_inner d_ff decoder_ffn_dim encoder_ffn_dim block_ff_dim ffn_hidden_size "
+    "intermediate_size_mlp expert_ffn_hidden_size",
+    2: "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_decoder_layers "
+    "num_encoder_layers depth num_key_value_heads num_experts_per_tok moe_k linear_num_key_heads bos_token_id",
+    4: "num_attention_heads n_head n_heads num_heads attention_heads decoder_attention_heads "
+    "encoder_attention_heads num_experts num_local_experts n_routed_experts moe_num_experts "
+    "linear_num_value_heads",
+    24: "moe_intermediate_size shared_expert_intermediate_size moe_shared_expert_intermediate_size",
+    16: "q_lora_rank kv_lora_rank sliding_window mamba_chunk_size chunk_size attention_chunk_size",
+    8: "head_dim qk_rope_head_dim qk_nope_head_dim v_head_dim rotary_dim state_size mamba_d_state mamba_n_heads "
+    "mamba_d_head ssm_state_size linear_key_head_dim linear_value_head_dim linear_head_dim mamba_num_heads "
+    "mamba_head_dim mamba_headdim",
+    1: "n_group topk_group first_k_dense_replace mamba_n_groups pad_token_id",
+    128: "max_position_embeddings n_positions max_seq_len",
+    3: "eos_token_id",
 }  # fmt: skip
+SIZES: dict[str, Any] = {name: value for value, names in _NAMES_BY_VALUE.items() for name in names.split()}
+SIZES |= {"vocab_size": VOCABULARY, "is_decoder": True}  # encoders that can be decoders, such as BERT
 """Small values of the settings that families share by name."""
 
 _RECURRENT_FIRST = {"layer_types": ["linear_attention", "full_attention"]}
@@ -89,11 +80,7 @@ ODD: dict[str, dict[str, Any]] = {
     "kimi_linear": {"linear_num_heads": 4, **_RECURRENT_FIRST},
     "longcat_flash": {"moe_topk": 2, "zero_expert_num": 2},
     "dbrx": {"attn_config": {"rope_theta": 10_000.0, "clip_qkv": 8.0, "kv_n_heads": 2}},
-    "reformer": {
-        "axial_pos_embds": False,
-        "attn_layers": ["local", "local"],
-        "local_attn_chunk_length": 16,
-    },
+    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local"], "local_attn_chunk_length": 16},
     "falcon_h1": {"mamba_d_ssm": 64},
     "gemma3n_text": {
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],

@@ -7,8 +7,6 @@ same for all that is compared. What is simpler than in LESS: the student is not 
 averaged, so there are no moments by which Adam would scale the lesson's gradient, and none are made up.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -72,7 +70,7 @@ def _lesson_pieces(scorer: Scorer, lesson: Lesson, slot: int, max_tokens: int) -
     labels = sum(len(text.labelled) for text in schedule.texts)
     if schedule.problem is not None:
         return []
-    targets: Sequence[Targets | None] = schedule.targets or [None] * len(schedule.texts)
+    targets: list[Targets | None] = [*schedule.targets] or [None] * len(schedule.texts)
     return [
         Piece(slot, text, share=1 / labels, targets=target)
         for text, target in zip(schedule.texts, targets, strict=True)

@@ -62,16 +62,22 @@ def plan_schedule(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: 
     loss_on = lesson.loss_on or settings.loss_on
     ids = lesson.document_ids or ("",) * len(lesson.texts)
     numbers = {name: number for number, name in enumerate(dict.fromkeys(ids))}
-    texts, owners, contexts = [], [], []
+    texts: list[Encoded] = []
+    owners: list[int] = []
+    contexts = []
+    units: list[list[int]] = []
     before = {context: context_ids(tokenizer, context) for context in dict.fromkeys(lesson.contexts)}
     for text, document_id, context in zip(lesson.texts, ids, lesson.contexts or [None] * len(ids), strict=True):
-        for part in encode_text(tokenizer, text, loss_on, settings.max_text_tokens):
-            if len(part.labelled):
-                texts.append(part)
-                owners.append(numbers[document_id])
-                contexts += [] if context is None else [in_context(tokenizer, before[context], part)]
-    order = step_order(
-        owners,
+        parts = [p for p in encode_text(tokenizer, text, loss_on, settings.max_text_tokens) if len(p.labelled)]
+        places = list(range(len(texts), len(texts) + len(parts)))
+        # A step of so many texts takes a long one with all its parts, so that the steps of a lesson are as many as were
+        # planned for its texts, and an epoch is an epoch. A step of so many tokens takes single parts.
+        units += [[place] for place in places] if settings.tokens_per_step else [places] if places else []
+        texts += parts
+        owners += [numbers[document_id]] * len(parts)
+        contexts += [] if context is None else [in_context(tokenizer, before[context], part) for part in parts]
+    steps = step_order(
+        [owners[unit[0]] for unit in units],
         seed=lesson.seed,
         # A lesson's own epochs win over the config's steps; its own steps win over both.
         steps=lesson.steps or (None if lesson.epochs else settings.steps),
@@ -80,6 +86,7 @@ def plan_schedule(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, settings: 
         lengths=[len(text) for text in texts] if settings.tokens_per_step else None,
         tokens_per_step=settings.tokens_per_step,
     )
+    order = [[place for unit in step for place in units[unit]] for step in steps]
     rate = settings.learning_rate if lesson.learning_rate is None else lesson.learning_rate
     warmup = settings.warmup_steps if lesson.warmup_steps is None else lesson.warmup_steps
     kept = _within(order, [len(text) for text in texts], settings.max_lesson_tokens)

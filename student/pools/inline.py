@@ -47,7 +47,7 @@ from student.records import Exam, Job, OnDone, Outcome
 
 log = logging.getLogger(__name__)
 
-ENGINE_VERSION = 7
+ENGINE_VERSION = 8
 """Part of the key of a cached outcome; raised whenever the same job would give another outcome."""
 
 NOT_IN_FINGERPRINT = {

@@ -73,7 +73,7 @@ class Evaluation:
         results = {name: of_document for name, of_document in results.items() if of_document}
         gains = {name: statistics.fmean(r.gain for r in of_document) for name, of_document in results.items()}
         accuracies = {name: statistics.fmean(r.accuracy for r in of_document) for name, of_document in results.items()}
-        penalties = {name: mean_penalties([r.penalties for r in of_document]) for name, of_document in results.items()}
+        penalties = {name: mean_by_name([r.penalties for r in of_document]) for name, of_document in results.items()}
         measures = {name: mean_by_name([r.measures for r in of_document]) for name, of_document in results.items()}
         rewards = [gain - sum(penalties[name].values()) for name, gain in gains.items()]
         clusters = [batches[name] for name in results]
@@ -121,12 +121,6 @@ def mean_by_name(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each name's values, over the mappings that have it."""
     names = dict.fromkeys(name for of_one in values for name in of_one)
     return {name: statistics.fmean(of_one[name] for of_one in values if name in of_one) for name in names}
-
-
-def mean_penalties(charged: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each penalty."""
-    names = dict.fromkeys(name for penalties in charged for name in penalties)
-    return {name: statistics.fmean(penalties[name] for penalties in charged) for name in names}
 
 
 def crossed_estimate(values: Sequence[Mapping[str, float]], batches: Mapping[str, int]) -> Estimate:

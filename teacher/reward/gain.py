@@ -22,7 +22,7 @@ from student.statistics.reliability import Noise, Reliability, measured_noise, p
 from student.text.words import count_words, overlap_shares
 from teacher.records import Prediction, Reward, Rewrite, SamplingError
 from teacher.reward.assignment import LessonResult, Results, RewriteSet, TaughtLesson, batches_of, clusters_of
-from teacher.reward.evaluation import DocumentResult, Evaluation, mean_by_name, mean_penalties
+from teacher.reward.evaluation import DocumentResult, Evaluation, mean_by_name
 from teacher.reward.pooling import PooledPredictions
 from teacher.reward.screen import Screen, Signs
 from teacher.reward.step_students import StepStudents, across_models
@@ -248,7 +248,7 @@ class GainReward:
                     on_document = narrow(job, outcome, name, measure)
                     gain = narrow(job, outcome, None, measure).gain if whole else on_document.gain
                     assert gain is not None
-                    penalties = mean_penalties(self._penalties(name, plain(texts[name]) or [""], forgotten(outcome)))
+                    penalties = mean_by_name(self._penalties(name, plain(texts[name]) or [""], forgotten(outcome)))
                     accuracy = on_document.metrics["accuracy_after"]
                     results[name].append(DocumentResult(gain, accuracy, penalties, gains_of(on_document)))
             failed = sum(outcome.gain is None for outcome in outcomes)
@@ -261,7 +261,7 @@ class GainReward:
             if measured := [evaluation for evaluation in each if name in evaluation.gains]:
                 gain = across_models(self.reward, [evaluation.gains[name] for evaluation in measured])
                 accuracy = across_models(self.reward, [evaluation.accuracies[name] for evaluation in measured])
-                penalties = mean_penalties([evaluation.penalties[name] for evaluation in measured])
+                penalties = mean_by_name([evaluation.penalties[name] for evaluation in measured])
                 gains = mean_by_name([evaluation.measures[name] for evaluation in measured])
                 combined[name] = [DocumentResult(gain, accuracy, penalties, gains)]
         return Evaluation.of(combined, batches, sum(e.failed for e in each), by_model, measure=self.reward.measure)

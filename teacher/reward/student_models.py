@@ -24,6 +24,7 @@ from student.engine.lora import Coverage, adapter_coverage
 from student.engine.models import empty_model, load_model
 from student.records import Job, Outcome, StudentPool
 from teacher.records import Rewrite
+from teacher.reward.shuffled import ShuffledPool
 from teacher.reward.signs import SIGNS
 from teacher.reward.student_runs import StudentRuns, lesson_steps
 from teacher.run.checkpoints import is_adapter, latest_numbered, save_folder
@@ -84,7 +85,8 @@ class StudentPools:
             self.close()
             for name, path in bases.items():
                 student = self.config.student.model_copy(update={"model": path, "models": ()})
-                self.pools[name] = self.make_pool(student)
+                pool = self.make_pool(student)
+                self.pools[name] = ShuffledPool(pool) if self.config.reward.shuffled else pool
             self.bases = dict(bases)
         return self.pools
 

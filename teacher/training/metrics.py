@@ -18,7 +18,7 @@ from student.text.words import overlap_shares
 from teacher.algorithms.algorithm import Groups, Rewards
 from teacher.records import Rewrite
 from teacher.reward.assignment import batches_of, lessons_of
-from teacher.reward.evaluation import Evaluation, estimate_gains, mean_by_name, mean_penalties
+from teacher.reward.evaluation import Evaluation, estimate_gains, mean_by_name
 from teacher.reward.student_models import labels
 from teacher.reward.student_runs import gains_of
 
@@ -148,7 +148,7 @@ def evaluation_metrics(evaluation: Evaluation) -> dict[str, Any]:
     estimates = {"reward": evaluation.reward, "gain": evaluation.gain, "accuracy": evaluation.accuracy}
     values: dict[str, Any] = estimate_metrics(estimates)
     values |= estimate_metrics({f"gain/{measure}": e for measure, e in evaluation.by_measure.items()})
-    penalties = mean_penalties(list(evaluation.penalties.values()))
+    penalties = mean_by_name(list(evaluation.penalties.values()))
     values |= {f"penalty/{name}": penalty for name, penalty in penalties.items()}
     for name, label in labels(list(evaluation.by_student)).items():
         of_student = evaluation_metrics(evaluation.by_student[name])

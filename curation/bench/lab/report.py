@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configs.format import interval
+from configs.format import interval, without_nan
 from curation.bench.lab.cells import ARMS, Cell
-from curation.bench.teacher_report import estimate_arms, paired
 from curation.console.tables import markdown
 from curation.lab.models import STUDENTS
-from student.statistics.intervals import holm
+from student.statistics.intervals import Estimate, holm
+from teacher.reward.evaluation import crossed_estimate, crossed_share, crossed_test
 
 
 def summarise(runs: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -18,7 +18,11 @@ def summarise(runs: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> dict[str, Any
     for cell, results in runs.items():
         batches = results[0]["arms"]["raw"]["batches"]
         by_arm = {arm: [result["arms"][arm] for result in results] for arm in ARMS}
-        difference, p = paired(by_arm["permuted"], by_arm["question-answer"], "gain")
+        pairs = [
+            {name: gain - other["gains"][name] for name, gain in one["gains"].items() if name in other["gains"]}
+            for one, other in zip(by_arm["permuted"], by_arm["question-answer"], strict=True)
+        ]
+        difference, p = crossed_test(pairs, batches)
         p_values.append(p)
         rows.append(
             {
@@ -30,10 +34,13 @@ def summarise(runs: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> dict[str, Any
                 "batches": len(set(batches.values())),
                 "failed_students": sum(arm["failed"] for arms in by_arm.values() for arm in arms),
                 **{
-                    arm: {measure: estimate_arms(of_arm, measure) for measure in ("accuracy", "gain")}
+                    arm: {
+                        "accuracy": _rounded(crossed_share([one["accuracies"] for one in of_arm], batches)),
+                        "gain": _rounded(crossed_estimate([one["gains"] for one in of_arm], batches)),
+                    }
                     for arm, of_arm in by_arm.items()
                 },
-                "permuted_minus_question_answer": {**difference, "p": p},
+                "permuted_minus_question_answer": {**_rounded(difference), "p": p},
             }
         )
     for row, p in zip(rows, holm(p_values), strict=True):
@@ -47,6 +54,11 @@ def summarise(runs: Mapping[Cell, Sequence[Mapping[str, Any]]]) -> dict[str, Any
         "declared_difference": {key: {name: recipe[key] for name, recipe in recipes.items()} for key in differ},
         "cells": rows,
     }
+
+
+def _rounded(values: Estimate) -> dict[str, float | None]:
+    """For JSON. Bounds are None where one batch of people makes no interval possible."""
+    return dict(without_nan({name: round(value, 4) for name, value in values._asdict().items()}))
 
 
 def _verdict(difference: float, p: float | None) -> str:

@@ -6,9 +6,11 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from datatrove.data import Document
@@ -20,13 +22,17 @@ from configs.load import load_config
 from configs.schema import Config
 from curation.bench.lab.cells import ARMS, LESSONS, PEOPLE, Cell, cells
 from curation.bench.lab.report import summarise
-from curation.bench.teacher_controls import arm_values, new_rewards
 from curation.console.progress import say
 from curation.console.workers import run_side_by_side
 from curation.lab import world
 from curation.lab.build import VERSION
 from curation.lab.models import StudentRecipe, train_student
+from student.pools import make_pool
 from student.pools.inline import ENGINE_VERSION
+from teacher.reward.evaluation import Evaluation
+from teacher.reward.gain import GainReward
+from teacher.reward.student_runs import StudentRuns
+from teacher.run.journal import Journal
 from teacher.training.context import evaluation_seeds
 
 CONFIG = Path(configs.__file__).parent / "lab-sets.yaml"
@@ -118,6 +124,20 @@ def measure(config: Config, arms: Sequence[str] = ARMS) -> dict[str, Any]:
             evaluation = rewards.evaluate(documents, lessons, seeds)
             measured[arm] = arm_values(evaluation) | {"failed": evaluation.failed}
     return {"arms": measured, "seconds": round(time.perf_counter() - start, 1)}
+
+
+@contextmanager
+def new_rewards(config: Config, documents: Sequence[Document]) -> Iterator[GainReward]:
+    """The config's students, with a journal that is thrown away."""
+    names = config.student.names
+    pools = {name: make_pool(config.student.model_copy(update={"model": name}), sharing=len(names)) for name in names}
+    with TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
+        yield GainReward(StudentRuns(config, documents, journal), pools)
+
+
+def arm_values(evaluation: Evaluation) -> dict[str, Any]:
+    """What a result keeps of an arm, by document."""
+    return {"gains": evaluation.gains, "accuracies": evaluation.accuracies, "batches": evaluation.batches}
 
 
 def texts(arm: str, person: world.Person, config: Config, seed: int) -> list[str]:

@@ -22,7 +22,7 @@ from configs.format import interval, quantity, without_nan
 from configs.load import load_config
 from configs.schema import Config
 from configs.seeds import stable_seed
-from curation.bench.teacher_controls import arm_values, new_rewards
+from curation.bench.lab.run import arm_values, new_rewards
 from curation.console.progress import say
 from curation.console.workers import run_side_by_side
 from curation.corpus.training_data import read_splits

@@ -4,6 +4,7 @@ import pytest
 from datatrove.data import Document
 
 from configs.errors import UserError
+from configs.schema import Evaluation
 from curation.corpus.training_data import read_asked
 from curation.evaluation.arms import parse_arms
 from curation.evaluation.estimates import _pairs
@@ -45,7 +46,7 @@ def test_a_distilled_arm_has_the_texts_of_another_and_is_compared_with_it(make_c
     assert "distilled" in arms[3].words and "distilled" not in arms[2].words
     texts = LessonTexts(config, documents(config), ())
     assert texts.of(arms[2]) == texts.of(arms[3])
-    pairs = _pairs(arms, "repeated")
+    pairs = _pairs(arms, Evaluation(against="repeated"))
     assert ("distilled:shops", "shops") in pairs and len(pairs) == len(set(pairs)) == 7
 
 

@@ -113,6 +113,12 @@ def test_a_sequence_by_hand():
     assert (means(found.studied), means(found.studied_unedited)) == ([1, 0.5], [0, 0])
     assert (found.replay, found.arm, found.retention_accuracy) == (0.0, "trained", None)
     assert found.studied[0].low is None, "one sequence has no interval"
+    # Running text counts where nothing else is asked.
+    text = {"bits_before": -2.0, "bits_after": -1.0, "correct_before": False, "correct_after": False}
+    ends = [r | text for r in sequence_rows("none", 0)]
+    for given, accuracy in (([*sequence_rows("none", 0), *ends], [[0, 0], [1, 0], [0, 1]]), (ends, [[0, 0]] * 3)):
+        estimates, _ = estimated([*rows(), *given])
+        assert means(estimates["s"].sequences[0].accuracy) == accuracy
 
 
 def test_intervals_of_edits_are_over_sequences_and_replay_is_paired():

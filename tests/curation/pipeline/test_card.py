@@ -72,6 +72,9 @@ def test_trained_teacher_and_unknown_licence(folder: Path) -> None:
         "licences": {"unknown": 4, "MIT": 3, "House rules": 2},
     }
     card = dataset_card("x", manifest, repo_id="me/x")
+    assert "samples that is predicted best" not in card.content
+    manifest["settings"] |= {"curation": manifest["settings"]["curation"] | {"best_of": 4}}
+    assert "1 a document, each the one of 4 samples that is predicted best" in dataset_card("x", manifest).content
     assert card.data.license == ["mit", "other", "unknown"] and card.data.license_name == "house-rules"
     assert "licence of 4 rows is unknown" in card.content and 'load_dataset("me/x"' in card.content
     assert "trained by reinforcement learning" in card.content and "untrained" not in card.content

@@ -5,11 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from configs.errors import RunError
 from configs.schema import Config
 from curation.pipeline import steps as pipeline_steps
+from curation.pipeline.accounts import FileCounts, Merged, count_outcomes
 from curation.pipeline.curate import curate
 from curation.pipeline.dataset import part_numbers
 from curation.pipeline.document_rows import document_rows
@@ -150,6 +152,17 @@ def test_own_texts_stay_as_they_are_in_rows_of_whole_documents() -> None:
     assert [row["text"] for row in document_rows(raw)] == ["1 2 3 "]
     raw[1] |= {"reason": "leak_check", "stands_in": None}
     assert not list(document_rows(raw))
+    # So a document whose rewrites all failed is no row, and counted as none: not as its passages that passed.
+    failed = [
+        part_record(i, "", "RuntimeError", rewrite=0) | {"stage": "teacher", "stands_in": None} for i in (1, 2, 3)
+    ]
+    both = [record | {"detail": None, "stage": record.get("stage") or record["reason"]} for record in (*failed, *raw)]
+    assert not list(document_rows(both))
+    for whole, out in ((True, 0), (False, 1)):
+        file = FileCounts("a", 1)
+        table = pa.Table.from_pylist(both)
+        assert count_outcomes(table, file, Merged(), {}, ends_within=False, whole_documents=whole) == 1
+        assert (file.documents_out, file.quarantined) == (out, 1 - out)
 
 
 def test_rows_of_whole_documents(tmp_path: Path) -> None:

@@ -247,6 +247,16 @@ def test_the_lab_is_people_told_in_each_way(config):
     assert len(read_groups(config, "lab", 2, 9)[0].candidates) == 9
 
 
+def test_texts_that_were_written_for_a_study_are_kept(config, monkeypatch):
+    config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"strategies": ("permutation",)})})
+    groups = read_groups(config, None, 6, 2)
+    assert groups[0].candidates[0].strategy == "permutation"
+    monkeypatch.setattr("curation.study.groups.sample_rewrites", lambda *given: pytest.fail("written again"))
+    assert read_groups(config, None, 6, 2) == groups
+    with pytest.raises(pytest.fail.Exception, match="written again"):
+        read_groups(config, None, 6, 3)
+
+
 def test_the_lab_can_tell_people_in_one_way_alone():
     config = Config(teacher={"strategies": ("permuted",)})
     (group,) = read_groups(config, "lab", 1, 8)

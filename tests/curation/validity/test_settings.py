@@ -130,7 +130,9 @@ def test_kinds_of_questions_are_told_apart(config, tmp_path):
         ({"documents": 7}, "6 of 6 documents of data.train have a text of every arm"),
         ({"arms": ("sentences", "brought:nothing")}, "no document brings a text 'brought:nothing'"),
         ({"arms": ("sentences", "nothing")}, "search.arms: unknown strategy 'nothing'"),
-        ({"settings": ({"lerning_rate": 1},)}, "setting in search.settings"),
+        ({"settings": ({"lerning_rate": 1},)}, "unknown key 'student.lerning_rate' in search.settings"),
+        ({"settings": ({"tokens_per_step": 64, "steps": None},)}, "search.settings: student.tokens_per_step needs"),
+        ({"arms": ("sentences", "plan:turns")}, r"search\.arms: plan:turns .* document"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_a_student_is_trained(config, search, words):

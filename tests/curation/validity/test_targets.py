@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.errors import UserError
-from configs.schema import Student, Validity
+from configs.schema import Config, Student, Validity
 from curation.study.groups import read_groups
 from curation.validity.targets import match_outcomes, target_student
 from tests.curation.validity.conftest import documents, write
@@ -85,13 +85,19 @@ def test_a_file_that_is_none_is_refused(groups, tmp_path, content, words):
 
 def test_settings_of_the_targets_students_are_checked():
     student = Student(model="m", steps=8)
-    changed = target_student(student, Validity(target_student={"steps": 64, "lora": {"rank": 2}}))
+
+    def target(**settings):
+        return target_student(Config(student=student, validity=Validity(**settings)))
+
+    changed = target(target_student={"steps": 64, "lora": {"rank": 2}})
     assert (changed.steps, changed.lora.rank, changed.lora.alpha, changed.decode) == (64, 2, student.lora.alpha, True)
-    assert target_student(student, Validity(target_measure="loglik")) == student
+    assert target(target_measure="loglik") == student
     with pytest.raises(UserError, match="did you mean 'steps'"):
-        target_student(student, Validity(target_student={"step": 64}))
-    with pytest.raises(UserError, match=r"'lora.rank'.*got 0"):
-        target_student(student, Validity(target_student={"lora": {"rank": 0}}))
+        target(target_student={"step": 64})
+    with pytest.raises(UserError, match=r"'student.lora.rank' in validity.target_student.*got 0"):
+        target(target_student={"lora": {"rank": 0}})
+    with pytest.raises(UserError, match=r"validity.target_student: student.tokens_per_step and student.texts_per_step"):
+        target(target_student={"tokens_per_step": 64, "texts_per_step": 2})
 
 
 def test_documents_say_where_rewrites_are_missing(config, tmp_path):

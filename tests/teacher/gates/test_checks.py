@@ -6,7 +6,10 @@ from transformers import AutoTokenizer
 
 from configs.errors import UserError
 from configs.schema import Config, Gates, Teacher
+from curation.lab import world
+from student.benchmarks.sources import DocumentQuestions
 from student.records import Question
+from student.text.words import words
 from teacher.checkers import programs
 from teacher.gates.checks import (
     GATES,
@@ -258,6 +261,21 @@ LONG_AND_SHORT = {
 
 
 @pytest.mark.wild
+def test_every_planted_question_of_the_lab_leaks_and_no_text_without_one():
+    """A held-out question with its answer behind a person's text, which does not hold it: the person's own, the same in
+    capitals without punctuation, and somebody else's."""
+    rows = [world.document(person, f"p{n}") for n, person in enumerate(world.make_people(0, 0, 16))]
+    documents = [Document(row["text"], row["id"], metadata={"questions": row["questions"]}) for row in rows]
+    asked = [DocumentQuestions().exam(document).questions for document in documents]
+    exams = [[question for question in questions if question.split == "heldout"] for questions in asked]
+    gate = leak([question for exam in exams for question in exam], Gates().leak_ngram)
+    for number, document in enumerate(documents):
+        own, other = (f"{exam[0].prompt} {exam[0].answer}" for exam in (exams[number], exams[number - 1]))
+        assert not refuses(gate, document.text, document)
+        for planted in (own, " ".join(words(own)).upper(), other):
+            assert refuses(gate, f"{document.text} {planted}.", document)
+
+
 @pytest.mark.parametrize("language", LONG_AND_SHORT)
 def test_an_item_inside_a_sentence_leaks_in_any_language(language):
     (long, long_answer), (short, short_answer) = LONG_AND_SHORT[language]

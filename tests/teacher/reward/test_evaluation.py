@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from student.statistics.intervals import estimate
-from teacher.reward.evaluation import DocumentResult, Evaluation, crossed_estimate, crossed_test, mean_penalties
+from teacher.reward.evaluation import DocumentResult, Evaluation, crossed_estimate, crossed_test, mean_by_name
 
 BATCHES = {f"{batch}-{d}": batch for batch in range(6) for d in range(2)}
 
@@ -59,7 +59,7 @@ def test_the_reward_is_the_gain_minus_each_documents_penalties():
     assert evaluation.gain.mean == 1.25
     assert evaluation.reward.mean == pytest.approx((1.5 - 0.75 + 1.0 - 0.25) / 2)
     assert evaluation.penalties == penalties, "c was never measured"
-    assert mean_penalties(list(evaluation.penalties.values())) == {"retention": 0.25, "length": 0.25}
+    assert mean_by_name(list(evaluation.penalties.values())) == {"retention": 0.25, "length": 0.25}
 
 
 def test_a_share_of_one_batch_has_no_interval():

@@ -1,16 +1,18 @@
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import pytest
 
 from configs.errors import UserError
-from student.records import Outcome
+from student.engine.schedule import plan_schedule
+from student.records import Lesson, Outcome
 from teacher.records import Rewrite
 from teacher.reward.gain import GainReward
 from teacher.reward.student_runs import StudentRuns, planned_steps
 from teacher.run.journal import Journal
+from tests.student.conftest import tokenizer  # noqa: F401  (fixture)
 
 
 def rewrite(document, text, rejected=None):
@@ -330,6 +332,18 @@ def test_a_document_without_questions_is_the_users_mistake(build, gold_pool):
 def test_planned_steps(make_config, settings, documents, texts, steps):
     config = make_config(student={"steps": None} | settings)
     assert planned_steps(config.student, documents, texts) == steps
+
+
+def test_planned_steps_teach_all_parts_of_long_texts(make_config, tokenizer):  # noqa: F811
+    """A step of so many texts takes a long one with all its parts, which a plan of steps cannot know of."""
+    student = make_config(student={"steps": None, "texts_per_step": 2, "epochs": 2, "max_text_tokens": 8}).student
+    texts = ("the cat sat on the mat . " * 4, "the dog", "on the rug " * 5)
+    lesson = Lesson(texts=texts, document_ids=("a",) * 3, steps=planned_steps(student, 1, 3), seed=1)
+    schedule = plan_schedule(tokenizer, lesson, student)
+    assert len(schedule.texts) > 3 and schedule.steps == 2 * 2
+    assert set(Counter(place for step in schedule.order for place in step).values()) == {2}, "two epochs of every part"
+    by_tokens = student.model_copy(update={"texts_per_step": None, "tokens_per_step": 8, "steps": 3})
+    assert len(plan_schedule(tokenizer, replace(lesson, steps=3), by_tokens).order[0]) == 1, "a part by itself"
 
 
 def test_a_lesson_is_taught_and_credited_as_a_set(build, gold_pool):
