@@ -90,7 +90,7 @@ class Arm(NamedTuple):
             "trained": self.words_of_runs(ONE_RUN),
             "best-of": f"best of {self.value} by reward",
             "oracle": "the best strategy of each document, chosen with the answers",
-            "file": "the world's own rewrites" if self.name == LAB_ARM else f"rewrites of {Path(self.value).name}",
+            "file": "the world's own rewrites" if self.texts_of == LAB_ARM else f"rewrites of {Path(self.value).name}",
         }
         return words[self.kind] + self.learnt
 
