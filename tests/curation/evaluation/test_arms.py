@@ -14,6 +14,7 @@ from curation.lab.items import REWRITES
 from student.records import Passage, Question
 from teacher.prompting.strategies import read_strategy
 from teacher.records import Rewrite
+from teacher.sampling import kept_rewrites
 from tests.curation.datasets import write_jsonl
 from tests.curation.evaluation.conftest import TAGS
 
@@ -97,13 +98,21 @@ def test_texts_are_kept_and_other_settings_are_other_texts(make_config):
 def test_an_edited_prompt_is_another_teacher(make_config, tmp_path):
     prompt = tmp_path / "mine.txt"
     prompt.write_text("Sing of {document}")
-    config = make_config(teacher={"strategies": [str(prompt)]}, evaluation={"arms": ["repeated", "untrained"]})
-    texts, arm = LessonTexts(config, documents(config), ()), arms_of(config)[1]
-    before = texts._kept_path(arm, 2, None)
-    assert texts._kept_path(arm, 2, None) == before
+    config = make_config(teacher={"strategies": [str(prompt)]})
+    written = []
+
+    def write():
+        written.append(prompt.read_text())
+        return [[rewrite(written[-1])]]
+
+    def kept():
+        place = tmp_path / "texts" / "untrained"
+        return kept_rewrites(place, config, documents(config), config.teacher.strategies, (), {}, write)[0][0].text
+
+    assert kept() == kept() == "Sing of {document}" and len(written) == 1
     prompt.write_text("Tell of {document}")
     read_strategy.cache_clear()  # the next call is another process
-    assert texts._kept_path(arm, 2, None) != before
+    assert kept() == "Tell of {document}"
 
 
 def rewrite(text, rejected=None):
