@@ -24,7 +24,7 @@ import pytest
 
 from configs.errors import RunError
 from curation.corpus.shards import BadRow
-from curation.pipeline import steps
+from curation.pipeline import reader, steps
 from curation.pipeline.curate import curate
 from tests.curation.datasets import data_bytes, data_rows, manifest_of, rows, write_jsonl
 from tests.curation.pipeline.test_echo import consistent, echo_config
@@ -49,7 +49,7 @@ def test_a_file_that_cannot_be_read_for_a_while(tmp_path: Path, monkeypatch: pyt
     write_jsonl(tmp_path / "in/a.jsonl", rows(100))
     config, undisturbed = (echo_config(tmp_path / "in", tmp_path / name) for name in ("out", "undisturbed"))
     curate(undisturbed)
-    real = steps.read_shard
+    real = reader.read_shard
 
     def breaking(*given: Any) -> Iterator[Any]:
         for number, item in enumerate(real(*given)):
@@ -60,7 +60,7 @@ def test_a_file_that_cannot_be_read_for_a_while(tmp_path: Path, monkeypatch: pyt
             yield item
 
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "read_shard", breaking)
+        patch.setattr(reader, "read_shard", breaking)
         with pytest.raises(RunError, match=r"a\.jsonl gave 60 documents, and 100 when it was checked \(cannot be read"):
             curate(config)
     # Whole batches of 8 alone are kept: a shorter one would move the others.

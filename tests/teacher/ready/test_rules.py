@@ -8,6 +8,7 @@ from configs.schema import Gates, Teacher
 from student.records import Question
 from student.text.sentences import split_sentences
 from teacher.gates.checks import build_gates, check
+from teacher.prompting.strategies import Part
 from teacher.ready.rules import RULES, facts
 from teacher.ready.texts import ReadyTexts
 from tests.teacher.ready.documents import document
@@ -67,7 +68,7 @@ def test_the_densest_sentences_come_twice_up_to_the_documents_length():
 @pytest.mark.parametrize("name", RULES)
 def test_nothing_gives_nothing_which_a_gate_refuses(name):
     gates = build_gates(Gates(), Teacher(), None)
-    assert check(document(" \n"), write(name, " \n"), gates, kind="rule") == "empty"
+    assert check(document(" \n"), write(name, " \n"), gates, part=Part("rule", "x")) == "empty"
 
 
 def test_a_rule_that_varies_gives_each_sample_a_text_of_its_own():
@@ -92,10 +93,15 @@ def test_gates_know_that_a_rules_text_is_the_documents_own():
     ]
     gates = build_gates(Gates(), Teacher(max_new_tokens=5), None, asked)
     for name in ("sentences", "permutation", "cloze", "echo"):
-        assert check(document(text), write(name, text), gates, kind="rule") is None
+        assert check(document(text), write(name, text), gates, part=Part("rule", "x")) is None
         planted = f"{text} {asked[1].prompt}"
-        assert check(document(planted), write(name, planted), gates, kind="rule") in ("leak", None) or name == "cloze"
-    assert check(document(planted), write("echo", planted), gates, kind="rule") == "leak"
-    assert check(document(text), text, gates, kind="brought") == "obeyed", "somebody's model may have followed it"
+        assert (
+            check(document(planted), write(name, planted), gates, part=Part("rule", "x")) in ("leak", None)
+            or name == "cloze"
+        )
+    assert check(document(planted), write("echo", planted), gates, part=Part("rule", "x")) == "leak"
+    assert check(document(text), text, gates, part=Part("brought", "x")) == "obeyed", (
+        "somebody's model may have followed it"
+    )
     long = build_gates(Gates(max_tokens=5), Teacher(), None)
-    assert check(document(text), write("sentences", text), long, kind="rule") == "over_length"
+    assert check(document(text), write("sentences", text), long, part=Part("rule", "x")) == "over_length"
