@@ -23,6 +23,12 @@ settings.register_profile("steady", deadline=None, derandomize=True, suppress_he
 settings.load_profile("steady")
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Why a test failed is printed when it fails, so that a run that is cut off has said it."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\n{report.nodeid} failed ({report.when}):\n{report.longreprtext}", file=sys.__stderr__, flush=True)
+
+
 def in_ray() -> bool:
     return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.curation.wild.world import CONFIG, complaint
 
-pytestmark = pytest.mark.wild
+pytestmark = [pytest.mark.wild, pytest.mark.timeout(120)]
 
 VERBS = {
     "train": "train {}",

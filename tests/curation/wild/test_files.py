@@ -5,6 +5,8 @@ import pytest
 from tests.curation.wild.broken_files import NO_ROWS, PLACES, SHAPES, put
 from tests.curation.wild.world import complaint
 
+pytestmark = [pytest.mark.wild, pytest.mark.timeout(120)]
+
 READERS = {
     "train": "train e.yaml data.train=[{}]",
     "train, heldout": "train e.yaml data.heldout=[{}]",
@@ -74,7 +76,6 @@ PAIRS = [
 ]
 
 
-@pytest.mark.wild
 @pytest.mark.parametrize(("reader", "kind"), PAIRS)
 def test_files(reader, kind, world, capfd):
     path = put(world, kind)

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
-from tests.curation.wild.world import call, complaint
+from curation.cli import main
+from tests.curation.wild.world import complaint
 
-pytestmark = pytest.mark.wild
+pytestmark = [pytest.mark.wild, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +18,8 @@ def finished(original, tmp_path_factory):
     shutil.copytree(original, folder)
     os.chdir(folder)
     try:
-        assert call(["train", "e.yaml"]) == 0
-        assert call(["curate", "e.yaml", "curation.writer=echo", "data.heldout=[]"]) == 0
+        assert main(["train", "e.yaml"]) == 0
+        assert main(["curate", "e.yaml", "curation.writer=echo", "data.heldout=[]"]) == 0
     finally:
         os.chdir(before)
     return folder

@@ -1,14 +1,10 @@
 """A small experiment that works, and what a call of it that is broken must do."""
 
-import signal
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from curation.cli import main
-
-SECONDS = 120
-"""A call that takes longer hangs; the longest here takes about two seconds."""
 
 CONFIG = """
 run: {dir: run}
@@ -28,32 +24,13 @@ ON_STDOUT = ("doctor", "init", "preview")
 """Verbs that say on stdout what they found."""
 
 
-class Hang(BaseException):
-    """The call did not end."""
-
-
-def call(arguments: Sequence[str]) -> int:
-    """The exit code of a call in this process. Raises Hang."""
-
-    def stop(*_: object) -> None:
-        raise Hang
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    try:
-        return main(list(arguments))
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def complaint(capfd: Any, arguments: Sequence[str], says: Sequence[str], passes: Sequence[str] | None = None) -> str:
     """What is wrong with how the call ended; empty where it is as it should be: exit code 1 or 2, and one last line on
     stderr with one of the words `says`. Where `passes` is given the call may also do without what is broken, and then
     says one of these words (none: it need not say anything)."""
     capfd.readouterr()
     try:
-        code = call(arguments)
+        code = main(list(arguments))
     except BaseException as error:
         return f"raised {''.join(traceback.format_exception(error))[-1500:]}"
     out, err = capfd.readouterr()
