@@ -43,27 +43,34 @@ def find_shards(patterns: Sequence[str], skipped: Skipped | None = None, own: Se
     """The files that the patterns (files, globs, folders; local or fsspec URLs) name, each once, in their order; the
     files of a glob or folder are sorted. A shard's name is its path below the folder that all have in common.
 
-    `skipped` is filled with what is not read. `own` are folders that the run writes: they and what is below them are
+    `skipped` is filled with what is not read, named from that folder too, so that no name tells where on its maker's
+    machine a dataset was made. `own` are folders that the run writes: they and what is below them are
     read only where a pattern names a place inside them to the letter, before its first wildcard. Raises UserError that
     names a pattern without files, a file of another kind, or a folder that cannot be read.
     """
-    skipped = {} if skipped is None else skipped
+    unread: Skipped = {}
     urls: dict[str, str] = {}
     for pattern in patterns:
         new: Skipped = {}
         found = _expand(pattern, new, {os.path.realpath(folder) for folder in own})
         for reason, names in new.items():
-            skipped.setdefault(reason, []).extend(names)
+            unread.setdefault(reason, []).extend(names)
         if not found:
             why = describe_skipped(new)
             raise UserError(f"no shards ({', '.join(SUFFIXES)}) in {pattern}" + (f"; not read: {why}" if why else ""))
         for url in found:
             first = urls.setdefault(_identity(url), url)
             if first != url:
-                skipped.setdefault("links to files that are read", []).append(url)
+                unread.setdefault("links to files that are read", []).append(url)
     if not urls:
         raise UserError("no input files are named")
-    return [Shard(url, name) for url, name in zip(urls.values(), _names(list(urls.values())), strict=True)]
+    common = _common_folder(list(urls.values()))
+    if skipped is not None:
+        skipped |= {reason: [_name(url, common) for url in names] for reason, names in unread.items()}
+    names = [_name(url, common) for url in urls.values()]
+    if repeated := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
+        raise UserError(f"two input files would both be called {repeated[0]}: rename one of them")
+    return [Shard(url, name) for url, name in zip(urls.values(), names, strict=True)]
 
 
 def describe_skipped(skipped: Skipped) -> str:
@@ -265,7 +272,7 @@ def _expand_remote(pattern: str, skipped: Skipped) -> list[str]:
     for file in sorted(fs.find(path) if is_folder else (p for p in fs.glob(path) if not fs.isdir(p))):
         hidden = [part for part in file.split("/")[literal:] if _is_hidden(part) and part[0] not in wanted_hidden]
         if hidden or not _is_readable(file):
-            skipped.setdefault("hidden" if hidden else "of another kind", []).append(file)
+            skipped.setdefault("hidden" if hidden else "of another kind", []).append(fs.unstrip_protocol(file))
         else:
             found.append(fs.unstrip_protocol(file))
     return found
@@ -283,19 +290,19 @@ def _identity(url: str) -> str:
     return url if _is_remote(url) else os.path.realpath(url)
 
 
-def _names(urls: Sequence[str]) -> list[str]:
-    """What the files are called: unique, and UTF-8, which a file's name on disk need not be. Raises UserError."""
+def _common_folder(urls: Sequence[str]) -> str:
+    """The folder that all files have in common, of this machine where any is; empty where there is none."""
     local = [url for url in urls if not _is_remote(url)]
     folders = [PurePosixPath(url).parent for url in (local or urls)]
-    common = os.path.commonpath(folders) if len({folder.parts[:1] for folder in folders}) == 1 else ""
-    names = []
-    for url in urls:
-        path = PurePosixPath(url)
-        name = str(path.relative_to(common) if path.is_relative_to(common) else path)
-        names.append(os.fsencode(name).decode(errors="backslashreplace"))
-    if repeated := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
-        raise UserError(f"two input files would both be called {repeated[0]}: rename one of them")
-    return names
+    return os.path.commonpath(folders) if len({folder.parts[:1] for folder in folders}) == 1 else ""
+
+
+def _name(url: str, common: str) -> str:
+    """What the file is called, from the folder `common` where it is of the same store; UTF-8, which a name on disk
+    need not be."""
+    path = PurePosixPath(url)
+    beside = common and path.parts[:1] == PurePosixPath(common).parts[:1]
+    return os.fsencode(os.path.relpath(path, common) if beside else path).decode(errors="backslashreplace")
 
 
 def one_line(error: BaseException) -> str:

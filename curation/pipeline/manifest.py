@@ -1,7 +1,6 @@
 """manifest.json: what a dataset was made from, what became of every document, and what its texts are like."""
 
 import json
-import os
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -27,10 +26,7 @@ def make_manifest(inputs: CurationInputs, files: list[FileCounts], merged: Merge
         "unbeaten": inputs.unbeaten,
         "versions": {name: version(name) for name in ("torch", "transformers", "datatrove", "pyarrow")},
         "files": [_fields(file) for file in files],
-        "skipped": {
-            reason: {"count": len(names), "first": [_as_text(name) for name in names[:20]]}
-            for reason, names in inputs.skipped.items()
-        },
+        "skipped": {reason: {"count": len(names), "first": names[:20]} for reason, names in inputs.skipped.items()},
         **_fields(merged),
         "gates": rewriter_gates(inputs.config),
         "leak_check": _leak_check(inputs.index, merged),
@@ -51,11 +47,6 @@ def read_manifest(output: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{output} is no finished dataset: it has no manifest.json")
     return read_own(path, dict)
-
-
-def _as_text(name: str) -> str:
-    """A path, which need not be UTF-8."""
-    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _fields(record: FileCounts | Merged) -> dict[str, Any]:

@@ -90,8 +90,8 @@ def test_the_folders_that_a_run_writes_are_no_input(tmp_path: Path) -> None:
     (tmp_path / "old/.notewright").mkdir()
     own, skipped = (tmp_path / "out", tmp_path / "run"), Skipped()
     assert [shard.name for shard in find_shards((str(tmp_path),), skipped, own)] == ["a.jsonl", "old/a.jsonl"]
-    assert [Path(path).name for path in skipped["written by this run"]] == ["out", "run"]
-    assert len(skipped["with refused rows of a dataset"]) == 1
+    assert skipped["written by this run"] == ["out", "run"]
+    assert skipped["with refused rows of a dataset"] == ["old/quarantine.jsonl"]
     assert [shard.name for shard in find_shards((f"{tmp_path}/**/*.jsonl",), own=own)] == ["a.jsonl", "old/a.jsonl"]
     with pytest.raises(UserError, match="a folder that this run writes"):
         find_shards((str(tmp_path / "out"),), own=own)
@@ -107,7 +107,8 @@ def test_a_glob_reads_nothing_below_the_folders_that_a_run_writes(tmp_path: Path
     def found(pattern: str) -> tuple[list[str], list[str]]:
         skipped: Skipped = {}
         shards = find_shards((f"{tmp_path}/{pattern}",), skipped, own)
-        unread = [os.path.relpath(path, tmp_path) for path in skipped.get("written by this run", [])]
+        common = os.path.commonpath([os.path.dirname(shard.url) for shard in shards])
+        unread = [os.path.relpath(f"{common}/{name}", tmp_path) for name in skipped.get("written by this run", [])]
         return [os.path.relpath(shard.url, tmp_path) for shard in shards], unread
 
     for pattern in ("**/*.jsonl", "**"):
@@ -131,7 +132,7 @@ def test_a_glob_leaves_out_the_refused_rows_of_a_dataset(tmp_path: Path) -> None
         skipped: Skipped = {}
         shards = find_shards((f"{tmp_path}/{pattern}",), skipped)
         assert [shard.name for shard in shards] == ["a.jsonl", "old/a.jsonl", "quarantine.jsonl"]
-        assert skipped["with refused rows of a dataset"] == [f"{tmp_path}/old/quarantine.jsonl"]
+        assert skipped["with refused rows of a dataset"] == ["old/quarantine.jsonl"]
     assert [shard.name for shard in find_shards((f"{tmp_path}/*/quarantine.jsonl",))] == ["quarantine.jsonl"]
 
 
@@ -187,6 +188,14 @@ def test_local_and_remote_files_together(tmp_path: Path) -> None:
         assert texts_of(shards) == ["local", "remote"] and shards[0].name == "a.jsonl"
         assert len({shard.name for shard in shards}) == 2
         assert {reason: len(names) for reason, names in skipped.items()} == {"hidden": 1, "of another kind": 1}
+        # What is left out is named as the shards are, from the folder that these have in common.
+        skipped = {}
+        assert [shard.name for shard in find_shards(("memory://wild/in",), skipped)] == ["a.jsonl"]
+        assert skipped == {"hidden": [".hidden/a.jsonl"], "of another kind": ["notes.txt"]}
+        (tmp_path / "more.csv").write_text("text")
+        skipped = {}
+        find_shards((f"{tmp_path}/**/*.jsonl", f"{tmp_path}/*"), skipped)
+        assert skipped == {"of another kind": ["more.csv"]}
     finally:
         memory.rm("/wild", recursive=True)
 

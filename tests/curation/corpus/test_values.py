@@ -218,7 +218,13 @@ def test_a_run_over_a_wild_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "1 of another kind (more.csv)" in said and "1 hidden (.ipynb_checkpoints)" in said
     assert "gone.jsonl: cannot be read: No such file" in said and "row 1: no text" in said
     assert {row["source_file"] for row in data_rows(config)} == {"a#1.jsonl", r"\xff.jsonl"}
-    assert manifest_of(config)["skipped"]["of another kind"]["count"] == 1
+    assert manifest_of(config)["skipped"] == {
+        "of another kind": {"count": 1, "first": ["more.csv"]},
+        "hidden": {"count": 1, "first": [".ipynb_checkpoints"]},
+    }
+    # What is published names nothing of the machine that made it.
+    for file in ("README.md", "manifest.json", "filtered.jsonl", "quarantine.jsonl"):
+        assert str(tmp_path) not in (folder / "out" / file).read_text()
     assert curate(config).resumed == 5
 
 
