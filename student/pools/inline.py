@@ -43,7 +43,7 @@ from student.engine.schedule import Schedule, plan_schedule
 from student.engine.scores import TARGET_BYTES
 from student.engine.training import Progress, Usage, student_helpers, train_slots
 from student.pools.batching import TrainingSize, chunks, longest_first
-from student.records import Exam, Job, OnDone, Outcome
+from student.records import Job, OnDone, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -288,16 +288,19 @@ class InlinePool:
     def _run(self, jobs: list[Job], schedules: list[Schedule], passes: int) -> list[Outcome]:
         """Trains and examines one batch of students, in forward passes that are smaller by the factor `passes`."""
         max_tokens = max(1, self.pass_tokens() // passes)
-        before = [self.examiner.before(job.exam, max_tokens, alone=self.settings.exact) for job in jobs]
-        with self.trained(schedules, [job.lesson.seed for job in jobs], max_tokens) as (progress, usage):
-            # A student without texts is the base, which has answered already.
-            exams = [job.exam if schedule.texts else Exam() for job, schedule in zip(jobs, schedules, strict=True)]
-            results = self.examiner.after(exams, max_tokens)
-        after = [
-            result if schedule.texts else base
-            for result, schedule, base in zip(results, schedules, before, strict=True)
-        ]
-        return [outcome_of(*parts, usage) for parts in zip(jobs, schedules, progress, before, after, strict=True)]
+        after = before = [self.examiner.before(job.exam, max_tokens, alone=self.settings.exact) for job in jobs]
+        progress, usages = [Progress(error=schedule.problem) for schedule in schedules], [Usage() for _ in jobs]
+        # A student without steps is the base, which has answered already. It has no slot: one that computes nothing
+        # would keep the others from being divided evenly over processes.
+        if taught := [k for k, schedule in enumerate(schedules) if schedule.steps]:
+            seeds = [jobs[k].lesson.seed for k in taught]
+            with self.trained([schedules[k] for k in taught], seeds, max_tokens) as (trained, usage):
+                results = self.examiner.after([jobs[k].exam for k in taught], max_tokens)
+            after = before.copy()
+            for k, of_training, result in zip(taught, trained, results, strict=True):
+                progress[k], usages[k], after[k] = of_training, usage, result
+        parts = (jobs, schedules, progress, before, after, usages)
+        return [outcome_of(*of_student) for of_student in zip(*parts, strict=True)]
 
 
 def most_slots(settings: Student, device_type: str) -> int:

@@ -19,7 +19,7 @@ from configs.schema import Lora, Student
 from student.engine.helpers import Helpers, can_fork
 from student.engine.lora import AdapterStack
 from student.engine.schedule import plan_schedule
-from student.engine.training import StackedAdamW, student_helpers, train_slots
+from student.engine.training import StackedAdamW, TrainingPart, student_helpers, train_slots
 from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson, Question
 from tests.processes import gone
@@ -102,6 +102,20 @@ EXAMS = [
     Exam(),
     Exam(retention_texts=("a dog ran .", "a cat sat on the rug .")),
 ]
+
+
+def test_students_without_lessons_leave_the_others_evenly_divided(llama, tokenizer, monkeypatch):
+    """With slots for them four students were one part, and two threads, which shared each operation, stood still for
+    minutes where other programs took the cores."""
+    monkeypatch.setattr(student.engine.training, "UNEVEN", 1.15)
+    torch.set_num_threads(2)
+    pool, parts, share = InlinePool(SETTINGS, model=llama, tokenizer=tokenizer), [], Helpers.share
+    monkeypatch.setattr(Helpers, "share", lambda self, tasks, here: parts.extend(tasks) or share(self, tasks, here))
+    exam = Exam(questions=(Question(prompt="what is red ?", answer="the rug"),))
+    taught = [Job(lesson=dataclasses.replace(LESSONS[0], seed=seed), exam=exam) for seed in range(4)]
+    outcomes = pool.examine([*taught, *[Job(lesson=Lesson(texts=()), exam=exam)] * 28])
+    assert [len(part.schedules) for part in parts if isinstance(part, TrainingPart)] == [2]
+    assert all(o.gain != 0 for o in outcomes[:4]) and all(o.gain == 0 and not o.error for o in outcomes[4:])
 
 
 @pytest.mark.parametrize("exams", [EXAMS, EXAMS[:1]], ids=["several students", "questions of one student"])
