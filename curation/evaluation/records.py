@@ -25,8 +25,8 @@ ITEMS_FILE = "evaluation/items.parquet"
 LESSONS_FILE = "evaluation/lessons.parquet"
 
 Setting = Literal["together", "single", "scaling", "sequence"]
-"""`together`: many documents share a student. `single`: one document, one student. `scaling`: as `together`, with other
-numbers of rewrites a document. `sequence`: students edited again and again."""
+"""`together`: documents share students as in training. `single`: one document, one student. `scaling`: as `together`,
+with other numbers of rewrites a document. `sequence`: students edited again and again."""
 
 ITEM_COLUMNS = pa.schema(
     [

@@ -20,7 +20,7 @@ COMPARED = {
     "benchmark": f"gain {in_measure('loglik')} on benchmarks, which were never rewarded",
     "retention": "retention (share of old questions still answered)",
 }
-SETTINGS = {"together": "many documents share a student", "single": "one document, one student"}
+SETTINGS = {"together": "documents share students as in training", "single": "one document, one student"}
 """What is compared, and in which setting."""
 KINDS: dict[str, Kind] = {"better": "better", "worse": "worse", "no detectable difference": "same"}
 TRAINED_GAINS: dict[Kind, str] = {
