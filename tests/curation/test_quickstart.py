@@ -78,7 +78,7 @@ def test_a_training_that_no_round_won_is_told(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1200)
 def test_the_whole_job_and_again(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("lab.yaml").write_text(

@@ -64,7 +64,7 @@ def test_a_rewrite_is_credited_with_its_own_documents_questions_and_the_best_is_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1200)
 def test_the_teacher_learns_on_the_lab_what_its_student_gains_from():
     from curation.lab.build import build_lab
 

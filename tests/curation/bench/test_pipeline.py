@@ -98,7 +98,7 @@ def test_linearity_of_a_straight_and_a_square_cost() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1200)
 def test_a_small_bench_measures_and_counts() -> None:
     """The real thing on three small corpora, each in a process of its own."""
     found = run_bench(400, vllm=False, progress=lambda _: None)

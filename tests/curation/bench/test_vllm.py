@@ -25,7 +25,7 @@ from tests.processes import happens
 MODEL = Path(__file__).parents[3] / FOLDER
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(
         not (Path(sys.prefix) / "vllm/.ready").is_file() or not MODEL.is_dir(), reason="needs `make vllm smollm2`"
     ),

@@ -107,19 +107,23 @@ def test_a_mistake_is_one_line_and_exit_code_2(experiment, capsys, arguments, pa
     assert sorted(path.name for path in experiment.parent.iterdir()) == ["documents.jsonl", "experiment.yaml"]
 
 
-# Ran in a process of its own: what it has imported at its end. With torch and transformers an answer takes ten times as
-# long.
+# Runs each line of arguments in a fork of its own: what it has imported at its end. With torch and transformers an
+# answer takes ten times as long.
 MEASURED = """
-import sys
+import os, sys
 from curation.cli import main
-code = main(sys.argv[1:])
-print(code, [name for name in ("torch", "transformers", "trl", "datasets", "datatrove") if name in sys.modules])
+for line in sys.argv[1:]:
+    if (child := os.fork()) == 0:
+        code = main(line.split())
+        print(code, [m for m in ("torch", "transformers", "trl", "datasets", "datatrove") if m in sys.modules], line)
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(child, 0)
 """
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_a_mistake_is_answered_before_anything_heavy_is_imported(experiment):
+    mistakes = [
         "trian",
         "train experiment.yaml rl.grop_size=4",
         "train gone.yaml",
@@ -136,11 +140,9 @@ print(code, [name for name in ("torch", "transformers", "trl", "datasets", "data
         "score gone.jsonl --config experiment.yaml --output out.jsonl",
         "bench injections experiment.yaml rl.grop_size=4",
         "quickstart rl.grop_size=4",
-    ],
-)
-def test_a_mistake_is_answered_before_anything_heavy_is_imported(experiment, arguments):
-    done = subprocess.run([sys.executable, "-c", MEASURED, *arguments.split()], capture_output=True, text=True)
-    assert done.stdout == "2 []\n", done
+    ]
+    done = subprocess.run([sys.executable, "-c", MEASURED, *mistakes], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"2 [] {line}" for line in mistakes], done.stderr
 
 
 @pytest.mark.parametrize(

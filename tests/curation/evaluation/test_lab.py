@@ -6,7 +6,7 @@ from curation.evaluation.run import run_evaluate
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1200)
 def test_the_preset_runs_from_nothing(tmp_path):
     """Plumbing at a fiftieth of the training: the lab, a teacher for each student, every arm and setting."""
     lab = tmp_path / "lab"

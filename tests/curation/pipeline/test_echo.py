@@ -342,7 +342,7 @@ def curate_until_killed(config: Config, module: Any, name: str, call: int, pause
 
 @pytest.mark.parametrize(
     ("documents", "kills"),
-    [(300, 5), pytest.param(3000, 20, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+    [(300, 5), pytest.param(3000, 20, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])],
     ids=["short", "long"],
 )
 def test_random_kills_change_nothing(tmp_path: Path, documents: int, kills: int) -> None:

@@ -1,4 +1,6 @@
-"""Every verb that reads files meets broken kinds of them: a quarter of all pairs, a sixteenth in the fast suite."""
+"""Every verb that reads files meets broken kinds of them: an eighth of all pairs, half of these in the fast suite.
+
+Each kind meets three readers or more, and each reader 13 kinds or more."""
 
 import pytest
 
@@ -72,7 +74,7 @@ PAIRS = [
     pytest.param(reader, kind, marks=marks(r + k, reader, kind), id=f"{reader}-{kind}")
     for k, kind in enumerate([*NO_ROWS, *PLACES, *SHAPES])
     for r, reader in enumerate(READERS)
-    if (r + k) % 4 == 0
+    if (r + k) % 8 == 0 or (reader, kind) in UNNAMED
 ]
 
 

@@ -11,7 +11,7 @@ from configs.files import read_json_lines
 from configs.load import save_config
 
 FORKS = """
-# Runs the training of each `CONFIG place=count` in sys.argv[2:] in a fork that is killed there. Forked, since importing
+# Runs the training of each line `CONFIG place=count` of stdin in a fork that is killed there. Forked, since importing
 # is most of the time; nothing has used a thread before.
 import importlib.util, os, signal, sys
 from pathlib import Path
@@ -62,7 +62,8 @@ PLACES = {
     "keep": (students, "train_and_save"),
     "merge": (students, "merge"), "kept": (OutcomeCache, "put_many"), "log": (train.RunContext, "log"),
 }
-for attempt in sys.argv[2:]:
+for line in sys.stdin:
+    attempt = line.strip()
     path, place = attempt.split()
     config = load_config(path)
     child = os.fork()
@@ -93,20 +94,49 @@ def what_is_left(run_dir):
     return lines, read_json_lines(run_dir / "journal" / "rewrites.jsonl"), weights, students
 
 
-def run_and_kill(make_config, tmp_path, kills, **sections):
-    """What is left of a run that was not killed, and of one that was at each of `kills`."""
-    attempts = []
-    for name, places in (("whole", []), ("killed", kills)):
-        path = tmp_path / f"{name}.yaml"
-        save_config(make_config(tmp_path / name, **sections), path)
-        attempts += [(f"{path} {place}", -9) for place in places] + [(f"{path} end", 0)]
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    """`forks(attempts)`: the exit code of each; the process that forks, and its imports, are there once."""
     doubles = Path(__file__).parents[1] / "conftest.py"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", FORKS, doubles, *(attempt for attempt, _ in attempts)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    codes = [line.split(" -> ") for line in done.stdout.splitlines() if " -> " in line]
-    assert [(attempt, int(code)) for attempt, code in codes] == attempts, done.stderr[-3000:]
-    return what_is_left(tmp_path / "whole"), what_is_left(tmp_path / "killed")
+    errors = tmp_path_factory.mktemp("forks") / "stderr"
+    with errors.open("wb") as file:
+        command = [sys.executable, "-c", FORKS, doubles]
+        parent = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True, env=environment
+        )
+
+    def run(attempts):
+        codes = []
+        for attempt in attempts:
+            print(attempt, file=parent.stdin, flush=True)
+            for line in parent.stdout:
+                if line.startswith(f"{attempt} -> "):
+                    codes.append(int(line.split(" -> ")[1]))
+                    break
+        return codes, errors.read_text()[-3000:]
+
+    yield run
+    parent.stdin.close()
+    assert parent.wait() == 0
+
+
+@pytest.fixture
+def run_and_kill(make_config, forks, tmp_path):
+    """`run_and_kill(kills, **sections)`: what is left of a run that was not killed, and of one that was at each of
+    `kills`."""
+
+    def run(kills, **sections):
+        attempts = []
+        for name, places in (("whole", []), ("killed", kills)):
+            path = tmp_path / f"{name}.yaml"
+            save_config(make_config(tmp_path / name, **sections), path)
+            attempts += [(f"{path} {place}", -9) for place in places] + [(f"{path} end", 0)]
+        codes, errors = forks([attempt for attempt, _ in attempts])
+        assert codes == [code for _, code in attempts], errors
+        return what_is_left(tmp_path / "whole"), what_is_left(tmp_path / "killed")
+
+    return run
 
 
 def same(whole, killed):
@@ -125,14 +155,14 @@ KILLS = {
 
 
 @pytest.mark.parametrize("algorithm", KILLS)
-def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(make_config, tmp_path, algorithm):
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(run_and_kill, algorithm):
     sections = {"rl": {"algorithm": algorithm}, "reward": {"repeats": 2}}
-    whole, killed = run_and_kill(make_config, tmp_path, KILLS[algorithm], **sections)
+    whole, killed = run_and_kill(KILLS[algorithm], **sections)
     same(whole, killed)
     assert whole[2].keys() == {"teacher/checkpoint-0001", "teacher/checkpoint-0002"}
 
 
-def test_validation_and_promotion_survive_kill_9(make_config, tmp_path, student_folder):
+def test_validation_and_promotion_survive_kill_9(run_and_kill, student_folder):
     """Real students, DPO: killed in the validation of the untrained teacher, in round 1's sampling, students, scoring,
     update, checkpoint, validation, promotion (training, merging, naming, its line), and in round 2's scoring and
     validation."""
@@ -141,7 +171,7 @@ def test_validation_and_promotion_survive_kill_9(make_config, tmp_path, student_
         "rename=1", "log=1", "scoring=1", "evaluate=4",
     ]  # fmt: skip
     whole, killed = run_and_kill(
-        make_config, tmp_path, kills,
+        kills,
         student={
             "model": str(student_folder), "steps": 6, "learning_rate": 0.01, "device": "cpu",
             "lora": {"rank": 4, "alpha": 8.0},
@@ -157,11 +187,9 @@ def test_validation_and_promotion_survive_kill_9(make_config, tmp_path, student_
     assert total == sorted(total)
 
 
-def test_a_run_killed_between_batches_of_students_trains_the_rest_as_they_would_have_been(
-    make_config, tmp_path, student_folder
-):
+def test_a_run_killed_between_batches_of_students_trains_the_rest_as_they_would_have_been(run_and_kill, student_folder):
     whole, killed = run_and_kill(
-        make_config, tmp_path, ["kept=2", "kept=3"],
+        ["kept=2", "kept=3"],
         student={
             "model": str(student_folder), "steps": 2, "device": "cpu", "lora": {"rank": 2, "alpha": 4.0}, "max_slots": 3
         },

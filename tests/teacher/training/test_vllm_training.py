@@ -20,7 +20,7 @@ from teacher.writers.vllm_server import FOLDER_VARIABLE
 MODEL = Path(__file__).parents[3] / "models/smollm2-135m-instruct"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(
         not (Path(sys.prefix) / "vllm/.ready").is_file() or not MODEL.is_dir(), reason="needs `make vllm smollm2`"
     ),
