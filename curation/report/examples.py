@@ -120,16 +120,18 @@ def _lessons(lines: Iterable[Mapping[str, Any]]) -> list[Lesson]:
 
 def _side_by_side(title: str, document: str | None, lessons: Sequence[tuple[str, Lesson]], measure: Measure) -> Example:
     """The document beside its lessons, with words marked that only one holds. Without a document, two lessons are
-    marked against each other. Gains are in `measure`."""
+    marked against each other, and plans beside the picture of a task are not marked. Gains are in `measure`."""
     texts = [lesson.text for _, lesson in lessons]
     columns = []
+    picture = None if document is None else pictured(document)
     if document is not None:
-        columns.append(("the document", pictured(document) or marked(document, " ".join(texts), "del")))
+        columns.append(("the document", picture or marked(document, " ".join(texts), "del")))
     else:
         title += " (not where the config names it; marked: what the other lesson lacks)"
     for n, (name, lesson) in enumerate(lessons):
         reference = " ".join(texts[:n] + texts[n + 1 :]) if document is None else document
-        text = marked(lesson.text, reference, "ins") if reference else Markup(escape(lesson.text))
+        compared = reference and picture is None
+        text = marked(lesson.text, reference, "ins") if compared else Markup(escape(lesson.text))
         strategy = f" ({lesson.strategy})" if lesson.strategy else ""
         gain = f", {number(lesson.gain, sign=True)} {in_measure(measure)}" if lesson.gain is not None else ""
         columns.append((f"{name}{strategy}{gain}", text))

@@ -9,7 +9,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from curation.evaluation.records import RESULT_FILE, EvaluationResult
 from curation.report import evaluation, write_report
-from curation.report.examples import pictured
+from curation.report.examples import Lesson, _side_by_side, pictured
 from curation.report.parts import marked
 from curation.report.training import Training, verdicts
 from teacher.run.journal import Journal
@@ -240,3 +240,12 @@ def test_tasks_of_grids_are_pictures_and_other_documents_text():
     # The second pair's output stands right of its input, below the first pair.
     assert '<rect x="3" y="3" width=".94" height=".94" fill="#87d8f1"/>' in picture
     assert pictured("Ada was born in Oslo.") is None
+
+
+def test_a_plan_beside_a_picture_is_not_marked_as_words_that_the_task_lacks():
+    def shown(document):
+        _, columns = _side_by_side("a task", document, [("trained", Lesson("d", "steps 40", "turns", 1.0))], "loglik")
+        return columns[-1][1]
+
+    assert shown("01=\n10") == "steps 40"
+    assert "<ins>" in shown("Ada was born in Oslo.")
