@@ -17,8 +17,8 @@ MEASURES: tuple[Measure, ...] = get_args(Measure)
 SHARES: frozenset[Measure] = frozenset({"choice", "recall"})
 """Measures of which a question is a hit or none, so that a gain is a difference of shares."""
 UNITS: dict[Measure, str] = {m: "share of questions" if m in SHARES else "nats a token" for m in MEASURES} | {
-    "bits": "bits a byte"
-}
+    "bits": "bits a byte", "majority": "share of answers",
+}  # fmt: skip
 """Of a measure and of its rise, which is a gain."""
 
 
@@ -161,11 +161,12 @@ class Answer:
     extra: dict[str, float] = field(default_factory=dict)
     """As `NAME_before` and `NAME_after`: sums, bits per byte, `greedy` (as correct, but the answer may go on); of a
     question with distractors `contrast`, `choice` and `choice_sum`; of a decoded answer `recall` and `exact_match`; of
-    running text `bits`, the bits per byte that it takes, below 0."""
+    sampled ones `self_certainty` and `majority`; of running text `bits`, the bits per byte that it takes, below 0."""
 
     def told(self, measure: Measure) -> tuple[float, float] | None:
         """A measure before and after, in its unit (`UNITS`); None where the exam did not tell it: it needs distractors
-        for `contrast` and `choice`, decoded answers for `recall`, running text for `bits`."""
+        for `contrast` and `choice`, decoded answers for `recall`, sampled ones for `self_certainty` and `majority`,
+        running text for `bits`."""
         if measure == "loglik" and not self.of_text:
             return self.loglik_before, self.loglik_after
         before, after = self.extra.get(f"{measure}_before"), self.extra.get(f"{measure}_after")

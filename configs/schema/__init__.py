@@ -67,10 +67,17 @@ class Config(Section):
         written = {part for name in (*self.teacher.strategies, *self.curation.strategies) for part in name.split("+")}
         if unused := next((name for name in self.gates.verify if name not in written), None):
             raise ValueError(f"gates.verify names {unused!r}, which is none of teacher.strategies: nothing is verified")
-        if self.reward.measure == "recall" and not self.student.decode:
-            raise ValueError("reward.measure 'recall' is of decoded answers: set student.decode to true")
-        if self.reward.measure == "bits" and not self.data.continuation:
-            raise ValueError("reward.measure 'bits' is of text: set data.continuation to the share of it that is asked")
+        for key, measure in (("reward.measure", self.reward.measure), ("rl.judged_by", self.rl.judged_by)):
+            if measure == "recall" and not self.student.decode:
+                raise ValueError(f"{key} 'recall' is of decoded answers: set student.decode to true")
+            if measure in ("self_certainty", "majority") and self.student.sampled_answers < 2:
+                raise ValueError(f"{key} {measure!r} is of sampled answers: set student.sampled_answers to 2 or more")
+            if measure == "bits" and not self.data.continuation:
+                raise ValueError(f"{key} 'bits' is of text: set data.continuation to the share of it that is asked")
+        if self.rl.judged_by in ("contrast", "choice") and not self.reward.distractors_drawn:
+            raise ValueError(f"rl.judged_by {self.rl.judged_by!r} needs wrong answers: set reward.distractors to 4")
+        if self.rl.judged_by and not self.rl.validation_documents:
+            raise ValueError("rl.judged_by without rl.validation_documents judges nothing: set some apart")
         if self.reward.retention_weight and not self.reward.retention_texts:
             raise ValueError("reward.retention_weight without reward.retention_texts penalises nothing: name a file")
         if self.student.tokens_per_step and self.student.texts_per_step:

@@ -8,7 +8,7 @@ from pydantic import Field
 from configs.schema.section import Named, Section
 
 Credit = Literal["document", "shared", "shard"]
-Measure = Literal["loglik", "contrast", "choice", "recall", "bits"]
+Measure = Literal["loglik", "contrast", "choice", "recall", "bits", "self_certainty", "majority"]
 
 
 class Screen(Section):
@@ -47,8 +47,10 @@ class Reward(Section):
     that minus the mean of the question's distractors, in nats. `choice`: whether the gold answer beats every distractor
     by log-likelihood a character (lm-eval's acc_norm). `recall`: whether the decoded answer has 60% of the gold words
     (needs `student.decode`). `bits`: the bits per byte that the student spares on the end of the document, which the
-    teacher does not see (needs `data.continuation`, and no questions). The other measures stand beside it where the
-    exam tells them."""
+    teacher does not see (needs `data.continuation`, and no questions). Two need no answer key, but
+    `student.sampled_answers`, and drift from the truth: `self_certainty`, how far the student's expectations at its own
+    answers' tokens are from uniform, in nats (arXiv 2505.19590); `majority`, the share of its answers that agree (arXiv
+    2504.16084). The other measures stand beside it where the exam tells them: see `rl.judged_by`."""
     distractors: int | None = Field(default=None, ge=0)
     """Wrong answers to each question that brings none: answers of its document's other questions, then of other
     documents. null takes 4 where the measure needs them, else 0."""

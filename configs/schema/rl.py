@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from configs.schema.reward import Measure
 from configs.schema.section import Section
 
 
@@ -72,6 +73,10 @@ class Rl(Section):
     validation_documents: int = Field(default=0, ge=0)
     """Documents of `data.train` that are never trained on: the gain on them after each round picks the checkpoint that
     is kept. 0 keeps the last."""
+    judged_by: Measure | None = None
+    """The measure by which rounds are judged on the validation documents; null: the reward. Where students are rewarded
+    for their own confidence, a measure that knows the answers (`loglik`) says from which round on the two part: that
+    round's teacher is kept, and `rl.patience` ends the run."""
     evaluation_lessons: int = Field(default=2, ge=1)
     """Lessons that a teacher writes for each validation or held-out document, each taught to a student of its own. The
     raw text is taught to as many students."""

@@ -97,6 +97,9 @@ class Student(Section):
     """How a question is put to the student, e.g. `Question: {question}\\nAnswer:`."""
     decode: bool = False
     """Also decode answers greedily and grade them (exact match, 60% token recall), beside their log-likelihoods."""
+    sampled_answers: int = Field(default=0, ge=0)
+    """Answers that a student samples to each question, at temperature 1: by them `self_certainty` and `majority` are
+    told, without an answer key."""
     max_answer_tokens: int = Field(default=24, ge=1)
     """Most tokens of a decoded answer."""
 

@@ -15,6 +15,7 @@ from curation.report.plots import Interval, interval_text
 from student.records import MEASURES, in_measure
 from teacher.records import ONE_RUN
 from teacher.reward.assignment import batches_of
+from teacher.run.history import worth
 
 ARMS = {
     "raw": "the documents themselves",
@@ -137,8 +138,9 @@ def verdicts(run: Training) -> list[Verdict]:
 
 
 def best_validated(run: Training) -> int | None:
-    """The round that validated best by what is rewarded, the earliest of equals; 0 is the untrained teacher."""
-    values = [(line.get("reward/mean", line.get("gain/mean")), line["round"]) for line in run.kind("validation")]
+    """The round that validated best (`teacher.run.history.worth`), the earliest of equals; 0 is the untrained
+    teacher."""
+    values = [(worth(line, run.config.rl.judged_by), line["round"]) for line in run.kind("validation")]
     measured = [(value, round) for value, round in values if value is not None]
     return max(measured, key=lambda item: item[0])[1] if measured else None
 

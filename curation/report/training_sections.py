@@ -138,9 +138,10 @@ def _validation(run: Training) -> Section:
                     mark=None if best is None else (best, "kept"),
                 )
             )  # fmt: skip
+    judged = f"gain in {run.config.rl.judged_by}" if run.config.rl.judged_by else "reward"
     text = (
         "Documents of data.train that are never trained on; round 0 is the untrained teacher. The round with the "
-        f"highest reward is kept. Best: {'none was measured' if best is None else f'round {best}'}."
+        f"highest {judged} is kept. Best: {'none was measured' if best is None else f'round {best}'}."
     )
     return Section(run.id("validation"), "Validation", "Validation, round by round", text, [Block(figures)])
 

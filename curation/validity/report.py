@@ -11,6 +11,7 @@ LEAST_SECONDS = 1e-2
 """Where the picture puts what costs nothing: its axis is logarithmic."""
 COLOURS = {
     "loglik": "#0072b2", "contrast": "#d55e00", "choice": "#009e73", "recall": "#cc79a7", "bits": "#e69f00",
+    "self_certainty": "#56b4e9", "majority": "#7f3c8d",
     None: "#4a4f55",
 }  # fmt: skip
 """Numbers and the markers of `MARKERS` also tell them apart."""

@@ -16,7 +16,7 @@ from teacher.reward.signs import SIGNS, SignWork
 
 NEEDS: dict[Measure, str] = {
     "contrast": "distractors", "choice": "distractors", "recall": "student.decode",
-    "bits": "data.continuation",
+    "bits": "data.continuation", "self_certainty": "student.sampled_answers", "majority": "student.sampled_answers",
 }  # fmt: skip
 """What an exam needs that not every exam has."""
 

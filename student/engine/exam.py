@@ -1,26 +1,30 @@
 """Exams: what students know, read off the same stacked layers that trained them, and the outcome that follows.
 
 Log-likelihoods are teacher-forced: prompt and gold answer are one packed text with labels at the answer. Decoding is
-greedy and batched over all students. Answers from before the training are the same calls with the adapters off.
+batched over all students: greedy, and sampled where their own confidence is asked for. Answers from before the training
+are the same calls with the adapters off.
 """
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from transformers import LogitsProcessorList
 
+from configs.seeds import stable_seed
 from student.engine.encoding import Encoded, encode_answer, encode_prompt, encode_text
 from student.engine.helpers import Helpers, torch_threads
-from student.engine.models import fitted_prompt, generation_config, positions_of
+from student.engine.models import SampledAnswers, fitted_prompt, generation_config, positions_of
 from student.engine.schedule import Schedule
 from student.engine.scores import Score, Scorer, joined
 from student.engine.training import Progress, Usage, even_parts
 from student.records import Answer, Exam, Job, Outcome, Question, mean_gain
-from student.text.grading import exact_match, recalled
+from student.text.grading import agreement, exact_match, recalled
 
 CHARACTERS_PER_TOKEN = 4
 """Of English text, about."""
@@ -48,6 +52,14 @@ class ExamResult:
     grades: list[Grade]
     retention_loss: float | None
     """Mean loss on the retention texts in nats a token; None without such texts."""
+
+
+class Decoded(NamedTuple):
+    """An answer that a student wrote."""
+
+    text: str
+    certainty: float | None
+    """See `SampledAnswers.certainties`; None of a greedy answer."""
 
 
 class ExamPart(NamedTuple):
@@ -152,14 +164,21 @@ class Examiner:
         if isinstance(item, str):
             return 1 + len(item) // CHARACTERS_PER_TOKEN
         characters = sum(map(len, (item.prompt, item.answer, *item.distractors)))
-        return 1 + characters // CHARACTERS_PER_TOKEN + (self.settings.max_answer_tokens if self.settings.decode else 0)
+        return 1 + characters // CHARACTERS_PER_TOKEN + self._answers_written * self.settings.max_answer_tokens
+
+    @property
+    def _answers_written(self) -> int:
+        """Answers that are decoded for each question."""
+        return self.settings.decode + self.settings.sampled_answers
 
     def _grade(self, questions: list[tuple[int, Question]], trained: bool, max_tokens: int) -> list[Grade]:
         """Grades of questions, each to the student of a slot."""
         encoded = {question: self._encode(question) for _, question in questions}
         asked = [(k, encoded[question]) for k, question in questions]
         scores = iter(self.scorer.answers(asked, trained, max_tokens))
+        samples = self.settings.sampled_answers
         decoded = iter(self._decode(questions, trained, max_tokens) if self.settings.decode else ())
+        sampled = iter(self._decode(questions, trained, max_tokens, samples) if samples else ())
         grades = []
         for _, question in questions:
             gold, *wrong = next(scores)
@@ -174,9 +193,13 @@ class Examiner:
             elif wrong:
                 extra |= _against_distractors(question, gold, wrong)
             if self.settings.decode:
-                answer = next(decoded)
+                answer = next(decoded).text
                 extra["exact_match"] = float(exact_match(answer, question.answer))
                 extra["recall"] = float(recalled(answer, question.answer))
+            if samples:
+                own = [next(sampled) for _ in range(samples)]
+                extra["self_certainty"] = statistics.fmean(one.certainty for one in own if one.certainty is not None)
+                extra["majority"] = agreement([one.text for one in own])
             grades.append(Grade(gold.loglik, gold.greedy and gold.ended, extra))
         return grades
 
@@ -187,7 +210,7 @@ class Examiner:
 
     def _prompt(self, question: Question) -> str:
         """A question's prompt, as far as the model has positions for it."""
-        decoded = self.settings.max_answer_tokens if self.settings.decode else 0
+        decoded = self.settings.max_answer_tokens if self._answers_written else 0
         return fitted_prompt(self.tokenizer, question, positions_of(self.model.config), decoded)
 
     def _score_texts(self, texts: list[tuple[int, str]], trained: bool, max_tokens: int) -> list[Score]:
@@ -198,9 +221,14 @@ class Examiner:
         return [joined([next(scores) for _ in own]) for own in parts]
 
     @torch.no_grad()
-    def _decode(self, questions: list[tuple[int, Question]], trained: bool, max_tokens: int) -> list[str]:
-        """Greedy answers to questions, each by the student of a slot, in the order given."""
-        prompts = [encode_prompt(self.tokenizer, self._prompt(question)) for _, question in questions]
+    def _decode(
+        self, questions: list[tuple[int, Question]], trained: bool, max_tokens: int, samples: int | None = None
+    ) -> list[Decoded]:
+        """Answers to questions, each by the student of a slot, in the order given: a greedy one to each, or so many
+        samples."""
+        questions = [asked for asked in questions for _ in range(samples or 1)]
+        encoded = {question: encode_prompt(self.tokenizer, self._prompt(question)) for _, question in questions}
+        prompts = [encoded[question] for _, question in questions]
         longest = max(map(len, prompts), default=0) + self.settings.max_answer_tokens
         at_once = max(1, max_tokens // longest)
         order = sorted(range(len(prompts)), key=lambda i: questions[i][0])
@@ -209,19 +237,34 @@ class Examiner:
         groups = ([i for i in order if width in (None, len(prompts[i]))] for width in widths)
         pad, device = self.tokenizer.pad_token_id, self.model.device
         greedy = generation_config(self.model, self.tokenizer, max_new_tokens=self.settings.max_answer_tokens)
-        answers: dict[int, str] = {}
+        answers: dict[int, Decoded] = {}
         for members in (group[start : start + at_once] for group in groups for start in range(0, len(group), at_once)):
             width = max(len(prompts[i]) for i in members)
             ids_BT = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in members], device=device)
             mask_BT = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in members])
             rows = self.scorer.rows([questions[i][0] for i in members], trained)
+            noisy = None
+            if samples:
+                noisy = SampledAnswers([stable_seed("answer", questions[i][1].prompt, i % samples) for i in members])
             with self.scorer.eager(), self.scorer.adapters(rows, trained):
                 output_BT = self.model.generate(  # type: ignore[operator]
-                    input_ids=ids_BT, attention_mask=mask_BT.to(device), generation_config=greedy
-                )
-            texts = self.tokenizer.batch_decode(output_BT[:, width:], skip_special_tokens=True)
-            answers |= zip(members, texts, strict=True)
+                    input_ids=ids_BT, attention_mask=mask_BT.to(device), generation_config=greedy,
+                    logits_processor=LogitsProcessorList([noisy] if noisy else []),
+                )  # fmt: skip
+            new_BT = output_BT[:, width:]
+            texts = self.tokenizer.batch_decode(new_BT, skip_special_tokens=True)
+            certainties: Sequence[float | None] = [None] * len(members)
+            if noisy:
+                ends = torch.tensor(greedy.eos_token_id, device=device)
+                certainties = noisy.certainties([_length(torch.isin(row, ends)) for row in new_BT])
+            answers |= zip(members, map(Decoded, texts, certainties), strict=True)
         return [answers[i] for i in range(len(prompts))]
+
+
+def _length(ends_T: torch.Tensor) -> int:
+    """Tokens up to and with the first that ends an answer; all, where none does."""
+    found = ends_T.nonzero()
+    return int(found[0]) + 1 if len(found) else len(ends_T)
 
 
 def _against_distractors(question: Question, gold: Score, wrong: list[Score]) -> dict[str, float]:

@@ -3,6 +3,7 @@ and says what a model cannot read: tokens beyond its embedding, positions beyond
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    LogitsProcessor,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -175,6 +177,37 @@ def generation_config(
         pad_token_id=tokenizer.pad_token_id,
         **sampling,
     )
+
+
+class SampledAnswers(LogitsProcessor):
+    """Makes greedy decoding sample from the model's distribution at temperature 1, by Gumbel noise on the logits
+    (Maddison et al. 2014, arXiv 1411.0030), and notes how certain the model was of each token.
+
+    Rows of equal seeds get equal noise, whatever else is decoded with them: two students' answers to a question differ
+    by what the students know, and not by luck.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        """`seeds`: one of each row."""
+        numbers = {seed: number for number, seed in enumerate(dict.fromkeys(seeds))}
+        self._noise_of_row = torch.tensor([numbers[seed] for seed in seeds])
+        self._generators = [torch.Generator().manual_seed(seed) for seed in numbers]
+        self._steps: list[Tensor] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Logits (B, V) with noise; of a row that has ended they are not used."""
+        logprobs_BV = scores.float().log_softmax(-1)
+        self._steps.append(-logprobs_BV.mean(-1) - math.log(logprobs_BV.shape[-1]))
+        noise_SV = torch.stack(
+            [-torch.empty(scores.shape[-1]).exponential_(generator=own).log() for own in self._generators]
+        )
+        return logprobs_BV + noise_SV[self._noise_of_row].to(scores.device)  # type: ignore[return-value]
+
+    def certainties(self, lengths: Sequence[int]) -> list[float]:
+        """Self-certainty of each row's answer, of so many tokens: the mean over them of KL(uniform || next token's
+        distribution), in nats (arXiv 2505.19590, equation 1)."""
+        steps_BT = torch.stack(self._steps, dim=1).cpu()
+        return [steps_BT[row, :length].mean().item() for row, length in enumerate(lengths)]
 
 
 def end_ids(declared: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> set[int]:

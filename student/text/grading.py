@@ -3,6 +3,7 @@
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
 
 import regex
 
@@ -42,3 +43,10 @@ def token_recall(answer: str, gold: str) -> float:
 def recalled(answer: str, gold: str) -> bool:
     """Whether the first line has 60% of the gold words: agrees with SEAL's LLM judge on 88% of 4,870 judgements."""
     return token_recall(answer, gold) >= 0.6
+
+
+def agreement(answers: Sequence[str]) -> float:
+    """Share of sampled answers that are the commonest one, by their first lines as they are graded: the estimated
+    reward of an answer of the majority (arXiv 2504.16084, section 2)."""
+    [(_, count)] = Counter(normalise(first_line(answer)) for answer in answers).most_common(1)
+    return count / len(answers)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.files import Record, read_json_lines
+from configs.schema.reward import Measure
 from teacher.run.checkpoints import finished_rounds, write_best
 from teacher.run.journal import Journal
 
@@ -13,11 +14,18 @@ COSTS = ("pilot", "step", "validation", "promotion")
 """Kinds of metrics whose `students` are the price of the training; held-out arms only report on it."""
 
 
+def worth(validated: Mapping[str, Any], judged_by: Measure | None) -> float | None:
+    """What a round's teacher is judged by on the validation documents: the mean gain in this measure, or the mean
+    reward; None where it could not be measured."""
+    value = validated.get(f"gain/{judged_by}/mean" if judged_by else "reward/mean")
+    return None if value is None or math.isnan(value) else float(value)
+
+
 class History:
     """A run's metrics so far. Unfinished rounds are left out: they run again."""
 
-    def __init__(self, run_dir: Path, journal: Journal) -> None:
-        self.run_dir = run_dir
+    def __init__(self, run_dir: Path, journal: Journal, judged_by: Measure | None = None) -> None:
+        self.run_dir, self.judged_by = run_dir, judged_by
         self.lines: dict[tuple[str, int], Mapping[str, Any]] = {}
         """By kind and round."""
         self.first_step: Record | None = None
@@ -28,7 +36,7 @@ class History:
                 self.add(line["kind"], line["round"], line, step=line.get("step"))
 
     def add(self, kind: str, round: int, figures: Mapping[str, Any], step: int | None = None) -> None:
-        """Adds a line; after a validation writes which validated round is best by its reward, of equal ones the
+        """Adds a line; after a validation writes which validated round is best (`worth`), of equal ones the
         earliest."""
         self.lines[kind, round] = figures
         if kind in COSTS:
@@ -36,12 +44,11 @@ class History:
         if kind == "step" and self.first_step is None:
             self.first_step = dict(figures)
         if kind == "validation":
-            rewards = {
-                number: line["reward/mean"] for (kind, number), line in self.lines.items() if kind == "validation"
-            }
-            worth = {n: -math.inf if r is None or math.isnan(r) else r for n, r in rewards.items()}
-            best = max(worth, key=lambda number: (worth[number], -number))
-            write_best(self.run_dir, best, rewards[best])
+            validated = {number: line for (kind, number), line in self.lines.items() if kind == "validation"}
+            values = {number: worth(line, self.judged_by) for number, line in validated.items()}
+            known = {number: value for number, value in values.items() if value is not None}
+            best = max(known, key=lambda number: (known[number], -number), default=min(validated))
+            write_best(self.run_dir, best, validated[best]["reward/mean"])
 
     @property
     def student_runs(self) -> int:

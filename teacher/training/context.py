@@ -50,7 +50,7 @@ class RunContext:
 
     def __post_init__(self) -> None:
         config, heldout = self.config, self.heldout
-        self.history = History(config.run.dir, self.journal)
+        self.history = History(config.run.dir, self.journal, config.rl.judged_by)
         self.student_runs = StudentRuns(
             config,
             [*self.documents, *heldout],

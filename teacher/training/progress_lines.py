@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from configs.format import duration, interval
+from configs.format import amount, duration, interval, number
 from teacher.algorithms.algorithm import Rewards
 from teacher.reward.evaluation import Evaluation
 
@@ -62,6 +62,17 @@ def promotion_line(round: int, metrics: Mapping[str, Any]) -> str:
     if "error" in metrics:
         return f"{reason}, but nobody is promoted: {metrics['error']}"
     return f"{reason}: a student taught with its {metrics['lessons']} accepted rewrites is the base of the next rounds"
+
+
+def patience_line(validated: Callable[[int], Mapping[str, Any]], judged_by: str | None, last: int, best: int) -> str:
+    """Why a run ends before its last round: what the reward and the judging measure are there and at the best round."""
+    keys = {"reward": "reward/mean"} | ({judged_by: f"gain/{judged_by}/mean"} if judged_by else {})
+    then, now = validated(best), validated(last)
+    changes = ", ".join(f"{name} {number(then[key])} then, {number(now[key])} now" for name, key in keys.items())
+    return (
+        f"round {last} is the last: {amount(last - best, 'round')} without a better {judged_by or 'reward'} on the"
+        f" validation documents than round {best} had ({changes}; rl.patience)"
+    )
 
 
 def _screened(metrics: Mapping[str, Any]) -> str:

@@ -41,7 +41,14 @@ from teacher.training.metrics import (
     step_metrics,
     strategy_shares,
 )
-from teacher.training.progress_lines import arm_line, clock_line, nothing_kept_line, promotion_line, step_line
+from teacher.training.progress_lines import (
+    arm_line,
+    clock_line,
+    nothing_kept_line,
+    patience_line,
+    promotion_line,
+    step_line,
+)
 
 
 class TeacherLoop:
@@ -77,6 +84,10 @@ class TeacherLoop:
             self.run_round(round)
             self.validate(round)
             self.promote(round)
+        if round < self.config.rl.rounds:
+            lines = self.context.history.lines
+            judged_by = self.config.rl.judged_by
+            self.progress(patience_line(lambda number: lines["validation", number], judged_by, round, self.best))
         if self.validation and not self.best:
             self.progress(
                 "no round gained more than the untrained teacher on the validation documents: it is the one to use"
@@ -221,8 +232,9 @@ class TeacherLoop:
     def validate(self, round: int) -> None:
         """Measures a round's teacher on the validation documents' reward questions, and records the best so far.
 
-        The best is judged by what is rewarded: the gain minus the penalties. The same random numbers sample every
-        round's teacher, and all teach the students of the run's start. A promotion is decided on the present students.
+        The best is judged by `rl.judged_by`, or by what is rewarded: the gain minus the penalties. The same random
+        numbers sample every round's teacher, and all teach the students of the run's start. A promotion is decided on
+        the present students.
         """
         context, rl = self.context, self.config.rl
         if not self.validation or ("validation", round) in context.history.lines:

@@ -12,10 +12,10 @@ BARE = Answer(loglik_before=-3.0, loglik_after=-2.0, correct_before=False, corre
 
 
 def test_a_gain_is_the_rise_of_a_measure():
-    assert [TOLD.gain_of(measure) for measure in MEASURES] == [2.0, 1.5, 1.0, None, None]
-    assert [BARE.gain_of(measure) for measure in MEASURES] == [1.0, None, None, None, None]
+    assert [TOLD.gain_of(measure) for measure in MEASURES] == [2.0, 1.5, 1.0, *[None] * 4]
+    assert [BARE.gain_of(measure) for measure in MEASURES] == [1.0, *[None] * 6]
     text = replace(BARE, extra={"bits_before": -2.5, "bits_after": -1.0})
-    assert [text.gain_of(measure) for measure in MEASURES] == [None, None, None, None, 1.5]
+    assert [text.gain_of(measure) for measure in MEASURES] == [*[None] * 4, 1.5, None, None]
 
 
 def test_answers_that_do_not_tell_a_measure_are_left_out_of_its_mean():

@@ -153,7 +153,7 @@ def test_chaos(tmp_path: Path) -> None:
             kill(run, next(whom), generator)
             most.append(parts())
             if number == 4 and leave_free is not None:
-                leave_free(100_000)
+                leave_free(1_000_000)  # room for some dozens of parts, and for what starts anew beside them
                 run = start(config)
                 run.join(PATIENCE)
                 assert run.exitcode == 1, "a full disk ends the run"

@@ -120,7 +120,7 @@ def test_students_without_lessons_leave_the_others_evenly_divided(llama, tokeniz
 
 @pytest.mark.parametrize("exams", [EXAMS, EXAMS[:1]], ids=["several students", "questions of one student"])
 def test_helpers_examine_as_one_process_does(any_model, tokenizer, monkeypatch, exams):
-    settings, shared = SETTINGS.model_copy(update={"decode": True, "max_answer_tokens": 4}), []
+    settings, shared = SETTINGS.model_copy(update={"decode": True, "sampled_answers": 3, "max_answer_tokens": 4}), []
     share = Helpers.share
     monkeypatch.setattr(
         Helpers, "share", lambda self, tasks, here: shared.append(len(tasks)) or share(self, tasks, here)

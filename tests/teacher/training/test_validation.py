@@ -1,5 +1,7 @@
 """Validation documents: best checkpoint and early stop; and the reliability asked for before the first round."""
 
+from dataclasses import replace
+
 import pytest
 
 from configs.errors import RunError, UserError
@@ -96,6 +98,34 @@ def test_a_run_that_gets_worse_ends_early_and_stays_ended(make_config, make_docu
     again = train_teacher(config, make_documents(24), heldout, pool, lines.append)
     assert again.rounds == 1
     assert (config.run.dir / "journal" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_reward_that_parts_from_the_truth_ends_the_run(make_config, make_documents, gold_pool):
+    """Students are rewarded for a confidence that the word `gold` gives them, and know the less the surer they are."""
+
+    class Overconfident(gold_pool):
+        def _outcome(self, job):
+            outcome = super()._outcome(job)
+            answers = []
+            for answer in outcome.answers:
+                gain = answer.loglik_after - answer.loglik_before
+                sure = {"self_certainty_before": 0.0, "self_certainty_after": gain}
+                answers.append(replace(answer, loglik_after=answer.loglik_before - gain, extra=sure))
+            return replace(outcome, answers=tuple(answers))
+
+    config = make_config(
+        rl=LEARNS | {"judged_by": "loglik", "patience": 1, "rounds": 4},
+        reward={"measure": "self_certainty"}, student={"sampled_answers": 2},
+    )  # fmt: skip
+    lines = []
+    summary = train_teacher(config, make_documents(24), [], lambda _: Overconfident(), lines.append)
+    figures = {line["round"]: line for line in journalled(config, "validation")}
+    last = summary.rounds
+    worth = {number: line["gain/loglik/mean"] for number, line in figures.items()}
+    assert last < 4 and summary.best_round == max(worth, key=worth.get) == last - 1
+    assert figures[last]["reward/mean"] > figures[last - 1]["reward/mean"]
+    [said] = [line for line in lines if "is the last" in line]
+    assert said.startswith(f"round {last} is the last: 1 round without a better loglik") and "reward " in said
 
 
 def test_a_reward_of_noise_is_refused_before_the_first_round(make_config, make_documents, gold_pool):
