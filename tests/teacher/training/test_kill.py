@@ -12,10 +12,11 @@ from configs.load import save_config
 
 FORKS = """
 # Runs the training of each line `CONFIG place=count` of stdin in a fork that is killed there. Forked, since importing
-# is most of the time; nothing has used a thread before.
+# is most of the time, that of what a round alone imports too; nothing has used a thread before.
 import importlib.util, os, signal, sys
 from pathlib import Path
-import torch
+import datasets, peft, torch
+from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 torch.set_num_threads(1)
 spec = importlib.util.spec_from_file_location("doubles", sys.argv[1])
 doubles = importlib.util.module_from_spec(spec); spec.loader.exec_module(doubles)
