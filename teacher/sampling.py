@@ -70,7 +70,7 @@ def kept_rewrites(
     contents of the `strategies`, the `secret_items` of the gates, and `more`, as JSON."""
     depends = {
         "sampling": SAMPLING_VERSION,
-        "teacher": config.teacher.model_dump(mode="json"),
+        "teacher": config.teacher.model_dump(mode="json", exclude={"gradient_checkpointing"}),
         "gates": [GATES_VERSION, config.gates.model_dump(mode="json")],
         "seed": config.run.seed,
         "documents": [[document.id, document.text] for document in documents],

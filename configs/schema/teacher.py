@@ -82,6 +82,10 @@ class Teacher(Section):
     """Rewrites sampled at once."""
     lora: Lora | None = Lora()
     """Adapters that RL trains; null trains all weights (small teachers)."""
+    gradient_checkpointing: bool = False
+    """The update computes activations again in its backward pass instead of keeping them, which takes a third longer.
+    `false`: only once memory ran out without. A pass of the update has at most `batch_size` rows, and half as many each
+    time that memory runs out."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

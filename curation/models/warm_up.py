@@ -185,8 +185,9 @@ class _Run:
         with (
             _TrainingProgress("warm-up", self.tokens[-1], done) as progress,
             train_full(
-                pool.model, self.schedule, pool.settings, pool.pad_id, pool.pass_tokens(), autocast=pool.autocast,
-                state=state and state["training"], go_on=lambda training: self._go_on(training, progress),
+                pool.model, self.schedule, pool.settings, pool.pad_id, pool.plan([]).train_tokens,
+                autocast=pool.autocast, state=state and state["training"],
+                go_on=lambda training: self._go_on(training, progress),
             ) as training,
         ):  # fmt: skip
             if training.progress.error is not None:
@@ -221,7 +222,7 @@ class _Run:
 
     def _ask(self, asked: Asked) -> list[Grade]:
         """The model's answers as it is now."""
-        [result] = self.pool.examiner.after([Exam(questions=asked.questions)], self.pool.pass_tokens())
+        [result] = self.pool.examiner.after([Exam(questions=asked.questions)], self.pool.plan([]).exam_tokens)
         return result.grades
 
     def _figures(self, kept: int, trained: int, before: list[Grade], after: list[Grade], last: Asked) -> dict[str, Any]:

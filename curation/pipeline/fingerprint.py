@@ -63,7 +63,7 @@ def run_settings(
         written_by = "echo" if echo else NO_TEACHER
     # These have entries of their own below, or are hashed by content instead of by path.
     elsewhere = {"input", "output", "temperature", "benchmarks", "embedder", *SPEED}
-    not_sampled = {"model", "lora", "evaluation_temperature"}
+    not_sampled = {"model", "lora", "evaluation_temperature", "gradient_checkpointing"}
     adapter, temperatures = is_adapter(checkpoint), config.curation.temperatures(config.teacher)
     items_hash = _sha256(repr([(q.prompt, q.answer) for q in items]))
     if index.items:

@@ -103,19 +103,20 @@ class Bench:
     def engine(self, schedules: list[Schedule]) -> EngineRun:
         """Trains, and then examines, in the batches that the pool plans."""
         order = longest_first([TrainingSize(schedule.steps, schedule.largest_step()) for schedule in schedules])
-        batches = chunks(order, min(self.pool.at_once, self.pool.students_that_fit(schedules)))
+        plan = self.pool.plan(schedules)
+        batches = chunks(order, min(self.pool.at_once, plan.students))
         losses: dict[int, list[float]] = {}
         self.pool.examiner.scorer.targets.clear()  # documents are read anew
-        total, max_tokens, exam_seconds = Usage(), self.pool.pass_tokens(), 0.0
+        total, exam_seconds = Usage(), 0.0
         self._wait()
         start = time.perf_counter()
         for batch in batches:
-            with self.pool.trained([schedules[k] for k in batch], batch, max_tokens) as (progress, usage):
+            with self.pool.trained([schedules[k] for k in batch], batch, plan) as (progress, usage):
                 losses |= zip(batch, (student.losses for student in progress), strict=True)
                 total.add(usage)
                 self._wait()
                 exam_start = time.perf_counter()
-                self.pool.examiner.after([self.exams[k] for k in batch], max_tokens)
+                self.pool.examiner.after([self.exams[k] for k in batch], plan.exam_tokens)
                 self._wait()
                 exam_seconds += time.perf_counter() - exam_start
         seconds = time.perf_counter() - start - exam_seconds
@@ -171,7 +172,7 @@ class Bench:
         for k in sorted(numbers):
             progress(f"sweep: {k} students")
             schedules = self.schedules[:k]
-            if self.pool.students_that_fit(schedules) < k:
+            if self.pool.plan(schedules).students < k:
                 break
             try:
                 seconds = min(self.engine(schedules).seconds for _ in range(2))
@@ -241,7 +242,7 @@ def run_bench(
         model=model, lessons=lessons, texts_per_lesson=texts_per_lesson, steps=steps, rank=rank,
         count=max(students or MAX_SLOTS, *sweep, 1), device=device, dtype=dtype, questions=questions,
     )  # fmt: skip
-    schedules = bench.warm_up(bench.schedules[: students or bench.pool.students_that_fit(bench.schedules)])
+    schedules = bench.warm_up(bench.schedules[: students or bench.pool.plan(bench.schedules).students])
     students = len(schedules)
     measured = min(students, peft_students or students)
     text_steps = sum(len(step) for schedule in schedules for step in schedule.order)

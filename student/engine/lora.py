@@ -20,29 +20,10 @@ from transformers import PreTrainedModel
 
 from configs.errors import UserError, nearest
 from configs.schema import Lora
+from student.engine.packing import Rows
 
 # Adapters are views with a stride of P between slots, and so are their gradients: that is the point, not a slip.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The slot that each row of a batch belongs to."""
-
-    index_G: Tensor | None
-    """int64 (G,): the slots of G equally large blocks of consecutive rows; None where block k is slot k, for all k."""
-
-    @classmethod
-    def of(cls, slots: list[int], n_slots: int, device: torch.device) -> "Rows":
-        """From the slot of each row, in ascending order. A block holds all rows of a slot if all slots present have
-        equally many rows; otherwise each row is a block."""
-        assert slots == sorted(slots), "rows are ordered by slot"
-        blocks = list(dict.fromkeys(slots))
-        if slots != [slot for slot in blocks for _ in range(len(slots) // len(blocks))]:
-            blocks = slots
-        if blocks == list(range(n_slots)):
-            return cls(None)  # adapters are used in place, without a gather
-        return cls(torch.tensor(blocks, device=device))
 
 
 class _Adapted(torch.autograd.Function):
@@ -50,28 +31,46 @@ class _Adapted(torch.autograd.Function):
 
     The backward pass is written by hand, because autograd would copy the base's output, add up the input's gradients
     in a buffer of their own, and take A's gradient in an order of axes that is four times slower on a CPU. Hidden
-    activations have the axes (G, r, N) for the same reason.
+    activations have the axes (G, r, N) for the same reason. The adapters in the base's type and of each block are made
+    again in it: kept for all layers they would be half as large as the adapters, or larger than the activations.
     """
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x_GNI: Tensor, a_GrI: Tensor, b_GrO: Tensor, weight_OI: Tensor, bias_O: Tensor | None, scale: float
-    ) -> Tensor:
+        ctx: Any, x_GNI: Tensor, a_KrI: Tensor, b_KrO: Tensor, index_G: Tensor | None, weight_OI: Tensor,
+        bias_O: Tensor | None, scale: float,
+    ) -> Tensor:  # fmt: skip
         y_GNO = nn.functional.linear(x_GNI, weight_OI, bias_O)
-        h_GrN = torch.bmm(a_GrI, x_GNI.transpose(1, 2))
-        ctx.save_for_backward(x_GNI, h_GrN, a_GrI, b_GrO, weight_OI)
+        h_GrN = torch.bmm(_of_blocks(a_KrI, index_G, x_GNI.dtype), x_GNI.transpose(1, 2))
+        ctx.save_for_backward(x_GNI, h_GrN, a_KrI, b_KrO, index_G, weight_OI)
         ctx.scale = scale
-        return y_GNO.baddbmm_(h_GrN.transpose(1, 2), b_GrO, alpha=scale)
+        return y_GNO.baddbmm_(h_GrN.transpose(1, 2), _of_blocks(b_KrO, index_G, x_GNI.dtype), alpha=scale)
 
     @staticmethod
     def backward(ctx: Any, dy_GNO: Tensor) -> Any:  # type: ignore[override]
-        x_GNI, h_GrN, a_GrI, b_GrO, weight_OI = ctx.saved_tensors
+        x_GNI, h_GrN, a_KrI, b_KrO, index_G, weight_OI = ctx.saved_tensors
+        b_GrO = _of_blocks(b_KrO, index_G, x_GNI.dtype)
         dh_GrN = torch.bmm(b_GrO, dy_GNO.transpose(1, 2)).mul_(ctx.scale)
         dx_GNI = None
         if ctx.needs_input_grad[0]:
+            a_GrI = _of_blocks(a_KrI, index_G, x_GNI.dtype)
             dx_GNI = torch.matmul(dy_GNO, weight_OI).baddbmm_(dh_GrN.transpose(1, 2), a_GrI)
         db_GrO = torch.bmm(h_GrN, dy_GNO).mul_(ctx.scale)
-        return dx_GNI, torch.bmm(dh_GrN, x_GNI), db_GrO, None, None, None
+        da_GrI = torch.bmm(dh_GrN, x_GNI)
+        return dx_GNI, _of_slots(da_GrI, index_G, a_KrI), _of_slots(db_GrO, index_G, b_KrO), None, None, None, None
+
+
+def _of_blocks(weight_KrD: Tensor, index_G: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The adapters of blocks of rows (G, r, D), from those of all slots."""
+    weight_KrD = weight_KrD.to(dtype)
+    return weight_KrD if index_G is None else weight_KrD.index_select(0, index_G)
+
+
+def _of_slots(grad_GrD: Tensor, index_G: Tensor | None, weight_KrD: Tensor) -> Tensor:
+    """The gradient of all slots' adapters, from those of blocks."""
+    if index_G is not None:
+        grad_GrD = grad_GrD.new_zeros(weight_KrD.shape).index_add_(0, index_G, grad_GrD)
+    return grad_GrD.to(weight_KrD.dtype)
 
 
 class StackedLinear(nn.Module):
@@ -115,15 +114,16 @@ class StackedLinear(nn.Module):
         # A lookup by the layer's number would be compiled anew for each layer; the layer's own tensors are not. The
         # two are the same where layers are compiled, since helpers, which train some of the slots, are off there.
         adapter = (self.a_KrI, self.b_KrO) if compiling else slots.adapters[self.number]
-        a, b = (weight.to(x_RTI.dtype) for weight in adapter if weight is not None)
-        if rows.index_G is not None:
-            a, b = a.index_select(0, rows.index_G), b.index_select(0, rows.index_G)
-        x_GNI = x_RTI.reshape(a.shape[0], -1, x_RTI.shape[-1])
+        a_KrI, b_KrO = (weight for weight in adapter if weight is not None)
+        index_G = rows.index_G
+        x_GNI = x_RTI.reshape(len(a_KrI if index_G is None else index_G), -1, x_RTI.shape[-1])
         if compiling:  # the compiler makes its own backward pass, and fails on one that is written by hand
-            h_GrN = torch.bmm(a, x_GNI.transpose(1, 2))
-            y_GNO = torch.baddbmm(self.base(x_GNI), h_GrN.transpose(1, 2), b, alpha=self.stack.scale)
+            a_GrI, b_GrO = (_of_blocks(weight, index_G, x_RTI.dtype) for weight in (a_KrI, b_KrO))
+            h_GrN = torch.bmm(a_GrI, x_GNI.transpose(1, 2))
+            y_GNO = torch.baddbmm(self.base(x_GNI), h_GrN.transpose(1, 2), b_GrO, alpha=self.stack.scale)
         else:
-            y_GNO = _Adapted.apply(x_GNI, a, b, self.base.weight, self.base.bias, self.stack.scale)
+            base = self.base
+            y_GNO = _Adapted.apply(x_GNI, a_KrI, b_KrO, index_G, base.weight, base.bias, self.stack.scale)
         return y_GNO.view(*x_RTI.shape[:-1], y_GNO.shape[-1])
 
 

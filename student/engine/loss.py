@@ -22,6 +22,7 @@ in the fused linear cross-entropy of Liger Kernel, arXiv 2410.10989, but in plai
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -114,20 +115,24 @@ def linear_cross_entropy(
 
 
 @torch.no_grad()
-def target_logliks(hidden_ND: Tensor, head: nn.Linear, place_M: Tensor, target_M: Tensor) -> tuple[Tensor, Tensor]:
+def target_logliks(
+    hidden_ND: Tensor, head: nn.Linear, place_M: np.ndarray, target_M: np.ndarray
+) -> tuple[Tensor, Tensor]:
     """Log-likelihood in nats of token `target_M` after position `place_M` of N (M, float32), and whether it is the
     likeliest there (M, bool). A position's logits are computed once, however many tokens are asked about."""
-    loglik_M = torch.empty(len(target_M), device=hidden_ND.device)
-    likeliest_M = torch.empty(len(target_M), dtype=torch.bool, device=hidden_ND.device)
+    device = hidden_ND.device
+    loglik_M = torch.empty(len(target_M), device=device)
+    likeliest_M = torch.empty(len(target_M), dtype=torch.bool, device=device)
     chunk = _chunk(head.weight)
-    places_U, place_M = place_M.unique(return_inverse=True)
+    places_U, place_M = np.unique(place_M, return_inverse=True)
     for start in range(0, len(places_U), chunk):
-        part = hidden_ND.index_select(0, places_U[start : start + chunk])
-        here = ((place_M >= start) & (place_M < start + chunk)).nonzero().squeeze(1)
-        logits = nn.functional.linear(part, head.weight, head.bias)
+        here_M = np.flatnonzero((place_M >= start) & (place_M < start + chunk))
+        # Found on the host: a device would have to be waited for.
+        arrays = (places_U[start : start + chunk], here_M, place_M[here_M] - start, target_M[here_M])
+        part, here, row, target = (torch.from_numpy(array).to(device) for array in arrays)
+        logits = nn.functional.linear(hidden_ND.index_select(0, part), head.weight, head.bias)
         rounded = logits.dtype != torch.float32
         logits = logits.float()
-        row, target = place_M[here] - start, target_M[here]
         asked = logits[row, target]
         if rounded:  # as in the loss above
             likeliest_M[here] = logits.argmax(-1)[row] == target
@@ -157,6 +162,13 @@ def likeliest_logliks(hidden_ND: Tensor, head: nn.Linear, count: int) -> tuple[T
         found.append((tokens, torch.cat([likely, rest], dim=1) - whole))
     tokens_NK, logliks_NB = (torch.cat(parts) for parts in zip(*found, strict=True))
     return tokens_NK, logliks_NB
+
+
+def logit_bytes(head: nn.Linear) -> int:
+    """Most bytes of the logits that are computed at once: in the head's type as they come and as their gradient goes,
+    and in float32."""
+    rounded = 0 if head.weight.dtype == torch.float32 else head.weight.dtype.itemsize
+    return _chunk(head.weight) * head.weight.shape[0] * (4 + rounded)
 
 
 def _chunk(weight_VD: Tensor) -> int:

@@ -1,7 +1,14 @@
 """How many students fit a device, planned from measured memory."""
 
+import gc
+import weakref
+from functools import partial
+from typing import Any
+
 import psutil
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel
 
 from student.engine.encoding import Encoded
@@ -9,8 +16,8 @@ from student.engine.lora import AdapterStack
 from student.engine.packing import Piece, pack
 from student.engine.training import batch_loss
 
-STATE_BYTES = 4 * 6 + 2
-"""Bytes of an adapter's weight: itself, gradient, 2 AdamW moments, 2 temporaries (float32), copy in base dtype."""
+STATE_BYTES = 4 * 4
+"""Bytes of an adapter's weight: itself, its gradient and AdamW's two moments, in float32."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -21,30 +28,55 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def activation_bytes_per_token(model: PreTrainedModel, stack: AdapterStack, text: Encoded, pad_id: int) -> float:
-    """Bytes that one position keeps for the backward pass, measured on a forward pass of the text. Empties the stack.
+class PeakBytes(TorchDispatchMode):
+    """Within it the tensors that operations make are counted: `peak` is the most bytes that they held at once. It is
+    the same on every device, and for tensors without data (torch's fake ones)."""
 
-    They are the tensors that autograd saves, weights left out and each storage counted once: the same on every device.
-    """
-    stack.allocate([0])
-    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), stack.params_KP)}
-    saved: dict[int, int] = {}
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.peak = 0
+        self._known: dict[int, Any] = {}
 
-    def count(tensor: torch.Tensor) -> torch.Tensor:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # A storage that comes from outside, such as a weight's, counts nothing, whatever views are made of it.
+        tree_map_only(torch.Tensor, partial(self._count, made=False), (args, kwargs))
+        result = func(*args, **(kwargs or {}))
+        return tree_map_only(torch.Tensor, partial(self._count, made=True), result)
+
+    def _count(self, tensor: torch.Tensor, made: bool) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage.nbytes()
+        key = id(storage)  # the same object as long as the storage lives
+        if key not in self._known:
+            size = storage.nbytes() if made else 0
+            self._known[key] = weakref.ref(storage, lambda _: self._free(key, size))
+            self.held += size
+            self.peak = max(self.peak, self.held)
         return tensor
 
-    [batch] = pack([Piece(0, text)], 1, pad_id, stack.device, max_tokens=2**20)
-    with stack.using(batch.rows), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    def _free(self, key: int, size: int) -> None:
+        self.held -= size
+        del self._known[key]
+
+
+def position_bytes(model: PreTrainedModel, stack: AdapterStack, pad_id: int, length: int) -> float:
+    """Bytes that a position takes at the most while a student is trained on it, in the mode (train or eval) that the
+    model is in: measured over the forward and backward pass of a text of so many tokens. Logits come on top (see
+    `logit_bytes`): only the last token has a label. Empties the stack."""
+    text = Encoded.of([pad_id] * length, [False] * (length - 1) + [True])
+    stack.allocate([0])
+    [batch] = pack([Piece(0, text)], 1, pad_id, stack.device, max_tokens=length)
+    with torch.enable_grad(), stack.using(batch.rows), PeakBytes() as memory:
         loss, *_ = batch_loss(model, batch)
-        # The adapters' copies in the base's dtype are counted with the slot, not with its tokens.
-        copies = 0 if model.dtype == torch.float32 else stack.size * model.dtype.itemsize
-        total = sum(saved.values()) - copies
-        del loss
+        loss.backward()
     stack.release()
-    return total / batch.positions
+    return memory.peak / batch.positions
+
+
+def free_memory() -> None:
+    """Gives back what work that ran out of memory left behind."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

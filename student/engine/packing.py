@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from student.engine.encoding import Encoded
-from student.engine.lora import Rows
 
 T = TypeVar("T")
 
@@ -59,6 +58,26 @@ class Piece:
     """A number by which the caller finds its tokens again (`Batch.tag_N`)."""
     targets: Targets | None = None
     """None: the labelled tokens themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The slot that each row of a batch belongs to."""
+
+    index_G: Tensor | None
+    """int64 (G,): the slots of G equally large blocks of consecutive rows; None where block k is slot k, for all k."""
+
+    @classmethod
+    def of(cls, slots: list[int], n_slots: int, device: torch.device) -> "Rows":
+        """From the slot of each row, in ascending order. A block holds all rows of a slot if all slots present have
+        equally many rows; otherwise each row is a block."""
+        assert slots == sorted(slots), "rows are ordered by slot"
+        blocks = list(dict.fromkeys(slots))
+        if slots != [slot for slot in blocks for _ in range(len(slots) // len(blocks))]:
+            blocks = slots
+        if blocks == list(range(n_slots)):
+            return cls(None)  # adapters are used in place, without a gather
+        return cls(torch.tensor(blocks, device=device))
 
 
 @dataclass(frozen=True, slots=True)

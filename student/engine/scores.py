@@ -25,10 +25,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Student
 from student.engine.encoding import Encoded, ending_tokens
-from student.engine.lora import AdapterStack, Rows
+from student.engine.lora import AdapterStack
 from student.engine.loss import likeliest_logliks, likeliest_tokens, target_logliks
 from student.engine.models import end_ids, positions_of
-from student.engine.packing import Batch, Part, Piece, Targets, pack, padded, pass_tokens, passes
+from student.engine.packing import Batch, Part, Piece, Rows, Targets, pack, padded, pass_tokens, passes
 from student.engine.schedule import Schedule
 from student.engine.training import last_hidden, loss_at_labels
 
@@ -318,13 +318,9 @@ class Scorer:
         """Scores of each question's texts. `places` are the positions of `hidden` that predict each text's labelled
         tokens, `last` those of the last token of each question's first text."""
         every = [text for of_question in texts for text in of_question]
-        arrays = (
-            np.concatenate(places),
-            np.concatenate([text.ids[text.labelled] for text in every]),
-            np.repeat(np.arange(len(every)), [len(text.labelled) for text in every]),
-            np.array(last),
-        )
-        place_N, target_N, text_N, last_C = (torch.from_numpy(array).to(hidden.device) for array in arrays)
+        place_N, target_N = np.concatenate(places), np.concatenate([text.ids[text.labelled] for text in every])
+        arrays = (np.repeat(np.arange(len(every)), [len(text.labelled) for text in every]), np.array(last))
+        text_N, last_C = (torch.from_numpy(array).to(hidden.device) for array in arrays)
         with self.rounding():
             loglik_N, likeliest_N = target_logliks(hidden, self.head, place_N, target_N)
             next_C = likeliest_tokens(hidden.index_select(0, last_C), self.head)
@@ -340,8 +336,7 @@ class Scorer:
 
 def _scores(*columns_Q: Tensor) -> list[Score]:
     """From the number, log-likelihood and likeliest ones of each text's labelled tokens, and whether it ended."""
-    columns = (column_Q.tolist() for column_Q in columns_Q)
     return [
         Score(int(tokens), loglik, likeliest == tokens, bool(ended))
-        for tokens, loglik, likeliest, ended in zip(*columns, strict=True)
+        for tokens, loglik, likeliest, ended in torch.stack(columns_Q, dim=1).tolist()
     ]

@@ -6,7 +6,7 @@ clipping, the learning rate and the number of steps need a slot axis.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -97,29 +97,25 @@ class StackedAdamW:
         self.means_KP, self.squares_KP = torch.zeros_like(self.params_KP), torch.zeros_like(self.params_KP)
 
     @torch.no_grad()
-    def step(self, number: int, rate_K: Tensor, active_K: Tensor) -> Tensor:
-        """Updates the active slots at step `number` (from 1), but for those whose gradient is not finite.
+    def step(self, number: int, rates: Sequence[float | None]) -> Tensor:
+        """Updates at step `number` (from 1) the slots that have a learning rate. Nothing is read from the device.
 
         Returns each slot's gradient norm before clipping (K, float32).
         """
         norm_K = self.grads_KP.norm(dim=1)
-        active_K = active_K & norm_K.isfinite()
-        if not active_K.all():
-            # NaN times zero is NaN, so the gradients of such slots are cleared before anything is multiplied.
-            self.grads_KP.masked_fill_(~active_K[:, None], 0.0)
         max_norm = self.settings.max_grad_norm
         if max_norm is not None:
             self.grads_KP.mul_((max_norm / (norm_K + 1e-6)).clamp(max=1.0).nan_to_num(1.0)[:, None])
         # The kernel takes one learning rate, so it is called for each run of neighbours that have the same.
         start = 0
-        for (rate, active), neighbours in groupby(zip(rate_K.tolist(), active_K.tolist(), strict=True)):
+        for rate, neighbours in groupby(rates):
             run = slice(start, start := start + len(list(neighbours)))
-            if not active:
+            if rate is None:
                 continue
             buffers = (self.params_KP, self.grads_KP, self.means_KP, self.squares_KP)
             params, grads, means, squares = ([buffer[run]] for buffer in buffers)
             # All slots start together and a slot that has stopped never moves again, so one step count serves all.
-            count = torch.tensor(number - 1.0, device=self.params_KP.device)
+            count = torch.full((), number - 1.0, device=self.params_KP.device)
             # The fused kernel goes over the state once; written out in tensor operations it took 2 to 7 times as long.
             adamw(
                 params, grads, means, squares, [], [count], amsgrad=False, beta1=BETA1, beta2=BETA2, lr=rate,
@@ -142,7 +138,7 @@ def train_slots(
     """Trains slot k on `schedules[k]`, all slots in one batch a step; `stack` must have been allocated for them.
 
     Returns the progress of each slot, and the positions of all together. A slot whose loss or gradient is no longer
-    finite stops with an error; the others are not touched. Students share nothing, so helpers can train some of the
+    finite has an error; the others are not touched. Students share nothing, so helpers can train some of the
     slots: then no core waits for another after each operation, which on small models (and on a busy machine) costs more
     than the operation. A step of more than `max_tokens` positions is accumulated over several forward passes; passes
     that run at the same time have so many together.
@@ -219,15 +215,19 @@ def _train(
     max_tokens: int,
     stopped: Stopped = lambda: False,
 ) -> tuple[list[Progress], Usage]:
-    """`train_slots` for some of a stack's slots in this process; ends early where another process has failed."""
+    """`train_slots` for some of a stack's slots in this process; ends early where another process has failed.
+
+    Losses and norms are read at the end: a read in each step would have the device wait for what comes next.
+    """
     K, device = len(schedules), stack.device
     optimiser = StackedAdamW(slots, settings)
-    progress = [Progress(error=schedule.problem) for schedule in schedules]
     usage = Usage()
     packed: dict[tuple, list[Batch]] = {}
-    for step in range(max((schedule.steps for schedule in schedules), default=0)):
-        active = [k for k, schedule in enumerate(schedules) if step < schedule.steps and progress[k].error is None]
-        if not active or stopped():
+    steps = [0 if schedule.problem is not None else schedule.steps for schedule in schedules]
+    figures_SFK = torch.zeros(max(steps, default=0), 2, K, device=device)
+    for step, (loss_K, norm_K) in enumerate(figures_SFK):
+        active = [k for k in range(K) if step < steps[k]]
+        if stopped():
             break
         # Where every step takes all texts, all steps are alike and are packed once. Only the last step's batches are
         # kept: where steps differ, none comes again soon.
@@ -235,7 +235,6 @@ def _train(
         if key not in packed:
             pieces = [piece for k in active for piece in step_pieces(k, schedules[k], step)]
             packed = {key: pack(pieces, K, pad_id, device, max_tokens=max_tokens, row_tokens=settings.row_tokens)}
-        loss_K = torch.zeros(K, device=device)
         for batch in packed[key]:
             with stack.using(batch.rows, slots):
                 loss, loss_N, _ = batch_loss(model, batch)
@@ -243,12 +242,19 @@ def _train(
             loss_K.index_add_(0, batch.slot_N, loss_N * batch.share_N)
             usage.labels += len(batch.target_N)
             usage.positions += batch.positions
-        rates = [learning_rate(schedule, step) if step < schedule.steps else 0.0 for schedule in schedules]
-        active_K = torch.zeros(K, dtype=torch.bool, device=device)
-        active_K[active] = True
-        norm_K = optimiser.step(step + 1, torch.tensor(rates, device=device), active_K)
-        for k, loss_k, norm in zip(active, loss_K[active].tolist(), norm_K[active].tolist(), strict=True):
-            progress[k].losses.append(loss_k)
-            if not (math.isfinite(loss_k) and math.isfinite(norm)):
-                progress[k].error = f"diverged at step {step + 1}: loss {loss_k}, gradient norm {norm}"
-    return progress, usage
+        rates = [learning_rate(schedules[k], step) if step < n else None for k, n in enumerate(steps)]
+        norm_K.copy_(optimiser.step(step + 1, rates))
+    figures = figures_SFK.permute(2, 0, 1).tolist()
+    return [_progress(*of_slot) for of_slot in zip(schedules, figures, steps, strict=True)], usage
+
+
+def _progress(schedule: Schedule, figures: list[list[float]], steps: int) -> Progress:
+    """A slot's training from the loss and gradient norm of each of its steps: it counts up to the first that is not
+    finite."""
+    progress = Progress(error=schedule.problem)
+    for step, (loss, norm) in enumerate(figures[:steps], start=1):
+        progress.losses.append(loss)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            progress.error = f"diverged at step {step}: loss {loss}, gradient norm {norm}"
+            break
+    return progress

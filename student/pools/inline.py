@@ -8,17 +8,16 @@ where the batch has another shape). The same jobs in the same order give the sam
 they do in any number of threads and processes.
 """
 
-import gc
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,18 +25,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from configs.errors import UserError
 from configs.processes import keep_freed_memory, return_freed_memory
 from configs.schema import Student
-from student.engine.encoding import Encoded, check_offsets
+from student.engine.encoding import check_offsets
 from student.engine.exam import Examiner, outcome_of
 from student.engine.full import train_full
 from student.engine.helpers import Helpers, torch_threads
 from student.engine.influence import gradient_alignments
-from student.engine.memory import (
-    STATE_BYTES,
-    activation_bytes_per_token,
-    free_bytes,
-    is_out_of_memory,
-)
+from student.engine.loss import logit_bytes
+from student.engine.memory import STATE_BYTES, free_bytes, free_memory, is_out_of_memory, position_bytes
 from student.engine.models import exam_problem, positions_of
+from student.engine.packing import PASS_TOKENS_GPU
 from student.engine.proof import proved_scorer
 from student.engine.schedule import Schedule, plan_schedule
 from student.engine.scores import TARGET_BYTES
@@ -67,18 +63,32 @@ CPU_SLOTS = 32
 """Most students of a batch on a CPU. With half as many each takes a sixth longer on the lab's student; with twice as
 many it takes no less."""
 
-CPU_PASS_TOKENS = 4096
-"""Most positions of a forward pass on a CPU: enough to hide what a pass costs beside them."""
+CPU_PASS_TOKENS, GPU_PASS_TOKENS = 4096, 16 * PASS_TOKENS_GPU
+"""Most positions of a forward pass: enough to hide what a pass costs beside them."""
 
 CPU_BYTES = 2 * 2**30
 """Most bytes on a CPU of all students' adapters, and of a pass's activations; models so large that this matters gain no
-speed from more. SmolLM2-135M at rank 16: 16 students, 512 positions (without the bound 32 and 4,096: 14 GB)."""
+speed from more."""
 
-PROBE = Encoded.of([0] * 64, [True] * 64)
-"""With `exact`, memory is measured on this text, because every process must come to the same plan."""
+STATE_SHARE = 0.75
+"""Largest share of a GPU's free memory for adapters and their optimiser: passes have the rest."""
+
+FULL_POSITION_BYTES = 2**21
+"""Of a position in `mode: full` on a GPU, for a small model; not measured."""
+
+PROBE_TOKENS = 64
+"""Of the text by which memory is measured."""
 
 MOST_PASSES = 16
-"""A single student counts as out of memory when forward passes smaller by this factor do not fit either."""
+"""Out of memory with forward passes smaller by this factor, a batch has too many students."""
+
+
+class BatchPlan(NamedTuple):
+    """How many students the next batch has, and the most positions of a forward pass of their training and exams."""
+
+    students: int
+    train_tokens: int
+    exam_tokens: int
 
 
 class InlinePool:
@@ -99,7 +109,6 @@ class InlinePool:
         self.pad_id: int = tokenizer.pad_token_id  # type: ignore[assignment]  # load_model sees to it
         self.autocast = scorer.autocast
         self.examiner = Examiner(scorer)
-        self._token_bytes: float | None = None  # activations of one position, measured on the first batch planned
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
@@ -165,11 +174,11 @@ class InlinePool:
     def keep(self, job: Job, folder: Path) -> Outcome:
         """Trains one student and saves it: a PEFT adapter folder, or (`mode: full`) a model folder."""
         schedule = plan_schedule(self.tokenizer, job.lesson, self.settings)
-        max_tokens = self.pass_tokens()
+        plan = self.plan([schedule])
         # Alone, because a process that resumed a run has answered other questions before.
-        before = self.examiner.before(job.exam, max_tokens, alone=True)
-        with self.trained([schedule], [job.lesson.seed], max_tokens) as ([progress], _):
-            [after] = self.examiner.after([job.exam], max_tokens)
+        before = self.examiner.before(job.exam, plan.exam_tokens, alone=True)
+        with self.trained([schedule], [job.lesson.seed], plan) as ([progress], _):
+            [after] = self.examiner.after([job.exam], plan.exam_tokens)
             if self.stack is None:
                 self.model.save_pretrained(folder)
             else:
@@ -182,18 +191,21 @@ class InlinePool:
         `mode: full`, which has no adapters."""
         if self.stack is None:
             return [None] * len(jobs)
-        return gradient_alignments(self.examiner.scorer, jobs, seed=seed, max_tokens=self.pass_tokens())
+        # Half, because the jobs' gradients are held beside the pass.
+        max_tokens = max(1, self.plan([]).exam_tokens // 2)
+        return gradient_alignments(self.examiner.scorer, jobs, seed=seed, max_tokens=max_tokens)
 
     def close(self) -> None:
         """Does nothing: this process's memory is all that it holds."""
 
     @contextmanager
     def trained(
-        self, schedules: list[Schedule], seeds: list[int], max_tokens: int
+        self, schedules: list[Schedule], seeds: list[int], plan: BatchPlan
     ) -> Iterator[tuple[list[Progress], Usage]]:
         """Trains one batch: within it slot k is the student of `schedules[k]`, whose adapter started from `seeds[k]`.
         In full mode the batch is a single student, and within it the model is this student."""
-        schedules = [self.examiner.scorer.with_targets(schedule, max_tokens) for schedule in schedules]
+        max_tokens = plan.train_tokens
+        schedules = [self.examiner.scorer.with_targets(schedule, plan.exam_tokens) for schedule in schedules]
         if self.stack is None:
             [schedule] = schedules
             with train_full(
@@ -218,84 +230,83 @@ class InlinePool:
             self.stack.release()
             return_freed_memory()
 
-    def students_that_fit(self, schedules: list[Schedule]) -> int:
-        """How many of these students the next batch takes, by the memory that is free now."""
+    def plan(self, schedules: list[Schedule]) -> BatchPlan:
+        """What the next batch takes of these students, by the memory that is free now. A step is accumulated over
+        passes, so that activations do not grow with the number of students: a GPU's passes have what students leave."""
+        device, on_gpu = self.model.device, self.model.device.type == "cuda"
+        free = int(free_bytes(device) * self.settings.memory_fraction)
         if self.stack is None:
-            return 1
-        texts = [text for schedule in schedules for text in schedule.texts]
-        if not texts:
-            return len(schedules)
-        if self._token_bytes is None:
-            # Bytes a token differ a little with the text; with `exact` all processes measure the same one.
-            text = PROBE if self.settings.exact else max(texts, key=len)
-            self._token_bytes = activation_bytes_per_token(self.model, self.stack, text, self.pad_id)
-        free = int(free_bytes(self.model.device) * self.settings.memory_fraction)
-        if self.model.device.type == "cuda":
-            tokens = max(schedule.largest_step() for schedule in schedules)
-        else:
-            # A step is accumulated over small passes, so activations do not grow with the number of students.
-            free, tokens = min(free, CPU_BYTES), 0
-        # The factor 2 is for the gradients of activations and the allocator's rounding.
-        slot_bytes = self.stack.size * STATE_BYTES + 2 * tokens * self._token_bytes
-        slot_bytes += TARGET_BYTES * max(sum(len(t.labelled) for t in schedule.in_context) for schedule in schedules)
-        return min(len(schedules), max(1, int(free // slot_bytes)))
+            tokens = max(2048, free // FULL_POSITION_BYTES) if on_gpu else CPU_PASS_TOKENS
+            return BatchPlan(1, tokens, tokens)
+        slot_bytes = self.stack.size * STATE_BYTES
+        targets = (sum(len(text.labelled) for text in schedule.in_context) for schedule in schedules)
+        slot_bytes += TARGET_BYTES * max(targets, default=0)
+        for_slots = STATE_SHARE * free if on_gpu else min(free, CPU_BYTES)
+        students = min(len(schedules), max(1, int(for_slots // slot_bytes)))
+        for_pass = free - students * slot_bytes - logit_bytes(self.examiner.scorer.head) if on_gpu else CPU_BYTES
+        most = GPU_PASS_TOKENS if on_gpu else CPU_PASS_TOKENS
+        return BatchPlan(students, *(min(most, max(1, int(for_pass / size))) for size in self.position_bytes))
 
-    def pass_tokens(self) -> int:
-        """Most positions of one forward pass; before the first batch is planned, an estimate for a small model."""
-        if self.model.device.type != "cuda":
-            fit = CPU_BYTES / (2 * (self._token_bytes or 1.0))
-            # A power of two: the measured bytes differ a little with the text that a resumed run meets first.
-            return min(CPU_PASS_TOKENS, 2 ** max(0, int(math.log2(max(1.0, fit)))))
-        free = free_bytes(self.model.device) * self.settings.memory_fraction
-        return max(2048, int(free / (2 * (self._token_bytes or 2**20))))
+    @cached_property
+    def position_bytes(self) -> tuple[float, float]:
+        """Bytes of a position in a pass that trains, and without checkpointing, which bounds those of exams."""
+        assert self.stack is not None
+        length, sizes = min(PROBE_TOKENS, self.settings.max_text_tokens), []
+        with self.examiner.scorer.eager():
+            for checkpoints in dict.fromkeys((self.settings.gradient_checkpointing, False)):
+                self.model.train(checkpoints)
+                sizes.append(position_bytes(self.model, self.stack, self.pad_id, length))
+        self.model.eval()
+        return sizes[0], sizes[-1]
 
     def free_memory(self) -> None:
         """Gives back what a batch that ran out of memory left behind."""
         if self.stack is not None:
             self.stack.release()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
     def _run_in_memory(
         self, waiting: list[int], jobs: list[Job], schedules: dict[int, Schedule]
     ) -> Iterator[dict[int, Outcome]]:
         """Outcomes of the jobs `waiting`, batch by batch, as many students at once as fit. Where memory runs out
-        nevertheless, batches are halved down to a single student, whose forward passes are halved then."""
-        limit, passes = len(waiting), 1
+        nevertheless, the batch starts again with smaller forward passes, and at last with half of its students."""
+        limit, smaller = len(waiting), 1
         while waiting:
             members = waiting[:limit]
             outcomes: list[Outcome] | None = None
             try:
-                members = waiting[: self.students_that_fit([schedules[i] for i in members])]
-                outcomes = self._run([jobs[i] for i in members], [schedules[i] for i in members], passes)
+                plan = self.plan([schedules[i] for i in members])
+                members = waiting[: plan.students]
+                plan = BatchPlan(plan.students, *(max(1, tokens // smaller) for tokens in plan[1:]))
+                outcomes = self._run([jobs[i] for i in members], [schedules[i] for i in members], plan)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
             if outcomes is None:  # outside the except block, whose traceback would keep alive what is to be freed
                 self.free_memory()
+                if smaller < MOST_PASSES:
+                    smaller *= 2
+                    log.warning("out of memory: again in forward passes %d times as small", smaller)
+                    continue
+                smaller = 1
                 if len(members) > 1:
                     limit = len(members) // 2
                     log.warning("out of memory with %d students at once; going on with %d", len(members), limit)
                     continue
-                if passes < MOST_PASSES:
-                    passes *= 2
-                    continue
                 outcomes = [Outcome(gain=None, error="out of memory with a single student")]
-            passes, waiting = 1, waiting[len(members) :]
+            waiting = waiting[len(members) :]
             yield dict(zip(members, outcomes, strict=True))
 
-    def _run(self, jobs: list[Job], schedules: list[Schedule], passes: int) -> list[Outcome]:
-        """Trains and examines one batch of students, in forward passes that are smaller by the factor `passes`."""
-        max_tokens = max(1, self.pass_tokens() // passes)
-        after = before = [self.examiner.before(job.exam, max_tokens, alone=self.settings.exact) for job in jobs]
+    def _run(self, jobs: list[Job], schedules: list[Schedule], plan: BatchPlan) -> list[Outcome]:
+        """Trains and examines one batch of students."""
+        after = before = [self.examiner.before(job.exam, plan.exam_tokens, alone=self.settings.exact) for job in jobs]
         progress, usages = [Progress(error=schedule.problem) for schedule in schedules], [Usage() for _ in jobs]
         # A student without steps is the base, which has answered already. It has no slot: one that computes nothing
         # would keep the others from being divided evenly over processes.
         if taught := [k for k, schedule in enumerate(schedules) if schedule.steps]:
             seeds = [jobs[k].lesson.seed for k in taught]
-            with self.trained([schedules[k] for k in taught], seeds, max_tokens) as (trained, usage):
-                results = self.examiner.after([jobs[k].exam for k in taught], max_tokens)
+            with self.trained([schedules[k] for k in taught], seeds, plan) as (trained, usage):
+                results = self.examiner.after([jobs[k].exam for k in taught], plan.exam_tokens)
             after = before.copy()
             for k, of_training, result in zip(taught, trained, results, strict=True):
                 progress[k], usages[k], after[k] = of_training, usage, result

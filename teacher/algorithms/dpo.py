@@ -17,7 +17,7 @@ from configs import schema
 from configs.schema import Config, Rl
 from teacher.algorithms.algorithm import Algorithm, Groups, Metrics, Rewards
 from teacher.algorithms.selection import Unit, best_units, units_of
-from teacher.algorithms.trainers import epoch_settings, token_ids
+from teacher.algorithms.trainers import Pass, epoch_settings, in_memory, token_ids
 from teacher.records import Reward, Rewrite
 from teacher.writers.local import TransformersWriter
 
@@ -103,22 +103,25 @@ def update(
     for won, lost in pairs:
         prompt_ids, won_ids = token_ids(writer, won)
         rows.append({"prompt_ids": prompt_ids, "chosen_ids": won_ids, "rejected_ids": token_ids(writer, lost)[1]})
-    settings = epoch_settings(config, config.rl.dpo, round, writer, len(pairs))
-    settings |= {"beta": config.rl.dpo.beta, "logging_strategy": "epoch"}
-    with tempfile.TemporaryDirectory() as scratch, _no_progress_bar():
-        trainer = PairTrainer(
-            model=writer.model,
-            args=DPOConfig(output_dir=scratch, max_length=None, precompute_ref_log_probs=True, **settings),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=writer.tokenizer,
-        )
-        trainer.remove_callback(PrinterCallback)
-        loss = trainer.train().training_loss
-    if "ref" in getattr(writer.model, "peft_config", {}):
-        writer.model.delete_adapter("ref")  # TRL's copy of the adapter at the round's start
-    last_epoch = [line for line in trainer.state.log_history if "rewards/accuracies" in line][-1]
-    seconds = time.perf_counter() - started
-    return metrics | {"loss": loss, "preferred": last_epoch["rewards/accuracies"], "seconds": seconds}
+
+    def train(at_once: Pass) -> Metrics:
+        """The mean loss, and the share of pairs whose winner is preferred."""
+        settings = epoch_settings(config, config.rl.dpo, round, writer, len(pairs), at_once)
+        settings |= {"beta": config.rl.dpo.beta, "logging_strategy": "epoch"}
+        with tempfile.TemporaryDirectory() as scratch, _no_progress_bar():
+            trainer = PairTrainer(
+                model=writer.model,
+                args=DPOConfig(output_dir=scratch, max_length=None, precompute_ref_log_probs=True, **settings),
+                train_dataset=Dataset.from_list(rows),
+                processing_class=writer.tokenizer,
+            )
+            trainer.remove_callback(PrinterCallback)
+            loss = trainer.train().training_loss
+        last_epoch = [line for line in trainer.state.log_history if "rewards/accuracies" in line][-1]
+        return {"loss": loss, "preferred": last_epoch["rewards/accuracies"]}
+
+    metrics |= in_memory(writer, train)
+    return metrics | {"seconds": time.perf_counter() - started}
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ from configs.schema import Serving
 from configs.seeds import stable_seed
 from student.engine.encoding import prompt_ids
 from teacher.algorithms.algorithm import Algorithm, Metrics, SamplingRound
-from teacher.algorithms.trainers import trainer_settings
+from teacher.algorithms.trainers import Pass, in_memory, trainer_settings
 from teacher.prompting.prompts import build_prompt
 from teacher.prompting.related import lacks_related
 from teacher.prompting.strategies import prompts_of, spread
@@ -42,6 +43,16 @@ def train_round(round: SamplingRound) -> tuple[Metrics, torch.optim.Optimizer]:
     `strategy` prompting a group has one prompt, hence one strategy; strategies rotate over documents and rounds.
     """
     started = time.perf_counter()
+    if round.ranks.count > 1:  # the others would wait for one that starts again
+        teacher = round.config.teacher
+        metrics, optimizer = _attempt(round, Pass(teacher.batch_size, teacher.gradient_checkpointing))
+    else:
+        metrics, optimizer = in_memory(round.writer, partial(_attempt, round))
+    return metrics | {"seconds": time.perf_counter() - started}, optimizer
+
+
+def _attempt(round: SamplingRound, at_once: Pass) -> tuple[Metrics, torch.optim.Optimizer]:
+    """`train_round` in passes of this size. Begun again it samples the same rewrites, whose rewards are known."""
     writer, documents, rl = round.writer, round.documents, round.config.rl
     parameters = [parameter for parameter in writer.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rl.learning_rate, weight_decay=0.0)
@@ -62,13 +73,12 @@ def train_round(round: SamplingRound) -> tuple[Metrics, torch.optim.Optimizer]:
             # TRL loads the reference by the name in the model's config: the KL is to the untrained teacher, not to the
             # round's start.
             writer.model.config._name_or_path = name
-            log_history = _train(round, part, size, student_gain, rollout, optimizer)
+            log_history = _train(round, part, size, student_gain, rollout, optimizer, at_once)
         losses += [log_history[-1]["train_loss"]] * steps
         history += log_history
     metrics = {
         "loss": statistics.fmean(losses),
         "kept": len(documents) * rl.rewrites_per_document,
-        "seconds": time.perf_counter() - started,
         "learning_rate": rl.learning_rate,
     }
     for name in ("kl", "entropy", "grad_norm"):
@@ -118,6 +128,7 @@ def _train(
     student_gain: Callable[..., list[float]],
     rollout: Callable[..., dict[str, Any]],
     optimizer: torch.optim.Optimizer,
+    at_once: Pass,
 ) -> list[dict[str, float]]:
     """Trains on `rows` in steps of one size; returns TRL's log."""
     from transformers import PrinterCallback
@@ -130,7 +141,7 @@ def _train(
         trainer = GRPOTrainer(
             model=writer.model,
             reward_funcs=student_gain,
-            args=GRPOConfig(output_dir=scratch, **_settings(round, len(rows), documents_per_step)),
+            args=GRPOConfig(output_dir=scratch, **_settings(round, len(rows), documents_per_step, at_once)),
             train_dataset=rows,
             processing_class=writer.tokenizer,
             optimizers=(optimizer, constant),
@@ -227,14 +238,14 @@ def _rows(round: SamplingRound) -> "Dataset":
     return Dataset.from_list(rows)
 
 
-def _settings(round: SamplingRound, documents: int, documents_per_step: int) -> dict[str, Any]:
+def _settings(round: SamplingRound, documents: int, documents_per_step: int, at_once: Pass) -> dict[str, Any]:
     """The settings of `GRPOConfig` for so many documents."""
     teacher, rl = round.config.teacher, round.config.rl
     batch = documents_per_step * rl.rewrites_per_document
     local_batch = batch // round.ranks.count
-    rows_at_once = max(size for size in range(1, teacher.batch_size + 1) if local_batch % size == 0)
+    rows_at_once = max(size for size in range(1, at_once.rows + 1) if local_batch % size == 0)
     vllm = _vllm_settings(round.config.serving) if teacher.writer == "vllm" else {}
-    settings = trainer_settings(round.writer) | vllm
+    settings = trainer_settings(round.writer, at_once) | vllm
     return settings | {
         "per_device_train_batch_size": rows_at_once,
         "gradient_accumulation_steps": local_batch // rows_at_once,

@@ -6,7 +6,7 @@ import time
 from configs.schema import Config
 from teacher.algorithms.algorithm import Algorithm, Groups, Metrics, Rewards
 from teacher.algorithms.selection import accepted
-from teacher.algorithms.trainers import epoch_settings, token_ids
+from teacher.algorithms.trainers import Pass, epoch_settings, in_memory, token_ids
 from teacher.writers.local import TransformersWriter
 
 
@@ -34,16 +34,21 @@ def update(
     for prompt_ids, completion_ids in (token_ids(writer, rewrite) for rewrite in kept):
         labels = [-100] * len(prompt_ids) + completion_ids
         rows.append({"input_ids": prompt_ids + completion_ids, "labels": labels})
-    settings = epoch_settings(config, config.rl.rest_em, round, writer, len(rows))
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = SFTTrainer(
-            model=writer.model,
-            args=SFTConfig(output_dir=scratch, max_length=None, **settings),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=writer.tokenizer,
-        )
-        trainer.remove_callback(PrinterCallback)
-        loss = trainer.train().training_loss
+
+    def train(at_once: Pass) -> float:
+        """The mean loss."""
+        settings = epoch_settings(config, config.rl.rest_em, round, writer, len(rows), at_once)
+        with tempfile.TemporaryDirectory() as scratch:
+            trainer = SFTTrainer(
+                model=writer.model,
+                args=SFTConfig(output_dir=scratch, max_length=None, **settings),
+                train_dataset=Dataset.from_list(rows),
+                processing_class=writer.tokenizer,
+            )
+            trainer.remove_callback(PrinterCallback)
+            return float(trainer.train().training_loss)
+
+    loss = in_memory(writer, train)
     seconds = time.perf_counter() - started
     return {"loss": loss, "kept": len(kept), "seconds": seconds, "learning_rate": config.rl.learning_rate}
 

@@ -173,6 +173,8 @@ class TeacherLoop:
                 groups.extend(batch)
                 yield batch
 
+        if step == 1:  # an update that ran out of memory may have begun again
+            kept.clear()
         rewards = reward.score_batches(collected(), probe=step == 1)
         seconds = context.clock.seconds("students") - seconds_before
         metrics = step_metrics(groups, rewards, self.config.reward, rl.rewrites_per_lesson)

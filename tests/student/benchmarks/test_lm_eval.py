@@ -17,7 +17,7 @@ from configs.errors import UserError
 from configs.schema import Lora, Student
 from student.benchmarks.lm_eval import LmEvalTasks
 from student.benchmarks.sources import make_benchmark
-from student.engine.lora import Rows
+from student.engine.packing import Rows
 from student.engine.schedule import plan_schedule
 from student.engine.training import train_slots
 from student.pools.inline import InlinePool

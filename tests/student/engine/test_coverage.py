@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from configs.schema import Lora
-from student.engine.lora import AdapterStack, Rows, adapter_coverage, decoder_config, peft_config, target_names
+from student.engine.lora import AdapterStack, adapter_coverage, decoder_config, peft_config, target_names
+from student.engine.packing import Rows
 
 LORA = Lora(rank=2, alpha=4)
 TEXT = {

@@ -198,7 +198,7 @@ def test_the_pool_goes_on_without_a_helper_that_dies(llama, tokenizer, caplog):
     os.kill(pool.helpers.processes[0].pid, signal.SIGKILL)
     outcomes = pool.examine(jobs)
     assert [outcome.gain for outcome in outcomes] == pytest.approx([outcome.gain for outcome in expected], abs=1e-4)
-    assert len(pool.helpers) == 1 and "going on with 2" in caplog.text
+    assert len(pool.helpers) == 1 and "forward passes 2 times as small" in caplog.text
     assert pool.examine(jobs)[0].error is None
 
 

@@ -5,7 +5,7 @@ import torch
 
 from configs.schema import Lora, Student
 from student.engine.encoding import encode_answer, encode_text
-from student.engine.lora import Rows
+from student.engine.packing import Rows
 from student.pools.inline import InlinePool
 from student.records import Exam, Job, Lesson, Question
 from tests.student.conftest import build

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from student.engine.encoding import Encoded, encode_answer, encode_text
-from student.engine.lora import Rows
-from student.engine.packing import Piece, buckets, first_fit, pack, row_length
+from student.engine.packing import Piece, Rows, buckets, first_fit, pack, row_length
 from student.engine.training import batch_loss
 from student.records import Segment
 

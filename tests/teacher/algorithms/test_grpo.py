@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
@@ -11,6 +12,7 @@ from student.records import Outcome
 from teacher.algorithms import grpo
 from teacher.algorithms.algorithm import SamplingRound
 from teacher.algorithms.distributed import Ranks
+from teacher.algorithms.trainers import Pass
 from teacher.gates.checks import build_gates
 from teacher.records import Reward
 from teacher.run.clock import Clock
@@ -90,6 +92,37 @@ def test_a_round_that_does_not_divide_evenly_takes_a_smaller_step(make_config, m
     assert [group[0].document_id for groups in score.steps for group in groups] == [f"shop-{i}" for i in range(7)]
     assert {int(state["step"]) for state in optimizer.state.values()} == {2}, "both steps trained the same weights"
     assert metrics["kept"] == 28
+
+
+def test_a_round_out_of_memory_begins_again_with_the_same_rewrites(make_config, make_documents, monkeypatch):
+    config = grpo_config(make_config, teacher={"batch_size": 8})
+    scored, weights, losses = [], [], []
+    for failures in (0, 2):
+        seen, backward = [], Accelerator.backward
+
+        def limited(self, loss, *, seen=seen, backward=backward, failures=failures, **others):
+            seen.append(loss)
+            if len(seen) <= failures:
+                raise torch.OutOfMemoryError("injected")
+            return backward(self, loss, **others)
+
+        def score(step, groups, scored=scored):
+            scored.append([rewrite.text for group in groups for rewrite in group])
+            values = [[float(len(w.text)) for w in group] for group in groups]
+            return [[Reward(value=value, outcome=Outcome(gain=0.0)) for value in group] for group in values]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Accelerator, "backward", limited)
+            writer, metrics, _ = train(config, make_documents(4), score)
+        assert len(seen) == (2 if failures == 0 else 2 + 4), "16 rewrites: 2 passes of 8, or at last 4 of 4"
+        weights.append([p.detach().clone() for p in writer.model.parameters()])
+        losses.append(metrics["loss"])
+    assert len(scored) == 4 and all(texts == scored[0] for texts in scored)
+    start = load_teacher(config.teacher, train_seed=config.run.seed).model.parameters()
+    apart = sum(float((a - b).square().sum()) for a, b in zip(*weights, strict=True))
+    moved = sum(float((a - b.detach()).square().sum()) for a, b in zip(weights[0], start, strict=True))
+    assert moved > 0 and (apart / moved) ** 0.5 < 1e-2
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
 def test_advantages_are_centred_on_the_mean_of_all_lessons_of_a_document(make_config, make_documents, monkeypatch):
@@ -213,7 +246,7 @@ def test_vllm_is_trls_own_with_the_memory_that_serving_names(make_config, make_d
     config = grpo_config(
         make_config, teacher={"writer": "vllm"}, serving={"arguments": arguments, "context_tokens": 1024}
     )
-    given = grpo._settings(sampling_round(config, load_teacher(config.teacher)), 8, 4)
+    given = grpo._settings(sampling_round(config, load_teacher(config.teacher)), 8, 4, Pass(16, False))
     args = GRPOConfig(output_dir="unused", **given)
     assert (args.use_vllm, args.vllm_mode, args.vllm_enable_sleep_mode) == (True, "colocate", True)
     assert (args.vllm_gpu_memory_utilization, args.vllm_tensor_parallel_size) == (0.4, 2)
@@ -221,7 +254,7 @@ def test_vllm_is_trls_own_with_the_memory_that_serving_names(make_config, make_d
     sampling = (args.temperature, args.top_p, args.top_k, args.min_p, args.repetition_penalty, args.generation_kwargs)
     assert sampling == (config.teacher.temperature, 1.0, 0, None, 1.0, None), "our temperature and nothing else"
     assert "use_vllm" not in grpo._settings(
-        sampling_round(grpo_config(make_config), load_teacher(config.teacher)), 8, 4
+        sampling_round(grpo_config(make_config), load_teacher(config.teacher)), 8, 4, Pass(16, False)
     )
 
 

@@ -3,7 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from transformers import LlamaModel
 
+from configs.errors import RunError
 from configs.schema import Config
 from student.records import Outcome
 from student.statistics.reliability import measured_noise
@@ -182,3 +185,70 @@ def test_the_best_is_chosen_among_the_lessons_that_pass():
     rewards = [first, reward(4.9, 0.1), reward(0.0, 0.1), reward(0.0, 0.1)]
     assert kept(rewards, level=0.05) == ["a"]
     assert kept(rewards, level=0.05, floor=0.5) == ["b"]
+
+
+def out_of_memory_above(monkeypatch, rows, seen):
+    """From the second pass on, a backward pass of more than so many rows runs out of memory."""
+    real, backward = LlamaModel.forward, Accelerator.backward
+
+    def forward(self, input_ids=None, **others):
+        if self.training:
+            seen.append((len(input_ids), self.is_gradient_checkpointing))
+        return real(self, input_ids=input_ids, **others)
+
+    def limited(self, loss, **others):
+        if len(seen) > 1 and seen[-1][0] > rows:
+            raise torch.OutOfMemoryError("injected")
+        return backward(self, loss, **others)
+
+    monkeypatch.setattr(LlamaModel, "forward", forward)
+    monkeypatch.setattr(Accelerator, "backward", limited)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8.0}])
+def test_an_update_out_of_memory_begins_again_in_smaller_passes(make_config, monkeypatch, lora, checkpointing):
+    teacher = {"lora": lora, "batch_size": 4, "gradient_checkpointing": checkpointing}
+    config = make_config(teacher=teacher, rl={"keep": 8, "rest_em": {"epochs": 2, "batch_size": 4}})
+    words = (
+        "gold iron salt",
+        "wood rope",
+        "sand milk corn silk",
+        "glass",
+        "clay wool",
+        "lime coal horn",
+        "reed",
+        "moss",
+    )
+    group = [rewrite(f"<copy> {text}") for text in (*words, "bark", "dust snow")]
+    rewards = [reward(1.0)] * len(words) + [reward(0.0)] * 2
+
+    def trained():
+        writer = load_teacher(config.teacher, train_seed=config.run.seed)
+        start = [p.detach().clone() for p in writer.model.parameters()]
+        metrics = rest_em.update(config, 1, writer, [group], [rewards])
+        assert not writer.model.is_gradient_checkpointing
+        return metrics, [p.detach() - before for p, before in zip(writer.model.parameters(), start, strict=True)]
+
+    expected, whole = trained()
+    assert expected["kept"] == 8
+    seen = []
+    out_of_memory_above(monkeypatch, 2, seen)
+    metrics, parts = trained()
+    tries = [(4, True), (2, True)]
+    tries = tries if checkpointing else [(4, False), *tries]
+    assert list(dict.fromkeys(seen)) == tries
+    assert metrics["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+    apart = sum(float((a - b).square().sum()) for a, b in zip(whole, parts, strict=True))
+    moved = sum(float(a.square().sum()) for a in whole)
+    assert moved > 0 and (apart / moved) ** 0.5 < 1e-2, "AdamW's first steps are signs: rounding may turn tiny ones"
+
+
+def test_an_update_that_never_fits_says_what_to_do_and_leaves_the_teacher(make_config, monkeypatch):
+    config = make_config(teacher={"batch_size": 2})
+    writer = load_teacher(config.teacher, train_seed=config.run.seed)
+    before = [parameter.clone() for parameter in writer.model.parameters()]
+    out_of_memory_above(monkeypatch, 0, [])
+    with pytest.raises(RunError, match="one row in a pass: free memory"):
+        rest_em.update(config, 1, writer, [TEXTS], [[reward(0.1), reward(0.9), reward(0.8), reward(0.0)]])
+    assert all(torch.equal(a, b) for a, b in zip(before, writer.model.parameters(), strict=True))
