@@ -130,8 +130,8 @@ def _side_by_side(title: str, document: str | None, lessons: Sequence[tuple[str,
         title += " (not where the config names it; marked: what the other lesson lacks)"
     for n, (name, lesson) in enumerate(lessons):
         reference = " ".join(texts[:n] + texts[n + 1 :]) if document is None else document
-        compared = reference and picture is None
-        text = marked(lesson.text, reference, "ins") if compared else Markup(escape(lesson.text))
+        unmarked = Markup(escape(lesson.text))
+        text = marked(lesson.text, reference, "ins") if reference and picture is None else unmarked
         strategy = f" ({lesson.strategy})" if lesson.strategy else ""
         gain = f", {number(lesson.gain, sign=True)} {in_measure(measure)}" if lesson.gain is not None else ""
         columns.append((f"{name}{strategy}{gain}", text))
