@@ -198,9 +198,8 @@ class SampledAnswers(LogitsProcessor):
         """Logits (B, V) with noise; of a row that has ended they are not used."""
         logprobs_BV = scores.float().log_softmax(-1)
         self._steps.append(-logprobs_BV.mean(-1) - math.log(logprobs_BV.shape[-1]))
-        noise_SV = torch.stack(
-            [-torch.empty(scores.shape[-1]).exponential_(generator=own).log() for own in self._generators]
-        )
+        vocabulary = scores.shape[-1]
+        noise_SV = torch.stack([-torch.empty(vocabulary).exponential_(generator=g).log() for g in self._generators])
         return logprobs_BV + noise_SV[self._noise_of_row].to(scores.device)  # type: ignore[return-value]
 
     def certainties(self, lengths: Sequence[int]) -> list[float]:
