@@ -3,14 +3,21 @@
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from configs.errors import RunError
+
+T = TypeVar("T")
+_tasks: Sequence[Callable[[], Any]] = ()
+"""In a worker: what its pool is to do."""
 
 
 def die_with_parent() -> None:
@@ -21,18 +28,32 @@ def die_with_parent() -> None:
 
 @contextmanager
 def worker_pool(
-    workers: int, start: Callable[..., None], arguments: tuple[Any, ...] = (), *, if_killed: str
-) -> Iterator[ProcessPoolExecutor]:
-    """A pool of spawned processes, each of which first calls `start(*arguments)`, and which end with this process.
+    workers: int,
+    tasks: Sequence[Callable[[], T]],
+    start: Callable[..., None],
+    arguments: tuple[Any, ...] = (),
+    *,
+    if_killed: str,
+) -> Iterator[list[Future[T]]]:
+    """The futures of picklable tasks, done by spawned processes, each of which first calls `start(*arguments)`, and
+    which end with this process.
 
     An error inside the block, Ctrl-C among them, kills all workers before it goes on. Raises RunError with the message
     `if_killed` within a second of the death of a worker.
     """
-    # Spawned: a fork would copy the locks of torch's threads.
+    # Spawned: a fork would copy the locks of torch's threads. What the pool itself sends are numbers: where a worker
+    # dies while more is on its way than a pipe holds, the pools of some Pythons wait for ever (gh-94777).
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(start, arguments)) as pool:
+    with (
+        tempfile.NamedTemporaryFile(prefix="notewright-") as file,
+        ProcessPoolExecutor(
+            workers, context, initializer=_start_worker, initargs=(Path(file.name), start, arguments)
+        ) as pool,
+    ):
+        file.write(pickle.dumps(list(tasks)))
+        file.flush()
         try:
-            yield pool
+            yield [pool.submit(_run_task, number) for number in range(len(tasks))]
         except BaseException as error:
             # Before the shutdown, which waits for what is running and then forgets its processes.
             for process in list((pool._processes or {}).values()):
@@ -43,7 +64,8 @@ def worker_pool(
             raise
 
 
-def _start_worker(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start_worker(tasks: Path, start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    global _tasks
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a worker"
     die_with_parent()
@@ -53,6 +75,11 @@ def _start_worker(start: Callable[..., None], arguments: tuple[Any, ...]) -> Non
     # Ctrl-C is for the parent, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     start(*arguments)
+    _tasks = pickle.loads(tasks.read_bytes())
+
+
+def _run_task(number: int) -> Any:
+    return _tasks[number]()
 
 
 def cpu_seconds() -> float:

@@ -76,8 +76,6 @@ class Config(Section):
                 raise ValueError(f"{key} 'bits' is of text: set data.continuation to the share of it that is asked")
         if self.rl.judged_by in ("contrast", "choice") and not self.reward.distractors_drawn:
             raise ValueError(f"rl.judged_by {self.rl.judged_by!r} needs wrong answers: set reward.distractors to 4")
-        if self.rl.judged_by and not self.rl.validation_documents:
-            raise ValueError("rl.judged_by without rl.validation_documents judges nothing: set some apart")
         if self.reward.retention_weight and not self.reward.retention_texts:
             raise ValueError("reward.retention_weight without reward.retention_texts penalises nothing: name a file")
         if self.student.tokens_per_step and self.student.texts_per_step:
@@ -86,15 +84,14 @@ class Config(Section):
             raise ValueError("student.tokens_per_step needs student.steps: else longer lessons would get more steps")
         if self.student.models and self.student.model:
             raise ValueError("student.model and student.models exclude each other")
-        if self.rl.promotion_threshold is not None and not self.rl.validation_documents:
-            raise ValueError("rl.promotion_threshold is about the validation gain: set rl.validation_documents")
+        for key in ("promotion_threshold", "patience", "judged_by"):
+            if getattr(self.rl, key) is not None and not self.rl.validation_documents:
+                raise ValueError(f"rl.{key} is about the validation gain: set rl.validation_documents")
         if self.reward.shuffled and self.rl.validation_documents:
             raise ValueError(
                 "reward.shuffled is a control: validation would choose a round by gains that are not shuffled, set"
                 " rl.validation_documents to 0"
             )
-        if self.rl.patience is not None and not self.rl.validation_documents:
-            raise ValueError("rl.patience is about the validation gain: set rl.validation_documents")
         if self.rl.explore and self.teacher.prompting == "strategy":
             raise ValueError("rl.explore is about strategies of the teacher's choice: set teacher.prompting 'policy'")
         if self.reward.set_credit == "marginal" and self.rl.rewrites_per_lesson == 1:

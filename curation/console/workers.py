@@ -30,10 +30,10 @@ def run_side_by_side(
     threads = 1 if workers is None else max(1, len(os.sched_getaffinity(0)) // at_once)
     results, started = {}, time.monotonic()
     killed = f"a process was killed, perhaps for want of memory; {kept}, and the same command goes on"
-    with worker_pool(at_once, _start, (threads,), if_killed=killed) as pool:
-        futures = {pool.submit(task): name for name, task in tasks.items()}
+    with worker_pool(at_once, list(tasks.values()), _start, (threads,), if_killed=killed) as futures:
+        names = dict(zip(futures, tasks, strict=True))
         for future in as_completed(futures):
-            name = futures[future]
+            name = names[future]
             results[name] = future.result()
             minutes = (len(tasks) - len(results)) * (time.monotonic() - started) / len(results) / 60
             if on_done is not None:

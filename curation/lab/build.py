@@ -155,8 +155,9 @@ def _train(names: list[str], lab: Lab, progress: Callable[[str], None]) -> None:
     # A simple queue, since its `put` returns when the line is sent: none is missing when a worker is done.
     lines = multiprocessing.get_context("spawn").SimpleQueue()
     killed = f"training the lab's models failed (a process was killed); {lab.dir} keeps what is done: call again"
-    with worker_pool(min(cores, len(names)), _start, (lines, max(1, cores // len(names))), if_killed=killed) as pool:
-        futures = [pool.submit(_train_one, name, lab) for name in names]
+    tasks = [partial(_train_one, name, lab) for name in names]
+    start = (_start, (lines, max(1, cores // len(names))))
+    with worker_pool(min(cores, len(names)), tasks, *start, if_killed=killed) as futures:
         # All of them are waited for, also where one fails: what the others made is kept.
         while not all(future.done() for future in futures) or not lines.empty():
             if lines.empty():

@@ -17,7 +17,11 @@ COSTS = ("pilot", "step", "validation", "promotion")
 def worth(validated: Mapping[str, Any], judged_by: Measure | None) -> float | None:
     """What a round's teacher is judged by on the validation documents: the mean gain in this measure, or the mean
     reward; None where it could not be measured."""
-    value = validated.get(f"gain/{judged_by}/mean" if judged_by else "reward/mean")
+    value = (
+        validated.get(f"gain/{judged_by}/mean")
+        if judged_by
+        else validated.get("reward/mean", validated.get("gain/mean"))
+    )
     return None if value is None or math.isnan(value) else float(value)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import as_completed
+from functools import partial
 from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor
@@ -39,8 +40,9 @@ def run_tasks(steps: list[PipelineStep], tasks: int, workers: int, logs: Path) -
             "a worker process died (killed, or out of memory); finished batches are kept, the same command goes on from"
             " there"
         )
-        with worker_pool(workers, _start_worker, (workers,), if_killed=killed) as pool:
-            for future in as_completed([pool.submit(executor._run_for_rank, rank) for rank in ranks]):
+        of_ranks = [partial(executor._run_for_rank, rank) for rank in ranks]
+        with worker_pool(workers, of_ranks, _start_worker, (workers,), if_killed=killed) as futures:
+            for future in as_completed(futures):
                 future.result()
     finally:
         _running = False

@@ -40,7 +40,14 @@ def other_machine(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_planned_without_models_hardware_or_network(name, other_machine):
     given = ["data.train=[train.jsonl]", "data.heldout=[heldout.jsonl]", "data.limit=null", "data.heldout_limit=null"]
-    given += ["curation.input=[]", "rl.validation_documents=0", "questions.model=", "reward.retention_texts=null"]
+    given += [
+        "curation.input=[]",
+        "rl.validation_documents=0",
+        "rl.patience=null",
+        "rl.judged_by=null",
+        "questions.model=",
+        "reward.retention_texts=null",
+    ]
     if name in (
         "seal-rewrites.yaml",
         "validity-seal.yaml",
