@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from configs.schema import Config
 from student.records import Answer, Job, Outcome, Proof, mean_gain
+from tests.teacher.killing import forks, run_and_kill  # noqa: F401 (fixtures)
 
 WORDS = "gold iron salt wood rope sand milk corn silk glass clay wool lime coal horn reed moss bark dust snow".split()
 TAGS = ("copy", "question-answer", "permuted")

@@ -12,7 +12,7 @@ from teacher.prompting.prompts import build_prompt
 from teacher.training.loop import train_teacher
 from teacher.writers.head import Head, HeadConfig, load_head
 from teacher.writers.local import load_teacher
-from tests.teacher.training.test_kill import run_and_kill, same
+from tests.teacher.killing import same
 
 STRATEGIES = ("brought:plain", "brought:dense")
 
@@ -173,11 +173,11 @@ def test_it_has_defaults_of_its_own_that_can_be_set():
     assert Config.model_validate({"teacher": {"model": "other"}}).rl.learning_rate == 2e-5
 
 
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tmp_path):
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(run_and_kill):
     def make(run_dir, **sections):
         rl = {"algorithm": "grpo", "rounds": 2, "documents_per_round": 8, "group_size": 4}
         return head_config(run_dir, rl=rl, teacher={"strategies": ("sentences", "cloze", "echo")})
 
-    whole, killed = run_and_kill(make, tmp_path, ["sampling=2", "grpo=1", "rename=1", "lines=2"])
+    whole, killed = run_and_kill(["sampling=2", "grpo=1", "rename=1", "lines=2"], make)
     same(whole, killed)
     assert whole[2].keys() == {"teacher/checkpoint-0001", "teacher/checkpoint-0002"}

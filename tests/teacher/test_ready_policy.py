@@ -16,7 +16,7 @@ from teacher.sampling import Sampling, sample_rewrites
 from teacher.training.loop import train_teacher
 from teacher.writers.local import load_teacher
 from teacher.writers.opening import AfterTag, TagChoice, completion_pattern
-from tests.teacher.training.test_kill import run_and_kill, same
+from tests.teacher.killing import same
 
 READY = ("sentences", "brought:gold", "brought:dust")
 
@@ -192,11 +192,11 @@ def test_documents_without_the_text_are_refused_and_the_teacher_learns_to_look(c
 
 
 @pytest.mark.parametrize("algorithm", ["rest_em", "grpo"])
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(chooser_config, tmp_path, algorithm):
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(chooser_config, run_and_kill, algorithm):
     kills = ["sampling=2", f"{algorithm}=1", "rename=1", "lines=2"]
     strategies = ("sentences", "cloze", "echo")
     rl = {"algorithm": algorithm, "explore": 0.5}
-    whole, killed = run_and_kill(chooser_config, tmp_path, kills, rl=rl, strategies=strategies)
+    whole, killed = run_and_kill(kills, chooser_config, rl=rl, strategies=strategies)
     same(whole, killed)
     assert {line["strategy"] for line in whole[1] if line["arm"] == "train"} == set(strategies)
     assert whole[2].keys() == {"teacher/checkpoint-0001", "teacher/checkpoint-0002"}

@@ -12,7 +12,7 @@ from teacher.run.clock import Clock, ahead, length
 from teacher.training.data import sampling_batches
 from teacher.training.loop import train_teacher
 from tests.processes import happens
-from tests.teacher.training.test_kill import run_and_kill, same
+from tests.teacher.killing import same
 
 
 def test_seconds_are_counted_once():
@@ -122,12 +122,10 @@ def test_results_do_not_depend_on_what_overlaps(make_config, make_documents, slo
     assert all(seconds > 0 for seconds in overlapped["ray"])
 
 
-def test_batches_that_are_sampled_ahead_survive_kill_9(make_config, tmp_path):
+def test_batches_that_are_sampled_ahead_survive_kill_9(run_and_kill):
     """Killed in the sampling of the second batch, among the students of both, and before the update."""
     kills = ["sampling=1", "sampling=2", "students=1", "students=2", "rest_em=1", "rename=1"]
-    whole, killed = run_and_kill(
-        make_config, tmp_path, kills, rl={"documents_per_batch": 4, "rounds": 1}, reward={"repeats": 2}
-    )
+    whole, killed = run_and_kill(kills, rl={"documents_per_batch": 4, "rounds": 1}, reward={"repeats": 2})
     same(whole, killed)
 
 
