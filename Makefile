@@ -50,7 +50,7 @@ test: lint ## lint and the fast tests, those of a file in one of two processes
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup ## the tests that train for minutes
-	$(VENV)/bin/python -m pytest -m slow -v --durations=20 --session-timeout=2700
+	$(VENV)/bin/python -m pytest -m slow -v --durations=20 --session-timeout=3300
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .
