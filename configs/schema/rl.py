@@ -75,8 +75,8 @@ class Rl(Section):
     is kept. 0 keeps the last."""
     judged_by: Measure | None = None
     """The measure by which rounds are judged on the validation documents; null: the reward. Where students are rewarded
-    for their own confidence, a measure that knows the answers (`loglik`) says from which round on the two part: that
-    round's teacher is kept, and `rl.patience` ends the run."""
+    for their own confidence, a measure that knows the answers (`loglik`) says from which round on the two part: the
+    teacher of the round that is best by it is kept, and `rl.patience` ends the run."""
     evaluation_lessons: int = Field(default=2, ge=1)
     """Lessons that a teacher writes for each validation or held-out document, each taught to a student of its own. The
     raw text is taught to as many students."""

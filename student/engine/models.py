@@ -204,7 +204,7 @@ class SampledAnswers(LogitsProcessor):
 
     def certainties(self, lengths: Sequence[int]) -> list[float]:
         """Self-certainty of each row's answer, of so many tokens: the mean over them of KL(uniform || next token's
-        distribution), in nats (arXiv 2505.19590, equation 1)."""
+        distribution), in nats (arXiv 2505.19590)."""
         steps_BT = torch.stack(self._steps, dim=1).cpu()
         return [steps_BT[row, :length].mean().item() for row, length in enumerate(lengths)]
 

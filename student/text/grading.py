@@ -47,6 +47,6 @@ def recalled(answer: str, gold: str) -> bool:
 
 def agreement(answers: Sequence[str]) -> float:
     """Share of sampled answers that are the commonest one, by their first lines as they are graded: the estimated
-    reward of an answer of the majority (arXiv 2504.16084, section 2)."""
+    reward of an answer of the majority (arXiv 2504.16084)."""
     [(_, count)] = Counter(normalise(first_line(answer)) for answer in answers).most_common(1)
     return count / len(answers)

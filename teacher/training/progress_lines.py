@@ -64,11 +64,12 @@ def promotion_line(round: int, metrics: Mapping[str, Any]) -> str:
     return f"{reason}: a student taught with its {metrics['lessons']} accepted rewrites is the base of the next rounds"
 
 
-def patience_line(validated: Callable[[int], Mapping[str, Any]], judged_by: str | None, last: int, best: int) -> str:
-    """Why a run ends before its last round: what the reward and the judging measure are there and at the best round."""
+def patience_line(then: Mapping[str, Any], now: Mapping[str, Any], judged_by: str | None, last: int, best: int) -> str:
+    """Why a run ends with the round `last`: the reward and the judging measure, validated at the best round and now."""
     keys = {"reward": "reward/mean"} | ({judged_by: f"gain/{judged_by}/mean"} if judged_by else {})
-    then, now = validated(best), validated(last)
-    changes = ", ".join(f"{name} {number(then[key])} then, {number(now[key])} now" for name, key in keys.items())
+    changes = ", ".join(
+        f"{name} {number(then.get(key))} then, {number(now.get(key))} now" for name, key in keys.items()
+    )
     return (
         f"round {last} is the last: {amount(last - best, 'round')} without a better {judged_by or 'reward'} on the"
         f" validation documents than round {best} had ({changes}; rl.patience)"

@@ -85,9 +85,8 @@ class TeacherLoop:
             self.validate(round)
             self.promote(round)
         if round < self.config.rl.rounds:
-            lines = self.context.history.lines
-            judged_by = self.config.rl.judged_by
-            self.progress(patience_line(lambda number: lines["validation", number], judged_by, round, self.best))
+            then, now = (self.context.history.lines["validation", number] for number in (self.best, round))
+            self.progress(patience_line(then, now, self.config.rl.judged_by, round, self.best))
         if self.validation and not self.best:
             self.progress(
                 "no round gained more than the untrained teacher on the validation documents: it is the one to use"

@@ -9,6 +9,7 @@ from configs.files import read_json_lines
 from teacher.run.checkpoints import best_checkpoint
 from teacher.training.data import split_validation
 from teacher.training.loop import train_teacher
+from teacher.training.progress_lines import patience_line
 
 LEARNS = {
     "rounds": 3,
@@ -126,6 +127,11 @@ def test_a_reward_that_parts_from_the_truth_ends_the_run(make_config, make_docum
     assert figures[last]["reward/mean"] > figures[last - 1]["reward/mean"]
     [said] = [line for line in lines if "is the last" in line]
     assert said.startswith(f"round {last} is the last: 1 round without a better loglik") and "reward " in said
+
+
+def test_a_measure_that_no_round_tells_is_no_figure():
+    said = patience_line({"reward/mean": 1.0}, {"reward/mean": 2.0}, "contrast", last=3, best=2)
+    assert "reward 1.00 then, 2.00 now, contrast - then, - now" in said
 
 
 def test_a_reward_of_noise_is_refused_before_the_first_round(make_config, make_documents, gold_pool):
